@@ -1,0 +1,40 @@
+"""Binary activation and the table of activations that architectures name."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class BinarySign(torch.autograd.Function):
+    """Sign with the quadratic surrogate of Bi-Real Net (Liu et al., ECCV 2018, eq. 6).
+
+    forward:  y = sign(x), sign(0) = 0 (so that after a ReLU the values are {0, 1}, as in BIPROP)
+    backward: dL/dx = dL/dy · 2·(1 − |x|) where |x| ≤ 1, else 0
+    surrogate: f(x) = 2x − x·|x| on [−1, 1], constant outside
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.sign(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        return x.abs().mul_(-2).add_(2).clamp_(min=0).mul_(grad)
+
+
+class Sign(nn.Module):
+    """Binary activation: any shape in, the same shape of {−1, 0, 1} out (see `BinarySign`)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return BinarySign.apply(x)  # type: ignore[no-any-return]
+
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": lambda: nn.ReLU(inplace=True),
+    "tanh": nn.Tanh,
+    "sign": Sign,
+}

@@ -1,0 +1,103 @@
+"""The table of constraints and `constrain`."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+
+from models.constraints.attach import (
+    MakeConstraint,
+    attach,
+    bake,
+    biprop_state_dict,
+    constrained_layers,
+    load_biprop_state_dict,
+    weight_layers,
+)
+from models.constraints.subnet import SubnetWeight
+from utils.choose import pick
+
+__all__ = [
+    "CONV_TYPES",
+    "attach",
+    "bake",
+    "biprop_state_dict",
+    "constrain",
+    "constrained_layers",
+    "load_biprop_state_dict",
+    "weight_layers",
+]
+
+
+@dataclass(frozen=True)
+class ConvType:
+    """`make(weight, density=…, generator=…)` -> constraint, None for plain layers; `trainer` is the method that trains it."""
+
+    make: MakeConstraint | None
+    trainer: str
+
+
+CONV_TYPES: dict[str, ConvType] = {
+    "DenseConv": ConvType(None, "default"),
+    "SubnetConv": ConvType(SubnetWeight, "prune_score"),
+}
+
+
+def constrain(
+    model: nn.Module,
+    conv_type: str,
+    *,
+    density: float = 1.0,
+    first_layer_type: str | None = None,
+    dense: tuple[str, ...] = (),
+    generator: torch.Generator | None = None,
+) -> nn.Module:
+    """Put `conv_type` on every Conv2d and Linear of `model`, in place, and return it.
+
+    `density` is the fraction of weights kept; `first_layer_type` another type for the first layer; the layers called in
+    `dense` stay plain. Raises ValueError for an unknown type or name, a density outside (0, 1], or where nothing would be
+    constrained.
+    """
+    layers = list(weight_layers(model))
+    if unknown := [name for name in dense if name not in layers]:
+        raise ValueError(f"dense: no layer is called {unknown[0]!r}; there are {', '.join(layers)}")
+    types = dict.fromkeys(layers, conv_type)
+    types[layers[0]] = first_layer_type or conv_type
+    types.update(dict.fromkeys(dense, "DenseConv"))
+    for name, kind in types.items():
+        make = pick(CONV_TYPES, kind, "conv_type").make
+        if make is not None:
+            attach(model, partial(make, density=density, generator=generator), [name])
+    if conv_type != "DenseConv" and not constrained_layers(model):
+        raise ValueError(f"conv_type: {conv_type} would constrain no layer: every layer is left dense")
+    return model
+
+
+@dataclass(frozen=True)
+class LayerCount:
+    """One Conv2d or Linear: its name, weight shape, constraint ("dense" without) and how many of its weights are kept."""
+
+    name: str
+    shape: tuple[int, ...]
+    constraint: str
+    kept: int
+    total: int
+
+
+def layer_counts(model: nn.Module) -> list[LayerCount]:
+    """A LayerCount for every Conv2d and Linear of `model`, in order."""
+    counts = []
+    for name, layer in weight_layers(model).items():
+        constraint = getattr(layer, "constraint", None)
+        total = layer.weight.numel()
+        kind = "dense" if constraint is None else type(constraint).__name__
+        counts.append(LayerCount(name, tuple(layer.weight.shape), kind, getattr(constraint, "kept", total), total))
+    return counts
+
+
+def parameter_counts(model: nn.Module) -> tuple[int, int]:
+    """(parameters, parameters kept) of the plain network that `model` stands for: scores are not counted."""
+    own = {id(p) for layer in constrained_layers(model).values() for p in layer.constraint.parameters()}
+    total = sum(p.numel() for p in model.parameters() if id(p) not in own)
+    return total, total - sum(count.total - count.kept for count in layer_counts(model))

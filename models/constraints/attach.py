@@ -1,0 +1,138 @@
+"""Put a constraint on the layers of a built network, take it off again, and speak BIPROP's checkpoint keys."""
+
+import copy
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Constraint = nn.Module  # forward(weight) -> effective weight; owns its parameters
+MakeConstraint = Callable[[Tensor], Constraint]
+
+
+class ConstrainedConv2d(nn.Conv2d):
+    """A Conv2d that convolves with constraint(weight)."""
+
+    constraint: Constraint
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(input, self.constraint(self.weight), self.bias)
+
+
+class ConstrainedLinear(nn.Linear):
+    """A Linear layer that multiplies by constraint(weight)."""
+
+    constraint: Constraint
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, self.constraint(self.weight), self.bias)
+
+
+CONSTRAINED: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: ConstrainedConv2d, nn.Linear: ConstrainedLinear}
+PLAIN = {constrained: plain for plain, constrained in CONSTRAINED.items()}
+
+
+def weight_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Name -> layer for every Conv2d and Linear, constrained or not, in the order of the forward pass."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+
+
+def constrained_layers(model: nn.Module) -> dict[str, Any]:
+    """Name -> layer for every layer that carries a constraint."""
+    return {name: m for name, m in model.named_modules() if type(m) in PLAIN}
+
+
+def attach(model: nn.Module, make: MakeConstraint, names: Collection[str]) -> None:
+    """Constrain the layers of `model` called `names` in place; each keeps its weight and bias.
+
+    A constraint that says `learns_weight = False` freezes the weight. Raises ValueError for a name that is no plain
+    Conv2d or Linear of `model`.
+    """
+    layers = weight_layers(model)
+    for name in names:
+        layer = layers.get(name)
+        if type(layer) not in CONSTRAINED:
+            raise ValueError(f"no plain Conv2d or Linear is called {name!r} in this network; there are {', '.join(layers)}")
+        assert layer is not None
+        _set(model, name, _constrained(layer, make))
+
+
+def _constrained(layer: Any, make: MakeConstraint) -> nn.Module:
+    new = _recast(layer, CONSTRAINED[type(layer)])
+    new.constraint = make(layer.weight.detach())
+    if not getattr(new.constraint, "learns_weight", True):
+        new.weight.requires_grad_(False)
+    new.train(layer.training)
+    return new
+
+
+def _recast(layer: nn.Module, kind: type[nn.Module]) -> Any:
+    """The same layer, parameters shared, as an object of class `kind`; hooks and submodules stay behind."""
+    new = kind.__new__(kind)
+    new.__dict__.update({k: copy.copy(v) for k, v in layer.__dict__.items()})
+    return new
+
+
+def _set(model: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, layer)
+
+
+@torch.no_grad()
+def bake(model: nn.Module) -> nn.Module:
+    """A new plain network whose weights are the effective weights of `model`: equal output, no constraint left.
+
+    The result shares nothing with `model`; its parameters require gradients and it is in the same mode.
+    """
+    plain = copy.deepcopy(model)
+    for name, layer in constrained_layers(plain).items():
+        effective = layer.eval().constraint(layer.weight).detach().clone()
+        new = _recast(layer, PLAIN[type(layer)])
+        del new._modules["constraint"]
+        new._parameters["weight"] = nn.Parameter(effective)
+        new.train(model.get_submodule(name).training)
+        _set(plain, name, new)
+    return plain
+
+
+def biprop_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """`model`'s parameters and buffers under BIPROP's keys and shapes: `….scores` beside `….weight`, linear layers 1×1."""
+    linear = {name for name, m in weight_layers(model).items() if isinstance(m, nn.Linear)}
+    return {
+        biprop_key(key): value[:, :, None, None] if _is_matrix(key, linear) else value
+        for key, value in model.state_dict().items()
+    }
+
+
+def load_biprop_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load BIPROP's keys and shapes (with or without the `module.` of DataParallel) into `model`, strictly.
+
+    Raises ValueError that names what is missing, unexpected or of another shape.
+    """
+    theirs = {key.removeprefix("module."): value for key, value in state.items()}
+    ours: dict[str, Tensor] = {}
+    faults: list[str] = []
+    for key, value in model.state_dict().items():
+        given = theirs.pop(biprop_key(key), None)
+        if given is None:
+            faults.append(f"{biprop_key(key)} is missing")
+        elif given.numel() != value.numel() or given.shape[: value.dim()] != value.shape:
+            faults.append(f"{biprop_key(key)} is {list(given.shape)} there and {list(value.shape)} here")
+        else:
+            ours[key] = given.reshape(value.shape)
+    faults += [f"{key} is unexpected" for key in theirs]
+    if faults:
+        raise ValueError(f"the state does not fit this network: {'; '.join(faults[:5])}" + " ..." * (len(faults) > 5))
+    model.load_state_dict(ours)
+
+
+def biprop_key(key: str) -> str:
+    """BIPROP's name of one of our state-dict keys."""
+    return key.replace(".constraint.", ".")
+
+
+def _is_matrix(key: str, linear: Collection[str]) -> bool:
+    layer, _, name = biprop_key(key).rpartition(".")
+    return layer in linear and name in ("weight", "scores")

@@ -1,0 +1,27 @@
+"""Straight-through gradients: what a constraint's backward pass does that its forward pass does not say."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class ScoreThroughMask(torch.autograd.Function):
+    """Effective weight of a multi-prize ticket, with the score gradient of BIPROP (Diffenderfer & Kailkhura, ICLR 2021, alg. 1).
+
+    forward:  w = α · M · sign(W), given ready-made as `effective` (M keeps the largest |s|)
+    backward: dL/ds = dL/dw · W · sign(s), elementwise, for kept and pruned entries alike (no α, no M)
+    surrogate: w' = W · |s|, whose gradient this is: the mask passes straight through to |s| and α·sign(W) stands for W
+
+    `scores`, `weight` and `effective` have one shape; `effective` may be of another dtype. No gradient reaches `weight`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, weight: Tensor, effective: Tensor) -> Tensor:
+        ctx.save_for_backward(scores, weight)
+        return effective.view_as(effective)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        scores, weight = ctx.saved_tensors
+        return torch.sign(scores).mul_(weight).mul_(grad), None, None

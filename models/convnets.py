@@ -1,0 +1,127 @@
+"""Plain convolutional networks: Conv2–8, VGG-Small and their wide and binary-activation relatives.
+
+A network is a *plan*: one string per group of convolutions and one per hidden linear layer, each letter a layer:
+
+    C 3×3 convolution to the group's width · L linear layer · B batch normalisation · R ReLU · S binary activation ·
+    P 2×2 max-pool
+
+Layer i of the plan has index i in its Sequential, so parameters carry the names of BIPROP's checkpoints (`convs.5.weight`).
+Widths: Frankle & Carbin, ICLR 2019, fig. 2 (ConvN); Zhang et al., ECCV 2018 (VGG-Small).
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from models.activations import Sign
+from models.blocks import batch_norm
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`groups[i]` is built at width `widths[i]`, `hidden[i]` at `units[i]`; the last linear layer has one unit per class."""
+
+    widths: tuple[int, ...]
+    groups: tuple[str, ...]
+    units: tuple[int, ...] = ()
+    hidden: tuple[str, ...] = ()
+
+
+def _conv(groups: int, pair: str, hidden: str, last_pair: str = "", last_hidden: str = "") -> Plan:
+    """ConvN: `groups` pairs of convolutions of doubling width and two hidden layers of 256 units."""
+    pairs = (pair,) * (groups - 1) + (last_pair or pair,)
+    return Plan(tuple(64 * 2**i for i in range(groups)), pairs, (256, 256), (hidden, last_hidden or hidden))
+
+
+def _vgg(first: str, middle: str, last: str, width: int = 128) -> Plan:
+    return Plan((width, 2 * width, 4 * width), (first, middle, last))
+
+
+def _conv_family() -> dict[str, Plan]:
+    plans = {}
+    for layers in (2, 4, 6, 8):
+        plans[f"Conv{layers}"] = _conv(layers // 2, "CRCRP", "LR")
+        plans[f"Conv{layers}_BinAct"] = _conv(layers // 2, "CBSCPBS", "LBS")
+    for layers in (4, 6, 8):
+        plans[f"Conv{layers}Wide"] = plans[f"Conv{layers}"]
+        plans[f"Conv{layers}Wide_BinAct"] = plans[f"Conv{layers}_BinAct"]
+    return plans
+
+
+PLANS: dict[str, Plan] = {
+    **_conv_family(),
+    "Conv8Wide_BinAct_ReLU": _conv(4, "CSCPBRS", "LS", last_pair="CSCPBR", last_hidden="LBR"),
+    "Conv8Wide_BinAct_ReLU_Final_Act": _conv(4, "CBSCPBS", "LBS", last_hidden="LBR"),
+    # VGG_Small really has neighbouring convolutions with nothing between them: the published numbers come from it.
+    "VGG_Small": _vgg("CRCPB", "CCPB", "CCPBR"),
+    "VGG_Small_BinAct": _vgg("CSCPBS", "CSCPBS", "CSCPBR"),
+    "VGG_Small_noReLU_BinAct": _vgg("CSCPBS", "CSCPBS", "CSCPBR"),
+    "VGG_Small_bn_BinAct": _vgg("CBSCPBS", "CBSCPBS", "CBSCPBR"),
+    "Wide_VGG_Small": _vgg("CBSCPBS", "CBSCPBS", "CBSCPBR", width=16),
+    "Wide_VGG_Small_132": _vgg("CBRCPBR", "CBRCPBR", "CBRCPBR", width=16),
+}
+
+
+class ConvNet(nn.Module):
+    """(B, C, H, W) images to (B, num_classes) logits by a `Plan`; no layer has a bias.
+
+    Raises ValueError where the image is too small for the plan's pools or the width multiplier leaves no channel.
+    """
+
+    def __init__(
+        self,
+        *,
+        plan: Plan,
+        num_classes: int,
+        in_shape: tuple[int, int, int],
+        bn_type: str = "LearnedBatchNorm",
+        width_mult: float = 1.0,
+    ) -> None:
+        super().__init__()
+        channels, height, width = in_shape
+        pools = "".join(plan.groups).count("P")
+        if min(height, width) < 2**pools:
+            raise ValueError(
+                f"an image of {height}x{width} is too small for {pools} 2x2 pools: at least {2**pools}x{2**pools} is needed"
+            )
+        widths, units = (tuple(_scaled(w, width_mult) for w in ws) for ws in (plan.widths, plan.units))
+        self.convs = _sequence(plan.groups, widths, channels, bn_type)
+        features = widths[-1] * (height >> pools) * (width >> pools)
+        self.linear = _sequence(plan.hidden, units, features, bn_type)
+        self.linear.append(nn.Linear(units[-1] if units else features, num_classes, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.convs(x).flatten(1))  # type: ignore[no-any-return]
+
+
+def _scaled(width: int, width_mult: float) -> int:
+    """BIPROP truncates; a width of zero would be no network."""
+    if int(width * width_mult) < 1:
+        raise ValueError(f"width_mult: {width_mult} leaves no channel of {width}; at least {1 / width:g} is needed")
+    return int(width * width_mult)
+
+
+def _sequence(plans: tuple[str, ...], widths: tuple[int, ...], channels: int, bn_type: str) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for letters, width in zip(plans, widths, strict=True):
+        for letter in letters:
+            layers.append(_layer(letter, channels, width, bn_type, spatial="C" in letters))
+            channels = width
+    return nn.Sequential(*layers)
+
+
+def _layer(letter: str, channels: int, width: int, bn_type: str, *, spatial: bool) -> nn.Module:
+    match letter:
+        case "C":
+            return nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        case "L":
+            return nn.Linear(channels, width, bias=False)
+        case "B":
+            return batch_norm(bn_type, width, spatial=spatial)
+        case "R":
+            return nn.ReLU(inplace=True)
+        case "S":
+            return Sign()
+        case "P":
+            return nn.MaxPool2d(2)
+    raise AssertionError(f"plan letter {letter!r}")

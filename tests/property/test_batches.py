@@ -1,0 +1,124 @@
+"""Whatever the sizes, seeds and epochs: what the batch iterator and its transforms promise."""
+
+import numpy as np
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from data import SPECS, SetSpec, Split, hold_out
+from data.augment import CROP_PAD, affine, crop_flip, normalise
+from data.batches import DeviceBatches
+
+COUNTS, SIZES = st.integers(1, 70), st.integers(1, 80)
+SEEDS, EPOCHS = st.integers(0, 2**64 - 1), st.integers(0, 10_000)
+SMALL = SetSpec((2, 5, 6), 10, (0.3, 0.6), (0.2, 0.4), True, SPECS["CIFAR10"].load)
+FAST = settings(deadline=None, max_examples=60)
+
+
+def batches_of(count, size, seed=0, **changed):
+    channels, height, width = SMALL.in_shape
+    images = np.random.default_rng(count).integers(0, 256, (count, height, width, channels), np.uint8)
+    arguments = {"device": "cpu", "batch_size": size, "seed": seed, "train": True} | changed
+    return DeviceBatches(Split(images, np.arange(count)), SMALL, **arguments)
+
+
+def order(batches, epoch):
+    return [int(label) for _, labels in batches.epoch(epoch) for label in labels]
+
+
+def assert_same(first, second):
+    first, second = list(first), list(second)
+    assert len(first) == len(second)
+    for (images, labels), (other_images, other_labels) in zip(first, second, strict=True):
+        assert torch.equal(images, other_images) and torch.equal(labels, other_labels)
+
+
+@FAST
+@given(COUNTS, SIZES, SEEDS, EPOCHS, st.booleans())
+def test_every_index_comes_exactly_once(count, size, seed, epoch, train):
+    batches = batches_of(count, size, seed, train=train)
+    found = order(batches, epoch)
+    assert sorted(found) == list(range(count)) and batches.samples == count
+    assert len(batches) == len(list(batches.epoch(epoch))) == -(-count // size)
+
+
+@FAST
+@given(COUNTS, SIZES, SEEDS, EPOCHS, st.integers(0, 12), st.booleans())
+def test_a_later_start_gives_the_tail_of_the_full_pass(count, size, seed, epoch, start, train):
+    batches = batches_of(count, size, seed, train=train)
+    assert_same(batches.epoch(epoch, start), list(batches.epoch(epoch))[start:])
+
+
+@FAST
+@given(COUNTS, SIZES, SEEDS, EPOCHS, st.integers(0, 2**31))
+def test_an_epoch_depends_on_seed_and_epoch_alone(count, size, seed, epoch, disturbance):
+    fresh, used = batches_of(count, size, seed), batches_of(count, size, seed)
+    list(used.epoch(epoch + 1))
+    torch.manual_seed(disturbance)
+    np.random.seed(disturbance)
+    assert_same(fresh.epoch(epoch), used.epoch(epoch))
+
+
+@FAST
+@given(COUNTS, SIZES, SIZES, SEEDS, EPOCHS)
+def test_the_batch_size_only_cuts_the_epoch_elsewhere(count, size, other, seed, epoch):
+    first, second = (list(batches_of(count, s, seed).epoch(epoch)) for s in (size, other))
+    for i in (0, 1):
+        assert torch.equal(torch.cat([batch[i] for batch in first]), torch.cat([batch[i] for batch in second]))
+
+
+@FAST
+@given(st.integers(40, 70), SEEDS, SEEDS, EPOCHS, EPOCHS)
+def test_other_epochs_and_other_seeds_give_other_orders(count, seed, other_seed, epoch, other_epoch):
+    assume((seed, epoch) != (other_seed, other_epoch))
+    assert order(batches_of(count, 16, seed), epoch) != order(batches_of(count, 16, other_seed), other_epoch)
+
+
+@FAST
+@given(st.integers(1, 5), st.integers(1, 9), st.integers(1, 9), st.integers(1, 4), st.integers(0, 4), st.data())
+def test_crop_is_pad_crop_and_mirror(count, height, width, channels, pad, data):
+    images = np.random.default_rng(height).integers(0, 256, (count, height, width, channels), np.uint8)
+    offset = st.integers(0, 2 * pad)
+    offsets = data.draw(st.lists(st.tuples(offset, offset), min_size=count, max_size=count))
+    flips = data.draw(st.lists(st.booleans(), min_size=count, max_size=count))
+    found = crop_flip(torch.from_numpy(images), torch.tensor(offsets), torch.tensor(flips), pad)
+    for image, (top, left), flip, result in zip(images, offsets, flips, found.numpy(), strict=True):
+        padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
+        cropped = padded[top : top + height, left : left + width]
+        assert np.array_equal(result, cropped[:, ::-1] if flip else cropped)
+
+
+@FAST
+@given(st.integers(1, 4), st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**31))
+def test_the_middle_offset_without_flip_changes_nothing(count, height, width, seed):
+    images = torch.randint(0, 256, (count, height, width, 3), generator=torch.Generator().manual_seed(seed)).byte()
+    middle = torch.full((count, 2), CROP_PAD)
+    assert torch.equal(crop_flip(images, middle, torch.zeros(count, dtype=torch.bool)), images)
+
+
+@FAST
+@given(st.sampled_from(list(SPECS)), st.integers(1, 4), st.integers(0, 2**31))
+def test_normalisation_is_the_formula(name, count, seed):
+    spec = SPECS[name]
+    channels, height, width = spec.in_shape
+    images = np.random.default_rng(seed).integers(0, 256, (count, height, width, channels), np.uint8)
+    images.ravel()[:256] = np.resize(np.arange(256), min(256, images.size))
+    found = normalise(torch.from_numpy(images), *affine(spec.mean, spec.std, width))
+    expected = (images / 255 - np.array(spec.mean)) / np.array(spec.std)
+    assert found.shape == (count, channels, height, width) and found.dtype == torch.float32
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert np.abs(found.permute(0, 2, 3, 1).double().numpy() - expected).max() < 1e-6
+
+
+@FAST
+@given(st.lists(st.integers(0, 5), min_size=4, max_size=200), st.floats(0.05, 0.95))
+def test_hold_out_partitions_and_keeps_proportions(labels, fraction):
+    count = round(fraction * len(labels))
+    assume(0 < count < len(labels))
+    images = np.arange(len(labels), dtype=np.uint8).reshape(-1, 1, 1, 1).copy()
+    train, val = hold_out(Split(images, np.array(labels)), fraction)
+    held = val.images.ravel()
+    assert len(val) == count and np.array_equal(val.labels, np.array(labels)[held])
+    assert sorted([*train.images.ravel(), *held]) == list(range(len(labels)))
+    for label, size in zip(*np.unique(labels, return_counts=True), strict=True):
+        assert abs((val.labels == label).sum() - fraction * size) < 3

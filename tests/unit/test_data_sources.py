@@ -1,0 +1,522 @@
+"""Every format and every fault of the set readers, on tiny files made here; the real sets where they lie at hand."""
+
+import gzip
+import importlib.util
+import math
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import data
+from args import UsageError
+from data import SPECS, Split, compact, hold_out, load, sources, stratified
+
+ROOT = Path(__file__).parents[2]
+ROWS = 6  # images per CIFAR file in these tests
+IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+CIFAR_NAMES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
+
+
+@pytest.fixture(autouse=True)
+def _small_cifar(monkeypatch):
+    monkeypatch.setattr(sources, "CIFAR_ROWS", ROWS)
+
+
+# --- writers of the formats
+
+
+def idx(array, magic=None):
+    array = np.asarray(array, np.uint8)
+    return struct.pack(f">I{array.ndim}I", magic or 0x0800 + array.ndim, *array.shape) + array.tobytes()
+
+
+def write_mnist(folder, train=7, test=3, compress=False):
+    """(train images, train labels, test images, test labels), as written."""
+    rng = np.random.default_rng(0)
+    arrays = []
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, count in (("train", train), ("t10k", test)):
+        arrays += [rng.integers(0, 256, (count, 28, 28), np.uint8), rng.integers(0, 10, count, np.uint8)]
+        for kind, array in (("images-idx3", arrays[-2]), ("labels-idx1", arrays[-1])):
+            content = gzip.compress(idx(array)) if compress else idx(array)
+            (folder / f"{part}-{kind}-ubyte{'.gz' if compress else ''}").write_bytes(content)
+    return arrays
+
+
+def cifar_arrays():
+    rng = np.random.default_rng(1)
+    return rng.integers(0, 256, (6, ROWS, 3072), np.uint8), rng.integers(0, 10, (6, ROWS))
+
+
+def write_cifar_bin(root):
+    planes, labels = cifar_arrays()
+    folder = root / "cifar-10-batches-bin"
+    folder.mkdir(parents=True)
+    for name, pixels, numbers in zip(CIFAR_NAMES, planes, labels, strict=True):
+        content = np.concatenate([numbers[:, None].astype(np.uint8), pixels], axis=1).tobytes()
+        (folder / f"{name}.bin").write_bytes(content)
+    return planes, labels
+
+
+def python2_pickle(pixels, labels):
+    """The opcodes Python 2 and its numpy wrote into the official files (protocol 2, byte strings as keys)."""
+    text = lambda s: b"U" + bytes([len(s)]) + s  # noqa: E731
+    integer = lambda i: b"J" + struct.pack("<i", i)  # noqa: E731
+    dtype = b"cnumpy\ndtype\n" + text(b"u1") + b"K\0K\1\x87R(K\3" + text(b"|") + b"NNN" + integer(-1) * 2 + b"K\0tb"
+    shape = integer(pixels.shape[0]) + integer(pixels.shape[1]) + b"\x86"
+    raw = b"T" + struct.pack("<i", pixels.size) + pixels.tobytes()
+    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85" + text(b"b") + b"\x87R"
+    array += b"(K\1" + shape + dtype + b"\x89" + raw + b"tb"
+    numbers = b"](" + b"".join(integer(int(label)) for label in labels) + b"e"
+    return b"\x80\2}(" + text(b"data") + array + text(b"labels") + numbers + b"u."
+
+
+def python3_pickle(pixels, labels, protocol=2):
+    return pickle.dumps({b"data": pixels, b"labels": [int(i) for i in labels], b"batch_label": b"x"}, protocol=protocol)
+
+
+def write_cifar_py(root, encode=python2_pickle):
+    planes, labels = cifar_arrays()
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    for name, pixels, numbers in zip(CIFAR_NAMES, planes, labels, strict=True):
+        (folder / name).write_bytes(encode(pixels, numbers))
+    return planes, labels
+
+
+def assert_cifar(loaded, planes, labels):
+    images = planes.reshape(6, ROWS, 3, 32, 32).transpose(0, 1, 3, 4, 2)
+    assert np.array_equal(loaded.train.images, images[:5].reshape(-1, 32, 32, 3))
+    assert np.array_equal(loaded.test.images, images[5])
+    assert np.array_equal(loaded.train.labels, labels[:5].ravel())
+    assert np.array_equal(loaded.test.labels, labels[5])
+    assert loaded.train.images.dtype == np.uint8 and loaded.train.images.flags.c_contiguous
+    assert loaded.train.labels.dtype == np.int64 and loaded.val is None
+
+
+# --- the table and the bundled digits
+
+
+def test_specs_hold_the_published_constants():
+    assert list(SPECS) == ["digits", "MNIST", "FashionMNIST", "CIFAR10"]
+    assert SPECS["MNIST"].mean == (0.1307,) and SPECS["MNIST"].std == (0.3081,)
+    assert SPECS["FashionMNIST"].mean == (0.2860,) and SPECS["FashionMNIST"].std == (0.3530,)
+    assert SPECS["CIFAR10"].mean == (0.491, 0.482, 0.447) and SPECS["CIFAR10"].std == (0.247, 0.243, 0.262)
+    assert [name for name, spec in SPECS.items() if spec.augment] == ["CIFAR10"]
+    assert SPECS["CIFAR10"].in_shape == (3, 32, 32) and SPECS["MNIST"].in_shape == (1, 28, 28)
+
+
+def test_unknown_set_names_all_sets():
+    with pytest.raises(ValueError, match="'cifar' is unknown.*CIFAR10"):
+        load("cifar", ".")
+
+
+def test_importing_data_does_not_import_torch():
+    code = "import data, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_digits_are_split_as_documented(tmp_path):
+    digits = load("digits", tmp_path)
+    assert digits.train.images.shape == (1437, 8, 8, 1) and digits.test.images.shape == (360, 8, 8, 1)
+    assert digits.train.images.max() == 255 and len(np.unique(digits.train.images)) == 17
+    assert np.bincount(digits.test.labels).tolist() == [36, 36, 36, 37, 36, 36, 36, 36, 35, 36]
+    with np.load(sources.DIGITS_FILE) as file:
+        assert np.array_equal(stratified(file["labels"].astype(np.int64), 360, seed=1998), file["test"])
+        held = np.sort(np.concatenate([digits.train.labels, digits.test.labels]))
+        assert np.array_equal(held, np.sort(file["labels"]))
+    assert sources.DIGITS_FILE.stat().st_size < 100_000
+
+
+def test_digits_constants_are_those_of_the_training_part(tmp_path):
+    pixels = load("digits", tmp_path).train.images / 255
+    assert SPECS["digits"].mean[0] == pytest.approx(pixels.mean(), abs=1e-5)
+    assert SPECS["digits"].std[0] == pytest.approx(pixels.std(), abs=1e-5)
+
+
+# --- MNIST and FashionMNIST
+
+
+@pytest.mark.parametrize("compress", [False, True], ids=["plain", "gz"])
+@pytest.mark.parametrize("folder", ["{0}/raw", "{1}/{0}/raw", "{1}"])
+@pytest.mark.parametrize("name", ["MNIST", "FashionMNIST"])
+def test_idx_set_is_read_from_every_folder(tmp_path, name, folder, compress):
+    written = write_mnist(tmp_path / folder.format(name, name.lower()), compress=compress)
+    loaded = load(name, str(tmp_path))
+    read = (loaded.train.images[..., 0], loaded.train.labels, loaded.test.images[..., 0], loaded.test.labels)
+    for found, expected in zip(read, written, strict=True):
+        assert np.array_equal(found, expected)
+    assert loaded.train.images.shape == (7, 28, 28, 1) and loaded.train.labels.dtype == np.int64
+
+
+LABELS = [0, 1, 2, 3, 4, 5, 9]
+IDX_FAULTS = {
+    "truncated images": (0, idx(np.zeros((7, 28, 28)))[:-1], "promises 5488 bytes of data, it holds only 5487"),
+    "too long": (0, idx(np.zeros((7, 28, 28))) + b"x", "it holds more"),
+    "labels where images belong": (0, idx(LABELS), "starts with 00000801, an idx3 file with 00000803"),
+    "floats": (0, idx(np.zeros((7, 28, 28)), magic=0x0D03), "starts with 00000d03"),
+    "another size": (0, idx(np.zeros((7, 28, 27))), "images of 28x27, 28x28 expected"),
+    "no images": (0, idx(np.zeros((0, 28, 28))), "holds nothing"),
+    "header cut off": (0, idx(np.zeros((7, 28, 28)))[:9], "holds nothing: its header ends early"),
+    "empty file": (0, b"", "starts with"),
+    "absurd count": (0, struct.pack(">4I", 0x0803, 2**32 - 1, 28, 28), "cannot be read|promises"),
+    "label out of range": (1, idx([0, 1, 2, 10, 4, 5, 6]), "label 10 is out of range, 0 to 9"),
+    "fewer labels": (1, idx([0, 1, 2]), "holds 7 images, but .* 3 labels"),
+    "test part truncated": (2, idx(np.zeros((3, 28, 28)))[:100], "promises 2352 bytes"),
+}
+
+
+@pytest.mark.parametrize("compress", [False, True], ids=["plain", "gz"])
+@pytest.mark.parametrize("fault", IDX_FAULTS)
+def test_idx_fault_names_the_file(tmp_path, fault, compress):
+    which, content, message = IDX_FAULTS[fault]
+    write_mnist(tmp_path / "MNIST/raw", compress=compress)
+    path = tmp_path / "MNIST/raw" / (IDX_FILES[which] + ".gz" * compress)
+    path.write_bytes(gzip.compress(content) if compress else content)
+    with pytest.raises(UsageError, match=message) as caught:
+        load("MNIST", tmp_path)
+    assert str(path) in str(caught.value)
+
+
+def broken_gzips():
+    whole = gzip.compress(idx(np.random.default_rng(0).integers(0, 256, (7, 28, 28))))
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 0xFF
+    return {"cut": whole[:-200], "no gzip": b"<html>404</html>", "crc": whole[:-6] + b"abcdef", "flip": bytes(flipped)}
+
+
+@pytest.mark.parametrize("fault", broken_gzips())
+def test_corrupt_gzip_names_the_file(tmp_path, fault):
+    write_mnist(tmp_path / "MNIST/raw", compress=True)
+    path = tmp_path / "MNIST/raw" / f"{IDX_FILES[0]}.gz"
+    path.write_bytes(broken_gzips()[fault])
+    with pytest.raises(UsageError, match="cannot be read|starts with|promises") as caught:
+        load("MNIST", tmp_path)
+    assert str(path) in str(caught.value)
+
+
+# --- CIFAR-10
+
+
+@pytest.mark.parametrize("folder", ["", "cifar10"])
+@pytest.mark.parametrize("write", [write_cifar_bin, write_cifar_py])
+def test_cifar_is_read_from_every_folder_and_form(tmp_path, write, folder):
+    written = write(tmp_path / folder)
+    assert_cifar(load("CIFAR10", tmp_path), *written)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+def test_cifar_batches_repickled_by_python3_are_read(tmp_path, protocol):
+    written = write_cifar_py(tmp_path, lambda pixels, labels: python3_pickle(pixels, labels, protocol))
+    assert_cifar(load("CIFAR10", tmp_path), *written)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_our_python2_pickle_is_a_genuine_one():
+    planes, labels = cifar_arrays()
+    batch = pickle.loads(python2_pickle(planes[0], labels[0]), encoding="bytes")
+    assert np.array_equal(batch[b"data"], planes[0]) and batch[b"labels"] == labels[0].tolist()
+
+
+@pytest.mark.parametrize("change", [-1, 1, 3073])
+def test_cifar_binary_of_wrong_size(tmp_path, change):
+    write_cifar_bin(tmp_path)
+    path = tmp_path / "cifar-10-batches-bin/data_batch_3.bin"
+    content = path.read_bytes()
+    path.write_bytes(content[:change] if change < 0 else content + b"\0" * change)
+    with pytest.raises(UsageError, match=f"data_batch_3.bin: {ROWS * 3073 + change} bytes, {ROWS * 3073} expected"):
+        load("CIFAR10", tmp_path)
+
+
+def test_cifar_binary_label_out_of_range(tmp_path):
+    write_cifar_bin(tmp_path)
+    path = tmp_path / "cifar-10-batches-bin/test_batch.bin"
+    content = bytearray(path.read_bytes())
+    content[3073] = 10
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="test_batch.bin: label 10 is out of range, 0 to 9"):
+        load("CIFAR10", tmp_path)
+
+
+PIXELS, NUMBERS = np.zeros((ROWS, 3072), np.uint8), [1] * ROWS
+PICKLE_FAULTS = {
+    "truncated": (python2_pickle(PIXELS, NUMBERS)[:-500], "not a CIFAR-10 batch"),
+    "empty": (b"", "not a CIFAR-10 batch"),
+    "html": (b"<html>404</html>", "not a CIFAR-10 batch"),
+    "a list": (pickle.dumps([1, 2]), "holds a list, a dict expected"),
+    "no labels": (pickle.dumps({b"data": PIXELS}, protocol=2), "list 'labels' of integers expected"),
+    "words as labels": (pickle.dumps({b"data": PIXELS, b"labels": ["a"] * ROWS}, protocol=2), "of integers expected"),
+    "bytes as data": (pickle.dumps({b"data": b"\0", b"labels": NUMBERS}, protocol=2), "an array 'data'"),
+    "fewer labels": (python2_pickle(PIXELS, NUMBERS[1:]), f"{ROWS - 1} labels and an array"),
+    "fewer images": (python2_pickle(PIXELS[1:], NUMBERS), rf"shape \({ROWS - 1}, 3072\)"),
+    "floats": (python3_pickle(PIXELS.astype(np.float32), NUMBERS), "dtype f4"),
+    "columns first": (python3_pickle(np.asfortranarray(PIXELS), NUMBERS), f"{ROWS} of each expected"),
+    "label 10": (python2_pickle(PIXELS, [10, *NUMBERS[1:]]), "label 10 is out of range"),
+    "label -1": (python2_pickle(PIXELS, [-1, *NUMBERS[1:]]), "label -1 is out of range"),
+    "fine-grained keys": (pickle.dumps({b"data": PIXELS, b"fine_labels": NUMBERS}, protocol=2), "'labels'"),
+}
+
+
+@pytest.mark.parametrize("fault", PICKLE_FAULTS)
+def test_cifar_pickle_fault_names_the_file(tmp_path, fault):
+    content, message = PICKLE_FAULTS[fault]
+    write_cifar_py(tmp_path)
+    path = tmp_path / "cifar-10-batches-py/data_batch_2"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=message) as caught:
+        load("CIFAR10", tmp_path)
+    assert str(path) in str(caught.value)
+
+
+class Call:
+    """Pickles to a call of function(*arguments) on loading."""
+
+    def __init__(self, function, *arguments):
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self):
+        return self.function, self.arguments
+
+
+def hostile_pickles(marker):
+    import _codecs
+
+    touch = f"open({str(marker)!r}, 'w')"
+    return {
+        "system": pickle.dumps(Call(os.system, f"touch {marker}"), protocol=2),
+        "exec": pickle.dumps(Call(exec, touch), protocol=2),
+        "eval in the labels": pickle.dumps({b"data": PIXELS, b"labels": Call(eval, touch)}, protocol=2),
+        "subprocess": pickle.dumps(Call(subprocess.getoutput, f"touch {marker}"), protocol=4),
+        "numpy load": pickle.dumps(Call(np.fromfile, str(marker)), protocol=2),
+        "dotted name": b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93.",
+        "path": pickle.dumps(Path("x"), protocol=2),
+        "another codec": pickle.dumps(Call(_codecs.encode, "x", "zlib_codec"), protocol=2),
+    }
+
+
+@pytest.mark.parametrize("attack", hostile_pickles(""))
+def test_hostile_pickle_is_refused_and_nothing_runs(tmp_path, attack):
+    marker = tmp_path / "marker"
+    write_cifar_py(tmp_path)
+    path = tmp_path / "cifar-10-batches-py/data_batch_1"
+    path.write_bytes(hostile_pickles(marker)[attack])
+    with pytest.raises(UsageError, match="nothing was run|refused") as caught:
+        load("CIFAR10", tmp_path)
+    assert str(path) in str(caught.value)
+    assert not marker.exists()
+
+
+def test_the_attack_itself_works(tmp_path):
+    pickle.loads(hostile_pickles(tmp_path / "marker")["exec"])
+    assert (tmp_path / "marker").exists()
+
+
+# --- missing sets, partial sets, things that are no files
+
+
+def test_missing_set_names_folders_files_and_download(tmp_path):
+    with pytest.raises(UsageError) as caught:
+        load("MNIST", tmp_path)
+    for word in ("MNIST/raw", "mnist/MNIST/raw", *IDX_FILES, "--download"):
+        assert word in str(caught.value)
+    with pytest.raises(UsageError) as caught:
+        load("CIFAR10", tmp_path / "nowhere")
+    for word in ("cifar10/cifar-10-batches-py", "cifar-10-batches-bin", "data_batch_5.bin", "test_batch", "--download"):
+        assert word in str(caught.value)
+
+
+def test_partial_set_names_the_missing_file(tmp_path):
+    write_cifar_bin(tmp_path)
+    (tmp_path / "cifar-10-batches-bin/data_batch_4.bin").unlink()
+    with pytest.raises(UsageError, match="cifar-10-batches-bin is not complete: data_batch_4.bin not found"):
+        load("CIFAR10", tmp_path)
+    write_mnist(tmp_path / "mnist")
+    (tmp_path / "mnist" / IDX_FILES[1]).unlink()
+    with pytest.raises(UsageError, match=f"mnist is not complete: {IDX_FILES[1]} not found"):
+        load("MNIST", tmp_path)
+
+
+def test_complete_form_wins_over_a_partial_one(tmp_path):
+    write_cifar_bin(tmp_path)
+    (tmp_path / "cifar-10-batches-bin/test_batch.bin").unlink()
+    written = write_cifar_py(tmp_path / "cifar10")
+    assert_cifar(load("CIFAR10", tmp_path), *written)
+
+
+def test_folder_in_place_of_a_file(tmp_path):
+    write_cifar_bin(tmp_path)
+    write_cifar_py(tmp_path / "python")
+    write_mnist(tmp_path / "MNIST/raw")
+    folders = {
+        ("CIFAR10", tmp_path): tmp_path / "cifar-10-batches-bin/data_batch_2.bin",
+        ("CIFAR10", tmp_path / "python"): tmp_path / "python/cifar-10-batches-py/test_batch",
+        ("MNIST", tmp_path): tmp_path / "MNIST/raw" / IDX_FILES[3],
+    }
+    for (name, root), path in folders.items():
+        path.unlink()
+        path.mkdir()
+        with pytest.raises(UsageError, match="cannot be read: Is a directory") as caught:
+            load(name, root)
+        assert str(path) in str(caught.value)
+
+
+# --- download
+
+
+def fake_torchvision(monkeypatch, download):
+    """Every set class of the fake calls download(root)."""
+    calls = []
+
+    def construct(root, train, download):
+        assert download and not train
+        calls.append(root)
+        fetch(Path(root))
+
+    fetch = download
+    module = SimpleNamespace(datasets=SimpleNamespace(CIFAR10=construct, MNIST=construct, FashionMNIST=construct))
+    monkeypatch.setattr("utils.vision.import_torchvision", lambda: module)
+    return calls
+
+
+def test_download_fetches_only_what_is_missing(tmp_path, monkeypatch):
+    calls = fake_torchvision(monkeypatch, lambda root: write_cifar_py(root))
+    first = load("CIFAR10", tmp_path, download=True)
+    assert_cifar(first, *cifar_arrays())
+    load("CIFAR10", tmp_path, download=True)
+    assert calls == [str(tmp_path)]
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [OSError("no\n route"), RuntimeError("Error downloading\n x"), ImportError("No module named 'torchvision'")],
+)
+def test_failed_download_is_one_line(tmp_path, monkeypatch, failure):
+    def fail(root):
+        raise failure
+
+    fake_torchvision(monkeypatch, fail)
+    with pytest.raises(UsageError, match="FashionMNIST: the download into .* failed: ") as caught:
+        load("FashionMNIST", tmp_path, download=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_download_that_brings_nothing_is_an_error(tmp_path, monkeypatch):
+    fake_torchvision(monkeypatch, lambda root: None)
+    with pytest.raises(UsageError, match="was not found"):
+        load("MNIST", tmp_path, download=True)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="torchvision is not installed")
+def test_torchvision_imports_with_or_without_its_operators():
+    from utils.vision import import_torchvision
+
+    assert import_torchvision().datasets.CIFAR10.base_folder == "cifar-10-batches-py"
+
+
+# --- hold-out
+
+
+def numbered(labels):
+    """A split whose images hold their index."""
+    labels = np.array(labels, np.int64)  # a copy: hold_out works in place
+    return Split(np.arange(len(labels), dtype=np.uint8).reshape(-1, 1, 1, 1).copy(), labels)
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.1, 0.25, 0.5, 0.9])
+def test_hold_out_is_stratified_disjoint_and_complete(fraction):
+    labels = np.repeat(np.arange(10), 20)
+    train, val = hold_out(numbered(labels), fraction)
+    assert len(val) == round(fraction * 200)
+    assert np.bincount(val.labels, minlength=10).tolist() == [len(val) // 10] * 10
+    indices = np.concatenate([train.images.ravel(), val.images.ravel()])
+    assert np.array_equal(np.sort(indices), np.arange(200))
+    for part in (train, val):
+        assert np.array_equal(part.labels, labels[part.images.ravel()])
+
+
+def test_hold_out_keeps_rare_classes_on_both_sides():
+    train, val = hold_out(numbered([0] * 90 + [1] * 2 + [2]), 0.1)
+    assert len(val) == 9 and np.bincount(val.labels).tolist() == [8, 1]
+    assert np.bincount(train.labels).tolist() == [82, 1, 1]
+
+
+def test_hold_out_is_random_and_the_same_every_time():
+    _, first = hold_out(numbered([0] * 100), 0.2)
+    np.random.seed(0)
+    _, second = hold_out(numbered([0] * 100), 0.2)
+    assert np.array_equal(first.images, second.images)
+    assert not np.array_equal(first.images.ravel(), np.arange(20))
+
+
+@pytest.mark.parametrize("fraction", [0.001, 0.999, 1.0, -0.1, 1.5, math.nan])
+def test_hold_out_that_empties_a_part_is_refused(fraction):
+    with pytest.raises(UsageError, match="val_split"):
+        hold_out(numbered([0] * 100), fraction)
+
+
+def test_load_holds_out(tmp_path):
+    loaded = load("digits", tmp_path, val_split=0.1)
+    assert (len(loaded.train), len(loaded.val), len(loaded.test)) == (1293, 144, 360)
+    assert set(loaded.val.labels.tolist()) == set(range(10))
+
+
+def test_compact_equals_indexing_across_chunks():
+    rng = np.random.default_rng(0)
+    array = rng.integers(0, 256, (1000, 3))
+    rows = np.sort(rng.permutation(1000)[:700])
+    assert np.array_equal(compact(array.copy(), rows, chunk=64), array[rows])
+
+
+# --- the real thing
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_memory_of_a_full_size_cifar(tmp_path):
+    """Reading, holding out and batching the 184 MB of CIFAR-10 take less than 300 MB at the peak.
+
+    Not ru_maxrss: Linux hands a child its parent's peak, so that of this process would hide what the child adds.
+    """
+    folder = tmp_path / "cifar-10-batches-bin"
+    folder.mkdir()
+    rows = np.full((10_000, 3073), 9, np.uint8)
+    for name in CIFAR_NAMES:
+        rows.tofile(folder / f"{name}.bin")
+    code = """
+        import itertools, pathlib, re, sys, torch, data
+        from data.batches import DeviceBatches
+        def kilobytes(field):
+            return int(re.search(field + r":\s*(\d+)", pathlib.Path("/proc/self/status").read_text())[1])
+        before = kilobytes("VmRSS")
+        images = data.load("CIFAR10", sys.argv[1], val_split=0.1)
+        batches = DeviceBatches(images.train, images.spec, device="cpu", batch_size=128, seed=0, train=True)
+        assert sum(len(labels) for _, labels in itertools.islice(batches.epoch(0), 20)) == 2560
+        print((kilobytes("VmHWM") - before) * 1024 / 1e6)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert 184 < float(done.stdout) < 300
+
+
+REAL = os.environ.get("FEATHERWEIGHT_DATA")
+FIRST_LABELS = {"MNIST": (5, 7), "FashionMNIST": (9, 9), "CIFAR10": (6, 3)}
+
+
+@pytest.mark.skipif(not REAL, reason="FEATHERWEIGHT_DATA names no folder with the real sets")
+@pytest.mark.parametrize("name", FIRST_LABELS)
+def test_real_set(name, monkeypatch):
+    monkeypatch.setattr(sources, "CIFAR_ROWS", 10_000)
+    loaded = data.load(name, REAL)
+    assert len(loaded.train) == (50_000 if name == "CIFAR10" else 60_000) and len(loaded.test) == 10_000
+    assert (loaded.train.labels[0], loaded.test.labels[0]) == FIRST_LABELS[name]
+    assert np.bincount(loaded.test.labels).min() > 890
+    pixels = loaded.train.images[::10] / 255
+    assert pixels.mean((0, 1, 2)) == pytest.approx(loaded.spec.mean, abs=5e-3)
+    assert pixels.std((0, 1, 2)) == pytest.approx(loaded.spec.std, abs=5e-3)

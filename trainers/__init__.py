@@ -1,0 +1,7 @@
+"""The table of training methods."""
+
+from trainers.default import Default
+from trainers.method import Method
+from trainers.prune_score import PruneScore
+
+METHODS: dict[str, type[Method]] = {"default": Default, "prune_score": PruneScore}

@@ -1,0 +1,116 @@
+"""The record of a run while it trains: checkpoints, measures, status, a line an epoch."""
+
+from contextlib import ExitStack
+from typing import Any
+
+from args import Options
+from models.constraints import weight_layers
+from trainers.loop import Parts, Score, State
+from utils import checkpoints
+from utils.progress import say
+from utils.recorders import MetricsCsv, TensorBoard
+from utils.run import Run
+from utils.runtime import rng_state, set_rng_state
+from utils.signals import StopRequest
+
+
+class Journal:
+    """Hears the loop's events and writes them into the run's directory."""
+
+    def __init__(self, run: Run, options: Options, parts: Parts, epochs_done: int) -> None:
+        self._run, self._options, self._parts = run, options, parts
+        self._stop = StopRequest().listen()
+        self._metrics = MetricsCsv(run.path / "metrics.csv", epochs_done)
+        self._epochs_done = epochs_done
+        self._board: TensorBoard | None = None
+
+    def stop_asked(self) -> bool:
+        return bool(self._stop)
+
+    @property
+    def stop_reason(self) -> str | None:
+        """The signal that asked to stop, or None."""
+        return self._stop.reason
+
+    def epoch_done(self, state: State, train: Score, held_out: Score, rate: float, *, is_best: bool) -> None:
+        """Measures first, then the checkpoint: what a kill between them repeats is dropped on resumption."""
+        speed = state.train_images / state.train_seconds
+        split = "val" if self._options.data.val_split else "test"
+        measures = {
+            "train": train.named(),
+            split: held_out.named(),
+            "run": {"lr": rate, "images_per_second": speed, "seconds": state.seconds},
+            **self._parts.method.measures(self._parts.model),
+        }
+        self._metrics.record(state.epoch, measures)
+        board = self._tensorboard()
+        board.record(state.epoch, measures)
+        if self._options.run.histograms:
+            board.histograms(state.epoch, self._histogram_tensors())
+        self.save(state, is_best=is_best)
+        self._run.set_status("running", epoch=state.epoch, epochs=self._options.optim.epochs)
+        best = state.best
+        say(
+            f"epoch {state.epoch}/{self._options.optim.epochs}  train loss {train.loss:.4f} acc@1 {train.top1:.2f}%"
+            f"  {split} loss {held_out.loss:.4f} acc@1 {held_out.top1:.2f}%"
+            f" (best {best['acc@1']:.2f}% in epoch {best['epoch']})  lr {rate:.4g}  {speed:,.0f} images/s"
+        )
+
+    def stopped(self, state: State) -> None:
+        self.save(state, is_best=False)
+        self._run.set_status("stopped", epoch=state.epoch, step=state.step, epochs=self._options.optim.epochs)
+
+    def save(self, state: State, *, is_best: bool) -> None:
+        """last.pt, and before it, from the same file, best.pt and epoch_<n>.pt where they are due."""
+        every = self._options.run.save_every
+        names = [f"epoch_{state.epoch}.pt"] if every > 0 and state.step == 0 and state.epoch % every == 0 else []
+        names += ["best.pt"] if is_best else []
+        checkpoints.save(self._run.path / "checkpoints", self._snapshot(state), [*names, "last.pt"])
+
+    def save_initial(self, state: State) -> None:
+        """initial.pt: weights and scores as drawn."""
+        checkpoints.save(self._run.path / "checkpoints", self._snapshot(state), ["initial.pt"])
+
+    def _snapshot(self, state: State) -> dict[str, Any]:
+        parts = self._parts
+        return {
+            "epoch": state.epoch,
+            "step": state.step,
+            "state": state.state_dict(),
+            "model": parts.model.state_dict(),
+            "optimizer": parts.optimizer.state_dict(),
+            "method": parts.method.state_dict(),
+            "rng": rng_state(),
+            "options": self._options.flat(),
+        }
+
+    def close(self, final: dict[str, float]) -> None:
+        """End the recorders; `final` are the measures beside the hparams, empty where the run did not end."""
+        with ExitStack() as stack:
+            stack.callback(self._metrics.close, final)
+            if self._board is not None or final:
+                stack.callback(self._tensorboard().close, final)
+
+    def _tensorboard(self) -> TensorBoard:
+        """Made when there is something to write: importing it would delay the first batch."""
+        if self._board is None:
+            self._board = TensorBoard(self._run.path / "logs", self._epochs_done, self._options.flat())
+        return self._board
+
+    def _histogram_tensors(self) -> list[tuple[str, Any]]:
+        layers = weight_layers(self._parts.model)
+        found = [(f"{name}.weight", layer.weight) for name, layer in layers.items()]
+        return found + [
+            (f"{name}.scores", layer.constraint.scores)
+            for name, layer in layers.items()
+            if hasattr(getattr(layer, "constraint", None), "scores")
+        ]
+
+
+def restore(parts: Parts, snapshot: dict[str, Any]) -> State:
+    """Put a snapshot back into `parts` and every generator; returns how far the run had come."""
+    parts.model.load_state_dict(snapshot["model"])
+    parts.optimizer.load_state_dict(snapshot["optimizer"])
+    parts.method.load_state_dict(snapshot["method"])
+    set_rng_state(snapshot["rng"])
+    return State(**snapshot["state"])

@@ -1,0 +1,184 @@
+"""The one training loop: fit, train an epoch, evaluate. Which network, method, device: it does not know."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from trainers.method import Method
+from trainers.optimizers import set_rate
+from utils.checkpoints import RunFailed
+from utils.progress import Progress
+from utils.runtime import Runtime
+
+
+class Batches(Protocol):
+    """A split in batches; `epoch(e, start)` gives those of epoch `e` from number `start` on: a function of the seed and e."""
+
+    samples: int
+
+    def __len__(self) -> int: ...
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+@dataclass
+class Parts:
+    """What is trained, on what, and how."""
+
+    model: nn.Module
+    method: Method
+    optimizer: torch.optim.Optimizer
+    runtime: Runtime
+    train: Batches
+    held_out: Batches  # picks the best epoch: the validation share, or the test set as in BIPROP
+    rate: Callable[[int], float]  # epoch -> learning rate
+    clip: bool = False
+    look_every: int = 10  # batches between looks at the running loss, each of which waits for the device
+
+
+@dataclass
+class Score:
+    """Mean loss and accuracies (%) over a split."""
+
+    loss: float
+    top1: float
+    top5: float
+
+    def named(self) -> dict[str, float]:
+        return {"loss": self.loss, "acc@1": self.top1, "acc@5": self.top5}
+
+
+@dataclass
+class State:
+    """How far a run has come: all that a checkpoint needs besides the parts' own states."""
+
+    epoch: int = 0  # epochs done
+    step: int = 0  # batches done in the epoch after them
+    sums: list[float] = field(default_factory=lambda: [0.0] * 4)  # of that epoch so far
+    train_seconds: float = 0.0
+    train_images: int = 0
+    seconds: float = 0.0
+    last: dict[str, float] = field(default_factory=dict)  # held-out measures of the last epoch
+    best: dict[str, float] = field(default_factory=dict)  # of the best epoch, with its number
+    best_train: dict[str, float] = field(default_factory=dict)
+
+    def state_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Events(Protocol):
+    """What the loop tells the run it belongs to."""
+
+    def stop_asked(self) -> bool: ...
+
+    def epoch_done(self, state: State, train: Score, held_out: Score, rate: float, *, is_best: bool) -> None: ...
+
+    def stopped(self, state: State) -> None: ...
+
+
+def fit(parts: Parts, state: State, epochs: int, events: Events) -> None:
+    """Train from where `state` says up to `epochs` epochs, or until asked to stop; `state` follows.
+
+    Raises RunFailed when the loss is not finite.
+    """
+    while state.epoch < epochs:
+        epoch, began = state.epoch, time.perf_counter()
+        rate = parts.rate(epoch)
+        set_rate(parts.optimizer, rate)
+        if state.step == 0:
+            parts.method.before_epoch(parts.model, epoch)
+        title = f"epoch {epoch + 1}/{epochs}"
+        finished = train_one_epoch(parts, state, title, events)
+        if not finished:
+            state.seconds += time.perf_counter() - began
+            events.stopped(state)
+            return
+        train = _score(state.sums)
+        parts.method.after_epoch(parts.model, epoch)
+        held_out = evaluate(parts.model, parts.held_out, parts.method, parts.runtime)
+        state.seconds += time.perf_counter() - began
+        is_best = _advance(state, train, held_out)
+        events.epoch_done(state, train, held_out, rate, is_best=is_best)
+        if events.stop_asked() and state.epoch < epochs:
+            events.stopped(state)
+            return
+
+
+def train_one_epoch(parts: Parts, state: State, title: str, events: Events) -> bool:
+    """Train the rest of the epoch; True when it is finished, False when asked to stop between two batches."""
+    model, method, optimizer, runtime = parts.model, parts.method, parts.optimizer, parts.runtime
+    model.train()
+    sums = torch.tensor(state.sums, dtype=torch.float64, device=runtime.device)
+    began, already, total = time.perf_counter(), state.train_seconds, len(parts.train)
+    with Progress(title, total, state.step) as progress:
+        for step, (images, labels) in enumerate(parts.train.epoch(state.epoch, state.step), state.step):
+            method.before_step(model, step)
+            with runtime.precision():
+                logits = model(images)
+            logits = logits.float()
+            loss = method.loss(logits, labels)
+            optimizer.zero_grad()
+            loss.backward()
+            if parts.clip:
+                torch.nn.utils.clip_grad_value_(model.parameters(), 1.0)
+            optimizer.step()
+            method.after_step(model, step)
+            _add(sums, loss.detach(), logits.detach(), labels)
+            state.step = step + 1
+            state.train_images += len(labels)
+            if state.step % parts.look_every == 0 or state.step == total or events.stop_asked():
+                state.sums = sums.tolist()
+                state.train_seconds = already + time.perf_counter() - began
+                so_far = _finite(_score(state.sums), title, state.step)
+                progress.update(state.step, so_far.loss, so_far.top1, state.train_images / state.train_seconds)
+                if events.stop_asked() and state.step < total:
+                    return False
+    return True
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batches: Batches, method: Method, runtime: Runtime) -> Score:
+    """Mean loss and accuracy of `model` over every image of `batches`, in evaluation mode."""
+    model.eval()
+    sums = torch.zeros(4, dtype=torch.float64, device=runtime.device)
+    for images, labels in batches.epoch(0):
+        with runtime.precision():
+            logits = model(images)
+        logits = logits.float()
+        _add(sums, method.loss(logits, labels), logits, labels)
+    return _score(sums.tolist())
+
+
+def _add(sums: Tensor, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+    """Add a batch to [loss, top-1, top-5, images] on the device, without waiting for it."""
+    hits = logits.topk(min(5, logits.shape[1])).indices.eq(labels[:, None])
+    sums += torch.stack([loss * len(labels), hits[:, 0].sum(), hits.sum(), loss.new_tensor(len(labels))])
+
+
+def _score(sums: list[float]) -> Score:
+    loss, top1, top5, images = sums
+    return Score(loss / images, 100 * top1 / images, 100 * top5 / images)
+
+
+def _finite(score: Score, title: str, step: int) -> Score:
+    if not math.isfinite(score.loss):
+        raise RunFailed(f"diverged: the loss is {score.loss} in {title}, batch {step}; a smaller --lr may help")
+    return score
+
+
+def _advance(state: State, train: Score, held_out: Score) -> bool:
+    """Close the epoch in `state`; whether it is the best so far (strictly, so the first of equals)."""
+    state.epoch += 1
+    state.step, state.sums = 0, [0.0] * 4
+    state.last = held_out.named()
+    is_best = not state.best or held_out.top1 > state.best["acc@1"]
+    if is_best:
+        state.best = held_out.named() | {"epoch": state.epoch}
+    if not state.best_train or train.top1 > state.best_train["acc@1"]:
+        state.best_train = train.named()
+    return is_best

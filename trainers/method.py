@@ -1,0 +1,52 @@
+"""What a method may add to the loop, and nothing else.
+
+    fit:   prepare
+           each epoch:  before_epoch
+                        each batch:  before_step · forward · loss · backward · optimizer · after_step
+                        after_epoch · measures
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainers.optimizers import Groups, parameter_groups
+
+
+class Method:
+    """A training method: every hook does nothing but the usual; a method overrides those it needs."""
+
+    def __init__(self, *, label_smoothing: float = 0.0, weight_decay: float = 0.0, no_bn_decay: bool = False) -> None:
+        self.label_smoothing = label_smoothing
+        self.weight_decay = weight_decay
+        self.no_bn_decay = no_bn_decay
+
+    def prepare(self, model: nn.Module) -> None:
+        """Once, before the optimizer is made. Raises ValueError where `model` is not what the method trains."""
+
+    def parameter_groups(self, model: nn.Module) -> Groups:
+        """What the optimizer trains."""
+        return parameter_groups(model, weight_decay=self.weight_decay, no_bn_decay=self.no_bn_decay)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean loss of a batch: (B, classes) float32 logits, (B,) int64 labels."""
+        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+
+    def before_epoch(self, model: nn.Module, epoch: int) -> None: ...
+
+    def before_step(self, model: nn.Module, step: int) -> None: ...
+
+    def after_step(self, model: nn.Module, step: int) -> None: ...
+
+    def after_epoch(self, model: nn.Module, epoch: int) -> None: ...
+
+    def measures(self, model: nn.Module) -> dict[str, dict[str, float]]:
+        """What to record after an epoch besides loss and accuracy: split -> name -> value."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the method must have back on resumption: tensors and plain types."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...

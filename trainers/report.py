@@ -1,0 +1,129 @@
+"""What a run says of itself in words, tables and its row of results.csv."""
+
+import time
+
+import yaml
+from torch import nn
+
+from args import Options
+from models.constraints import layer_counts, parameter_counts
+from trainers.loop import Score, State
+from utils.run import Run, commit
+from utils.runtime import Runtime
+
+
+def kept_in_words(model: nn.Module) -> str:
+    """"1,212,512 of 2,425,024 weights kept (50.00 %), 50.00 % pruned"."""
+    counts = layer_counts(model)
+    kept, total = sum(c.kept for c in counts), sum(c.total for c in counts)
+    share = 100 * kept / total
+    return f"{kept:,} of {total:,} weights kept ({share:.2f} %), {100 - share:.2f} % pruned"
+
+
+def layer_table(model: nn.Module) -> str:
+    """A line a layer: name, weight shape, constraint, weights kept, weights."""
+    rows = [("layer", "weight shape", "constraint", "kept", "weights")]
+    for c in layer_counts(model):
+        rows.append((c.name, "x".join(map(str, c.shape)), c.constraint, f"{c.kept:,}", f"{c.total:,}"))
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    aligned = ("<", "<", "<", ">", ">")
+    lines = ["  ".join(f"{cell:{a}{w}}" for cell, a, w in zip(row, aligned, widths, strict=True)).rstrip() for row in rows]
+    total, kept = parameter_counts(model)
+    return "\n".join([*lines, f"{kept_in_words(model)}; {total:,} parameters in all, {kept:,} with what is kept"])
+
+
+def resolved(options: Options) -> str:
+    """The configuration as YAML: what config.yaml of the run would hold."""
+    return yaml.safe_dump(options.flat(), sort_keys=False).rstrip()
+
+
+def opening(options: Options, model: nn.Module, runtime: Runtime, trainer: str, run: Run) -> str:
+    """What is about to be trained, where."""
+    return (
+        f"{options.model.arch} on {options.data.set}, trainer {trainer}: {kept_in_words(model)}\n"
+        f"{runtime.device_name}, {runtime.precision_name}, seed {options.run.seed}, run directory {run.path}"
+    )
+
+
+def summary(options: Options, model: nn.Module, state: State, tests: tuple[Score, Score] | None, run: Run) -> str:
+    """The last words of a finished run. `tests`: (last epoch, best epoch) on the test set where best was picked elsewhere."""
+    best, last = state.best, state.last
+    if tests is None:
+        accuracy = (
+            f"test accuracy  best {best['acc@1']:.2f} % (epoch {best['epoch']}, picked on the test set), "
+            f"last {last['acc@1']:.2f} %"
+        )
+    else:
+        accuracy = (
+            f"test accuracy  {tests[1].top1:.2f} % (epoch {best['epoch']}, picked on the validation share: "
+            f"{best['acc@1']:.2f} % there), last {tests[0].top1:.2f} %"
+        )
+    return "\n".join(
+        [
+            "",
+            f"network        {options.model.arch}, {kept_in_words(model)}",
+            accuracy,
+            f"speed          {state.train_images / max(state.train_seconds, 1e-9):,.0f} images/s in training, "
+            f"{state.seconds:.1f} s in all",
+            f"run directory  {run.path}",
+            f"curves         tensorboard --logdir {run.path / 'logs'}",
+        ]
+    )
+
+
+def final_measures(state: State, tests: tuple[Score, Score] | None) -> dict[str, float]:
+    """What stands beside the hparams in TensorBoard."""
+    last, best = (t.top1 for t in tests) if tests else (state.last["acc@1"], state.best["acc@1"])
+    return {"final/last_test_acc@1": last, "final/best_test_acc@1": best, "final/best_epoch": state.best["epoch"]}
+
+
+def row(
+    options: Options, model: nn.Module, state: State, tests: tuple[Score, Score] | None, run: Run, runtime: Runtime, trainer: str
+) -> dict[str, object]:
+    """The run's row of results.csv (utils.results.COLUMNS)."""
+    total, kept = parameter_counts(model)
+    counts = layer_counts(model)
+    density = sum(c.kept for c in counts) / sum(c.total for c in counts)
+    last, best = (t.top1 for t in tests) if tests else (state.last["acc@1"], state.best["acc@1"])
+    accuracies = {
+        "Current Val Top 1": state.last["acc@1"],
+        "Current Val Top 5": state.last["acc@5"],
+        "Best Val Top 1": state.best["acc@1"],
+        "Best Val Top 5": state.best["acc@5"],
+        "Best Train Top 1": state.best_train["acc@1"],
+        "Best Train Top 5": state.best_train["acc@5"],
+        "Last Epoch Test Top 1": last,
+        "Best Epoch Test Top 1": best,
+    }
+    constraint = options.constraint
+    return {
+        "Date Finished": time.strftime("%m-%d-%y_%H:%M:%S"),
+        "Base Config": options.run.config,
+        **{name: f"{value:.2f}" for name, value in accuracies.items()},
+        "Name": options.run.name,
+        "Seed": options.run.seed,
+        "Prune Rate": constraint.density,
+        "Learning Rate": options.optim.lr,
+        "Epochs": options.optim.epochs,
+        "Weight Decay": options.optim.weight_decay,
+        "Learn BN": constraint.learn_batchnorm,
+        "Tune BN": constraint.tune_batchnorm,
+        "Bias Only": constraint.bn_bias_only,
+        "Run Directory": run.path,
+        "Status": "done",
+        "Arch": options.model.arch,
+        "Set": options.data.set,
+        "Trainer": trainer,
+        "Kept": f"{density:.6g}",
+        "Pruned": f"{1 - density:.6g}",
+        "Best Epoch": state.best["epoch"],
+        "Best Picked On": "validation" if tests else "test",
+        "Params": total,
+        "Kept Params": kept,
+        "Precision": runtime.precision_name,
+        "Device": runtime.device_name,
+        "Images/s": f"{state.train_images / max(state.train_seconds, 1e-9):.1f}",
+        "Seconds": f"{state.seconds:.1f}",
+        "Commit": commit(),
+        "Run ID": run.id,
+    }

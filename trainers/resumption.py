@@ -1,0 +1,85 @@
+"""Which run to go on with, from which checkpoint, and whether the options still mean the same run."""
+
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from args import Options, UsageError, changed_mathematics, from_flat, load_yaml
+from utils import checkpoints
+from utils import run as runs
+from utils.progress import say, warn
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where to begin: `options` as the run has them; no `run` means a fresh one, no `snapshot` its very beginning."""
+
+    options: Options
+    run: runs.Run | None = None
+    snapshot: dict[str, Any] | None = None
+    finished: bool = False
+
+
+def find(options: Options) -> Point:
+    """The point that --resume means. Raises UsageError where it means none, or where other options would be another run."""
+    if options.run.resume is None:
+        return Point(options)
+    run = runs.unfinished(options) if options.run.resume == "auto" else runs.existing(options.run.resume)
+    if run is None:
+        say(f"no unfinished run in {runs.base(options)}: a fresh one begins")
+        return Point(options)
+    options, longer = _merged(options, from_flat(load_yaml(run.path / "config.yaml")), run.path)
+    snapshot, path = _snapshot(run.path, options.run.resume)
+    if snapshot is None:
+        say(f"{run.path} has no checkpoint yet: it starts over")
+        return Point(options, run)
+    if longer:
+        run.id = uuid.uuid4().hex  # a longer run is another result
+    finished = not longer and runs.read_status(run.path).get("status") == "done"
+    if not finished:
+        say(f"going on from {path}: epoch {snapshot['epoch']}, batch {snapshot['step']}")
+    return Point(options, run, snapshot, finished)
+
+
+def stored(options: Options) -> tuple[Options, dict[str, Any], str]:
+    """(options, snapshot, path) of the run that --resume names, to be read only."""
+    assert options.run.resume is not None
+    if options.run.resume == "auto":
+        raise UsageError("evaluate: --resume auto goes on training; name the run directory or the checkpoint to test")
+    directory = runs.directory_of(Path(options.run.resume))
+    if not (directory / "config.yaml").exists():
+        raise UsageError(f"resume: {options.run.resume} is no run directory and no checkpoint of one")
+    options, _ = _merged(options, from_flat(load_yaml(directory / "config.yaml")), directory)
+    snapshot, path = _snapshot(directory, options.run.resume)
+    if snapshot is None or path is None:
+        raise UsageError(f"resume: {directory} has no readable checkpoint")
+    return options, snapshot, str(path)
+
+
+def _merged(options: Options, theirs: Options, directory: Path) -> tuple[Options, bool]:
+    """The options to go on with, and whether they ask for more epochs than the run had."""
+    settled = {"seed": theirs.run.seed} if options.run.seed is None else {}
+    if options.run.precision == "auto":
+        settled["precision"] = theirs.run.precision
+    options = options.replace(
+        **settled, config=theirs.run.config, name=theirs.run.name, start_epoch=theirs.optim.start_epoch
+    )
+    if changes := changed_mathematics(theirs, options):
+        raise UsageError(f"resume: {directory} is another run: {'; '.join(changes)}; start a new one without --resume")
+    if options.optim.epochs < theirs.optim.epochs:
+        raise UsageError(f"resume: epochs: {theirs.optim.epochs} in the run, {options.optim.epochs} now; only more can be asked for")
+    longer = options.optim.epochs > theirs.optim.epochs
+    if longer:
+        warn(f"epochs: {theirs.optim.epochs} in the run, {options.optim.epochs} now: the learning rates from here on differ")
+    return options, longer
+
+
+def _snapshot(directory: Path, asked: str | None) -> tuple[dict[str, Any] | None, Path | None]:
+    """The checkpoint asked for by name, or the furthest readable one; None where there is only the beginning."""
+    if asked is not None and asked.endswith(".pt"):
+        return checkpoints.load(Path(asked)), Path(asked)
+    snapshot, path, complaints = checkpoints.newest(directory / "checkpoints")
+    for complaint in complaints:
+        warn(f"{complaint}; " + (f"{path} is used instead" if path else "there is no other"))
+    return snapshot, path

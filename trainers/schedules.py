@@ -1,0 +1,64 @@
+"""Learning-rate policies: (epoch, number of epochs, warm-up length, step, gamma) -> factor of the base rate; pure.
+
+The rate changes once an epoch, as in BIPROP, whose names and formulas these are.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+from utils.choose import pick
+
+Policy = Callable[[int, int, int, int, float], float]
+
+
+def _warm(epoch: int, warmup: int) -> float | None:
+    return (epoch + 1) / warmup if epoch < warmup else None
+
+
+def _cosine(epoch: int, epochs: int, warmup: int) -> float:
+    return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup)))
+
+
+def constant(epoch: int, _epochs: int, warmup: int, _step: int, _gamma: float) -> float:
+    return _warm(epoch, warmup) or 1.0
+
+
+def cosine(epoch: int, epochs: int, warmup: int, _step: int, _gamma: float) -> float:
+    return _warm(epoch, warmup) or _cosine(epoch, epochs, warmup)
+
+
+def multistep(epoch: int, _epochs: int, _warmup: int, step: int, gamma: float) -> float:
+    return gamma ** (epoch // step)
+
+
+def milestones(steps: dict[int, float], epoch: int, *_unused: float) -> float:
+    """1 until the first milestone, then the factor of the last one passed."""
+    return next((factor for start, factor in sorted(steps.items(), reverse=True) if epoch >= start), 1.0)
+
+
+_XNOR = {30: 0.1, 44: 0.01, 54: 0.001}
+
+
+def cosine_after_milestones(epoch: int, epochs: int, warmup: int, _step: int, _gamma: float) -> float:
+    factor = milestones(_XNOR, epoch)
+    return factor * _cosine(epoch, epochs, warmup) if epoch >= 55 else factor
+
+
+POLICIES: dict[str, Policy] = {
+    "constant_lr": constant,
+    "cosine_lr": cosine,
+    "multistep_lr": multistep,
+    "xnor_lr": partial(milestones, _XNOR),
+    "mpt132_w34_2_lr": partial(milestones, {27: 0.1, 44: 0.01, 54: 0.0001}),
+    "mpt11_w34_2_v2_lr": partial(milestones, {50: 0.1, 62: 0.01, 70: 0.0001}),
+    "mpt11_w18_2_lr": partial(milestones, {46: 0.1, 65: 0.01, 80: 0.0001}),
+    "mpt11_w18_2_v2_lr": partial(milestones, {35: 0.1, 50: 0.01, 60: 0.0001}),
+    "cos_multi_lr": cosine_after_milestones,
+}
+
+
+def schedule(name: str, *, epochs: int, warmup: int = 0, step: int = 20, gamma: float = 0.1) -> Callable[[int], float]:
+    """epoch (from 0) -> factor of the base learning rate. Raises ValueError for an unknown name."""
+    policy = pick(POLICIES, name, "lr_policy")
+    return lambda epoch: policy(epoch, epochs, warmup, step, gamma)

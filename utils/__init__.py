@@ -1,0 +1,1 @@
+"""What every run needs and no method knows: runtime, run directory, records, results."""

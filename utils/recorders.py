@@ -1,0 +1,93 @@
+"""Where a run's measures go: metrics.csv and TensorBoard. A recorder only listens: it never changes training."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from utils.files import write_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Measures = Mapping[str, Mapping[str, float]]  # split ("train", "test", "density", …) -> name -> value
+
+
+class Recorder(Protocol):
+    """Hears what was measured once an epoch; `epoch` counts the epochs done, from 1."""
+
+    def record(self, epoch: int, measures: Measures) -> None: ...
+
+    def close(self, final: Mapping[str, float]) -> None: ...
+
+
+class MetricsCsv:
+    """metrics.csv: one row an epoch, one column a measure; per-layer densities stay out of it.
+
+    On resumption the rows after `epochs_done` are dropped, so that no epoch has two.
+    """
+
+    def __init__(self, path: Path, epochs_done: int) -> None:
+        self._path = path
+        self._rows: list[dict[str, str]] = []
+        if path.exists() and epochs_done:
+            with path.open(newline="") as file:
+                self._rows = [row for row in csv.DictReader(file) if int(row["epoch"] or 0) <= epochs_done]
+
+    def record(self, epoch: int, measures: Measures) -> None:
+        row = {"epoch": str(epoch)}
+        for split, values in measures.items():
+            if split != "density":
+                row |= {f"{split}/{name}": f"{value:.9g}" for name, value in values.items()}
+        self._rows.append(row)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(self._rows[0]), lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(self._rows)
+        write_text(self._path, text.getvalue())
+
+    def close(self, final: Mapping[str, float]) -> None:
+        """Nothing is left to write."""
+
+
+class TensorBoard:
+    """Event files in `directory`: scalars by epoch, the run's hparams with its final measures, histograms when asked.
+
+    Imports tensorboard when it is made, not before: half a second that a run's first batch need not wait for.
+    """
+
+    def __init__(self, directory: Path, epochs_done: int, hparams: Mapping[str, Any]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # purge_step: a reader drops the points after the checkpoint that an interrupted process had still written.
+        self._writer = SummaryWriter(str(directory), purge_step=epochs_done + 1)
+        self._hparams = {key: _hparam(value) for key, value in hparams.items()}
+        self._epoch = epochs_done
+
+    def record(self, epoch: int, measures: Measures) -> None:
+        for split, values in measures.items():
+            for name, value in values.items():
+                self._writer.add_scalar(f"{split}/{name}", value, epoch, new_style=True)
+        self._epoch = epoch
+        self._writer.flush()
+
+    def histograms(self, epoch: int, tensors: Iterable[tuple[str, "Tensor"]]) -> None:
+        for name, tensor in tensors:
+            self._writer.add_histogram(name, tensor.detach().float(), epoch)
+
+    def close(self, final: Mapping[str, float]) -> None:
+        """Write the hparams and their final measures (`final` empty: the run did not end) and close the files."""
+        from torch.utils.tensorboard.summary import hparams
+
+        if final:
+            # SummaryWriter.add_hparams would open a second run directory; the page would show the run twice.
+            for summary in hparams(self._hparams, dict.fromkeys(final, 0.0)):
+                self._writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
+            for name, value in final.items():
+                self._writer.add_scalar(name, value, self._epoch, new_style=True)
+        self._writer.close()
+
+
+def _hparam(value: object) -> bool | int | float | str:
+    return value if isinstance(value, bool | int | float | str) else str(value)

@@ -1,0 +1,31 @@
+"""Being asked to stop: finish the step, save, and leave with 75; asked twice with Ctrl-C: leave at once."""
+
+import os
+import signal
+from types import FrameType
+
+RESUMABLE = 75  # EX_TEMPFAIL: try again
+
+
+class Stopped(Exception):
+    """The run was asked to stop, has saved, and can be resumed."""
+
+
+class StopRequest:
+    """Set by SIGTERM, SIGUSR2 or the first Ctrl-C, from `listen` on."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.reason is not None
+
+    def listen(self) -> "StopRequest":
+        for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
+            signal.signal(number, self._asked)
+        return self
+
+    def _asked(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.reason is not None:
+            os._exit(128 + signal.SIGINT)
+        self.reason = signal.Signals(number).name
