@@ -79,8 +79,7 @@ class DeviceBatches:
             generator = epoch_generator(self.seed, epoch)
             draws = Draws.of_epoch(len(self.labels), self.augment, generator, self.device)
         for first in range(start * self.batch_size, self.samples, self.batch_size):
-            rows = slice(first, min(first + self.batch_size, self.samples))
-            images, labels = self.gather(rows, draws)
+            images, labels = self.gather(slice(first, first + self.batch_size), draws)
             yield normalise(images, self.scale, self.shift), labels
 
     def gather(self, rows: slice, draws: Draws | None) -> tuple[Tensor, Tensor]:

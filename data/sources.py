@@ -10,8 +10,9 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -145,23 +146,15 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
         if min(shape) == 0:
             raise UsageError(f"{path}: holds nothing: its header ends early or counts {shape}")
         array = np.empty(shape, np.uint8)
-        held = fill(file, array.data.cast("B"))
+        held = file.readinto(array.data.cast("B"))
         if held < array.size or file.read(1):
             found = f"only {held}" if held < array.size else "more"
             raise UsageError(f"{path}: its header promises {array.size} bytes of data, it holds {found}")
     return array
 
 
-def open_maybe_gzip(path: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb"))
-
-
-def fill(file: BinaryIO, buffer: memoryview) -> int:
-    """Read until the buffer or the file ends (a gzip stream gives a piece at a time); the bytes read."""
-    held = 0
-    while held < len(buffer) and (count := file.readinto(buffer[held:])):  # type: ignore[attr-defined]
-        held += count
-    return held
+def open_maybe_gzip(path: Path) -> BufferedIOBase:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
 
 
 # --- CIFAR-10 (https://www.cs.toronto.edu/~kriz/cifar.html): six files of 10,000 images, planes of R, G and B
@@ -189,7 +182,9 @@ def join_cifar(paths: Sequence[Path], read: Callable[[Path], tuple[NDArray[Any],
         rows = slice(i * CIFAR_ROWS, (i + 1) * CIFAR_ROWS)
         planes, file_labels = read(path)
         labels[rows] = check_labels(path, file_labels, classes=10)
-        for channel, plane in enumerate(np.split(planes, 3, axis=1)):  # a channel at a time: half the time of a transpose
+        for channel, plane in enumerate(
+            np.split(planes, 3, axis=1)
+        ):  # a channel at a time: half the time of a transpose
             images[rows, :, :, channel] = plane.reshape(-1, 32, 32)
         del planes, plane
     return Split(images, labels)
@@ -212,8 +207,6 @@ def read_cifar_pickle(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     with reading(path), path.open("rb") as file:
         try:
             batch = CifarUnpickler(file, encoding="bytes").load()
-        except (OSError, MemoryError):
-            raise
         except Exception as error:  # "including but not necessarily limited to", says pickle of what load() raises
             raise UsageError(f"{path}: not a CIFAR-10 batch: {error or type(error).__name__}") from error
     if not isinstance(batch, dict):
@@ -259,7 +252,7 @@ class PickledDtype:
 
 def latin1(text: str, encoding: str) -> bytes:
     """_codecs.encode as Python 3 pickles bytes in the old protocols; any other codec is refused."""
-    if encoding not in ("latin1", b"latin1"):
+    if encoding != "latin1":
         raise pickle.UnpicklingError(f"codec {encoding!r} refused")
     return text.encode("latin1")
 

@@ -21,7 +21,7 @@ class BinarySign(torch.autograd.Function):
         return torch.sign(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         return x.abs().mul_(-2).add_(2).clamp_(min=0).mul_(grad)
 
@@ -30,7 +30,7 @@ class Sign(nn.Module):
     """Binary activation: any shape in, the same shape of {−1, 0, 1} out (see `BinarySign`)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return BinarySign.apply(x)  # type: ignore[no-any-return]
+        return BinarySign.apply(x)
 
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {

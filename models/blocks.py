@@ -10,7 +10,7 @@ BatchNorm = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 def batch_norm(kind: str, channels: int, *, spatial: bool) -> nn.Module:
-    """BatchNorm of `channels` over (B, C, H, W) when spatial, else over (B, C); `kind` says whether it has weight and bias.
+    """BatchNorm over (B, channels, H, W) when spatial, else (B, channels); `kind` says whether it has weight and bias.
 
     Raises ValueError for an unknown kind.
     """

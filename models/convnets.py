@@ -5,7 +5,8 @@ A network is a *plan*: one string per group of convolutions and one per hidden l
     C 3×3 convolution to the group's width · L linear layer · B batch normalisation · R ReLU · S binary activation ·
     P 2×2 max-pool
 
-Layer i of the plan has index i in its Sequential, so parameters carry the names of BIPROP's checkpoints (`convs.5.weight`).
+Layer i of the plan has index i in its Sequential, so parameters carry the names of BIPROP's checkpoints
+(`convs.5.weight`).
 Widths: Frankle & Carbin, ICLR 2019, fig. 2 (ConvN); Zhang et al., ECCV 2018 (VGG-Small).
 """
 
@@ -19,7 +20,7 @@ from models.blocks import batch_norm
 
 @dataclass(frozen=True)
 class Plan:
-    """`groups[i]` is built at width `widths[i]`, `hidden[i]` at `units[i]`; the last linear layer has one unit per class."""
+    """`groups[i]` has width `widths[i]`, `hidden[i]` width `units[i]`; a linear layer of one unit a class ends it."""
 
     widths: tuple[int, ...]
     groups: tuple[str, ...]
@@ -82,7 +83,7 @@ class ConvNet(nn.Module):
         pools = "".join(plan.groups).count("P")
         if min(height, width) < 2**pools:
             raise ValueError(
-                f"an image of {height}x{width} is too small for {pools} 2x2 pools: at least {2**pools}x{2**pools} is needed"
+                f"a {height}x{width} image is too small for {pools} 2x2 pools: at least {2**pools}x{2**pools} is needed"
             )
         widths, units = (tuple(_scaled(w, width_mult) for w in ws) for ws in (plan.widths, plan.units))
         self.convs = _sequence(plan.groups, widths, channels, bn_type)
@@ -91,7 +92,7 @@ class ConvNet(nn.Module):
         self.linear.append(nn.Linear(units[-1] if units else features, num_classes, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear(self.convs(x).flatten(1))  # type: ignore[no-any-return]
+        return self.linear(self.convs(x).flatten(1))
 
 
 def _scaled(width: int, width_mult: float) -> int:

@@ -63,7 +63,9 @@ def initial_weight(
     if init not in SCALED:
         fan_scale = 1.0
     if fan_scale <= 0:
-        raise ValueError(f"scale_fan: a fan scaled by {fan_scale:g} has no standard deviation; prune_rate must be below 1")
+        raise ValueError(
+            f"scale_fan: a fan scaled by {fan_scale:g} has no standard deviation; prune_rate must be below 1"
+        )
     fan_in, fan_out = fans(shape)
     fan = (fan_out if mode == "fan_out" else fan_in) * fan_scale
     std = nn.init.calculate_gain(nonlinearity) / math.sqrt(fan)  # type: ignore[arg-type]

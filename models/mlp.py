@@ -41,4 +41,4 @@ class MLP(nn.Module):
         self.linear = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear(x.flatten(1))  # type: ignore[no-any-return]
+        return self.linear(x.flatten(1))

@@ -59,7 +59,9 @@ def train(options: Options, runtime: Runtime) -> None:
     _pretrained(options, model)
     run = point.run or runs.create(options)
     if point.snapshot is None:
-        run.describe(options, {"device": runtime.device_name, "precision": runtime.precision_name, "seed": options.run.seed})
+        run.describe(
+            options, {"device": runtime.device_name, "precision": runtime.precision_name, "seed": options.run.seed}
+        )
     _go(options, runtime, parts, run, point.snapshot, image_set)
 
 
@@ -79,7 +81,9 @@ def build(options: Options) -> tuple[nn.Module, Method]:
     """
     spec, m, c, o = data.SPECS[options.data.set], options.model, options.constraint, options.optim
     if m.num_classes not in (None, spec.num_classes):
-        raise UsageError(f"num_classes: {m.num_classes} given, but {options.data.set} has {spec.num_classes}; leave it out")
+        raise UsageError(
+            f"num_classes: {m.num_classes} given, but {options.data.set} has {spec.num_classes}; leave it out"
+        )
     assert options.run.seed is not None
     seed_everything(options.run.seed)
     generator = torch.Generator().manual_seed(options.run.seed)
@@ -150,7 +154,7 @@ def batches(options: Options, runtime: Runtime, split: data.Split, *, train: boo
 def assemble(options: Options, runtime: Runtime, model: nn.Module, method: Method, image_set: data.ImageSet) -> Parts:
     """Move the network to the device and put everything together that the loop needs."""
     o = options.optim
-    model.to(runtime.device, memory_format=torch.channels_last)
+    runtime.place(model)
     factor = schedule(o.lr_policy, epochs=o.epochs, warmup=o.warmup_length, step=o.lr_adjust, gamma=o.lr_gamma)
     groups = method.parameter_groups(model)
     held_out = image_set.test if image_set.val is None else image_set.val
@@ -232,7 +236,7 @@ def test_only(options: Options, runtime: Runtime) -> None:
     runtime = dataclasses.replace(runtime, dtype=torch.bfloat16 if options.run.precision == "bf16" else torch.float32)
     model, method = build(options)
     _load_network(options, model, snapshot, path)
-    model.to(runtime.device, memory_format=torch.channels_last)
+    runtime.place(model)
     score: Score = evaluate(model, batches(options, runtime, load_set(options).test, train=False), method, runtime)
     say(f"{path} (epoch {snapshot['epoch']}): {options.model.arch}, {report.kept_in_words(model)}")
     say(f"test loss {score.loss:.4f}  acc@1 {score.top1:.2f} %  acc@5 {score.top5:.2f} %")
@@ -247,7 +251,9 @@ def _load_network(options: Options, model: nn.Module, snapshot: dict[str, Any], 
         if name in theirs and theirs[name] != ours[name]
     ]
     if differ:
-        raise UsageError(f"{path} holds another network: {'; '.join(differ)}; give the same options or the run's config.yaml")
+        raise UsageError(
+            f"{path} holds another network: {'; '.join(differ)}; give the same options or the run's config.yaml"
+        )
     try:
         model.load_state_dict(snapshot["model"])
     except RuntimeError as error:

@@ -4,7 +4,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from args import Options
-from models.constraints import weight_layers
+from models.constraints import constrained_layers, weight_layers
 from trainers.loop import Parts, Score, State
 from utils import checkpoints
 from utils.progress import say
@@ -99,12 +99,10 @@ class Journal:
 
     def _histogram_tensors(self) -> list[tuple[str, Any]]:
         layers = weight_layers(self._parts.model)
-        found = [(f"{name}.weight", layer.weight) for name, layer in layers.items()]
-        return found + [
-            (f"{name}.scores", layer.constraint.scores)
-            for name, layer in layers.items()
-            if hasattr(getattr(layer, "constraint", None), "scores")
-        ]
+        found: list[tuple[str, Any]] = [(f"{name}.weight", layer.weight) for name, layer in layers.items()]
+        for name, layer in constrained_layers(self._parts.model).items():
+            found += [(f"{name}.{of}", tensor) for of, tensor in layer.constraint.named_parameters()]
+        return found
 
 
 def restore(parts: Parts, snapshot: dict[str, Any]) -> State:

@@ -17,7 +17,7 @@ from utils.runtime import Runtime
 
 
 class Batches(Protocol):
-    """A split in batches; `epoch(e, start)` gives those of epoch `e` from number `start` on: a function of the seed and e."""
+    """A split in batches; `epoch(e, start)` gives those of epoch `e` from number `start` on, by seed and e alone."""
 
     samples: int
 

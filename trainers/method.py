@@ -1,9 +1,9 @@
 """What a method may add to the loop, and nothing else.
 
-    fit:   prepare
-           each epoch:  before_epoch
-                        each batch:  before_step · forward · loss · backward · optimizer · after_step
-                        after_epoch · measures
+fit:   prepare
+       each epoch:  before_epoch
+                    each batch:  before_step · forward · loss · backward · optimizer · after_step
+                    after_epoch · measures
 """
 
 from typing import Any
@@ -41,7 +41,7 @@ class Method:
 
     def after_epoch(self, model: nn.Module, epoch: int) -> None: ...
 
-    def measures(self, model: nn.Module) -> dict[str, dict[str, float]]:
+    def measures(self, model: nn.Module) -> dict[str, dict[str, float]]:  # noqa: ARG002
         """What to record after an epoch besides loss and accuracy: split -> name -> value."""
         return {}
 

@@ -11,8 +11,8 @@ from utils.choose import pick
 
 Groups = list[dict[str, Any]]
 
-# What each optimizer takes besides the rate. Weight decay acts on scores under SGD and not under Adam: BIPROP's behaviour,
-# which its published numbers rest on. "fused" does a step in one pass over the parameters instead of one per operation.
+# Weight decay acts on scores under SGD and not under Adam: BIPROP's behaviour, which its published numbers rest on.
+# "fused" does a step in one pass over the parameters instead of one per operation.
 OPTIMIZERS: dict[str, Callable[[Groups, float, float, bool], torch.optim.Optimizer]] = {
     "sgd": lambda groups, lr, momentum, nesterov: torch.optim.SGD(
         groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True
@@ -37,7 +37,9 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, no_bn_decay: bool
     of_norms = {id(p) for p in norms}
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in of_norms]
     if not norms and not rest:
-        raise ValueError("nothing would be trained: freeze_weights leaves no score and no batch-norm parameter learnable")
+        raise ValueError(
+            "nothing would be trained: freeze_weights leaves no score and no batch-norm parameter learnable"
+        )
     groups = [
         {"params": norms, "weight_decay": 0.0 if no_bn_decay else weight_decay},
         {"params": rest, "weight_decay": weight_decay},

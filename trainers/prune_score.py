@@ -7,11 +7,13 @@ from trainers.method import Method
 
 
 class PruneScore(Method):
-    """Multi-prize tickets (Diffenderfer & Kailkhura, ICLR 2021): the constraint does the work, the loop is the usual one."""
+    """Multi-prize tickets (Diffenderfer & Kailkhura, ICLR 2021): the constraint does the work, the loop is as ever."""
 
     def prepare(self, model: nn.Module) -> None:
         if not any(hasattr(layer.constraint, "scores") for layer in constrained_layers(model).values()):
-            raise ValueError("trainer: prune_score trains scores, and no layer has any; conv_type SubnetConv gives them")
+            raise ValueError(
+                "trainer: prune_score trains scores, and no layer has any; conv_type SubnetConv gives them"
+            )
 
     def measures(self, model: nn.Module) -> dict[str, dict[str, float]]:
         """The density of every scored layer."""

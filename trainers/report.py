@@ -13,7 +13,7 @@ from utils.runtime import Runtime
 
 
 def kept_in_words(model: nn.Module) -> str:
-    """"1,212,512 of 2,425,024 weights kept (50.00 %), 50.00 % pruned"."""
+    """ "1,212,512 of 2,425,024 weights kept (50.00 %), 50.00 % pruned"."""
     counts = layer_counts(model)
     kept, total = sum(c.kept for c in counts), sum(c.total for c in counts)
     share = 100 * kept / total
@@ -27,7 +27,9 @@ def layer_table(model: nn.Module) -> str:
         rows.append((c.name, "x".join(map(str, c.shape)), c.constraint, f"{c.kept:,}", f"{c.total:,}"))
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     aligned = ("<", "<", "<", ">", ">")
-    lines = ["  ".join(f"{cell:{a}{w}}" for cell, a, w in zip(row, aligned, widths, strict=True)).rstrip() for row in rows]
+    lines = [
+        "  ".join(f"{cell:{a}{w}}" for cell, a, w in zip(row, aligned, widths, strict=True)).rstrip() for row in rows
+    ]
     total, kept = parameter_counts(model)
     return "\n".join([*lines, f"{kept_in_words(model)}; {total:,} parameters in all, {kept:,} with what is kept"])
 
@@ -46,7 +48,7 @@ def opening(options: Options, model: nn.Module, runtime: Runtime, trainer: str, 
 
 
 def summary(options: Options, model: nn.Module, state: State, tests: tuple[Score, Score] | None, run: Run) -> str:
-    """The last words of a finished run. `tests`: (last epoch, best epoch) on the test set where best was picked elsewhere."""
+    """The last words of a run. `tests`: (last epoch, best epoch) on the test set where best was picked elsewhere."""
     best, last = state.best, state.last
     if tests is None:
         accuracy = (
@@ -78,7 +80,13 @@ def final_measures(state: State, tests: tuple[Score, Score] | None) -> dict[str,
 
 
 def row(
-    options: Options, model: nn.Module, state: State, tests: tuple[Score, Score] | None, run: Run, runtime: Runtime, trainer: str
+    options: Options,
+    model: nn.Module,
+    state: State,
+    tests: tuple[Score, Score] | None,
+    run: Run,
+    runtime: Runtime,
+    trainer: str,
 ) -> dict[str, object]:
     """The run's row of results.csv (utils.results.COLUMNS)."""
     total, kept = parameter_counts(model)

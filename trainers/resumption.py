@@ -22,7 +22,7 @@ class Point:
 
 
 def find(options: Options) -> Point:
-    """The point that --resume means. Raises UsageError where it means none, or where other options would be another run."""
+    """The point that --resume means. Raises UsageError where it means none, or other options would be another run."""
     if options.run.resume is None:
         return Point(options)
     run = runs.unfinished(options) if options.run.resume == "auto" else runs.existing(options.run.resume)
@@ -59,7 +59,7 @@ def stored(options: Options) -> tuple[Options, dict[str, Any], str]:
 
 def _merged(options: Options, theirs: Options, directory: Path) -> tuple[Options, bool]:
     """The options to go on with, and whether they ask for more epochs than the run had."""
-    settled = {"seed": theirs.run.seed} if options.run.seed is None else {}
+    settled: dict[str, object] = {"seed": theirs.run.seed} if options.run.seed is None else {}
     if options.run.precision == "auto":
         settled["precision"] = theirs.run.precision
     options = options.replace(
@@ -67,11 +67,12 @@ def _merged(options: Options, theirs: Options, directory: Path) -> tuple[Options
     )
     if changes := changed_mathematics(theirs, options):
         raise UsageError(f"resume: {directory} is another run: {'; '.join(changes)}; start a new one without --resume")
+    both = f"epochs: {theirs.optim.epochs} in the run, {options.optim.epochs} now"
     if options.optim.epochs < theirs.optim.epochs:
-        raise UsageError(f"resume: epochs: {theirs.optim.epochs} in the run, {options.optim.epochs} now; only more can be asked for")
+        raise UsageError(f"resume: {both}; only more can be asked for")
     longer = options.optim.epochs > theirs.optim.epochs
     if longer:
-        warn(f"epochs: {theirs.optim.epochs} in the run, {options.optim.epochs} now: the learning rates from here on differ")
+        warn(f"{both}: the learning rates from here on may differ from those of a run that had them from the start")
     return options, longer
 
 

@@ -69,7 +69,7 @@ def _verify(path: Path) -> None:
 
 
 def newest(directory: Path) -> tuple[State | None, Path | None, list[str]]:
-    """(state, path, complaints) of the furthest readable checkpoint in `directory`; each unreadable one is complained of.
+    """(state, path, complaints) of the furthest readable checkpoint; a complaint for each unreadable one.
 
     last.pt is the furthest whenever it is whole, so the others are read only where it is not.
     """

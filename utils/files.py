@@ -33,14 +33,14 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Wait for, hold and release the exclusive lock on the file `path`; the system releases it when the process dies."""
+    """Wait for, hold and release the exclusive lock on the file `path`; the system releases it when a process dies."""
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def try_lock(path: Path) -> IO[str] | None:
-    """The lock on `path`, held until the returned file is closed or the process ends; None where another process holds it."""
+    """The lock on `path`, held until the returned file is closed or the process ends; None where another holds it."""
     file = path.open("a")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -15,7 +15,9 @@ class Progress:
     def __init__(self, title: str, total: int, start: int = 0) -> None:
         self._title = title
         self._total = total
-        self._bar = tqdm(total=total, initial=start, desc=title, leave=False, unit="batch") if sys.stderr.isatty() else None
+        self._bar = (
+            tqdm(total=total, initial=start, desc=title, leave=False, unit="batch") if sys.stderr.isatty() else None
+        )
         self._spoke = time.monotonic()
 
     def update(self, done: int, loss: float, accuracy: float, images_per_second: float) -> None:
@@ -31,7 +33,9 @@ class Progress:
     def __enter__(self) -> "Progress":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.close()
 

@@ -68,7 +68,7 @@ class TensorBoard:
     def record(self, epoch: int, measures: Measures) -> None:
         for split, values in measures.items():
             for name, value in values.items():
-                self._writer.add_scalar(f"{split}/{name}", value, epoch, new_style=True)
+                self._writer.add_scalar(f"{split}/{name}", value, epoch)
         self._epoch = epoch
         self._writer.flush()
 
@@ -83,9 +83,9 @@ class TensorBoard:
         if final:
             # SummaryWriter.add_hparams would open a second run directory; the page would show the run twice.
             for summary in hparams(self._hparams, dict.fromkeys(final, 0.0)):
-                self._writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
+                self._writer._get_file_writer().add_summary(summary)
             for name, value in final.items():
-                self._writer.add_scalar(name, value, self._epoch, new_style=True)
+                self._writer.add_scalar(name, value, self._epoch)
         self._writer.close()
 
 

@@ -9,12 +9,25 @@ from pathlib import Path
 from args import UsageError
 from utils.files import locked
 
-BIPROP_COLUMNS = (
-    "Date Finished, Base Config, Current Val Top 1, Current Val Top 5, Best Val Top 1, Best Val Top 5, Best Train Top 1, "
-    "Best Train Top 5, Name, Seed, Prune Rate, Learning Rate, Epochs, Weight Decay, Learn BN, Tune BN, Bias Only, Run Directory"
-).split(", ")
 COLUMNS = [
-    *BIPROP_COLUMNS,
+    "Date Finished",  # down to Run Directory: BIPROP's columns in its order
+    "Base Config",
+    "Current Val Top 1",
+    "Current Val Top 5",
+    "Best Val Top 1",
+    "Best Val Top 5",
+    "Best Train Top 1",
+    "Best Train Top 5",
+    "Name",
+    "Seed",
+    "Prune Rate",
+    "Learning Rate",
+    "Epochs",
+    "Weight Decay",
+    "Learn BN",
+    "Tune BN",
+    "Bias Only",
+    "Run Directory",
     "Status",
     "Arch",
     "Set",

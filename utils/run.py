@@ -94,10 +94,10 @@ def unfinished(options: Options) -> Run | None:
 
 
 def existing(path: str) -> Run:
-    """The run at `path`: its directory or one of its checkpoints. Raises UsageError where none is or another works on it."""
+    """The run at `path`: its directory or one of its checkpoints. Raises UsageError where none is or it is in use."""
     directory = directory_of(Path(path))
     if not (directory / "config.yaml").exists():
-        raise UsageError(f"resume: {path} is no run directory and no checkpoint of one; config.yaml is missing in {directory}")
+        raise UsageError(f"resume: {path} is no run directory and no checkpoint of one: no config.yaml in {directory}")
     lock = try_lock(directory / ".lock")
     if lock is None:
         raise UsageError(f"resume: {directory} is being worked on by another process")

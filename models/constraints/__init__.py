@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,7 +33,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ConvType:
-    """`make(weight, density=…, generator=…)` -> constraint, None for plain layers; `trainer` is the method that trains it."""
+    """`make(weight, density=…, generator=…)` -> constraint, None for plain layers; `trainer`: the method it needs."""
 
     make: MakeConstraint | None
     trainer: str
@@ -55,9 +56,9 @@ def constrain(
 ) -> nn.Module:
     """Put `conv_type` on every Conv2d and Linear of `model`, in place, and return it.
 
-    `density` is the fraction of weights kept; `first_layer_type` another type for the first layer; the layers called in
-    `dense` stay plain. Raises ValueError for an unknown type or name, a density outside (0, 1], or where nothing would be
-    constrained.
+    `density` is the fraction of weights kept; `first_layer_type` another type for the first layer; the layers called
+    in `dense` stay plain. Raises ValueError for an unknown type or name, a density outside (0, 1], or where nothing
+    would be constrained.
     """
     layers = list(weight_layers(model))
     if unknown := [name for name in dense if name not in layers]:
@@ -76,7 +77,7 @@ def constrain(
 
 @dataclass(frozen=True)
 class LayerCount:
-    """One Conv2d or Linear: its name, weight shape, constraint ("dense" without) and how many of its weights are kept."""
+    """One Conv2d or Linear: name, weight shape, constraint ("dense" without) and how many of its weights are kept."""
 
     name: str
     shape: tuple[int, ...]
@@ -89,7 +90,7 @@ def layer_counts(model: nn.Module) -> list[LayerCount]:
     """A LayerCount for every Conv2d and Linear of `model`, in order."""
     counts = []
     for name, layer in weight_layers(model).items():
-        constraint = getattr(layer, "constraint", None)
+        constraint: Any = getattr(layer, "constraint", None)
         total = layer.weight.numel()
         kind = "dense" if constraint is None else type(constraint).__name__
         counts.append(LayerCount(name, tuple(layer.weight.shape), kind, getattr(constraint, "kept", total), total))

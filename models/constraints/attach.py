@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Constraint = nn.Module  # forward(weight) -> effective weight; owns its parameters
-MakeConstraint = Callable[[Tensor], Constraint]
+MakeConstraint = Callable[..., Constraint]  # (weight) -> Constraint, or that and the options of `constrain`
 
 
 class ConstrainedConv2d(nn.Conv2d):
@@ -34,7 +34,7 @@ CONSTRAINED: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: ConstrainedCon
 PLAIN = {constrained: plain for plain, constrained in CONSTRAINED.items()}
 
 
-def weight_layers(model: nn.Module) -> dict[str, nn.Module]:
+def weight_layers(model: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
     """Name -> layer for every Conv2d and Linear, constrained or not, in the order of the forward pass."""
     return {name: m for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
 
@@ -54,8 +54,9 @@ def attach(model: nn.Module, make: MakeConstraint, names: Collection[str]) -> No
     for name in names:
         layer = layers.get(name)
         if type(layer) not in CONSTRAINED:
-            raise ValueError(f"no plain Conv2d or Linear is called {name!r} in this network; there are {', '.join(layers)}")
-        assert layer is not None
+            raise ValueError(
+                f"no plain Conv2d or Linear is called {name!r} in this network; there are {', '.join(layers)}"
+            )
         _set(model, name, _constrained(layer, make))
 
 
@@ -69,7 +70,7 @@ def _constrained(layer: Any, make: MakeConstraint) -> nn.Module:
 
 
 def _recast(layer: nn.Module, kind: type[nn.Module]) -> Any:
-    """The same layer, parameters shared, as an object of class `kind`; hooks and submodules stay behind."""
+    """The same layer, parameters shared, as an object of class `kind`."""
     new = kind.__new__(kind)
     new.__dict__.update({k: copy.copy(v) for k, v in layer.__dict__.items()})
     return new
@@ -94,11 +95,11 @@ def bake(model: nn.Module) -> nn.Module:
         new._parameters["weight"] = nn.Parameter(effective)
         new.train(model.get_submodule(name).training)
         _set(plain, name, new)
-    return plain
+    return plain.requires_grad_(True)
 
 
 def biprop_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """`model`'s parameters and buffers under BIPROP's keys and shapes: `….scores` beside `….weight`, linear layers 1×1."""
+    """Parameters and buffers under BIPROP's keys and shapes: `….scores` beside `….weight`, linear layers as 1×1."""
     linear = {name for name, m in weight_layers(model).items() if isinstance(m, nn.Linear)}
     return {
         biprop_key(key): value[:, :, None, None] if _is_matrix(key, linear) else value

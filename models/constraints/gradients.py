@@ -7,13 +7,13 @@ from torch import Tensor
 
 
 class ScoreThroughMask(torch.autograd.Function):
-    """Effective weight of a multi-prize ticket, with the score gradient of BIPROP (Diffenderfer & Kailkhura, ICLR 2021, alg. 1).
+    """Effective weight of a multi-prize ticket, BIPROP's score gradient (Diffenderfer & Kailkhura, ICLR 2021, alg. 1).
 
     forward:  w = α · M · sign(W), given ready-made as `effective` (M keeps the largest |s|)
     backward: dL/ds = dL/dw · W · sign(s), elementwise, for kept and pruned entries alike (no α, no M)
-    surrogate: w' = W · |s|, whose gradient this is: the mask passes straight through to |s| and α·sign(W) stands for W
+    surrogate: w' = W · |s|, whose gradient this is: the mask passes straight through to |s|, α·sign(W) stands for W
 
-    `scores`, `weight` and `effective` have one shape; `effective` may be of another dtype. No gradient reaches `weight`.
+    `scores`, `weight` and `effective` have one shape; `effective` may have another dtype. No gradient reaches `weight`.
     """
 
     @staticmethod
@@ -22,6 +22,6 @@ class ScoreThroughMask(torch.autograd.Function):
         return effective.view_as(effective)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         scores, weight = ctx.saved_tensors
         return torch.sign(scores).mul_(weight).mul_(grad), None, None

@@ -1,7 +1,7 @@
 """BIPROP's SubnetConv: frozen random weights of which scores keep the best; those kept become ±α.
 
-Diffenderfer & Kailkhura, "Multi-Prize Lottery Ticket Hypothesis", ICLR 2021; the exact arithmetic of their code with these
-repairs: α is the mean over the weights kept, at least one weight is kept, sign(0) is +1, ties have an order.
+Diffenderfer & Kailkhura, "Multi-Prize Lottery Ticket Hypothesis", ICLR 2021; the exact arithmetic of their code with
+these repairs: α is the mean over the weights kept, at least one weight is kept, sign(0) is +1, ties have an order.
 """
 
 import torch
@@ -10,7 +10,12 @@ from torch import Tensor, nn
 from models.constraints.gradients import ScoreThroughMask
 from models.initial import initial_scores
 
-_BITS = {torch.float64: torch.int64, torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
+_BITS = {
+    torch.float64: torch.int64,
+    torch.float32: torch.int32,
+    torch.bfloat16: torch.int16,
+    torch.float16: torch.int16,
+}
 
 
 def kept_count(n: int, density: float) -> int:
@@ -21,8 +26,8 @@ def kept_count(n: int, density: float) -> int:
 def keep_largest(magnitude: Tensor, kept: int) -> Tensor:
     """1 where an entry is among the `kept` largest, else 0; same shape, strides and dtype. Exactly `kept` ones.
 
-    Among equal entries the lowest index (in row-major order, whatever the memory format) is pruned first. Not-a-number is
-    the largest value. `magnitude` holds no negative entry. O(n): the threshold is selected, nothing is sorted.
+    Among equal entries the lowest index (in row-major order, whatever the memory format) is pruned first. Not-a-number
+    is the largest value. `magnitude` holds no negative entry. O(n): the threshold is selected, nothing is sorted.
     """
     pruned = magnitude.numel() - kept
     if pruned == 0:
@@ -59,18 +64,20 @@ def _on_device(bits: Tensor, pruned: int, mask: Tensor) -> Tensor:
 class SubnetWeight(nn.Module):
     """Constraint of one layer: w = α · M · sign(W), M the mask of the `density` largest |scores| of this layer.
 
-    `scores` has the shape of the layer's weight W. α = mean |W| over the weights kept: one scalar a layer. In evaluation
-    mode the effective weight is computed once and kept until scores, weight or density change.
+    `scores` has the shape of the layer's weight W. α = mean |W| over the weights kept: one scalar a layer. In
+    evaluation mode the effective weight is computed once and kept until scores, weight or density change.
     """
 
     learns_weight = False
 
     def __init__(self, weight: Tensor, *, density: float, generator: torch.Generator | None = None) -> None:
         if not 0 < density <= 1:
-            raise ValueError(f"prune_rate: {density} of the weights kept is impossible; it must be above 0 and at most 1")
+            raise ValueError(
+                f"prune_rate: {density} of the weights kept is impossible; it must be above 0 and at most 1"
+            )
         super().__init__()
         self.density = density
-        self.scores = nn.Parameter(initial_scores(weight.shape, generator=generator).to(weight.device))
+        self.scores = nn.Parameter(initial_scores(weight.shape, generator=generator).to(weight))
         self._parts: tuple[object, Tensor, Tensor] | None = None
         self._ready: tuple[object, Tensor] | None = None
 
@@ -95,21 +102,21 @@ class SubnetWeight(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         if not self.training:
             return self._cached(weight)
-        return ScoreThroughMask.apply(self.scores, weight, self.effective_weight(weight))  # type: ignore[no-any-return]
+        return ScoreThroughMask.apply(self.scores, weight, self.effective_weight(weight))
 
     def train(self, mode: bool = True) -> "SubnetWeight":
-        self._ready = None
+        self._ready = self._parts = None  # in-place writes through .data leave no other trace
         return super().train(mode)
 
     def _cached(self, weight: Tensor) -> Tensor:
         state = (_identity(self.scores), _identity(weight), self.density)
         if self._ready is None or self._ready[0] != state:
             self._ready = (state, self.effective_weight(weight))
-        return ScoreThroughMask.apply(self.scores, weight, self._ready[1])  # type: ignore[no-any-return]
+        return ScoreThroughMask.apply(self.scores, weight, self._ready[1])
 
     def _magnitude_and_sign(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """|W| and sign(W): W is frozen, so they are computed when it is first seen, moved or loaded, not every step."""
-        identity = _identity(weight)
+        identity = (_identity(weight), self.scores.stride())
         if self._parts is None or self._parts[0] != identity:
             like = torch.empty_like(self.scores, dtype=weight.dtype)  # the scores' memory format
             sign = like.copy_(weight).ge(0).to(weight.dtype).mul_(2).sub_(1)
@@ -122,6 +129,6 @@ def _identity(tensor: Tensor) -> tuple[int, int]:
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
-    """Sum of a·b for two dense tensors of the same shape and strides."""
-    n = (a.numel(),)
-    return torch.dot(a.as_strided(n, (1,)), b.as_strided(n, (1,)))
+    """Sum of a·b for two dense tensors of the same shape and strides, in float32 at least: float16 ends at 65504."""
+    n, dtype = (a.numel(),), torch.promote_types(a.dtype, torch.float32)
+    return torch.dot(a.as_strided(n, (1,)).to(dtype), b.as_strided(n, (1,)).to(dtype))

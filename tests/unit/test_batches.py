@@ -107,13 +107,11 @@ def test_only_an_augmented_set_is_augmented():
     plain = SetSpec(CIFAR.in_shape, 10, CIFAR.mean, CIFAR.std, False, CIFAR.load)
     augmented, unchanged = batches_of(50, CIFAR), batches_of(50, plain)
     assert order(augmented) == order(unchanged)
-    source = split_of(50, CIFAR)
     for batch, expect_equal in ((unchanged, True), (augmented, False)):
         found = torch.cat([images for images, _ in batch.epoch(0)])
         wanted = batches_of(50, CIFAR, train=False)
         kept = torch.cat([images for images, _ in wanted.epoch(0)])[order(batch)]
         assert torch.equal(found, kept) == expect_equal
-    assert len(source) == 50
 
 
 def test_global_generators_are_neither_read_nor_moved():
@@ -135,10 +133,8 @@ def test_seed_and_epoch_do_not_run_into_each_other():
 
 def test_mixing_of_seed_and_epoch_stays_what_it_was():
     """A change would make resumed runs differ from uninterrupted ones, and recorded seeds worthless."""
-    assert [epoch_generator(s, e).initial_seed() for s, e in ((0, 0), (0, 1), (42, 9))] == GOLDEN_SEEDS
-
-
-GOLDEN_SEEDS = [0, 0, 0]
+    golden = {(0, 0): 8668861027912758289, (0, 1): 4881901421217228719, (42, 9): 6134032994440706937}
+    assert {pair: epoch_generator(*pair).initial_seed() for pair in golden} == golden
 
 
 def test_draws_are_uniform():

@@ -115,7 +115,7 @@ def test_specs_hold_the_published_constants():
 
 
 def test_unknown_set_names_all_sets():
-    with pytest.raises(ValueError, match="'cifar' is unknown.*CIFAR10"):
+    with pytest.raises(ValueError, match=r"'cifar' is unknown.*CIFAR10"):
         load("cifar", ".")
 
 
@@ -190,7 +190,13 @@ def broken_gzips():
     whole = gzip.compress(idx(np.random.default_rng(0).integers(0, 256, (7, 28, 28))))
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 0xFF
-    return {"cut": whole[:-200], "no gzip": b"<html>404</html>", "crc": whole[:-6] + b"abcdef", "flip": bytes(flipped)}
+    return {
+        "cut": whole[:-200],
+        "no gzip": b"<html>404</html>",
+        "crc": whole[:-6] + b"abcdef",
+        "flip": bytes(flipped),
+        "deflate": whole[:10] + b"\xff" * 50,
+    }
 
 
 @pytest.mark.parametrize("fault", broken_gzips())
@@ -198,7 +204,7 @@ def test_corrupt_gzip_names_the_file(tmp_path, fault):
     write_mnist(tmp_path / "MNIST/raw", compress=True)
     path = tmp_path / "MNIST/raw" / f"{IDX_FILES[0]}.gz"
     path.write_bytes(broken_gzips()[fault])
-    with pytest.raises(UsageError, match="cannot be read|starts with|promises") as caught:
+    with pytest.raises(UsageError, match=r"cannot be read|starts with|promises") as caught:
         load("MNIST", tmp_path)
     assert str(path) in str(caught.value)
 
@@ -242,11 +248,12 @@ def test_cifar_binary_label_out_of_range(tmp_path):
     content = bytearray(path.read_bytes())
     content[3073] = 10
     path.write_bytes(content)
-    with pytest.raises(UsageError, match="test_batch.bin: label 10 is out of range, 0 to 9"):
+    with pytest.raises(UsageError, match=r"test_batch.bin: label 10 is out of range, 0 to 9"):
         load("CIFAR10", tmp_path)
 
 
 PIXELS, NUMBERS = np.zeros((ROWS, 3072), np.uint8), [1] * ROWS
+LIED_WIDTH = python2_pickle(PIXELS[:, :3000], NUMBERS).replace(struct.pack("<i", 3000), struct.pack("<i", 3072))
 PICKLE_FAULTS = {
     "truncated": (python2_pickle(PIXELS, NUMBERS)[:-500], "not a CIFAR-10 batch"),
     "empty": (b"", "not a CIFAR-10 batch"),
@@ -258,6 +265,9 @@ PICKLE_FAULTS = {
     "fewer labels": (python2_pickle(PIXELS, NUMBERS[1:]), f"{ROWS - 1} labels and an array"),
     "fewer images": (python2_pickle(PIXELS[1:], NUMBERS), rf"shape \({ROWS - 1}, 3072\)"),
     "floats": (python3_pickle(PIXELS.astype(np.float32), NUMBERS), "dtype f4"),
+    "fewer bytes than the shape says": (LIED_WIDTH, f"{ROWS} of each expected"),
+    "signed bytes": (python3_pickle(PIXELS.astype(np.int8), NUMBERS), "dtype i1"),
+    "another shape": (python3_pickle(PIXELS.reshape(3072, ROWS), NUMBERS), rf"shape \(3072, {ROWS}\)"),
     "columns first": (python3_pickle(np.asfortranarray(PIXELS), NUMBERS), f"{ROWS} of each expected"),
     "label 10": (python2_pickle(PIXELS, [10, *NUMBERS[1:]]), "label 10 is out of range"),
     "label -1": (python2_pickle(PIXELS, [-1, *NUMBERS[1:]]), "label -1 is out of range"),
@@ -308,9 +318,10 @@ def test_hostile_pickle_is_refused_and_nothing_runs(tmp_path, attack):
     write_cifar_py(tmp_path)
     path = tmp_path / "cifar-10-batches-py/data_batch_1"
     path.write_bytes(hostile_pickles(marker)[attack])
-    with pytest.raises(UsageError, match="nothing was run|refused") as caught:
+    with pytest.raises(UsageError) as caught:
         load("CIFAR10", tmp_path)
-    assert str(path) in str(caught.value)
+    told, _, reason = str(caught.value).partition(": ")
+    assert told == str(path) and ("nothing was run" in reason or "codec 'zlib_codec' refused" in reason)
     assert not marker.exists()
 
 
@@ -336,7 +347,7 @@ def test_missing_set_names_folders_files_and_download(tmp_path):
 def test_partial_set_names_the_missing_file(tmp_path):
     write_cifar_bin(tmp_path)
     (tmp_path / "cifar-10-batches-bin/data_batch_4.bin").unlink()
-    with pytest.raises(UsageError, match="cifar-10-batches-bin is not complete: data_batch_4.bin not found"):
+    with pytest.raises(UsageError, match=r"cifar-10-batches-bin is not complete: data_batch_4.bin not found"):
         load("CIFAR10", tmp_path)
     write_mnist(tmp_path / "mnist")
     (tmp_path / "mnist" / IDX_FILES[1]).unlink()
@@ -403,7 +414,7 @@ def test_failed_download_is_one_line(tmp_path, monkeypatch, failure):
         raise failure
 
     fake_torchvision(monkeypatch, fail)
-    with pytest.raises(UsageError, match="FashionMNIST: the download into .* failed: ") as caught:
+    with pytest.raises(UsageError, match=r"FashionMNIST: the download into .* failed: ") as caught:
         load("FashionMNIST", tmp_path, download=True)
     assert "\n" not in str(caught.value)
 
@@ -493,7 +504,7 @@ def test_memory_of_a_full_size_cifar(tmp_path):
         import itertools, pathlib, re, sys, torch, data
         from data.batches import DeviceBatches
         def kilobytes(field):
-            return int(re.search(field + r":\s*(\d+)", pathlib.Path("/proc/self/status").read_text())[1])
+            return int(re.search(field + ":[^0-9]*([0-9]+)", pathlib.Path("/proc/self/status").read_text())[1])
         before = kilobytes("VmRSS")
         images = data.load("CIFAR10", sys.argv[1], val_split=0.1)
         batches = DeviceBatches(images.train, images.spec, device="cpu", batch_size=128, seed=0, train=True)
@@ -517,6 +528,6 @@ def test_real_set(name, monkeypatch):
     assert len(loaded.train) == (50_000 if name == "CIFAR10" else 60_000) and len(loaded.test) == 10_000
     assert (loaded.train.labels[0], loaded.test.labels[0]) == FIRST_LABELS[name]
     assert np.bincount(loaded.test.labels).min() > 890
-    pixels = loaded.train.images[::10] / 255
+    pixels = loaded.train.images[::7] / 255  # an odd step: MNIST alternates between two groups of writers
     assert pixels.mean((0, 1, 2)) == pytest.approx(loaded.spec.mean, abs=5e-3)
     assert pixels.std((0, 1, 2)) == pytest.approx(loaded.spec.std, abs=5e-3)

@@ -1,0 +1,1 @@
+"""Programs a user runs besides training; each is run as `python scripts/<name>.py` from the repository's root."""

@@ -1,0 +1,242 @@
+"""How fast a training step and an evaluation are, beside a step that works as BIPROP's does and beside the dense one.
+
+    python scripts/bench.py [--nets Conv2,Conv4] [--acts 1/32,1/1] [--repeat 7] [--threads N] [--out FILE.json]
+    python scripts/bench.py --startup
+
+One process, the contenders in turn within every repeat, medians. CIFAR-10 shapes, random pixels, half the weights kept.
+- ours: `train_one_epoch` over STEPS batches and `evaluate` over EVALUATED, at each precision. CIFAR-10's test images
+  are 79 batches of 128, so what is done once an evaluation weighs more here than in a run.
+- reference: `scripts/bench_reference.py`, fp32, its data loading included.
+- dense: our step of the same network, every weight free and trained, with the same optimizer.
+"""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a file: the project is one level up, and the tuning comes before numpy and torch
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from utils import process
+
+    process.tune()
+
+import argparse
+import itertools
+import json
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+import models
+from args import UsageError
+from scripts.bench_contenders import DENSITY, EVALUATED, OPTIMIZER, STEPS, Work, contenders, measure
+from utils import runtime as runtimes
+from utils.choose import pick
+from utils.files import write_text
+from utils.run import environment
+from utils.runtime import Runtime
+
+# Reference over ours for (training bf16, training fp32, evaluation), and ours over dense; for MPT-1/32, 2 cores with
+# avx512_bf16.
+TARGETS = {
+    "Conv2": (7, 4, 20, 1.12),
+    "Conv4": (4.5, 2.5, 9, 1.10),
+    "Conv8": (3.8, 2.4, 8, 1.10),
+    "VGG_Small": (3.3, 1.8, 5, 1.05),
+}
+STARTUP_TARGET = 1.3
+
+
+def summary(values: Sequence[float]) -> dict[str, float]:
+    """Median, minimum and interquartile range of the samples of one contender."""
+    quarters = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
+    return {"n": len(values), "median": quarters[1], "min": min(values), "iqr": quarters[2] - quarters[0]}
+
+
+def ratios(medians: dict[str, float], precisions: Sequence[str]) -> dict[str, float]:
+    """How many times the reference's median ours is, and how many times ours the dense one's."""
+    found = {}
+    for precision in precisions:
+        for what in ("train", "eval"):
+            ours = medians[f"ours/{precision}/{what}"]
+            found[f"{what}/{precision}"] = medians[f"reference/fp32/{what}"] / ours
+            found[f"{what}/{precision}/over_dense"] = ours / medians[f"dense/{precision}/{what}"]
+    return found
+
+
+def bench_net(net: str, act: str, here: dict[str, Runtime], batch: int, repeat: int) -> dict[str, Any]:
+    """One row of the report: every sample, its summary, the ratios, the targets."""
+    arch = f"{net}_BinAct" if act == "1/1" else net
+    samples = measure(contenders(arch, act, here, batch), repeat, next(iter(here.values())).wait)
+    short = {name: summary(values) for name, values in samples.items()}
+    found = ratios({name: s["median"] for name, s in short.items()}, list(here))
+    row = {"net": net, "act": act, "arch": arch, "targets": targets(net, act)}
+    return {**row, "ratios": found, "summary": short, "samples": samples}
+
+
+def targets(net: str, act: str) -> dict[str, float]:
+    """The issue's targets by the ratios' names; empty where it sets none."""
+    if act != "1/32" or net not in TARGETS:
+        return {}
+    bf16, fp32, evaluation, dense = TARGETS[net]
+    over_dense = {f"train/{precision}/over_dense": dense for precision in ("bf16", "fp32")}
+    return {"train/bf16": bf16, "train/fp32": fp32, "eval/bf16": evaluation, **over_dense}
+
+
+def table(rows: Sequence[dict[str, Any]], precisions: Sequence[str]) -> str:
+    """The rows for a person: ms a batch as median±IQR, ratios with [target]."""
+    names = ["reference/fp32/train", *(f"ours/{p}/train" for p in precisions)]
+    kinds = [f"{what}/{p}" for what in ("train", "eval") for p in precisions]
+    kinds += [f"train/{p}/over_dense" for p in precisions]
+    head = ["net", "kind", *(f"{name.removesuffix('/train')} ms" for name in names)]
+    head += [kind if "over" in kind else f"{kind} gain" for kind in kinds]
+    lines = [head]
+    for row in rows:
+        line = [row["net"], row["act"]]
+        line += [f"{1e3 * s['median']:.1f}±{1e3 * s['iqr']:.1f}" for s in (row["summary"][name] for name in names)]
+        wanted = row["targets"]
+        line += [f"{row['ratios'][kind]:.2f}" + (f" [{wanted[kind]:g}]" if kind in wanted else "") for kind in kinds]
+        lines.append(line)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(f"{cell:>{w}}" for cell, w in zip(line, widths, strict=True)) for line in lines)
+
+
+# A fresh interpreter up to the first batch of the bundled digits; os._exit leaves the clean-up out of every variant.
+IMPORT_TORCH = "import os, torch; os._exit(0)"
+FIRST_BATCH = """
+import os, sys
+import args
+options = args.parse(["--config", "configs/quickstart.yml", "--seed", "0"])
+from utils import process
+process.tune()
+from trainers import experiment
+from utils import runtime
+here = runtime.choose("cpu", "auto", None, deterministic=False)
+parts = experiment.assemble(options, here, *experiment.build(options), experiment.load_set(options))
+next(iter(parts.train.epoch(0)))
+os._exit(0)
+"""
+# The program itself, with its run directory and initial checkpoint, stopped where the first batch reaches the loop.
+WHOLE_PROGRAM = """
+import os, sys
+import main
+from utils import process
+process.tune()
+from data.batches import DeviceBatches
+whole_epoch = DeviceBatches.epoch
+def first(self, *position):
+    next(iter(whole_epoch(self, *position)))
+    os._exit(0)
+DeviceBatches.epoch = first
+sys.exit(main.main(["--config", "configs/quickstart.yml", "--device", "cpu", "--log-dir", sys.argv[1]]) or 1)
+"""
+
+
+def bench_startup(repeat: int) -> dict[str, Any]:
+    """Seconds from starting Python to the end of `import torch`, to a first batch, and to the first batch of main.py."""
+    codes = {"import torch": IMPORT_TORCH, "first batch": FIRST_BATCH, "main.py to first batch": WHOLE_PROGRAM}
+    with tempfile.TemporaryDirectory() as scratch:
+        samples = measure({name: _start(code, scratch) for name, code in codes.items()}, repeat)
+    short = {name: summary(values) for name, values in samples.items()}
+    over = {name: s["median"] / short["import torch"]["median"] for name, s in short.items()}
+    return {"samples": samples, "summary": short, "over_import_torch": over, "target": STARTUP_TARGET}
+
+
+def _start(code: str, scratch: str) -> Work:
+    def work() -> int:
+        root = Path(__file__).resolve().parents[1]
+        subprocess.run([sys.executable, "-c", code, scratch], cwd=root, check=True, capture_output=True)
+        return 1
+
+    return work
+
+
+def startup_table(found: dict[str, Any]) -> str:
+    """One line a variant: seconds and how many times `import torch`."""
+    lines = []
+    for name, s in found["summary"].items():
+        seconds = f"{s['median']:.2f} s (min {s['min']:.2f}, IQR {s['iqr']:.2f})"
+        lines.append(f"{name:>24}  {seconds}  {found['over_import_torch'][name]:.2f}x")
+    return "\n".join([*lines, f"target for the first batch: {found['target']:g}x"])
+
+
+def _comma(text: str) -> list[str]:
+    return text.split(",")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    top.add_argument("--nets", type=_comma, default=list(TARGETS), help=f"default {','.join(TARGETS)}")
+    top.add_argument(
+        "--acts", type=_comma, default=list(OPTIMIZER), help="default 1/32,1/1; 1/1: binary activations too"
+    )
+    top.add_argument("--precision", type=_comma, default=["bf16", "fp32"], help="ours, default bf16,fp32")
+    top.add_argument("--repeat", type=int, default=7, help="samples of each contender, default 7")
+    top.add_argument("--batch-size", type=int, default=128)
+    top.add_argument("--threads", type=int, help="default: torch's own choice")
+    top.add_argument("--device", default="cpu", choices=["auto", "cpu", "cuda"])
+    top.add_argument("--startup", action="store_true", help="measure instead how long a start takes")
+    top.add_argument("--out", type=Path, default=Path("runs/bench.json"), help="default runs/bench.json")
+    return top
+
+
+def checked(argv: Sequence[str]) -> argparse.Namespace:
+    """The options; every fault ends the program with code 2 before anything is measured."""
+    top = parser()
+    options = top.parse_args(argv)
+    if min(options.repeat, options.batch_size, options.threads or 1) < 1:
+        top.error("--repeat, --batch-size and --threads must be at least 1")
+    try:
+        for precision in options.precision:
+            pick({"bf16": None, "fp32": None}, precision, "--precision")
+        for act in options.acts:
+            pick(OPTIMIZER, act, "--acts")
+            for net in options.nets:
+                pick(models.ARCHS, f"{net}_BinAct" if act == "1/1" else net, "--nets")
+        options.here = {p: runtimes.choose(options.device, p, None, deterministic=False) for p in options.precision}
+    except (ValueError, UsageError) as error:
+        top.error(str(error))
+    return options
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure, print the table, write the JSON."""
+    options = checked(argv)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    if options.startup:
+        measured: dict[str, Any] = {"startup": bench_startup(options.repeat)}
+        print(startup_table(measured["startup"]))
+    else:
+        rows = []
+        for net, act in itertools.product(options.nets, options.acts):
+            rows.append(bench_net(net, act, options.here, options.batch_size, options.repeat))
+            print(f"measured {net} {act}", file=sys.stderr)
+        measured = {"rows": rows}
+        print(table(rows, options.precision))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(options.out, json.dumps(conditions(options) | measured, indent=1) + "\n")
+    print(f"every sample: {options.out}")
+    return 0
+
+
+def conditions(options: argparse.Namespace) -> dict[str, Any]:
+    """What the numbers depend on: when, what, where."""
+    return {
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        **environment(),
+        "device": next(iter(options.here.values())).device_name,
+        "threads": torch.get_num_threads(),
+        "batch_size": options.batch_size,
+        "batches_per_sample": {"train": STEPS, "eval": EVALUATED, "reference": 1},
+        "density": DENSITY,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,194 @@
+"""What bench.py measures against: a network and a training step that work as BIPROP's do, in our own words.
+
+The same weights, scores and arithmetic as ours (`convert`), with the original's costs: float32 in contiguous memory,
+linear layers as 1×1 convolutions, a full sort of |scores| in every forward pass, training or not, the mask written
+through `flatten()`, α and sign(W) made anew each time, anomaly detection on, three `.item()` a step, images transformed
+one by one.
+
+In its favour: the transforms work on uint8 arrays, where BIPROP decodes and crops PIL images (12–17 ms a batch of 128).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from data import SetSpec, Split
+from models.activations import Sign
+
+PAD = 4  # of the random crop
+
+
+class AlphaMask(torch.autograd.Function):
+    """α·M of a layer, from |s|, W and the fraction k kept (reference: biprop.md 3.2).
+
+    forward:  M = 0 for the int((1 − k)·n) smallest |s|, else 1; α = Σ|W|·M / int(k·n)
+    backward: dL/d|s| = dL/d(αM) · |W|: straight through the mask
+    """
+
+    @staticmethod
+    def forward(ctx: Any, magnitude: Tensor, weight: Tensor, density: float) -> Tensor:
+        ctx.save_for_backward(weight)
+        mask = magnitude.clone()
+        order = magnitude.flatten().sort().indices
+        pruned = int((1 - density) * weight.numel())
+        flat = mask.flatten()  # a view, because the tensor is contiguous
+        flat[order[:pruned]] = 0
+        flat[order[pruned:]] = 1
+        alpha = (weight.abs() * mask).sum() / int(density * weight.numel())
+        return alpha * mask
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        return grad * weight.abs(), None, None
+
+
+class ReferenceConv(nn.Module):
+    """Stride-1 convolution with w = sign(W)·α·M, by `weight` and `scores` (out, in, k, k); made anew in every call."""
+
+    def __init__(self, weight: Tensor, scores: Tensor, density: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.scores = nn.Parameter(scores)
+        self.density = density
+
+    def effective_weight(self) -> Tensor:
+        """sign(W)·α·M; a gradient on it reaches the scores."""
+        scale: Tensor = AlphaMask.apply(self.scores.abs(), self.weight, self.density)
+        return torch.sign(self.weight) * scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.effective_weight(), padding=self.weight.shape[-1] // 2)
+
+
+class Binarize(torch.autograd.Function):
+    """forward: sign(x); backward: 2 − 2|x| where |x| ≤ 1, else 0, in as many operations as the original takes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.sign(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        slope = 2 - 2 * torch.abs(x)
+        slope[torch.abs(x) > 1] = 0
+        return grad * slope
+
+
+class BinaryActivation(nn.Module):
+    """`Binarize` as a layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = Binarize.apply(x)
+        return out
+
+
+class ReferenceNet(nn.Module):
+    """`convs`, the features as (B, features, 1, 1), `linear` of 1×1 convolutions; (B, C, H, W) -> (B, classes)."""
+
+    def __init__(self, convs: nn.Sequential, linear: nn.Sequential) -> None:
+        super().__init__()
+        self.convs, self.linear = convs, linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.linear(self.convs(x).flatten(1)[:, :, None, None])
+        return logits.flatten(1)
+
+
+def convert(model: nn.Module) -> ReferenceNet:
+    """The reference of one of our constrained ConvNets (every layer a SubnetConv), its tensors copied."""
+    convs, linear = ([_layer(layer) for layer in getattr(model, part)] for part in ("convs", "linear"))
+    return ReferenceNet(nn.Sequential(*convs), nn.Sequential(*linear))
+
+
+def _layer(layer: nn.Module) -> nn.Module:
+    match layer:
+        case nn.Conv2d() | nn.Linear():
+            constraint: Any = layer.constraint
+            shape = (*layer.weight.shape, 1, 1)[:4]
+            weight, scores = (t.detach().clone().reshape(shape).contiguous() for t in (layer.weight, constraint.scores))
+            return ReferenceConv(weight, scores, constraint.density)
+        case nn.BatchNorm1d() | nn.BatchNorm2d():
+            return nn.BatchNorm2d(layer.num_features, affine=layer.affine).to(next(iter(layer.buffers())).dtype)
+        case Sign():
+            return BinaryActivation()
+        case nn.ReLU():
+            return nn.ReLU()
+        case nn.MaxPool2d():
+            return nn.MaxPool2d(layer.kernel_size)
+    raise AssertionError(f"the reference knows no {type(layer).__name__}")
+
+
+def image_by_image(split: Split, spec: SetSpec, batch: int, *, train: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """(images (B, C, H, W) float32 contiguous, labels) without end; each image is cropped, flipped, normalised alone."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
+    while True:
+        order = torch.randperm(len(split)) if train else torch.arange(len(split))
+        for rows in order.split(batch):
+            images = [_transform(split.images[i], mean, std, augment=train and spec.augment) for i in rows.tolist()]
+            yield torch.stack(images), torch.tensor([int(split.labels[i]) for i in rows.tolist()])
+
+
+def _transform(image: np.ndarray[Any, Any], mean: Tensor, std: Tensor, *, augment: bool) -> Tensor:
+    if augment:
+        height, width, channels = image.shape
+        padded = np.zeros((height + 2 * PAD, width + 2 * PAD, channels), np.uint8)
+        padded[PAD : PAD + height, PAD : PAD + width] = image
+        row, column = torch.randint(0, 2 * PAD + 1, (2,)).tolist()
+        image = padded[row : row + height, column : column + width]
+        if torch.rand(1) < 0.5:
+            image = image[:, ::-1]
+    chw = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    return chw.float().div(255).sub(mean).div(std)
+
+
+@dataclass
+class ReferenceStep:
+    """A training step and an evaluation batch of `model`; each call takes a batch and returns [loss, top-1, top-5]."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    train_batches: Iterator[tuple[Tensor, Tensor]]
+    test_batches: Iterator[tuple[Tensor, Tensor]]
+    device: torch.device
+
+    def train(self) -> list[float]:
+        with torch.autograd.set_detect_anomaly(True):
+            self.model.train()
+            images, labels = (t.to(self.device) for t in next(self.train_batches))
+            logits = self.model(images)
+            loss = F.cross_entropy(logits, labels)
+            measured = _measures(loss, logits, labels)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+        return measured
+
+    @torch.no_grad()
+    def evaluate(self) -> list[float]:
+        self.model.eval()
+        images, labels = (t.to(self.device) for t in next(self.test_batches))
+        logits = self.model(images)
+        return _measures(F.cross_entropy(logits, labels), logits, labels)
+
+
+def _measures(loss: Tensor, logits: Tensor, labels: Tensor) -> list[float]:
+    """Three waits for the device, one a measure."""
+    hits = logits.topk(5).indices.eq(labels[:, None])
+    top1, top5 = (hits[:, :k].float().sum() * (100 / len(labels)) for k in (1, 5))
+    return [loss.item(), top1.item(), top5.item()]
+
+
+def make_optimizer(name: str, model: nn.Module, lr: float) -> torch.optim.Optimizer:
+    """`sgd` (momentum 0.9, decay 1e-4 on scores too) or `adam`, as torch makes them when nothing is said."""
+    learned = [p for p in model.parameters() if p.requires_grad]
+    if name == "adam":
+        return torch.optim.Adam(learned, lr)
+    return torch.optim.SGD(learned, lr, momentum=0.9, weight_decay=1e-4)

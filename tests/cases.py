@@ -1,0 +1,51 @@
+"""The one table that every architecture, constraint, training method and data set must join, light enough to run them all.
+
+`test_cases.py` fails for whatever is registered and not in here, and does everything that all of them must be able to do.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+CLASSES = 7  # unlike any width, so that a wrong axis shows
+
+
+@dataclass(frozen=True)
+class Case:
+    """An architecture at a small size under a constraint; `options` are those of `models.build`."""
+
+    arch: str
+    in_shape: tuple[int, int, int]
+    conv_type: str = "SubnetConv"
+    options: dict[str, Any] = field(default_factory=dict)
+    density: float = 0.4
+
+    def __str__(self):
+        extras = [f"{name}={value}" for name, value in self.options.items() if name != "width_mult"]
+        return "-".join([self.arch, self.conv_type, *extras]).replace(" ", "")
+
+
+NARROW = {"width_mult": 0.125}
+LIGHT = [  # (arch, in_shape, options): the smallest image that the pools allow, not square where that costs nothing
+    ("FC", (1, 5, 3), NARROW),
+    ("MLP", (2, 4, 4), {"hidden": (9, 8)}),
+    ("MLP", (1, 4, 4), {"hidden": (9,), "bias": True, "activation": "tanh", "norm": "batch_norm"}),
+    ("MLP", (1, 4, 4), {"hidden": (9,), "activation": "sign", "norm": "batch_norm", "bn_type": "NonAffineBatchNorm"}),
+    ("MLP", (1, 4, 4), {"hidden": ()}),
+    ("Conv2", (1, 8, 6), NARROW),
+    ("Conv2_BinAct", (1, 8, 6), NARROW),
+    *((f"Conv4{kind}", (3, 8, 4), NARROW) for kind in ("", "_BinAct", "Wide", "Wide_BinAct")),
+    *((f"Conv6{kind}", (1, 8, 8), NARROW) for kind in ("", "_BinAct", "Wide", "Wide_BinAct")),
+    *((f"Conv8{kind}", (3, 16, 16), NARROW) for kind in ("", "_BinAct", "Wide", "Wide_BinAct")),
+    ("Conv8Wide_BinAct_ReLU", (1, 16, 16), NARROW),
+    ("Conv8Wide_BinAct_ReLU_Final_Act", (1, 16, 16), NARROW),
+    ("VGG_Small", (3, 8, 8), NARROW),
+    ("VGG_Small", (3, 8, 8), NARROW | {"bn_type": "NonAffineBatchNorm"}),
+    *((f"VGG_Small{kind}", (1, 8, 8), NARROW) for kind in ("_BinAct", "_noReLU_BinAct", "_bn_BinAct")),
+    ("Wide_VGG_Small", (1, 8, 8), NARROW | {"bn_type": "NonAffineBatchNorm"}),
+    ("Wide_VGG_Small_132", (3, 16, 8), {"width_mult": 0.5, "bn_type": "AffineBatchNorm"}),
+]
+CASES = [Case(arch, shape, kind, options) for arch, shape, options in LIGHT for kind in ("DenseConv", "SubnetConv")]
+
+METHOD_CASES = {"default": "DenseConv", "prune_score": "SubnetConv"}  # trainer -> a conv_type that it trains
+
+SET_CASES = {"digits": "Conv2", "MNIST": "FC", "FashionMNIST": "Conv4", "CIFAR10": "VGG_Small"}  # set -> an arch for it

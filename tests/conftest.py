@@ -1,0 +1,59 @@
+"""What every test shares: one torch thread (the suite runs on several processes) and small configs on the bundled digits."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded, here and in the programs that tests start
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+TICKET = {
+    "arch": "FC",
+    "set": "digits",
+    "conv_type": "SubnetConv",
+    "freeze_weights": True,
+    "prune_rate": 0.5,
+    "lr": 0.1,
+    "lr_policy": "cosine_lr",
+    "batch_size": 64,
+    "epochs": 2,
+    "seed": 1,
+    "precision": "fp32",
+}
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Writes a config of a quick ticket on the digits, changed by what is given, and returns its path."""
+
+    def write(name="ticket.yml", **changes):
+        path = tmp_path / name
+        values = {key: value for key, value in (TICKET | changes).items() if value is not None}
+        path.write_text(yaml.safe_dump(values))
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch, capsys):
+    """Runs main.py in this process, in an empty folder; returns (exit code, standard output, standard error)."""
+    import signal
+
+    import main
+
+    monkeypatch.chdir(tmp_path)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)}
+
+    def run(*argv):
+        capsys.readouterr()
+        code = main.main([str(a) for a in argv])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

@@ -1,0 +1,228 @@
+"""Stopping, dying and going on: to the bit, in the same directory, with one row."""
+
+import csv
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+ROOT = Path(__file__).parents[2]
+KILLS = int(os.environ.get("FEATHERWEIGHT_KILLS", "3"))
+
+
+def start(cwd, *argv, **popen):
+    return subprocess.Popen(
+        [sys.executable, ROOT / "main.py", *map(str, argv)],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **popen,
+    )
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def model_of(run):
+    return torch.load(run / "checkpoints/last.pt", weights_only=True)["model"]
+
+
+def assert_same(run, other):
+    first, second = model_of(run), model_of(other)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def losses(run):
+    with (run / "metrics.csv").open(newline="") as file:
+        return [(row["epoch"], row["train/loss"], row["test/loss"]) for row in csv.DictReader(file)]
+
+
+def row_count(path):
+    with path.open(newline="") as file:
+        return len(list(csv.DictReader(file)))
+
+
+@pytest.fixture
+def whole(program, config, tmp_path):
+    """The uninterrupted run of six epochs; returns its directory and the config."""
+    path = config(epochs=6, arch="Conv2", batch_size=128)
+    code, *_ = program("--config", path, "--log-dir", "whole", "--results", "whole.csv")
+    assert code == 0
+    return tmp_path / "whole/ticket/prune-rate=0.5/ticket", path
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_weights_and_one_row(whole, tmp_path):
+    expected, path = whole
+    moments = random.Random(int(os.environ.get("FEATHERWEIGHT_SEED", "1")))
+    run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
+    for _ in range(KILLS):
+        process = start(tmp_path, "--config", path, "--resume", "auto")
+        wait_for(lambda: (run / "checkpoints/initial.pt").exists() or process.poll() is not None)
+        time.sleep(moments.uniform(0, 2.5))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    code = start(tmp_path, "--config", path, "--resume", "auto")
+    _, err = code.communicate()
+    assert code.returncode == 0, err
+    assert_same(run, expected)
+    assert losses(run) == losses(expected)
+    assert [p.name for p in run.parent.iterdir()] == ["ticket"]
+    assert not list(run.glob("*/[0-9]*")) and row_count(tmp_path / "runs/results.csv") == 1
+    board = EventAccumulator(str(run / "logs")).Reload()
+    assert [e.step for e in board.Scalars("test/loss")] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
+def test_a_signal_stops_it_within_an_epoch_with_75_and_it_goes_on_to_the_bit(whole, tmp_path, number):
+    expected, path = whole
+    run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
+    process = start(tmp_path, "--config", path)
+    wait_for(lambda: (run / "checkpoints/initial.pt").exists())
+    time.sleep(0.3)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 75 and err.strip().endswith(
+        f"--resume {run.relative_to(tmp_path)}"
+    ), f"{process.returncode}: {err}"
+    status = json.loads((run / "status.json").read_text())
+    assert status["status"] == "stopped"
+    process = start(tmp_path, "--resume", run)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert f"epoch {status['epoch']}, batch {status['step']}" in out
+    assert_same(run, expected)
+    assert losses(run) == losses(expected)
+
+
+def test_a_second_ctrl_c_leaves_at_once(config, tmp_path):
+    process = start(tmp_path, "--config", config(epochs=500, arch="Conv4", batch_size=1437))
+    run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
+    wait_for(lambda: (run / "checkpoints/initial.pt").exists())
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode in (75, 130)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+def test_a_damaged_last_checkpoint_is_said_and_the_one_before_is_used(program, whole, config, tmp_path, damage):
+    expected, path = whole
+    program("--config", path, "--save-every", 2)
+    run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
+    last = run / "checkpoints/last.pt"
+    data = bytearray(last.read_bytes())
+    if damage == "flipped":
+        data[len(data) // 2] ^= 1
+    last.unlink()  # it may be the same file as epoch_6.pt or best.pt
+    last.write_bytes({"cut": data[: len(data) // 2], "flipped": data, "empty": b""}[damage])
+    (run / "checkpoints/epoch_6.pt").unlink()
+    (run / "status.json").write_text('{"status": "running"}')
+    (tmp_path / "runs/results.csv").unlink()
+    code, out, err = program("--config", path, "--resume", "auto")
+    assert code == 0
+    assert "last.pt" in err and "is used instead" in err
+    assert_same(run, expected)
+    assert losses(run) == losses(expected) and row_count(tmp_path / "runs/results.csv") == 1
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_over_in_its_directory(program, config, tmp_path):
+    path = config()
+    program("--config", path)
+    run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
+    for file in (run / "checkpoints").iterdir():
+        file.unlink()
+    (run / "status.json").unlink()
+    first = losses(run)
+    code, out, _ = program("--config", path, "--resume", "auto")
+    assert code == 0 and "starts over" in out
+    assert losses(run) == first
+
+
+def test_resume_auto_begins_a_fresh_run_where_there_is_none_unfinished(program, config, tmp_path):
+    path = config()
+    assert program("--config", path, "--resume", "auto")[0] == 0
+    code, out, _ = program("--config", path, "--resume", "auto")
+    assert code == 0 and "a fresh one begins" in out
+    assert row_count(tmp_path / "runs/results.csv") == 2
+
+
+def test_options_that_would_make_it_another_run_are_refused_by_name(program, config, tmp_path):
+    program("--config", config())
+    run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
+    before = (run / "metrics.csv").read_bytes()
+    code, _, err = program("--resume", run, "--lr", 0.2, "--seed", 5)
+    assert code == 2 and "lr" in err and "0.1" in err and "0.2" in err and "seed" in err
+    code, _, err = program("--resume", run, "--epochs", 1)
+    assert code == 2 and "epochs: 2 in the run, 1 now" in err
+    assert (run / "metrics.csv").read_bytes() == before
+
+
+def test_more_epochs_go_on_with_a_warning_and_a_second_row(program, config, tmp_path):
+    program("--config", config())
+    run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
+    code, out, _ = program("--resume", run)
+    assert code == 0 and "is finished already" in out
+    code, _, err = program("--resume", run, "--epochs", 3)
+    assert code == 0 and "warning: epochs: 2 in the run, 3 now" in err
+    assert [epoch for epoch, *_ in losses(run)] == ["1", "2", "3"]
+    assert row_count(tmp_path / "runs/results.csv") == 2
+
+
+def test_a_directory_in_use_is_left_alone(program, config, tmp_path):
+    from utils.files import try_lock
+
+    program("--config", config())
+    run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
+    (run / "status.json").write_text('{"status": "running"}')
+    held = try_lock(run / ".lock")
+    code, _, err = program("--resume", run)
+    assert code == 2 and "being worked on by another process" in err
+    code, *_ = program("--config", config(), "--resume", "auto")
+    assert code == 0 and (run / "0/status.json").exists()
+    held.close()
+
+
+def test_a_full_disk_fails_in_one_line_and_keeps_the_last_checkpoint(config, tmp_path):
+    path = config(epochs=3)
+    limit = 200_000  # bytes a file may have: a checkpoint of this network has more
+
+    def small_disk():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    process = start(tmp_path, "--config", path, preexec_fn=small_disk)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.startswith("failed: cannot write") and err.count("\n") == 1
+    run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
+    assert json.loads((run / "status.json").read_text())["status"] == "failed"
+    assert not list((run / "checkpoints").iterdir())
+
+
+def test_runs_started_at_once_get_their_own_directory_and_row(config, tmp_path):
+    count = int(os.environ.get("FEATHERWEIGHT_RUNS", "4"))
+    path = config(epochs=1)
+    processes = [start(tmp_path, "--config", path) for _ in range(count)]
+    for process in processes:
+        _, err = process.communicate(timeout=600)
+        assert process.returncode == 0, err
+    with (tmp_path / "runs/results.csv").open(newline="") as file:
+        directories = {row["Run Directory"] for row in csv.DictReader(file)}
+    base = "runs/ticket/prune-rate=0.5/ticket"
+    assert directories == {base, *(f"{base}/{i}" for i in range(count - 1))}

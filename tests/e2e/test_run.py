@@ -1,0 +1,171 @@
+"""A whole run, from YAML to results row, and everything it leaves behind."""
+
+import csv
+import json
+
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from utils.results import COLUMNS
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def without_clock(path):
+    return [{k: v for k, v in row.items() if k not in ("run/images_per_second", "run/seconds")} for row in rows(path)]
+
+
+def test_a_run_leaves_its_files_and_one_row(program, config, tmp_path):
+    code, out, err = program("--config", config(), "--save-every", 1)
+    assert (code, err) == (0, "")
+    run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
+    assert {p.name for p in (run / "checkpoints").iterdir()} == {
+        "initial.pt",
+        "best.pt",
+        "last.pt",
+        "epoch_1.pt",
+        "epoch_2.pt",
+    }
+    assert yaml.safe_load((run / "config.yaml").read_text())["lr"] == 0.1
+    facts = json.loads((run / "environment.json").read_text())
+    assert facts["seed"] == 1 and facts["torch"] == torch.__version__ and facts["precision"] == "fp32"
+    status = json.loads((run / "status.json").read_text())
+    assert (status["status"], status["epoch"]) == ("done", 2)
+    (row,) = rows(tmp_path / "runs/results.csv")
+    assert list(row) == COLUMNS
+    assert (row["Status"], row["Kept"], row["Trainer"], row["Prune Rate"]) == ("done", "0.5", "prune_score", "0.5")
+    assert float(row["Best Val Top 1"]) >= float(row["Current Val Top 1"]) > 50
+    assert "29,700 of 59,400 weights kept" not in out and "weights kept (50.00 %), 50.00 % pruned" in out
+    assert "picked on the test set" in out and f"tensorboard --logdir {run.relative_to(tmp_path)}" in out
+
+
+def test_metrics_and_tensorboard_tell_the_same(program, config, tmp_path):
+    program("--config", config(), "--histograms")
+    run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
+    metrics = rows(run / "metrics.csv")
+    board = EventAccumulator(str(run / "logs"), size_guidance={"scalars": 0}).Reload()
+    for tag in ("train/loss", "train/acc@1", "train/acc@5", "test/loss", "test/acc@1", "test/acc@5", "run/lr"):
+        points = {e.step: e.value for e in board.Scalars(tag)}
+        assert points == pytest.approx({int(r["epoch"]): float(r[tag]) for r in metrics}, rel=1e-6)
+    assert board.Scalars("density/linear.0")[-1].value == 0.5
+    assert {"linear.0.weight", "linear.0.scores"} <= set(board.Tags()["histograms"])
+    best = max(float(r["test/acc@1"]) for r in metrics)
+    assert board.Scalars("final/best_test_acc@1")[-1].value == pytest.approx(best)
+    assert "_hparams_/session_start_info" in board.summary_metadata
+
+
+def test_the_same_seed_gives_the_same_losses_to_the_bit(program, config, tmp_path):
+    for _ in range(2):
+        program("--config", config())
+    base = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
+    assert without_clock(base / "metrics.csv") == without_clock(base / "0/metrics.csv")
+    first, second = (torch.load(p / "checkpoints/last.pt", weights_only=True)["model"] for p in (base, base / "0"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    program("--config", config(), "--seed", 2)
+    assert without_clock(base / "1/metrics.csv") != without_clock(base / "metrics.csv")
+
+
+def test_the_stored_config_repeats_the_run_under_the_same_name(program, config, tmp_path):
+    program("--config", config(seed=None))
+    base = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
+    code, *_ = program("--config", base / "config.yaml")
+    assert code == 0
+    assert without_clock(base / "metrics.csv") == without_clock(base / "0/metrics.csv")
+
+
+def test_dense_runs_have_no_prune_rate_level(program, config, tmp_path):
+    code, out, _ = program("--config", config(conv_type=None, prune_rate=None, freeze_weights=None), "--name", "plain")
+    assert code == 0 and "(100.00 %), 0.00 % pruned" in out
+    assert (tmp_path / "runs/ticket/plain/checkpoints/last.pt").exists()
+
+
+def test_dry_run_goes_through_without_a_row(program, config, tmp_path):
+    code, out, _ = program("--config", config(epochs=90), "--dry-run", 2)
+    assert code == 0 and "epoch 1/1" in out
+    assert not (tmp_path / "runs/results.csv").exists()
+    (row,) = rows(tmp_path / "runs/ticket/prune-rate=0.5/ticket/metrics.csv")
+    assert 0 <= float(row["test/acc@1"]) <= 100
+
+
+def test_check_prints_layers_and_configuration_and_writes_nothing(program, config, tmp_path):
+    code, out, _ = program("--config", config(), "--check", "--data", "/nowhere")
+    assert code == 0
+    assert "linear.2  100x300       SubnetWeight  15,000   30,000" in out
+    assert yaml.safe_load(out.split("\n\n", 1)[1])["arch"] == "FC"
+    assert [p.name for p in tmp_path.iterdir()] == ["ticket.yml"]
+
+
+def test_validation_share_picks_best_and_tests_once(program, config, tmp_path):
+    code, out, _ = program("--config", config(), "--val-split", 0.2)
+    assert code == 0 and "picked on the validation share" in out
+    (row,) = rows(tmp_path / "runs/results.csv")
+    metrics = rows(tmp_path / "runs/ticket/prune-rate=0.5/ticket/metrics.csv")
+    assert row["Best Picked On"] == "validation"
+    assert float(row["Best Val Top 1"]) == pytest.approx(max(float(r["val/acc@1"]) for r in metrics), abs=0.005)
+    assert not any(tag.startswith("test/") for tag in metrics[0])
+    assert 50 < float(row["Best Epoch Test Top 1"]) <= 100
+
+
+def test_start_epoch_begins_the_schedule_later(program, config, tmp_path):
+    program("--config", config(epochs=4), "--start-epoch", 3)
+    (row,) = rows(tmp_path / "runs/ticket/prune-rate=0.5/ticket/metrics.csv")
+    assert (row["epoch"], float(row["run/lr"])) == ("4", pytest.approx(0.1 * 0.5 * (1 + 2**-0.5 * -1)))
+
+
+def test_a_diverging_run_fails_in_one_line_and_keeps_the_last_good_checkpoint(program, config, tmp_path):
+    dense = config(conv_type=None, prune_rate=None, freeze_weights=None, lr=1e6)
+    code, _, err = program("--config", dense, "--print-freq", 1)
+    assert code == 1
+    assert err.startswith("failed: diverged: the loss is") and err.count("\n") == 1
+    run = tmp_path / "runs/ticket/ticket"
+    status = json.loads((run / "status.json").read_text())
+    assert status["status"] == "failed" and "diverged" in status["reason"]
+    model = torch.load(run / "checkpoints/initial.pt", weights_only=True)["model"]
+    assert all(torch.isfinite(value).all() for value in model.values())
+    assert not (tmp_path / "runs/results.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "content, told",
+    [("Name,Acc\na,1\n", "other columns"), (None, "Is a directory")],
+)
+def test_a_results_file_that_cannot_take_the_row_is_refused_before_training(program, config, tmp_path, content, told):
+    results = tmp_path / "mine.csv"
+    if content is None:
+        results.mkdir()
+    else:
+        results.write_text(content)
+    code, _, err = program("--config", config(), "--results", results)
+    assert code == 2 and told in err and err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_evaluate_prints_the_accuracy_of_the_stored_network(program, config, tmp_path):
+    program("--config", config())
+    run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
+    best = max(float(r["test/acc@1"]) for r in rows(run / "metrics.csv"))
+    before = sorted(p for p in tmp_path.rglob("*"))
+    for argv in (
+        ("--resume", run / "checkpoints/best.pt", "--evaluate"),
+        ("--config", config(), "--evaluate", "--pretrained", run / "checkpoints/best.pt"),
+    ):
+        code, out, _ = program(*argv)
+        assert code == 0 and f"acc@1 {best:.2f} %" in out
+    assert sorted(p for p in tmp_path.rglob("*")) == before
+
+
+def test_pretrained_starts_from_the_stored_network_and_refuses_another(program, config, tmp_path):
+    program("--config", config())
+    best = tmp_path / "runs/ticket/prune-rate=0.5/ticket/checkpoints/best.pt"
+    code, *_ = program("--config", config(), "--pretrained", best, "--name", "more")
+    initial = torch.load(tmp_path / "runs/ticket/prune-rate=0.5/more/checkpoints/initial.pt", weights_only=True)
+    stored = torch.load(best, weights_only=True)
+    assert code == 0
+    assert all(torch.equal(initial["model"][key], value) for key, value in stored["model"].items())
+    code, _, err = program("--config", config(), "--prune-rate", 0.3, "--pretrained", best)
+    assert code == 2 and "prune_rate is 0.5 there and 0.3 here" in err

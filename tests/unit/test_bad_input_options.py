@@ -1,0 +1,160 @@
+"""The table of bad inputs: each gives one message that says what is wrong, where, and what would be right."""
+
+from pathlib import Path
+
+import pytest
+
+import args
+
+DENSE = "set: digits\narch: Conv2\n"
+SUBNET = DENSE + "conv_type: SubnetConv\nfreeze_weights: true\nprune_rate: 0.5\n"
+MLP = "set: digits\narch: MLP\n"
+HERE, FILE = "on the command line", "in c.yml"
+
+# (YAML, further words of the command line, what the one line of the message must contain)
+TABLE = [
+    # what is no option
+    (DENSE, "--typo 5", ["--typo", "unknown option", HERE, "--help"]),
+    (DENSE, "--prun-rate 0.5", ["--prun-rate", HERE, "did you mean '--prune-rate'"]),
+    (DENSE, "--optim adam", ["--optim", HERE, "did you mean '--optimizer'"]),
+    (DENSE, "-lr 0.1", ["-lr", HERE, "did you mean '--lr'"]),
+    (DENSE, "--typo=5", ["--typo", "unknown option", HERE]),
+    (DENSE, "0.1", ["'0.1'", "stray word", HERE, "starts with --"]),
+    (DENSE, "--lr 0.1 0.2", ["'0.2'", "stray word", HERE]),
+    (DENSE, "EMPTY", ["''", "stray word", HERE]),
+    (DENSE, "-", ["'-'", "stray word", HERE]),
+    (DENSE + "prunerate: 0.5\n", "", ["prunerate", "unknown option", FILE, "did you mean 'prune_rate'"]),
+    (DENSE + "learning_rate: 0.5\n", "", ["learning_rate", FILE, "did you mean 'lr'"]),
+    (DENSE + "5: 6\n", "", ["5: unknown option", FILE, "--help"]),
+    (DENSE, "--gaussian-aug", ["gaussian_aug", HERE, "not supported yet", "leave it out"]),
+    (DENSE, "--mixture-depth -1", ["mixture_depth", "'-1'", HERE, "not supported yet"]),
+    (DENSE + "p_clean: 0.5\n", "", ["p_clean", "0.5", FILE, "not supported yet"]),
+    # types
+    (DENSE, "--epochs 2.5", ["epochs", "'2.5'", HERE, "an int >= 1"]),
+    (DENSE + "epochs: 2.5\n", "", ["epochs", "2.5", FILE, "an int >= 1"]),
+    (DENSE + "epochs: 5.0\n", "", ["epochs", "5.0", FILE, "an int >= 1"]),
+    (DENSE + "epochs: true\n", "", ["epochs", "true", FILE, "an int >= 1"]),
+    (DENSE + "epochs:\n", "", ["epochs", "null", FILE, "an int >= 1"]),
+    (DENSE + "epochs: [5]\n", "", ["epochs", "[5]", FILE, "an int >= 1"]),
+    (DENSE + "epochs: {5: 6}\n", "", ["epochs", "{5: 6}", FILE, "an int >= 1"]),
+    (DENSE + "lr: fast\n", "", ["lr", "'fast'", FILE, "a float > 0"]),
+    (DENSE + "lr: false\n", "", ["lr", "false", FILE, "a float > 0"]),
+    (DENSE + "lr: .nan\n", "", ["lr", "nan", FILE, "a float > 0"]),
+    (DENSE + f"lr: {'9' * 400}\n", "", ["lr", FILE, "a float > 0"]),
+    (DENSE, "--lr inf", ["lr", "'inf'", HERE, "a float > 0"]),
+    (DENSE, "--bn-weight-init nan", ["bn_weight_init", "'nan'", HERE, "a float"]),
+    (DENSE, "--lr", ["lr", "no value", HERE, "a float > 0"]),
+    (DENSE, "--lr=", ["lr", "no value", HERE, "a float > 0"]),
+    (DENSE, "--seed", ["seed", "no value", HERE, "an int >= 0"]),
+    (DENSE + "nesterov: maybe\n", "", ["nesterov", "'maybe'", FILE, "true or false"]),
+    (DENSE + "nesterov: 'False'\n", "", ["nesterov", "'False'", FILE, "true or false"]),
+    (DENSE + "nesterov: 1\n", "", ["nesterov", "1", FILE, "true or false"]),
+    (DENSE, "--nesterov yes", ["nesterov", "'yes'", HERE, "no value"]),
+    (DENSE + "name: 7\n", "", ["name", "7", FILE, "text"]),
+    (DENSE + "name: ' '\n", "", ["name", "' '", FILE, "text"]),
+    (DENSE + 'results: "a\\0b"\n', "", ["results", FILE, "text"]),
+    (MLP + "hidden: [300, 2.5]\n", "", ["hidden", "[300, 2.5]", FILE, "a list of ints >= 1"]),
+    (MLP + "hidden: []\n", "", ["hidden", "[]", FILE, "a list of ints >= 1"]),
+    (MLP, "--hidden 300,", ["hidden", "'300,'", HERE, "a list of ints >= 1"]),
+    # choices
+    (DENSE, "--optimizer adma", ["optimizer", "'adma'", HERE, "sgd, adam", "did you mean 'adam'"]),
+    ("set: digit\narch: Conv2\n", "", ["set", "'digit'", FILE, "MNIST", "did you mean 'digits'"]),
+    ("set: digits\narch: conv4\n", "", ["arch", "'conv4'", FILE, "did you mean 'Conv4'"]),
+    (DENSE, "--conv-type SampleSubnetConv", ["conv_type", HERE, "DenseConv, SubnetConv", "did you mean"]),
+    # ranges
+    (DENSE, "--epochs 0", ["epochs", "'0'", HERE, ">= 1"]),
+    (DENSE, "--lr -1", ["lr", "'-1'", HERE, "> 0"]),
+    (DENSE, "--lr -1e-4", ["lr", "'-1e-4'", HERE, "> 0"]),
+    (DENSE, "--batch-size=0", ["batch_size", "'0'", HERE, ">= 1"]),
+    (DENSE, "--seed 9223372036854775808", ["seed", HERE, "<= 9223372036854775807"]),
+    (DENSE, "--multigpu -1", ["multigpu", "'-1'", HERE, "a list of ints >= 0"]),
+    (SUBNET, "--prune-rate 1.5", ["prune_rate", "'1.5'", HERE, "> 0 and <= 1", "kept"]),
+    (SUBNET, "--prune-rate 0", ["prune_rate", "'0'", HERE, "> 0 and <= 1"]),
+    (DENSE, "--prune-rate 1.5", ["prune_rate", "'1.5'", HERE, "> 0 and <= 1"]),
+    # required
+    ("arch: Conv2\n", "", ["set", "in the YAML file", HERE, "one of digits"]),
+    ("set: digits\n", "", ["arch", "in the YAML file", HERE, "one of FC"]),
+    (DENSE + "conv_type: SubnetConv\n", "", ["prune_rate", "must be given", "kept", "--prune-rate 0.5"]),
+    (DENSE, "--first-layer-type SubnetConv", ["prune_rate", "must be given", "--prune-rate 0.5"]),
+    (SUBNET.replace("0.5", "-1"), "", ["prune_rate", "-1", FILE, "must be given", "leaves it to the command line"]),
+    (SUBNET, "--prune-rate -1", ["prune_rate", "'-1'", HERE, "must be given"]),
+    # options that do not go together
+    (DENSE, "--hidden 300,100", ["hidden", HERE, "arch MLP", "Conv2"]),
+    (DENSE, "--bias", ["bias", HERE, "arch MLP"]),
+    (DENSE + "activation: tanh\n", "", ["activation", "'tanh'", FILE, "arch MLP"]),
+    (DENSE + "norm: none\n", "", ["norm", "'none'", FILE, "arch MLP"]),
+    (DENSE, "--bn-type NonAffineBatchNorm --bn-weight-init 0", ["bn_weight_init", "'0'", HERE, "another bn_type"]),
+    (DENSE, "--bn-type NonAffineBatchNorm --bn-bias-init 0", ["bn_bias_init", "'0'", HERE, "another bn_type"]),
+    (SUBNET, "--first-layer-dense --first-layer-type SubnetConv", ["first_layer_type", HERE, "first_layer_dense"]),
+    (SUBNET, "--scale-fan --prune-rate 1", ["scale_fan", HERE, "prune_rate < 1"]),
+    (DENSE + "trainer: prune_score\n", "", ["trainer", "'prune_score'", FILE, "conv_type SubnetConv"]),
+    (DENSE + "nesterov: true\n", "--optimizer adam", ["nesterov", "true", FILE, "optimizer sgd, not adam"]),
+    (DENSE, "--nesterov --momentum 0", ["nesterov", HERE, "momentum > 0"]),
+    (DENSE, "--start-epoch 5 --epochs 5", ["start_epoch", "'5'", HERE, "< epochs, 5"]),
+    (DENSE, "--start-epoch 5 --resume auto", ["start_epoch", "'5'", HERE, "leave out"]),
+    (DENSE, "--resume auto --pretrained a.pt", ["pretrained", "'a.pt'", HERE, "leave out"]),
+    (DENSE, "--evaluate", ["evaluate", HERE, "--resume PATH or --pretrained FILE"]),
+    (DENSE, "-e", ["evaluate", HERE, "--resume PATH or --pretrained FILE"]),
+    (DENSE, "--name a/b", ["name", "'a/b'", HERE, "one path component"]),
+    (DENSE, "--name ..", ["name", "'..'", HERE, "one path component"]),
+    (DENSE, "--log-dir /dev/null/x", ["log_dir", "'/dev/null/x'", HERE, "a folder"]),
+    (DENSE, "--multigpu 0,1", ["multigpu", "'0,1'", HERE, "not supported yet"]),
+    (DENSE, "--multigpu 0 --device cpu", ["multigpu", "'0'", HERE, "leave out one of the two"]),
+    # the file itself
+    (DENSE + "lr: [1\n", "", ["config: c.yml, line 4", "give a YAML file"]),
+    (DENSE + "lr: 1\nset: MNIST\n", "", ["config: c.yml, line 4", "'set' is given twice"]),
+    (DENSE + "val-split: 0.1\nval_split: 0.2\n", "", ["config: c.yml, line 4", "'val_split' is given twice"]),
+    ("- set\n", "", ["config: c.yml", "['set']", "`key: value`", "give a YAML file"]),
+    ("", "", ["config: c.yml", "null", "`key: value`"]),
+    ("lr: !!python/object:os.system {}\n", "", ["config: c.yml, line 1", "python/object"]),
+    ("a: 2023-99-99\n", "", ["config: c.yml", "month", "give a YAML file"]),
+    ("a: \x00\n", "", ["config: c.yml", "give a YAML file"]),
+    ("[" * 5000, "", ["config: c.yml", "give a YAML file"]),
+]
+
+
+@pytest.mark.parametrize(("text", "words", "parts"), TABLE, ids=[f"{row[0][-20:]!r} {row[1]}" for row in TABLE])
+def test_a_bad_input_gives_one_line_that_says_what_where_and_what_is_right(
+    text: str, words: str, parts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("c.yml").write_text(text)
+    with pytest.raises(args.UsageError) as error:
+        args.parse(["--config", "c.yml", *("" if word == "EMPTY" else word for word in words.split())])
+    assert len(str(error.value).splitlines()) == 1, str(error.value)
+    assert [part for part in parts if part not in str(error.value)] == [], str(error.value)
+
+
+@pytest.mark.parametrize("word", ["--config=missing.yml", "--config=.", "--config", "", "--resume=auto", "--resume=."])
+def test_without_a_readable_config_only_that_is_said(word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(args.UsageError, match=r"\Aconfig: [^\n]*give[^\n]*\Z"):
+        args.parse([word] if word else [])
+
+
+def test_bytes_that_are_no_text_are_one_line_too(tmp_path: Path) -> None:
+    (tmp_path / "c.yml").write_bytes(b"set: \xff\xfe\n")
+    with pytest.raises(args.UsageError, match=r"\Aconfig: [^\n]*give a YAML file\Z"):
+        args.parse(["--config", str(tmp_path / "c.yml")])
+
+
+def test_all_problems_of_file_and_command_line_come_together(tmp_path: Path) -> None:
+    (tmp_path / "c.yml").write_text("set: digit\narch: Conv2\nlr: fast\ntypo: 1\n")
+    with pytest.raises(args.UsageError) as error:
+        args.parse(["--config", str(tmp_path / "c.yml"), "--epochs", "0", "--what", "--nesterov", "--momentum=0", "x"])
+    head, *lines = str(error.value).splitlines()
+    assert head == "7 problems:"
+    names = ["--what", "'x'", "set", "lr", "typo", "epochs", "nesterov"]
+    assert [line.partition(":")[0] for line in lines] == names
+
+
+def test_a_wrong_value_hides_the_rules_that_look_at_it(tmp_path: Path) -> None:
+    (tmp_path / "c.yml").write_text("set: digits\narch: Conv2\nconv_type: Subnet\ntrainer: prune_score\nscale_fan: true\n")
+    with pytest.raises(args.UsageError, match=r"\Aconv_type: [^\n]*\Z"):
+        args.parse(["--config", str(tmp_path / "c.yml"), "--prune-rate", "7"])
+
+
+def test_an_unreadable_file_leaves_the_command_line_to_be_judged() -> None:
+    with pytest.raises(args.UsageError) as error:
+        args.parse(["--config", "/missing.yml", "--lr=0", "--evaluate", "--hidden", "5"])
+    assert [line.partition(":")[0] for line in str(error.value).splitlines()] == ["3 problems", "config", "lr", "evaluate"]

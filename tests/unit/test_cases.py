@@ -1,0 +1,209 @@
+"""What every row of `tests/cases.py` must be able to do, and that nothing registered is missing from it."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import args
+import models
+from data import SPECS
+from models import initial
+from models.blocks import BN_TYPES, BatchNorm
+from models.constraints import (
+    CONV_TYPES,
+    bake,
+    biprop_state_dict,
+    constrain,
+    constrained_layers,
+    load_biprop_state_dict,
+    weight_layers,
+)
+from models.initial import INITIALISERS, initialise
+from tests.cases import CASES, CLASSES, METHOD_CASES, NARROW, SET_CASES
+from trainers import METHODS
+from trainers.optimizers import OPTIMIZERS, make_optimizer, parameter_groups
+from trainers.schedules import POLICIES
+
+EVERY = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+def built(case, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    model = models.build(case.arch, num_classes=CLASSES, in_shape=case.in_shape, **case.options)
+    initialise(model, "kaiming_normal", generator=generator)
+    return constrain(model, case.conv_type, density=case.density, generator=generator)
+
+
+def images(case, count, seed=1):
+    return torch.rand(count, *case.in_shape, generator=torch.Generator().manual_seed(seed))
+
+
+def settled(case):
+    """In evaluation mode, with running statistics of its own."""
+    model = built(case)
+    with torch.no_grad():
+        model(images(case, 3))
+    return model.eval()
+
+
+def differences(model, state):
+    return {name for name, value in model.state_dict().items() if not torch.equal(value, state[name])}
+
+
+@EVERY
+@pytest.mark.parametrize("count", [1, 3])
+def test_output_is_one_row_of_logits_per_image(case, count):
+    model = built(case)
+    x = images(case, count)
+    assert model.eval()(x).shape == (count, CLASSES)
+    if count > 1 or not any(isinstance(m, BatchNorm) for m in model.modules()):  # one value has no variance
+        assert model.train()(x).shape == (count, CLASSES)
+
+
+@EVERY
+def test_the_constraint_is_on_every_layer_or_on_none(case):
+    model = built(case)
+    constrained = list(constrained_layers(model))
+    assert constrained == (list(weight_layers(model)) if case.conv_type == "SubnetConv" else [])
+    assert all(isinstance(m, nn.Conv2d | nn.Linear) for m in weight_layers(model).values())
+
+
+@EVERY
+def test_gradients_are_finite_and_on_exactly_the_trainable_parameters(case):
+    model = built(case)
+    model(images(case, 3)).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+        assert parameter.grad is None or parameter.grad.isfinite().all(), name
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert frozen == {f"{name}.weight" for name in constrained_layers(model)}
+    assert any(p.grad is not None and p.grad.any() for p in model.parameters())
+
+
+@EVERY
+def test_a_step_changes_nothing_but_trainable_parameters_and_running_statistics(case):
+    model = built(case)
+    before = copy.deepcopy(model.state_dict())
+    optimizer = make_optimizer("sgd", parameter_groups(model, weight_decay=1e-4), lr=0.1)
+    model(images(case, 3)).square().sum().backward()
+    optimizer.step()
+    changed = differences(model, before)
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+    statistics = {name for name, _ in model.named_buffers()}
+    weights = {f"{name}.{'constraint.scores' if case.conv_type == 'SubnetConv' else 'weight'}" for name in layer_names(model)}
+    assert weights <= changed <= trainable | statistics
+
+
+def layer_names(model):
+    return list(weight_layers(model))
+
+
+@EVERY
+def test_bake_gives_a_plain_network_of_equal_output(case):
+    model = settled(case)
+    plain = bake(model)
+    assert not constrained_layers(plain) and not plain.training
+    assert all(type(m) in (nn.Conv2d, nn.Linear) for m in weight_layers(plain).values())
+    assert not any("scores" in name for name in plain.state_dict())
+    assert all(p.requires_grad for p in plain.parameters())
+    torch.testing.assert_close(plain(images(case, 3)), model(images(case, 3)), rtol=0, atol=1e-6)
+
+
+@EVERY
+def test_effective_weights_are_minus_alpha_zero_and_alpha_for_a_subnet(case):
+    plain = bake(built(case))
+    for name, layer in constrained_layers(built(case)).items():
+        values = plain.get_submodule(name).weight.abs().unique()
+        assert len(values[values > 0]) == 1
+        assert plain.get_submodule(name).weight.count_nonzero() == layer.constraint.kept
+
+
+@EVERY
+def test_state_dict_round_trip(case):
+    model, other = settled(case), built(case, seed=5)
+    assert differences(other, model.state_dict())
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other.eval()(images(case, 3)), model(images(case, 3)))
+
+
+@EVERY
+def test_biprop_state_dict_round_trip(case):
+    model, other = settled(case), built(case, seed=5)
+    state = biprop_state_dict(model)
+    load_biprop_state_dict(other, {f"module.{key}": value.clone() for key, value in state.items()})
+    assert not differences(other, model.state_dict())
+    assert torch.equal(other.eval()(images(case, 3)), model(images(case, 3)))
+
+
+@pytest.mark.parametrize("trainer", METHODS)
+def test_every_method_accepts_its_case_and_trains_something(trainer):
+    case = next(case for case in CASES if case.conv_type == METHOD_CASES[trainer])
+    method, model = METHODS[trainer](weight_decay=1e-4), built(case)
+    method.prepare(model)
+    assert sum(len(group["params"]) for group in method.parameter_groups(model)) > 0
+    loss = method.loss(model(images(case, 3)), torch.arange(3))
+    assert loss.isfinite() and loss.dim() == 0
+    assert all(isinstance(v, float) for split in method.measures(model).values() for v in split.values())
+
+
+def test_prune_score_refuses_a_network_without_scores():
+    with pytest.raises(ValueError, match=r"no layer has any; conv_type SubnetConv"):
+        METHODS["prune_score"]().prepare(built(CASES[0]))
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_every_data_set_has_an_architecture_that_fits(name):
+    spec = SPECS[name]
+    options = {} if SET_CASES[name] == "FC" else NARROW
+    model = models.build(SET_CASES[name], num_classes=spec.num_classes, in_shape=spec.in_shape, **options)
+    assert model.eval()(torch.zeros(2, *spec.in_shape)).shape == (2, spec.num_classes)
+    assert len(spec.mean) == len(spec.std) == spec.in_shape[0]
+
+
+def test_everything_registered_is_in_the_table():
+    for conv_type in CONV_TYPES:
+        assert {case.arch for case in CASES if case.conv_type == conv_type} == set(models.ARCHS)
+    assert {case.conv_type for case in CASES} == set(CONV_TYPES)
+    assert METHOD_CASES.keys() == METHODS.keys()
+    assert SET_CASES.keys() == SPECS.keys()
+    assert {case.options.get("bn_type", "LearnedBatchNorm") for case in CASES} == set(BN_TYPES)
+    assert len({str(case) + str(case.in_shape) for case in CASES}) == len(CASES)
+
+
+def choices(option):
+    return list(args.FIELDS[option].metadata["allowed"])
+
+
+REGISTRIES = {
+    "arch": models.ARCHS,
+    "set": SPECS,
+    "conv_type": CONV_TYPES,
+    "first_layer_type": CONV_TYPES,
+    "bn_type": BN_TYPES,
+    "init": INITIALISERS,
+    "lr_policy": POLICIES,
+    "trainer": METHODS,
+    "optimizer": OPTIMIZERS,
+    "activation": models.mlp.ACTIVATIONS,
+}
+
+
+@pytest.mark.parametrize("option", REGISTRIES)
+def test_the_choices_in_args_are_what_is_registered(option):
+    assert sorted(choices(option)) == sorted(REGISTRIES[option])
+
+
+def test_the_choices_without_a_registry_work():
+    for norm in choices("norm"):
+        models.build("MLP", num_classes=2, in_shape=(1, 2, 2), norm=norm)
+    shape = torch.Size((4, 3))
+    drawn = [initial.initial_weight(shape, "unsigned_constant", nonlinearity=gain) for gain in choices("nonlinearity")]
+    assert all(weight.isfinite().all() for weight in drawn)
+    sides = {initial.initial_weight(shape, "unsigned_constant", mode=mode)[0, 0].item() for mode in choices("mode")}
+    assert len(sides) == 2
+
+
+def test_the_trainer_of_each_conv_type_exists():
+    assert {kind.trainer for kind in CONV_TYPES.values()} <= METHODS.keys()
