@@ -1,12 +1,32 @@
-"""Parts that several families share: normalisation by name and by rank."""
+"""Parts that several families share: batch normalisation by name and by rank."""
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from utils.choose import pick
 
 # AffineBatchNorm and LearnedBatchNorm are one layer: BIPROP told them apart by class only.
 BN_TYPES = {"LearnedBatchNorm": True, "AffineBatchNorm": True, "NonAffineBatchNorm": False}
-BatchNorm = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+class _OneValue(nn.modules.batchnorm._BatchNorm):
+    """Batch normalisation that also trains on one value a channel (a batch of one behind the pools): no variance there.
+
+    The running statistics are used then, as in evaluation, and left as they are.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and input.numel() == input.shape[1]:
+            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(input)
+
+
+class BatchNorm1d(_OneValue, nn.BatchNorm1d):
+    """Over (B, C)."""
+
+
+class BatchNorm2d(_OneValue, nn.BatchNorm2d):
+    """Over (B, C, H, W)."""
 
 
 def batch_norm(kind: str, channels: int, *, spatial: bool) -> nn.Module:
@@ -14,5 +34,5 @@ def batch_norm(kind: str, channels: int, *, spatial: bool) -> nn.Module:
 
     Raises ValueError for an unknown kind.
     """
-    layer = nn.BatchNorm2d if spatial else nn.BatchNorm1d
+    layer = BatchNorm2d if spatial else BatchNorm1d
     return layer(channels, affine=pick(BN_TYPES, kind, "bn_type"))

@@ -137,7 +137,7 @@ sys.exit(main.main(["--config", "configs/quickstart.yml", "--device", "cpu", "--
 
 
 def bench_startup(repeat: int) -> dict[str, Any]:
-    """Seconds from starting Python to the end of `import torch`, to a first batch, and to the first batch of main.py."""
+    """Seconds from the start of Python to the end of `import torch`, to a first batch, and to main.py's first batch."""
     codes = {"import torch": IMPORT_TORCH, "first batch": FIRST_BATCH, "main.py to first batch": WHOLE_PROGRAM}
     with tempfile.TemporaryDirectory() as scratch:
         samples = measure({name: _start(code, scratch) for name, code in codes.items()}, repeat)

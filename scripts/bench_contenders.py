@@ -63,7 +63,7 @@ def parts(model: Any, optimizer: str, runtime: Runtime, batch: int, *, dense: bo
     """What the loop needs, put together as trainers.experiment does."""
     model.to(runtime.device, memory_format=torch.channels_last)
     method = METHODS["default" if dense else "prune_score"](weight_decay=1e-4)
-    split = random_split(batch * EVALUATED)
+    split = random_split(batch * max(STEPS, EVALUATED))
 
     def batches(count: int, *, train: bool) -> DeviceBatches:
         return DeviceBatches(split, SPEC, device=runtime.device, batch_size=batch, seed=0, train=train, limit=count)

@@ -127,7 +127,7 @@ def _layer(layer: nn.Module) -> nn.Module:
 
 
 def image_by_image(split: Split, spec: SetSpec, batch: int, *, train: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    """(images (B, C, H, W) float32 contiguous, labels) without end; each image is cropped, flipped, normalised alone."""
+    """(images (B, C, H, W) float32 contiguous, labels) without end; images are transformed one by one."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
     while True:
         order = torch.randperm(len(split)) if train else torch.arange(len(split))

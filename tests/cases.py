@@ -1,6 +1,6 @@
-"""The one table that every architecture, constraint, training method and data set must join, light enough to run them all.
+"""The one table that every architecture, constraint, training method and data set must join; light enough to run all.
 
-`test_cases.py` fails for whatever is registered and not in here, and does everything that all of them must be able to do.
+`test_cases.py` fails for whatever is registered and not in here, and does what all of them must be able to do.
 """
 
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What every test shares: one torch thread (the suite runs on several processes) and small configs on the bundled digits."""
+"""What every test shares: one torch thread (the suite runs on several processes), small configs on the digits."""
 
 import os
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from args import Options
 from models.constraints import constrained_layers, weight_layers
+from trainers import report
 from trainers.loop import Parts, Score, State
 from utils import checkpoints
 from utils.progress import say
@@ -37,9 +38,8 @@ class Journal:
         speed = state.train_images / state.train_seconds
         split = "val" if self._options.data.val_split else "test"
         measures = {
-            "train": train.named(),
-            split: held_out.named(),
-            "run": {"lr": rate, "images_per_second": speed, "seconds": state.seconds},
+            "train": train.named() | {"lr": rate, "images_per_second": speed, "seconds": state.seconds},
+            split: held_out.named() | {"best_acc@1": state.best["acc@1"]},
             **self._parts.method.measures(self._parts.model),
         }
         self._metrics.record(state.epoch, measures)
@@ -94,7 +94,7 @@ class Journal:
     def _tensorboard(self) -> TensorBoard:
         """Made when there is something to write: importing it would delay the first batch."""
         if self._board is None:
-            self._board = TensorBoard(self._run.path / "logs", self._epochs_done, self._options.flat())
+            self._board = TensorBoard(self._run.path / "logs", self._epochs_done, report.hparams(self._options))
         return self._board
 
     def _histogram_tensors(self) -> list[tuple[str, Any]]:

@@ -131,11 +131,12 @@ def train_one_epoch(parts: Parts, state: State, title: str, events: Events) -> b
             _add(sums, loss.detach(), logits.detach(), labels)
             state.step = step + 1
             state.train_images += len(labels)
+            progress.advance()
             if state.step % parts.look_every == 0 or state.step == total or events.stop_asked():
                 state.sums = sums.tolist()
                 state.train_seconds = already + time.perf_counter() - began
                 so_far = _finite(_score(state.sums), title, state.step)
-                progress.update(state.step, so_far.loss, so_far.top1, state.train_images / state.train_seconds)
+                progress.show(state.step, so_far.loss, so_far.top1, state.train_images / state.train_seconds)
                 if events.stop_asked() and state.step < total:
                     return False
     return True

@@ -18,4 +18,8 @@ class PruneScore(Method):
     def measures(self, model: nn.Module) -> dict[str, dict[str, float]]:
         """The density of every scored layer."""
         layers = constrained_layers(model)
-        return {"density": {name: layer.constraint.kept / layer.weight.numel() for name, layer in layers.items()}}
+        return {
+            "weights": {
+                f"density_{name}": layer.constraint.kept / layer.weight.numel() for name, layer in layers.items()
+            }
+        }

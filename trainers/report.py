@@ -5,7 +5,7 @@ import time
 import yaml
 from torch import nn
 
-from args import Options
+from args import FIELDS, Options
 from models.constraints import layer_counts, parameter_counts
 from trainers.loop import Score, State
 from utils.run import Run, commit
@@ -73,10 +73,18 @@ def summary(options: Options, model: nn.Module, state: State, tests: tuple[Score
     )
 
 
+def hparams(options: Options) -> dict[str, object]:
+    """What TensorBoard compares runs by: the options that make the run what it is and are not as they always are."""
+    flat = options.flat()
+    always = ("arch", "set", "conv_type", "prune_rate", "optimizer", "lr", "batch_size", "epochs", "seed")
+    told = {name for name, option in FIELDS.items() if option.metadata["maths"] and flat[name] != option.default}
+    return {name: flat[name] for name in (*always, *sorted(told.difference(always)))}
+
+
 def final_measures(state: State, tests: tuple[Score, Score] | None) -> dict[str, float]:
-    """What stands beside the hparams in TensorBoard."""
+    """What stands beside the hparams in TensorBoard, under the tags of the curves that it ends."""
     last, best = (t.top1 for t in tests) if tests else (state.last["acc@1"], state.best["acc@1"])
-    return {"final/last_test_acc@1": last, "final/best_test_acc@1": best, "final/best_epoch": state.best["epoch"]}
+    return {"test/acc@1": last, "test/best_acc@1": best}
 
 
 def row(

@@ -10,7 +10,7 @@ QUIET_SECONDS = 30.0  # a log file gets a sign of life this often
 
 
 class Progress:
-    """One epoch's progress over `total` batches; `update` is cheap and may be called after any number of them."""
+    """One epoch's progress over `total` batches: `advance` with each, `show` whenever there are numbers to show."""
 
     def __init__(self, title: str, total: int, start: int = 0) -> None:
         self._title = title
@@ -20,12 +20,16 @@ class Progress:
         )
         self._spoke = time.monotonic()
 
-    def update(self, done: int, loss: float, accuracy: float, images_per_second: float) -> None:
+    def advance(self) -> None:
+        """One more batch has been given to the device."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def show(self, done: int, loss: float, accuracy: float, images_per_second: float) -> None:
         """Show that `done` batches are done, with the mean loss and top-1 accuracy (%) over them."""
         text = f"loss {loss:.4f}, acc@1 {accuracy:.2f}%, {images_per_second:,.0f} images/s"
         if self._bar is not None:
-            self._bar.set_postfix_str(text, refresh=False)
-            self._bar.update(done - self._bar.n)
+            self._bar.set_postfix_str(text)
         elif time.monotonic() - self._spoke >= QUIET_SECONDS:
             self._spoke = time.monotonic()
             say(f"{self._title}  {done}/{self._total} batches  {text}")

@@ -11,7 +11,7 @@ from utils.files import write_text
 if TYPE_CHECKING:
     from torch import Tensor
 
-Measures = Mapping[str, Mapping[str, float]]  # split ("train", "test", "density", …) -> name -> value
+Measures = Mapping[str, Mapping[str, float]]  # split ("train", "test", "weights", …) -> name -> value
 
 
 class Recorder(Protocol):
@@ -23,7 +23,7 @@ class Recorder(Protocol):
 
 
 class MetricsCsv:
-    """metrics.csv: one row an epoch, one column a measure; per-layer densities stay out of it.
+    """metrics.csv: one row an epoch, one column a measure; what is said of single layers ("weights") stays out of it.
 
     On resumption the rows after `epochs_done` are dropped, so that no epoch has two.
     """
@@ -38,7 +38,7 @@ class MetricsCsv:
     def record(self, epoch: int, measures: Measures) -> None:
         row = {"epoch": str(epoch)}
         for split, values in measures.items():
-            if split != "density":
+            if split != "weights":
                 row |= {f"{split}/{name}": f"{value:.9g}" for name, value in values.items()}
         self._rows.append(row)
         text = io.StringIO()
@@ -64,10 +64,12 @@ class TensorBoard:
         self._writer = SummaryWriter(str(directory), purge_step=epochs_done + 1)
         self._hparams = {key: _hparam(value) for key, value in hparams.items()}
         self._epoch = epochs_done
+        self._tags: set[str] = set()
 
     def record(self, epoch: int, measures: Measures) -> None:
         for split, values in measures.items():
             for name, value in values.items():
+                self._tags.add(f"{split}/{name}")
                 self._writer.add_scalar(f"{split}/{name}", value, epoch)
         self._epoch = epoch
         self._writer.flush()
@@ -85,7 +87,8 @@ class TensorBoard:
             for summary in hparams(self._hparams, dict.fromkeys(final, 0.0)):
                 self._writer._get_file_writer().add_summary(summary)
             for name, value in final.items():
-                self._writer.add_scalar(name, value, self._epoch)
+                if name not in self._tags:  # else the curve ends in this value already
+                    self._writer.add_scalar(name, value, self._epoch)
         self._writer.close()
 
 

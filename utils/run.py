@@ -32,7 +32,8 @@ class Run:
 
     def describe(self, options: Options, facts: dict[str, Any]) -> None:
         """Write config.yaml and environment.json, once, before anything else happens in the directory."""
-        write_text(self.path / "config.yaml", yaml.safe_dump(options.flat(), sort_keys=False))
+        again = options.replace(resume=None)  # to repeat the run is to begin it, however this one was begun
+        write_text(self.path / "config.yaml", yaml.safe_dump(again.flat(), sort_keys=False))
         write_text(self.path / "environment.json", json.dumps(environment() | facts, indent=2) + "\n")
 
     def set_status(self, status: str, **facts: object) -> None:

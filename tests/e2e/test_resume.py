@@ -72,7 +72,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights_and_one_row(whol
     run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
     for _ in range(KILLS):
         process = start(tmp_path, "--config", path, "--resume", "auto")
-        wait_for(lambda: (run / "checkpoints/initial.pt").exists() or process.poll() is not None)
+        wait_for(lambda p=process: (run / "checkpoints/initial.pt").exists() or p.poll() is not None)
         time.sleep(moments.uniform(0, 2.5))
         process.send_signal(signal.SIGKILL)
         process.communicate()
@@ -96,9 +96,9 @@ def test_a_signal_stops_it_within_an_epoch_with_75_and_it_goes_on_to_the_bit(who
     time.sleep(0.3)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 75 and err.strip().endswith(
-        f"--resume {run.relative_to(tmp_path)}"
-    ), f"{process.returncode}: {err}"
+    assert process.returncode == 75 and err.strip().endswith(f"--resume {run.relative_to(tmp_path)}"), (
+        f"{process.returncode}: {err}"
+    )
     status = json.loads((run / "status.json").read_text())
     assert status["status"] == "stopped"
     process = start(tmp_path, "--resume", run)
@@ -134,7 +134,7 @@ def test_a_damaged_last_checkpoint_is_said_and_the_one_before_is_used(program, w
     (run / "checkpoints/epoch_6.pt").unlink()
     (run / "status.json").write_text('{"status": "running"}')
     (tmp_path / "runs/results.csv").unlink()
-    code, out, err = program("--config", path, "--resume", "auto")
+    code, _, err = program("--config", path, "--resume", "auto")
     assert code == 0
     assert "last.pt" in err and "is used instead" in err
     assert_same(run, expected)

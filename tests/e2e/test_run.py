@@ -17,7 +17,9 @@ def rows(path):
 
 
 def without_clock(path):
-    return [{k: v for k, v in row.items() if k not in ("run/images_per_second", "run/seconds")} for row in rows(path)]
+    return [
+        {k: v for k, v in row.items() if k not in ("train/images_per_second", "train/seconds")} for row in rows(path)
+    ]
 
 
 def test_a_run_leaves_its_files_and_one_row(program, config, tmp_path):
@@ -49,14 +51,15 @@ def test_metrics_and_tensorboard_tell_the_same(program, config, tmp_path):
     run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
     metrics = rows(run / "metrics.csv")
     board = EventAccumulator(str(run / "logs"), size_guidance={"scalars": 0}).Reload()
-    for tag in ("train/loss", "train/acc@1", "train/acc@5", "test/loss", "test/acc@1", "test/acc@5", "run/lr"):
+    for tag in ("train/loss", "train/acc@1", "train/acc@5", "test/loss", "test/acc@1", "test/acc@5", "train/lr"):
         points = {e.step: e.value for e in board.Scalars(tag)}
         assert points == pytest.approx({int(r["epoch"]): float(r[tag]) for r in metrics}, rel=1e-6)
-    assert board.Scalars("density/linear.0")[-1].value == 0.5
+    assert board.Scalars("weights/density_linear.0")[-1].value == 0.5
     assert {"linear.0.weight", "linear.0.scores"} <= set(board.Tags()["histograms"])
     best = max(float(r["test/acc@1"]) for r in metrics)
-    assert board.Scalars("final/best_test_acc@1")[-1].value == pytest.approx(best)
+    assert board.Scalars("test/best_acc@1")[-1].value == pytest.approx(best)
     assert "_hparams_/session_start_info" in board.summary_metadata
+    assert {tag.split("/")[0] for tag in board.Tags()["scalars"]} == {"train", "test", "weights"}
 
 
 def test_the_same_seed_gives_the_same_losses_to_the_bit(program, config, tmp_path):
@@ -114,7 +117,7 @@ def test_validation_share_picks_best_and_tests_once(program, config, tmp_path):
 def test_start_epoch_begins_the_schedule_later(program, config, tmp_path):
     program("--config", config(epochs=4), "--start-epoch", 3)
     (row,) = rows(tmp_path / "runs/ticket/prune-rate=0.5/ticket/metrics.csv")
-    assert (row["epoch"], float(row["run/lr"])) == ("4", pytest.approx(0.1 * 0.5 * (1 + 2**-0.5 * -1)))
+    assert (row["epoch"], float(row["train/lr"])) == ("4", pytest.approx(0.1 * 0.5 * (1 + 2**-0.5 * -1)))
 
 
 def test_a_diverging_run_fails_in_one_line_and_keeps_the_last_good_checkpoint(program, config, tmp_path):

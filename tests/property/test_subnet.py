@@ -34,8 +34,8 @@ def made(shape, density, dtype, seed, levels, channels_last):
 @given(SHAPES, DENSITIES, DTYPES, SEEDS, LEVELS, st.booleans())
 @example([1, 1], 5e-324, torch.float32, 0, 1, False)
 @example([5, 5, 5, 5], 1.0, torch.bfloat16, 0, 1, True)
-def test_values_are_minus_alpha_zero_alpha_and_exactly_the_kept_count_is_not_pruned(*drawn):
-    constraint, weight = made(*drawn)
+def test_values_are_minus_alpha_zero_alpha_and_the_count_is_exact(shape, density, dtype, seed, levels, last):
+    constraint, weight = made(shape, density, dtype, seed, levels, last)
     mask, effective = constraint.mask(), constraint.effective_weight(weight)
     kept = kept_count(weight.numel(), constraint.density)
     assert 1 <= kept == constraint.kept <= weight.numel()
@@ -96,7 +96,7 @@ def test_the_score_gradient_ignores_mask_and_alpha(shape, density, seed, levels,
 
 @FAST
 @given(SHAPES, DENSITIES, DTYPES, SEEDS, LEVELS, st.booleans())
-def test_evaluation_and_training_agree_to_the_bit(*drawn):
-    constraint, weight = made(*drawn)
+def test_evaluation_and_training_agree_to_the_bit(shape, density, dtype, seed, levels, last):
+    constraint, weight = made(shape, density, dtype, seed, levels, last)
     assert torch.equal(constraint.train()(weight), constraint.eval()(weight))
     assert torch.equal(constraint(weight), constraint.train()(weight))

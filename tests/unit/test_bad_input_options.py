@@ -27,6 +27,7 @@ TABLE = [
     (DENSE + "learning_rate: 0.5\n", "", ["learning_rate", FILE, "did you mean 'lr'"]),
     (DENSE + "5: 6\n", "", ["5: unknown option", FILE, "--help"]),
     (DENSE, "--gaussian-aug", ["gaussian_aug", HERE, "not supported yet", "leave it out"]),
+    (DENSE, "--jsd --jsd", ["jsd", HERE, "not supported yet"]),
     (DENSE, "--mixture-depth -1", ["mixture_depth", "'-1'", HERE, "not supported yet"]),
     (DENSE + "p_clean: 0.5\n", "", ["p_clean", "0.5", FILE, "not supported yet"]),
     # types
@@ -66,7 +67,7 @@ TABLE = [
     (DENSE, "--lr -1", ["lr", "'-1'", HERE, "> 0"]),
     (DENSE, "--lr -1e-4", ["lr", "'-1e-4'", HERE, "> 0"]),
     (DENSE, "--batch-size=0", ["batch_size", "'0'", HERE, ">= 1"]),
-    (DENSE, "--seed 9223372036854775808", ["seed", HERE, "<= 9223372036854775807"]),
+    (DENSE, "--seed 9223372036854775808", ["seed", HERE, "< 9223372036854775808"]),
     (DENSE, "--multigpu -1", ["multigpu", "'-1'", HERE, "a list of ints >= 0"]),
     (SUBNET, "--prune-rate 1.5", ["prune_rate", "'1.5'", HERE, "> 0 and <= 1", "kept"]),
     (SUBNET, "--prune-rate 0", ["prune_rate", "'0'", HERE, "> 0 and <= 1"]),
@@ -92,7 +93,7 @@ TABLE = [
     (DENSE, "--nesterov --momentum 0", ["nesterov", HERE, "momentum > 0"]),
     (DENSE, "--start-epoch 5 --epochs 5", ["start_epoch", "'5'", HERE, "< epochs, 5"]),
     (DENSE, "--start-epoch 5 --resume auto", ["start_epoch", "'5'", HERE, "leave out"]),
-    (DENSE, "--resume auto --pretrained a.pt", ["pretrained", "'a.pt'", HERE, "leave out"]),
+    (DENSE, "--resume runs/x --pretrained a.pt", ["pretrained", "'a.pt'", HERE, "leave out"]),
     (DENSE, "--evaluate", ["evaluate", HERE, "--resume PATH or --pretrained FILE"]),
     (DENSE, "-e", ["evaluate", HERE, "--resume PATH or --pretrained FILE"]),
     (DENSE, "--name a/b", ["name", "'a/b'", HERE, "one path component"]),
@@ -126,7 +127,9 @@ def test_a_bad_input_gives_one_line_that_says_what_where_and_what_is_right(
 
 
 @pytest.mark.parametrize("word", ["--config=missing.yml", "--config=.", "--config", "", "--resume=auto", "--resume=."])
-def test_without_a_readable_config_only_that_is_said(word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_readable_config_only_that_is_said(
+    word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(args.UsageError, match=r"\Aconfig: [^\n]*give[^\n]*\Z"):
         args.parse([word] if word else [])
@@ -148,13 +151,27 @@ def test_all_problems_of_file_and_command_line_come_together(tmp_path: Path) -> 
     assert [line.partition(":")[0] for line in lines] == names
 
 
+@pytest.mark.parametrize("words", [["one", "two"], ["--typo=5", "two"], ["-x", "5", "two"]])
+def test_only_the_word_after_an_unknown_option_is_taken_for_its_value(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "c.yml").write_text(DENSE)
+    with pytest.raises(args.UsageError, match=r"\A2 problems:\n[^\n]*\n'two': stray word[^\n]*\Z"):
+        args.parse(["--config", str(tmp_path / "c.yml"), *words])
+
+
 def test_a_wrong_value_hides_the_rules_that_look_at_it(tmp_path: Path) -> None:
-    (tmp_path / "c.yml").write_text("set: digits\narch: Conv2\nconv_type: Subnet\ntrainer: prune_score\nscale_fan: true\n")
+    (tmp_path / "c.yml").write_text(
+        "set: digits\narch: Conv2\nconv_type: Subnet\ntrainer: prune_score\nscale_fan: true\n"
+    )
     with pytest.raises(args.UsageError, match=r"\Aconv_type: [^\n]*\Z"):
-        args.parse(["--config", str(tmp_path / "c.yml"), "--prune-rate", "7"])
+        args.parse(["--config", str(tmp_path / "c.yml"), "--prune-rate", "1"])
 
 
 def test_an_unreadable_file_leaves_the_command_line_to_be_judged() -> None:
     with pytest.raises(args.UsageError) as error:
-        args.parse(["--config", "/missing.yml", "--lr=0", "--evaluate", "--hidden", "5"])
-    assert [line.partition(":")[0] for line in str(error.value).splitlines()] == ["3 problems", "config", "lr", "evaluate"]
+        args.parse(["--config", "/missing.yml", "--lr=0", "--multigpu=0", "--device=cpu", "--evaluate", "--bias"])
+    assert [line.partition(":")[0] for line in str(error.value).splitlines()] == [
+        "3 problems",
+        "config",
+        "lr",
+        "multigpu",
+    ]

@@ -1,6 +1,7 @@
-"""SubnetConv's arithmetic against numpy transcriptions of its formulas, its gradient, and what it computes how often."""
+"""SubnetConv's arithmetic against numpy transcriptions, its gradient, and what it computes how often."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -74,7 +75,7 @@ def test_kept_count(n, density, kept):
 
 @pytest.mark.parametrize("density", [0, -0.5, 1.0001, NAN, INF])
 def test_impossible_densities_are_refused(density):
-    with pytest.raises(ValueError, match="prune_rate: .* must be above 0 and at most 1"):
+    with pytest.raises(ValueError, match=r"prune_rate: .* must be above 0 and at most 1"):
         SubnetWeight(torch.zeros(2, 2), density=density)
 
 
@@ -83,10 +84,11 @@ def test_impossible_densities_are_refused(density):
 
 @PATHS
 @DTYPES
-@pytest.mark.parametrize("shape", [(37,), (6, 7), (4, 3, 5, 5), (5, 1, 3, 3), (2, 8, 1, 1)], ids=str)
+@pytest.mark.parametrize("shape", [(37,), (6, 7), (4, 3, 4, 5), (5, 1, 3, 3), (2, 8, 1, 1)], ids=str)
 def test_mask_without_ties(select, dtype, shape):
-    magnitude = torch.randperm(magnitude.numel(), generator=torch.Generator().manual_seed(1)).view(shape).to(dtype)
-    for kept in range(1, magnitude.numel()):
+    count = math.prod(shape)  # at most 256: bfloat16 tells larger integers apart no more
+    magnitude = torch.randperm(count, generator=torch.Generator().manual_seed(1)).view(shape).to(dtype)
+    for kept in range(1, count):
         assert np.array_equal(mask_of(select, magnitude, kept).double(), numpy_mask(magnitude.double().numpy(), kept))
 
 
@@ -222,7 +224,9 @@ def test_no_gradient_reaches_the_weight():
 
 
 def straight_through(scores, weight):
-    return ScoreThroughMask.apply(scores, weight, constraint_of(weight, scores=scores.detach()).effective_weight(weight))
+    return ScoreThroughMask.apply(
+        scores, weight, constraint_of(weight, scores=scores.detach()).effective_weight(weight)
+    )
 
 
 def test_straight_through_fails_gradcheck_and_its_surrogate_passes():

@@ -1,0 +1,60 @@
+"""Learning on the real sets: skipped where FEATHERWEIGHT_DATA does not name a folder that holds them."""
+
+import csv
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DATA = os.environ.get("FEATHERWEIGHT_DATA")
+needs_data = pytest.mark.skipif(DATA is None, reason="FEATHERWEIGHT_DATA names no folder with the real data sets")
+
+
+def train(cwd, *argv):
+    """The results row of a run of its own process, with all cores."""
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    command = [sys.executable, ROOT / "main.py", "--seed", "1", *map(str, argv)]
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stderr
+    with (Path(cwd) / "runs/results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))[-1]
+
+
+def test_the_quickstart_learns_the_digits(tmp_path):
+    row = train(tmp_path, "--config", ROOT / "configs/quickstart.yml")
+    assert float(row["Last Epoch Test Top 1"]) >= 96
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("config", "options", "least"),
+    [
+        ("mnist/fc_kn_unsigned.yml", ("--epochs", 2), 93),
+        ("mnist/fc_dense.yml", ("--epochs", 2), 96),
+        ("fashionmnist/mlp_kn_unsigned.yml", ("--epochs", 1), 78),
+    ],
+)
+def test_mnist_and_fashion_mnist_are_learnt(tmp_path, config, options, least):
+    row = train(tmp_path, "--config", ROOT / "configs" / config, "--data", DATA, *options)
+    assert float(row["Last Epoch Test Top 1"]) >= least
+
+
+@needs_data
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_a_ticket_learns_cifar10_from_part_of_an_epoch(tmp_path, precision):
+    config = ROOT / "configs/smallscale/conv2/conv2_kn_unsigned.yml"
+    command = ["--config", config, "--prune-rate", 0.5, "--data", DATA, "--dry-run", 80, "--precision", precision]
+    done = subprocess.run(
+        [sys.executable, ROOT / "main.py", "--seed", "1", *map(str, command)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    accuracy = float(re.findall(r"test loss [\d.]+ acc@1 ([\d.]+)%", done.stdout)[0])
+    assert accuracy > 30  # 36 to 40 in our runs of 80 batches; 10 is chance

@@ -1,0 +1,76 @@
+"""The binary activation: its values, its gradient against numpy and against its surrogate."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from models.activations import ACTIVATIONS, BinarySign, Sign
+
+
+def gradient(x, g=None):
+    x = x.clone().requires_grad_()
+    y = Sign()(x)
+    y.backward(torch.ones_like(x) if g is None else g)
+    return x.grad
+
+
+def surrogate(x):
+    """f(x) = 2x − x·|x| on [−1, 1], constant outside."""
+    inside = x.clamp(-1, 1)
+    return 2 * inside - inside * inside.abs()
+
+
+def test_values():
+    x = torch.tensor([-3.0, -1e-30, -0.0, 0.0, 1e-30, 2.0])
+    assert Sign()(x).tolist() == [-1, -1, 0, 0, 1, 1]
+
+
+def test_values_after_a_relu_are_zero_and_one():
+    assert set(Sign()(torch.relu(torch.randn(100))).unique().tolist()) == {0, 1}
+
+
+def test_gradient_as_measured_on_the_original():
+    x = torch.tensor([0.0, 0.25, -0.5, 1.0, -1.0, 1.5, -7.0])
+    assert gradient(x).tolist() == [2, 1.5, 1, 0, 0, 0, 0]
+
+
+def test_gradient_against_numpy():
+    x, g = (torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    a = x.numpy()
+    expected = g.numpy() * np.where(np.abs(a) <= 1, 2 * (1 - np.abs(a)), 0)
+    np.testing.assert_allclose(gradient(x, g), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_straight_through_fails_gradcheck_and_its_surrogate_passes():
+    x = torch.tensor([-1.7, -0.8, -0.3, 0.2, 0.9, 1.4], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(surrogate, x)
+    assert not torch.autograd.gradcheck(BinarySign.apply, x, raise_exception=False)
+
+
+def test_gradient_is_that_of_the_surrogate():
+    x = torch.linspace(-2, 2, 81, dtype=torch.float64)[1::2].requires_grad_()  # without the kinks
+    (expected,) = torch.autograd.grad(surrogate(x).sum(), x)
+    torch.testing.assert_close(gradient(x.detach()), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_type_shape_and_memory_format_stay(dtype):
+    x = torch.randn(2, 3, 4, 4).to(dtype).contiguous(memory_format=torch.channels_last)
+    y = Sign()(x)
+    assert y.dtype == gradient(x).dtype == dtype and y.stride() == x.stride() and y.shape == x.shape
+
+
+def test_the_input_is_left_alone():
+    x = torch.randn(10)
+    before = x.clone()
+    gradient(x)
+    assert torch.equal(x, before)
+
+
+def test_the_table():
+    x = torch.tensor([-2.0, 0.5])
+    assert ACTIVATIONS["sign"]()(x).tolist() == [-1, 1]
+    assert torch.equal(ACTIVATIONS["tanh"]()(x), torch.tanh(x))
+    assert ACTIVATIONS["relu"]()(x.clone()).tolist() == [0, 0.5]
+    assert all(isinstance(make(), nn.Module) and make() is not make() for make in ACTIVATIONS.values())

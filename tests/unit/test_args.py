@@ -1,0 +1,416 @@
+"""Options: what is declared, how the three sources combine, and that nothing is lost on the way."""
+
+import ast
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+import args
+from args import FIELDS, Options, UsageError
+
+ROOT = Path(args.__file__).parent
+DENSE = {"set": "digits", "arch": "Conv2"}
+SUBNET = {**DENSE, "conv_type": "SubnetConv", "prune_rate": 0.5, "freeze_weights": True}
+
+
+@pytest.fixture
+def parse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.chdir(tmp_path)
+
+    def parse_(content: dict[str, object] | str, *words: str) -> Options:
+        Path("c.yml").write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+        return args.parse(["--config", "c.yml", *words])
+
+    return parse_
+
+
+def value(options: Options, name: str) -> object:
+    return options.flat()[name]
+
+
+def flags(name: str) -> list[str]:
+    """The flags an option should have, the one that switches a boolean off last."""
+    stem = name.replace("_", "-")
+    off = [f"--{stem.removeprefix('no-')}" if stem.startswith("no-") else f"--no-{stem}"]
+    return [*FIELDS[name].metadata["flags"], f"--{stem}", *(off if FIELDS[name].type is bool else [])]
+
+
+# declarations
+
+
+def test_every_option_has_a_help_a_known_type_and_a_default_that_it_would_accept() -> None:
+    for name, option in FIELDS.items():
+        assert option.metadata["text"], name
+        if option.default is not dataclasses.MISSING:
+            assert value(args.from_flat({**DENSE, name: option.default}), name) == option.default, name
+
+
+def test_no_flag_means_two_options() -> None:
+    spellings = [flag for name in FIELDS for flag in flags(name)]
+    assert len(spellings) == len(set(spellings))
+
+
+def test_the_options_that_leave_a_run_the_same_are_these() -> None:
+    same = {name for name, option in FIELDS.items() if not option.metadata["maths"]}
+    assert same == {
+        *("data", "download", "workers", "epochs", "config", "name", "log_dir", "results", "resume", "evaluate"),
+        *("pretrained", "save_every", "histograms", "print_freq", "check", "device", "multigpu", "deterministic"),
+    }
+
+
+def test_help_lists_every_option_once_with_type_default_and_range(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        args.parse(["--lr", "-5", "--help"])
+    text = capsys.readouterr().out
+    words = " ".join(text.split())
+    assert end.value.code == 0
+    listed = [line[2:].partition("  ")[0].split(", ") for line in text.splitlines() if line.startswith("  -")]
+    assert listed == [flags(name) for name in FIELDS]
+    assert "[an int >= 1; default 256]" in words
+    assert "[a float >= 0 and < 1; default 0.9]" in words
+    assert "[one of digits, MNIST, FashionMNIST, CIFAR10; required]" in words
+    assert "fraction of the weights KEPT" in words
+    assert "with SGD (and AdamW, decoupled) it acts on the scores too" in words
+    for code in ("0 done", "1 the run failed", "2 bad input", "75 stopped by SIGTERM, SIGUSR2 or the first Ctrl-C"):
+        assert code in words
+    assert max(len(line) for line in text.splitlines()) <= 120
+
+
+def test_args_imports_neither_torch_nor_another_module_of_ours() -> None:
+    nodes = [*ast.walk(ast.parse((ROOT / "args.py").read_text()))]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert {name.split(".")[0] for name in names} <= {*sys.stdlib_module_names, "yaml", "utils"}
+
+
+def test_importing_args_looks_at_no_command_line() -> None:
+    code = "import sys; sys.argv = ['x', '--help']; import args; print('fine')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == "fine\n"
+
+
+# the three sources
+
+
+def test_the_command_line_beats_the_file_and_the_file_beats_the_default(parse: Any) -> None:
+    options = parse({**DENSE, "lr": 0.2, "momentum": 0.5}, "--lr", "0.3")
+    assert (options.optim.lr, options.optim.momentum, options.optim.epochs) == (0.3, 0.5, 90)
+
+
+def test_the_last_of_repeated_flags_counts(parse: Any) -> None:
+    options = parse(DENSE, "--epochs=5", "--epochs", "7", "--nesterov", "--no-nesterov")
+    assert (options.optim.epochs, options.optim.nesterov) == (7, False)
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "expected"),
+    [
+        (["--batch-size", "8"], "batch_size", 8),
+        (["--batch_size", "8"], "batch_size", 8),
+        (["--batch_size=8"], "batch_size", 8),
+        (["-b", "8"], "batch_size", 8),
+        (["-b8"], "batch_size", 8),
+        (["-j", "0"], "workers", 0),
+        (["-p", "3"], "print_freq", 3),
+        (["-a", "Conv4"], "arch", "Conv4"),
+        (["--learning-rate", "2"], "lr", 2.0),
+        (["--learning_rate", "2"], "lr", 2.0),
+        (["--wd", "1e-3"], "weight_decay", 1e-3),
+        (["--weight_decay", "0"], "weight_decay", 0.0),
+        (["--save_every", "-1"], "save_every", -1),
+        (["--save-every=-1"], "save_every", -1),
+        (["--bn-bias-init", "-1e-4"], "bn_bias_init", -1e-4),
+        (["--bn-bias-init", "-.5"], "bn_bias_init", -0.5),
+        (["--nesterov"], "nesterov", True),
+        (["--no_bn_decay"], "no_bn_decay", True),
+        (["--no-bn-decay", "--bn-decay"], "no_bn_decay", False),
+        (["--multigpu", "0"], "multigpu", [0]),
+        (["--label-smoothing", "null"], "label_smoothing", None),
+        (["--seed", "9223372036854775807"], "seed", 2**63 - 1),
+        (["--name", "a b"], "name", "a b"),
+        (["--results", "a=b_c.csv"], "results", "a=b_c.csv"),
+    ],
+)
+def test_a_flag_in_each_spelling(parse: Any, words: list[str], name: str, expected: object) -> None:
+    got = value(parse(DENSE, *words), name)
+    assert (got, type(got)) == (expected, type(expected))
+
+
+def test_a_flag_that_is_on_in_the_file_can_be_switched_off(parse: Any) -> None:
+    assert not parse({**DENSE, "grad_clip": True}, "--no-grad-clip").optim.grad_clip
+    assert not parse({**DENSE, "no_bn_decay": True}, "--bn-decay").optim.no_bn_decay
+
+
+@pytest.mark.parametrize("written", ["0.3", "-1"])
+def test_prune_rate_with_an_underscore_is_the_fraction_kept(parse: Any, written: str) -> None:
+    assert parse({**SUBNET, "prune_rate": float(written)}, "--prune_rate", "0.25").constraint.density == 0.25
+
+
+# casting
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "expected"),
+    [
+        ("lr: 1e-4", "lr", 1e-4),
+        ("lr: 1", "lr", 1.0),
+        ("lr: '0.5'", "lr", 0.5),
+        ("epochs: '7'", "epochs", 7),
+        ("nesterov: yes", "nesterov", True),
+        ("nesterov: off", "nesterov", False),
+        ("label_smoothing: null", "label_smoothing", None),
+        ("label-smoothing: 0", "label_smoothing", 0.0),
+        ("name: '7'", "name", "7"),
+        ("multigpu: 0", "multigpu", [0]),
+        ("multigpu: [0]", "multigpu", [0]),
+        ("arch: MLP\nhidden: 300,100", "hidden", [300, 100]),
+        ("arch: MLP\nhidden: 300, 100", "hidden", [300, 100]),
+        ("arch: MLP\nhidden: [300, 100]", "hidden", [300, 100]),
+        ("arch: MLP\nhidden: 300", "hidden", [300]),
+        ("arch: MLP\nnorm: none", "norm", "none"),
+    ],
+)
+def test_a_yaml_value_becomes_the_declared_type(parse: Any, line: str, name: str, expected: object) -> None:
+    head = "set: digits\n" if "arch" in line else "set: digits\narch: Conv2\n"
+    got = value(parse(head + line), name)
+    assert (got, type(got)) == (expected, type(expected))
+
+
+EDGES = [
+    # (option, least and greatest that are right, the nearest that are wrong)
+    ("val_split", ["0", "0.99"], ["-0.01", "1"]),
+    ("batch_size", ["1"], ["0"]),
+    ("workers", ["0"], ["-1"]),
+    ("num_classes", ["1"], ["0"]),
+    ("width_mult", ["1e-9"], ["0"]),
+    ("lr", ["1e-9"], ["0"]),
+    ("lr_adjust", ["1"], ["0"]),
+    ("lr_gamma", ["1e-9"], ["0"]),
+    ("warmup_length", ["0"], ["-1"]),
+    ("momentum", ["0", "0.99"], ["-0.01", "1"]),
+    ("weight_decay", ["0"], ["-1e-9"]),
+    ("label_smoothing", ["0", "0.99"], ["-0.01", "1"]),
+    ("epochs", ["1"], ["0"]),
+    ("start_epoch", ["0", "89"], ["-1", "90"]),
+    ("seed", ["0", str(2**63 - 1)], ["-1", str(2**63)]),
+    ("save_every", ["-1", "0"], ["-2"]),
+    ("print_freq", ["1"], ["0"]),
+    ("dry_run", ["1"], ["0"]),
+    ("multigpu", ["0"], ["-1"]),
+    ("prune_rate", ["1e-9", "1"], ["0", "1.01", "-0.5"]),
+]
+
+
+@pytest.mark.parametrize(("name", "right", "wrong"), EDGES, ids=[edge[0] for edge in EDGES])
+def test_both_edges_of_every_range(parse: Any, name: str, right: list[str], wrong: list[str]) -> None:
+    for text in right:
+        parse(SUBNET, f"--{name}={text}")
+    for text in wrong:
+        with pytest.raises(UsageError, match=rf"\A{name}: "):
+            parse(SUBNET, f"--{name}={text}")
+
+
+def test_no_range_is_missing_from_the_edges() -> None:
+    allowed = {name: option.metadata["allowed"] for name, option in FIELDS.items()}
+    limited = {name for name, text in allowed.items() if text and isinstance(text, str)}
+    assert limited - {edge[0] for edge in EDGES} == {"hidden"}
+
+
+# old command lines and old files
+
+
+DEAD = [
+    "--world-size 2",
+    "--world_size 2",
+    "--rank -1",
+    "--rank",
+    "--multistep-lr-adjust 3",
+    "--multistep-lr-gamma 0.5",
+]
+DEAD += ["--low-data 0.5", "--one-batch", "--random-subnet", "--debug", "--debug --debug"]
+
+
+@pytest.mark.parametrize("words", DEAD)
+def test_a_dead_option_is_taken_with_one_warning(parse: Any, words: str) -> None:
+    options = parse(DENSE, *words.split())
+    assert len(options.warnings) == 1
+    assert "has no effect; the original never read it" in options.warnings[0]
+
+
+def test_a_dead_option_in_the_file_too(parse: Any) -> None:
+    assert len(parse({**DENSE, "low_data": 1, "rank": 0}, "--rank", "0").warnings) == 2
+
+
+@pytest.mark.parametrize("rate", [None, -1, 0, 0.0, 1])
+def test_dense_takes_the_originals_words_for_no_pruning_in_silence(parse: Any, rate: float | None) -> None:
+    options = parse({**DENSE, "prune_rate": rate})
+    assert (options.constraint.prune_rate, options.constraint.density, options.warnings) == (None, 1.0, ())
+
+
+@pytest.mark.parametrize(
+    ("content", "warning"),
+    [
+        ({**DENSE, "prune_rate": 0.3}, "prune_rate: 0.3 in c.yml has no effect without conv_type SubnetConv"),
+        ({**DENSE, "scale_fan": True}, "scale_fan: true in c.yml has no effect without conv_type SubnetConv"),
+        ({**DENSE, "learn_batchnorm": True}, "learn_batchnorm: true in c.yml has no effect without freeze_weights"),
+        ({**DENSE, "tune_batchnorm": True}, "tune_batchnorm: true in c.yml has no effect without freeze_weights"),
+        ({**DENSE, "bn_bias_only": True}, "bn_bias_only: true in c.yml has no effect without freeze_weights"),
+        (
+            {**SUBNET, "tune_batchnorm": True},
+            "tune_batchnorm: true in c.yml has no effect without learn_batchnorm or bn_bias_only",
+        ),
+        (
+            {**DENSE, "data": "/no/such/folder"},
+            "data: '/no/such/folder' in c.yml cannot be used here; using ./datasets",
+        ),
+        ({**DENSE, "log_dir": "/dev/null/x"}, "log_dir: '/dev/null/x' in c.yml cannot be used here; using runs"),
+    ],
+)
+def test_what_has_no_effect_is_said_once_and_ignored(parse: Any, content: dict[str, object], warning: str) -> None:
+    options = parse(content)
+    assert options.warnings == (warning,)
+    ignored = {"prune_rate": None, "scale_fan": False, "data": "./datasets", "log_dir": None}
+    if warning.partition(":")[0] in ignored:
+        assert value(options, warning.partition(":")[0]) == ignored[warning.partition(":")[0]]
+
+
+@pytest.mark.parametrize("more", [{"learn_batchnorm": True}, {"bn_bias_only": True}])
+def test_tuning_batch_norm_with_something_to_tune_is_no_warning(parse: Any, more: dict[str, bool]) -> None:
+    assert parse({**SUBNET, "tune_batchnorm": True, **more}).warnings == ()
+
+
+def test_a_folder_from_the_command_line_stays_and_hushes_the_file(parse: Any, tmp_path: Path) -> None:
+    options = parse(
+        {**DENSE, "data": "/mnt/nowhere", "log_dir": "/dev/null/x"}, "--data=/no/where", f"--log-dir={tmp_path}/a/b"
+    )
+    assert (options.data.data, options.run.log_dir, options.warnings) == ("/no/where", f"{tmp_path}/a/b", ())
+
+
+def test_folders_that_exist_and_relative_ones_stay_as_the_file_has_them(parse: Any, tmp_path: Path) -> None:
+    for folder in (str(tmp_path), "not/yet/there"):
+        options = parse({**DENSE, "data": folder, "log_dir": folder})
+        assert (options.data.data, options.run.log_dir, options.warnings) == (folder, folder, ())
+
+
+# which file, and the name of the run
+
+
+def test_name_and_stem_come_from_the_config(parse: Any) -> None:
+    options = parse(DENSE)
+    assert (options.run.config, options.run.stem, options.run.name) == ("c.yml", "c", "c")
+    assert parse(DENSE, "--name", "mine").run.name == "mine"
+
+
+def test_a_stored_configuration_keeps_the_stem_it_came_from(parse: Any) -> None:
+    options = parse({**DENSE, "config": "configs/quickstart.yml"})
+    assert (options.run.config, options.run.stem) == ("configs/quickstart.yml", "quickstart")
+    assert parse({**DENSE, "config": None}).run.config == "c.yml"
+
+
+@pytest.mark.parametrize("path", ["run", "run/checkpoints/last.pt", "run/"])
+def test_resume_without_config_reads_what_the_run_keeps(parse: Any, path: str) -> None:
+    stored = parse(SUBNET, "--pretrained", "old.pt", "--start-epoch", "3", "--lr=0.5")
+    Path("run/checkpoints").mkdir(parents=True)
+    Path("run/config.yaml").write_text(yaml.safe_dump(stored.flat()))
+    options = args.parse(["--resume", path, "--epochs", "120"])
+    assert (options.run.resume, options.run.stem, options.optim.lr, options.optim.epochs) == (path, "c", 0.5, 120)
+    assert (options.run.pretrained, options.optim.start_epoch) == (None, 3)
+
+
+def test_resume_auto_needs_the_config(parse: Any) -> None:
+    assert parse(DENSE, "--resume", "auto").run.resume == "auto"
+    Path("auto").mkdir()
+    Path("auto/config.yaml").write_text("set: digits\narch: Conv2\n")
+    with pytest.raises(UsageError, match="config: no YAML file"):
+        args.parse(["--resume", "auto"])
+
+
+@pytest.mark.parametrize("words", [["--resume", "auto"], ["--pretrained", "a.pt"]])
+def test_evaluate_takes_a_network_from_either(parse: Any, words: list[str]) -> None:
+    assert parse(DENSE, "-e", *words).run.evaluate
+
+
+def test_load_yaml_merges_and_nests_as_yaml_does(tmp_path: Path) -> None:
+    (tmp_path / "c.yml").write_text("a-b: &x {k: 1}\nc: {<<: *x, k: 2}\n")
+    assert args.load_yaml(tmp_path / "c.yml") == {"a_b": {"k": 1}, "c": {"k": 2}}
+
+
+# round trips and comparisons
+
+changes = st.fixed_dictionaries(
+    {},
+    optional={
+        "lr": st.floats(1e-12, 1e12),
+        "weight_decay": st.floats(0, 1),
+        "epochs": st.integers(1, 10**9),
+        "seed": st.none() | st.integers(0, 2**63 - 1),
+        "label_smoothing": st.none() | st.floats(0, 0.999),
+        "prune_rate": st.floats(1e-12, 1),
+        "grad_clip": st.booleans(),
+        "optimizer": st.sampled_from(["sgd", "adam"]),
+        "name": st.text(st.characters(codec="utf-8"), min_size=1, max_size=20).filter(
+            lambda text: text.isprintable() and text.strip() and "/" not in text and text not in (".", "..", "null")
+        ),
+        "multigpu": st.none() | st.lists(st.integers(0, 99), min_size=1, max_size=1),
+    },
+)
+
+
+@given(changes)
+def test_flat_and_from_flat_are_inverse_also_through_yaml(values: dict[str, Any]) -> None:
+    options = args.from_flat({**SUBNET, **values})
+    assert {name: options.flat()[name] for name in values} == values
+    assert args.from_flat(options.flat()) == options
+    assert args.from_flat(yaml.safe_load(yaml.safe_dump(options.flat()))) == options
+
+
+def test_from_flat_refuses_what_a_file_may_not_hold() -> None:
+    with pytest.raises(UsageError, match="epochs: 0 in the stored configuration, but it must be an int >= 1"):
+        args.from_flat({**DENSE, "epochs": 0})
+    with pytest.raises(UsageError, match="arch: no value"):
+        args.from_flat({"set": "digits"})
+
+
+def test_flat_has_every_option_in_plain_values() -> None:
+    flat = args.from_flat({**DENSE, "multigpu": [0]}).flat()
+    assert [*flat] == [*FIELDS]
+    assert flat["multigpu"] == [0]
+
+
+def test_replace_gives_a_new_object_and_knows_its_names() -> None:
+    old = args.from_flat(SUBNET)
+    new = old.replace(seed=5, lr=0.2, prune_rate=0.25)
+    assert (new.run.seed, new.optim.lr, new.constraint.density) == (5, 0.2, 0.25)
+    assert (old.run.seed, old.optim.lr, old.constraint.density) == (None, 0.1, 0.5)
+    with pytest.raises(TypeError, match="sede"):
+        old.replace(sede=5)
+
+
+def test_options_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        args.from_flat(DENSE).optim.lr = 1.0  # type: ignore[misc]
+
+
+def test_changed_mathematics_names_old_and_new() -> None:
+    old = args.from_flat(SUBNET)
+    assert args.changed_mathematics(old, old.replace(epochs=7, name="other", device="cpu", histograms=True)) == []
+    assert args.changed_mathematics(old, old.replace(lr=0.2, seed=1)) == [
+        "lr: 0.1 in the run, 0.2 now",
+        "seed: null in the run, 1 now",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("prun_rate", " (did you mean 'prune_rate'?)"), ("PRUNE_RATE", " (did you mean 'prune_rate'?)"), ("zzz", "")],
+)
+def test_nearest(name: str, expected: str) -> None:
+    assert args.nearest(name, ["lr", "prune_rate"]) == expected
+    assert args.nearest(name, []) == ""

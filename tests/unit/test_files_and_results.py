@@ -1,0 +1,178 @@
+"""What several processes touch at once, and what a crash may cut short."""
+
+import csv
+import multiprocessing
+import os
+import signal
+
+import pytest
+
+from args import UsageError
+from utils import results
+from utils.checkpoints import RunFailed, load, newest, save
+from utils.files import locked, try_lock, write_atomic, write_text
+from utils.recorders import MetricsCsv
+from utils.signals import StopRequest
+
+
+def row(number):
+    return dict.fromkeys(results.COLUMNS, "") | {"Name": f"a, {number}", "Run ID": f"id-{number}-"}
+
+
+def read(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def append(path, number):
+    results.append(path, row(number))
+
+
+def test_rows_appended_by_many_processes_are_all_there(tmp_path):
+    path = tmp_path / "results.csv"
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=append, args=(path, number)) for number in range(16)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert sorted(r["Name"] for r in read(path)) == sorted(f"a, {n}" for n in range(16))
+    assert path.read_text().count("Date Finished") == 1
+
+
+def test_a_run_has_one_row_however_often_it_is_appended(tmp_path):
+    path = tmp_path / "results.csv"
+    append(path, 1)
+    append(path, 1)
+    append(path, 11)
+    assert [r["Run ID"] for r in read(path)] == ["id-1-", "id-11-"]
+
+
+def test_a_torn_last_line_does_not_swallow_the_next_row(tmp_path):
+    path = tmp_path / "results.csv"
+    append(path, 1)
+    with path.open("a") as file:
+        file.write("torn,by,a")
+    append(path, 2)
+    assert read(path)[-1]["Run ID"] == "id-2-"
+
+
+@pytest.mark.parametrize("content", ["Name\n", "\n1,2\n"])
+def test_a_file_of_another_program_is_refused(tmp_path, content):
+    path = tmp_path / "other.csv"
+    path.write_text(content)
+    with pytest.raises(UsageError, match="other columns"):
+        results.check(path)
+    assert path.read_text() == content
+
+
+def test_the_check_makes_the_folder_but_no_file(tmp_path):
+    results.check(tmp_path / "deep/results.csv")
+    assert list((tmp_path / "deep").iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot write"):
+        results.check(tmp_path / "file/results.csv")
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
+    path = tmp_path / "file"
+    write_text(path, "old")
+
+    def fail(file):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomic(path, fail)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_lock_is_held_by_one_and_freed(tmp_path):
+    path = tmp_path / "lock"
+    with locked(path):
+        assert try_lock(path) is None
+    held = try_lock(path)
+    assert held is not None and try_lock(path) is None
+    held.close()
+    again = try_lock(path)
+    assert again is not None
+    again.close()
+
+
+def test_a_checkpoint_is_written_once_and_replaced_under_each_name(tmp_path):
+    save(tmp_path, {"model": {}, "epoch": 1, "step": 0}, ["best.pt", "last.pt"])
+    assert (tmp_path / "best.pt").samefile(tmp_path / "last.pt")
+    save(tmp_path, {"model": {}, "epoch": 2, "step": 0}, ["last.pt"])
+    assert (load(tmp_path / "best.pt")["epoch"], load(tmp_path / "last.pt")["epoch"]) == (1, 2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.pt", "last.pt"]
+
+
+def test_without_hard_links_a_checkpoint_is_copied(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError("no hard links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    save(tmp_path, {"model": {}, "epoch": 1, "step": 0}, ["best.pt", "last.pt"])
+    assert load(tmp_path / "best.pt") == load(tmp_path / "last.pt")
+
+
+def test_the_furthest_readable_checkpoint_is_found(tmp_path):
+    for epoch, step, name in ((0, 0, "initial.pt"), (2, 0, "best.pt"), (2, 7, "epoch_9.pt")):
+        save(tmp_path, {"model": {}, "epoch": epoch, "step": step}, [name])
+    (tmp_path / "last.pt").write_bytes(b"torn")
+    state, path, complaints = newest(tmp_path)
+    assert (state["step"], path.name) == (7, "epoch_9.pt")
+    assert len(complaints) == 1 and "last.pt" in complaints[0]
+    (tmp_path / "nothing").mkdir()
+    assert newest(tmp_path / "nothing") == (None, None, [])
+
+
+def test_a_checkpoint_that_cannot_be_written_is_a_failed_run(tmp_path):
+    with pytest.raises(RunFailed, match="cannot write"):
+        save(tmp_path / "gone", {"model": {}}, ["last.pt"])
+
+
+def test_a_malicious_or_foreign_checkpoint_is_refused_and_nothing_runs(tmp_path):
+    import torch
+
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "executed"),)
+
+    torch.save({"model": {}, "evil": Evil()}, tmp_path / "evil.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    for name, told in (("evil.pt", "is refused"), ("list.pt", "no checkpoint"), ("gone.pt", "does not exist")):
+        with pytest.raises(UsageError, match=told):
+            load(tmp_path / name)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_metrics_forget_the_epochs_after_the_checkpoint(tmp_path):
+    path = tmp_path / "metrics.csv"
+    first = MetricsCsv(path, 0)
+    for epoch in (1, 2, 3):
+        first.record(epoch, {"train": {"loss": epoch / 4}, "weights": {"density_conv1": 0.5}})
+    again = MetricsCsv(path, 2)
+    again.record(3, {"train": {"loss": 9.0}})
+    assert [(r["epoch"], r["train/loss"]) for r in read(path)] == [("1", "0.25"), ("2", "0.5"), ("3", "9")]
+    assert list(read(path)[0]) == ["epoch", "train/loss"]
+    MetricsCsv(path, 0).record(1, {"train": {"loss": 0.0}})
+    assert len(read(path)) == 1
+
+
+def test_the_second_ctrl_c_leaves_at_once(monkeypatch):
+    left = []
+    monkeypatch.setattr(os, "_exit", left.append)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
+    try:
+        stop = StopRequest().listen()
+        assert not stop
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop and stop.reason == "SIGINT" and left == []
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert left == []
+        os.kill(os.getpid(), signal.SIGINT)
+        assert left == [130]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,75 @@
+"""Device, precision, generators."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from args import UsageError
+from utils import process, runtime
+
+
+@pytest.fixture(autouse=True)
+def _restore_determinism():
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def test_precision_follows_the_hardware_unless_it_is_named(monkeypatch):
+    for flags, expected in (("avx512f avx512_bf16", "bf16"), ("avx512f amx_bf16", "bf16"), ("avx512f", "fp32")):
+        monkeypatch.setattr(runtime, "_cpuinfo", lambda flags=flags: [f"flags\t\t: fpu {flags}"])
+        assert runtime.choose("cpu", "auto", None, deterministic=False).precision_name == expected
+        assert runtime.choose("cpu", "fp32", None, deterministic=False).dtype == torch.float32
+        assert runtime.choose("cpu", "bf16", None, deterministic=False).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "told"),
+    [("cuda", None, "device: cuda is not available"), ("auto", (3,), "multigpu: GPU 3 is not")],
+)
+def test_a_device_that_is_not_there_is_said(monkeypatch, device, gpus, told):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match=told):
+        runtime.choose(device, "auto", gpus, deterministic=False)
+
+
+def test_autocast_is_on_only_where_precision_is_not_fp32():
+    layer, x = torch.nn.Linear(4, 4), torch.randn(2, 4)
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        with runtime.choose("cpu", precision, None, deterministic=False).precision():
+            assert layer(x).dtype == dtype
+
+
+def test_every_generator_goes_on_where_its_state_was_taken(tmp_path):
+    def draw():
+        return random.random(), float(np.random.rand()), np.random.randn(), random.gauss(0, 1), torch.rand(3).tolist()
+
+    runtime.seed_everything(5)
+    draw()
+    torch.save(runtime.rng_state(), tmp_path / "rng.pt")
+    expected = [draw(), draw()]
+    runtime.set_rng_state(torch.load(tmp_path / "rng.pt", weights_only=True))
+    assert [draw(), draw()] == expected
+    runtime.seed_everything(5)
+    first = draw()
+    runtime.seed_everything(5)
+    assert draw() == first
+
+
+def test_deterministic_kernels_are_asked_for():
+    runtime.choose("cpu", "fp32", None, deterministic=True)
+    assert torch.are_deterministic_algorithms_enabled()
+
+
+def test_tuning_sets_numpys_kernels_on_zen4_only(monkeypatch):
+    monkeypatch.delenv("NPY_DISABLE_CPU_FEATURES", raising=False)
+    for family, model, expected in (("25", "17", True), ("26", "2", False), ("25", "1", False)):
+        text = f"vendor_id\t: AuthenticAMD\ncpu family\t: {family}\nmodel\t\t: {model}\n\nvendor_id: x\n"
+        monkeypatch.setattr(process.Path, "read_text", lambda self, text=text: text)
+        assert process._is_zen4() is expected
+    monkeypatch.setattr(process.Path, "read_text", lambda self: "processor: 0")
+    assert process._is_zen4() is False
+    monkeypatch.setattr(process, "_is_zen4", lambda: True)
+    process.tune()
+    assert "X86_V4" in process.os.environ["NPY_DISABLE_CPU_FEATURES"]
