@@ -4,9 +4,9 @@
     python scripts/bench.py --startup
 
 One process, the contenders in turn within every repeat, medians. CIFAR-10 shapes, random pixels, half the weights kept.
-- ours: `train_one_epoch` over STEPS batches and `evaluate` over EVALUATED, at each precision. CIFAR-10's test images
-  are 79 batches of 128, so what is done once an evaluation weighs more here than in a run.
-- reference: `scripts/bench_reference.py`, fp32, its data loading included.
+- ours: `trainers.loop` on the project's own parts, at each precision, loading included. An evaluation is EVALUATED
+  batches; CIFAR-10's is 79, so what is done once an evaluation weighs more here than in a run.
+- reference: `scripts/bench_reference.py`, fp32, loading included. It has the benefit of our allocator settings.
 - dense: our step of the same network, every weight free and trained, with the same optimizer.
 """
 
@@ -33,7 +33,7 @@ import torch
 
 import models
 from args import UsageError
-from scripts.bench_contenders import DENSITY, EVALUATED, OPTIMIZER, STEPS, Work, contenders, measure
+from scripts.bench_contenders import DENSITY, EVALUATED, OPTIMIZER, STEPS, Work, contenders, measure, timed
 from utils import runtime as runtimes
 from utils.choose import pick
 from utils.files import write_text
@@ -62,16 +62,17 @@ def ratios(medians: dict[str, float], precisions: Sequence[str]) -> dict[str, fl
     found = {}
     for precision in precisions:
         for what in ("train", "eval"):
-            ours = medians[f"ours/{precision}/{what}"]
-            found[f"{what}/{precision}"] = medians[f"reference/fp32/{what}"] / ours
-            found[f"{what}/{precision}/over_dense"] = ours / medians[f"dense/{precision}/{what}"]
+            found[f"{what}/{precision}"] = medians[f"reference/fp32/{what}"] / medians[f"ours/{precision}/{what}"]
+        found[f"train/{precision}/over_dense"] = (
+            medians[f"ours/{precision}/train"] / medians[f"dense/{precision}/train"]
+        )
     return found
 
 
 def bench_net(net: str, act: str, here: dict[str, Runtime], batch: int, repeat: int) -> dict[str, Any]:
     """One row of the report: every sample, its summary, the ratios, the targets."""
     arch = f"{net}_BinAct" if act == "1/1" else net
-    samples = measure(contenders(arch, act, here, batch), repeat, next(iter(here.values())).wait)
+    samples = measure(contenders(arch, act, here, batch), repeat)
     short = {name: summary(values) for name, values in samples.items()}
     found = ratios({name: s["median"] for name, s in short.items()}, list(here))
     row = {"net": net, "act": act, "arch": arch, "targets": targets(net, act)}
@@ -147,12 +148,8 @@ def bench_startup(repeat: int) -> dict[str, Any]:
 
 
 def _start(code: str, scratch: str) -> Work:
-    def work() -> int:
-        root = Path(__file__).resolve().parents[1]
-        subprocess.run([sys.executable, "-c", code, scratch], cwd=root, check=True, capture_output=True)
-        return 1
-
-    return work
+    root, command = Path(__file__).resolve().parents[1], [sys.executable, "-c", code, scratch]
+    return timed(lambda: subprocess.run(command, cwd=root, check=True, capture_output=True))
 
 
 def startup_table(found: dict[str, Any]) -> str:
@@ -233,7 +230,7 @@ def conditions(options: argparse.Namespace) -> dict[str, Any]:
         "device": next(iter(options.here.values())).device_name,
         "threads": torch.get_num_threads(),
         "batch_size": options.batch_size,
-        "batches_per_sample": {"train": STEPS, "eval": EVALUATED, "reference": 1},
+        "batches_per_sample": {"train": STEPS - 1, "eval": EVALUATED, "reference": 1},
         "density": DENSITY,
     }
 

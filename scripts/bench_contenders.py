@@ -2,7 +2,7 @@
 
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr
 from typing import Any
 
@@ -22,12 +22,12 @@ from utils.runtime import Runtime
 
 DENSITY = 0.5
 RATE = 1e-3  # the rate costs no time; a small one keeps the dense network finite on random labels
-STEPS, EVALUATED = 3, 16  # batches of one sample of ours and dense; one for the reference, which repeats itself
+STEPS, EVALUATED = 4, 16  # batches of a sample of ours and dense; of the steps the first is not counted
 SPEC = SPECS["CIFAR10"]
 OPTIMIZER = {"1/32": "sgd", "1/1": "adam"}  # as in the configurations
 
 Samples = dict[str, list[float]]  # contender -> seconds a batch (or a start), one entry a repeat
-Work = Callable[[], int]  # does what is timed, returns how many batches that was
+Work = Callable[[], float]  # takes a sample
 
 
 class Undisturbed:
@@ -39,6 +39,27 @@ class Undisturbed:
     def epoch_done(self, state: State, train: Score, held_out: Score, rate: float, *, is_best: bool) -> None: ...
 
     def stopped(self, state: State) -> None: ...
+
+
+class Marks:
+    """Batches that remember when the loop came for the first and, after each, for the next."""
+
+    def __init__(self, batches: DeviceBatches, runtime: Runtime) -> None:
+        self._batches, self._runtime, self.samples = batches, runtime, batches.samples
+        self.times: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        self.times = [self._now()]
+        for batch in self._batches.epoch(epoch, start):
+            yield batch
+            self.times.append(self._now())
+
+    def _now(self) -> float:
+        self._runtime.wait()
+        return time.perf_counter()
 
 
 def network(arch: str, *, dense: bool) -> torch.nn.Module:
@@ -80,46 +101,64 @@ def parts(model: Any, optimizer: str, runtime: Runtime, batch: int, *, dense: bo
 
 
 def our_work(assembled: Parts) -> tuple[Work, Work]:
-    """(training, evaluation) by the project's own loop."""
-    epoch = 0
+    """(a training step, an evaluation batch) of the project's own loop, in seconds.
 
-    def train() -> int:
+    The first step of a sample is left out: what the loop does once an epoch (391 steps) would weigh a quarter.
+    """
+    epoch, runtime = 0, assembled.runtime
+    assembled.train = marks = Marks(assembled.train, runtime)  # type: ignore[arg-type]
+
+    def train() -> float:
         nonlocal epoch
         epoch += 1
         with redirect_stderr(io.StringIO()):  # no progress bar among the samples
             train_one_epoch(assembled, State(epoch=epoch), "bench", Undisturbed())
-        return len(assembled.train)
+        return (marks.times[-1] - marks.times[1]) / (len(marks) - 1)
 
-    def test() -> int:
-        evaluate(assembled.model, assembled.held_out, assembled.method, assembled.runtime)
-        return len(assembled.held_out)
+    def test() -> object:
+        return evaluate(assembled.model, assembled.held_out, assembled.method, runtime)
 
-    return train, test
+    return train, timed(test, len(assembled.held_out), runtime.wait)
 
 
-def reference_work(arch: str, optimizer: str, device: torch.device, batch: int) -> tuple[Work, Work]:
-    """(training, evaluation) of one batch by the reference."""
-    model = reference.convert(network(arch, dense=False)).to(device)
+def reference_work(arch: str, optimizer: str, runtime: Runtime, batch: int) -> tuple[Work, Work]:
+    """(a training step, an evaluation batch) of the reference, in seconds."""
+    model = reference.convert(network(arch, dense=False)).to(runtime.device)
     train, test = (reference.image_by_image(random_split(batch * 4), SPEC, batch, train=on) for on in (True, False))
-    step = reference.ReferenceStep(model, reference.make_optimizer(optimizer, model, RATE), train, test, device)
-    return lambda: bool(step.train()), lambda: bool(step.evaluate())
+    step = reference.ReferenceStep(model, reference.make_optimizer(optimizer, model, RATE), train, test, runtime.device)
+    return timed(step.train, 1, runtime.wait), timed(step.evaluate, 1, runtime.wait)
 
 
-def contenders(arch: str, act: str, runtimes_by_name: dict[str, Runtime], batch: int) -> dict[str, Work]:
-    """Every contender for one network, by name: `who/precision/what`."""
+def timed(work: Callable[[], object], batches: int = 1, wait: Callable[[], None] = lambda: None) -> Work:
+    """`work`, which takes so many batches, as a sampler of the seconds a batch takes."""
+
+    def sample() -> float:
+        wait()
+        began = time.perf_counter()
+        work()
+        wait()
+        return (time.perf_counter() - began) / batches
+
+    return sample
+
+
+def contenders(arch: str, act: str, here: dict[str, Runtime], batch: int) -> dict[str, Work]:
+    """Every contender for one network by name, `who/precision/what`; the dense network is only trained."""
     works: dict[str, Work] = {}
-    device = next(iter(runtimes_by_name.values())).device
-    works["reference/fp32/train"], works["reference/fp32/eval"] = reference_work(arch, OPTIMIZER[act], device, batch)
-    for precision, runtime in runtimes_by_name.items():
-        for who in ("ours", "dense"):
-            model = network(arch, dense=who == "dense")
-            assembled = parts(model, OPTIMIZER[act], runtime, batch, dense=who == "dense")
-            works[f"{who}/{precision}/train"], works[f"{who}/{precision}/eval"] = our_work(assembled)
+    anywhere = next(iter(here.values()))
+    works["reference/fp32/train"], works["reference/fp32/eval"] = reference_work(arch, OPTIMIZER[act], anywhere, batch)
+    for precision, runtime in here.items():
+        ours, dense = (
+            our_work(parts(network(arch, dense=free), OPTIMIZER[act], runtime, batch, dense=free))
+            for free in (False, True)
+        )
+        works[f"ours/{precision}/train"], works[f"ours/{precision}/eval"] = ours
+        works[f"dense/{precision}/train"] = dense[0]
     return works
 
 
-def measure(works: dict[str, Work], repeat: int, wait: Callable[[], None] = lambda: None) -> Samples:
-    """`repeat` samples of each, in seconds a batch, after one unmeasured round; each repeat begins with another one."""
+def measure(works: dict[str, Work], repeat: int) -> Samples:
+    """`repeat` samples of each in turn, after a round that does not count; each repeat begins with another one."""
     samples: Samples = {name: [] for name in works}
     order = list(works)
     for work in works.values():
@@ -127,9 +166,5 @@ def measure(works: dict[str, Work], repeat: int, wait: Callable[[], None] = lamb
     for i in range(repeat):
         first = i % len(order)
         for name in order[first:] + order[:first]:
-            wait()
-            began = time.perf_counter()
-            batches = works[name]()
-            wait()
-            samples[name].append((time.perf_counter() - began) / batches)
+            samples[name].append(works[name]())
     return samples

@@ -1,0 +1,60 @@
+"""The validation share: by class in proportion, the same every time, without a second copy of the set."""
+
+import math
+
+import numpy as np
+import pytest
+
+from args import UsageError
+from data import Split, compact, hold_out, load
+
+
+def numbered(labels):
+    """A split whose images hold their index."""
+    labels = np.array(labels, np.int64)  # a copy: hold_out works in place
+    return Split(np.arange(len(labels), dtype=np.uint8).reshape(-1, 1, 1, 1).copy(), labels)
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.1, 0.25, 0.5, 0.9])
+def test_hold_out_is_stratified_disjoint_and_complete(fraction):
+    labels = np.repeat(np.arange(10), 20)
+    train, val = hold_out(numbered(labels), fraction)
+    assert len(val) == round(fraction * 200)
+    assert np.bincount(val.labels, minlength=10).tolist() == [len(val) // 10] * 10
+    indices = np.concatenate([train.images.ravel(), val.images.ravel()])
+    assert np.array_equal(np.sort(indices), np.arange(200))
+    for part in (train, val):
+        assert np.array_equal(part.labels, labels[part.images.ravel()])
+
+
+def test_hold_out_keeps_rare_classes_on_both_sides():
+    train, val = hold_out(numbered([0] * 90 + [1] * 2 + [2]), 0.1)
+    assert len(val) == 9 and np.bincount(val.labels).tolist() == [8, 1]
+    assert np.bincount(train.labels).tolist() == [82, 1, 1]
+
+
+def test_hold_out_is_random_and_the_same_every_time():
+    _, first = hold_out(numbered([0] * 100), 0.2)
+    np.random.seed(0)
+    _, second = hold_out(numbered([0] * 100), 0.2)
+    assert np.array_equal(first.images, second.images)
+    assert not np.array_equal(first.images.ravel(), np.arange(20))
+
+
+@pytest.mark.parametrize("fraction", [0.001, 0.999, 1.0, -0.1, 1.5, math.nan])
+def test_hold_out_that_empties_a_part_is_refused(fraction):
+    with pytest.raises(UsageError, match="val_split"):
+        hold_out(numbered([0] * 100), fraction)
+
+
+def test_load_holds_out(tmp_path):
+    loaded = load("digits", tmp_path, val_split=0.1)
+    assert (len(loaded.train), len(loaded.val), len(loaded.test)) == (1293, 144, 360)
+    assert set(loaded.val.labels.tolist()) == set(range(10))
+
+
+def test_compact_equals_indexing_across_chunks():
+    rng = np.random.default_rng(0)
+    array = rng.integers(0, 256, (1000, 3))
+    rows = np.sort(rng.permutation(1000)[:700])
+    assert np.array_equal(compact(array.copy(), rows, chunk=64), array[rows])
