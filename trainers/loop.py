@@ -158,7 +158,7 @@ def evaluate(model: nn.Module, batches: Batches, method: Method, runtime: Runtim
 def _add(sums: Tensor, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
     """Add a batch to [loss, top-1, top-5, images] on the device, without waiting for it."""
     hits = logits.topk(min(5, logits.shape[1])).indices.eq(labels[:, None])
-    sums += torch.stack([loss * len(labels), hits[:, 0].sum(), hits.sum(), loss.new_tensor(len(labels))])
+    sums += torch.stack([loss * len(labels), hits[:, 0].sum(), hits.sum(), loss.new_full((), len(labels))])
 
 
 def _score(sums: list[float]) -> Score:

@@ -1,5 +1,6 @@
 """Optimizers by name, and parameter groups by module type."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -51,7 +52,20 @@ def make_optimizer(
     name: str, groups: Groups, *, lr: float, momentum: float = 0.9, nesterov: bool = False
 ) -> torch.optim.Optimizer:
     """The optimizer called `name` over `groups`. Raises ValueError for an unknown name."""
-    return pick(OPTIMIZERS, name, "optimizer")(groups, lr, momentum, nesterov)
+    _forget_compiling()
+    optimizer = pick(OPTIMIZERS, name, "optimizer")(groups, lr, momentum, nesterov)
+    step = torch.no_grad()(inspect.unwrap(type(optimizer).step))
+    optimizer.__class__ = type(type(optimizer).__name__, (type(optimizer),), {"step": step})
+    return optimizer
+
+
+def _forget_compiling() -> None:
+    """Spare an optimizer the import of torch._dynamo, which takes as long as that of torch (1.2 s) and which only
+    torch.compile needs: fill the cache in which torch keeps each method's dynamo-free form with the method itself."""
+    for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
+        plain = getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None)
+        if plain is not None:
+            plain.__dict__.setdefault("__dynamo_disable", plain)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

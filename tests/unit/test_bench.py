@@ -273,7 +273,7 @@ def test_it_runs_as_a_program(tmp_path):
 
 @pytest.mark.parametrize("code", [bench.FIRST_BATCH, bench.WHOLE_PROGRAM], ids=["parts", "program"])
 def test_the_start_imports_nothing_that_waits(code, tmp_path):
-    late = ["tensorboard", "torchvision", "PIL", "matplotlib"]
+    late = ["tensorboard", "torchvision", "PIL", "matplotlib", "torch._dynamo"]
     tell = f"print([m for m in {late} if m in sys.modules], flush=True); os._exit(0)"
     done = subprocess.run(
         [sys.executable, "-c", code.replace("os._exit(0)", tell), str(tmp_path)],

@@ -146,6 +146,8 @@ def test_every_weight_is_drawn_in_module_order():
 
 def test_biases_are_uniform_within_one_over_root_fan_in():
     model = models.build("MLP", num_classes=500, in_shape=(1, 3, 3), hidden=(1000,), bias=True)
+    for layer in (model.linear[0], model.linear[2]):
+        layer.bias.data.fill_(9)
     initialise(model, "ones", generator=generator())
     for layer, fan_in in ((model.linear[0], 9), (model.linear[2], 1000)):
         bound = 1 / math.sqrt(fan_in)

@@ -169,3 +169,33 @@ def test_adams_constants_are_the_originals():
 def test_an_unknown_optimizer_is_answered_with_the_nearest():
     with pytest.raises(ValueError, match=r"optimizer: 'sdg' is unknown .*'sgd'"):
         make_optimizer("sdg", [], lr=0.1)
+
+
+PLAIN = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.1),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.1),
+    "radam": lambda p: torch.optim.RAdam(p, lr=0.1),
+    "adadelta": lambda p: torch.optim.Adadelta(p, lr=0.1),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_each_optimizer_steps_as_torchs_own_also_from_a_stored_state(name):
+    decay = {"sgd": 0.0}.get(name, 0.1)
+    ours, theirs = (nn.Parameter(torch.linspace(-1, 1, 6).reshape(2, 3)) for _ in range(2))
+
+    def make():
+        return make_optimizer(name, [{"params": [ours], "weight_decay": decay}], lr=0.1, nesterov=True)
+
+    optimizer, plain = make(), PLAIN[name]([theirs])
+    for step in range(8):
+        if step == 5:
+            stored = optimizer.state_dict()
+            optimizer = make()
+            optimizer.load_state_dict(stored)
+        for parameter, one in ((ours, optimizer), (theirs, plain)):
+            parameter.grad = torch.sin(parameter.detach() * 3 + step)
+            one.step()
+    assert torch.allclose(ours, theirs, rtol=1e-5) and not torch.allclose(ours, torch.linspace(-1, 1, 6).reshape(2, 3))
+    assert torch.is_grad_enabled()

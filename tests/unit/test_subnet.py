@@ -117,6 +117,7 @@ def test_infinite_is_large_and_not_a_number_largest(select):
     assert mask_of(select, magnitude, 1).tolist() == [0, 1, 0, 0, 0, 0]
     assert mask_of(select, magnitude, 2).tolist() == [0, 1, 0, 0, 0, 1]
     assert mask_of(select, magnitude, 4).tolist() == [0, 1, 0, 1, 1, 1]
+    assert mask_of(select, torch.tensor([NAN, 2.0, 2.0, 1.0]).abs(), 2).tolist() == [1, 0, 1, 0]
 
 
 def test_subnormal_scores_are_told_apart():
