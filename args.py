@@ -201,6 +201,7 @@ ERRORS: list[Rule] = [
 REMARKS: list[Rule] = [
     ("prune_rate", lambda v: not pruned(v) and v.prune_rate not in (None, -1, 0, 1), "conv_type SubnetConv"),
     ("scale_fan", lambda v: not pruned(v) and v.scale_fan, "conv_type SubnetConv"),
+    ("width_mult", lambda v: v.width_mult != 1 and "Wide" not in v.arch, "a Wide arch, such as Conv4Wide"),
     *((n, lambda v, n=n: getattr(v, n) and not v.freeze_weights, "freeze_weights") for n in BN_TRAINED),
     ("tune_batchnorm", tunes_alone, "learn_batchnorm or bn_bias_only"),
 ]
@@ -246,6 +247,8 @@ def finished(reader: Reader) -> Options:
         raise UsageError("\n".join([f"{len(problems)} problems:"] * (len(problems) > 1) + problems))
     if not pruned(reader.v):
         reader.v.prune_rate, reader.v.scale_fan = None, False
+    if "Wide" not in reader.v.arch:
+        reader.v.width_mult = 1.0
     reader.v.name = reader.v.name or Path(reader.v.config or "").stem or None
     made = {group: kind(**{name: getattr(reader.v, name) for name in NAMES[group]}) for group, kind in GROUPS.items()}
     return Options(**made, warnings=tuple(dict.fromkeys(reader.warnings)))

@@ -17,7 +17,7 @@ def _warm(epoch: int, warmup: int) -> float | None:
 
 
 def _cosine(epoch: int, epochs: int, warmup: int) -> float:
-    return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup)))
+    return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / max(1, epochs - warmup)))
 
 
 def constant(epoch: int, _epochs: int, warmup: int, _step: int, _gamma: float) -> float:

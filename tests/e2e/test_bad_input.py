@@ -15,7 +15,7 @@ TABLE = [  # (changes to the config, command line, parts of the message)
     ({}, ("--set", "CIFAR10", "--data", "nowhere"), ["CIFAR10", "nowhere", "data_batch_1.bin", "--download"]),
     ({}, ("--set", "MNIST", "--data", "nowhere"), ["MNIST", "nowhere", "train-images-idx3-ubyte", "--download"]),
     ({"arch": "Conv8"}, (), ["arch Conv8", "8x8 image is too small", "16x16"]),
-    ({"arch": "VGG_Small", "width_mult": 0.001}, (), ["width_mult", "leaves no channel"]),
+    ({"arch": "Wide_VGG_Small", "width_mult": 0.001}, (), ["width_mult", "leaves no channel"]),
     ({}, ("--num-classes", 7), ["num_classes", "7", "digits has 10"]),
     ({"conv_type": "DenseConv", "prune_rate": None}, (), ["nothing would be trained", "freeze_weights"]),
     ({}, ("--last-layer-dense", "--conv-type", "DenseConv", "--trainer", "prune_score"), ["trainer", "scores"]),

@@ -414,3 +414,13 @@ def test_changed_mathematics_names_old_and_new() -> None:
 def test_nearest(name: str, expected: str) -> None:
     assert args.nearest(name, ["lr", "prune_rate"]) == expected
     assert args.nearest(name, []) == ""
+
+
+def test_width_mult_has_no_effect_but_a_warning_where_the_original_ignored_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("vgg_small_bn_BinAct.yml").write_text("arch: VGG_Small_bn_BinAct\nset: CIFAR10\nwidth_mult: 10\n")
+    options = args.parse(["--config", "vgg_small_bn_BinAct.yml"])
+    assert options.model.width_mult == 1.0
+    (warning,) = options.warnings
+    assert "width_mult: 10" in warning and "no effect" in warning and "Wide" in warning
+    assert args.parse(["--config", "vgg_small_bn_BinAct.yml", "--arch", "Conv4Wide"]).model.width_mult == 10
