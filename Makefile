@@ -22,11 +22,13 @@ lint: .venv/.dev
 
 # The stamps say what is installed: pip runs only when .venv is new or a requirements file has changed.
 .venv/.run: requirements.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@echo "installing requirements.txt into .venv: a minute or two, this once"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
 .venv/.dev: requirements-dev.txt requirements.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@echo "installing requirements-dev.txt into .venv: a minute or two, this once"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch .venv/.run $@
 
 clean:

@@ -203,6 +203,7 @@ REMARKS: list[Rule] = [
     ("scale_fan", lambda v: not pruned(v) and v.scale_fan, "conv_type SubnetConv"),
     ("width_mult", lambda v: v.width_mult != 1 and "Wide" not in v.arch, "a Wide arch, such as Conv4Wide"),
     *((n, lambda v, n=n: getattr(v, n) and not v.freeze_weights, "freeze_weights") for n in BN_TRAINED),
+    *((n, lambda v, n=n: getattr(v, n) and v.bn_type == "NonAffineBatchNorm", "an affine bn_type") for n in BN_TRAINED),
     ("tune_batchnorm", tunes_alone, "learn_batchnorm or bn_bias_only"),
 ]
 
@@ -218,7 +219,18 @@ def config_path(typed: Mapping[str, list[Any]]) -> str:
     return str(path)
 
 
-FOREIGN: dict[str, Callable[[str], bool]] = {"data": lambda path: os.access(path, os.F_OK), "log_dir": writable}
+SET_FOLDERS = {"cifar10", "cifar-10-batches-py", "cifar-10-batches-bin", "mnist", "fashionmnist"}
+
+
+def holds_sets(folder: str) -> bool:
+    """Whether a folder has any data set in it: /mnt, which BIPROP's files name, is there on every Linux machine."""
+    try:
+        return any(entry.name.lower() in SET_FOLDERS for entry in os.scandir(folder))
+    except OSError:
+        return False
+
+
+FOREIGN: dict[str, Callable[[str], bool]] = {"data": holds_sets, "log_dir": writable}
 
 
 def take_file(reader: Reader, path: str) -> None:
@@ -296,7 +308,7 @@ Trains a network with constrained weights. --prune-rate on the command line is p
 line beats the file, the file beats the default.
 {}
 Exit codes: 0 done; 1 the run failed; 2 bad input; 75 stopped by SIGTERM, SIGUSR2 or the first Ctrl-C after saving,
-can be resumed (--resume).
+can be resumed (--resume); 130 left by Ctrl-C with nothing to save.
 
 Example: python main.py --config configs/quickstart.yml --prune-rate 0.3 --seed 1"""
 

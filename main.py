@@ -3,11 +3,15 @@
 import sys
 from collections.abc import Sequence
 
+NOTHING_SAVED = 130  # left by Ctrl-C before there was anything to save
+
 
 def main(argv: Sequence[str]) -> int:
     """Parse, choose the runtime, run. Returns the exit code that --help lists."""
-    import args
-
+    try:
+        import args
+    except KeyboardInterrupt:
+        return NOTHING_SAVED
     try:
         options = args.parse(argv)
         from utils import process
@@ -21,7 +25,8 @@ def main(argv: Sequence[str]) -> int:
         try:
             experiment.warn_all(options)
             o = options.run
-            here = runtime.choose(o.device, o.precision, o.multigpu, deterministic=o.deterministic)
+            device, gpus = ("cpu", None) if o.check else (o.device, o.multigpu)
+            here = runtime.choose(device, o.precision, gpus, deterministic=o.deterministic)
             experiment.run(options, here)
         except Stopped as stopped:
             print(stopped, file=sys.stderr)
@@ -34,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
         return 2
     except KeyboardInterrupt:
         print("interrupted before training began; nothing was saved", file=sys.stderr)
-        return 130
+        return NOTHING_SAVED
     return 0
 
 

@@ -190,7 +190,7 @@ def _go(
             journal.save_initial(state)
         fit(parts, state, options.optim.epochs, journal)
         if state.epoch < options.optim.epochs:
-            raise Stopped(f"stopped by {journal.stop_reason} and saved; go on with: --resume {run.path}")
+            raise Stopped(f"stopped by {journal.stop_reason} and saved; go on with: python main.py --resume {run.path}")
         final = _finish(options, runtime, parts, run, state, image_set)
     except Stopped:
         raise
@@ -222,7 +222,14 @@ def _finish(
 def _pretrained(options: Options, model: nn.Module) -> None:
     """Start from the network of another run's checkpoint."""
     if options.run.pretrained is not None:
-        _load_network(options, model, checkpoints.load(Path(options.run.pretrained)), options.run.pretrained)
+        _load_network(options, model, _pretrained_file(options), options.run.pretrained)
+
+
+def _pretrained_file(options: Options) -> dict[str, Any]:
+    try:
+        return checkpoints.load(Path(str(options.run.pretrained)))
+    except UsageError as error:
+        raise UsageError(f"pretrained: {error}") from error
 
 
 def test_only(options: Options, runtime: Runtime) -> None:
@@ -230,8 +237,7 @@ def test_only(options: Options, runtime: Runtime) -> None:
     if options.run.resume is not None:
         options, snapshot, path = resumption.stored(options)
     else:
-        path = str(options.run.pretrained)
-        snapshot = checkpoints.load(Path(path))
+        path, snapshot = str(options.run.pretrained), _pretrained_file(options)
     options = _settled(options, runtime)
     runtime = dataclasses.replace(runtime, dtype=torch.bfloat16 if options.run.precision == "bf16" else torch.float32)
     model, method = build(options)

@@ -38,7 +38,7 @@ class Journal:
         speed = state.train_images / state.train_seconds
         split = "val" if self._options.data.val_split else "test"
         measures = {
-            "train": train.named() | {"lr": rate, "images_per_second": speed, "seconds": state.seconds},
+            "train": train.named() | {"lr": rate, "images_per_second": speed, "elapsed_seconds": state.seconds},
             split: held_out.named() | {"best_acc@1": state.best["acc@1"]},
             **self._parts.method.measures(self._parts.model),
         }

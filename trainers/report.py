@@ -67,7 +67,7 @@ def summary(options: Options, model: nn.Module, state: State, tests: tuple[Score
             accuracy,
             f"speed          {state.train_images / max(state.train_seconds, 1e-9):,.0f} images/s in training, "
             f"{state.seconds:.1f} s in all",
-            f"run directory  {run.path}",
+            f"run directory  {run.path}" + " (a dry run: no row of results)" * bool(options.run.dry_run),
             f"curves         tensorboard --logdir {run.path / 'logs'}",
         ]
     )

@@ -38,7 +38,8 @@ def find(options: Options) -> Point:
         run.id = uuid.uuid4().hex  # a longer run is another result
     finished = not longer and runs.read_status(run.path).get("status") == "done"
     if not finished:
-        say(f"going on from {path}: epoch {snapshot['epoch']}, batch {snapshot['step']}")
+        inside = f" and {snapshot['step']} batches" if snapshot["step"] else ""
+        say(f"going on from {path}: {snapshot['epoch']} epochs{inside} done")
     return Point(options, run, snapshot, finished)
 
 

@@ -8,6 +8,7 @@ import math
 import operator
 import os
 import re
+import shutil
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, field
@@ -20,7 +21,13 @@ import yaml
 TYPED = "on the command line"
 Rule = tuple[str, Callable[[Any], object], str]
 Ints = tuple[int, ...]
-NOUNS = {int: "an int", float: "a float", str: "text", bool: "true or false (flag: no value)", Ints: "a list of ints"}
+NOUNS = {
+    int: "an int",
+    float: "a float",
+    str: "text",
+    bool: "true or false; as a flag it takes no value, and --no-… switches it off",
+    Ints: "a list of ints",
+}
 COMPARE = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
 
 
@@ -100,7 +107,9 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     try:
         content = yaml.load(Path(path).read_text(encoding="utf-8"), UniqueKeys)
         if not isinstance(content, dict):
-            raise ValueError(f"it holds no `key: value` lines but {shown(content)}")
+            raise ValueError(
+                "it is empty" if content is None else f"it holds no `key: value` lines but {shown(content)}"
+            )
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         reason = getattr(error, "strerror", None) or getattr(error, "problem", None) or " ".join(str(error).split())
@@ -138,9 +147,10 @@ class Reader:
     def take(self, name: str, value: Any, where: str) -> None:
         """One value as written; `where` is "in FILE" or "on the command line"."""
         if name in self.dead:
-            self.warnings.append(f"{name} has no effect; the original never read it")
+            self.warnings.append(f"{name} has no effect here")
         elif name in self.later:
-            self.problems.append(f"{name}: {shown(value)} {where}, but that is not supported yet; leave it out")
+            given = "" if value == "" else f"{shown(value)} "
+            self.problems.append(f"{name}: {given}{where}, but that is not supported yet; leave it out")
         elif name not in self.declared:
             aliases = {
                 flag[2:].replace("-", "_"): known for known, one in self.declared.items() for flag in flags(known, one)
@@ -154,7 +164,7 @@ class Reader:
             except (ValueError, TypeError, OverflowError):
                 allowed = self.declared[name].metadata["allowed"]
                 hint = "" if isinstance(allowed, str) else nearest(str(value), allowed)
-                self.problems.append(f"{self.said[name]}, but it must be {wanted(self.declared[name])}{hint}")
+                self.problems.append(f"{self.said[name]}{hint}, but it must be {wanted(self.declared[name])}")
                 self.bad.add(name)
 
     def command_line(self, argv: Sequence[str]) -> None:
@@ -176,7 +186,8 @@ class Reader:
                 hint = nearest(stray.partition("=")[0], [flag for name in self.declared for flag in spellings[name]])
                 self.problems.append(f"{stray}: unknown option {TYPED}{hint}; see --help")
             elif before[:1] != "-" or "=" in before or (before, stray) not in pairs:  # else: an unknown option's value
-                self.problems.append(f"{stray!r}: stray word {TYPED}; an option starts with --")
+                hint = f"; did you mean --config {stray}?" if stray.endswith((".yml", ".yaml")) else ""
+                self.problems.append(f"{stray!r}: stray word {TYPED}; an option starts with --{hint}")
 
     def found(self, rules: Iterable[Rule], joint: str) -> list[str]:
         lines = []
@@ -190,10 +201,11 @@ class Reader:
 def help_lines(options: Iterable[Any]) -> list[str]:
     """An entry of --help for each option: its flags, what it does, type, range or choices, default."""
     lines = []
+    width = max(60, min(118, shutil.get_terminal_size((120, 24)).columns - 2))
     for option in options:
         default = "required" if option.default is MISSING else f"default {shown(option.default)}"
         takes = "flag" if option.type is bool else wanted(option)
         start = f"  {', '.join(flags(option.name, option)):<32}  "
         text = f"{option.metadata['text']} [{takes}; {default}]".replace("default null", "no default")
-        lines.append(textwrap.fill(text, 118, initial_indent=start, subsequent_indent=" " * 36))
+        lines.append(textwrap.fill(text, width, initial_indent=start, subsequent_indent=" " * 36))
     return lines

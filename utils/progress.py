@@ -1,7 +1,10 @@
 """What a person sees while a run goes on: a tqdm bar on a terminal, plain lines elsewhere."""
 
+import contextlib
+import os
 import sys
 import time
+from pathlib import Path
 from types import TracebackType
 
 from tqdm import tqdm
@@ -45,10 +48,14 @@ class Progress:
 
 
 def say(line: str) -> None:
-    """One line to the person, at once, also into a file."""
-    print(line, flush=True)
+    """One line to the person, at once, also into a file. A reader who has gone away does not stop a run."""
+    try:
+        print(line, flush=True)
+    except OSError:
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 it is standard output from here on
 
 
 def warn(line: str) -> None:
     """One line about something the person should know, on standard error."""
-    print(f"warning: {line}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):
+        print(f"warning: {line}", file=sys.stderr, flush=True)

@@ -70,7 +70,9 @@ def _device(device: str, gpus: tuple[int, ...] | None) -> torch.device:
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpus:
         if gpus[0] >= there:
-            raise UsageError(f"multigpu: GPU {gpus[0]} is not here, there are {there}; leave it out to run on the CPU")
+            raise UsageError(
+                f"multigpu: {gpus[0]}, but this machine has {there or 'no'} GPU; leave it out to run on the CPU"
+            )
         return torch.device("cuda", gpus[0])
     if device == "cuda" and not there:
         raise UsageError("device: cuda is not available here; --device cpu or auto runs without a GPU")

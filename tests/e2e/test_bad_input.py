@@ -21,7 +21,7 @@ TABLE = [  # (changes to the config, command line, parts of the message)
     ({}, ("--last-layer-dense", "--conv-type", "DenseConv", "--trainer", "prune_score"), ["trainer", "scores"]),
     ({"arch": "MLP", "hidden": []}, (), ["hidden", "list of ints"]),
     ({}, ("--val-split", 0.0001), ["val_split", "at least one image"]),
-    ({}, ("--multigpu", 9, "--device", "auto"), ["multigpu: GPU 9 is not here"]),
+    ({}, ("--multigpu", 9, "--device", "auto"), ["multigpu: 9, but this machine has no GPU"]),
     ({}, ("--resume", "nowhere"), ["resume", "nowhere", "no run directory"]),
     ({}, ("--evaluate", "--pretrained", "nothing.pt"), ["nothing.pt does not exist"]),
     ({}, ("--pretrained", "ticket.yml"), ["ticket.yml cannot be read"]),

@@ -18,7 +18,8 @@ def rows(path):
 
 def without_clock(path):
     return [
-        {k: v for k, v in row.items() if k not in ("train/images_per_second", "train/seconds")} for row in rows(path)
+        {k: v for k, v in row.items() if k not in ("train/images_per_second", "train/elapsed_seconds")}
+        for row in rows(path)
     ]
 
 

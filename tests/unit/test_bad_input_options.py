@@ -106,7 +106,7 @@ TABLE = [
     (DENSE + "lr: 1\nset: MNIST\n", "", ["config: c.yml, line 4", "'set' is given twice"]),
     (DENSE + "val-split: 0.1\nval_split: 0.2\n", "", ["config: c.yml, line 4", "'val_split' is given twice"]),
     ("- set\n", "", ["config: c.yml", "['set']", "`key: value`", "give a YAML file"]),
-    ("", "", ["config: c.yml", "null", "`key: value`"]),
+    ("", "", ["config: c.yml", "empty"]),
     ("lr: !!python/object:os.system {}\n", "", ["config: c.yml, line 1", "python/object"]),
     ("a: 2023-99-99\n", "", ["config: c.yml", "month", "give a YAML file"]),
     ("a: \x00\n", "", ["config: c.yml", "give a YAML file"]),

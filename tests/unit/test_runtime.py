@@ -26,7 +26,7 @@ def test_precision_follows_the_hardware_unless_it_is_named(monkeypatch):
 
 @pytest.mark.parametrize(
     ("device", "gpus", "told"),
-    [("cuda", None, "device: cuda is not available"), ("auto", (3,), "multigpu: GPU 3 is not")],
+    [("cuda", None, "device: cuda is not available"), ("auto", (3,), "multigpu: 3, but this machine has no GPU")],
 )
 def test_a_device_that_is_not_there_is_said(monkeypatch, device, gpus, told):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
