@@ -17,6 +17,8 @@ def main(argv: Sequence[str]) -> int:
         from utils import process
 
         process.tune()  # before numpy and torch are loaded
+        import torch
+
         from trainers import experiment
         from utils import runtime
         from utils.checkpoints import RunFailed
@@ -31,8 +33,8 @@ def main(argv: Sequence[str]) -> int:
         except Stopped as stopped:
             print(stopped, file=sys.stderr)
             return RESUMABLE
-        except (RunFailed, OSError, MemoryError) as failure:
-            print(f"failed: {failure}", file=sys.stderr)
+        except (RunFailed, OSError, MemoryError, torch.OutOfMemoryError) as failure:
+            print(f"failed: {str(failure).splitlines()[0] if str(failure) else 'out of memory'}", file=sys.stderr)
             return 1
     except args.UsageError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -55,7 +55,11 @@ def load(name: str, root: str | Path, *, download: bool = False, val_split: floa
     Raises UsageError for a missing or damaged file, ValueError for an unknown name.
     """
     spec = pick(SPECS, name, "set")
-    train, test = spec.load(Path(root).expanduser(), download)
+    try:
+        train, test = spec.load(Path(root).expanduser(), download)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a home folder that is nobody's
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"data: {name} cannot be read under {str(root)[:200]}: {reason}") from error
     if not val_split:
         return ImageSet(spec, train, test)
     train, val = hold_out(train, val_split)

@@ -1,6 +1,5 @@
 """One run from options to results: the order in which everything is built, written once."""
 
-import dataclasses
 import secrets
 from pathlib import Path
 from typing import Any
@@ -46,23 +45,28 @@ def train(options: Options, runtime: Runtime) -> None:
     if options.run.dry_run:
         options = options.replace(epochs=(options.optim.start_epoch or 0) + 1)
     else:
-        results.check(Path(options.run.results))
+        results.check(_results(options))
     point = resumption.find(options)
     options = _settled(point.options, runtime)
     if point.finished:
         say(f"{point.run.path if point.run else ''} is finished already; --epochs with a larger number goes on with it")
         return
-    runtime = dataclasses.replace(runtime, dtype=torch.bfloat16 if options.run.precision == "bf16" else torch.float32)
+    runtime = runtime.at(options.run.precision)
     model, method = build(options)
     image_set = load_set(options)
     parts = assemble(options, runtime, model, method, image_set)
-    _pretrained(options, model)
-    run = point.run or runs.create(options)
     if point.snapshot is None:
+        _pretrained(options, model)
+    run = point.run or runs.create(options)
+    if point.snapshot is None or point.longer:
         run.describe(
             options, {"device": runtime.device_name, "precision": runtime.precision_name, "seed": options.run.seed}
         )
     _go(options, runtime, parts, run, point.snapshot, image_set)
+
+
+def _results(options: Options) -> Path:
+    return Path(options.run.results).expanduser()
 
 
 def _settled(options: Options, runtime: Runtime) -> Options:
@@ -120,8 +124,8 @@ def build(options: Options) -> tuple[nn.Module, Method]:
         )
         method.prepare(model)
         method.parameter_groups(model)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    except (ValueError, OverflowError, RuntimeError) as error:  # RuntimeError: a network no memory can hold
+        raise UsageError(str(error).splitlines()[0]) from error
     return model, method
 
 
@@ -156,6 +160,12 @@ def assemble(options: Options, runtime: Runtime, model: nn.Module, method: Metho
     o = options.optim
     runtime.place(model)
     factor = schedule(o.lr_policy, epochs=o.epochs, warmup=o.warmup_length, step=o.lr_adjust, gamma=o.lr_gamma)
+    try:
+        assert all(o.lr * factor(epoch) >= 0 for epoch in range(o.epochs))
+    except OverflowError as error:
+        raise UsageError(
+            f"lr_gamma: {o.lr_gamma} makes the learning rate infinite; it is a factor, such as 0.1"
+        ) from error
     groups = method.parameter_groups(model)
     held_out = image_set.test if image_set.val is None else image_set.val
     return Parts(
@@ -180,25 +190,31 @@ def _go(
     image_set: data.ImageSet,
 ) -> None:
     """Train `parts` in the directory of `run`, whatever happens leaving a true status behind."""
-    state = State(epoch=options.optim.start_epoch or 0) if snapshot is None else restore(parts, snapshot)
-    say(report.opening(options, parts.model, runtime, trainer_name(options), run))
-    journal = Journal(run, options, parts, state.epoch if snapshot else 0)
-    final: dict[str, float] = {}
+    state = State(epoch=options.optim.start_epoch or 0)
     try:
-        run.set_status("running", epoch=state.epoch, epochs=options.optim.epochs)
-        if snapshot is None:
-            journal.save_initial(state)
-        fit(parts, state, options.optim.epochs, journal)
-        if state.epoch < options.optim.epochs:
-            raise Stopped(f"stopped by {journal.stop_reason} and saved; go on with: python main.py --resume {run.path}")
-        final = _finish(options, runtime, parts, run, state, image_set)
+        if snapshot is not None:
+            state = restore(parts, snapshot, run)
+        say(report.opening(options, parts.model, runtime, trainer_name(options), run))
+        journal = Journal(run, options, parts, state, resumed=snapshot is not None)
+        final: dict[str, float] = {}
+        try:
+            run.set_status("running", epoch=state.epoch, epochs=options.optim.epochs)
+            if snapshot is None:
+                journal.save_initial(state)
+            fit(parts, state, options.optim.epochs, journal)
+            if state.epoch < options.optim.epochs:
+                raise Stopped(
+                    f"stopped by {journal.stop_reason} and saved; go on with: python main.py --resume {run.path}"
+                )
+            final = _finish(options, runtime, parts, run, state, image_set)
+        finally:
+            journal.close(final)
     except Stopped:
         raise
     except BaseException as error:
-        run.set_status("failed", epoch=state.epoch, epochs=options.optim.epochs, reason=str(error).split("\n")[0])
+        reason = (str(error) or type(error).__name__).split("\n")[0]
+        run.set_status("failed", epoch=state.epoch, epochs=options.optim.epochs, reason=reason)
         raise
-    finally:
-        journal.close(final)
     run.set_status("done", epoch=state.epoch, epochs=options.optim.epochs)
 
 
@@ -214,7 +230,7 @@ def _finish(
         tests = (last, evaluate(parts.model, test, parts.method, runtime))
     if not options.run.dry_run:
         row = report.row(options, parts.model, state, tests, run, runtime, trainer_name(options))
-        results.append(Path(options.run.results), row)
+        results.append(_results(options), row)
     say(report.summary(options, parts.model, state, tests, run))
     return report.final_measures(state, tests)
 
@@ -227,7 +243,7 @@ def _pretrained(options: Options, model: nn.Module) -> None:
 
 def _pretrained_file(options: Options) -> dict[str, Any]:
     try:
-        return checkpoints.load(Path(str(options.run.pretrained)))
+        return checkpoints.load(Path(str(options.run.pretrained)).expanduser())
     except UsageError as error:
         raise UsageError(f"pretrained: {error}") from error
 
@@ -239,7 +255,7 @@ def test_only(options: Options, runtime: Runtime) -> None:
     else:
         path, snapshot = str(options.run.pretrained), _pretrained_file(options)
     options = _settled(options, runtime)
-    runtime = dataclasses.replace(runtime, dtype=torch.bfloat16 if options.run.precision == "bf16" else torch.float32)
+    runtime = runtime.at(options.run.precision)
     model, method = build(options)
     _load_network(options, model, snapshot, path)
     runtime.place(model)
@@ -253,7 +269,7 @@ def _load_network(options: Options, model: nn.Module, snapshot: dict[str, Any], 
     theirs, ours = snapshot.get("options", {}), options.flat()
     differ = [
         f"{name} is {theirs[name]} there and {ours[name]} here"
-        for name in ("arch", "conv_type", "prune_rate", "set")
+        for name in ("arch", "conv_type", "prune_rate")
         if name in theirs and theirs[name] != ours[name]
     ]
     if differ:

@@ -1,9 +1,10 @@
 """The record of a run while it trains: checkpoints, measures, status, a line an epoch."""
 
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
-from args import Options
+from args import Options, UsageError
 from models.constraints import constrained_layers, weight_layers
 from trainers import report
 from trainers.loop import Parts, Score, State
@@ -18,9 +19,12 @@ from utils.signals import StopRequest
 class Journal:
     """Hears the loop's events and writes them into the run's directory."""
 
-    def __init__(self, run: Run, options: Options, parts: Parts, epochs_done: int) -> None:
+    def __init__(self, run: Run, options: Options, parts: Parts, state: State, *, resumed: bool) -> None:
         self._run, self._options, self._parts = run, options, parts
         self._stop = StopRequest().listen()
+        self._held_out = "val" if options.data.val_split else "test"
+        self._trained = (state.train_images, state.train_seconds)
+        epochs_done = state.epoch if resumed else 0
         self._metrics = MetricsCsv(run.path / "metrics.csv", epochs_done)
         self._epochs_done = epochs_done
         self._board: TensorBoard | None = None
@@ -35,8 +39,10 @@ class Journal:
 
     def epoch_done(self, state: State, train: Score, held_out: Score, rate: float, *, is_best: bool) -> None:
         """Measures first, then the checkpoint: what a kill between them repeats is dropped on resumption."""
-        speed = state.train_images / state.train_seconds
-        split = "val" if self._options.data.val_split else "test"
+        images, seconds = self._trained
+        speed = (state.train_images - images) / max(state.train_seconds - seconds, 1e-9)
+        self._trained = (state.train_images, state.train_seconds)
+        split = self._held_out
         measures = {
             "train": train.named() | {"lr": rate, "images_per_second": speed, "elapsed_seconds": state.seconds},
             split: held_out.named() | {"best_acc@1": state.best["acc@1"]},
@@ -94,7 +100,9 @@ class Journal:
     def _tensorboard(self) -> TensorBoard:
         """Made when there is something to write: importing it would delay the first batch."""
         if self._board is None:
-            self._board = TensorBoard(self._run.path / "logs", self._epochs_done, report.hparams(self._options))
+            self._board = TensorBoard(
+                self._run.path / "logs", self._epochs_done, report.hparams(self._options), self._held_out
+            )
         return self._board
 
     def _histogram_tensors(self) -> list[tuple[str, Any]]:
@@ -105,10 +113,20 @@ class Journal:
         return found
 
 
-def restore(parts: Parts, snapshot: dict[str, Any]) -> State:
-    """Put a snapshot back into `parts` and every generator; returns how far the run had come."""
+def restore(parts: Parts, snapshot: dict[str, Any], run: Run) -> State:
+    """Put a snapshot back into `parts` and every generator; returns how far `run` had come."""
     parts.model.load_state_dict(snapshot["model"])
     parts.optimizer.load_state_dict(snapshot["optimizer"])
     parts.method.load_state_dict(snapshot["method"])
     set_rng_state(snapshot["rng"])
-    return State(**snapshot["state"])
+    state = State(**snapshot["state"])
+    if state.best and _epoch_of(run.path / "checkpoints" / "best.pt") != state.best["epoch"]:
+        state.best = {}  # best.pt is from epochs that are now trained again: best is picked anew from here on
+    return state
+
+
+def _epoch_of(path: Path) -> int | None:
+    try:
+        return int(checkpoints.load(path)["epoch"])
+    except UsageError:
+        return None

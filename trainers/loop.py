@@ -102,6 +102,8 @@ def fit(parts: Parts, state: State, epochs: int, events: Events) -> None:
         parts.method.after_epoch(parts.model, epoch)
         held_out = evaluate(parts.model, parts.held_out, parts.method, parts.runtime)
         state.seconds += time.perf_counter() - began
+        _finite(held_out, title, state.step)
+        _finite_parameters(parts.model, title)
         is_best = _advance(state, train, held_out)
         events.epoch_done(state, train, held_out, rate, is_best=is_best)
         if events.stop_asked() and state.epoch < epochs:
@@ -170,6 +172,12 @@ def _finite(score: Score, title: str, step: int) -> Score:
     if not math.isfinite(score.loss):
         raise RunFailed(f"diverged: the loss is {score.loss} in {title}, batch {step}; a smaller --lr may help")
     return score
+
+
+def _finite_parameters(model: nn.Module, title: str) -> None:
+    """A mask of not-a-number scores is still a mask: the loss alone would not tell."""
+    if not all(bool(torch.isfinite(p).all()) for p in model.parameters() if p.requires_grad):
+        raise RunFailed(f"diverged: a trained parameter is not finite after {title}; a smaller --lr may help")
 
 
 def _advance(state: State, train: Score, held_out: Score) -> bool:

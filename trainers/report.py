@@ -141,5 +141,5 @@ def row(
         "Images/s": f"{state.train_images / max(state.train_seconds, 1e-9):.1f}",
         "Seconds": f"{state.seconds:.1f}",
         "Commit": commit(),
-        "Run ID": run.id,
+        "Run ID": f"{run.id}-{options.optim.epochs}",  # another length is another result
     }

@@ -1,6 +1,5 @@
 """Which run to go on with, from which checkpoint, and whether the options still mean the same run."""
 
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,15 @@ class Point:
     run: runs.Run | None = None
     snapshot: dict[str, Any] | None = None
     finished: bool = False
+    longer: bool = False
 
 
 def find(options: Options) -> Point:
     """The point that --resume means. Raises UsageError where it means none, or other options would be another run."""
     if options.run.resume is None:
         return Point(options)
-    run = runs.unfinished(options) if options.run.resume == "auto" else runs.existing(options.run.resume)
+    auto = options.run.resume == "auto"
+    run = runs.unfinished(options, lambda path: _is_same(options, path)) if auto else runs.existing(options.run.resume)
     if run is None:
         say(f"no unfinished run in {runs.base(options)}: a fresh one begins")
         return Point(options)
@@ -34,13 +35,12 @@ def find(options: Options) -> Point:
     if snapshot is None:
         say(f"{run.path} has no checkpoint yet: it starts over")
         return Point(options, run)
-    if longer:
-        run.id = uuid.uuid4().hex  # a longer run is another result
-    finished = not longer and runs.read_status(run.path).get("status") == "done"
+    status = runs.read_status(run.path)
+    finished = status.get("status") == "done" and status.get("epochs", 0) >= options.optim.epochs
     if not finished:
         inside = f" and {snapshot['step']} batches" if snapshot["step"] else ""
         say(f"going on from {path}: {snapshot['epoch']} epochs{inside} done")
-    return Point(options, run, snapshot, finished)
+    return Point(options, run, snapshot, finished, longer)
 
 
 def stored(options: Options) -> tuple[Options, dict[str, Any], str]:
@@ -58,18 +58,35 @@ def stored(options: Options) -> tuple[Options, dict[str, Any], str]:
     return options, snapshot, str(path)
 
 
-def _merged(options: Options, theirs: Options, directory: Path) -> tuple[Options, bool]:
-    """The options to go on with, and whether they ask for more epochs than the run had."""
+def _is_same(options: Options, path: Path) -> bool:
+    """Whether --resume auto may go on with the run at `path`; says why not."""
+    try:
+        theirs = from_flat(load_yaml(path / "config.yaml"))
+    except UsageError as error:
+        changes = [str(error)]
+    else:
+        changes = changed_mathematics(theirs, _settled(options, theirs))
+    if changes:
+        say(f"left alone, another run: {path} ({'; '.join(changes)})")
+    return not changes
+
+
+def _settled(options: Options, theirs: Options) -> Options:
+    """`options` with what they leave open as the run at hand has it."""
     settled: dict[str, object] = {"seed": theirs.run.seed} if options.run.seed is None else {}
     if options.run.precision == "auto":
         settled["precision"] = theirs.run.precision
-    options = options.replace(
-        **settled, config=theirs.run.config, name=theirs.run.name, start_epoch=theirs.optim.start_epoch
-    )
+    kept = {"config": theirs.run.config, "name": theirs.run.name, "pretrained": theirs.run.pretrained}
+    return options.replace(**settled, **kept, start_epoch=theirs.optim.start_epoch)
+
+
+def _merged(options: Options, theirs: Options, directory: Path) -> tuple[Options, bool]:
+    """The options to go on with, and whether they ask for more epochs than the run had."""
+    options = _settled(options, theirs)
     if changes := changed_mathematics(theirs, options):
         raise UsageError(f"resume: {directory} is another run: {'; '.join(changes)}; start a new one without --resume")
     both = f"epochs: {theirs.optim.epochs} in the run, {options.optim.epochs} now"
-    if options.optim.epochs < theirs.optim.epochs:
+    if options.optim.epochs < theirs.optim.epochs and not options.run.evaluate:
         raise UsageError(f"resume: {both}; only more can be asked for")
     longer = options.optim.epochs > theirs.optim.epochs
     if longer:

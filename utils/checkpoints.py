@@ -55,8 +55,9 @@ def load(path: Path) -> State:
         raise UsageError(f"{path} is refused: it holds more than tensors and plain values, or is damaged") from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UsageError(f"{path} cannot be read: {str(error).splitlines()[0] if str(error) else 'damaged'}") from error
-    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
-        raise UsageError(f"{path} is no checkpoint of this program: it has no 'model'")
+    whole = isinstance(state, dict) and isinstance(state.get("model"), dict)
+    if not whole or not all(isinstance(state.get(key), int) for key in ("epoch", "step")):
+        raise UsageError(f"{path} is no checkpoint of this program: it has no model, epoch and step")
     return state
 
 

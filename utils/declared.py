@@ -110,7 +110,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
             raise ValueError(
                 "it is empty" if content is None else f"it holds no `key: value` lines but {shown(content)}"
             )
-    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
+    except (OSError, yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         reason = getattr(error, "strerror", None) or getattr(error, "problem", None) or " ".join(str(error).split())
         line = f", line {mark.line + 1}" if mark else ""

@@ -7,15 +7,18 @@ from pathlib import Path
 
 # mallopt's parameters (malloc.h): keep large blocks instead of handing them back to the system after every step and
 # faulting them in again; 10-20 % of a float32 training step and half of an evaluation on a CPU.
-_MALLOPT = {-3: 2**31 - 1, -1: 2**31 - 1, -2: 256 << 20}  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 
 
 def tune() -> None:
     """Set the allocator and numpy's kernels for this machine; does nothing where neither applies."""
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        for parameter, value in _MALLOPT.items():
-            libc.mallopt(parameter, value)
+        if libc.mallopt(M_MMAP_THRESHOLD, 2**31 - 1) or libc.mallopt(
+            M_MMAP_THRESHOLD, 32 << 20
+        ):  # the most of old glibcs
+            libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+            libc.mallopt(M_TOP_PAD, 256 << 20)
     if _is_zen4():
         # Zen 4 runs AVX-512's compressing store in microcode: numpy's AVX-512 partition is 5 times slower than its AVX2
         # one there (6.1 against 1.1 ms for a million float32).

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from args import UsageError
 from utils.files import write_text
 
 if TYPE_CHECKING:
@@ -33,7 +34,13 @@ class MetricsCsv:
         self._rows: list[dict[str, str]] = []
         if path.exists() and epochs_done:
             with path.open(newline="") as file:
-                self._rows = [row for row in csv.DictReader(file) if int(row["epoch"] or 0) <= epochs_done]
+                rows = list(csv.DictReader(file))
+            try:
+                self._rows = [row for row in rows if int(row["epoch"]) <= epochs_done]
+            except (KeyError, TypeError, ValueError):
+                raise UsageError(
+                    f"{path} is damaged: it has no column of whole epochs; move it away to go on"
+                ) from None
 
     def record(self, epoch: int, measures: Measures) -> None:
         row = {"epoch": str(epoch)}
@@ -54,22 +61,22 @@ class MetricsCsv:
 class TensorBoard:
     """Event files in `directory`: scalars by epoch, the run's hparams with its final measures, histograms when asked.
 
-    Imports tensorboard when it is made, not before: half a second that a run's first batch need not wait for.
+    `held_out` is the split that has curves ("test" or "val"). Imports tensorboard when it is made, not before: half a
+    second that a run's first batch need not wait for.
     """
 
-    def __init__(self, directory: Path, epochs_done: int, hparams: Mapping[str, Any]) -> None:
+    def __init__(self, directory: Path, epochs_done: int, hparams: Mapping[str, Any], held_out: str) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         # purge_step: a reader drops the points after the checkpoint that an interrupted process had still written.
         self._writer = SummaryWriter(str(directory), purge_step=epochs_done + 1)
         self._hparams = {key: _hparam(value) for key, value in hparams.items()}
         self._epoch = epochs_done
-        self._tags: set[str] = set()
+        self._curve = f"{held_out}/"
 
     def record(self, epoch: int, measures: Measures) -> None:
         for split, values in measures.items():
             for name, value in values.items():
-                self._tags.add(f"{split}/{name}")
                 self._writer.add_scalar(f"{split}/{name}", value, epoch)
         self._epoch = epoch
         self._writer.flush()
@@ -87,8 +94,9 @@ class TensorBoard:
             for summary in hparams(self._hparams, dict.fromkeys(final, 0.0)):
                 self._writer._get_file_writer().add_summary(summary)
             for name, value in final.items():
-                if name not in self._tags:  # else the curve ends in this value already
-                    self._writer.add_scalar(name, value, self._epoch)
+                if not name.startswith(self._curve):  # else that curve ends in this value already
+                    # One epoch on: there purge_step reaches it, should the process be killed before the run is done.
+                    self._writer.add_scalar(name, value, self._epoch + 1)
         self._writer.close()
 
 

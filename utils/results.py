@@ -58,12 +58,18 @@ def check(path: Path) -> None:
                 header = next(csv.reader(file), COLUMNS)
         else:
             header = COLUMNS
-            if not os.access(path.parent, os.W_OK):
-                raise PermissionError(13, "Permission denied")
+        with locked(_lock(path)):
+            pass
     except OSError as error:
         raise UsageError(f"results: cannot write {path}: {error.strerror}; --results names another file") from error
+    except (ValueError, csv.Error):
+        header = []
     if header != COLUMNS:
         raise UsageError(f"results: {path} has other columns than this program writes; --results names another file")
+
+
+def _lock(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
 
 
 def append(path: Path, row: Mapping[str, object]) -> None:
@@ -72,7 +78,7 @@ def append(path: Path, row: Mapping[str, object]) -> None:
     The header comes with the first row. A last line torn by a crash is ended before. Raises OSError.
     """
     assert set(row) == set(COLUMNS)
-    with locked(path.with_name(f".{path.name}.lock")), path.open("a+b") as file:
+    with locked(_lock(path)), path.open("a+b") as file:
         file.seek(0)
         there = file.read()
         if str(row["Run ID"]).encode() in there:

@@ -1,12 +1,13 @@
 """One run, one directory: made atomically, described by its own files, held by one process at a time."""
 
+import functools
 import json
 import platform
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,9 +26,10 @@ class Run:
     def __init__(self, path: Path, lock: IO[str]) -> None:
         self.path = path
         self._lock = lock
-        self.started = time.time()
         for folder in ("logs", "checkpoints"):
             (path / folder).mkdir(exist_ok=True)
+        for left in (*path.glob(".*.tmp"), *path.glob("checkpoints/.*.tmp")):  # by a process killed while it wrote
+            left.unlink(missing_ok=True)
         self.id = str(read_status(path).get("id") or uuid.uuid4().hex)
 
     def describe(self, options: Options, facts: dict[str, Any]) -> None:
@@ -41,9 +43,6 @@ class Run:
         assert status in STATUSES
         record = {"status": status, "id": self.id, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **facts}
         write_text(self.path / "status.json", json.dumps(record) + "\n")
-
-    def close(self) -> None:
-        self._lock.close()
 
 
 def create(options: Options) -> Run:
@@ -63,8 +62,8 @@ def create(options: Options) -> Run:
         except OSError as error:
             raise UsageError(f"log_dir: cannot make {path}: {error.strerror}; --log-dir names another place") from error
         lock = try_lock(path / ".lock")
-        if lock is not None:  # else a resuming process was faster: the directory is its
-            return Run(path, lock)
+        assert lock is not None, "nobody resumes a directory without config.yaml"
+        return Run(path, lock)
     raise AssertionError("the candidates never end")
 
 
@@ -79,15 +78,16 @@ def _candidates(home: Path) -> Iterator[Path]:
 def base(options: Options) -> Path:
     """<log-dir>/<config stem>[/prune-rate=<k>]/<name>: where the runs of this configuration live."""
     level = () if options.constraint.prune_rate is None else (f"prune-rate={options.constraint.prune_rate}",)
-    return Path(options.run.log_dir or "runs", options.run.stem, *level, str(options.run.name))
+    return Path(options.run.log_dir or "runs").expanduser().joinpath(options.run.stem, *level, str(options.run.name))
 
 
-def unfinished(options: Options) -> Run | None:
-    """The newest run of this configuration that is neither done nor being worked on; None where there is none."""
+def unfinished(options: Options, is_same: Callable[[Path], bool]) -> Run | None:
+    """The newest run of this configuration that is neither done nor in use and that `is_same`, or None."""
     home = base(options)
     numbered = [p for p in home.glob("*") if p.name.isdigit()] if home.is_dir() else []
     paths = [p for p in (home, *numbered) if (p / "config.yaml").exists() and read_status(p).get("status") != "done"]
-    for path in sorted(paths, key=lambda p: (p / "config.yaml").stat().st_mtime_ns, reverse=True):
+    newest_first = sorted(paths, key=lambda p: (p / "config.yaml").stat().st_mtime_ns, reverse=True)
+    for path in filter(is_same, newest_first):
         lock = try_lock(path / ".lock")
         if lock is not None:
             return Run(path, lock)
@@ -137,8 +137,9 @@ def environment() -> dict[str, Any]:
     }
 
 
+@functools.cache
 def commit() -> str:
-    """The git commit of this program; empty outside a repository."""
+    """The git commit this program was at when it was first asked; empty outside a repository."""
     return _git("rev-parse", "HEAD")
 
 

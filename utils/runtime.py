@@ -4,7 +4,7 @@ import os
 import platform
 import random
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,11 @@ class Runtime:
     def precision(self) -> AbstractContextManager[Any]:
         """Autocast to `dtype` where that is not float32."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+
+    def at(self, precision: str) -> "Runtime":
+        """The same place at "bf16" or "fp32"; fp32 on a GPU is IEEE float32, not TF32."""
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
+        return replace(self, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
 
     def place(self, model: torch.nn.Module) -> None:
         """Move `model` here, in place, its 4-d weights to channels_last: 1.3-1.5 times faster convolutions."""
@@ -56,14 +61,13 @@ def choose(device: str, precision: str, gpus: tuple[int, ...] | None, *, determi
     place = _device(device, gpus)
     if place.type == "cuda":
         torch.cuda.set_device(place)
-        torch.backends.cudnn.benchmark = not deterministic
-        torch.backends.cudnn.deterministic = deterministic
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
+        # The same seed gives the same losses: cuDNN may neither pick its algorithms by the clock nor add in any order.
+        torch.backends.cudnn.deterministic = True
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
     bf16 = precision == "bf16" or (precision == "auto" and _has_bf16(place))
-    return Runtime(place, torch.bfloat16 if bf16 else torch.float32)
+    return Runtime(place, torch.float32).at("bf16" if bf16 else "fp32")
 
 
 def _device(device: str, gpus: tuple[int, ...] | None) -> torch.device:
@@ -113,7 +117,7 @@ def rng_state() -> dict[str, Any]:
     version, internal, gauss = random.getstate()
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
         "numpy": [name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest],
         "python": [version, list(internal), gauss],
     }
@@ -122,7 +126,7 @@ def rng_state() -> dict[str, Any]:
 def set_rng_state(state: dict[str, Any]) -> None:
     """The inverse of `rng_state`; GPU generators only where there are as many GPUs."""
     torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+    if state["cuda"] and torch.cuda.is_initialized() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))

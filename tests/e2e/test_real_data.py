@@ -35,7 +35,7 @@ def test_the_quickstart_learns_the_digits(tmp_path):
     [
         ("mnist/fc_kn_unsigned.yml", ("--epochs", 2), 93),
         ("mnist/fc_dense.yml", ("--epochs", 2), 96),
-        ("fashionmnist/mlp_kn_unsigned.yml", ("--epochs", 1), 78),
+        ("fashionmnist/fashionmnist_mlp_kn_unsigned.yml", ("--epochs", 1), 78),
     ],
 )
 def test_mnist_and_fashion_mnist_are_learnt(tmp_path, config, options, least):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = Path(__file__).parents[2]
@@ -104,7 +105,8 @@ def test_a_signal_stops_it_within_an_epoch_with_75_and_it_goes_on_to_the_bit(who
     process = start(tmp_path, "--resume", run)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    assert f"epoch {status['epoch']}, batch {status['step']}" in out
+    inside = f" and {status['step']} batches" if status["step"] else ""
+    assert f"{status['epoch']} epochs{inside} done" in out
     assert_same(run, expected)
     assert losses(run) == losses(expected)
 
@@ -178,10 +180,77 @@ def test_more_epochs_go_on_with_a_warning_and_a_second_row(program, config, tmp_
     run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
     code, out, _ = program("--resume", run)
     assert code == 0 and "is finished already" in out
-    code, _, err = program("--resume", run, "--epochs", 3)
-    assert code == 0 and "warning: epochs: 2 in the run, 3 now" in err
+    for told in ("warning: epochs: 2 in the run, 3 now", ""):
+        code, _, err = program("--resume", run, "--epochs", 3)
+        assert code == 0 and told in err
     assert [epoch for epoch, *_ in losses(run)] == ["1", "2", "3"]
     assert row_count(tmp_path / "runs/results.csv") == 2
+    assert yaml.safe_load((run / "config.yaml").read_text())["epochs"] == 3
+
+
+def test_a_longer_run_that_is_stopped_is_still_the_longer_one(program, config, tmp_path, monkeypatch):
+    program("--config", config())
+    run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
+    with monkeypatch.context() as patched:
+        patched.setattr("trainers.journal.Journal.stop_asked", lambda self: True)
+        assert program("--resume", run, "--epochs", 4)[0] == 75
+    code, *_ = program("--resume", run)
+    assert code == 0 and [epoch for epoch, *_ in losses(run)] == ["1", "2", "3", "4"]
+    assert row_count(tmp_path / "runs/results.csv") == 2
+
+
+def test_resume_auto_passes_by_unfinished_runs_that_are_others(program, config, tmp_path, monkeypatch):
+    path = config()
+    with monkeypatch.context() as patched:
+        patched.setattr("trainers.journal.Journal.stop_asked", lambda self: True)
+        for seed in (5, 1):
+            assert program("--config", path, "--seed", seed, "--resume", "auto")[0] == 75
+    base = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
+    code, out, _ = program("--config", path, "--seed", 5, "--resume", "auto")
+    assert (
+        code == 0
+        and f"left alone, another run: {(base / '0').relative_to(tmp_path)} (seed: 1 in the run, 5 now)" in out
+    )
+    assert [json.loads((p / "status.json").read_text())["status"] for p in (base, base / "0")] == ["done", "stopped"]
+
+
+def test_a_run_killed_between_its_row_and_its_end_has_one_row_and_single_points(program, config, tmp_path):
+    for split, options in (("test", ()), ("val", ("--val-split", 0.2))):
+        path = config(name=f"{split}.yml")
+        assert program("--config", path, *options)[0] == 0
+        run = tmp_path / f"runs/{split}/prune-rate=0.5/{split}"
+        (run / "status.json").write_text((run / "status.json").read_text().replace('"done"', '"running"'))
+        assert program("--config", path, "--resume", "auto", *options)[0] == 0
+        board = EventAccumulator(str(run / "logs")).Reload()
+        for tag in board.Tags()["scalars"]:
+            steps = [event.step for event in board.Scalars(tag)]
+            assert steps == sorted(set(steps)), tag
+    assert row_count(tmp_path / "runs/results.csv") == 2
+
+
+def test_going_on_from_an_older_checkpoint_picks_best_anew(program, config, tmp_path):
+    path = config(epochs=4)
+    program("--config", path, "--save-every", 1)
+    run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
+    expected = losses(run)
+    code, *_ = program("--resume", run / "checkpoints/epoch_1.pt", "--epochs", 5)
+    assert code == 0
+    best = torch.load(run / "checkpoints/best.pt", weights_only=True)
+    assert best["state"]["best"]["epoch"] == best["epoch"]
+    assert losses(run)[0] == expected[0] and len(losses(run)) == 5
+
+
+def test_a_run_whose_pretrained_start_was_lost_begins_from_it_again(program, config, tmp_path):
+    program("--config", config())
+    best = tmp_path / "runs/ticket/prune-rate=0.5/ticket/checkpoints/best.pt"
+    program("--config", config(), "--name", "more", "--pretrained", best)
+    run = tmp_path / "runs/ticket/prune-rate=0.5/more"
+    expected = losses(run)
+    for file in (run / "checkpoints").iterdir():
+        file.unlink()
+    (run / "status.json").write_text('{"status": "running"}')
+    assert program("--resume", run)[0] == 0
+    assert losses(run) == expected
 
 
 def test_a_directory_in_use_is_left_alone(program, config, tmp_path):

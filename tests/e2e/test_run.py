@@ -2,6 +2,9 @@
 
 import csv
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +12,8 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from utils.results import COLUMNS
+
+ROOT = Path(__file__).parents[2]
 
 
 def rows(path):
@@ -134,8 +139,22 @@ def test_a_diverging_run_fails_in_one_line_and_keeps_the_last_good_checkpoint(pr
     assert not (tmp_path / "runs/results.csv").exists()
 
 
+def test_scores_that_are_no_numbers_stop_the_run(program, config, tmp_path, monkeypatch):
+    after = "trainers.prune_score.PruneScore.after_epoch"
+    monkeypatch.setattr(after, lambda self, model, epoch: model.linear[0].constraint.scores.data.fill_(float("nan")))
+    code, _, err = program("--config", config())
+    assert code == 1 and err.startswith("failed: diverged: a trained parameter is not finite after epoch 1/2")
+    assert not (tmp_path / "runs/ticket/prune-rate=0.5/ticket/checkpoints/last.pt").exists()
+
+
+def test_a_reader_that_goes_away_does_not_stop_the_run(config, tmp_path):
+    command = f"{sys.executable} {ROOT}/main.py --config {config()} | head -n 1"
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True, capture_output=True)
+    assert json.loads((tmp_path / "runs/ticket/prune-rate=0.5/ticket/status.json").read_text())["status"] == "done"
+
+
 @pytest.mark.parametrize(
-    "content, told",
+    ("content", "told"),
     [("Name,Acc\na,1\n", "other columns"), (None, "Is a directory")],
 )
 def test_a_results_file_that_cannot_take_the_row_is_refused_before_training(program, config, tmp_path, content, told):
