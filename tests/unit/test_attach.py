@@ -234,8 +234,11 @@ def test_loading_with_and_without_the_prefix_of_data_parallel(prefix):
 
 
 def test_loading_takes_matrices_as_they_are():
-    model = subnet()
-    load_biprop_state_dict(model, {k.replace(".constraint.", "."): v for k, v in subnet().state_dict().items()})
+    model, source = subnet(), subnet().state_dict()
+    for value in source.values():
+        value.add_(1)
+    load_biprop_state_dict(model, {k.replace(".constraint.", "."): v for k, v in source.items()})
+    assert all(torch.equal(value, source[key]) for key, value in model.state_dict().items())
 
 
 FAULTS = {

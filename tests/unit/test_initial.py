@@ -43,7 +43,7 @@ def scale_of(init, fan=FAN_IN, gain=2**0.5):
     }[init]
 
 
-def agrees(init, weight, scale):
+def assert_agrees(init, weight, scale):
     """Whether `weight` is distributed as the table says; 46,080 draws tell 2 % apart."""
     values = weight.unique()
     if init in NORMAL:
@@ -69,21 +69,21 @@ def agrees(init, weight, scale):
 def test_distribution(init):
     weight = drawn(init)
     assert weight.shape == SHAPE and weight.dtype == torch.float32
-    agrees(init, weight, scale_of(init))
+    assert_agrees(init, weight, scale_of(init))
 
 
 @pytest.mark.parametrize("init", INITIALISERS)
 def test_scale_fan_is_honoured_where_the_original_does(init):
     scaled = ("kaiming_normal", "signed_constant", "unsigned_constant", "usc_bernoulli")
     assert set(SCALED) == set(scaled)
-    agrees(init, drawn(init, fan_scale=0.2), scale_of(init, fan=FAN_IN * (0.2 if init in scaled else 1)))
+    assert_agrees(init, drawn(init, fan_scale=0.2), scale_of(init, fan=FAN_IN * (0.2 if init in scaled else 1)))
 
 
 @pytest.mark.parametrize("init", INITIALISERS)
 def test_mode_and_gain_act_on_the_kaiming_family_alone(init):
     kaiming = init in (*SCALED, "kaiming_uniform")
-    agrees(init, drawn(init, mode="fan_out"), scale_of(init, fan=FAN_OUT if kaiming else FAN_IN))
-    agrees(init, drawn(init, nonlinearity="tanh"), scale_of(init, gain=5 / 3 if kaiming else math.sqrt(2)))
+    assert_agrees(init, drawn(init, mode="fan_out"), scale_of(init, fan=FAN_OUT if kaiming else FAN_IN))
+    assert_agrees(init, drawn(init, nonlinearity="tanh"), scale_of(init, gain=5 / 3 if kaiming else math.sqrt(2)))
 
 
 @pytest.mark.parametrize("fan_scale", [0, -0.5])
@@ -119,7 +119,7 @@ def test_fans():
 
 def test_scores_are_uniform_within_one_over_root_fan_in():
     scores = initial_scores(SHAPE, generator=generator())
-    agrees("standard", scores, 1 / math.sqrt(FAN_IN))
+    assert_agrees("standard", scores, 1 / math.sqrt(FAN_IN))
     reference = nn.init.kaiming_uniform_(torch.empty(SHAPE), a=math.sqrt(5))
     assert scores.std().item() == pytest.approx(reference.std().item(), rel=0.02)
 
@@ -170,4 +170,6 @@ def test_batch_norm_starts_as_asked_or_as_torch_does():
 
 
 def test_batch_norm_without_weight_and_bias_is_let_be():
-    initialise(network(bn_type="NonAffineBatchNorm"), "ones", bn_weight=0.5, bn_bias=1.0)
+    model = network(bn_type="NonAffineBatchNorm")
+    initialise(model, "ones", bn_weight=0.5, bn_bias=1.0)
+    assert all((p == 1).all() for p in model.parameters())
