@@ -44,8 +44,6 @@ def train(options: Options, runtime: Runtime) -> None:
     """Train a new run or go on with one, and report."""
     if options.run.dry_run:
         options = options.replace(epochs=(options.optim.start_epoch or 0) + 1)
-    else:
-        results.check(_results(options))
     point = resumption.find(options)
     options = _settled(point.options, runtime)
     if point.finished:
@@ -57,6 +55,8 @@ def train(options: Options, runtime: Runtime) -> None:
     parts = assemble(options, runtime, model, method, image_set)
     if point.snapshot is None:
         _pretrained(options, model)
+    if not options.run.dry_run:
+        results.check(_results(options))
     run = point.run or runs.create(options)
     if point.snapshot is None or point.longer:
         run.describe(
