@@ -5,7 +5,7 @@ from types import ModuleType
 import torch
 
 # torchvision registers shape functions for these on import, and fails where its compiled operators are absent:
-# "operator torchvision::nms does not exist" (PyPI's CUDA build beside a CPU torch). We call none of them.
+# "operator torchvision::nms does not exist" (its CUDA build beside a CPU build of torch). We call none of them.
 MISSING_OPERATORS = ("nms", "qnms")
 LIBRARIES: list[torch.library.Library] = []  # a Library's registrations end with the object
 
