@@ -14,9 +14,8 @@ def tune() -> None:
     """Set the allocator and numpy's kernels for this machine; does nothing where neither applies."""
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        if libc.mallopt(M_MMAP_THRESHOLD, 2**31 - 1) or libc.mallopt(
-            M_MMAP_THRESHOLD, 32 << 20
-        ):  # the most of old glibcs
+        # Older glibcs refuse more than 32 MiB; trimming alone would leave them slower than untouched.
+        if any(libc.mallopt(M_MMAP_THRESHOLD, size) for size in (2**31 - 1, 32 << 20)):
             libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
             libc.mallopt(M_TOP_PAD, 256 << 20)
     if _is_zen4():

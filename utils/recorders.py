@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from args import UsageError
 from utils.files import write_text
@@ -13,14 +13,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Measures = Mapping[str, Mapping[str, float]]  # split ("train", "test", "weights", …) -> name -> value
-
-
-class Recorder(Protocol):
-    """Hears what was measured once an epoch; `epoch` counts the epochs done, from 1."""
-
-    def record(self, epoch: int, measures: Measures) -> None: ...
-
-    def close(self, final: Mapping[str, float]) -> None: ...
 
 
 class MetricsCsv:
