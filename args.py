@@ -5,25 +5,27 @@ The command line beats the YAML file, the file beats the default; every value is
 """
 
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from utils.declared import TYPED, Reader, Rule, UsageError, help_lines, load_yaml, nearest, opt, shown, writable
+from utils.declared import TYPED, Reader, UsageError, help_lines, load_yaml, nearest, opt, shown, writable
+from utils.rules import DEAD, ERRORS, REMARKS, RENAMED, pruned
 
 __all__ = ["Options", "UsageError", "changed_mathematics", "from_flat", "load_yaml", "nearest", "parse"]
 
-SETS = ["digits", "MNIST", "FashionMNIST", "CIFAR10"]
+SETS = ["digits", "MNIST", "FashionMNIST", "CIFAR10", "CIFAR100", "SVHN", "BigCIFAR10", "TinyImageNet", "ImageNet"]
+SETS += ["ImageFolder"]
 CONVNETS = [f"Conv{size}{tail}" for size in ("2", "4", "6", "8", "4Wide", "6Wide", "8Wide") for tail in ("", "_BinAct")]
 ARCHS = ["FC", "MLP", *CONVNETS, "Conv8Wide_BinAct_ReLU", "Conv8Wide_BinAct_ReLU_Final_Act"]
 ARCHS += [f"VGG_Small{tail}" for tail in ("", "_BinAct", "_noReLU_BinAct", "_bn_BinAct")]
 ARCHS += ["Wide_VGG_Small", "Wide_VGG_Small_132"]
-CONV_TYPES = ["DenseConv", "SubnetConv"]
+CONV_TYPES = ["DenseConv", "SubnetConv", "GlobalSubnetConv", "SampleSubnetConv", "FixedSubnetConv", "RGConv"]
 BN_TYPES = ["LearnedBatchNorm", "AffineBatchNorm", "NonAffineBatchNorm"]
 INITS = ["kaiming_normal", "kaiming_uniform", "signed_constant", "unsigned_constant", "usc_bernoulli", "bernoulli"]
 INITS += ["ones", "xavier_normal", "xavier_constant", "standard", "binary"]
+READOUTS = ["pooled", "original40"]
 GAINS = ["relu", "leaky_relu", "tanh", "sigmoid", "selu", "linear"]
 POLICIES = ["constant_lr", "cosine_lr", "multistep_lr", "xnor_lr", "mpt132_w34_2_lr", "mpt11_w34_2_v2_lr"]
 POLICIES += ["mpt11_w18_2_lr", "mpt11_w18_2_v2_lr", "cos_multi_lr"]
@@ -38,7 +40,21 @@ class DataOptions:
     download: bool = opt(False, "fetch a missing data set", maths=False)
     val_split: float = opt(0.0, "share of the training set held out, to pick the best epoch on", ">= 0 and < 1")
     batch_size: int = opt(256, "images per step", ">= 1", "-b")
-    workers: int = opt(4, "loader processes for sets too large for memory (no set of today)", ">= 0", "-j", maths=False)
+    workers: int = opt(4, "loader processes, where images are read or augmented one by one", ">= 0", "-j", maths=False)
+    image_size: int | None = opt(
+        None, "crop of ImageNet, TinyImageNet, BigCIFAR10, ImageFolder; default: the set's", ">= 8"
+    )
+    low_data: float = opt(1.0, "share of the training images used", "> 0 and <= 1")
+    one_batch: bool = opt(False, "train on one batch again and again: can the network learn it at all?")
+    gaussian_aug: bool = opt(False, "Gaussian noise on training images")
+    std_gauss: float = opt(0.1, "standard deviation of that noise, pixels being 0 to 1", "> 0")
+    p_clean: float = opt(1.0, "with gaussian_aug: share of images left without noise", ">= 0 and <= 1")
+    augmix: bool = opt(False, "AugMix on training images")
+    all_augmix_augmentations: bool = opt(False, "with augmix: also color, contrast, brightness, sharpness")
+    mixture_width: int = opt(3, "with augmix: chains mixed", ">= 1")
+    mixture_depth: int = opt(-1, "with augmix: operations in a chain; 0 and -1: 1 to 3 at random", ">= -1")
+    aug_severity: int = opt(3, "with augmix: strength of the operations", ">= 1 and <= 10")
+    jsd: bool = opt(False, "Jensen-Shannon loss over a clean and two augmented views; with augmix or gaussian_aug")
 
 
 @dataclass(frozen=True)
@@ -50,6 +66,7 @@ class ModelOptions:
     bias: bool = opt(False, "MLP only: biases in its layers")
     activation: str | None = opt(None, "MLP only: activation", ["relu", "tanh", "sign"])
     norm: str | None = opt(None, "MLP only: normalisation", ["none", "batch_norm"])
+    readout: str = opt("pooled", "cResNet20 to 110 only: original40 has the original's four outputs a class", READOUTS)
     bn_type: str = opt("LearnedBatchNorm", "kind of batch norm", BN_TYPES)
     bn_weight_init: float | None = opt(None, "constant initial weight of batch norm")
     bn_bias_init: float | None = opt(None, "constant initial bias of batch norm")
@@ -63,6 +80,8 @@ class ModelOptions:
 class ConstraintOptions:
     conv_type: str = opt("DenseConv", "constraint on the weights of the layers", CONV_TYPES)
     prune_rate: float | None = opt(None, "fraction of the weights KEPT (its name is historic): > 0 and <= 1")
+    prune_rate_epoch: int = opt(10, "GlobalSubnetConv: epochs in which it goes from 0.5 down to prune_rate", ">= 0")
+    score_init_constant: float | None = opt(None, "SampleSubnetConv: initial score of every weight")
     first_layer_dense: bool = opt(False, "leave the first layer unconstrained")
     last_layer_dense: bool = opt(False, "leave the last layer unconstrained")
     first_layer_type: str | None = opt(None, "conv_type of the first layer alone", CONV_TYPES)
@@ -79,7 +98,9 @@ class ConstraintOptions:
 
 @dataclass(frozen=True)
 class OptimOptions:
-    trainer: str = opt("default", "training method", ["default", "prune_score"])
+    trainer: str = opt("default", "training method", ["default", "prune_score", "lottery", "ss"])
+    dense_epochs: int = opt(6, "trainer lottery: epochs in which all weights train, before the ticket is drawn", ">= 1")
+    score_l1: float = opt(1e-8, "trainer ss: weight of the sum of sigmoid(scores) in the loss", ">= 0")
     optimizer: str = opt("sgd", "optimizer", ["sgd", "adam", "adamw", "radam", "adadelta"])
     lr: float = opt(0.1, "learning rate", "> 0", "--learning-rate")
     lr_policy: str = opt("constant_lr", "learning rate from epoch to epoch", POLICIES)
@@ -107,7 +128,8 @@ class RunOptions:
     evaluate: bool = opt(False, "test the network of --resume or --pretrained; writes nothing", "", "-e", maths=False)
     pretrained: str | None = opt(None, "checkpoint to take the network from", maths=False)
     save_every: int = opt(-1, "epochs between checkpoints that stay; 0 and -1: never", ">= -1", maths=False)
-    histograms: bool = opt(False, "scores and weights in TensorBoard", maths=False)
+    histograms: bool = opt(False, "weights, scores and gradients in TensorBoard", maths=False)
+    detect_anomaly: bool = opt(False, "autograd's search for the origin of a NaN: slow", maths=False)
     print_freq: int = opt(10, "batches between looks at the running loss (bar, divergence)", ">= 1", "-p", maths=False)
     dry_run: int | None = opt(None, "one epoch of this many batches, all the way through", ">= 1")
     check: bool = opt(False, "validate, print the layers and the resolved options, stop", maths=False)
@@ -148,64 +170,6 @@ class Options:
             raise TypeError(f"no such option: {sorted(unknown)}")
         own = {group: {name: values[name] for name in names if name in values} for group, names in NAMES.items()}
         return replace(self, **{group: replace(getattr(self, group), **own[group]) for group in NAMES})
-
-
-DEAD = ["world_size", "rank", "low_data", "one_batch", "random_subnet", "debug", "multistep_lr_adjust"]
-DEAD += ["multistep_lr_gamma"]
-LATER = ["score_init_constant", "prune_rate_epoch", "gaussian_aug", "std_gauss", "p_clean", "augmix", "jsd"]
-LATER += ["all_augmix_augmentations", "mixture_width", "mixture_depth", "aug_severity"]
-MLP_ONLY = ("hidden", "bias", "activation", "norm")
-BN_TRAINED = ("learn_batchnorm", "tune_batchnorm", "bn_bias_only")
-NOT_DENSE = "it contradicts first_layer_dense; leave out one of the two"
-NO_AFFINE = "NonAffineBatchNorm has neither weight nor bias; it needs another bn_type"
-GIVE_IT = "it must be given: the fraction of weights kept, e.g. --prune-rate 0.5 (-1 leaves it to the command line)"
-FRESH = "a resumed run goes on where it stopped; leave out this or resume"
-TESTED = "it needs a trained network: --resume PATH or --pretrained FILE"
-
-
-def pruned(v: Any) -> bool:
-    """Whether any layer has scores."""
-    return "SubnetConv" in (v.conv_type, v.first_layer_type)
-
-
-def no_share(v: Any) -> bool:
-    """Whether prune_rate is neither a fraction nor a word for none: -1, and 0 where nothing is pruned."""
-    return v.prune_rate not in (None, -1) and not 0 < v.prune_rate <= 1 and (v.prune_rate != 0 or pruned(v))
-
-
-def tunes_alone(v: Any) -> bool:
-    return v.tune_batchnorm and v.freeze_weights and not (v.learn_batchnorm or v.bn_bias_only)
-
-
-# (option, when it is wrong, what would be right). A rule that looks at a value that is wrong by itself is skipped.
-ERRORS: list[Rule] = [
-    *((n, lambda v, n=n: getattr(v, n) and v.arch != "MLP", "it needs arch MLP, not {arch}") for n in MLP_ONLY),
-    ("bn_weight_init", lambda v: v.bn_weight_init is not None and v.bn_type == "NonAffineBatchNorm", NO_AFFINE),
-    ("bn_bias_init", lambda v: v.bn_bias_init is not None and v.bn_type == "NonAffineBatchNorm", NO_AFFINE),
-    ("first_layer_type", lambda v: v.first_layer_dense and v.first_layer_type == "SubnetConv", NOT_DENSE),
-    ("prune_rate", lambda v: pruned(v) and v.prune_rate in (None, -1), GIVE_IT),
-    ("prune_rate", no_share, "it must be a float > 0 and <= 1: the fraction of weights kept"),
-    ("scale_fan", lambda v: v.scale_fan and pruned(v) and v.prune_rate == 1, "the fan is 0; it needs prune_rate < 1"),
-    ("trainer", lambda v: v.trainer == "prune_score" and not pruned(v), "it needs scores: conv_type SubnetConv"),
-    ("nesterov", lambda v: v.nesterov and v.optimizer != "sgd", "it needs optimizer sgd, not {optimizer}"),
-    ("nesterov", lambda v: v.nesterov and v.momentum == 0, "it needs momentum > 0"),
-    ("start_epoch", lambda v: v.start_epoch is not None and v.start_epoch >= v.epochs, "it must be < epochs, {epochs}"),
-    ("start_epoch", lambda v: "start_epoch" in v.typed and v.resume, FRESH),
-    ("pretrained", lambda v: v.pretrained and v.resume not in (None, "auto"), FRESH),
-    ("evaluate", lambda v: v.evaluate and not (v.resume or v.pretrained), TESTED),
-    ("name", lambda v: v.name and not re.fullmatch(r"(?!\.\.?$)[^/]{1,99}", v.name), "it must be one path component"),
-    ("log_dir", lambda v: "log_dir" in v.typed and not writable(v.log_dir or ""), "it must be a folder one can write"),
-    ("multigpu", lambda v: v.multigpu and len(v.multigpu) > 1, "several GPUs are not supported yet; name one"),
-    ("multigpu", lambda v: v.multigpu and v.device == "cpu", "device is cpu; leave out one of the two"),
-]
-REMARKS: list[Rule] = [
-    ("prune_rate", lambda v: not pruned(v) and v.prune_rate not in (None, -1, 0, 1), "conv_type SubnetConv"),
-    ("scale_fan", lambda v: not pruned(v) and v.scale_fan, "conv_type SubnetConv"),
-    ("width_mult", lambda v: v.width_mult != 1 and "Wide" not in v.arch, "a Wide arch, such as Conv4Wide"),
-    *((n, lambda v, n=n: getattr(v, n) and not v.freeze_weights, "freeze_weights") for n in BN_TRAINED),
-    *((n, lambda v, n=n: getattr(v, n) and v.bn_type == "NonAffineBatchNorm", "an affine bn_type") for n in BN_TRAINED),
-    ("tune_batchnorm", tunes_alone, "learn_batchnorm or bn_bias_only"),
-]
 
 
 def config_path(typed: Mapping[str, list[Any]]) -> str:
@@ -259,6 +223,8 @@ def finished(reader: Reader) -> Options:
         raise UsageError("\n".join([f"{len(problems)} problems:"] * (len(problems) > 1) + problems))
     if not pruned(reader.v):
         reader.v.prune_rate, reader.v.scale_fan = None, False
+    if reader.v.prune_rate in (-1, 0):  # no density is given, and none is needed
+        reader.v.prune_rate = None
     if "Wide" not in reader.v.arch:
         reader.v.width_mult = 1.0
     reader.v.name = reader.v.name or Path(reader.v.config or "").stem or None
@@ -268,7 +234,7 @@ def finished(reader: Reader) -> Options:
 
 def parse(argv: Sequence[str]) -> Options:
     """The options of a command line and its YAML file. Raises UsageError with every problem of both together."""
-    reader = Reader(FIELDS, DEAD, LATER)
+    reader = Reader(FIELDS, DEAD, RENAMED)
     if {"-h", "--help"} & {*argv}:
         print(help_text())
         raise SystemExit(0)
@@ -289,7 +255,7 @@ def parse(argv: Sequence[str]) -> Options:
 
 def from_flat(values: Mapping[str, object]) -> Options:
     """The inverse of `Options.flat`, checked as a YAML file is. Raises UsageError."""
-    reader = Reader(FIELDS, DEAD, LATER)
+    reader = Reader(FIELDS, DEAD, RENAMED)
     for name, value in values.items():
         reader.take(name, value, "in the stored configuration")
     return finished(reader)

@@ -2,6 +2,11 @@
 
 from trainers.default import Default
 from trainers.method import Method
-from trainers.prune_score import PruneScore
+from trainers.prune_score import Lottery, PruneScore, SparseScores
 
-METHODS: dict[str, type[Method]] = {"default": Default, "prune_score": PruneScore}
+METHODS: dict[str, type[Method]] = {
+    "default": Default,
+    "prune_score": PruneScore,
+    "lottery": Lottery,
+    "ss": SparseScores,
+}

@@ -50,6 +50,7 @@ def train(options: Options, runtime: Runtime) -> None:
         say(f"{point.run.path if point.run else ''} is finished already; --epochs with a larger number goes on with it")
         return
     runtime = runtime.at(options.run.precision)
+    torch.autograd.set_detect_anomaly(options.run.detect_anomaly)
     model, method = build(options)
     image_set = load_set(options)
     parts = assemble(options, runtime, model, method, image_set)
@@ -83,7 +84,7 @@ def build(options: Options) -> tuple[nn.Module, Method]:
 
     Raises UsageError for options that do not fit each other or the data set.
     """
-    spec, m, c, o = data.SPECS[options.data.set], options.model, options.constraint, options.optim
+    spec, m, c = data.SPECS[options.data.set], options.model, options.constraint
     if m.num_classes not in (None, spec.num_classes):
         raise UsageError(
             f"num_classes: {m.num_classes} given, but {options.data.set} has {spec.num_classes}; leave it out"
@@ -114,19 +115,39 @@ def build(options: Options) -> tuple[nn.Module, Method]:
         layers = list(weight_layers(model))
         dense = (layers[0],) * c.first_layer_dense + (layers[-1],) * c.last_layer_dense
         first = None if c.first_layer_dense else c.first_layer_type
-        constrain(model, c.conv_type, density=c.density, first_layer_type=first, dense=dense, generator=generator)
+        constrain(
+            model,
+            c.conv_type,
+            density=c.density,
+            first_layer_type=first,
+            dense=dense,
+            score_init=c.score_init_constant,
+            generator=generator,
+        )
         if c.freeze_weights:
             freeze_weights(
                 model, learn_batchnorm=c.learn_batchnorm, tune_batchnorm=c.tune_batchnorm, bn_bias_only=c.bn_bias_only
             )
-        method = METHODS[trainer_name(options)](
-            label_smoothing=o.label_smoothing or 0.0, weight_decay=o.weight_decay, no_bn_decay=o.no_bn_decay
-        )
+        method = make_method(options)
         method.prepare(model)
         method.parameter_groups(model)
     except (ValueError, OverflowError, RuntimeError) as error:  # RuntimeError: a network no memory can hold
         raise UsageError(str(error).splitlines()[0]) from error
     return model, method
+
+
+def make_method(options: Options) -> Method:
+    """The training method with its own options."""
+    o, trainer = options.optim, trainer_name(options)
+    own: dict[str, Any] = {"label_smoothing": o.label_smoothing or 0.0}
+    own |= {"weight_decay": o.weight_decay, "no_bn_decay": o.no_bn_decay}
+    if trainer != "default":
+        own["prune_rate_epoch"] = options.constraint.prune_rate_epoch
+    if trainer == "lottery":
+        own["dense_epochs"] = o.dense_epochs
+    if trainer == "ss":
+        own["score_l1"] = o.score_l1
+    return METHODS[trainer](**own)
 
 
 def trainer_name(options: Options) -> str:
@@ -258,6 +279,8 @@ def test_only(options: Options, runtime: Runtime) -> None:
     runtime = runtime.at(options.run.precision)
     model, method = build(options)
     _load_network(options, model, snapshot, path)
+    if options.run.resume is not None:
+        method.before_epoch(model, max(snapshot["epoch"] - 1, 0))  # the density that it was trained at
     runtime.place(model)
     score: Score = evaluate(model, batches(options, runtime, load_set(options).test, train=False), method, runtime)
     say(f"{path} (epoch {snapshot['epoch']}): {options.model.arch}, {report.kept_in_words(model)}")

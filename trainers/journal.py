@@ -110,7 +110,8 @@ class Journal:
         found: list[tuple[str, Any]] = [(f"{name}.weight", layer.weight) for name, layer in layers.items()]
         for name, layer in constrained_layers(self._parts.model).items():
             found += [(f"{name}.{of}", tensor) for of, tensor in layer.constraint.named_parameters()]
-        return found
+        of_last_batch = [(name, p.grad) for name, p in self._parts.model.named_parameters() if p.grad is not None]
+        return found + [(name.replace(".constraint.", ".") + ".grad", grad) for name, grad in of_last_batch]
 
 
 def restore(parts: Parts, snapshot: dict[str, Any], run: Run) -> State:

@@ -90,8 +90,9 @@ def fit(parts: Parts, state: State, epochs: int, events: Events) -> None:
         epoch, began = state.epoch, time.perf_counter()
         rate = parts.rate(epoch)
         set_rate(parts.optimizer, rate)
-        if state.step == 0:
-            parts.method.before_epoch(parts.model, epoch)
+        parts.method.before_epoch(parts.model, epoch)
+        if parts.method.begins_anew(epoch):
+            state.best, state.best_train = {}, {}
         title = f"epoch {epoch + 1}/{epochs}"
         finished = train_one_epoch(parts, state, title, events)
         if not finished:
@@ -158,8 +159,8 @@ def evaluate(model: nn.Module, batches: Batches, method: Method, runtime: Runtim
 
 
 def _add(sums: Tensor, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-    """Add a batch to [loss, top-1, top-5, images] on the device, without waiting for it."""
-    hits = logits.topk(min(5, logits.shape[1])).indices.eq(labels[:, None])
+    """Add a batch to [loss, top-1, top-5, images] on the device, without waiting for it; of several views the first."""
+    hits = logits[: len(labels)].topk(min(5, logits.shape[1])).indices.eq(labels[:, None])
     sums += torch.stack([loss * len(labels), hits[:, 0].sum(), hits.sum(), loss.new_full((), len(labels))])
 
 

@@ -9,8 +9,8 @@ fit:   prepare
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from trainers.losses import cross_entropy
 from trainers.optimizers import Groups, parameter_groups
 
 
@@ -30,10 +30,15 @@ class Method:
         return parameter_groups(model, weight_decay=self.weight_decay, no_bn_decay=self.no_bn_decay)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean loss of a batch: (B, classes) float32 logits, (B,) int64 labels."""
-        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        """Mean loss of a batch: (B, classes) float32 logits, (B,) int64 labels; (3 B, classes) for three views."""
+        return cross_entropy(logits, labels, self.label_smoothing)
 
-    def before_epoch(self, model: nn.Module, epoch: int) -> None: ...
+    def begins_anew(self, epoch: int) -> bool:  # noqa: ARG002
+        """Whether the network is another one from this epoch on, so that an earlier best is no best of this run."""
+        return False
+
+    def before_epoch(self, model: nn.Module, epoch: int) -> None:
+        """Put `model` into the state of `epoch`, whatever it was before: also called on resuming within an epoch."""
 
     def before_step(self, model: nn.Module, step: int) -> None: ...
 

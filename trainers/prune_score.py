@@ -1,25 +1,99 @@
-"""Trainer `prune_score`: BIPROP. Weights stay as drawn; gradient descent on scores chooses which are kept."""
+"""Trainers of tickets: BIPROP's `prune_score`, and its `lottery` and `ss` as they were meant."""
 
-from torch import nn
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from models.constraints import constrained_layers
+from trainers import schedules
 from trainers.method import Method
+from trainers.optimizers import Groups
 
 
 class PruneScore(Method):
-    """Multi-prize tickets (Diffenderfer & Kailkhura, ICLR 2021): the constraint does the work, the loop is as ever."""
+    """Multi-prize tickets (Diffenderfer & Kailkhura, ICLR 2021): the constraint does the work, the loop is as ever.
+
+    Layers that select together (GlobalSubnetConv) come to their density over the first `prune_rate_epoch` epochs.
+    """
+
+    def __init__(self, *, prune_rate_epoch: int = 0, **usual: Any) -> None:
+        super().__init__(**usual)
+        self._length = prune_rate_epoch
+        self._scored: list[Any] = []
+        self._scheduled: list[tuple[Any, float]] = []
 
     def prepare(self, model: nn.Module) -> None:
-        if not any(hasattr(layer.constraint, "scores") for layer in constrained_layers(model).values()):
-            raise ValueError(
-                "trainer: prune_score trains scores, and no layer has any; conv_type SubnetConv gives them"
-            )
+        constraints = [layer.constraint for layer in constrained_layers(model).values()]
+        self._scored = [
+            constraint
+            for constraint in constraints
+            if isinstance(constraint, nn.Module) and "scores" in constraint._parameters
+        ]
+        if not self._scored:
+            raise ValueError("trainer: it trains scores, and no layer has any; conv_type SubnetConv gives them")
+        selections = {id(c.selection): c.selection for c in constraints if hasattr(c, "selection")}
+        self._scheduled = [(selection, selection.density) for selection in selections.values()]
+
+    def begins_anew(self, epoch: int) -> bool:
+        falling = any(final < schedules.DENSITY_START for _, final in self._scheduled)
+        return falling and 0 < epoch == self._length
+
+    def before_epoch(self, model: nn.Module, epoch: int) -> None:  # noqa: ARG002
+        for selection, final in self._scheduled:
+            selection.density = schedules.density(epoch, final, self._length)
 
     def measures(self, model: nn.Module) -> dict[str, dict[str, float]]:
-        """The density of every scored layer."""
+        """The density of every constrained layer and of all of them together."""
         layers = constrained_layers(model)
-        return {
-            "weights": {
-                f"density_{name}": layer.constraint.kept / layer.weight.numel() for name, layer in layers.items()
-            }
-        }
+        kept = {name: layer.constraint.kept for name, layer in layers.items()}
+        total = {name: layer.weight.numel() for name, layer in layers.items()}
+        densities = {f"density_{name}": kept[name] / total[name] for name in layers}
+        return {"weights": densities | {"density": sum(kept.values()) / sum(total.values())}}
+
+
+class Lottery(PruneScore):
+    """A ticket in a trained network: for `dense_epochs` all weights train; then they are frozen, and the scores train.
+
+    What BIPROP's trainer of that name was meant to do: there the first phase kept nothing, and its weights were not in
+    the optimizer.
+    """
+
+    def __init__(self, *, dense_epochs: int = 6, **usual: Any) -> None:
+        super().__init__(**usual)
+        self._dense_epochs = dense_epochs
+
+    def parameter_groups(self, model: nn.Module) -> Groups:
+        """Weights and scores: those frozen at the time have no gradient, and the optimizer passes them by."""
+        self._open(model, weights=True, scores=True)
+        return super().parameter_groups(model)
+
+    def begins_anew(self, epoch: int) -> bool:
+        return epoch == self._dense_epochs or super().begins_anew(epoch)
+
+    def before_epoch(self, model: nn.Module, epoch: int) -> None:
+        super().before_epoch(model, epoch)
+        dense = epoch < self._dense_epochs
+        self._open(model, weights=dense, scores=not dense)
+        for constraint in self._scored:
+            constraint.bypassed = dense
+
+    def _open(self, model: nn.Module, *, weights: bool, scores: bool) -> None:
+        for layer in constrained_layers(model).values():
+            layer.weight.requires_grad_(weights)
+            layer.constraint.requires_grad_(scores)
+
+
+class SparseScores(PruneScore):
+    """Cross-entropy and, in training, `score_l1` times the sum of sigmoid(scores): what BIPROP's trainer `ss` was meant
+    to minimise (there the cross-entropy was never differentiated)."""
+
+    def __init__(self, *, score_l1: float = 1e-8, **usual: Any) -> None:
+        super().__init__(**usual)
+        self._score_l1 = score_l1
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        loss = super().loss(logits, labels)
+        if not torch.is_grad_enabled():
+            return loss
+        return loss + self._score_l1 * torch.stack([torch.sigmoid(c.scores).sum() for c in self._scored]).sum()

@@ -60,10 +60,15 @@ def summary(options: Options, model: nn.Module, state: State, tests: tuple[Score
             f"test accuracy  {tests[1].top1:.2f} % (epoch {best['epoch']}, picked on the validation share: "
             f"{best['acc@1']:.2f} % there), last {tests[0].top1:.2f} %"
         )
+    floor = [c.name for c in layer_counts(model) if c.constraint == "GlobalSubnetWeight" and c.kept == 1]
     return "\n".join(
         [
             "",
             f"network        {options.model.arch}, {kept_in_words(model)}",
+            *(
+                [f"at the floor   {', '.join(floor)}: one weight kept where the global selection leaves none"]
+                * bool(floor)
+            ),
             accuracy,
             f"speed          {state.train_images / max(state.train_seconds, 1e-9):,.0f} images/s in training, "
             f"{state.seconds:.1f} s in all",

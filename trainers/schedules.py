@@ -62,3 +62,17 @@ def schedule(name: str, *, epochs: int, warmup: int = 0, step: int = 20, gamma: 
     """epoch (from 0) -> factor of the base learning rate. Raises ValueError for an unknown name."""
     policy = pick(POLICIES, name, "lr_policy")
     return lambda epoch: policy(epoch, epochs, warmup, step, gamma)
+
+
+DENSITY_START = 0.5
+
+
+def density(epoch: int, final: float, length: int) -> float:
+    """The fraction kept in `epoch` (from 0) of a schedule that reaches `final` in epoch `length`.
+
+    Sparsity s(e) = S + (0.5 − S)(1 − e/length)³ with S = 1 − final: BIPROP's cubic schedule (Zhu & Gupta, "To prune, or
+    not to prune", 2017, eq. 1, from 0.5). A final density above 0.5 holds from the start.
+    """
+    if final > DENSITY_START or epoch >= length:
+        return final
+    return final + (DENSITY_START - final) * (1 - epoch / length) ** 3

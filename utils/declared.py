@@ -21,6 +21,7 @@ import yaml
 TYPED = "on the command line"
 Rule = tuple[str, Callable[[Any], object], str]
 Ints = tuple[int, ...]
+Renamed = Mapping[tuple[str, str], Mapping[str, object]]  # (option, value) -> what it is called here
 NOUNS = {
     int: "an int",
     float: "a float",
@@ -136,8 +137,8 @@ def writable(folder: str) -> bool:
 class Reader:
     """Takes values from the weakest source to the strongest and gathers all that is wrong with them."""
 
-    def __init__(self, declared: Mapping[str, Any], dead: Sequence[str], later: Sequence[str]) -> None:
-        self.declared, self.dead, self.later = declared, dead, later
+    def __init__(self, declared: Mapping[str, Any], dead: Sequence[str], renamed: Renamed) -> None:
+        self.declared, self.dead, self.renamed = declared, dead, renamed
         self.v = SimpleNamespace(typed={}, **{name: option.default for name, option in declared.items()})
         self.said = {name: f"{name}: no value given" for name in declared}
         self.problems: list[str] = []
@@ -148,9 +149,12 @@ class Reader:
         """One value as written; `where` is "in FILE" or "on the command line"."""
         if name in self.dead:
             self.warnings.append(f"{name} has no effect here")
-        elif name in self.later:
-            given = "" if value == "" else f"{shown(value)} "
-            self.problems.append(f"{name}: {given}{where}, but that is not supported yet; leave it out")
+        elif isinstance(value, str) and (name, value) in self.renamed:
+            meant = self.renamed[name, value]
+            words = ", ".join(f"{other}: {shown(new)}" for other, new in meant.items())
+            self.warnings.append(f"{name}: {value} {where} is {words} here")
+            for other, new in meant.items():
+                self.take(other, new, where)
         elif name not in self.declared:
             aliases = {
                 flag[2:].replace("-", "_"): known for known, one in self.declared.items() for flag in flags(known, one)
@@ -171,7 +175,7 @@ class Reader:
         """Split into `v.typed`: option -> its texts in order, "" for no text, a bool for a flag alone."""
         parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False, argument_default=argparse.SUPPRESS)
         parser._negative_number_matcher = re.compile(r"-\.?\d")  # argparse's own takes -1e-4 for a flag
-        spellings = {name: flags(name, self.declared.get(name)) for name in [*self.declared, *self.dead, *self.later]}
+        spellings = {name: flags(name, self.declared.get(name)) for name in [*self.declared, *self.dead]}
         for name, spelled in spellings.items():
             switch = name in self.declared and self.declared[name].type is bool
             for flag in spelled:

@@ -1,5 +1,6 @@
 """The table of constraints and `constrain`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,7 +17,8 @@ from models.constraints.attach import (
     load_biprop_state_dict,
     weight_layers,
 )
-from models.constraints.subnet import SubnetWeight
+from models.constraints.masks import FixedSubnetWeight, RandomMaskWeight, SampleSubnetWeight
+from models.constraints.subnet import GlobalSelection, GlobalSubnetWeight, SubnetWeight
 from utils.choose import pick
 
 __all__ = [
@@ -33,15 +35,22 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ConvType:
-    """`make(weight, density=…, generator=…)` -> constraint, None for plain layers; `trainer`: the method it needs."""
+    """`maker(density)` gives make(weight, generator=…) -> constraint for all layers of one network, None for plain
+    layers; `trainer`: the method that it needs."""
 
-    make: MakeConstraint | None
+    maker: Callable[[float], MakeConstraint | None]
     trainer: str
 
 
 CONV_TYPES: dict[str, ConvType] = {
-    "DenseConv": ConvType(None, "default"),
-    "SubnetConv": ConvType(SubnetWeight, "prune_score"),
+    "DenseConv": ConvType(lambda _: None, "default"),
+    "SubnetConv": ConvType(lambda density: partial(SubnetWeight, density=density), "prune_score"),
+    "GlobalSubnetConv": ConvType(
+        lambda density: partial(GlobalSubnetWeight, selection=GlobalSelection(density)), "prune_score"
+    ),
+    "SampleSubnetConv": ConvType(lambda _: SampleSubnetWeight, "prune_score"),
+    "FixedSubnetConv": ConvType(lambda density: partial(FixedSubnetWeight, density=density), "default"),
+    "RGConv": ConvType(lambda density: partial(RandomMaskWeight, density=density), "default"),
 }
 
 
@@ -52,12 +61,14 @@ def constrain(
     density: float = 1.0,
     first_layer_type: str | None = None,
     dense: tuple[str, ...] = (),
+    score_init: float | None = None,
     generator: torch.Generator | None = None,
 ) -> nn.Module:
     """Put `conv_type` on every Conv2d and Linear of `model`, in place, and return it.
 
     `density` is the fraction of weights kept; `first_layer_type` another type for the first layer; the layers called
-    in `dense` stay plain. Raises ValueError for an unknown type or name, a density outside (0, 1], or where nothing
+    in `dense` stay plain; `score_init` is the initial score of every SampleSubnetConv weight, else they are drawn.
+    Raises ValueError for an unknown type or name, a density outside (0, 1], or where nothing
     would be constrained.
     """
     layers = list(weight_layers(model))
@@ -66,10 +77,14 @@ def constrain(
     types = dict.fromkeys(layers, conv_type)
     types[layers[0]] = first_layer_type or conv_type
     types.update(dict.fromkeys(dense, "DenseConv"))
+    makers = {kind: pick(CONV_TYPES, kind, "conv_type").maker(density) for kind in dict.fromkeys(types.values())}
     for name, kind in types.items():
-        make = pick(CONV_TYPES, kind, "conv_type").make
+        make = makers[kind]
         if make is not None:
-            attach(model, partial(make, density=density, generator=generator), [name])
+            attach(model, partial(make, generator=generator), [name])
+    for layer in constrained_layers(model).values():
+        if score_init is not None and isinstance(layer.constraint, SampleSubnetWeight):
+            nn.init.constant_(layer.constraint.scores, score_init)
     if conv_type != "DenseConv" and not constrained_layers(model):
         raise ValueError(f"conv_type: {conv_type} would constrain no layer: every layer is left dense")
     return model

@@ -25,3 +25,20 @@ class ScoreThroughMask(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         scores, weight = ctx.saved_tensors
         return torch.sign(scores).mul_(weight).mul_(grad), None, None
+
+
+class ThroughSampling(torch.autograd.Function):
+    """Which weights are drawn to be kept (hidden-networks' and BIPROP's SampleSubnetConv).
+
+    forward:  B ~ Bernoulli(p), from torch's generator of the device
+    backward: dL/dp = dL/dB: the draw passes straight through
+    surrogate: B' = p, the expectation of B
+    """
+
+    @staticmethod
+    def forward(ctx: Any, probability: Tensor) -> Tensor:  # noqa: ARG004 (autograd's interface)
+        return torch.bernoulli(probability)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # noqa: ARG004
+        return grad

@@ -1,90 +1,38 @@
-"""BIPROP's SubnetConv: frozen random weights of which scores keep the best; those kept become ±α.
+"""BIPROP's SubnetConv and GlobalSubnetConv: frozen random weights of which scores keep the best; those become ±α.
 
 Diffenderfer & Kailkhura, "Multi-Prize Lottery Ticket Hypothesis", ICLR 2021; the exact arithmetic of their code with
 these repairs: α is the mean over the weights kept, at least one weight is kept, sign(0) is +1, ties have an order.
 """
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from models.constraints.gradients import ScoreThroughMask
+from models.constraints.selection import count_ones, keep_largest, keep_largest_of_all, kept_count
 from models.initial import initial_scores
 
-_BITS = {
-    torch.float64: torch.int64,
-    torch.float32: torch.int32,
-    torch.bfloat16: torch.int16,
-    torch.float16: torch.int16,
-}
 
-
-def kept_count(n: int, density: float) -> int:
-    """How many of `n` weights a fraction `density` keeps: n − int((1 − density)·n), at least 1."""
-    return max(1, n - int((1 - density) * n))
-
-
-def keep_largest(magnitude: Tensor, kept: int) -> Tensor:
-    """1 where an entry is among the `kept` largest, else 0; same shape, strides and dtype. Exactly `kept` ones.
-
-    Among equal entries the lowest index (in row-major order, whatever the memory format) is pruned first. Not-a-number
-    is the largest value. `magnitude` holds no negative entry. O(n): the threshold is selected, nothing is sorted.
-    """
-    pruned = magnitude.numel() - kept
-    if pruned == 0:
-        return torch.ones_like(magnitude)
-    # Non-negative floats order as their bit patterns do: integers compare faster and leave no unordered NaN.
-    bits = magnitude.view(_BITS[magnitude.dtype])
-    select = _on_host if bits.is_cpu else _on_device
-    return select(bits, pruned, torch.empty_like(magnitude))
-
-
-def _on_host(bits: Tensor, pruned: int, mask: Tensor) -> Tensor:
-    # numpy's partition is 10-60 times faster than torch's sort, kthvalue and topk on a CPU.
-    flat = torch.empty_like(bits).copy_(bits).as_strided((bits.numel(),), (1,))
-    flat.numpy().partition(pruned)
-    threshold = flat[pruned]
-    torch.ge(bits, threshold, out=mask)
-    surplus = _count(mask) - (bits.numel() - pruned)
-    if surplus:
-        ties = np.flatnonzero((bits == threshold).numpy())[:surplus]  # row-major; torch.nonzero takes 8 times as long
-        mask[tuple(map(torch.from_numpy, np.unravel_index(ties, bits.shape)))] = 0
-    return mask
-
-
-def _count(mask: Tensor) -> int:
-    """How many ones, exactly; torch's count_nonzero takes 90 times as long as a float32 sum, exact below 2²⁴."""
-    exact = mask.dtype == torch.float32 and mask.numel() <= 2**24
-    return int(mask.sum() if exact else mask.sum(dtype=torch.float64))
-
-
-def _on_device(bits: Tensor, pruned: int, mask: Tensor) -> Tensor:
-    """The same without a word from the device to the host, so that the host never waits in a forward pass."""
-    ordered = bits.reshape(-1)
-    threshold = ordered.topk(bits.numel() - pruned, sorted=False).values.amin()  # kthvalue uses one block of the GPU
-    torch.ge(bits, threshold, out=mask)
-    surplus = mask.sum(dtype=torch.float64) - (bits.numel() - pruned)
-    ties = (ordered == threshold).view(bits.shape)
-    order_among_ties = ties.reshape(-1).cumsum(0).view(bits.shape)
-    return mask.masked_fill_(ties & (order_among_ties <= surplus), 0)
+def checked_density(density: float) -> float:
+    """Raises ValueError where `density` is no fraction of weights that could be kept."""
+    if not 0 < density <= 1:
+        raise ValueError(f"prune_rate: {density} of the weights kept is impossible; it must be above 0 and at most 1")
+    return density
 
 
 class SubnetWeight(nn.Module):
     """Constraint of one layer: w = α · M · sign(W), M the mask of the `density` largest |scores| of this layer.
 
     `scores` has the shape of the layer's weight W. α = mean |W| over the weights kept: one scalar a layer. In
-    evaluation mode the effective weight is computed once and kept until scores, weight or density change.
+    evaluation mode the effective weight is computed once and kept until scores, weight or density change. While
+    `bypassed` the layer is dense: w = W.
     """
 
     learns_weight = False
 
     def __init__(self, weight: Tensor, *, density: float, generator: torch.Generator | None = None) -> None:
-        if not 0 < density <= 1:
-            raise ValueError(
-                f"prune_rate: {density} of the weights kept is impossible; it must be above 0 and at most 1"
-            )
         super().__init__()
-        self.density = density
+        self.density = checked_density(density)
+        self.bypassed = False
         self.scores = nn.Parameter(initial_scores(weight.shape, generator=generator).to(weight))
         self._parts: tuple[object, Tensor, Tensor] | None = None
         self._ready: tuple[object, Tensor] | None = None
@@ -92,22 +40,31 @@ class SubnetWeight(nn.Module):
     @property
     def kept(self) -> int:
         """Number of weights kept."""
+        return self.scores.numel() if self.bypassed else self._kept()
+
+    def _kept(self) -> int:
         return kept_count(self.scores.numel(), self.density)
+
+    def _divisor(self, mask: Tensor) -> int | Tensor:  # noqa: ARG002 (here it is known without the mask)
+        """The number of ones in `mask`."""
+        return self._kept()
 
     @torch.no_grad()
     def mask(self) -> Tensor:
-        """1 where a weight is kept, else 0; shape and dtype of the scores."""
-        return keep_largest(self.scores.abs(), self.kept)
+        """1 where a weight is kept, else 0; shape and dtype of the scores; the caller may write to it."""
+        return keep_largest(self.scores.abs(), self._kept())
 
     @torch.no_grad()
     def effective_weight(self, weight: Tensor) -> Tensor:
         """α · M · sign(W), a new tensor of the shape of `weight`, without gradient."""
         magnitude, sign = self._magnitude_and_sign(weight)
         mask = self.mask()
-        alpha = _inner(magnitude, mask) / self.kept
+        alpha = _inner(magnitude, mask) / self._divisor(mask)
         return mask.mul_(sign).mul_(alpha)
 
     def forward(self, weight: Tensor) -> Tensor:
+        if self.bypassed:
+            return weight
         if not self.training:
             return self._cached(weight)
         return ScoreThroughMask.apply(self.scores, weight, self.effective_weight(weight))
@@ -116,23 +73,90 @@ class SubnetWeight(nn.Module):
         self._ready = self._parts = None  # in-place writes through .data leave no other trace
         return super().train(mode)
 
+    def _selected_by(self) -> object:
+        """What the mask depends on: equal as long as it cannot have changed."""
+        return identity(self.scores), self.density
+
     def _cached(self, weight: Tensor) -> Tensor:
-        state = (_identity(self.scores), _identity(weight), self.density)
+        state = (self._selected_by(), identity(weight))
         if self._ready is None or self._ready[0] != state:
             self._ready = (state, self.effective_weight(weight))
         return ScoreThroughMask.apply(self.scores, weight, self._ready[1])
 
     def _magnitude_and_sign(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """|W| and sign(W): W is frozen, so they are computed when it is first seen, moved or loaded, not every step."""
-        identity = (_identity(weight), self.scores.stride())
-        if self._parts is None or self._parts[0] != identity:
+        state = (identity(weight), self.scores.stride())
+        if self._parts is None or self._parts[0] != state:
             like = torch.empty_like(self.scores, dtype=weight.dtype)  # the scores' memory format
             sign = like.copy_(weight).ge(0).to(weight.dtype).mul_(2).sub_(1)
-            self._parts = (identity, like.abs_(), sign)
+            self._parts = (state, like.abs_(), sign)
         return self._parts[1], self._parts[2]
 
 
-def _identity(tensor: Tensor) -> tuple[int, int]:
+class GlobalSelection:
+    """The masks of many layers, selected together: the `density` largest |scores| of them all, at least one a layer.
+
+    Selected again, all at once, when a layer first asks after any score or the density has changed.
+    """
+
+    def __init__(self, density: float) -> None:
+        self.density = checked_density(density)
+        self._members: list[GlobalSubnetWeight] = []
+        self._made: tuple[object, list[Tensor]] | None = None
+
+    def join(self, member: "GlobalSubnetWeight") -> int:
+        """Take part; returns the member's number."""
+        self._members.append(member)
+        return len(self._members) - 1
+
+    def state(self) -> object:
+        """What the masks depend on: equal as long as they cannot have changed."""
+        return self.density, [identity(member.scores) for member in self._members]
+
+    @torch.no_grad()
+    def masks(self) -> list[Tensor]:
+        """A mask for every member, in the order in which they joined: not to be written to."""
+        state = self.state()
+        if self._made is None or self._made[0] != state:
+            magnitudes = [member.scores.abs() for member in self._members]
+            kept = kept_count(sum(m.numel() for m in magnitudes), self.density)
+            self._made = (state, keep_largest_of_all(magnitudes, kept))
+        return self._made[1]
+
+    def forget(self) -> None:
+        """Select anew at the next call of `masks`, whatever has changed."""
+        self._made = None
+
+
+class GlobalSubnetWeight(SubnetWeight):
+    """As SubnetWeight, but M keeps the largest |scores| of all layers of one GlobalSelection together."""
+
+    def __init__(self, weight: Tensor, *, selection: GlobalSelection, generator: torch.Generator | None = None) -> None:
+        super().__init__(weight, density=selection.density, generator=generator)
+        self.selection = selection
+        self._number = selection.join(self)
+
+    @torch.no_grad()
+    def mask(self) -> Tensor:
+        return self.selection.masks()[self._number].clone()
+
+    def _kept(self) -> int:
+        return count_ones(self.selection.masks()[self._number])
+
+    def _divisor(self, mask: Tensor) -> int | Tensor:
+        return count_ones(mask) if mask.is_cpu else mask.sum(dtype=torch.float64)  # on a GPU nobody waits
+
+    def train(self, mode: bool = True) -> "GlobalSubnetWeight":
+        self.selection.forget()
+        super().train(mode)
+        return self
+
+    def _selected_by(self) -> object:
+        return self.selection.state()
+
+
+def identity(tensor: Tensor) -> tuple[int, int]:
+    """Changes whenever the tensor is written to or replaced."""
     return tensor.data_ptr(), tensor._version
 
 

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from models.constraints import bake, constrain, subnet
+from models.constraints import bake, constrain, selection
 from models.constraints.gradients import ScoreThroughMask
-from models.constraints.subnet import SubnetWeight, keep_largest, kept_count
+from models.constraints.selection import keep_largest, kept_count
+from models.constraints.subnet import SubnetWeight
 
-PATHS = pytest.mark.parametrize("select", [subnet._on_host, subnet._on_device], ids=["host", "device"])
-DTYPES = pytest.mark.parametrize("dtype", list(subnet._BITS), ids=str)
+PATHS = pytest.mark.parametrize("select", [selection._on_host, selection._on_device], ids=["host", "device"])
+DTYPES = pytest.mark.parametrize("dtype", list(selection._BITS), ids=str)
 INF, NAN = float("inf"), float("nan")
 
 
@@ -22,8 +23,10 @@ def random(*shape, seed=0, dtype=torch.float32):
 
 
 def mask_of(select, magnitude, kept):
-    bits = magnitude.view(subnet._BITS[magnitude.dtype])
-    return select(bits, magnitude.numel() - kept, torch.empty_like(magnitude))
+    bits = magnitude.view(selection._BITS[magnitude.dtype])
+    mask = torch.empty_like(magnitude)
+    select([bits], magnitude.numel() - kept, [mask])
+    return mask
 
 
 def numpy_mask(scores, kept):
@@ -128,7 +131,7 @@ def test_subnormal_scores_are_told_apart():
 def test_the_path_is_chosen_by_the_device(monkeypatch):
     used = []
     for name in ("_on_host", "_on_device"):
-        monkeypatch.setattr(subnet, name, lambda bits, pruned, mask, name=name: used.append(name))
+        monkeypatch.setattr(selection, name, lambda bits, pruned, mask, name=name: used.append(name))
     keep_largest(torch.ones(4), 2)
     keep_largest(torch.ones(4, device="meta"), 2)
     keep_largest(torch.ones(4), 4)  # nothing to select

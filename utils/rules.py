@@ -1,0 +1,109 @@
+"""What options cannot be together, and which have no effect: lines over the values taken, checked by `args.parse`."""
+
+import re
+from typing import Any
+
+from utils.declared import Renamed, Rule, writable
+
+DEAD = ["world_size", "rank", "random_subnet", "debug", "multistep_lr_adjust", "multistep_lr_gamma"]
+RENAMED: Renamed = {
+    ("trainer", "anomaly"): {"trainer": "default", "detect_anomaly": True},
+    ("trainer", "parallel"): {"trainer": "default"},
+    ("set", "CIFAR10_gaussian"): {"set": "CIFAR10", "gaussian_aug": True},
+    ("set", "CIFAR10_augmix"): {"set": "CIFAR10", "augmix": True},
+}
+SCORED = {"SubnetConv", "GlobalSubnetConv", "SampleSubnetConv"}  # gradient descent moves their scores
+RANKED = {"SubnetConv", "GlobalSubnetConv", "FixedSubnetConv"}  # they keep the prune_rate best
+ONLY = {  # option -> the option that gives it its effect
+    **dict.fromkeys(("std_gauss", "p_clean"), "gaussian_aug"),
+    **dict.fromkeys(("all_augmix_augmentations", "mixture_width", "mixture_depth", "aug_severity"), "augmix"),
+}
+MLP_ONLY = ("hidden", "bias", "activation", "norm")
+BN_TRAINED = ("learn_batchnorm", "tune_batchnorm", "bn_bias_only")
+TICKETS = ("prune_score", "lottery", "ss")
+SMALL_RESNET = r"cResNet(20|32|44|56|110)(_BinAct)?"
+NOT_DENSE = "it contradicts first_layer_dense; leave out one of the two"
+NO_AFFINE = "NonAffineBatchNorm has neither weight nor bias; it needs another bn_type"
+GIVE_IT = "it must be given: the fraction of weights kept, e.g. --prune-rate 0.5 (-1 leaves it to the command line)"
+FRESH = "a resumed run goes on where it stopped; leave out this or resume"
+TESTED = "it needs a trained network: --resume PATH or --pretrained FILE"
+NEVER = "the schedule must end before the run does: prune_rate_epoch < epochs, {epochs} (0: no schedule)"
+NO_SCORES = "it trains scores: conv_type SubnetConv, GlobalSubnetConv or SampleSubnetConv"
+NO_NOISE = "p_clean is 1: no image would get noise; give --p-clean below 1, such as 0.5"
+
+
+def types(v: Any) -> set[str | None]:
+    """The conv types of the network's layers."""
+    return {v.conv_type, "DenseConv" if v.first_layer_dense else v.first_layer_type}
+
+
+def pruned(v: Any) -> bool:
+    """Whether `prune_rate` means anything."""
+    return bool(types(v) & (RANKED | {"RGConv"}))
+
+
+def no_share(v: Any) -> bool:
+    """Whether prune_rate is neither a fraction nor a word for none: -1, and 0 where nothing is pruned."""
+    return v.prune_rate not in (None, -1) and not 0 < v.prune_rate <= 1 and (v.prune_rate != 0 or pruned(v))
+
+
+def schedule_unfinished(v: Any) -> bool:
+    falls = "GlobalSubnetConv" in types(v) and 0 < (v.prune_rate or 1) <= 0.5
+    return falls and v.prune_rate_epoch >= v.epochs
+
+
+def tunes_alone(v: Any) -> bool:
+    return v.tune_batchnorm and v.freeze_weights and not (v.learn_batchnorm or v.bn_bias_only)
+
+
+# (option, when it is wrong, what would be right). A rule that looks at a value that is wrong by itself is skipped.
+ERRORS: list[Rule] = [
+    *((n, lambda v, n=n: getattr(v, n) and v.arch != "MLP", "it needs arch MLP, not {arch}") for n in MLP_ONLY),
+    (
+        "readout",
+        lambda v: v.readout != "pooled" and not re.fullmatch(SMALL_RESNET, v.arch),
+        "it needs cResNet20 to cResNet110, not {arch}",
+    ),
+    ("bn_weight_init", lambda v: v.bn_weight_init is not None and v.bn_type == "NonAffineBatchNorm", NO_AFFINE),
+    ("bn_bias_init", lambda v: v.bn_bias_init is not None and v.bn_type == "NonAffineBatchNorm", NO_AFFINE),
+    ("first_layer_type", lambda v: v.first_layer_dense and v.first_layer_type not in (None, "DenseConv"), NOT_DENSE),
+    ("prune_rate", lambda v: types(v) & RANKED and v.prune_rate in (None, -1), GIVE_IT),
+    ("prune_rate", no_share, "it must be a float > 0 and <= 1: the fraction of weights kept"),
+    ("prune_rate_epoch", schedule_unfinished, NEVER),
+    (
+        "scale_fan",
+        lambda v: v.scale_fan and pruned(v) and v.prune_rate in (1, None, -1),
+        "the fan is 0; it needs prune_rate < 1",
+    ),
+    (
+        "score_init_constant",
+        lambda v: v.score_init_constant is not None and "SampleSubnetConv" not in types(v),
+        "it needs conv_type SampleSubnetConv: equal scores rank nothing",
+    ),
+    ("gaussian_aug", lambda v: v.gaussian_aug and v.p_clean == 1, NO_NOISE),
+    ("gaussian_aug", lambda v: v.gaussian_aug and v.augmix, "it is one or the other; leave out this or augmix"),
+    ("jsd", lambda v: v.jsd and not (v.gaussian_aug or v.augmix), "it needs augmix or gaussian_aug"),
+    ("trainer", lambda v: v.trainer in TICKETS and not types(v) & SCORED, NO_SCORES),
+    ("dense_epochs", lambda v: v.trainer == "lottery" and v.dense_epochs >= v.epochs, "it must be < epochs, {epochs}"),
+    ("nesterov", lambda v: v.nesterov and v.optimizer != "sgd", "it needs optimizer sgd, not {optimizer}"),
+    ("nesterov", lambda v: v.nesterov and v.momentum == 0, "it needs momentum > 0"),
+    ("start_epoch", lambda v: v.start_epoch is not None and v.start_epoch >= v.epochs, "it must be < epochs, {epochs}"),
+    ("start_epoch", lambda v: "start_epoch" in v.typed and v.resume, FRESH),
+    ("pretrained", lambda v: v.pretrained and v.resume not in (None, "auto"), FRESH),
+    ("evaluate", lambda v: v.evaluate and not (v.resume or v.pretrained), TESTED),
+    ("name", lambda v: v.name and not re.fullmatch(r"(?!\.\.?$)[^/]{1,99}", v.name), "it must be one path component"),
+    ("log_dir", lambda v: "log_dir" in v.typed and not writable(v.log_dir or ""), "it must be a folder one can write"),
+    ("multigpu", lambda v: v.multigpu and len(v.multigpu) > 1, "several GPUs are not supported yet; name one"),
+    ("multigpu", lambda v: v.multigpu and v.device == "cpu", "device is cpu; leave out one of the two"),
+]
+REMARKS: list[Rule] = [
+    ("prune_rate", lambda v: not pruned(v) and v.prune_rate not in (None, -1, 0, 1), "conv_type SubnetConv"),
+    ("scale_fan", lambda v: not pruned(v) and v.scale_fan, "conv_type SubnetConv"),
+    ("width_mult", lambda v: v.width_mult != 1 and "Wide" not in v.arch, "a Wide arch, such as Conv4Wide"),
+    ("dense_epochs", lambda v: "dense_epochs" in v.typed and v.trainer != "lottery", "trainer lottery"),
+    ("score_l1", lambda v: "score_l1" in v.typed and v.trainer != "ss", "trainer ss"),
+    *((n, lambda v, n=n, of=of: n in v.typed and not getattr(v, of), of) for n, of in ONLY.items()),
+    *((n, lambda v, n=n: getattr(v, n) and not v.freeze_weights, "freeze_weights") for n in BN_TRAINED),
+    *((n, lambda v, n=n: getattr(v, n) and v.bn_type == "NonAffineBatchNorm", "an affine bn_type") for n in BN_TRAINED),
+    ("tune_batchnorm", tunes_alone, "learn_batchnorm or bn_bias_only"),
+]
