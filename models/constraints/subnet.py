@@ -96,13 +96,15 @@ class SubnetWeight(nn.Module):
 class GlobalSelection:
     """The masks of many layers, selected together: the `density` largest |scores| of them all, at least one a layer.
 
-    Selected again, all at once, when a layer first asks after any score or the density has changed.
+    Selected again, all at once, where scores or density are seen to have changed, and in training once a forward pass:
+    torch's fused optimizers write to the scores without a trace.
     """
 
     def __init__(self, density: float) -> None:
         self.density = checked_density(density)
         self._members: list[GlobalSubnetWeight] = []
         self._made: tuple[object, list[Tensor]] | None = None
+        self._taken: set[int] = set()
 
     def join(self, member: "GlobalSubnetWeight") -> int:
         """Take part; returns the member's number."""
@@ -123,9 +125,16 @@ class GlobalSelection:
             self._made = (state, keep_largest_of_all(magnitudes, kept))
         return self._made[1]
 
+    def take(self, number: int) -> Tensor:
+        """Its mask for a member in training: whoever comes a second time begins another forward pass."""
+        if number in self._taken:
+            self.forget()
+        self._taken.add(number)
+        return self.masks()[number]
+
     def forget(self) -> None:
-        """Select anew at the next call of `masks`, whatever has changed."""
-        self._made = None
+        """Select anew when next asked, whatever has changed."""
+        self._made, self._taken = None, set()
 
 
 class GlobalSubnetWeight(SubnetWeight):
@@ -138,7 +147,8 @@ class GlobalSubnetWeight(SubnetWeight):
 
     @torch.no_grad()
     def mask(self) -> Tensor:
-        return self.selection.masks()[self._number].clone()
+        shared = self.selection.take(self._number) if self.training else self.selection.masks()[self._number]
+        return shared.clone()
 
     def _kept(self) -> int:
         return count_ones(self.selection.masks()[self._number])
