@@ -2,7 +2,7 @@
 
 A file holds weights and scores; what they mean the options decide: a file that says it was made with others is refused.
 BIPROP divides α by int(k·n), this program by the number of weights kept: where k·n is not whole, the effective weights
-of a SubnetConv layer are here those of BIPROP times int(k·n) / kept (biprop.md 3.2).
+of a SubnetConv layer are here those of BIPROP times int(k·n) / kept.
 """
 
 import math
@@ -51,7 +51,8 @@ def from_content(content: Any, path: str) -> Stored:
     state = content["model"] if ours else content.get("state_dict", content)
     if not isinstance(state, Mapping) or not state or not all(map(_is_entry, state.items())):
         raise UsageError(f"{path} holds no network: tensors by name are needed, bare, in `state_dict` or in `model`")
-    told = content.get("options", {}) if ours else content
+    told = content.get("options") if ours else content
+    told = told if isinstance(told, Mapping) else {}
     said = {name: told[name] for name in ("arch", "conv_type") if isinstance(told.get(name), str)}
     rate = told.get("prune_rate")
     if isinstance(rate, int | float) and rate > 0 and said.get("conv_type") not in WITHOUT_RATE:

@@ -53,7 +53,9 @@ def test_every_kind_of_original_is_taken_to_the_bit(tmp_path, options, capsys, m
     assert capsys.readouterr().err.startswith(warned) and read(str(path)).ours is False
 
 
-@pytest.mark.parametrize("wrap", [dict, lambda s: {"state_dict": s}, lambda s: {"model": s}], ids=["bare", "one", "us"])
+@pytest.mark.parametrize(
+    "wrap", [dict, lambda s: {"state_dict": s}, lambda s: {"model": s, "options": None}], ids=["bare", "one", "us"]
+)
 def test_a_state_dict_alone_is_enough_and_the_options_decide(tmp_path, options, capsys, wrap):
     source = small_net()
     for state in (source.state_dict(), original_state(source)):
