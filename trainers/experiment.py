@@ -13,7 +13,7 @@ from args import Options, UsageError
 from data.batches import DeviceBatches
 from models.constraints import CONV_TYPES, constrain, weight_layers
 from models.initial import initialise
-from trainers import METHODS, report, resumption
+from trainers import METHODS, pretrained, report, resumption
 from trainers.journal import Journal, restore
 from trainers.loop import Parts, Score, State, evaluate, fit
 from trainers.method import Method
@@ -52,10 +52,10 @@ def train(options: Options, runtime: Runtime) -> None:
     runtime = runtime.at(options.run.precision)
     torch.autograd.set_detect_anomaly(options.run.detect_anomaly)
     model, method = build(options)
+    if point.snapshot is None and options.run.pretrained is not None:
+        pretrained.load(pretrained.read(options.run.pretrained), options, model, whole=False)
     image_set = load_set(options)
     parts = assemble(options, runtime, model, method, image_set)
-    if point.snapshot is None:
-        _pretrained(options, model)
     if not options.run.dry_run:
         results.check(_results(options))
     run = point.run or runs.create(options)
@@ -256,53 +256,24 @@ def _finish(
     return report.final_measures(state, tests)
 
 
-def _pretrained(options: Options, model: nn.Module) -> None:
-    """Start from the network of another run's checkpoint."""
-    if options.run.pretrained is not None:
-        _load_network(options, model, _pretrained_file(options), options.run.pretrained)
-
-
-def _pretrained_file(options: Options) -> dict[str, Any]:
-    try:
-        return checkpoints.load(Path(str(options.run.pretrained)).expanduser())
-    except UsageError as error:
-        raise UsageError(f"pretrained: {error}") from error
-
-
 def test_only(options: Options, runtime: Runtime) -> None:
     """--evaluate: test a stored network, print, write nothing."""
     if options.run.resume is not None:
         options, snapshot, path = resumption.stored(options)
+        stored = pretrained.from_content(snapshot, path)
     else:
-        path, snapshot = str(options.run.pretrained), _pretrained_file(options)
+        stored = pretrained.read(str(options.run.pretrained))
     options = _settled(options, runtime)
     runtime = runtime.at(options.run.precision)
     model, method = build(options)
-    _load_network(options, model, snapshot, path)
+    pretrained.load(stored, options, model, whole=True)
     if options.run.resume is not None:
-        method.before_epoch(model, max(snapshot["epoch"] - 1, 0))  # the density that it was trained at
+        method.before_epoch(model, max(stored.content["epoch"] - 1, 0))  # the density that it was trained at
     runtime.place(model)
     score: Score = evaluate(model, batches(options, runtime, load_set(options).test, train=False), method, runtime)
-    say(f"{path} (epoch {snapshot['epoch']}): {options.model.arch}, {report.kept_in_words(model)}")
+    epoch = f" (epoch {stored.content['epoch']})" if "epoch" in stored.content else ""
+    say(f"{stored.path}{epoch}: {options.model.arch}, {report.kept_in_words(model)}")
     say(f"test loss {score.loss:.4f}  acc@1 {score.top1:.2f} %  acc@5 {score.top5:.2f} %")
-
-
-def _load_network(options: Options, model: nn.Module, snapshot: dict[str, Any], path: str) -> None:
-    """Raises UsageError where the file's network is another one than the options ask for."""
-    theirs, ours = snapshot.get("options", {}), options.flat()
-    differ = [
-        f"{name} is {theirs[name]} there and {ours[name]} here"
-        for name in ("arch", "conv_type", "prune_rate")
-        if name in theirs and theirs[name] != ours[name]
-    ]
-    if differ:
-        raise UsageError(
-            f"{path} holds another network: {'; '.join(differ)}; give the same options or the run's config.yaml"
-        )
-    try:
-        model.load_state_dict(snapshot["model"])
-    except RuntimeError as error:
-        raise UsageError(f"{path} does not fit this network: {str(error).splitlines()[1].strip()}") from error
 
 
 def warn_all(options: Options) -> None:

@@ -2,17 +2,27 @@
 
 import os
 import pickle
+import re
 import shutil
+import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from args import UsageError
 from utils.files import write_atomic
 
 State = dict[str, Any]
+
+# BIPROP's cosine schedule leaves a numpy float64 in the optimizer state; numpy 2 renamed the module that rebuilds it.
+_rebuild_scalar = np.float64().__reduce__()[0]
+FLOAT64: list[Any] = [(_rebuild_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+FLOAT64 += [np.dtype, np.dtypes.Float64DType]
 
 
 class RunFailed(RuntimeError):
@@ -46,25 +56,60 @@ def _same_file(source: Path, target: Path) -> None:
 
 def load(path: Path) -> State:
     """The checkpoint at `path`, on the CPU. Raises UsageError where it is missing, damaged or not plain data."""
-    try:
+    with _one_line(path):
         _verify(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UsageError(f"{path} does not exist") from None
-    except pickle.UnpicklingError as error:
-        raise UsageError(f"{path} is refused: it holds more than tensors and plain values, or is damaged") from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path} cannot be read: {str(error).splitlines()[0] if str(error) else 'damaged'}") from error
     whole = isinstance(state, dict) and isinstance(state.get("model"), dict)
     if not whole or not all(isinstance(state.get(key), int) for key in ("epoch", "step")):
         raise UsageError(f"{path} is no checkpoint of this program: it has no model, epoch and step")
     return state
 
 
+def read(path: Path) -> Any:
+    """What anybody's torch.save put into `path`, in its zip or its older format (torch < 1.6), on the CPU.
+
+    Nothing in the file is executed: it may hold tensors, plain values and the numpy float64 of BIPROP's learning rate.
+    Raises UsageError where it holds more, is missing, damaged or something else. The older format has no checksums.
+    """
+    with _one_line(path):
+        with path.open("rb") as file:
+            head = file.read(64)
+        if head.startswith(b"PK"):
+            _verify(path)
+        elif head.startswith(b"version https://git-lfs"):
+            raise UsageError(f"{path} is a Git LFS pointer: fetch the file with git lfs pull")
+        elif not head.startswith(b"\x80"):  # a pickle of protocol 2 or later, the older format
+            raise UsageError(f"{path} is no checkpoint: " + ("torch.save did not write it" if head else "it is empty"))
+        with torch.serialization.safe_globals(FLOAT64):
+            return torch.load(path, map_location="cpu", weights_only=True)
+
+
+@contextmanager
+def _one_line(path: Path) -> Iterator[None]:
+    """Whatever goes wrong in here while `path` is read becomes a UsageError of one line."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # about pickle protocols and storages: nothing a user can change
+            yield
+    except UsageError:
+        raise
+    except FileNotFoundError:
+        raise UsageError(f"{path} does not exist") from None
+    except pickle.UnpicklingError as error:
+        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f"asks for {asked[1]}, more" if asked else "is damaged or holds more"
+        raise UsageError(f"{path} is refused: it {reason} than tensors and plain values") from error
+    except Exception as error:  # a damaged or malicious pickle ends in any of them
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or "damaged"
+        raise UsageError(f"{path} cannot be read: {reason}") from error
+
+
 def _verify(path: Path) -> None:
     """torch reads a zip without checking its sums: a flipped bit would go on training unseen."""
-    with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except zipfile.BadZipFile as error:
+        raise ValueError("damaged or cut short") from error
     if damaged is not None:
         raise ValueError(f"damaged at {damaged}")
 

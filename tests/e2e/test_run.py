@@ -191,4 +191,4 @@ def test_pretrained_starts_from_the_stored_network_and_refuses_another(program, 
     assert code == 0
     assert all(torch.equal(initial["model"][key], value) for key, value in stored["model"].items())
     code, _, err = program("--config", config(), "--prune-rate", 0.3, "--pretrained", best)
-    assert code == 2 and "prune_rate is 0.5 there and 0.3 here" in err
+    assert code == 2 and "0.3 here; --prune-rate decides: give --prune-rate 0.5" in err

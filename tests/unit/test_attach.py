@@ -246,7 +246,7 @@ FAULTS = {
     "unexpected": (lambda s: s.update(fc=torch.zeros(1)), "fc is unexpected"),
     "shape": (
         lambda s: s.update({"linear.6.weight": torch.zeros(3, 31, 1, 1)}),
-        r"linear.6.weight is \[3, 31, 1, 1\] there and \[3, 32\] here",
+        r"linear.6.weight is \[3, 31, 1, 1\] there and \[3, 32, 1, 1\] here",
     ),
     "transposed": (
         lambda s: s.update({"linear.6.weight": torch.zeros(32, 3, 1, 1)}),
@@ -254,7 +254,7 @@ FAULTS = {
     ),
     "same count": (
         lambda s: s.update({"convs.3.weight": torch.zeros(64, 9)}),
-        r"convs.3.weight is \[64, 9\] there and \[8, 8, 3, 3\] here",
+        r"convs.3.weight is \[64, 9, 1, 1\] there and \[8, 8, 3, 3\] here",
     ),
     "two at once": (
         lambda s: (s.pop("convs.1.bias"), s.pop("convs.1.weight")),

@@ -1,0 +1,112 @@
+"""Turn a checkpoint of BIPROP into one of this program, or the other way round; what FILE holds says which way.
+
+    python scripts/convert.py biprop FILE OUT [--force]
+
+Into ours: weights, scores and buffers to the bit, with arch, conv_type, prune_rate, epoch and accuracies where the file
+has them. OUT serves --pretrained, with and without --evaluate; there is no optimizer in it to --resume from.
+
+Into BIPROP's: the same under its keys and shapes, with the `module.` that its networks carry wherever they can load
+(that needs --multigpu), in the format from before torch 1.6, because it was written for torch 1.3. No optimizer either.
+
+Equal tensors make equal networks but for α: BIPROP divides by int(k·n), this program by the number of weights kept.
+"""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a file: the project is one level up
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from args import UsageError
+from models.constraints.attach import from_biprop
+from trainers import pretrained
+from trainers.pretrained import Stored
+from utils.checkpoints import RunFailed
+from utils.files import write_atomic
+
+MEASURES = {  # BIPROP's key -> (group, name) in our `state`
+    "best_acc1": ("best", "acc@1"),
+    "best_acc5": ("best", "acc@5"),
+    "best_train_acc1": ("best_train", "acc@1"),
+    "best_train_acc5": ("best_train", "acc@5"),
+    "curr_acc1": ("last", "acc@1"),
+    "curr_acc5": ("last", "acc@5"),
+}
+
+
+def to_ours(stored: Stored) -> dict[str, Any]:
+    """A checkpoint of this program from one of BIPROP's; without `step`, so that --resume refuses it."""
+    state: dict[str, dict[str, float]] = {}
+    for key, (group, name) in MEASURES.items():
+        value = stored.content.get(key)
+        if isinstance(value, int | float):  # before the first epoch curr_acc1 is a sentence
+            state.setdefault(group, {})[name] = float(value)
+    facts = {"epoch": stored.content["epoch"]} if isinstance(stored.content.get("epoch"), int) else {}
+    return {**facts, "state": state, "model": from_biprop(stored.state), "options": stored.said}
+
+
+def to_theirs(stored: Stored) -> dict[str, Any]:
+    """A checkpoint of BIPROP's from one of ours; without the keys on augmentation, as parallel_main.py writes it."""
+    state = stored.content.get("state", {})
+    return {
+        "epoch": stored.content.get("epoch", 0),
+        "state_dict": {f"module.{key}": value for key, value in stored.state.items()},
+        **{key: state.get(group, {}).get(name, 0.0) for key, (group, name) in MEASURES.items()},
+        "optimizer": {},
+        **stored.said,
+    }
+
+
+def convert(source: str, target: Path, *, force: bool) -> str:
+    """Convert the file `source` into `target`, whole or not at all, and return what to say of it.
+
+    Raises UsageError for a source that holds no network or a target that is there (but for `force`), RunFailed where
+    the disk takes no more.
+    """
+    if target.is_dir() or not target.parent.is_dir():
+        raise UsageError(f"{target} is a directory" if target.is_dir() else f"{target.parent} is no directory")
+    if target.exists() and not force:
+        raise UsageError(f"{target} is there already; --force replaces it")
+    stored = pretrained.read(source)
+    content = to_theirs(stored) if stored.ours else to_ours(stored)
+    try:
+        write_atomic(target, lambda file: torch.save(content, file, _use_new_zipfile_serialization=not stored.ours))
+    except (OSError, RuntimeError) as error:
+        raise RunFailed(f"cannot write {target}: {getattr(error, 'strerror', None) or error}") from error
+    said = ", ".join(f"{name} {value}" for name, value in stored.said.items()) or "arch and conv_type unknown"
+    use = "in BIPROP, with --multigpu" if stored.ours else "here; it cannot be resumed: it has no optimizer state"
+    return f"{target}: {len(stored.state)} tensors, {said}; for --pretrained {use}"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    top.add_argument("program", choices=["biprop"], help="whose checkpoints FILE or OUT is")
+    top.add_argument("file", metavar="FILE")
+    top.add_argument("out", metavar="OUT", type=Path)
+    top.add_argument("--force", action="store_true", help="replace OUT where it is there")
+    return top
+
+
+def main(argv: Sequence[str]) -> int:
+    """Convert; returns 0, 2 for bad input, 1 where OUT cannot be written."""
+    options = parser().parse_args(argv)
+    try:
+        print(convert(options.file, options.out.expanduser(), force=options.force))
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RunFailed as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,343 @@
+"""Checkpoints of anyone: what is taken, what is refused, in which words, and that nothing in them is ever executed."""
+
+import os
+import pickle
+
+import pytest
+import torch
+
+from args import UsageError, parse
+from tests.originals import before_2022, logits, original, original_state, small_net, write
+from trainers import pretrained
+from trainers.pretrained import load, read
+from utils import checkpoints
+
+
+@pytest.fixture
+def options(config):
+    """Options that fit `small_net` and what `original` says of it."""
+    return parse(["--config", config()]).replace(arch="Conv2_BinAct", prune_rate=0.3)
+
+
+def into(path, options, model, whole=True):
+    load(read(str(path)), options, model, whole=whole)
+    return model
+
+
+def same(model, other):
+    state = other.state_dict()
+    return all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def refusal(act, path):
+    with pytest.raises(UsageError) as caught:
+        act()
+    message = str(caught.value)
+    assert "\n" not in message and message.count(str(path)) == 1, message
+    return message
+
+
+# whose files
+
+
+@pytest.mark.parametrize("module", [True, False], ids=["module", "bare keys"])
+@pytest.mark.parametrize("form", [{}, {"legacy": True}, {"legacy": True, "old_numpy": True}], ids=str)
+@pytest.mark.parametrize("age", [dict, before_2022])
+def test_every_kind_of_original_is_taken_to_the_bit(tmp_path, options, capsys, module, form, age):
+    source, target = small_net(), small_net(seed=1)
+    assert not torch.equal(logits(source), logits(target))
+    path = write(age(original(source, module)), tmp_path / "model_best.pth", **form)
+    into(path, options, target)
+    assert same(target, source) and torch.equal(logits(target), logits(source))
+    warned = "" if age is dict else f"warning: {path} does not say its conv_type and prune_rate: the options given"
+    assert capsys.readouterr().err.startswith(warned) and read(str(path)).ours is False
+
+
+@pytest.mark.parametrize(
+    "wrap", [dict, lambda s: {"state_dict": s}, lambda s: {"model": s, "options": None}], ids=["bare", "one", "us"]
+)
+def test_a_state_dict_alone_is_enough_and_the_options_decide(tmp_path, options, capsys, wrap):
+    source = small_net()
+    for state in (source.state_dict(), original_state(source)):
+        assert same(into(write(wrap(state), tmp_path / "net.pt"), options, small_net(seed=1)), source)
+    assert (
+        "does not say its arch and conv_type and prune_rate: the options given here decide" in capsys.readouterr().err
+    )
+
+
+def test_our_own_checkpoint_says_as_much(tmp_path, options, capsys):
+    content = {"model": small_net().state_dict(), "epoch": 3, "step": 0, "options": options.flat()}
+    stored = read(str(write(content, tmp_path / "last.pt")))
+    assert stored.said == {"arch": "Conv2_BinAct", "conv_type": "SubnetConv", "prune_rate": 0.3} and stored.ours
+    load(stored, options, small_net(seed=1), whole=True)
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "")
+
+
+# what is refused unexecuted
+
+
+class Attack:
+    def __init__(self, call, *words):
+        self.call, self.words = call, words
+
+    def __reduce__(self):
+        return self.call, self.words
+
+
+ATTACKS = {"os.system": os.system, "eval": eval, "getattr": getattr}
+NAMES = {"os.system": f"{os.system.__module__}.system", "eval": "eval", "getattr": "getattr"}
+TOLD = {"protocol 0": "torch.save did not write it", "protocol 4": "is damaged or holds more than tensors"}
+FORMS = ["zip", "legacy", "protocol 0", "protocol 2", "protocol 4"]
+
+
+def attack_file(path, marker, call="os.system", form="zip"):
+    words = {
+        "os.system": (f"touch {marker}",),
+        "eval": (f"open({str(marker)!r}, 'w').close()",),
+        "getattr": (Attack(eval, f"open({str(marker)!r}, 'w')"), "name"),
+    }
+    evil = Attack(ATTACKS[call], *words[call])
+    if form.startswith("protocol"):
+        path.write_bytes(pickle.dumps(evil, protocol=int(form[-1])))
+    else:
+        write(original(small_net()) | {"optimizer": evil}, path, legacy=form == "legacy")
+    return path
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("call", ATTACKS)
+def test_a_malicious_file_is_refused_in_one_line_and_nothing_runs(program, config, tmp_path, call, form):
+    marker = tmp_path / "executed"
+    path = attack_file(tmp_path / "evil.pth", marker, call, form)
+    for extra in ([], ["--evaluate"]):
+        code, out, err = program("--config", config(), "--pretrained", path, *extra)
+        assert (code, out, err.count("\n")) == (2, "", 1) and str(path) in err
+        assert not marker.exists()
+    asks = f"is refused: it asks for {NAMES[call]}, more than tensors and plain values"
+    assert TOLD.get(form, asks) in err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_malicious_files_would_run_elsewhere(tmp_path, form):
+    path = attack_file(tmp_path / "evil.pth", tmp_path / "executed", "os.system", form)
+    if form.startswith("protocol"):
+        pickle.loads(path.read_bytes())
+    else:
+        torch.load(path, weights_only=False)
+    assert (tmp_path / "executed").exists()
+
+
+def test_the_names_allowed_are_allowed_only_while_a_file_is_read(tmp_path):
+    path = write(original(small_net()), tmp_path / "net.pth")
+    before = set(torch.serialization.get_safe_globals())
+    checkpoints.read(path)
+    assert set(torch.serialization.get_safe_globals()) == before
+    with pytest.raises(UsageError, match=r"it asks for numpy\._core\.multiarray\.scalar, more than tensors and plain"):
+        checkpoints.load(path)
+
+
+# what is no checkpoint
+
+
+def flipped(data):
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 134078869\n"
+BROKEN = {  # what is done to the bytes of a good file in the legacy format or not -> what is said
+    "cut zip": (False, lambda data: data[: len(data) // 2], "cannot be read: damaged or cut short"),
+    "flipped bit": (False, flipped, "cannot be read: damaged at"),
+    "cut legacy tensor": (True, lambda data: data[:-5], "cannot be read: "),
+    "cut legacy pickle": (True, lambda data: data[:300], "cannot be read: "),
+    "empty": (False, lambda data: b"", "is no checkpoint: it is empty"),
+    "text": (False, lambda data: b"arch: Conv4\n", "is no checkpoint: torch.save did not write it"),
+    "pointer": (False, lambda data: POINTER, "is a Git LFS pointer: fetch the file with git lfs pull"),
+    "plain pickle": (False, lambda data: pickle.dumps({"a": 1}, protocol=2), "cannot be read: Invalid magic number"),
+    "stray pickle": (False, lambda data: b"\x80\x02\x85R.", "cannot be read: "),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_file_that_is_none_is_told_in_one_line(tmp_path, fault, recwarn):
+    legacy, damage, told = BROKEN[fault]
+    path = write(original(small_net()), tmp_path / "net.pth", legacy=legacy)
+    path.write_bytes(damage(path.read_bytes()))
+    assert f"{path} {told}" in refusal(lambda: read(str(path)), path)
+    assert not recwarn.list
+
+
+def test_a_place_without_a_file_is_told(tmp_path):
+    assert refusal(lambda: read(str(tmp_path)), tmp_path) == f"{tmp_path} cannot be read: Is a directory"
+    gone = tmp_path / "gone.pth"
+    assert refusal(lambda: read(str(gone)), gone) == f"{gone} does not exist"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *([1], {}, {"state_dict": {}}, {"state_dict": [1]}, {"model": {"a": 1}}, {"a": torch.ones(1), "b": 2}),
+        *({1: torch.ones(1)}, {"a": torch.eye(2).to_sparse()}, {"a": torch.ones(2, 2, device="meta")}),
+    ],
+    ids=str,
+)
+def test_a_file_without_tensors_by_name_holds_no_network(tmp_path, content):
+    path = write(content, tmp_path / "net.pt")
+    assert "holds no network: tensors by name are needed" in refusal(lambda: read(str(path)), path)
+
+
+# what fits
+
+
+def test_another_head_is_left_out_for_training_and_refused_for_testing(tmp_path, options, capsys):
+    source, target = small_net(num_classes=9), small_net(seed=1)
+    before = {key: value.clone() for key, value in target.state_dict().items()}
+    path = write(original(source), tmp_path / "net.pth")
+    shapes = "is [9, 32, 1, 1] there and [3, 32, 1, 1] here"
+    found = f"28 of 30 tensors taken; of another shape: linear.6.weight {shapes}, linear.6.scores {shapes}"
+    told = refusal(lambda: into(path, options, target), path)
+    assert told == f"{path} is not all of this network, which cannot be tested so: {found}"
+    assert all(torch.equal(value, before[key]) for key, value in target.state_dict().items())
+    into(path, options, target, whole=False)
+    assert capsys.readouterr().out == f"pretrained {path}: {found}\n"
+    for key, value in target.state_dict().items():
+        assert torch.equal(value, before[key] if key.startswith("linear.6") else source.state_dict()[key]), key
+
+
+def test_a_whole_network_is_said_to_be_whole(tmp_path, options, capsys):
+    path = write(original(small_net()), tmp_path / "net.pth")
+    into(path, options, small_net(seed=1), whole=False)
+    assert capsys.readouterr().out == f"pretrained {path}: 30 of 30 tensors taken\n"
+
+
+def test_missing_and_unused_tensors_are_counted_and_a_few_named(tmp_path, options, capsys):
+    dense, subnet = small_net(conv_type="DenseConv"), small_net()
+    path = write(original_state(dense), tmp_path / "dense.pt")
+    into(path, options, subnet, whole=False)
+    named = "convs.0.scores, convs.3.scores, linear.0.scores, linear.3.scores and 1 more"
+    assert capsys.readouterr().out == f"pretrained {path}: 25 of 30 tensors taken; not in the file: {named}\n"
+    assert named in refusal(lambda: into(path, options, subnet), path)
+    path = write(original_state(subnet), tmp_path / "subnet.pt")
+    assert f"25 of 25 tensors taken; unused: {named}" in refusal(lambda: into(path, options, dense), path)
+
+
+def test_a_file_from_before_batch_norm_counted_is_whole(tmp_path, options):
+    source = small_net()
+    state = {k: v for k, v in original_state(source).items() if not k.endswith("num_batches_tracked")}
+    assert len(state) == 26
+    target = into(write(state, tmp_path / "net.pt"), options, small_net(seed=1))
+    assert torch.equal(logits(target), logits(source))
+
+
+def test_batch_norms_counters_are_taken(tmp_path, options):
+    source = small_net()
+    source.train()(torch.randn(8, 1, 4, 4))
+    target = into(write(original(source), tmp_path / "net.pth"), options, small_net(seed=1))
+    assert int(target.convs[1].num_batches_tracked) == 2
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_nothing_that_fits_is_an_error_and_a_counter_is_nothing(tmp_path, options, whole):
+    counter = {"convs.1.num_batches_tracked": torch.tensor(5)}
+    for state in ({"features.0.weight": torch.ones(3)}, {"other": torch.ones(2)} | counter):
+        path = write(state, tmp_path / "net.pt")
+        told = refusal(lambda path=path: into(path, options, small_net(), whole=whole), path)
+        assert "does not fit this network at all: " in told and "and 2" in told and "unused: " in told
+
+
+# whether it is the network asked for
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "told"),
+    [
+        ({"conv_type": "DenseConv"}, {}, ["conv_type: DenseConv in ", ", SubnetConv here", "--conv-type DenseConv"]),
+        ({}, {"arch": "Conv2"}, ["arch: Conv2_BinAct in ", "Conv2 here; --arch decides: give --arch Conv2_BinAct to"]),
+        (
+            {"prune_rate": 0.300001},
+            {},
+            ["prune_rate: 0.300001 in", "0.3 here; --prune-rate decides: give --prune-rate"],
+        ),
+        ({"conv_type": "GlobalSubnetConv"}, {}, ["GlobalSubnetConv in", "give --conv-type GlobalSubnetConv to take"]),
+        ({}, {"conv_type": "GlobalSubnetConv"}, ["conv_type: SubnetConv in", "GlobalSubnetConv here"]),
+        ({"conv_type": "SampleSubnetConv"}, {"conv_type": "FixedSubnetConv"}, ["FixedSubnetConv here"]),
+        ({}, {"conv_type": "FixedSubnetConv", "prune_rate": 0.7}, ["--prune-rate decides: give --prune-rate 0.3 to"]),
+        (
+            {},
+            {"conv_type": "DenseConv", "prune_rate": None},
+            ["None here", "--conv-type and --prune-rate decide: give --conv-type SubnetConv --prune-rate 0.3 to take"],
+        ),
+    ],
+)
+@pytest.mark.parametrize("ours_file", [True, False])
+def test_another_network_is_refused_with_the_flag_that_decides(tmp_path, options, theirs, ours, told, ours_file):
+    content = original(small_net(), **theirs)
+    if ours_file:
+        facts = {name: content[name] for name in ("arch", "conv_type", "prune_rate")}
+        content = {"model": small_net().state_dict(), "options": facts}
+    path = write(content, tmp_path / "net.pth")
+    for whole in (True, False):
+        with pytest.raises(UsageError) as caught:
+            into(path, options.replace(**ours), small_net(), whole=whole)
+        assert all(part in str(caught.value) for part in [*told, str(path), "to take the file's network"]), caught.value
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ({"prune_rate": 0.3 * (1 + 1e-9)}, {}),
+        ({"conv_type": "SubnetConv"}, {"conv_type": "FixedSubnetConv"}),
+        ({"conv_type": "GlobalSubnetConv"}, {"conv_type": "FixedSubnetConv"}),
+        ({"conv_type": "SampleSubnetConv", "prune_rate": 0.44}, {"conv_type": "SampleSubnetConv", "prune_rate": None}),
+        *(
+            ({"conv_type": "DenseConv", "prune_rate": k}, {"conv_type": "DenseConv", "prune_rate": None})
+            for k in (-1, 0)
+        ),
+        ({"conv_type": "DenseConv", "prune_rate": None}, {"conv_type": "DenseConv", "prune_rate": None}),
+        ({"conv_type": "DenseConv", "prune_rate": 0.3}, {"conv_type": "DenseConv", "prune_rate": None}),
+    ],
+)
+def test_the_same_network_passes_without_a_word(tmp_path, options, capsys, theirs, ours):
+    path = write(original(small_net(), **theirs), tmp_path / "net.pth")
+    into(path, options.replace(**ours), small_net(seed=1))
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "")
+
+
+# the program
+
+
+def test_an_original_is_tested_and_trained_on(program, config, tmp_path):
+    program("--config", config())
+    run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
+    _, expected, _ = program("--resume", run / "checkpoints/last.pt", "--evaluate")
+    ours = torch.load(run / "checkpoints/last.pt", weights_only=True)["model"]
+    state = {f"module.{key.replace('.constraint', '')}": value[:, :, None, None] for key, value in ours.items()}
+    content = {"epoch": 2, "state_dict": state, "arch": "FC", "conv_type": "SubnetConv", "prune_rate": 0.5}
+    theirs = write(content, tmp_path / "model_best.pth", legacy=True)
+    code, out, err = program("--config", config(), "--evaluate", "--pretrained", theirs)
+    assert (code, err) == (0, "") and f"{theirs} (epoch 2): FC, " in out
+    assert out.splitlines()[-1] == expected.splitlines()[-1]
+    code, out, _ = program("--config", config(), "--pretrained", theirs, "--name", "more")
+    assert code == 0 and f"pretrained {theirs}: 6 of 6 tensors taken" in out
+    initial = torch.load(run.parent / "more/checkpoints/initial.pt", weights_only=True)["model"]
+    assert all(torch.equal(initial[key], value) for key, value in ours.items())
+
+
+def test_a_refused_start_leaves_nothing_behind_and_needs_no_data(program, config, tmp_path):
+    path = write({"other": torch.ones(1)}, tmp_path / "net.pt")
+    code, _, err = program("--config", config(), "--pretrained", path, "--set", "MNIST", "--data", "nowhere")
+    assert code == 2 and "does not fit this network at all" in err and not (tmp_path / "runs").exists()
+
+
+def test_what_a_file_holds_is_not_touched_by_training(tmp_path, options):
+    stored = pretrained.from_content(original(small_net()), "net.pth")
+    before = {key: value.clone() for key, value in stored.state.items()}
+    model = small_net(seed=1)
+    load(stored, options, model, whole=True)
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            value.zero_()
+    assert all(torch.equal(value, before[key]) for key, value in stored.state.items())

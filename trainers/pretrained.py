@@ -1,0 +1,118 @@
+"""Begin from, or test, the network in a checkpoint of this program or of BIPROP, or in a bare state dict.
+
+A file holds weights and scores; what they mean the options decide: a file that says it was made with others is refused.
+BIPROP divides α by int(k·n), this program by the number of weights kept: where k·n is not whole, the effective weights
+of a SubnetConv layer are here those of BIPROP times int(k·n) / kept.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from args import Options, UsageError
+from models.constraints.attach import BipropMatch, match_biprop, to_biprop
+from utils import checkpoints
+from utils.progress import say, warn
+
+TICKETS = ("SubnetConv", "GlobalSubnetConv")  # a FixedSubnetConv trains weights under the mask of either
+WITHOUT_RATE = ("DenseConv", "SampleSubnetConv")  # BIPROP stores a default or a measured share with these
+NAMED = 4  # names that a message lists of each kind
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The network in the file `path`: its `state` under BIPROP's keys and shapes, without `module.`.
+
+    `said` is what the file says of arch, conv_type and prune_rate, `content` all that it holds; `ours` tells this
+    program's layout (`model`, `options`) from BIPROP's (`state_dict`, or the tensors by name and nothing else).
+    """
+
+    path: str
+    content: Mapping[str, Any]
+    state: dict[str, Tensor]
+    said: dict[str, Any]
+    ours: bool
+
+
+def read(path: str) -> Stored:
+    """The network in a file, whoever wrote it; nothing in it is executed. Raises UsageError where there is none."""
+    return from_content(checkpoints.read(Path(path).expanduser()), path)
+
+
+def from_content(content: Any, path: str) -> Stored:
+    """The network in what the file `path` holds. Raises UsageError where there is none."""
+    content = content if isinstance(content, Mapping) else {}
+    ours = isinstance(content.get("model"), Mapping)
+    state = content["model"] if ours else content.get("state_dict", content)
+    if not isinstance(state, Mapping) or not state or not all(map(_is_entry, state.items())):
+        raise UsageError(f"{path} holds no network: tensors by name are needed, bare, in `state_dict` or in `model`")
+    told = content.get("options") if ours else content
+    told = told if isinstance(told, Mapping) else {}
+    said = {name: told[name] for name in ("arch", "conv_type") if isinstance(told.get(name), str)}
+    rate = told.get("prune_rate")
+    if isinstance(rate, int | float) and rate > 0 and said.get("conv_type") not in WITHOUT_RATE:
+        said["prune_rate"] = rate
+    return Stored(path, content, to_biprop(state), said, ours)
+
+
+def _is_entry(entry: tuple[Any, Any]) -> bool:
+    key, value = entry
+    is_tensor = isinstance(value, Tensor) and value.is_cpu and value.layout == torch.strided
+    return isinstance(key, str) and is_tensor
+
+
+def load(stored: Stored, options: Options, model: nn.Module, *, whole: bool) -> None:
+    """Copy into `model` what fits of `stored`, and say what does not; `whole`: all must fit, and nothing be left over.
+
+    Raises UsageError where nothing fits, or the file says that it was made with another arch, conv_type or prune_rate.
+    """
+    _compare(stored, options)
+    match = match_biprop(model, stored.state)
+    found = _in_words(match)
+    if all(key.endswith("num_batches_tracked") for key in match.taken):
+        raise UsageError(f"{stored.path} does not fit this network at all: {found}")
+    if whole and not match.whole:
+        raise UsageError(f"{stored.path} is not all of this network, which cannot be tested so: {found}")
+    try:
+        model.load_state_dict(match.merged)
+    except RuntimeError as error:
+        raise UsageError(f"{stored.path} does not fit: {str(error).splitlines()[-1].strip()}") from error
+    if not whole:
+        say(f"pretrained {stored.path}: {found}")
+
+
+def _in_words(match: BipropMatch) -> str:
+    wanted = len(match.taken) + len(match.missing) + len(match.reshaped)
+    rest = {"not in the file": match.missing, "of another shape": match.reshaped, "unused": match.unused}
+    parts = [f"{len(match.taken)} of {wanted} tensors taken"]
+    for what, names in rest.items():
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        parts += [f"{what}: {', '.join(names[:NAMED])}{more}"] * bool(names)
+    return "; ".join(parts)
+
+
+def _compare(stored: Stored, options: Options) -> None:
+    """Raises UsageError for what the file says otherwise than the options; warns of what it does not say."""
+    m, c = options.model, options.constraint
+    here = {"arch": m.arch, "conv_type": c.conv_type, "prune_rate": c.prune_rate}
+    differ = {name: value for name, value in stored.said.items() if not _agree(value, here[name])}
+    if differ:
+        faults = [f"{name}: {value} in {stored.path}, {here[name]} here" for name, value in differ.items()]
+        flags = {f"--{name.replace('_', '-')}": value for name, value in differ.items()}
+        decide = f"{' and '.join(flags)} {'decide' if len(flags) > 1 else 'decides'}"
+        give = " ".join(f"{flag} {value}" for flag, value in flags.items())
+        raise UsageError(f"{'; '.join(faults)}; {decide}: give {give} to take the file's network")
+    unsaid = [name for name, value in here.items() if name not in stored.said and value is not None]
+    if unsaid:
+        warn(f"{stored.path} does not say its {' and '.join(unsaid)}: the options given here decide")
+
+
+def _agree(theirs: Any, ours: Any) -> bool:
+    if isinstance(theirs, str):
+        return theirs == ours or (theirs in TICKETS and ours == "FixedSubnetConv")
+    return ours is not None and math.isclose(theirs, ours, rel_tol=1e-6)
