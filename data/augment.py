@@ -43,7 +43,18 @@ def affine(mean: Sequence[float], std: Sequence[float], width: int) -> tuple[Ten
 
 
 def normalise(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """uint8 (batch, height, width, channels) -> float32 (batch, channels, height, width) in channels_last memory."""
+    """Pixels 0..255 (batch, height, width, channels) -> float32 (batch, channels, height, width), in channels_last."""
     batch, height, width, channels = images.shape
     values = torch.addcmul(shift, images.reshape(batch, height, width * channels).float(), scale)
     return values.view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+def add_noise(images: Tensor, *, std: float, p_clean: float, generator: torch.Generator) -> Tensor:
+    """With probability 1 - p_clean per image: Gaussian noise on every element, then a clamp to the range of pixels.
+
+    images: uint8 (batch, height, width, channels); std: of pixels in [0, 1]. Returns float32 in 0..255, not rounded.
+    """
+    clean = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device) < p_clean
+    noise = torch.randn(images.shape, generator=generator, device=images.device)
+    noise.mul_(255 * std).masked_fill_(clean, 0)
+    return noise.add_(images).clamp_(0, 255)

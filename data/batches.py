@@ -1,22 +1,28 @@
-"""Batches of a set that lies on the device as one uint8 tensor: shuffle, crop, flip and normalise there, per batch."""
+"""Batches of a split: which images, in which order, how they are drawn. `DeviceBatches` prepares them on the device."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from data import SetSpec, Split
-from data.augment import affine, crop_flip, draw_crops, normalise
+from data import NO_AUGMENTATION, Augmentation, SetSpec, Split
+from data.augment import add_noise, affine, crop_flip, draw_crops, normalise
+
+
+def derived_seed(seed: int, *key: int) -> int:
+    """A seed for torch that depends on all of (seed, *key); different ones give unrelated streams."""
+    # spawn_key, not entropy [seed, epoch]: there a seed of 2**32 in epoch 0 would equal seed 0 in epoch 1
+    return int(np.random.SeedSequence(seed, spawn_key=key).generate_state(1, np.uint64)[0])
 
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
-    """A CPU generator that depends on (seed, epoch) alone; different pairs give unrelated streams."""
-    # spawn_key, not entropy [seed, epoch]: there a seed of 2**32 in epoch 0 would equal seed 0 in epoch 1
-    mixed = np.random.SeedSequence(seed, spawn_key=(epoch,)).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(mixed))
+    """A CPU generator that depends on (seed, epoch) alone."""
+    return torch.Generator().manual_seed(derived_seed(seed, epoch))
 
 
 @dataclass(frozen=True)
@@ -27,25 +33,28 @@ class Draws:
     crops: tuple[Tensor, Tensor] | None
 
     @classmethod
-    def of_epoch(cls, count: int, augment: bool, generator: torch.Generator, device: torch.device) -> "Draws":
+    def of_epoch(cls, count: int, augment: bool, generator: torch.Generator) -> "Draws":
         """Drawn on the CPU for the whole epoch, so that it is the same on every device and from every start."""
-        order = torch.randperm(count, generator=generator).to(device)
-        if not augment:
-            return cls(order, None)
-        offsets, flips = draw_crops(count, generator)
-        return cls(order, (offsets.to(device), flips.to(device)))
+        order = torch.randperm(count, generator=generator)
+        return cls(order, draw_crops(count, generator) if augment else None)
+
+    def to(self, device: torch.device) -> "Draws":
+        crops = None if self.crops is None else (self.crops[0].to(device), self.crops[1].to(device))
+        return Draws(self.order.to(device), crops)
 
 
-class DeviceBatches:
+class Batches(ABC):
     """An iterable over one split.
 
-    train=True: shuffled, and augmented where the set's spec says so, as a function of (seed, epoch) alone.
+    train=True: shuffled, and augmented as the set's spec and `augmentation` say, as a function of (seed, epoch) alone,
+    but for Gaussian noise, which also depends on the kind of device and on the batch size.
     train=False: in the order of the split, unchanged. limit: at most that many batches. The last batch may be smaller.
+    one_batch: training runs over the first batch of epoch 0 alone, in every epoch: can the network learn it by heart?
     """
 
     def __init__(
         self,
-        split: Split,
+        count: int,
         spec: SetSpec,
         *,
         device: torch.device | str,
@@ -53,17 +62,21 @@ class DeviceBatches:
         seed: int | None,
         train: bool,
         limit: int | None = None,
+        augmentation: Augmentation = NO_AUGMENTATION,
+        one_batch: bool = False,
     ) -> None:
         if batch_size < 1 or (limit is not None and limit < 1):
             raise ValueError(f"batch_size {batch_size} and limit {limit} must be at least 1")
         if train and seed is None:
             raise ValueError("seed: training batches need one, their order depends on it")
-        self.images = torch.from_numpy(split.images).to(device)  # on the CPU: the split's own memory, not a copy
-        self.labels = torch.from_numpy(split.labels).to(device)
-        self.device = self.images.device
-        self.batch_size, self.seed, self.augment = batch_size, seed if train else None, train and spec.augment
-        self.samples = len(split) if limit is None else min(len(split), limit * batch_size)
-        self.scale, self.shift = (values.to(device) for values in affine(spec.mean, spec.std, spec.in_shape[2]))
+        self.count, self.spec, self.device, self.batch_size = count, spec, torch.device(device), batch_size
+        self.seed = seed if train else None
+        self.augment = train and spec.augment
+        self.augmentation = augmentation if train else NO_AUGMENTATION
+        self.one_batch = train and one_batch
+        batches = 1 if self.one_batch else limit
+        self.samples = count if batches is None else min(count, batches * batch_size)
+        self.scale, self.shift = (v.to(device) for v in affine(spec.mean, spec.std, spec.in_shape[2]))
 
     def __len__(self) -> int:
         """Batches per epoch."""
@@ -72,15 +85,57 @@ class DeviceBatches:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """(images float32 (batch, channels, height, width) in channels_last memory, normalised; labels int64 (batch,))
 
-        from batch number `start` on: exactly the batches that a full pass gives after its first `start`.
+        from batch number `start` on: exactly the batches that a full pass gives after its first `start`. With
+        augmentation.jsd (3 batch, ...) images: all clean ones, then two augmented views of each, in the same order.
         """
-        draws = None
-        if self.seed is not None:
-            generator = epoch_generator(self.seed, epoch)
-            draws = Draws.of_epoch(len(self.labels), self.augment, generator, self.device)
-        for first in range(start * self.batch_size, self.samples, self.batch_size):
-            images, labels = self.gather(slice(first, first + self.batch_size), draws)
+        for number, (images, labels) in enumerate(self.pixels(epoch, start), start):
+            if self.augmentation.gaussian and self.seed is not None:
+                images = self.noisy(images, derived_seed(self.seed, epoch, number, 0))
             yield normalise(images, self.scale, self.shift), labels
+
+    @abstractmethod
+    def pixels(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(uint8 images (batch, height, width, channels), labels (batch,)) on the device, from batch `start` on."""
+
+    def draws(self, epoch: int) -> Draws | None:
+        """What an epoch of training draws, on the CPU; None for evaluation."""
+        if self.seed is None:
+            return None
+        draws = Draws.of_epoch(self.count, self.augment, epoch_generator(self.seed, epoch))
+        if not self.one_batch:
+            return draws
+        return Draws(Draws.of_epoch(self.count, False, epoch_generator(self.seed, 0)).order, draws.crops)
+
+    def slices(self, start: int) -> Iterator[slice]:
+        """The positions in the epoch of each batch from number `start` on."""
+        for first in range(start * self.batch_size, self.samples, self.batch_size):
+            yield slice(first, min(first + self.batch_size, self.samples))
+
+    def noisy(self, images: Tensor, seed: int) -> Tensor:
+        """The images with Gaussian noise; with jsd the images and two noisy views of each."""
+        generator = torch.Generator(self.device).manual_seed(seed)
+        a = self.augmentation
+        views = [add_noise(images, std=a.std_gauss, p_clean=a.p_clean, generator=generator) for _ in range(1 + a.jsd)]
+        return torch.cat([images.float(), *views]) if a.jsd else views[0]
+
+
+class DeviceBatches(Batches):
+    """A split that lies on the device as one uint8 tensor: shuffled, cropped and flipped there, per batch."""
+
+    def __init__(self, split: Split, spec: SetSpec, **options: Any) -> None:
+        super().__init__(len(split), spec, **options)
+        if self.augmentation.augmix:
+            raise ValueError("augmix: it works image by image, in LoaderBatches")
+        self.images = torch.from_numpy(split.images).to(self.device)  # on the CPU: the split's own memory, not a copy
+        self.labels = torch.from_numpy(split.labels).to(self.device)
+        self.device = self.images.device
+
+    def pixels(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        draws = self.draws(epoch)
+        if draws is not None:
+            draws = draws.to(self.device)
+        for rows in self.slices(start):
+            yield self.gather(rows, draws)
 
     def gather(self, rows: slice, draws: Draws | None) -> tuple[Tensor, Tensor]:
         """(uint8 images (batch, height, width, channels), labels) of these positions of the epoch."""

@@ -1,13 +1,13 @@
-"""Read image sets from disk, verify them, and hand them on as uint8 arrays in NHWC order.
+"""What every reader of a set shares: splits, where files are looked for, downloads, faults; and the smaller readers.
 
 Every fault of a file (missing, truncated, of another format, labels out of range) is a UsageError that names it, raised
 here and never in the middle of training. One function reads each format; none keeps a second copy of a set.
 """
 
 import gzip
-import pickle
+import os
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedIOBase
@@ -19,20 +19,55 @@ from numpy.typing import NDArray
 
 from args import UsageError
 
-CIFAR_ROWS = 10_000  # images in each of the six files, in both official forms
-CIFAR_PIXELS = 3 * 32 * 32
 DIGITS_FILE = Path(__file__).with_name("digits.npz")
 
 
 @dataclass(frozen=True)
 class Split:
-    """images: uint8 (n, height, width, channels); labels: int64 (n,)."""
+    """Images in memory: uint8 (n, height, width, channels); labels: int64 (n,)."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def copied(self, rows: NDArray[np.intp]) -> "Split":
+        return Split(self.images[rows], self.labels[rows])
+
+    def kept(self, rows: NDArray[np.intp]) -> "Split":
+        """These rows, ascending, alone; the arrays of this split are reused and it is not to be used any more."""
+        return Split(compact(self.images, rows), compact(self.labels, rows))
+
+
+@dataclass(frozen=True)
+class FileSplit:
+    """Images in files. paths: bytes (n,), one array, so that worker processes share its memory; labels: int64 (n,)."""
+
+    paths: NDArray[np.bytes_]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def path(self, row: int) -> str:
+        return os.fsdecode(self.paths[row])
+
+    def copied(self, rows: NDArray[np.intp]) -> "FileSplit":
+        return FileSplit(self.paths[rows], self.labels[rows])
+
+    kept = copied
+
+
+AnySplit = Split | FileSplit
+
+
+def compact(array: NDArray[Any], rows: NDArray[np.intp], chunk: int = 4096) -> NDArray[Any]:
+    """array[rows] for ascending rows, in place: a training set is too large to be held twice."""
+    for start in range(0, len(rows), chunk):
+        part = rows[start : start + chunk]  # part[i] >= start + i: reading never falls behind writing
+        array[start : start + len(part)] = array[part]
+    return array[: len(rows)]
 
 
 @dataclass(frozen=True)
@@ -60,18 +95,19 @@ def complete(places: Sequence[Place]) -> list[Path] | None:
     return next((place.paths() for place in places if not place.missing()), None)
 
 
-def locate(name: str, root: Path, places: Sequence[Place], download: bool) -> list[Path]:
+def locate(name: str, root: Path, places: Sequence[Place], download: bool, *, fetchable: bool = True) -> list[Path]:
     """The files of the set, downloaded into `root` where asked and needed. Raises UsageError: missing or partial."""
     paths = complete(places)
-    if paths is None and download:
+    if paths is None and download and fetchable:
         fetch(name, root)
         paths = complete(places)
     if paths is None:
-        raise UsageError(describe_missing(name, root, places))
+        hint = ", or add --download" if fetchable else "; it has no download"
+        raise UsageError(describe_missing(name, root, places, hint))
     return paths
 
 
-def describe_missing(name: str, root: Path, places: Sequence[Place]) -> str:
+def describe_missing(name: str, root: Path, places: Sequence[Place], hint: str) -> str:
     partial = next((place for place in places if place.paths()), None)
     if partial is not None:
         return f"{name} in {partial.folder} is not complete: {', '.join(partial.missing())} not found"
@@ -79,7 +115,7 @@ def describe_missing(name: str, root: Path, places: Sequence[Place]) -> str:
     for place in places:
         wanted.setdefault(place.files, []).append(str(place.folder))
     looked = "; or ".join(f"{', '.join(files)} in {' or '.join(folders)}" for files, folders in wanted.items())
-    return f"{name} was not found under {root}. Looked for {looked}. Give its folder with --data, or add --download"
+    return f"{name} was not found under {root}. Looked for {looked}. Give its folder with --data{hint}"
 
 
 def fetch(name: str, root: Path) -> None:
@@ -88,7 +124,9 @@ def fetch(name: str, root: Path) -> None:
 
     try:
         # train=False: the constructor also reads the set, of which the test part is the smaller one
-        getattr(import_torchvision().datasets, name)(str(root), train=False, download=True)
+        parts = [{"split": "train"}, {"split": "test"}] if name == "SVHN" else [{"train": False}]
+        for part in parts:
+            getattr(import_torchvision().datasets, name)(str(root), download=True, **part)
     except (OSError, RuntimeError, ImportError, EOFError, zlib.error) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UsageError(f"{name}: the download into {root} failed: {reason}") from error
@@ -157,126 +195,6 @@ def open_maybe_gzip(path: Path) -> BufferedIOBase:
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
 
 
-# --- CIFAR-10 (https://www.cs.toronto.edu/~kriz/cifar.html): six files of 10,000 images, planes of R, G and B
-
-
-def cifar_places(root: Path) -> list[Place]:
-    names = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
-    folders = (root, root / "cifar10")
-    binary = [Place(folder / "cifar-10-batches-bin", tuple(f"{name}.bin" for name in names)) for folder in folders]
-    return [*binary, *(Place(folder / "cifar-10-batches-py", names) for folder in folders)]
-
-
-def read_cifar10(root: Path, download: bool) -> tuple[Split, Split]:
-    """(train, test) of CIFAR-10, 32x32x3, from either official form."""
-    paths = locate("CIFAR10", root, cifar_places(root), download)
-    read = read_cifar_binary if paths[0].suffix == ".bin" else read_cifar_pickle
-    return join_cifar(paths[:5], read), join_cifar(paths[5:], read)
-
-
-def join_cifar(paths: Sequence[Path], read: Callable[[Path], tuple[NDArray[Any], NDArray[Any]]]) -> Split:
-    """The files one after another; only one of them is held beside the final array."""
-    images = np.empty((len(paths) * CIFAR_ROWS, 32, 32, 3), np.uint8)
-    labels = np.empty(len(images), np.int64)
-    for i, path in enumerate(paths):
-        rows = slice(i * CIFAR_ROWS, (i + 1) * CIFAR_ROWS)
-        planes, file_labels = read(path)
-        labels[rows] = check_labels(path, file_labels, classes=10)
-        for channel, plane in enumerate(
-            np.split(planes, 3, axis=1)
-        ):  # a channel at a time: half the time of a transpose
-            images[rows, :, :, channel] = plane.reshape(-1, 32, 32)
-        del planes, plane
-    return Split(images, labels)
-
-
-def read_cifar_binary(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
-    """(planes uint8 (n, 3072), labels) of one .bin file: rows of one label byte and 3,072 pixels."""
-    size = CIFAR_ROWS * (1 + CIFAR_PIXELS)
-    with reading(path):
-        data = np.fromfile(path, np.uint8, count=size + 1)
-        held = path.stat().st_size
-    if held != size:
-        raise UsageError(f"{path}: {held} bytes, {size} expected")
-    rows = data[:size].reshape(CIFAR_ROWS, -1)
-    return rows[:, 1:], rows[:, 0]
-
-
-def read_cifar_pickle(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
-    """(planes uint8 (n, 3072), labels) of one file of the Python form."""
-    with reading(path), path.open("rb") as file:
-        try:
-            batch = CifarUnpickler(file, encoding="bytes").load()
-        except Exception as error:  # "including but not necessarily limited to", says pickle of what load() raises
-            raise UsageError(f"{path}: not a CIFAR-10 batch: {error or type(error).__name__}") from error
-    if not isinstance(batch, dict):
-        raise UsageError(f"{path}: not a CIFAR-10 batch: holds a {type(batch).__name__}, a dict expected")
-    data, labels = (batch.get(key.encode(), batch.get(key)) for key in ("data", "labels"))
-    if not isinstance(data, PickledArray) or not isinstance(labels, list) or {type(i) for i in labels} != {int}:
-        raise UsageError(f"{path}: not a CIFAR-10 batch: an array 'data' and a list 'labels' of integers expected")
-    planes = data.uint8((CIFAR_ROWS, CIFAR_PIXELS))
-    if planes is None or len(labels) != CIFAR_ROWS:
-        raise UsageError(f"{path}: {len(labels)} labels and an array {data}; {CIFAR_ROWS} of each expected")
-    return planes, np.array(labels)
-
-
-class PickledArray:
-    """Stands in for numpy.ndarray while unpickling: keeps what the file says, runs nothing of numpy's."""
-
-    shape: Any = None
-    dtype: Any = None
-    fortran: Any = None
-    raw: Any = None
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, self.shape, self.dtype, self.fortran, self.raw = state
-
-    def __str__(self) -> str:
-        return f"of shape {self.shape} and dtype {getattr(self.dtype, 'code', None)}"
-
-    def uint8(self, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
-        """The array, sharing the bytes read; None when it is not a C-ordered uint8 array of that shape."""
-        right = self.shape == shape and getattr(self.dtype, "code", None) in ("u1", b"u1") and not self.fortran
-        if not right or not isinstance(self.raw, bytes) or len(self.raw) != int(np.prod(shape)):
-            return None
-        return np.frombuffer(self.raw, np.uint8).reshape(shape)
-
-
-class PickledDtype:
-    def __init__(self, code: Any, *_: Any) -> None:
-        self.code = code
-
-    def __setstate__(self, state: Any) -> None:
-        """Byte order and the like: of no meaning for single bytes."""
-
-
-def latin1(text: str, encoding: str) -> bytes:
-    """_codecs.encode as Python 3 pickles bytes in the old protocols; any other codec is refused."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"codec {encoding!r} refused")
-    return text.encode("latin1")
-
-
-class CifarUnpickler(pickle.Unpickler):
-    """Builds the plain types, and stand-ins for the few names the official files refer to; refuses all others.
-
-    Neither numpy's reconstruction nor any other code of the environment is reachable from a file.
-    """
-
-    names: dict[tuple[str, str], Callable[..., Any]] = {  # noqa: RUF012 (a table, not a default)
-        ("numpy", "ndarray"): PickledArray,
-        ("numpy", "dtype"): PickledDtype,
-        ("numpy.core.multiarray", "_reconstruct"): lambda *_: PickledArray(),
-        ("numpy._core.multiarray", "_reconstruct"): lambda *_: PickledArray(),
-        ("_codecs", "encode"): latin1,
-    }
-
-    def find_class(self, module: str, name: str) -> Callable[..., Any]:
-        if (module, name) not in self.names:
-            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which no such file does; nothing was run")
-        return self.names[module, name]
-
-
 # --- The bundled digits
 
 
@@ -287,3 +205,45 @@ def read_digits(_root: Path, _download: bool) -> tuple[Split, Split]:
     images = ((images.astype(np.uint16) * 255 + 8) // 16).astype(np.uint8)[..., np.newaxis]
     train = np.setdiff1d(np.arange(len(images)), test)
     return Split(images[train], labels[train]), Split(images[test], labels[test])
+
+
+# --- SVHN, cropped digits (http://ufldl.stanford.edu/housenumbers): MATLAB files with X (32, 32, 3, n) and y (n, 1)
+
+
+def read_svhn(root: Path, download: bool) -> tuple[Split, Split]:
+    """(train, test) of SVHN, 32x32x3."""
+    files = ("train_32x32.mat", "test_32x32.mat")
+    places = [Place(folder, files) for folder in (root, root / "svhn", root / "SVHN")]
+    train, test = locate("SVHN", root, places, download)
+    return read_svhn_split(train), read_svhn_split(test)
+
+
+def read_svhn_split(path: Path) -> Split:
+    try:
+        from scipy.io import loadmat  # only here: no other set needs scipy
+    except ImportError as error:
+        raise UsageError("SVHN: scipy reads its MATLAB files and is not installed; pip install scipy") from error
+    with reading(path), path.open("rb") as file:
+        try:
+            held = loadmat(file, variable_names=("X", "y"))
+        except Exception as error:  # loadmat has no list of what it raises for a damaged file: seven kinds were seen
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UsageError(f"{path}: not a MATLAB file that can be read: {reason}") from error
+    images, digits = held.get("X"), held.get("y")
+    right = all(isinstance(array, np.ndarray) and array.dtype == np.uint8 for array in (images, digits))
+    if not right or images.shape[:3] != (32, 32, 3) or digits.shape != (images.shape[3], 1) or not digits.size:
+        raise UsageError(f"{path}: bytes X of shape (32, 32, 3, n) and y of shape (n, 1) expected")
+    if digits.min() < 1 or digits.max() > 10:
+        raise UsageError(f"{path}: labels from {digits.min()} to {digits.max()}, 1 to 10 expected")
+    return Split(rows_first(images), digits[:, 0].astype(np.int64) % 10)  # 10 stands for the digit 0
+
+
+def rows_first(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(height, width, channels, n), columns first as MATLAB stores it -> (n, height, width, channels), in place."""
+    height, width, channels, count = images.shape
+    stored = np.ascontiguousarray(images.T)  # (n, channels, width, height): no copy, this is how the bytes lie
+    rows = stored.reshape(count, height, width, channels)
+    for start in range(0, count, 4096):
+        part = slice(start, start + 4096)
+        rows[part] = stored[part].transpose(0, 3, 2, 1).copy()
+    return rows

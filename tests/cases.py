@@ -49,3 +49,5 @@ CASES = [Case(arch, shape, kind, options) for arch, shape, options in LIGHT for 
 METHOD_CASES = {"default": "DenseConv", "prune_score": "SubnetConv"}  # trainer -> a conv_type that it trains
 
 SET_CASES = {"digits": "Conv2", "MNIST": "FC", "FashionMNIST": "Conv4", "CIFAR10": "VGG_Small"}  # set -> an arch for it
+SET_CASES |= {"CIFAR100": "Conv6", "SVHN": "Conv4", "BigCIFAR10": "Conv8", "TinyImageNet": "Conv8"}
+SET_CASES |= {"ImageNet": "Conv8", "ImageFolder": "Conv8"}

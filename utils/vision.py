@@ -25,6 +25,14 @@ def import_torchvision() -> ModuleType:
     return torchvision
 
 
+def import_transforms() -> ModuleType:
+    """torchvision.transforms.v2. Raises ImportError when torchvision is not installed."""
+    import_torchvision()
+    from torchvision.transforms import v2
+
+    return v2
+
+
 def register_missing_operators() -> None:
     library = torch.library.Library("torchvision", "FRAGMENT")
     LIBRARIES.append(library)

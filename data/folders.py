@@ -1,0 +1,101 @@
+"""Sets that are folders of image files: one folder per class under train/, and the same under val/ or test/."""
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from args import UsageError
+from data.sources import FileSplit, Place, locate, reading
+
+FOLDERS = {
+    "ImageNet": ("imagenet", "ImageNet"),
+    "TinyImageNet": ("tinyimagenet", "tiny-imagenet-200"),
+    "ImageFolder": (),
+}
+CLASSES = {"ImageNet": 1000, "TinyImageNet": 200}
+ANNOTATIONS = "val_annotations.txt"
+
+
+def find(name: str, root: Path) -> tuple[Path, Path]:
+    """The folders (train, val) of the set: in its usual sub-folders of `root`, or in `root` itself."""
+    folders = [*(root / folder for folder in FOLDERS[name]), root]
+    evaluated = ("val", "test") if name == "ImageFolder" else ("val",)
+    places = [Place(folder, ("train", other)) for folder in folders for other in evaluated]
+    train, val = locate(name, root, places, download=False, fetchable=False)
+    return train, val
+
+
+def class_names(train: Path) -> list[str]:
+    """The sub-folders of `train`, sorted. Raises UsageError where there are none."""
+    with reading(train), os.scandir(train) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_dir())
+    if not names:
+        raise UsageError(f"{train}: no class folders found; one folder of images for each class expected")
+    return names
+
+
+def count_classes(root: Path) -> int:
+    """The classes of an ImageFolder, from the names of its folders alone."""
+    return len(class_names(find("ImageFolder", root)[0]))
+
+
+def read_folders(name: str, root: Path, _download: bool) -> tuple[FileSplit, FileSplit]:
+    """(train, val) as lists of files; no image is opened."""
+    train, val = find(name, root)
+    classes = class_names(train)
+    wanted = CLASSES.get(name, len(classes))
+    if len(classes) != wanted:
+        hint = "; set: ImageFolder takes any number"
+        raise UsageError(f"{train}: {len(classes)} class folders found, {name} has {wanted}{hint}")
+    if (val / ANNOTATIONS).exists() and (val / "images").is_dir():
+        return list_files(train), read_annotated(val, classes)
+    compare(classes, class_names(val), train, val)
+    return list_files(train), list_files(val)
+
+
+def compare(classes: Sequence[str], others: Sequence[str], train: Path, val: Path) -> None:
+    """Raises UsageError naming the first class that only one of the two folders has."""
+    for name in sorted({*classes} ^ {*others}):
+        here, there = (train, val) if name in classes else (val, train)
+        raise UsageError(f"{here} has a class folder {name!r}, {there} has none; both need the same")
+
+
+def list_files(folder: Path) -> FileSplit:
+    """Every image file below `folder`, by class in the order of their names. Raises UsageError for an empty class."""
+    from utils.vision import import_torchvision  # only here: torchvision takes a second to import
+
+    try:
+        listed = import_torchvision().datasets.ImageFolder(str(folder)).samples
+    except OSError as error:
+        raise UsageError(f"{folder}: {' '.join(str(error).split())}") from error
+    return file_split(*zip(*listed, strict=True))
+
+
+def file_split(paths: Sequence[str], labels: Sequence[int]) -> FileSplit:
+    return FileSplit(np.array([os.fsencode(path) for path in paths]), np.array(labels, np.int64))
+
+
+def read_annotated(val: Path, classes: Sequence[str]) -> FileSplit:
+    """val/ as Tiny ImageNet is handed out: all files in images/, and lines `file <tab> class <tab> box` beside it."""
+    annotations, number = val / ANNOTATIONS, {name: i for i, name in enumerate(classes)}
+    paths, labels = [], []
+    with reading(annotations):
+        lines = annotations.read_text(errors="replace").splitlines()
+    for i, line in enumerate(lines, 1):
+        file, _, rest = line.partition("\t")
+        name = rest.partition("\t")[0].strip()
+        if name not in number:
+            raise UsageError(f"{annotations}, line {i}: {name[:50]!r} is no class folder of train")
+        if not (val / "images" / file).is_file():
+            raise UsageError(f"{annotations}, line {i}: there is no images/{file[:50]}")
+        paths.append(str(val / "images" / file))
+        labels.append(number[name])
+    if not paths:
+        raise UsageError(f"{annotations}: holds nothing")
+    return file_split(paths, labels)
+
+
+READERS = {name: partial(read_folders, name) for name in FOLDERS}
