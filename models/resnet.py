@@ -1,8 +1,8 @@
 """Residual networks: CIFAR and ImageNet stems, basic and bottleneck blocks, wide, v2 and binary-activation relatives.
 
-He et al., CVPR 2016 (blocks, depths, CIFAR nets of 20 to 110 layers); Zagoruyko & Komodakis, BMVC 2016 (wide). Parameters
-carry the names of BIPROP's checkpoints. With `act` the activation and `sc` the shortcut (the identity, or a 1×1 convolution
-and its norm where stride or width change), a block computes, by the `norm` of its plan,
+He et al., CVPR 2016 (blocks, depths, CIFAR nets of 20 to 110 layers); Zagoruyko & Komodakis, BMVC 2016 (wide).
+Parameters carry the names of BIPROP's checkpoints. With `act` the activation and `sc` the shortcut (the identity, or a
+1×1 convolution and its norm where stride or width change), a block computes, by the `norm` of its plan,
 
     basic       v1        act(bn2(conv2(act(bn1(conv1 x)))) + sc x)
                 v2        act(bn2(conv2(act(bn1(conv1 x))) + sc x))
@@ -10,9 +10,9 @@ and its norm where stride or width change), a block computes, by the `norm` of i
     bottleneck  v1        act(bn3(conv3(act(bn2(conv2(act(bn1(conv1 x))))))) + sc x)
                 v2        act(bn4(bn3(conv3(act(bn2(conv2(act(bn1(conv1 x))))))) + sc x))
 
-v2_twice is BIPROP's ImageNet v2 with ReLU: one bn2 acts before and after the addition, and its running statistics see both,
-twice a step. Networks were published with it, so it stays. BIPROP's ReLU v2 bottleneck would reuse its too narrow bn2 and
-cannot run there; ours has a bn4 of its own, like BIPROP's binary one.
+v2_twice is BIPROP's ImageNet v2 with ReLU: one bn2 acts before and after the addition, and its running statistics see
+both, twice a step. Networks were trained with it, so it stays. BIPROP's v2 bottlenecks have a norm too narrow for the
+sum and fail, but for the binary one of base_width 128, whose bn4 all of ours have.
 """
 
 from collections.abc import Callable
@@ -30,10 +30,10 @@ Norm = Callable[[int], nn.Module]  # channels -> layer
 
 @dataclass(frozen=True)
 class Plan:
-    """`depths[i]` blocks of width `widths[i]` (times 4 behind a bottleneck) in stage i; stages after the first halve the image.
+    """Stage i has `depths[i]` blocks of width `widths[i]`; all stages but the first halve the image.
 
-    stem: cifar (3×3) or imagenet (7×7 of stride 2, then a max-pool). A bottleneck's 3×3 has base_width / 64 of the width.
-    norm: v1, v2 or v2_twice, as above. act: relu or sign.
+    stem: cifar (3×3) or imagenet (7×7 of stride 2, then a max-pool). norm: v1, v2 or v2_twice, as above. act: relu or
+    sign. A bottleneck has base_width / 64 times its stage's width inside and 4 times that width behind it.
     """
 
     depths: tuple[int, ...]
@@ -95,7 +95,7 @@ PLANS: dict[str, Plan] = {
     **_plans("WideResNet50_2", _wide(WR50, 2), "_BinAct_v2"),
     **_plans("WideResNet101_2", WR101, ""),
     **{f"{name}_v2": replace(plan, norm="v2_twice") for name, plan in TWICE.items()},
-    # "cifar" is ResNet18_BinAct, stem and all, for ten classes. Its wide ones never ran; they asked for 2 and 3, not 2.5.
+    # ImageNet nets by another name, stem and all. The wide ones never ran, but asked for 2 and 3, not for 2.5.
     **_plans("cifarResNet18", R18, "_BinAct"),
     **_plans("cifarWideResNet18_2", _wide(R18, 2), "_BinAct"),
     **_plans("cifarWideResNet18_3", _wide(R18, 3), "_BinAct"),
@@ -177,7 +177,7 @@ class ResNet(nn.Module):
 
     `readout="original40"` is BIPROP's cResNet20 to cResNet110: their pool of 4 leaves 2×2 of a 32×32 image and gives
     (B, 4 · num_classes) logits, number 4 · class + position. Only it reproduces the accuracy of their checkpoints.
-    `head_bias` gives the last layer a bias, as BIPROP's dense last layer has (`--last-layer-dense`); nothing else has one.
+    `head_bias` gives the last layer a bias, as BIPROP's dense last layer has (`--last-layer-dense`); no other has one.
 
     Raises ValueError where the image would be halved away, the width multiplier leaves no channel, or the read-out does
     not fit.

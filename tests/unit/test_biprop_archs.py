@@ -1,7 +1,7 @@
 """Our networks have the keys, shapes and counts that were measured on BIPROP's own (`tests/golden/biprop_archs.csv`).
 
-The digest is the sha256 of the lines `<key> <shape>` of a SubnetConv network's state dict, sorted. Rows without a digest
-are the six that could not be built or run there.
+The digest is the sha256 of the lines `<key> <shape>` of a SubnetConv network's state dict, sorted. The six rows without
+a digest are those that could not be built or run there.
 """
 
 import csv
