@@ -198,7 +198,8 @@ def config_path(typed: Mapping[str, list[Any]]) -> str:
     return str(path)
 
 
-SET_FOLDERS = {"cifar10", "cifar-10-batches-py", "cifar-10-batches-bin", "mnist", "fashionmnist"}
+SET_FOLDERS = {"cifar10", "cifar-10-batches-py", "cifar-10-batches-bin", "cifar100", "cifar-100-python", "mnist"}
+SET_FOLDERS |= {"cifar-100-binary", "fashionmnist", "svhn", "imagenet", "tinyimagenet", "tiny-imagenet-200", "train"}
 
 
 def holds_sets(folder: str) -> bool:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from data.batches import Batches
 
-__all__ = ["FileSplit", "Split", "compact"]
+__all__ = ["AnySplit", "FileSplit", "Split", "compact"]
 
 HOLD_OUT_SEED = 20_210_317  # fixed, so that runs of different seeds are compared on the same images
 

@@ -5,24 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 import data
-import models
-from args import Options, UsageError
-from data.batches import DeviceBatches
-from models.constraints import CONV_TYPES, constrain, weight_layers
-from models.initial import initialise
-from trainers import METHODS, pretrained, report, resumption
+from args import Options
+from trainers import pretrained, report, resumption
+from trainers.assembly import assemble, batches, build, load_set, trainer_name
 from trainers.journal import Journal, restore
 from trainers.loop import Parts, Score, State, evaluate, fit
-from trainers.method import Method
-from trainers.optimizers import freeze_weights, make_optimizer
-from trainers.schedules import schedule
 from utils import checkpoints, results
 from utils import run as runs
 from utils.progress import say, warn
-from utils.runtime import Runtime, seed_everything
+from utils.runtime import Runtime
 from utils.signals import Stopped
 
 
@@ -79,129 +72,6 @@ def _settled(options: Options, runtime: Runtime) -> Options:
     return options
 
 
-def build(options: Options) -> tuple[nn.Module, Method]:
-    """The constrained network on the CPU, as drawn from the seed, and the method that trains it.
-
-    Raises UsageError for options that do not fit each other or the data set.
-    """
-    spec, m, c = data.SPECS[options.data.set], options.model, options.constraint
-    if m.num_classes not in (None, spec.num_classes):
-        raise UsageError(
-            f"num_classes: {m.num_classes} given, but {options.data.set} has {spec.num_classes}; leave it out"
-        )
-    assert options.run.seed is not None
-    seed_everything(options.run.seed)
-    generator = torch.Generator().manual_seed(options.run.seed)
-    own = {"hidden": m.hidden, "bias": m.bias or None, "activation": m.activation, "norm": m.norm}
-    try:
-        model = models.build(
-            m.arch,
-            num_classes=spec.num_classes,
-            in_shape=spec.in_shape,
-            bn_type=m.bn_type,
-            width_mult=m.width_mult,
-            **{name: value for name, value in own.items() if value is not None},
-        )
-        initialise(
-            model,
-            m.init,
-            mode=m.mode,
-            nonlinearity=m.nonlinearity,
-            fan_scale=1 - c.density if m.scale_fan else 1.0,
-            bn_weight=m.bn_weight_init,
-            bn_bias=m.bn_bias_init,
-            generator=generator,
-        )
-        layers = list(weight_layers(model))
-        dense = (layers[0],) * c.first_layer_dense + (layers[-1],) * c.last_layer_dense
-        first = None if c.first_layer_dense else c.first_layer_type
-        constrain(
-            model,
-            c.conv_type,
-            density=c.density,
-            first_layer_type=first,
-            dense=dense,
-            score_init=c.score_init_constant,
-            generator=generator,
-        )
-        if c.freeze_weights:
-            freeze_weights(
-                model, learn_batchnorm=c.learn_batchnorm, tune_batchnorm=c.tune_batchnorm, bn_bias_only=c.bn_bias_only
-            )
-        method = make_method(options)
-        method.prepare(model)
-        method.parameter_groups(model)
-    except (ValueError, OverflowError, RuntimeError) as error:  # RuntimeError: a network no memory can hold
-        raise UsageError(str(error).splitlines()[0]) from error
-    return model, method
-
-
-def make_method(options: Options) -> Method:
-    """The training method with its own options."""
-    o, trainer = options.optim, trainer_name(options)
-    own: dict[str, Any] = {"label_smoothing": o.label_smoothing or 0.0}
-    own |= {"weight_decay": o.weight_decay, "no_bn_decay": o.no_bn_decay}
-    if trainer != "default":
-        own["prune_rate_epoch"] = options.constraint.prune_rate_epoch
-    if trainer == "lottery":
-        own["dense_epochs"] = o.dense_epochs
-    if trainer == "ss":
-        own["score_l1"] = o.score_l1
-    return METHODS[trainer](**own)
-
-
-def trainer_name(options: Options) -> str:
-    """`default` with a constrained conv_type is the trainer of that type."""
-    kinds = [options.constraint.conv_type, options.constraint.first_layer_type or "DenseConv"]
-    wanted = [CONV_TYPES[kind].trainer for kind in kinds if CONV_TYPES[kind].trainer != "default"]
-    return wanted[0] if options.optim.trainer == "default" and wanted else options.optim.trainer
-
-
-def load_set(options: Options) -> data.ImageSet:
-    """The data set, read and verified."""
-    d = options.data
-    return data.load(d.set, d.data, download=d.download, val_split=d.val_split)
-
-
-def batches(options: Options, runtime: Runtime, split: data.Split, *, train: bool) -> DeviceBatches:
-    """`split` on the device, in batches."""
-    return DeviceBatches(
-        split,
-        data.SPECS[options.data.set],
-        device=runtime.device,
-        batch_size=options.data.batch_size,
-        seed=options.run.seed,
-        train=train,
-        limit=options.run.dry_run,
-    )
-
-
-def assemble(options: Options, runtime: Runtime, model: nn.Module, method: Method, image_set: data.ImageSet) -> Parts:
-    """Move the network to the device and put everything together that the loop needs."""
-    o = options.optim
-    runtime.place(model)
-    factor = schedule(o.lr_policy, epochs=o.epochs, warmup=o.warmup_length, step=o.lr_adjust, gamma=o.lr_gamma)
-    try:
-        assert all(o.lr * factor(epoch) >= 0 for epoch in range(o.epochs))
-    except OverflowError as error:
-        raise UsageError(
-            f"lr_gamma: {o.lr_gamma} makes the learning rate infinite; it is a factor, such as 0.1"
-        ) from error
-    groups = method.parameter_groups(model)
-    held_out = image_set.test if image_set.val is None else image_set.val
-    return Parts(
-        model,
-        method,
-        make_optimizer(o.optimizer, groups, lr=o.lr, momentum=o.momentum, nesterov=o.nesterov),
-        runtime,
-        batches(options, runtime, image_set.train, train=True),
-        batches(options, runtime, held_out, train=False),
-        rate=lambda epoch: o.lr * factor(epoch),
-        clip=o.grad_clip,
-        look_every=options.run.print_freq,
-    )
-
-
 def _go(
     options: Options,
     runtime: Runtime,
@@ -245,7 +115,7 @@ def _finish(
     """Test once where best was picked on a validation share, write the results row, say the summary."""
     tests = None
     if image_set.val is not None:
-        test = batches(options, runtime, image_set.test, train=False)
+        test = batches(options, runtime, image_set, image_set.test)
         last = evaluate(parts.model, test, parts.method, runtime)
         parts.model.load_state_dict(checkpoints.load(run.path / "checkpoints" / "best.pt")["model"])
         tests = (last, evaluate(parts.model, test, parts.method, runtime))
@@ -270,7 +140,8 @@ def test_only(options: Options, runtime: Runtime) -> None:
     if options.run.resume is not None:
         method.before_epoch(model, max(stored.content["epoch"] - 1, 0))  # the density that it was trained at
     runtime.place(model)
-    score: Score = evaluate(model, batches(options, runtime, load_set(options).test, train=False), method, runtime)
+    image_set = load_set(options)
+    score: Score = evaluate(model, batches(options, runtime, image_set, image_set.test), method, runtime)
     epoch = f" (epoch {stored.content['epoch']})" if "epoch" in stored.content else ""
     say(f"{stored.path}{epoch}: {options.model.arch}, {report.kept_in_words(model)}")
     say(f"test loss {score.loss:.4f}  acc@1 {score.top1:.2f} %  acc@5 {score.top5:.2f} %")

@@ -1,0 +1,174 @@
+"""From options to parts: the network as drawn, the method that trains it, the data in batches, the optimizer."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+import data
+import models
+from args import Options, UsageError
+from data.batches import Batches
+from models.constraints import CONV_TYPES, constrain, weight_layers
+from models.initial import initialise
+from trainers import METHODS
+from trainers.loop import Parts
+from trainers.method import Method
+from trainers.optimizers import freeze_weights, make_optimizer
+from trainers.schedules import schedule
+from utils.runtime import Runtime, seed_everything
+
+
+def build(options: Options, spec: data.SetSpec | None = None) -> tuple[nn.Module, Method]:
+    """The constrained network on the CPU, as drawn from the seed, and the method that trains it.
+
+    `spec` are the facts of the data set, looked up where they are not given. Raises UsageError for options that do not
+    fit each other or the data set.
+    """
+    m, c = options.model, options.constraint
+    spec = spec or set_spec(options)
+    if m.num_classes not in (None, spec.num_classes):
+        raise UsageError(
+            f"num_classes: {m.num_classes} given, but {options.data.set} has {spec.num_classes}; leave it out"
+        )
+    assert options.run.seed is not None
+    seed_everything(options.run.seed)
+    generator = torch.Generator().manual_seed(options.run.seed)
+    try:
+        model = models.build(
+            m.arch,
+            num_classes=spec.num_classes,
+            in_shape=spec.in_shape,
+            bn_type=m.bn_type,
+            width_mult=m.width_mult,
+            **arch_options(options),
+        )
+        initialise(
+            model,
+            m.init,
+            mode=m.mode,
+            nonlinearity=m.nonlinearity,
+            fan_scale=1 - c.density if m.scale_fan else 1.0,
+            bn_weight=m.bn_weight_init,
+            bn_bias=m.bn_bias_init,
+            generator=generator,
+        )
+        layers = list(weight_layers(model))
+        dense = (layers[0],) * c.first_layer_dense + (layers[-1],) * c.last_layer_dense
+        first = None if c.first_layer_dense else c.first_layer_type
+        constrain(
+            model,
+            c.conv_type,
+            density=c.density,
+            first_layer_type=first,
+            dense=dense,
+            score_init=c.score_init_constant,
+            generator=generator,
+        )
+        if c.freeze_weights:
+            freeze_weights(
+                model, learn_batchnorm=c.learn_batchnorm, tune_batchnorm=c.tune_batchnorm, bn_bias_only=c.bn_bias_only
+            )
+        method = make_method(options)
+        method.prepare(model)
+        method.parameter_groups(model)
+    except (ValueError, OverflowError, RuntimeError) as error:  # RuntimeError: a network no memory can hold
+        raise UsageError(str(error).splitlines()[0]) from error
+    return model, method
+
+
+def arch_options(options: Options) -> dict[str, object]:
+    """What of the options only some architectures take, where it is not as usual."""
+    m = options.model
+    own: dict[str, object] = {"hidden": m.hidden, "bias": m.bias or None, "activation": m.activation, "norm": m.norm}
+    own["readout"] = None if m.readout == "pooled" else m.readout
+    biased = options.constraint.last_layer_dense and "ResNet" in m.arch  # as BIPROP's dense head is
+    own["head_bias"] = biased or None
+    return {name: value for name, value in own.items() if value is not None}
+
+
+def make_method(options: Options) -> Method:
+    """The training method with its own options."""
+    o, trainer = options.optim, trainer_name(options)
+    own: dict[str, Any] = {"label_smoothing": o.label_smoothing or 0.0}
+    own |= {"weight_decay": o.weight_decay, "no_bn_decay": o.no_bn_decay}
+    if trainer != "default":
+        own["prune_rate_epoch"] = options.constraint.prune_rate_epoch
+    if trainer == "lottery":
+        own["dense_epochs"] = o.dense_epochs
+    if trainer == "ss":
+        own["score_l1"] = o.score_l1
+    return METHODS[trainer](**own)
+
+
+def trainer_name(options: Options) -> str:
+    """`default` with a constrained conv_type is the trainer of that type."""
+    kinds = [options.constraint.conv_type, options.constraint.first_layer_type or "DenseConv"]
+    wanted = [CONV_TYPES[kind].trainer for kind in kinds if CONV_TYPES[kind].trainer != "default"]
+    return wanted[0] if options.optim.trainer == "default" and wanted else options.optim.trainer
+
+
+def set_spec(options: Options) -> data.SetSpec:
+    """The facts of the data set, without its images."""
+    return data.spec(options.data.set, options.data.data, image_size=options.data.image_size)
+
+
+def load_set(options: Options) -> data.ImageSet:
+    """The data set, read and verified."""
+    d = options.data
+    return data.load(
+        d.set, d.data, download=d.download, val_split=d.val_split, low_data=d.low_data, image_size=d.image_size
+    )
+
+
+def batches(options: Options, runtime: Runtime, image_set: data.ImageSet, split: data.AnySplit) -> Batches:
+    """A split of the set in batches on the device: that for training shuffled and augmented."""
+    d, train = options.data, split is image_set.train
+    return data.make_batches(
+        split,
+        image_set.spec,
+        device=runtime.device,
+        batch_size=d.batch_size,
+        seed=options.run.seed,
+        train=train,
+        limit=options.run.dry_run,
+        workers=d.workers,
+        augmentation=data.Augmentation(
+            gaussian=d.gaussian_aug,
+            std_gauss=d.std_gauss,
+            p_clean=d.p_clean,
+            augmix=d.augmix,
+            all_ops=d.all_augmix_augmentations,
+            width=d.mixture_width,
+            depth=d.mixture_depth,
+            severity=d.aug_severity,
+            jsd=d.jsd,
+        ),
+        one_batch=d.one_batch and train,
+    )
+
+
+def assemble(options: Options, runtime: Runtime, model: nn.Module, method: Method, image_set: data.ImageSet) -> Parts:
+    """Move the network to the device and put everything together that the loop needs."""
+    o = options.optim
+    runtime.place(model)
+    factor = schedule(o.lr_policy, epochs=o.epochs, warmup=o.warmup_length, step=o.lr_adjust, gamma=o.lr_gamma)
+    try:
+        assert all(o.lr * factor(epoch) >= 0 for epoch in range(o.epochs))
+    except OverflowError as error:
+        raise UsageError(
+            f"lr_gamma: {o.lr_gamma} makes the learning rate infinite; it is a factor, such as 0.1"
+        ) from error
+    groups = method.parameter_groups(model)
+    held_out = image_set.test if image_set.val is None else image_set.val
+    return Parts(
+        model,
+        method,
+        make_optimizer(o.optimizer, groups, lr=o.lr, momentum=o.momentum, nesterov=o.nesterov),
+        runtime,
+        batches(options, runtime, image_set, image_set.train),
+        batches(options, runtime, image_set, held_out),
+        rate=lambda epoch: o.lr * factor(epoch),
+        clip=o.grad_clip,
+        look_every=options.run.print_freq,
+    )
