@@ -211,11 +211,12 @@ def make_batches(
     """The split in batches: prepared on the device where it is one array and no image needs work of its own, else by
     `workers` loader processes. See `data.batches.Batches` for the arguments."""
     from data.batches import DeviceBatches
-    from data.loader import LoaderBatches
 
     shared: dict[str, Any] = {"device": device, "batch_size": batch_size, "seed": seed, "train": train, "limit": limit}
     shared |= {"augmentation": augmentation, "one_batch": one_batch}
     if isinstance(split, FileSplit) or spec.margin is not None or (train and augmentation.augmix):
+        from data.loader import LoaderBatches  # it needs PIL, which takes as long to import as all else here
+
         return LoaderBatches(split, spec, workers=workers, **shared)
     return DeviceBatches(split, spec, **shared)
 
