@@ -134,6 +134,17 @@ def test_every_formula_that_a_plan_can_name_is_compared():
     assert {formula(plan) for plan in PLANS.values()} == {formula(PLANS[arch]) for arch in FORMULAS}
 
 
+def test_each_plan_is_what_its_name_says():
+    """Keys and shapes do not show activations, the place of norms or the stem's stride: the names do."""
+    twice = {"ResNet18_v2", "ResNet34_v2", "WideResNet18_v2", "WideResNet34_2_v2"}
+    assert len(PLANS) == 51
+    for arch, plan in PLANS.items():
+        assert plan.act == ("sign" if "BinAct" in arch else "relu"), arch
+        assert plan.norm == ("v2_twice" if arch in twice else "v2" if arch.endswith("v2") else "v1"), arch
+        assert plan.stem == ("cifar" if arch.startswith(("cR", "cW")) else "imagenet"), arch
+        assert plan.bottleneck == ("ResNet50" in arch or "ResNet101" in arch), arch
+
+
 def test_running_statistics_of_a_norm_used_twice_see_both_uses():
     block = built("ResNet18_v2", size=32).train().layer2[1]
     x = torch.randn(4, 16, 4, 4)
