@@ -37,7 +37,7 @@ class SweepOptions:
 OWN: dict[str, Any] = {option.name: option for option in fields(SweepOptions)}
 OWN_FLAGS = {flag for name, option in OWN.items() for flag in flags(name, option)}
 
-HELP = """usage: python scripts/sweep.py --config FILE [FILE ...] [--OPTION VALUE [VALUE ...] ...] [--jobs N] [--dry-run]
+HELP = """usage: python scripts/sweep.py --config FILE ... [--OPTION VALUE ...] ... [--jobs N] [--dry-run]
 
 Runs main.py for every combination of the values given (a cell) and ends with a table: kept % by config, mean ± standard
 deviation over the seeds. Every option of `python main.py --help` may be given: with one value it is fixed, with several
@@ -54,7 +54,7 @@ Options of the sweep itself:
 Not for a sweep: --resume, --evaluate, --check, main.py's --dry-run N; --start-epoch, which a config file may hold.
 
 Exit codes: 0 every cell is finished; 1 a cell failed; 2 bad input, nothing was started; 75 stopped by SIGTERM, SIGUSR2,
-SIGHUP or Ctrl-C after saving, or cells are still being run by another sweep: the same command goes on; 130 left before
+SIGHUP or Ctrl-C after saving, or cells are left to another sweep: the same command goes on; 130 left before
 anything was started.
 
 Example: python scripts/sweep.py --config configs/quickstart.yml --prune-rate 0.8 0.5 0.2 --seed 1 2 3 --jobs 2"""
@@ -128,7 +128,7 @@ def checked(argv: Sequence[str]) -> tuple[SweepOptions, list[Cell]]:
             problems += [line for line in str(error).splitlines() if not re.fullmatch(r"\d+ problems:", line)]
     only = None if "only" in reader.bad else reader.v.only
     if not problems and only is not None and only >= len(made):
-        problems.append(f"{reader.said['only']}, but the grid has {len(made)} cells: 0 to {len(made) - 1}")
+        problems.append(f"{reader.said['only']}, but the cells of this grid are 0 to {len(made) - 1}")
     if problems := list(dict.fromkeys(problems)):
         raise UsageError("\n".join([f"{len(problems)} problems:"] * (len(problems) > 1) + problems))
     options = SweepOptions(**{name: getattr(reader.v, name) for name in OWN})
@@ -145,11 +145,12 @@ def outcome(stop: Stop, failed: Sequence[tuple[Cell, str]], left: int) -> int:
     """Say what has failed and what is left to do. Returns the exit code."""
     for cell, reason in failed:
         warn(f"failed: {cell.label}: {reason}")
-    if stop.asked:
-        say(f"stopped by {stop.reason}, {left} cells left: the same command goes on")
-    elif left:
-        say(f"{left} cells are left to another sweep: the same command shows them when they are finished")
-    return RESUMABLE if stop.asked else 1 if failed else RESUMABLE if left else 0
+    if left and stop.asked:
+        say(f"stopped by {stop.reason}, cells left: {left}; the same command goes on")
+        return RESUMABLE
+    if left:
+        say(f"cells left to another sweep: {left}; the same command goes on")
+    return 1 if failed else RESUMABLE if left else 0
 
 
 def sweep(options: SweepOptions, grid: Sequence[Cell]) -> int:
@@ -168,7 +169,7 @@ def sweep(options: SweepOptions, grid: Sequence[Cell]) -> int:
     stop = Stop().listen()
     todo = {cell.key: cell for cell, row in zip(grid, finished(grid), strict=True) if row is None}
     runs = len({cell.key for cell in grid})
-    say(f"{runs} cells: {runs - len(todo)} finished, {len(todo)} to run")
+    say(f"cells: {runs}, finished: {runs - len(todo)}, to run: {len(todo)}")
     failed = run(list(todo.values()), options.jobs, stop, ROOT / "main.py")
     rows = finished(grid)
     say("\n" + table(grid, rows))

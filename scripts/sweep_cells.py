@@ -60,7 +60,7 @@ def lost(cells: Sequence[Cell]) -> list[str]:
     """A line for each results file with rows that nothing can be compared with."""
     counts = {path: rows(path)[1] for path in sorted({cell.results for cell in cells})}
     return [
-        f"{count} rows of {path} do not count: their run directories have gone, or hold another run by now"
+        f"{path}: rows that do not count, as their run directory has gone or holds another run: {count}"
         for path, count in counts.items()
         if count
     ]

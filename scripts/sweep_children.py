@@ -61,7 +61,7 @@ class Stop:
         while self._handed_on < len(self.asked):
             at_once = self._handed_on > 0 and self.asked[self._handed_on] == signal.SIGINT
             if self._handed_on == 0:
-                say(f"{self.reason}: {len(children)} cells are saving; Ctrl-C once more leaves at once")
+                say(f"{self.reason}: saving what is being run; Ctrl-C once more leaves at once")
             for child in children:
                 child.process.send_signal(signal.SIGINT if at_once else signal.SIGTERM)
             self._handed_on += 1
