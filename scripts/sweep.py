@@ -78,8 +78,8 @@ def split(argv: Sequence[str]) -> tuple[list[str], dict[str, list[list[str]]]]:
         name = SPELLED.get(flag, flag)
         if flag in OWN_FLAGS:
             own += [flag, *values]
-        elif not values or (name in FIELDS and FIELDS[name].type is bool):
-            axes[name] = [[flag, *values]]
+        elif not values:
+            axes[name] = [[flag]]
         else:
             axes[name] = [[f"{flag}={value}"] if value[:1] == "-" else [flag, value] for value in values]
     return own, axes

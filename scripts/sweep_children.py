@@ -35,7 +35,7 @@ class Child:
 class Stop:
     """Requests to stop, handed on to the children as SIGTERM: they save. A second Ctrl-C goes as SIGINT: they leave.
 
-    The children have process groups of their own, else a terminal's Ctrl-C would reach them as well, counting twice.
+    The children have process groups of their own: a terminal that is closed would end them unsaved, with SIGHUP.
     """
 
     def __init__(self) -> None:

@@ -97,17 +97,23 @@ def test_ctrl_c_saves_what_is_run_and_the_same_command_goes_on(start, config, tm
     assert ["going on from" in log for log in logs] == [True, True, False]
 
 
-def test_a_killed_cell_is_resumed(start, config, tmp_path):
+def test_a_killed_cell_is_resumed_and_a_closed_terminal_saves_it(start, config, tmp_path):
     argv = ("--config", config(epochs=40), "--seed", 1)
     _, command, _ = ended(start(*argv, "--dry-run"))
     process = subprocess.Popen(shlex.split(command), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_for(lambda: list(tmp_path.rglob("last.pt")), process)
     process.kill()
     process.communicate()
+    process = start(*argv)
+    logs = tmp_path / "runs/sweep-logs"
+    wait_for(lambda: any("\nepoch " in log.read_text() for log in logs.glob("*.log")), process)
+    os.killpg(process.pid, signal.SIGHUP)
+    code, out, err = ended(process)
+    assert (code, err) == (75, "") and "stopped by SIGHUP, cells left: 1" in out and statuses(tmp_path) == ["stopped"]
     code, _, err = ended(start(*argv))
     assert (code, err) == (0, "") and statuses(tmp_path) == ["done"] and len(rows(tmp_path)) == 1
-    (log,) = (tmp_path / "runs/sweep-logs").iterdir()
-    assert "going on from" in log.read_text()
+    (log,) = logs.iterdir()
+    assert log.read_text().count("going on from") == 2
 
 
 def test_two_sweeps_at_once_share_the_cells(start, config, tmp_path):

@@ -77,7 +77,10 @@ def test_a_cell_is_what_main_makes_of_its_command(config):
     assert made == [(0.3, 4, 0), (0.3, 5, 0), (0.6, 4, 0), (0.6, 5, 0)]
     assert [c.options for c in cells] == [parse(argv) for argv in (c.argv for c in cells)]
     assert cells[2].label == "ticket prune_rate=0.6 seed=4"
-    assert len({c.key for c in cells}) == len({c.log for c in cells}) == 4
+    cells += grid("--config", config(), "--pretrained", "a.pt", "b.pt", "--epochs", 8, 9, "--lr", 1)
+    assert len({c.key for c in cells}) == len({c.log for c in cells}) == 8
+    (same,) = grid("--config", config("copy.yml"), "--seed", 5, "--prune-rate", ".3", "--wd", 0.0, "--workers", 2)
+    assert same.key == cells[1].key
 
 
 @pytest.mark.parametrize(
@@ -264,12 +267,12 @@ if what == "2":
     os.kill(os.getpid(), signal.SIGKILL)
 if what == "3":
     sys.exit(75)
-if what == "5":
+if what in "56":
     asked = []
     signal.signal(signal.SIGTERM, lambda *_: (asked.append(1), print("asked", flush=True)))
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     Path("ready").touch()
-    while not asked:
+    while not asked or what == "6":
         time.sleep(0.01)
     sys.exit(75)
 """
@@ -314,6 +317,14 @@ def test_last_words_are_those_of_this_time(children):
     assert "it said nothing" in sweep_children.end(child, "", sweep_children.Stop())
 
 
+def test_a_child_that_fails_after_its_row_has_failed(children, tmp_path):
+    (cell,), _ = children(1)
+    child = sweep_children.start(cell, tmp_path / "stand_in.py", {})
+    child.process.wait()
+    run_of(cell, tmp_path / "r")
+    assert "as it was told to" in sweep_children.end(child, "", sweep_children.Stop())
+
+
 def test_a_child_stopped_from_outside_stops_the_sweep(children, capsys):
     stop = sweep_children.Stop()
     cells, failed = children(3, 1, stop=stop)
@@ -333,7 +344,7 @@ def test_a_signal_reaches_the_children_as_sigterm_and_a_second_ctrl_c_as_itself(
 
     asking = threading.Thread(target=ask)
     asking.start()
-    cells, failed = children(5, 4, stop=stop)
+    cells, failed = children(4 + len(asked), 4, stop=stop)  # 6 does not heed the first
     asking.join()
     assert failed == [] and not cells[1].log.exists()
     assert f"{signal.Signals(asked[0]).name}: saving what is being run" in capsys.readouterr().out
