@@ -66,6 +66,8 @@ def _is_same(options: Options, path: Path) -> bool:
         changes = [str(error)]
     else:
         changes = changed_mathematics(theirs, _settled(options, theirs))
+        if options.optim.epochs != theirs.optim.epochs:  # its learning rates were another schedule's
+            changes.append(f"epochs: {theirs.optim.epochs} in the run, {options.optim.epochs} now")
     if changes:
         say(f"left alone, another run: {path} ({'; '.join(changes)})")
     return not changes
