@@ -106,7 +106,7 @@ def cells(argv: Sequence[str]) -> list[list[str]]:
 def checked(argv: Sequence[str]) -> tuple[SweepOptions, list[Cell]]:
     """The sweep's own options and its cells. Raises UsageError with every problem of every cell."""
     own, axes = split(argv)
-    reader = Reader(OWN, [], [])
+    reader = Reader(OWN, [], {})
     reader.command_line(own)
     for name, values in reader.v.typed.items():
         for value in values:

@@ -47,8 +47,9 @@ def keep_largest_of_all(magnitudes: Sequence[Tensor], kept: int) -> list[Tensor]
 
 
 def _on_host(bits: list[Tensor], pruned: int, masks: list[Tensor]) -> None:
-    if not all(_fill_on_host(bits, pruned, masks)):
-        _fill_on_host([_with_best_on_top(b) for b in bits], pruned, masks)
+    while not all(counts := _fill_on_host(bits, pruned, masks)):
+        # To put on top the best of a tensor that is not empty would change nothing: it is kept already.
+        bits = [b if count else _with_best_on_top(b) for b, count in zip(bits, counts, strict=True)]
 
 
 def _fill_on_host(bits: list[Tensor], pruned: int, masks: list[Tensor]) -> list[int]:
@@ -79,7 +80,10 @@ def count_ones(mask: Tensor) -> int:
 def _with_best_on_top(bits: Tensor) -> Tensor:
     """A copy whose largest entry, of equal ones the last, is above whatever another tensor may hold."""
     flat = bits.reshape(-1).clone()
-    last = torch.where(flat == flat.amax(), torch.arange(len(flat), device=flat.device), -1).amax()
+    if flat.is_cpu:
+        last = torch.tensor(len(flat) - 1 - flat.numpy()[::-1].argmax())
+    else:
+        last = torch.where(flat == flat.amax(), torch.arange(len(flat), device=flat.device), -1).amax()
     return flat.index_fill_(0, last, torch.iinfo(flat.dtype).max).view(bits.shape)
 
 
