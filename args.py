@@ -21,6 +21,21 @@ CONVNETS = [f"Conv{size}{tail}" for size in ("2", "4", "6", "8", "4Wide", "6Wide
 ARCHS = ["FC", "MLP", *CONVNETS, "Conv8Wide_BinAct_ReLU", "Conv8Wide_BinAct_ReLU_Final_Act"]
 ARCHS += [f"VGG_Small{tail}" for tail in ("", "_BinAct", "_noReLU_BinAct", "_bn_BinAct")]
 ARCHS += ["Wide_VGG_Small", "Wide_VGG_Small_132"]
+V1, V2 = ("", "_BinAct"), ("_v2", "_BinAct_v2")
+ARCHS += [
+    f"{net}{tail}"
+    for tails, nets in (
+        ((*V1, *V2), "cResNet18 ResNet34 ResNet50 WideResNet34_2 WideResNet50_2"),
+        (V1, "cResNet20 cResNet32 cResNet44 cResNet56 cResNet110 cWideResNet18_2 ResNet101"),
+        (("", "_BinAct", "_v2"), "ResNet18"),
+        (("_BinAct", "_BinAct_v2"), "WideResNet18_2 WideResNet34_3"),
+        (("_BinAct",), "cResNet34 cWideResNet18_3 WideResNet18_3"),
+        (("_BinAct",), "cifarResNet18 cifarWideResNet18_2 cifarWideResNet18_3"),
+        (("",), "cResNet50 cResNet101 WideResNet101_2 WideResNet18_v2"),
+    )
+    for net in nets.split()
+    for tail in tails
+]
 CONV_TYPES = ["DenseConv", "SubnetConv", "GlobalSubnetConv", "SampleSubnetConv", "FixedSubnetConv", "RGConv"]
 BN_TYPES = ["LearnedBatchNorm", "AffineBatchNorm", "NonAffineBatchNorm"]
 INITS = ["kaiming_normal", "kaiming_uniform", "signed_constant", "unsigned_constant", "usc_bernoulli", "bernoulli"]

@@ -1,4 +1,4 @@
-"""Parts that several families share: batch normalisation by name and by rank."""
+"""What several families share: batch normalisation by name and by rank, and the rules of widths and image sizes."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,3 +36,18 @@ def batch_norm(kind: str, channels: int, *, spatial: bool) -> nn.Module:
     """
     layer = BatchNorm2d if spatial else BatchNorm1d
     return layer(channels, affine=pick(BN_TYPES, kind, "bn_type"))
+
+
+def scaled(width: int, factor: float) -> int:
+    """int(width · factor): BIPROP truncates. Raises ValueError where no channel is left."""
+    if int(width * factor) < 1:
+        raise ValueError(f"width_mult: {factor} leaves no channel of {width}; at least {1 / width:g} is needed")
+    return int(width * factor)
+
+
+def require_size(in_shape: tuple[int, int, int], halvings: int, what: str) -> None:
+    """Raise ValueError for (channels, height, width) images that cannot be halved so often; `what` halves them."""
+    _, height, width = in_shape
+    if min(height, width) < 2**halvings:
+        least = f"at least {2**halvings}x{2**halvings} is needed"
+        raise ValueError(f"a {height}x{width} image is too small for {halvings} {what}: {least}")

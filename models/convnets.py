@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from models.activations import Sign
-from models.blocks import batch_norm
+from models.blocks import batch_norm, require_size, scaled
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,8 @@ class ConvNet(nn.Module):
         super().__init__()
         channels, height, width = in_shape
         pools = "".join(plan.groups).count("P")
-        if min(height, width) < 2**pools:
-            raise ValueError(
-                f"a {height}x{width} image is too small for {pools} 2x2 pools: at least {2**pools}x{2**pools} is needed"
-            )
-        widths, units = (tuple(_scaled(w, width_mult) for w in ws) for ws in (plan.widths, plan.units))
+        require_size(in_shape, pools, "2x2 pools")
+        widths, units = (tuple(scaled(w, width_mult) for w in ws) for ws in (plan.widths, plan.units))
         self.convs = _sequence(plan.groups, widths, channels, bn_type)
         features = widths[-1] * (height >> pools) * (width >> pools)
         self.linear = _sequence(plan.hidden, units, features, bn_type)
@@ -93,13 +90,6 @@ class ConvNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(self.convs(x).flatten(1))
-
-
-def _scaled(width: int, width_mult: float) -> int:
-    """BIPROP truncates; a width of zero would be no network."""
-    if int(width * width_mult) < 1:
-        raise ValueError(f"width_mult: {width_mult} leaves no channel of {width}; at least {1 / width:g} is needed")
-    return int(width * width_mult)
 
 
 def _sequence(plans: tuple[str, ...], widths: tuple[int, ...], channels: int, bn_type: str) -> nn.Sequential:

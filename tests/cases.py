@@ -25,6 +25,7 @@ class Case:
 
 
 NARROW = {"width_mult": 0.125}
+THIN = {"width_mult": 1 / 16}
 LIGHT = [  # (arch, in_shape, options): the smallest image that the pools allow, not square where that costs nothing
     ("FC", (1, 5, 3), NARROW),
     ("MLP", (2, 4, 4), {"hidden": (9, 8)}),
@@ -43,6 +44,23 @@ LIGHT = [  # (arch, in_shape, options): the smallest image that the pools allow,
     *((f"VGG_Small{kind}", (1, 8, 8), NARROW) for kind in ("_BinAct", "_noReLU_BinAct", "_bn_BinAct")),
     ("Wide_VGG_Small", (1, 8, 8), NARROW | {"bn_type": "NonAffineBatchNorm"}),
     ("Wide_VGG_Small_132", (3, 16, 8), {"width_mult": 0.5, "bn_type": "AffineBatchNorm"}),
+    # One of each kind of ResNet: stem, block, place of the norms, activation, number of stages.
+    ("cResNet18", (3, 8, 8), THIN),
+    ("cResNet18_BinAct", (1, 8, 16), THIN | {"bn_type": "NonAffineBatchNorm"}),
+    ("cResNet18_v2", (3, 8, 8), THIN),
+    ("cResNet18_BinAct_v2", (1, 8, 8), THIN),
+    ("cResNet50", (1, 8, 8), THIN),
+    ("cResNet20", (3, 8, 4), {"width_mult": 0.25}),
+    ("cResNet20", (1, 8, 8), {"width_mult": 0.25, "head_bias": True}),
+    ("cResNet20_BinAct", (1, 8, 8), {"width_mult": 0.25}),
+    ("ResNet18", (3, 32, 32), THIN | {"bn_type": "NonAffineBatchNorm"}),
+    ("WideResNet18_3_BinAct", (1, 32, 32), THIN),
+    ("ResNet18_v2", (1, 32, 32), THIN),
+    ("WideResNet18_2_BinAct_v2", (3, 32, 32), THIN),
+    ("ResNet50", (1, 32, 32), THIN),
+    ("WideResNet50_2_BinAct", (1, 32, 32), THIN),
+    ("ResNet50_v2", (3, 32, 32), THIN),
+    ("ResNet50_BinAct_v2", (1, 32, 32), THIN),
 ]
 CASES = [Case(arch, shape, kind, options) for arch, shape, options in LIGHT for kind in ("DenseConv", "SubnetConv")]
 
