@@ -79,12 +79,13 @@ def _settled(options: Options, runtime: Runtime) -> Options:
     return options
 
 
-def build(options: Options) -> tuple[nn.Module, Method]:
+def build(options: Options, spec: data.SetSpec | None = None) -> tuple[nn.Module, Method]:
     """The constrained network on the CPU, as drawn from the seed, and the method that trains it.
 
-    Raises UsageError for options that do not fit each other or the data set.
+    `spec`: the facts of the data set, where they are not those of its name alone. Raises UsageError for options that do
+    not fit each other or the data set.
     """
-    spec, m, c = data.SPECS[options.data.set], options.model, options.constraint
+    spec, m, c = spec or data.SPECS[options.data.set], options.model, options.constraint
     if m.num_classes not in (None, spec.num_classes):
         raise UsageError(
             f"num_classes: {m.num_classes} given, but {options.data.set} has {spec.num_classes}; leave it out"
