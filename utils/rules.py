@@ -47,6 +47,11 @@ def no_share(v: Any) -> bool:
     return v.prune_rate not in (None, -1) and not 0 < v.prune_rate <= 1 and (v.prune_rate != 0 or pruned(v))
 
 
+def keeps_all(v: Any) -> bool:
+    """Whether every weight is kept: prune_rate 1, or none given to an RGConv; the others then miss it already."""
+    return v.prune_rate == 1 if types(v) & RANKED else "RGConv" in types(v) and v.prune_rate in (1, None, -1)
+
+
 def schedule_unfinished(v: Any) -> bool:
     falls = "GlobalSubnetConv" in types(v) and 0 < (v.prune_rate or 1) <= 0.5
     return falls and v.prune_rate_epoch >= v.epochs
@@ -72,7 +77,7 @@ ERRORS: list[Rule] = [
     ("prune_rate_epoch", schedule_unfinished, NEVER),
     (
         "scale_fan",
-        lambda v: v.scale_fan and pruned(v) and v.prune_rate in (1, None, -1),
+        lambda v: v.scale_fan and keeps_all(v),
         "the fan is 0; it needs prune_rate < 1",
     ),
     (

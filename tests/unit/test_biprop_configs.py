@@ -1,0 +1,159 @@
+"""All 170 configs of BIPROP, as it had them (`tests/golden/biprop_configs.csv`), are read as they were meant, and train.
+
+An empty cell is a key that the file does not have. What differs from the file is in `CHANGED`, and said in a warning.
+"""
+
+import csv
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import args
+from args import UsageError
+from models.constraints import layer_counts
+from tests.steps import facts, logits_shape, take_a_step, without_numbers
+
+with (Path(__file__).parents[1] / "golden" / "biprop_configs.csv").open(newline="") as table:
+    ROWS = {row["config"]: row for row in csv.DictReader(table)}
+KEYS = [key for key in next(iter(ROWS.values())) if key not in ("config", "remarks")]
+NO_PATHS = {"data": "./datasets", "log_dir": None}  # folders of the authors' machines give way to the defaults
+DENSE_BINACT = "smallscale/resnet18/resnet18-dense-BinAct-kn-unsigned.yaml"
+VGG_BN = "smallscale/vgg/vgg_small_bn_BinAct.yml"
+CHANGED = {  # config -> what it is read as, and whether there is a warning
+    DENSE_BINACT: {"scale_fan": (False, "no effect without conv_type SubnetConv"), "prune_rate": (None, None)},
+    "smallscale/resnet18/resnet18-dense.yaml": {"prune_rate": (None, None)},  # it says 0.0, the original's "none"
+    VGG_BN: {"width_mult": (1.0, "no effect without a Wide arch, such as Conv4Wide")},
+}
+LEFT_OPEN = [config for config, row in ROWS.items() if "needs --prune-rate" in row["remarks"]]
+RANDOM_GRAPHS = [config for config, row in ROWS.items() if row["conv_type"] == "RGConv"]
+FORTY = [config for config, row in ROWS.items() if "40 logits" in row["remarks"]]
+FAILED_TO_BUILD_OR_RUN = [
+    f"largescale/subnetonly/{stem}.yaml"
+    for stem in (
+        *("wideresnet18_3-BinAct-kn-unsigned", "wideresnet18_3-BinAct-affine-kn-unsigned"),
+        *("resnet50_v2-affine-usc-unsigned", "wideresnet50_v2-affine-usc-unsigned"),
+    )
+]
+
+
+@pytest.fixture
+def parse(tmp_path, monkeypatch):
+    for folder in NO_PATHS:  # also where the test machine happens to have one of the authors' folders
+        monkeypatch.setitem(args.FOREIGN, folder, lambda path: False)
+
+    def parse_(config, *words):
+        path = tmp_path / Path(config).name
+        path.write_text("".join(f"{key}: {ROWS[config][key]}\n" for key in KEYS if ROWS[config][key]))
+        return args.parse(["--config", str(path), "--seed", "1", *words])
+
+    return parse_
+
+
+def overrides(config):
+    return ("--prune-rate", "0.5") if config in LEFT_OPEN else ()
+
+
+def first_of_each(*keys):
+    """The first config of each combination of values."""
+    return list({tuple(row[key] for key in keys): config for config, row in reversed(ROWS.items())}.values())
+
+
+NETWORKS = first_of_each("arch", "set", "conv_type", "bn_type", "optimizer", "width_mult")
+INITIALISATIONS = first_of_each("conv_type", "init", "scale_fan", "mode", "nonlinearity")
+
+
+def test_all_of_them_are_here():
+    assert len(ROWS) == 170
+    assert Counter(row["set"] for row in ROWS.values()) == {"CIFAR10": 109, "ImageNet": 59, "MNIST": 2}
+    assert (len(LEFT_OPEN), len(RANDOM_GRAPHS), len(FORTY)) == (109, 5, 14)
+
+
+@pytest.mark.parametrize("config", ROWS)
+def test_every_value_arrives_or_its_change_is_said(config, parse):
+    options = parse(config, *overrides(config))
+    got, row, changed = options.flat(), ROWS[config], CHANGED.get(config, {})
+    written = {key: yaml.safe_load(row[key]) for key in KEYS if row[key]}
+    expected = written | {"name": row["name"] or Path(config).stem}
+    expected |= {key: default for key, default in NO_PATHS.items() if key in written}
+    expected |= {"prune_rate": 0.5} if config in LEFT_OPEN else {}
+    expected |= {key: value for key, (value, _) in changed.items()}
+    assert {key: got[key] for key in expected} == expected
+
+    said = {line.partition(":")[0]: line for line in options.warnings}
+    loud = {key: remark for key, (_, remark) in changed.items() if remark}
+    loud |= {key: "cannot be used here; using" for key in NO_PATHS if key in written}
+    assert said.keys() == loud.keys() and len(options.warnings) == len(said)
+    assert all(remark in said[key] for key, remark in loud.items())
+
+
+@pytest.mark.parametrize("config", ROWS)
+def test_those_that_leave_the_density_open_ask_for_it_and_no_other_does(config, parse):
+    if config in LEFT_OPEN:
+        with pytest.raises(UsageError, match=r"\Aprune_rate: -1 in .*the fraction of weights kept, e.g. --prune-rate"):
+            parse(config)
+    else:
+        parse(config)
+
+
+@pytest.mark.parametrize("config", dict.fromkeys(NETWORKS + INITIALISATIONS))
+def test_every_network_and_every_initialisation_takes_a_step(config, parse):
+    model = take_a_step(parse(config, *overrides(config)))
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    if ROWS[config]["freeze_weights"]:  # batch norm too: as published, no config learns it
+        assert trained == {f"{layer.name}.constraint.scores" for layer in layer_counts(model)}
+    else:
+        assert trained == {name for name, _ in model.named_parameters()}
+
+
+@pytest.mark.parametrize("config", FAILED_TO_BUILD_OR_RUN)
+def test_what_could_not_be_built_or_run_gives_logits_at_the_originals_size(config, parse):
+    spec = replace(facts("ImageNet"), in_shape=(3, 224, 224), num_classes=1000)
+    assert logits_shape(without_numbers(parse(config, *overrides(config)), spec), spec) == (2, 1000)
+
+
+@pytest.mark.parametrize("config", FORTY)
+def test_the_small_resnets_give_ten_logits_instead_of_forty(config, parse):
+    spec = facts("CIFAR10")
+    assert logits_shape(without_numbers(parse(config, *overrides(config)), spec), spec) == (2, 10)
+
+
+@pytest.mark.parametrize("config", RANDOM_GRAPHS)
+def test_a_random_graph_of_no_given_density_is_dense_and_of_a_given_one_is_masked(config, parse):
+    for words, density in (((), 1.0), (("--prune-rate", "0.3"), 0.3)):
+        model = without_numbers(parse(config, *words), facts("CIFAR10"))
+        counts = layer_counts(model)
+        assert {count.constraint for count in counts} == {"RandomMaskWeight"}
+        assert all(abs(count.kept - density * count.total) <= 1 for count in counts)
+
+
+@pytest.mark.parametrize("config", [DENSE_BINACT])
+def test_a_dense_network_is_initialised_as_if_scale_fan_were_not_there(config, parse, tmp_path):
+    read = take_a_step(parse(config))
+    options = parse(config).replace(scale_fan=False, prune_rate=None)
+    for ours, plain in zip(read.parameters(), take_a_step(options).parameters(), strict=True):
+        assert torch.equal(ours, plain)
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path):
+    """YAML 1.1 wants a dot and a sign: PyYAML gives `1e-4` as text, and so the original passed text to the optimizer."""
+    text = "arch: Conv4\nset: CIFAR10\nlr: 1e-4\nweight_decay: 5e-4\nmultigpu: 0\nlabel_smoothing: 1e-1\n"
+    assert isinstance(yaml.safe_load(text)["lr"], str)
+    path = tmp_path / "text.yml"
+    path.write_text(text)
+    got = args.parse(["--config", str(path)]).flat()
+    assert [got[key] for key in ("lr", "weight_decay", "label_smoothing", "multigpu")] == [1e-4, 5e-4, 0.1, [0]]
+
+
+def test_keys_that_the_original_never_read_are_named_and_change_nothing(tmp_path):
+    path = tmp_path / "dead.yml"
+    path.write_text("arch: Conv4\nset: CIFAR10\n")
+    plain = args.parse(["--config", str(path)])
+    dead = ["world_size", "rank", "random_subnet", "multistep_lr_adjust", "multistep_lr_gamma"]
+    path.write_text("arch: Conv4\nset: CIFAR10\n" + "".join(f"{key}: 1\n" for key in dead))
+    options = args.parse(["--config", str(path)])
+    assert options.warnings == tuple(f"{key} has no effect here" for key in dead)
+    assert options.flat() == plain.flat()
