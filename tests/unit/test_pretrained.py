@@ -361,3 +361,11 @@ def test_what_a_file_holds_is_not_touched_by_training(tmp_path, options):
         for value in model.state_dict().values():
             value.zero_()
     assert all(torch.equal(value, before[key]) for key, value in stored.state.items())
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+def test_tensors_that_cannot_be_copied_are_refused(tmp_path, options):
+    state = original_state(small_net())
+    state["module.convs.0.weight"] = torch.quantize_per_tensor(torch.ones(8, 1, 3, 3), 0.1, 0, torch.qint8)
+    path = write(state, tmp_path / "net.pt")
+    assert "does not fit: While copying the parameter" in refusal(lambda: into(path, options, small_net()), path)
