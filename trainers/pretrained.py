@@ -55,7 +55,7 @@ def from_content(content: Any, path: str) -> Stored:
     told = told if isinstance(told, Mapping) else {}
     said = {name: told[name] for name in ("arch", "conv_type") if isinstance(told.get(name), str)}
     rate = told.get("prune_rate")
-    if isinstance(rate, int | float) and rate > 0 and said.get("conv_type") not in WITHOUT_RATE:
+    if isinstance(rate, int | float) and said.get("conv_type") not in WITHOUT_RATE:
         said["prune_rate"] = rate
     return Stored(path, content, to_biprop(state), said, ours)
 

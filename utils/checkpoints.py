@@ -74,11 +74,13 @@ def read(path: Path) -> Any:
     with _one_line(path):
         with path.open("rb") as file:
             head = file.read(64)
-        if head.startswith(b"PK"):
-            _verify(path)
-        elif head.startswith(b"version https://git-lfs"):
+        if head.startswith(b"version https://git-lfs"):
             raise UsageError(f"{path} is a Git LFS pointer: fetch the file with git lfs pull")
-        elif not head.startswith(b"\x80"):  # a pickle of protocol 2 or later, the older format
+        written = head.startswith(b"\x80")  # a pickle of protocol 2 or later: the older format
+        if head.startswith(b"PK"):
+            names = {name.rpartition("/")[2] for name in _verify(path)}
+            written = "data.pkl" in names and "constants.pkl" not in names  # that is TorchScript: a program
+        if not written:
             raise UsageError(f"{path} is no checkpoint: " + ("torch.save did not write it" if head else "it is empty"))
         with torch.serialization.safe_globals(FLOAT64):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -103,8 +105,8 @@ def _one_line(path: Path) -> Iterator[None]:
         raise UsageError(f"{path} cannot be read: {reason}") from error
 
 
-def _verify(path: Path) -> None:
-    """torch reads a zip without checking its sums: a flipped bit would go on training unseen."""
+def _verify(path: Path) -> list[str]:
+    """The names in a zip, its sums checked: torch does not check them, and a flipped bit would go on unseen."""
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
@@ -112,6 +114,7 @@ def _verify(path: Path) -> None:
         raise ValueError("damaged or cut short") from error
     if damaged is not None:
         raise ValueError(f"damaged at {damaged}")
+    return archive.namelist()
 
 
 def newest(directory: Path) -> tuple[State | None, Path | None, list[str]]:

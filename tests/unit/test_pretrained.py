@@ -3,6 +3,7 @@
 import os
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
@@ -156,6 +157,7 @@ BROKEN = {  # what is done to the bytes of a good file in the legacy format or n
     "text": (False, lambda data: b"arch: Conv4\n", "is no checkpoint: torch.save did not write it"),
     "pointer": (False, lambda data: POINTER, "is a Git LFS pointer: fetch the file with git lfs pull"),
     "plain pickle": (False, lambda data: pickle.dumps({"a": 1}, protocol=2), "cannot be read: Invalid magic number"),
+    "newer pickle": (False, lambda data: pickle.dumps([1], protocol=4), "is refused: it is damaged or holds more"),
     "stray pickle": (False, lambda data: b"\x80\x02\x85R.", "cannot be read: "),
 }
 
@@ -166,6 +168,18 @@ def test_a_file_that_is_none_is_told_in_one_line(tmp_path, fault, recwarn):
     path = write(original(small_net()), tmp_path / "net.pth", legacy=legacy)
     path.write_bytes(damage(path.read_bytes()))
     assert f"{path} {told}" in refusal(lambda: read(str(path)), path)
+    assert not recwarn.list
+
+
+def test_a_zip_of_something_else_is_no_checkpoint(tmp_path, recwarn):
+    program, arrays = tmp_path / "program.pt", tmp_path / "arrays.npz"
+    torch.jit.script(torch.nn.Linear(2, 2)).save(program)
+    recwarn.clear()
+    np.savez(arrays, a=np.ones(2))
+    for path in (program, arrays):
+        assert (
+            refusal(lambda path=path: read(str(path)), path) == f"{path} is no checkpoint: torch.save did not write it"
+        )
     assert not recwarn.list
 
 
@@ -332,6 +346,12 @@ def test_a_refused_start_leaves_nothing_behind_and_needs_no_data(program, config
     assert code == 2 and "does not fit this network at all" in err and not (tmp_path / "runs").exists()
 
 
+def test_a_part_of_the_network_is_not_tested(program, config, tmp_path):
+    path = write({"linear.0.weight": torch.ones(300, 64, 1, 1)}, tmp_path / "net.pt")
+    code, out, err = program("--config", config(), "--evaluate", "--pretrained", path)
+    assert (code, out) == (2, "") and "1 of 6 tensors taken; not in the file: linear.0.scores, " in err
+
+
 def test_what_a_file_holds_is_not_touched_by_training(tmp_path, options):
     stored = pretrained.from_content(original(small_net()), "net.pth")
     before = {key: value.clone() for key, value in stored.state.items()}
@@ -341,3 +361,11 @@ def test_what_a_file_holds_is_not_touched_by_training(tmp_path, options):
         for value in model.state_dict().values():
             value.zero_()
     assert all(torch.equal(value, before[key]) for key, value in stored.state.items())
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+def test_tensors_that_cannot_be_copied_are_refused(tmp_path, options):
+    state = original_state(small_net())
+    state["module.convs.0.weight"] = torch.quantize_per_tensor(torch.ones(8, 1, 3, 3), 0.1, 0, torch.qint8)
+    path = write(state, tmp_path / "net.pt")
+    assert "does not fit: While copying the parameter" in refusal(lambda: into(path, options, small_net()), path)
