@@ -50,7 +50,6 @@ def train(options: Options, runtime: Runtime) -> None:
         say(f"{point.run.path if point.run else ''} is finished already; --epochs with a larger number goes on with it")
         return
     runtime = runtime.at(options.run.precision)
-    torch.autograd.set_detect_anomaly(options.run.detect_anomaly)
     model, method = build(options)
     image_set = load_set(options)
     parts = assemble(options, runtime, model, method, image_set)
@@ -63,7 +62,8 @@ def train(options: Options, runtime: Runtime) -> None:
         run.describe(
             options, {"device": runtime.device_name, "precision": runtime.precision_name, "seed": options.run.seed}
         )
-    _go(options, runtime, parts, run, point.snapshot, image_set)
+    with torch.autograd.set_detect_anomaly(options.run.detect_anomaly):
+        _go(options, runtime, parts, run, point.snapshot, image_set)
 
 
 def _results(options: Options) -> Path:
@@ -280,7 +280,8 @@ def test_only(options: Options, runtime: Runtime) -> None:
     model, method = build(options)
     _load_network(options, model, snapshot, path)
     if options.run.resume is not None:
-        method.before_epoch(model, max(snapshot["epoch"] - 1, 0))  # the density that it was trained at
+        whole = snapshot["step"] == 0  # else it is from within the epoch after
+        method.before_epoch(model, max(snapshot["epoch"] - whole, 0))  # the state that it was trained in
     runtime.place(model)
     score: Score = evaluate(model, batches(options, runtime, load_set(options).test, train=False), method, runtime)
     say(f"{path} (epoch {snapshot['epoch']}): {options.model.arch}, {report.kept_in_words(model)}")
