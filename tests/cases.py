@@ -63,8 +63,19 @@ LIGHT = [  # (arch, in_shape, options): the smallest image that the pools allow,
     ("ResNet50_BinAct_v2", (1, 32, 32), THIN),
 ]
 CASES = [Case(arch, shape, kind, options) for arch, shape, options in LIGHT for kind in ("DenseConv", "SubnetConv")]
+FEW = [  # a constraint knows no architecture: biases, batch norms and convolutions are all that the others must meet
+    ("MLP", (1, 4, 4), {"hidden": (9,), "bias": True, "activation": "tanh", "norm": "batch_norm"}),
+    ("Conv2_BinAct", (1, 8, 6), NARROW),
+]
+OTHERS = ("GlobalSubnetConv", "SampleSubnetConv", "FixedSubnetConv", "RGConv")
+CASES += [Case(arch, shape, kind, options) for arch, shape, options in FEW for kind in OTHERS]
 
-METHOD_CASES = {"default": "DenseConv", "prune_score": "SubnetConv"}  # trainer -> a conv_type that it trains
+METHOD_CASES = {  # trainer -> a conv_type that it trains
+    "default": "DenseConv",
+    "prune_score": "SubnetConv",
+    "lottery": "GlobalSubnetConv",
+    "ss": "SampleSubnetConv",
+}
 
 SET_CASES = {"digits": "Conv2", "MNIST": "FC", "FashionMNIST": "Conv4", "CIFAR10": "VGG_Small"}  # set -> an arch for it
 SET_CASES |= {"CIFAR100": "Conv6", "SVHN": "Conv4", "BigCIFAR10": "Conv8", "TinyImageNet": "Conv8"}

@@ -43,7 +43,6 @@ def train(options: Options, runtime: Runtime) -> None:
         say(f"{point.run.path if point.run else ''} is finished already; --epochs with a larger number goes on with it")
         return
     runtime = runtime.at(options.run.precision)
-    torch.autograd.set_detect_anomaly(options.run.detect_anomaly)
     model, method = build(options)
     if point.snapshot is None and options.run.pretrained is not None:
         pretrained.load(pretrained.read(options.run.pretrained), options, model, whole=False)
@@ -56,7 +55,8 @@ def train(options: Options, runtime: Runtime) -> None:
         run.describe(
             options, {"device": runtime.device_name, "precision": runtime.precision_name, "seed": options.run.seed}
         )
-    _go(options, runtime, parts, run, point.snapshot, image_set)
+    with torch.autograd.set_detect_anomaly(options.run.detect_anomaly):
+        _go(options, runtime, parts, run, point.snapshot, image_set)
 
 
 def _results(options: Options) -> Path:
@@ -138,7 +138,8 @@ def test_only(options: Options, runtime: Runtime) -> None:
     model, method = build(options)
     pretrained.load(stored, options, model, whole=True)
     if options.run.resume is not None:
-        method.before_epoch(model, max(stored.content["epoch"] - 1, 0))  # the density that it was trained at
+        whole = stored.content["step"] == 0  # else it is from within the epoch after
+        method.before_epoch(model, max(stored.content["epoch"] - whole, 0))  # the state that it was trained in
     runtime.place(model)
     image_set = load_set(options)
     score: Score = evaluate(model, batches(options, runtime, image_set, image_set.test), method, runtime)

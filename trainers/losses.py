@@ -19,6 +19,6 @@ def jensen_shannon(logits: Tensor, count: int) -> Tensor:
     Mean over images and views of KL(p_view || m), m the mean of the three, clamped to [1e-7, 1] (Hendrycks et al.,
     AugMix, ICLR 2020, eq. 1-3).
     """
-    views = [F.softmax(view, dim=1) for view in logits.split(count)]
-    mixture = torch.stack(views).mean(0).clamp(1e-7, 1).log()
-    return torch.stack([F.kl_div(mixture, view, reduction="batchmean") for view in views]).mean()
+    views = logits.log_softmax(dim=1).view(3, count, -1)  # logarithms: a probability of 0 has no gradient but NaN
+    mixture = views.exp().mean(0).clamp(1e-7, 1).log()
+    return F.kl_div(mixture.expand_as(views), views, reduction="sum", log_target=True) / len(logits)

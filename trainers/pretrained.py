@@ -19,7 +19,6 @@ from models.constraints.attach import BipropMatch, match_biprop, to_biprop
 from utils import checkpoints
 from utils.progress import say, warn
 
-TICKETS = ("SubnetConv", "GlobalSubnetConv")  # a FixedSubnetConv trains weights under the mask of either
 WITHOUT_RATE = ("DenseConv", "SampleSubnetConv")  # BIPROP stores a default or a measured share with these
 NAMED = 4  # names that a message lists of each kind
 
@@ -114,5 +113,8 @@ def _compare(stored: Stored, options: Options) -> None:
 
 def _agree(theirs: Any, ours: Any) -> bool:
     if isinstance(theirs, str):
-        return theirs == ours or (theirs in TICKETS and ours == "FixedSubnetConv")
+        return theirs == ours or (theirs, ours) == (
+            "SubnetConv",
+            "FixedSubnetConv",
+        )  # whose weights train under its mask
     return ours is not None and math.isclose(theirs, ours, rel_tol=1e-6)

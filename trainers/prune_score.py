@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.constraints import constrained_layers
+from models.constraints import constrained_layers, weight_layers
 from trainers import schedules
 from trainers.method import Method
 from trainers.optimizers import Groups
@@ -25,11 +25,7 @@ class PruneScore(Method):
 
     def prepare(self, model: nn.Module) -> None:
         constraints = [layer.constraint for layer in constrained_layers(model).values()]
-        self._scored = [
-            constraint
-            for constraint in constraints
-            if isinstance(constraint, nn.Module) and "scores" in constraint._parameters
-        ]
+        self._scored = [c for c in constraints if "scores" in dict(c.named_parameters())]
         if not self._scored:
             raise ValueError("trainer: it trains scores, and no layer has any; conv_type SubnetConv gives them")
         selections = {id(c.selection): c.selection for c in constraints if hasattr(c, "selection")}
@@ -53,7 +49,8 @@ class PruneScore(Method):
 
 
 class Lottery(PruneScore):
-    """A ticket in a trained network: for `dense_epochs` all weights train; then they are frozen, and the scores train.
+    """A ticket in a trained network: for `dense_epochs` the weights and biases of every layer train, whatever else is
+    frozen; then they are frozen, and the scores train.
 
     What BIPROP's trainer of that name was meant to do: there the first phase kept nothing, and its weights were not in
     the optimizer.
@@ -79,8 +76,9 @@ class Lottery(PruneScore):
             constraint.bypassed = dense
 
     def _open(self, model: nn.Module, *, weights: bool, scores: bool) -> None:
+        for layer in weight_layers(model).values():
+            layer.requires_grad_(weights)
         for layer in constrained_layers(model).values():
-            layer.weight.requires_grad_(weights)
             layer.constraint.requires_grad_(scores)
 
 

@@ -66,7 +66,7 @@ def summary(options: Options, model: nn.Module, state: State, tests: tuple[Score
             "",
             f"network        {options.model.arch}, {kept_in_words(model)}",
             *(
-                [f"at the floor   {', '.join(floor)}: one weight kept where the global selection leaves none"]
+                [f"at the floor   {', '.join(floor)}: one weight kept, the least that the global selection leaves"]
                 * bool(floor)
             ),
             accuracy,

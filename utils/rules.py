@@ -28,6 +28,7 @@ GIVE_IT = "it must be given: the fraction of weights kept, e.g. --prune-rate 0.5
 FRESH = "a resumed run goes on where it stopped; leave out this or resume"
 TESTED = "it needs a trained network: --resume PATH or --pretrained FILE"
 NEVER = "the schedule must end before the run does: prune_rate_epoch < epochs, {epochs} (0: no schedule)"
+TOO_DENSE = "conv_type GlobalSubnetConv and a prune_rate below 0.5"
 NO_SCORES = "it trains scores: conv_type SubnetConv, GlobalSubnetConv or SampleSubnetConv"
 NO_NOISE = "p_clean is 1: no image would get noise; give --p-clean below 1, such as 0.5"
 
@@ -48,13 +49,17 @@ def no_share(v: Any) -> bool:
 
 
 def keeps_all(v: Any) -> bool:
-    """Whether every weight is kept: prune_rate 1, or none given to an RGConv; the others then miss it already."""
-    return v.prune_rate == 1 if types(v) & RANKED else "RGConv" in types(v) and v.prune_rate in (1, None, -1)
+    """Whether prune_rate is 1, given or by default."""
+    return v.prune_rate == 1 or (v.prune_rate in (None, -1) and not types(v) & RANKED)
+
+
+def falls(v: Any) -> bool:
+    """Whether prune_rate_epoch means anything: the global density starts from 0.5."""
+    return "GlobalSubnetConv" in types(v) and 0 < (v.prune_rate or 1) < 0.5
 
 
 def schedule_unfinished(v: Any) -> bool:
-    falls = "GlobalSubnetConv" in types(v) and 0 < (v.prune_rate or 1) <= 0.5
-    return falls and v.prune_rate_epoch >= v.epochs
+    return falls(v) and v.prune_rate_epoch >= v.epochs
 
 
 def tunes_alone(v: Any) -> bool:
@@ -77,7 +82,7 @@ ERRORS: list[Rule] = [
     ("prune_rate_epoch", schedule_unfinished, NEVER),
     (
         "scale_fan",
-        lambda v: v.scale_fan and keeps_all(v),
+        lambda v: v.scale_fan and pruned(v) and keeps_all(v),
         "the fan is 0; it needs prune_rate < 1",
     ),
     (
@@ -105,6 +110,7 @@ REMARKS: list[Rule] = [
     ("prune_rate", lambda v: not pruned(v) and v.prune_rate not in (None, -1, 0, 1), "conv_type SubnetConv"),
     ("scale_fan", lambda v: not pruned(v) and v.scale_fan, "conv_type SubnetConv"),
     ("width_mult", lambda v: v.width_mult != 1 and "Wide" not in v.arch, "a Wide arch, such as Conv4Wide"),
+    ("prune_rate_epoch", lambda v: "prune_rate_epoch" in v.typed and not falls(v), TOO_DENSE),
     ("dense_epochs", lambda v: "dense_epochs" in v.typed and v.trainer != "lottery", "trainer lottery"),
     ("score_l1", lambda v: "score_l1" in v.typed and v.trainer != "ss", "trainer ss"),
     *((n, lambda v, n=n, of=of: n in v.typed and not getattr(v, of), of) for n, of in ONLY.items()),

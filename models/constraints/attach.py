@@ -89,8 +89,11 @@ def bake(model: nn.Module) -> nn.Module:
     The result shares nothing with `model`; its parameters require gradients and it is in the same mode.
     """
     plain = copy.deepcopy(model)
-    for name, layer in constrained_layers(plain).items():
-        effective = layer.eval().constraint(layer.weight).detach().clone()
+    layers = constrained_layers(plain)
+    for layer in layers.values():
+        layer.eval()  # all before the first weight: layers that select together then select once
+    for name, layer in layers.items():
+        effective = layer.constraint(layer.weight).detach().clone()
         new = _recast(layer, PLAIN[type(layer)])
         del new._modules["constraint"]
         new._parameters["weight"] = nn.Parameter(effective)

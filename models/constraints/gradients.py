@@ -30,14 +30,14 @@ class ScoreThroughMask(torch.autograd.Function):
 class ThroughSampling(torch.autograd.Function):
     """Which weights are drawn to be kept (hidden-networks' and BIPROP's SampleSubnetConv).
 
-    forward:  B ~ Bernoulli(p), from torch's generator of the device
+    forward:  B ~ Bernoulli(p): 1 where uniform < p, from torch's generator of the device; 0 where p is not a number
     backward: dL/dp = dL/dB: the draw passes straight through
     surrogate: B' = p, the expectation of B
     """
 
     @staticmethod
     def forward(ctx: Any, probability: Tensor) -> Tensor:  # noqa: ARG004 (autograd's interface)
-        return torch.bernoulli(probability)
+        return torch.rand_like(probability).lt(probability).to(probability.dtype)  # bernoulli dies of a NaN
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # noqa: ARG004

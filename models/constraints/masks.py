@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from models.constraints.gradients import ThroughSampling
-from models.constraints.selection import keep_largest, kept_count
+from models.constraints.selection import count_ones, keep_largest, kept_count
 from models.constraints.subnet import checked_density, identity
 from models.initial import initial_scores
 
@@ -78,10 +78,14 @@ class RandomMaskWeight(nn.Module):
 
     def __init__(self, weight: Tensor, *, density: float, generator: torch.Generator | None = None) -> None:
         super().__init__()
-        checked_density(density)
+        kept = kept_count(weight.numel(), checked_density(density))
         order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
-        self.kept = kept_count(weight.numel(), density)
-        self.register_buffer("mask", (order < self.kept).view(weight.shape).to(weight))
+        self.register_buffer("mask", (order < kept).view(weight.shape).to(weight))
+
+    @property
+    def kept(self) -> int:
+        """Number of weights kept."""
+        return count_ones(self.mask)
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight * self.mask

@@ -126,8 +126,8 @@ class GlobalSelection:
         return self._made[1]
 
     def take(self, number: int) -> Tensor:
-        """Its mask for a member in training: whoever comes a second time begins another forward pass."""
-        if number in self._taken:
+        """Its mask for a member in training: the first, or whoever comes a second time, begins another forward pass."""
+        if number == 0 or number in self._taken:
             self.forget()
         self._taken.add(number)
         return self.masks()[number]

@@ -1,0 +1,121 @@
+"""Many tensors together, whatever their shapes, types, memory formats and values: the same as sorting them."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from models.constraints import selection
+from models.constraints.selection import count_ones, keep_largest_of_all
+
+FAST = settings(deadline=None, max_examples=120)
+SHAPES = st.lists(
+    st.lists(st.integers(1, 6), min_size=1, max_size=2) | st.lists(st.integers(1, 4), min_size=4, max_size=4),
+    min_size=1,
+    max_size=5,
+)
+DTYPES = st.sampled_from(list(selection._BITS))
+SEEDS = st.integers(0, 2**31)
+LEVELS = st.sampled_from([1, 2, 5, 50])  # distinct magnitudes: few means ties
+SHARES = st.floats(0, 1)
+PATHS = pytest.mark.parametrize("select", [selection._on_host, selection._on_device], ids=["host", "device"])
+
+
+def draw(shapes, dtype, seed, levels, *, odd=False):
+    """Magnitudes with ties, each in a memory format of its own; `odd`: infinite ones and NaN among them."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = []
+    for number, shape in enumerate(shapes):
+        values = torch.randint(0, levels, shape, generator=generator).to(dtype)
+        values += number % 3  # some tensors lie above others: only the floor keeps anything of those
+        if odd:
+            values.view(-1)[torch.randint(0, 5, (values.numel(),), generator=generator) == 0] = math.inf
+            values.view(-1)[torch.randint(0, 7, (values.numel(),), generator=generator) == 0] = math.nan
+        if len(shape) == 4 and number % 2 == 0:
+            values = values.contiguous(memory_format=torch.channels_last)
+        drawn.append(values.abs())
+    return drawn
+
+
+def ranked(magnitudes):
+    """(value, tensor, row-major index) of every entry, ascending: the order in which they are pruned."""
+    entries = [
+        (math.nextafter(math.inf, 0) if value == math.inf else math.inf if math.isnan(value) else value, i, j)
+        for i, magnitude in enumerate(magnitudes)
+        for j, value in enumerate(magnitude.double().reshape(-1).tolist())
+    ]
+    return sorted(entries)
+
+
+def sorted_masks(magnitudes, kept, *, floor=True):
+    order = ranked(magnitudes)
+    best = {i: (value, i, j) for value, i, j in order} if floor else {}  # the last one of every tensor
+    rest = [entry for entry in order if entry not in best.values()]
+    chosen = [*best.values(), *rest[max(0, len(rest) - max(0, kept - len(best))) :]]
+    masks = [torch.zeros(m.shape, dtype=m.dtype) for m in magnitudes]
+    for _, i, j in chosen:
+        masks[i].view(-1)[j] = 1
+    return masks
+
+
+def with_path(select, magnitudes, kept):
+    pruned = sum(m.numel() for m in magnitudes) - max(kept, len(magnitudes))
+    if pruned <= 0:
+        return keep_largest_of_all(magnitudes, kept)
+    masks = [torch.empty_like(m) for m in magnitudes]
+    select([m.view(selection._BITS[m.dtype]) for m in magnitudes], pruned, masks)
+    return masks
+
+
+@PATHS
+@FAST
+@given(shapes=SHAPES, dtype=DTYPES, seed=SEEDS, levels=LEVELS, odd=st.booleans(), share=SHARES)
+@example(shapes=[[1], [1], [1]], dtype=torch.float32, seed=0, levels=1, odd=False, share=0.0)
+@example(shapes=[[5, 5], [5]], dtype=torch.float16, seed=0, levels=1, odd=False, share=0.9)
+def test_masks_are_those_of_a_sort_with_a_floor_of_one_per_tensor(select, shapes, dtype, seed, levels, odd, share):
+    magnitudes = draw(shapes, dtype, seed, levels, odd=odd)
+    total = sum(m.numel() for m in magnitudes)
+    kept = max(1, round(share * total))
+    found = with_path(select, magnitudes, kept)
+    assert all(torch.equal(f, e) for f, e in zip(found, sorted_masks(magnitudes, kept), strict=True))
+    counts = [count_ones(mask) for mask in found]
+    assert sum(counts) == min(total, max(kept, len(shapes))) and min(counts) >= 1
+    assert all(mask.stride() == m.stride() and mask.dtype == dtype for mask, m in zip(found, magnitudes, strict=True))
+
+
+@PATHS
+@FAST
+@given(shapes=SHAPES, seed=SEEDS, levels=LEVELS, share=SHARES)
+def test_the_floor_changes_nothing_where_no_tensor_would_be_empty(select, shapes, seed, levels, share):
+    magnitudes = draw(shapes, torch.float32, seed, levels)
+    kept = max(1, round(share * sum(m.numel() for m in magnitudes)))
+    without = sorted_masks(magnitudes, kept, floor=False)
+    if all(mask.any() for mask in without):
+        assert all(torch.equal(f, e) for f, e in zip(with_path(select, magnitudes, kept), without, strict=True))
+
+
+@FAST
+@given(shapes=SHAPES, dtype=DTYPES, seed=SEEDS, levels=LEVELS, odd=st.booleans(), share=SHARES)
+def test_magnitudes_are_left_alone(shapes, dtype, seed, levels, odd, share):
+    magnitudes = draw(shapes, dtype, seed, levels, odd=odd)
+    before = [m.clone() for m in magnitudes]
+    keep_largest_of_all(magnitudes, max(1, round(share * sum(m.numel() for m in magnitudes))))
+    assert all(
+        torch.equal(
+            m,
+            b,
+        )
+        or torch.equal(m.isnan(), b.isnan())
+        for m, b in zip(magnitudes, before, strict=True)
+    )
+
+
+@FAST
+@given(shapes=SHAPES, seed=SEEDS, levels=LEVELS, one=SHARES, other=SHARES)
+def test_more_kept_keeps_all_that_fewer_keep(shapes, seed, levels, one, other):
+    magnitudes = draw(shapes, torch.float32, seed, levels)
+    total = sum(m.numel() for m in magnitudes)
+    few, many = (keep_largest_of_all(magnitudes, max(1, round(share * total))) for share in sorted((one, other)))
+    assert all((f <= m).all() for f, m in zip(few, many, strict=True))

@@ -1,0 +1,342 @@
+"""Training methods without a run: the global schedule, best anew, lottery, ss, and the losses."""
+
+import copy
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from models.constraints import bake, constrain, constrained_layers, layer_counts
+from trainers import METHODS, losses, schedules
+from trainers.loop import Parts, State, _add, evaluate, fit
+from trainers.losses import cross_entropy, jensen_shannon
+from trainers.method import Method
+from trainers.optimizers import freeze_weights, make_optimizer
+from trainers.prune_score import Lottery, PruneScore, SparseScores
+from utils.runtime import Runtime
+
+CPU = Runtime(torch.device("cpu"), torch.float32)
+CURVE = [0.5, 0.4187, 0.3536, 0.3029, 0.2648, 0.2375, 0.2192, 0.2081, 0.2024, 0.2003, 0.2]  # measured on BIPROP
+
+
+def network(conv_type="GlobalSubnetConv", density=0.2, seed=0, bias=True, dense=(), norm=True):
+    torch.manual_seed(seed)
+    norms = [nn.BatchNorm1d(12)] if norm else []
+    net = nn.Sequential(nn.Linear(6, 12, bias=bias), *norms, nn.Tanh(), nn.Linear(12, 5, bias=bias))
+    return constrain(net, conv_type, density=density, dense=dense, generator=torch.Generator().manual_seed(seed))
+
+
+class Fixed:
+    """Always the same two batches."""
+
+    samples = 16
+
+    def __len__(self):
+        return 2
+
+    def epoch(self, epoch, start=0):
+        for number in range(start, 2):
+            generator = torch.Generator().manual_seed(number)
+            yield torch.randn(8, 6, generator=generator), torch.randint(0, 5, (8,), generator=generator)
+
+
+class Silent:
+    """Events that keep what each epoch had."""
+
+    def __init__(self, watch=lambda: None):
+        self.watch, self.told, self.best = watch, [], []
+
+    def stop_asked(self):
+        return False
+
+    def epoch_done(self, state, train, held_out, rate, *, is_best):
+        self.told.append(self.watch())
+        self.best.append(is_best)
+
+
+def assembled(net, method, optimizer="sgd", lr=0.1):
+    method.prepare(net)
+    made = make_optimizer(optimizer, method.parameter_groups(net), lr=lr)
+    return Parts(net, method, made, CPU, Fixed(), Fixed(), rate=lambda _: lr)
+
+
+def density_of(net):
+    counts = [c for c in layer_counts(net) if c.constraint != "dense"]
+    return sum(c.kept for c in counts) / sum(c.total for c in counts)
+
+
+# the global schedule
+
+
+def test_the_published_curve():
+    assert [schedules.density(epoch, 0.2, 10) for epoch in range(11)] == pytest.approx(CURVE, abs=5e-5)
+    assert schedules.density(10, 0.2, 10) == schedules.density(500, 0.2, 10) == 0.2
+
+
+@pytest.mark.parametrize("final", [0.5, 0.500001, 0.8, 1.0])
+def test_a_density_of_a_half_or_more_holds_from_the_start(final):
+    assert [schedules.density(epoch, final, 10) for epoch in range(12)] == [final] * 12
+
+
+@pytest.mark.parametrize("final", [0.01, 0.2, 0.49])
+@pytest.mark.parametrize("length", [0, 1, 3, 10])
+def test_densities_fall_from_a_half_to_the_final_one(final, length):
+    curve = [schedules.density(epoch, final, length) for epoch in range(length + 2)]
+    assert curve[length:] == [final, final]
+    assert all(a > b for a, b in pairwise(curve[: length + 1]))
+    assert length == 0 or curve[0] == 0.5
+
+
+@pytest.mark.parametrize("trainer", [PruneScore, Lottery, SparseScores])
+def test_the_network_keeps_what_the_schedule_says_in_every_epoch(trainer):
+    net, own = network(norm=False), {"dense_epochs": 1} if trainer is Lottery else {}
+    parts = assembled(net, trainer(prune_rate_epoch=10, **own))
+    events = Silent(lambda: (density_of(net), parts.method.measures(net)["weights"]["density"]))
+    fit(parts, State(), 12, events)
+    expected = [*CURVE, 0.2]
+    if trainer is Lottery:
+        expected[0] = 1.0
+    total = sum(c.total for c in layer_counts(net))
+    for found, density in zip(events.told, expected, strict=True):
+        assert found[0] == found[1] == pytest.approx(density, abs=1 / total)
+    assert [c.kept for c in layer_counts(net)] == [int(m.constraint.mask().sum()) for m in (net[0], net[2])]
+
+
+def test_before_epoch_sets_the_density_whatever_it_was_before():
+    net, method = network(), PruneScore(prune_rate_epoch=10)
+    method.prepare(net)
+    for epoch in (3, 10, 0, 7):
+        method.before_epoch(net, epoch)
+        assert net[0].constraint.selection.density == pytest.approx(CURVE[epoch], abs=5e-5)
+
+
+def test_layers_that_do_not_select_together_have_no_schedule():
+    net, method = network("SubnetConv"), PruneScore(prune_rate_epoch=10)
+    method.prepare(net)
+    method.before_epoch(net, 0)
+    assert net[0].constraint.density == 0.2
+    assert not any(method.begins_anew(epoch) for epoch in range(20))
+
+
+# best counts from where the network is what was asked for
+
+
+def anew(method, net, epochs=20):
+    method.prepare(net)
+    return [epoch for epoch in range(epochs) if method.begins_anew(epoch)]
+
+
+def test_best_begins_anew_where_the_final_network_begins():
+    assert anew(Method(), network()) == []
+    assert anew(PruneScore(prune_rate_epoch=10), network()) == [10]
+    assert anew(PruneScore(prune_rate_epoch=0), network()) == []
+    assert anew(PruneScore(prune_rate_epoch=10), network(density=0.5)) == []
+    assert anew(PruneScore(prune_rate_epoch=10), network("SubnetConv")) == []
+    assert anew(SparseScores(prune_rate_epoch=4), network()) == [4]
+    assert anew(Lottery(prune_rate_epoch=10, dense_epochs=6), network()) == [6, 10]
+    assert anew(Lottery(prune_rate_epoch=10, dense_epochs=6), network("SubnetConv")) == [6]
+
+
+def test_the_loop_forgets_an_earlier_best_even_a_better_one():
+    net = network()
+    parts = assembled(net, PruneScore(prune_rate_epoch=2), lr=1e-9)
+    state, events = State(), Silent()
+    state.best, state.best_train = {"acc@1": 200.0, "epoch": 0}, {"acc@1": 200.0}
+    fit(parts, state, 2, events)
+    assert state.best["acc@1"] == state.best_train["acc@1"] == 200 and events.best == [False, False]
+    fit(parts, state, 4, events)
+    assert events.best[2] and state.best["epoch"] == 3 and state.best_train["acc@1"] <= 100
+
+
+# lottery
+
+
+def snapshot(net):
+    return {name: p.detach().clone() for name, p in net.named_parameters()}
+
+
+@pytest.mark.parametrize("conv_type", ["SubnetConv", "GlobalSubnetConv", "SampleSubnetConv"])
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_lottery_trains_the_dense_network_and_then_the_scores_alone(conv_type, frozen, optimizer):
+    net = network(conv_type, dense=("3",), bias=True)
+    if frozen:
+        freeze_weights(net, learn_batchnorm=True)
+    parts = assembled(net, Lottery(dense_epochs=2, weight_decay=1e-2), optimizer)
+    states = [snapshot(net)]
+    events = Silent(lambda: states.append(snapshot(net)))
+    fit(parts, State(), 4, events)
+    scores = [name for name in states[0] if "scores" in name]
+    weights = ["0.weight", "0.bias", "3.weight", "3.bias"]
+    for epoch, (before, after) in enumerate(pairwise(states)):
+        moved = {name for name in before if not torch.equal(before[name], after[name])}
+        assert {*weights, *scores} & moved == ({*weights} if epoch < 2 else {*scores}), epoch
+        assert {"1.weight", "1.bias"} <= moved
+
+
+def test_in_the_dense_phase_it_is_the_plain_network_step_for_step():
+    net = network("SubnetConv", density=0.1)
+    plain = network("DenseConv")
+    fit(assembled(net, Lottery(dense_epochs=3, weight_decay=1e-2)), State(), 2, Silent())
+    fit(assembled(plain, Method(weight_decay=1e-2)), State(), 2, Silent())
+    x = torch.randn(4, 6)
+    assert torch.equal(net.eval()(x), plain.eval()(x)) and torch.equal(net.train()(x), plain.train()(x))
+    assert density_of(net) == 1.0
+    assert torch.equal(bake(net.eval())(x), plain.eval()(x))
+
+
+def test_after_the_dense_phase_the_ticket_is_of_the_trained_weights():
+    net = network("SubnetConv", density=0.25, norm=False)
+    method = Lottery(dense_epochs=1)
+    fit(assembled(net, method), State(), 1, Silent())
+    method.before_epoch(net, 1)
+    weight, constraint = net[0].weight.detach(), net[0].constraint
+    kept = constraint.mask() == 1
+    assert int(kept.sum()) == constraint.kept == 18
+    found = bake(net)[0].weight
+    torch.testing.assert_close(found[kept].abs(), weight[kept].abs().mean().expand(18))
+    assert torch.equal(found[kept].sign(), weight[kept].sign())
+
+
+def test_the_optimizer_of_a_lottery_has_weights_and_scores_each_once():
+    net = network("SubnetConv")
+    freeze_weights(net)
+    method = Lottery()
+    method.prepare(net)
+    owned = [id(p) for group in method.parameter_groups(net) for p in group["params"]]
+    names = {name for name, p in net.named_parameters() if id(p) in owned}
+    assert len(owned) == len(set(owned))
+    assert names == {f"{i}.{what}" for i in (0, 3) for what in ("weight", "bias", "constraint.scores")}
+
+
+def test_lottery_begins_where_a_resumed_epoch_is():
+    net, method = network("SubnetConv"), Lottery(dense_epochs=2)
+    method.prepare(net)
+    for epoch, dense in ((0, True), (2, False), (1, True), (5, False)):
+        method.before_epoch(net, epoch)
+        assert net[0].constraint.bypassed == dense == net[0].weight.requires_grad == net[3].bias.requires_grad
+        assert net[0].constraint.scores.requires_grad != dense
+
+
+# ss
+
+
+@pytest.mark.parametrize("conv_type", ["SubnetConv", "GlobalSubnetConv", "SampleSubnetConv"])
+def test_ss_adds_the_sum_of_sigmoids_in_training_and_not_in_evaluation(conv_type):
+    net, method = network(conv_type), SparseScores(score_l1=0.01)
+    method.prepare(net)
+    logits, labels = torch.randn(4, 5), torch.arange(4)
+    plain = nn.functional.cross_entropy(logits, labels)
+    scores = [layer.constraint.scores for layer in constrained_layers(net).values()]
+    expected = plain.item() + 0.01 * sum((1 / (1 + np.exp(-s.detach().double().numpy()))).sum() for s in scores)
+    loss = method.loss(logits, labels)
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+    loss.backward()
+    for s in scores:
+        p = torch.sigmoid(s.detach())
+        torch.testing.assert_close(s.grad, 0.01 * p * (1 - p))
+    with torch.no_grad():
+        assert torch.equal(method.loss(logits, labels), plain)
+
+
+def test_ss_evaluates_as_the_default_does():
+    net, method = network("SubnetConv"), SparseScores(score_l1=10.0)
+    method.prepare(net)
+    assert evaluate(net, Fixed(), method, CPU) == evaluate(net, Fixed(), Method(), CPU)
+
+
+def test_a_bigger_weight_gives_lower_scores_and_no_weight_is_prune_score():
+    def after(method):
+        net = network("SubnetConv")
+        fit(assembled(net, method), State(), 5, Silent())
+        return torch.cat([layer.constraint.scores.flatten() for layer in constrained_layers(net).values()]).detach()
+
+    means = [torch.sigmoid(after(SparseScores(score_l1=weight))).mean() for weight in (0.0, 0.03, 0.3)]
+    assert means[0] > means[1] > means[2]
+    assert torch.equal(after(SparseScores(score_l1=0.0)), after(PruneScore()))
+
+
+@pytest.mark.parametrize("trainer", ["prune_score", "lottery", "ss"])
+@pytest.mark.parametrize("conv_type", ["DenseConv", "FixedSubnetConv", "RGConv"])
+def test_trainers_of_scores_refuse_a_network_without(trainer, conv_type):
+    with pytest.raises(ValueError, match=r"trainer: .*no layer has any; conv_type SubnetConv"):
+        METHODS[trainer]().prepare(network(conv_type))
+
+
+# losses
+
+
+def numpy_softmax(logits):
+    e = np.exp(logits - logits.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)
+
+
+def numpy_jsd(logits, labels, smoothing):
+    """CE of the clean view + 12 · mean over the three views of KL(p_i ‖ m), each averaged over the batch (4.4)."""
+    views = np.split(numpy_softmax(logits), 3)
+    rows = np.arange(len(labels))
+    log = np.log(views[0])
+    entropy = ((1 - smoothing) * -log[rows, labels] + smoothing * -log.mean(1)).mean()
+    m = np.clip(sum(views) / 3, 1e-7, 1)
+    divergences = [(np.where(p > 0, p * (np.log(np.where(p > 0, p, 1)) - np.log(m)), 0)).sum(1).mean() for p in views]
+    return entropy + 12 * np.mean(divergences)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
+@pytest.mark.parametrize("scale", [0.1, 1.0, 10.0])
+def test_three_views_give_cross_entropy_and_twelve_jensen_shannon(smoothing, scale):
+    generator = torch.Generator().manual_seed(0)
+    logits = scale * torch.randn(12, 5, generator=generator, dtype=torch.float64)
+    labels = torch.tensor([0, 4, 2, 2])
+    expected = numpy_jsd(logits.numpy(), labels.numpy(), smoothing)
+    assert Method(label_smoothing=smoothing).loss(logits, labels).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_mixture_is_clamped_where_a_prediction_is_sure():
+    logits = torch.tensor([[500.0, 0, 0], [500.0, 0, 0], [500.0, 0, 0]], requires_grad=True)
+    assert jensen_shannon(logits, 1).item() == pytest.approx(0, abs=1e-6)
+    other = torch.tensor([[500.0, 0, 0], [0, 500.0, 0], [0, 0, 500.0]], requires_grad=True)
+    assert jensen_shannon(other, 1).item() == pytest.approx(np.log(3), rel=1e-5)
+    (jensen_shannon(logits, 1) + jensen_shannon(other, 1)).backward()
+    assert logits.grad.isfinite().all() and other.grad.isfinite().all()
+
+
+def test_jensen_shannon_gradient():
+    logits = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: jensen_shannon(x, 2), logits)
+    same = logits.detach()[:2].repeat(3, 1)
+    assert jensen_shannon(same, 2).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_one_view_has_no_divergence(monkeypatch):
+    monkeypatch.setattr(losses, "jensen_shannon", None)
+    logits, labels = torch.randn(4, 5), torch.arange(4)
+    assert torch.equal(
+        cross_entropy(logits, labels, 0.1), nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+    )
+
+
+def test_label_smoothing_is_the_originals_formula():
+    logits = torch.randn(4, 5, dtype=torch.float64)
+    labels, log = torch.arange(4), torch.log_softmax(logits, 1)
+    expected = 0.8 * -log[torch.arange(4), labels].mean() + 0.2 * -log.mean(1).mean()
+    torch.testing.assert_close(Method(label_smoothing=0.2).loss(logits, labels), expected)
+
+
+def test_accuracy_of_three_views_is_that_of_the_clean_third():
+    clean, wrong = torch.eye(7)[:4] * 5, -torch.eye(7)[:4] * 5
+    sums = torch.zeros(4, dtype=torch.float64)
+    _add(sums, torch.tensor(1.5), torch.cat([clean, wrong, wrong]), torch.arange(4))
+    assert sums.tolist() == [6.0, 4.0, 4.0, 4.0]
+    _add(sums, torch.tensor(1.5), torch.cat([wrong, clean, clean]), torch.arange(4))
+    assert sums.tolist() == [12.0, 4.0, 4.0, 8.0]
+
+
+def test_a_copy_of_a_method_and_its_network_stay_together():
+    net, method = network(), PruneScore(prune_rate_epoch=10)
+    method.prepare(net)
+    other_net, other = copy.deepcopy((net, method))
+    other.before_epoch(other_net, 0)
+    assert other_net[0].constraint.selection.density == 0.5 and net[0].constraint.selection.density == 0.2
