@@ -1,4 +1,4 @@
-"""All 170 configs of BIPROP, as it had them (`tests/golden/biprop_configs.csv`), are read as they were meant, and train.
+"""All 170 configs of BIPROP, as it had them (`tests/golden/biprop_configs.csv`), are read as they were meant and train.
 
 An empty cell is a key that the file does not have. What differs from the file is in `CHANGED`, and said in a warning.
 """
@@ -16,6 +16,7 @@ import args
 from args import UsageError
 from models.constraints import layer_counts
 from tests.steps import facts, logits_shape, take_a_step, without_numbers
+from trainers.experiment import build
 
 with (Path(__file__).parents[1] / "golden" / "biprop_configs.csv").open(newline="") as table:
     ROWS = {row["config"]: row for row in csv.DictReader(table)}
@@ -124,8 +125,7 @@ def test_the_small_resnets_give_ten_logits_instead_of_forty(config, parse):
 @pytest.mark.parametrize("config", RANDOM_GRAPHS)
 def test_a_random_graph_of_no_given_density_is_dense_and_of_a_given_one_is_masked(config, parse):
     for words, density in (((), 1.0), (("--prune-rate", "0.3"), 0.3)):
-        model = without_numbers(parse(config, *words), facts("CIFAR10"))
-        counts = layer_counts(model)
+        counts = layer_counts(build(parse(config, *words), facts("CIFAR10"))[0])
         assert {count.constraint for count in counts} == {"RandomMaskWeight"}
         assert all(abs(count.kept - density * count.total) <= 1 for count in counts)
 
@@ -139,7 +139,7 @@ def test_a_dense_network_is_initialised_as_if_scale_fan_were_not_there(config, p
 
 
 def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path):
-    """YAML 1.1 wants a dot and a sign: PyYAML gives `1e-4` as text, and so the original passed text to the optimizer."""
+    """YAML 1.1 wants a dot and a sign: PyYAML gives `1e-4` as text, and the original passed text to the optimizer."""
     text = "arch: Conv4\nset: CIFAR10\nlr: 1e-4\nweight_decay: 5e-4\nmultigpu: 0\nlabel_smoothing: 1e-1\n"
     assert isinstance(yaml.safe_load(text)["lr"], str)
     path = tmp_path / "text.yml"

@@ -1,6 +1,7 @@
 """GlobalSubnetConv against a numpy transcription that sorts (BIPROP's arithmetic with our repairs), and its caches."""
 
 import copy
+import itertools
 from functools import partial
 
 import numpy as np
@@ -175,7 +176,7 @@ def test_every_step_of_training_uses_the_masks_of_its_own_scores(optimizer):
         step.step()
         seen.append(np.concatenate([m.ravel() for m in masks]))
     if optimizer != "adadelta":  # whose first steps are tiny
-        assert all((a != b).any() for a, b in zip(seen, seen[1:], strict=False)), "a stale mask would not have shown"
+        assert all((a != b).any() for a, b in itertools.pairwise(seen)), "a stale mask would not have shown"
     assert np.array_equal(arrays(net)[0][0], weights[0])
 
 

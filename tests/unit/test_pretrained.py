@@ -277,6 +277,7 @@ def test_nothing_that_fits_is_an_error_and_a_counter_is_nothing(tmp_path, option
         ({"conv_type": "GlobalSubnetConv"}, {}, ["GlobalSubnetConv in", "give --conv-type GlobalSubnetConv to take"]),
         ({}, {"conv_type": "GlobalSubnetConv"}, ["conv_type: SubnetConv in", "GlobalSubnetConv here"]),
         ({"conv_type": "SampleSubnetConv"}, {"conv_type": "FixedSubnetConv"}, ["FixedSubnetConv here"]),
+        ({"conv_type": "GlobalSubnetConv"}, {"conv_type": "FixedSubnetConv"}, ["FixedSubnetConv here"]),
         ({}, {"conv_type": "FixedSubnetConv", "prune_rate": 0.7}, ["--prune-rate decides: give --prune-rate 0.3 to"]),
         (
             {},
@@ -303,7 +304,6 @@ def test_another_network_is_refused_with_the_flag_that_decides(tmp_path, options
     [
         ({"prune_rate": 0.3 * (1 + 1e-9)}, {}),
         ({"conv_type": "SubnetConv"}, {"conv_type": "FixedSubnetConv"}),
-        ({"conv_type": "GlobalSubnetConv"}, {"conv_type": "FixedSubnetConv"}),
         ({"conv_type": "SampleSubnetConv", "prune_rate": 0.44}, {"conv_type": "SampleSubnetConv", "prune_rate": None}),
         *(
             ({"conv_type": "DenseConv", "prune_rate": k}, {"conv_type": "DenseConv", "prune_rate": None})
