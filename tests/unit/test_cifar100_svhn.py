@@ -1,4 +1,4 @@
-"""CIFAR-100 and SVHN from stubs in the official formats; CIFAR-10 as BigCIFAR10; the real ones where they lie at hand."""
+"""CIFAR-100 and SVHN from stubs in the official formats; BigCIFAR10; the real ones where they lie at hand."""
 
 import os
 import pickle
