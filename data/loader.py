@@ -1,11 +1,15 @@
 """Batches of images that each need work of their own (decode, resize, mix): done in worker processes, ahead of use."""
 
+import atexit
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import PIL.Image
@@ -25,6 +29,7 @@ START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 # Sent to the whole process group, these ask the run to finish its step and save, for which it needs its workers; they
 # end when it lets them go, or within seconds of its death.
 FOR_THE_RUN = ("SIGINT", "SIGTERM", "SIGUSR2")
+OPEN: WeakSet[DataLoader[Any]] = WeakSet()  # whose workers may be running
 Key = tuple[int, NDArray[np.intp]]  # (epoch, rows of one batch)
 
 
@@ -103,7 +108,7 @@ class LoaderBatches(Batches):
         order = np.arange(self.count) if draws is None else draws.order.numpy()
         self.keys[:] = [(epoch, order[rows]) for rows in self.slices(start)]
         try:
-            for batch in self.loader:
+            for batch in started(self.loader):
                 if isinstance(batch, str):
                     raise RunFailed(batch)
                 images, labels = batch
@@ -111,7 +116,38 @@ class LoaderBatches(Batches):
         except RuntimeError as error:
             if not str(error).startswith("DataLoader worker"):
                 raise
-            raise RunFailed(" ".join(str(error).split())) from error
+            reason = "it was killed, or memory, shared memory (/dev/shm) perhaps, ran out; fewer --workers need less"
+            raise RunFailed(f"a loader process ended too early: {reason}") from error
+
+
+def started(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The loader's iterator, without its handler of SIGCHLD.
+
+    That would raise wherever the program is when a worker dies; without it, the next batch that is asked for does.
+    """
+    with without_sigchld():
+        batches = iter(loader)
+    OPEN.add(loader)
+    atexit.unregister(close_all)
+    atexit.register(close_all)  # the last to be registered is the first to run
+    return batches
+
+
+@contextmanager
+def without_sigchld() -> Iterator[None]:
+    """Leave the handler of SIGCHLD as it was found."""
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGCHLD)
+    yield
+    signal.signal(signal.SIGCHLD, handler)
+
+
+def close_all() -> None:
+    """At exit: let the workers go, before multiprocessing sends them SIGTERM, which they ignore, and waits for ever."""
+    for loader in OPEN:
+        loader._iterator = None
 
 
 def settle(_worker: int) -> None:

@@ -1,25 +1,41 @@
-"""Whatever the sizes, seeds and epochs: what the batch iterator and its transforms promise."""
+"""Whatever the sizes, seeds and epochs: what both kinds of batches and their transforms promise."""
+
+from dataclasses import replace
 
 import numpy as np
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from data import SPECS, SetSpec, Split, hold_out
+from data import SPECS, Augmentation, SetSpec, Split, hold_out
 from data.augment import CROP_PAD, affine, crop_flip, normalise
 from data.batches import DeviceBatches
+from data.loader import LoaderBatches
 
 COUNTS, SIZES = st.integers(1, 70), st.integers(1, 80)
 SEEDS, EPOCHS = st.integers(0, 2**64 - 1), st.integers(0, 10_000)
-SMALL = SetSpec((2, 5, 6), 10, (0.3, 0.6), (0.2, 0.4), True, SPECS["CIFAR10"].load)
-FAST = settings(deadline=None, max_examples=60)
+SMALL = SetSpec((3, 5, 6), 10, (0.3, 0.6, 0.5), (0.2, 0.4, 0.3), True, SPECS["CIFAR10"].load)
+FAST, MIXED = (settings(deadline=None, max_examples=count) for count in (60, 25))
+NOISE = Augmentation(gaussian=True, std_gauss=0.2, p_clean=0.3, jsd=True)
+KINDS = {  # every way to prepare a batch: (class, augmentation, margin of the spec)
+    "device": (DeviceBatches, Augmentation(), None),
+    "device, noise and views": (DeviceBatches, NOISE, None),
+    "loader": (LoaderBatches, Augmentation(), None),
+    "loader, resized": (LoaderBatches, Augmentation(), 1.5),
+    "loader, noise and views": (LoaderBatches, NOISE, None),
+    "loader, mixed": (LoaderBatches, Augmentation(augmix=True), None),
+    "loader, mixed views": (LoaderBatches, Augmentation(augmix=True, all_ops=True, width=2, depth=1, jsd=True), None),
+}
+ANY, NOISELESS = st.sampled_from([*KINDS]), st.sampled_from([kind for kind in KINDS if "noise" not in kind])
 
 
-def batches_of(count, size, seed=0, **changed):
+def batches_of(kind, count, size, seed=0, **changed):
     channels, height, width = SMALL.in_shape
     images = np.random.default_rng(count).integers(0, 256, (count, height, width, channels), np.uint8)
-    arguments = {"device": "cpu", "batch_size": size, "seed": seed, "train": True} | changed
-    return DeviceBatches(Split(images, np.arange(count)), SMALL, **arguments)
+    made, augmentation, margin = KINDS[kind]
+    arguments = {"device": "cpu", "batch_size": size, "seed": seed, "train": True, "augmentation": augmentation}
+    spec = replace(SMALL, margin=margin)
+    return made(Split(images, np.arange(count)), spec, **arguments | changed)
 
 
 def order(batches, epoch):
@@ -33,45 +49,78 @@ def assert_same(first, second):
         assert torch.equal(images, other_images) and torch.equal(labels, other_labels)
 
 
-@FAST
-@given(COUNTS, SIZES, SEEDS, EPOCHS, st.booleans())
-def test_every_index_comes_exactly_once(count, size, seed, epoch, train):
-    batches = batches_of(count, size, seed, train=train)
+@MIXED
+@given(ANY, COUNTS, SIZES, SEEDS, EPOCHS, st.booleans())
+def test_every_index_comes_exactly_once(kind, count, size, seed, epoch, train):
+    batches = batches_of(kind, count, size, seed, train=train)
     found = order(batches, epoch)
     assert sorted(found) == list(range(count)) and batches.samples == count
     assert len(batches) == len(list(batches.epoch(epoch))) == -(-count // size)
 
 
-@FAST
-@given(COUNTS, SIZES, SEEDS, EPOCHS, st.integers(0, 12), st.booleans())
-def test_a_later_start_gives_the_tail_of_the_full_pass(count, size, seed, epoch, start, train):
-    batches = batches_of(count, size, seed, train=train)
+@MIXED
+@given(ANY, COUNTS, SIZES, SEEDS, EPOCHS, st.integers(0, 12), st.booleans())
+def test_a_later_start_gives_the_tail_of_the_full_pass(kind, count, size, seed, epoch, start, train):
+    batches = batches_of(kind, count, size, seed, train=train)
     assert_same(batches.epoch(epoch, start), list(batches.epoch(epoch))[start:])
 
 
-@FAST
-@given(COUNTS, SIZES, SEEDS, EPOCHS, st.integers(0, 2**31))
-def test_an_epoch_depends_on_seed_and_epoch_alone(count, size, seed, epoch, disturbance):
-    fresh, used = batches_of(count, size, seed), batches_of(count, size, seed)
+@MIXED
+@given(ANY, COUNTS, SIZES, SEEDS, EPOCHS, st.integers(0, 2**31))
+def test_an_epoch_depends_on_seed_and_epoch_alone(kind, count, size, seed, epoch, disturbance):
+    fresh, used = batches_of(kind, count, size, seed), batches_of(kind, count, size, seed)
     list(used.epoch(epoch + 1))
     torch.manual_seed(disturbance)
     np.random.seed(disturbance)
     assert_same(fresh.epoch(epoch), used.epoch(epoch))
 
 
-@FAST
-@given(COUNTS, SIZES, SIZES, SEEDS, EPOCHS)
-def test_the_batch_size_only_cuts_the_epoch_elsewhere(count, size, other, seed, epoch):
-    first, second = (list(batches_of(count, s, seed).epoch(epoch)) for s in (size, other))
+@MIXED
+@given(NOISELESS, COUNTS, SIZES, SIZES, SEEDS, EPOCHS)
+def test_the_batch_size_only_cuts_the_epoch_elsewhere(kind, count, size, other, seed, epoch):
+    first, second = (list(batches_of(kind, count, s, seed).epoch(epoch)) for s in (size, other))
     for i in (0, 1):
-        assert torch.equal(torch.cat([batch[i] for batch in first]), torch.cat([batch[i] for batch in second]))
+        assert torch.equal(together(first, i), together(second, i))
 
 
-@FAST
-@given(st.integers(40, 70), SEEDS, SEEDS, EPOCHS, EPOCHS)
-def test_other_epochs_and_other_seeds_give_other_orders(count, seed, other_seed, epoch, other_epoch):
+def together(batches, i):
+    """Images (0), each with its views side by side, or labels (1) of all batches."""
+    parts = [batch[i] if i else batch[0].unflatten(0, (-1, len(batch[1]))).transpose(0, 1) for batch in batches]
+    return torch.cat(parts)
+
+
+@MIXED
+@given(ANY, st.integers(40, 70), SEEDS, SEEDS, EPOCHS, EPOCHS)
+def test_other_epochs_and_other_seeds_give_other_orders(kind, count, seed, other_seed, epoch, other_epoch):
     assume((seed, epoch) != (other_seed, other_epoch))
-    assert order(batches_of(count, 16, seed), epoch) != order(batches_of(count, 16, other_seed), other_epoch)
+    assert order(batches_of(kind, count, 16, seed), epoch) != order(
+        batches_of(kind, count, 16, other_seed), other_epoch
+    )
+
+
+@MIXED
+@given(ANY, COUNTS, SIZES, SEEDS, EPOCHS)
+def test_every_kind_trains_on_the_same_images_in_the_same_order(kind, count, size, seed, epoch):
+    assert order(batches_of(kind, count, size, seed), epoch) == order(batches_of("device", count, size, seed), epoch)
+
+
+@MIXED
+@given(ANY, COUNTS, SIZES, SEEDS, EPOCHS, st.integers(1, 3))
+def test_one_batch_is_the_first_of_epoch_0_in_every_epoch(kind, count, size, seed, epoch, limit):
+    batches = batches_of(kind, count, size, seed, one_batch=True, limit=limit)
+    first = order(batches_of(kind, count, size, seed), 0)[:size]
+    assert len(batches) == 1 and batches.samples == len(first)
+    assert order(batches, 0) == order(batches, epoch) == first
+
+
+@settings(deadline=None, max_examples=6)
+@given(ANY.filter(lambda kind: "loader" in kind), st.integers(1, 30), st.integers(1, 12), SEEDS, st.booleans())
+def test_the_number_of_workers_changes_nothing(kind, count, size, seed, train):
+    alone = batches_of(kind, count, size, seed, train=train)
+    for workers in (1, 2):
+        helped = batches_of(kind, count, size, seed, train=train, workers=workers)
+        assert_same(alone.epoch(0), helped.epoch(0))
+        assert_same(alone.epoch(3, 1), helped.epoch(3, 1))
 
 
 @FAST

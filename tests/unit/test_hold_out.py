@@ -1,4 +1,4 @@
-"""The validation share: by class in proportion, the same every time, without a second copy of the set."""
+"""The validation share and low_data: by class in proportion, the same every time, without a second copy."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from args import UsageError
-from data import Split, compact, hold_out, load
+from data import FileSplit, Split, compact, hold_out, load, reduced
 
 
 def numbered(labels):
@@ -58,3 +58,52 @@ def test_compact_equals_indexing_across_chunks():
     array = rng.integers(0, 256, (1000, 3))
     rows = np.sort(rng.permutation(1000)[:700])
     assert np.array_equal(compact(array.copy(), rows, chunk=64), array[rows])
+
+
+# --- low_data
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.1, 0.5, 0.9])
+def test_low_data_keeps_the_classes_in_proportion(fraction):
+    labels = np.repeat(np.arange(10), 20)
+    kept = reduced(numbered(labels), fraction)
+    assert np.bincount(kept.labels, minlength=10).tolist() == [round(20 * fraction)] * 10
+    assert np.array_equal(kept.labels, labels[kept.images.ravel()])
+
+
+def test_a_smaller_share_is_part_of_a_larger_one():
+    small, large = (set(reduced(numbered([0] * 100), share).images.ravel().tolist()) for share in (0.1, 0.3))
+    assert len(small) == 10 and small < large and small != set(range(10))
+
+
+def test_the_whole_share_changes_nothing():
+    split = numbered([0, 1, 2])
+    assert reduced(split, 1.0) is split
+
+
+def test_low_data_works_in_place():
+    split = numbered([0] * 100)
+    assert np.shares_memory(reduced(split, 0.5).images, split.images)
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.01, math.nan, 0.004])
+def test_low_data_that_leaves_none_is_refused(fraction):
+    with pytest.raises(UsageError, match=r"low_data: .* of 100 training images leaves none; > 0 and <= 1 expected"):
+        reduced(numbered([0] * 100), fraction)
+
+
+def test_low_data_is_taken_after_the_validation_share(tmp_path):
+    whole, low = load("digits", tmp_path, val_split=0.1), load("digits", tmp_path, val_split=0.1, low_data=0.5)
+    assert len(low.train) == round(len(whole.train) / 2)
+    assert np.array_equal(low.val.images, whole.val.images) and len(low.test) == 360
+
+
+def test_lists_of_files_are_divided_alike():
+    labels = np.repeat(np.arange(3), 20)
+    names = np.array([f"{i:02}" for i in range(60)], "S")
+    train, val = hold_out(FileSplit(names, labels), 0.25)
+    arrays, val_arrays = hold_out(numbered(labels), 0.25)
+    copied = Split(arrays.images.copy(), arrays.labels.copy())
+    for files, images in ((train, arrays), (val, val_arrays), (reduced(train, 0.4), reduced(copied, 0.4))):
+        assert [int(files.path(i)) for i in range(len(files))] == images.images.ravel().tolist()
+        assert np.array_equal(files.labels, images.labels)
