@@ -16,10 +16,13 @@ from utils.runtime import Runtime
 LIGHT = 5_500_000  # weights; above, a step at full width takes more than a second of one core
 
 
+SMALL_IMAGENET = replace(data.SPECS["CIFAR10"], in_shape=(3, 64, 64))
+IMAGENET = replace(data.SPECS["CIFAR10"], in_shape=(3, 224, 224), num_classes=1000)
+
+
 def facts(name):
     """Those of the set, but ImageNet small enough for a test."""
-    small = {"in_shape": (3, 64, 64), "num_classes": 10}
-    return replace(data.SPECS["CIFAR10"], **small) if name == "ImageNet" else data.SPECS[name]
+    return SMALL_IMAGENET if name == "ImageNet" else data.SPECS[name]
 
 
 @dataclass

@@ -1,0 +1,117 @@
+"""Every config that is shipped trains, says where it is from, and means what BIPROP's file of that path meant."""
+
+import csv
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import args
+from models.constraints import layer_counts
+from tests.biprop import LEFT_OPEN, ROWS, write
+from tests.steps import IMAGENET, facts, take_a_step, without_numbers
+from utils.results import COLUMNS
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*.y*ml"))
+ORIGINALS = [config for config in CONFIGS if config.removeprefix("configs/") in ROWS]
+INITS = ("kaiming_normal", "signed_constant")
+NO_ORIGINAL = "the original has no such file, only its Kaiming normal sibling"
+OWN = [config for config in CONFIGS if NO_ORIGINAL in (ROOT / config).read_text()]
+with (ROOT / "scripts" / "reproduce" / "targets.csv").open(newline="") as file:
+    TARGETS = list(csv.DictReader(file))
+PUBLISHED = r"([\d.]+) at (\d+) % pruned and ([\d.]+) M weights; ([\d.]+) M by count(: text and count disagree)?\."
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def head(config):
+    """The four lines of comment: what they are about -> what they say."""
+    lines = [line for line in Path(config).read_text().splitlines() if line.startswith("#")]
+    return dict(line.removeprefix("# ").split(": ", 1) for line in lines)
+
+
+def options(config):
+    """Those of the command that its comment gives."""
+    _, program, *words = shlex.split(head(config)["Command"])
+    assert (program, words[:2]) == ("main.py", ["--config", config])
+    return args.parse([*words, "--seed", "1"])
+
+
+def meaning(read):
+    """What a run of these options computes; the original's files name folders and run differently."""
+    values = read.flat()
+    return {name: values[name] for name, option in args.FIELDS.items() if option.metadata["maths"]} | {
+        "epochs": values["epochs"]
+    }
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_config_begins_with_paper_published_command_and_measured(config):
+    assert [*head(config)] == ["Paper", "Published", "Command", "Measured"]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_the_command_of_every_config_is_accepted_and_takes_a_step(config):
+    read = options(config)
+    assert read.warnings == ()
+    take_a_step(read)
+
+
+@pytest.mark.parametrize("config", ORIGINALS)
+def test_a_config_under_an_originals_path_means_the_same(config, tmp_path):
+    original = config.removeprefix("configs/")
+    rate = ["--prune-rate", str(options(config).constraint.prune_rate)] if original in LEFT_OPEN else []
+    theirs = args.parse(["--config", write(original, tmp_path), "--seed", "1", *rate])
+    assert meaning(options(config)) == meaning(theirs)
+    assert ("prune_rate: -1\n" in Path(config).read_text()) == (original in LEFT_OPEN)
+
+
+@pytest.mark.parametrize("config", OWN)
+def test_a_config_that_the_original_lacks_is_its_sibling_with_signed_constants(config):
+    assert config.removeprefix("configs/") not in ROWS
+    sibling = re.sub(r"([_-])sc([_-])", r"\1kn\2", config)
+    assert meaning(options(config)) == meaning(options(sibling)) | {"init": "signed_constant"}
+
+
+def test_the_networks_of_the_figures_are_here_in_both_initialisations():
+    shipped = {(o.model.arch, o.model.init) for o in map(options, CONFIGS) if o.constraint.conv_type == "SubnetConv"}
+    networks = ["Conv2", "Conv4", "Conv6", "Conv8", "VGG_Small", "cResNet18"]
+    wanted = {(net + act, init) for net in networks for act in ("", "_BinAct") for init in INITS}
+    assert wanted <= shipped and len(OWN) == 3
+
+
+# published rows
+
+
+def test_every_published_row_has_its_config_and_every_such_config_its_row():
+    assert [row["config"] for row in TARGETS] == list(dict.fromkeys(row["config"] for row in TARGETS))
+    assert sorted(row["config"] for row in TARGETS) == [c for c in CONFIGS if c.startswith("configs/published/")]
+    assert len(TARGETS) == 9
+
+
+@pytest.mark.parametrize("row", TARGETS, ids=[row["row"] for row in TARGETS])
+def test_a_target_can_be_run_as_it_stands(row):
+    assert row["metric"] in COLUMNS
+    assert float(row["tolerance"]) > 0 and all(int(seed) >= 0 for seed in row["seeds"].split())
+    read = args.parse(["--config", row["config"], *shlex.split(row["overrides"])])
+    affine = read.model.bn_type != "NonAffineBatchNorm"
+    assert ("+BN" in row["row"]) == read.constraint.learn_batchnorm == affine
+    assert read.data.set.startswith(row["table"].split()[1].replace("-", ""))
+
+
+@pytest.mark.parametrize("row", TARGETS, ids=[row["row"] for row in TARGETS])
+def test_the_comment_of_a_published_config_states_its_row_and_counts_its_weights(row):
+    published, pruned, claimed, counted, disagree = re.match(PUBLISHED, head(row["config"])["Published"]).groups()
+    assert published == row["published"]
+    assert f", {pruned} % pruned" in row["row"]
+    read = options(row["config"])
+    assert 100 * read.constraint.density == pytest.approx(100 - int(pruned))
+    spec = IMAGENET if read.data.set == "ImageNet" else facts(read.data.set)
+    kept = sum(layer.kept for layer in layer_counts(without_numbers(read, spec)))
+    assert f"{kept / 1e6:.2f}" == counted
+    assert bool(disagree) == (abs(float(claimed) - kept / 1e6) > 0.1)
