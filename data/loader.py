@@ -91,8 +91,7 @@ class LoaderBatches(Batches):
             "persistent_workers": True,
             "worker_init_fn": settle,
         }
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores: as asked for
+        with many_workers():
             self.loader: DataLoader[Any] = DataLoader(
                 Items(split, spec, self.augmentation, self.seed),
                 batch_size=None,
@@ -125,12 +124,20 @@ def started(loader: DataLoader[Any]) -> Iterator[Any]:
 
     That would raise wherever the program is when a worker dies; without it, the next batch that is asked for does.
     """
-    with without_sigchld():
+    with without_sigchld(), many_workers():
         batches = iter(loader)
     OPEN.add(loader)
     atexit.unregister(close_all)
     atexit.register(close_all)  # the last to be registered is the first to run
     return batches
+
+
+@contextmanager
+def many_workers() -> Iterator[None]:
+    """More workers than cores, where that is what was asked for, without torch's warning of it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")
+        yield
 
 
 @contextmanager
