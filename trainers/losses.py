@@ -1,6 +1,5 @@
 """Losses on logits."""
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
