@@ -345,7 +345,7 @@ def test_a_copy_of_a_method_and_its_network_stay_together():
 @pytest.mark.parametrize("trainer", ["prune_score", "ss"])
 @pytest.mark.parametrize("conv_type", ["SubnetConv", "GlobalSubnetConv", "SampleSubnetConv"])
 def test_a_training_step_never_waits_for_the_device(conv_type, trainer):
-    """On the device "meta", which has no values, whoever asks for one fails: .item(), int(tensor), a mask as an index."""
+    """On the device "meta", which has no values, whoever asks for one fails: .item(), int(tensor), a mask index."""
     net = network(conv_type).to("meta")
     method = METHODS[trainer]()
     method.prepare(net)
