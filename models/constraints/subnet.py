@@ -141,9 +141,18 @@ class GlobalSubnetWeight(SubnetWeight):
     """As SubnetWeight, but M keeps the largest |scores| of all layers of one GlobalSelection together."""
 
     def __init__(self, weight: Tensor, *, selection: GlobalSelection, generator: torch.Generator | None = None) -> None:
-        super().__init__(weight, density=selection.density, generator=generator)
         self.selection = selection
+        super().__init__(weight, density=selection.density, generator=generator)
         self._number = selection.join(self)
+
+    @property
+    def density(self) -> float:
+        """That of the selection: the layer has none of its own, and to set one is to set that of all."""
+        return self.selection.density
+
+    @density.setter
+    def density(self, density: float) -> None:
+        self.selection.density = checked_density(density)
 
     @torch.no_grad()
     def mask(self) -> Tensor:

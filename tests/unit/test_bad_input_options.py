@@ -8,6 +8,7 @@ import args
 
 DENSE = "set: digits\narch: Conv2\n"
 SUBNET = DENSE + "conv_type: SubnetConv\nfreeze_weights: true\nprune_rate: 0.5\n"
+GLOBAL = "--conv-type GlobalSubnetConv --prune-rate 0.2"
 MLP = "set: digits\narch: MLP\n"
 HERE, FILE = "on the command line", "in c.yml"
 
@@ -36,7 +37,30 @@ TABLE = [
     (DENSE + "readout: original40\n", "", ["readout", FILE, "cResNet20 to cResNet110, not Conv2"]),
     (DENSE + "trainer: lottery\n", "", ["trainer", FILE, "trains scores", "SampleSubnetConv"]),
     (SUBNET + "trainer: lottery\nepochs: 6\n", "", ["dense_epochs", "must be < epochs, 6"]),
-    (SUBNET + "epochs: 10\n", "--conv-type GlobalSubnetConv", ["prune_rate_epoch", "must end before the run", "10"]),
+    (SUBNET + "epochs: 10\n", GLOBAL, ["prune_rate_epoch: no value", "must end before the run", "10 (0: no schedule"]),
+    (
+        SUBNET,
+        f"{GLOBAL} --prune-rate-epoch 7 --epochs 7",
+        ["prune_rate_epoch", "'7'", HERE, "prune_rate_epoch < epochs, 7"],
+    ),
+    (DENSE + "conv_type: GlobalSubnetConv\n", "", ["prune_rate", "must be given"]),
+    (DENSE, "--first-layer-type GlobalSubnetConv", ["prune_rate", "must be given"]),
+    (DENSE + "conv_type: RGConv\n", "--prune-rate 0", ["prune_rate", "'0'", HERE, "> 0 and <= 1"]),
+    (
+        DENSE + "conv_type: FixedSubnetConv\nprune_rate: 0.5\ntrainer: ss\n",
+        "",
+        ["trainer", "'ss'", FILE, "trains scores"],
+    ),
+    (
+        DENSE + "conv_type: SubnetConv\nscale_fan: true\nprune_rate: -1\n",
+        "",
+        ["prune_rate", "-1", FILE, "must be given"],
+    ),
+    (DENSE, "--score-l1 -1", ["score_l1", "'-1'", HERE, "a float >= 0"]),
+    (DENSE + "trainer: anomoly\n", "", ["trainer", "'anomoly'", FILE, "default, prune_score, lottery, ss"]),
+    ("set: CIFAR10_gaussian\narch: Conv2\n", "", ["gaussian_aug", "true", FILE, "no image would get noise"]),
+    (DENSE, "--readout origina", ["readout", HERE, "one of pooled, original40", "did you mean 'original40'"]),
+    (DENSE + "image_size: 7\n", "", ["image_size", "7", FILE, "an int >= 8"]),
     (SUBNET + "score_init_constant: 0.5\n", "", ["score_init_constant", FILE, "SampleSubnetConv"]),
     (DENSE + "conv_type: FixedSubnetConv\n", "", ["prune_rate", "must be given"]),
     (DENSE + "conv_type: RGConv\nscale_fan: true\n", "", ["scale_fan", FILE, "prune_rate < 1"]),

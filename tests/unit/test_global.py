@@ -1,8 +1,8 @@
 """GlobalSubnetConv against a numpy transcription that sorts (BIPROP's arithmetic with our repairs), and its caches."""
 
 import copy
-import itertools
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -176,23 +176,22 @@ def test_every_step_of_training_uses_the_masks_of_its_own_scores(optimizer):
         step.step()
         seen.append(np.concatenate([m.ravel() for m in masks]))
     if optimizer != "adadelta":  # whose first steps are tiny
-        assert all((a != b).any() for a, b in itertools.pairwise(seen)), "a stale mask would not have shown"
+        assert all((a != b).any() for a, b in pairwise(seen)), "a stale mask would not have shown"
     assert np.array_equal(arrays(net)[0][0], weights[0])
 
 
-def test_a_mask_asked_for_between_two_steps_does_not_make_those_of_the_next_ones_stale():
+@pytest.mark.parametrize("asked", [0, 1, 2])
+def test_a_mask_asked_for_by_hand_makes_none_of_the_following_steps_stale(asked):
     net = network().train()
+    constraints(net)[asked].mask()
     step = RAW["torch's fused SGD"]([p for p in net.parameters() if p.requires_grad])
     for number in range(4):
-        constraints(net)[number % 3].mask()
-        constraints(net)[2].mask()
         weights, scores = arrays(net)
-        expected = plain_of(net, effective(weights, sorted_masks(scores, 0.3)))(batch())
-        logits = net(batch())
+        expected = plain_of(net, effective(weights, sorted_masks(scores, 0.3)))(batch(number))
+        logits = net(batch(number))
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
         net.zero_grad()
         logits.square().sum().backward()
-        constraints(net)[1].mask()
         step.step()
 
 

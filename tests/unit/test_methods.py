@@ -340,3 +340,20 @@ def test_a_copy_of_a_method_and_its_network_stay_together():
     other_net, other = copy.deepcopy((net, method))
     other.before_epoch(other_net, 0)
     assert other_net[0].constraint.selection.density == 0.5 and net[0].constraint.selection.density == 0.2
+
+
+@pytest.mark.parametrize("trainer", ["prune_score", "ss"])
+@pytest.mark.parametrize("conv_type", ["SubnetConv", "GlobalSubnetConv", "SampleSubnetConv"])
+def test_a_training_step_never_waits_for_the_device(conv_type, trainer):
+    """On the device "meta", which has no values, whoever asks for one fails: .item(), int(tensor), a mask index."""
+    net = network(conv_type).to("meta")
+    method = METHODS[trainer]()
+    method.prepare(net)
+    method.before_epoch(net, 0)
+    sums = torch.zeros(4, dtype=torch.float64, device="meta")
+    for _ in range(2):
+        logits, labels = net(torch.zeros(8, 6, device="meta")), torch.zeros(8, dtype=torch.long, device="meta")
+        loss = method.loss(logits, labels)
+        loss.backward()
+        _add(sums, loss.detach(), logits.detach(), labels)
+    assert all(layer.constraint.scores.grad is not None for layer in constrained_layers(net).values())

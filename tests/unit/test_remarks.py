@@ -1,0 +1,122 @@
+"""What options say without being wrong: those that have no effect, and values that the original called otherwise."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import args
+from args import Options
+
+DENSE = {"set": "digits", "arch": "Conv2"}
+SUBNET = {**DENSE, "conv_type": "SubnetConv", "prune_rate": 0.5, "freeze_weights": True}
+GLOBAL = {**SUBNET, "conv_type": "GlobalSubnetConv", "prune_rate": 0.2}
+
+
+@pytest.fixture
+def parse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.chdir(tmp_path)
+
+    def parse_(content: dict[str, object], *words: str) -> Options:
+        Path("c.yml").write_text(yaml.safe_dump(content))
+        return args.parse(["--config", "c.yml", *words])
+
+    return parse_
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "warning"),
+    [
+        (DENSE, "--dense-epochs 3", "dense_epochs: '3' {} trainer lottery"),
+        (DENSE, "--score-l1 1", "score_l1: '1' {} trainer ss"),
+        (
+            SUBNET,
+            "--prune-rate-epoch 3",
+            "prune_rate_epoch: '3' {} conv_type GlobalSubnetConv and a prune_rate below 0.5",
+        ),
+        (
+            {**GLOBAL, "prune_rate": 0.5},
+            "--prune-rate-epoch 3",
+            "prune_rate_epoch: '3' {} conv_type GlobalSubnetConv and a prune_rate below 0.5",
+        ),
+        (DENSE, "--std-gauss 1", "std_gauss: '1' {} gaussian_aug"),
+        (DENSE, "--p-clean 0.5", "p_clean: '0.5' {} gaussian_aug"),
+        (DENSE, "--all-augmix-augmentations", "all_augmix_augmentations: true {} augmix"),
+        (DENSE, "--mixture-width 1", "mixture_width: '1' {} augmix"),
+        (DENSE, "--mixture-depth 1", "mixture_depth: '1' {} augmix"),
+        (DENSE, "--aug-severity 1", "aug_severity: '1' {} augmix"),
+        (
+            {**SUBNET, "bn_type": "NonAffineBatchNorm"},
+            "--learn-batchnorm",
+            "learn_batchnorm: true {} an affine bn_type",
+        ),
+        ({**SUBNET, "conv_type": "SampleSubnetConv"}, "--prune-rate 0.5", "prune_rate: '0.5' {} conv_type SubnetConv"),
+    ],
+)
+def test_what_was_typed_without_effect_is_said_once(
+    parse: Any, content: dict[str, object], words: str, warning: str
+) -> None:
+    assert parse(content, *words.split()).warnings == (warning.format("on the command line has no effect without"),)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({**DENSE, "dense_epochs": 3, "score_l1": 1, "mixture_width": 1, "std_gauss": 1.0, "prune_rate_epoch": 3}, ""),
+        ({**SUBNET, "trainer": "lottery"}, "--dense-epochs 3"),
+        ({**SUBNET, "trainer": "ss"}, "--score-l1 1"),
+        (GLOBAL, "--prune-rate-epoch 3"),
+        ({**SUBNET, "first_layer_type": "GlobalSubnetConv", "prune_rate": 0.2}, "--prune-rate-epoch 3"),
+        ({**GLOBAL, "prune_rate": 0.5, "epochs": 2}, ""),
+        ({**GLOBAL, "prune_rate": 0.8, "epochs": 2}, ""),
+        ({**GLOBAL, "epochs": 2, "prune_rate_epoch": 1}, ""),
+        ({**DENSE, "conv_type": "SampleSubnetConv", "score_init_constant": 0.5}, ""),
+        ({**SUBNET, "first_layer_type": "SampleSubnetConv", "score_init_constant": 0.5}, ""),
+        ({**DENSE, "augmix": True, "jsd": True}, "--mixture-depth 2 --aug-severity 5"),
+        ({**DENSE, "gaussian_aug": True, "jsd": True}, "--p-clean 0.5 --std-gauss 0.2"),
+        ({**DENSE, "conv_type": "RGConv", "scale_fan": True}, "--prune-rate 0.5"),
+    ],
+)
+def test_what_has_its_effect_or_stands_in_a_file_for_another_run_is_taken_in_silence(
+    parse: Any, content: dict[str, object], words: str
+) -> None:
+    assert parse(content, *words.split()).warnings == ()
+
+
+@pytest.mark.parametrize("rate", [None, -1])
+def test_rgconv_without_a_prune_rate_keeps_all(parse: Any, rate: float | None) -> None:
+    options = parse({**DENSE, "conv_type": "RGConv", "prune_rate": rate})
+    assert (options.constraint.prune_rate, options.constraint.density, options.warnings) == (None, 1.0, ())
+
+
+@pytest.mark.parametrize("rate", [None, -1, 0, 0.3])
+def test_samplesubnetconv_has_no_prune_rate(parse: Any, rate: float | None) -> None:
+    assert parse({**DENSE, "conv_type": "SampleSubnetConv", "prune_rate": rate}).constraint.prune_rate is None
+
+
+RENAMED = [
+    # (the original's words, what they are here)
+    ({"trainer": "anomaly"}, {"trainer": "default", "detect_anomaly": True}),
+    ({"trainer": "parallel"}, {"trainer": "default", "detect_anomaly": False}),
+    ({"set": "CIFAR10_gaussian", "p_clean": 0.5}, {"set": "CIFAR10", "gaussian_aug": True, "augmix": False}),
+    ({"set": "CIFAR10_augmix"}, {"set": "CIFAR10", "augmix": True, "gaussian_aug": False}),
+]
+
+
+@pytest.mark.parametrize("typed", [False, True])
+@pytest.mark.parametrize(("theirs", "ours"), RENAMED)
+def test_values_of_the_original_are_taken_under_their_names_here(
+    parse: Any, theirs: dict[str, object], ours: dict[str, object], typed: bool
+) -> None:
+    words = [f"--{name.replace('_', '-')}={text}" for name, text in theirs.items()] if typed else []
+    options = parse(DENSE if typed else {**DENSE, **theirs}, *words)
+    assert {name: options.flat()[name] for name in ours} == ours
+    (name, old), *_ = theirs.items()
+    (warning,) = options.warnings
+    assert warning.startswith(f"{name}: {old} {'on the command line' if typed else 'in c.yml'} is {name}: ")
+    assert args.from_flat(options.flat()).flat() == options.flat() and not args.from_flat(options.flat()).warnings
+
+
+def test_every_renamed_value_is_in_that_table() -> None:
+    assert {next(iter(theirs.items())) for theirs, _ in RENAMED} == args.RENAMED.keys()
