@@ -1,6 +1,7 @@
 """Write README's tables from the measured records in scripts/records; `python scripts/readme.py [--check]`.
 
-Speed comes from bench_*.json (scripts/bench.py --out), accuracy from runs.csv: rows of results.csv as runs left them.
+Speed comes from bench_*.json (scripts/bench.py --out), accuracy from runs.csv: rows of results.csv as runs left them;
+published numbers from scripts/reproduce/targets.csv.
 """
 
 import csv
@@ -9,6 +10,8 @@ import statistics
 import sys
 from collections import defaultdict
 from pathlib import Path
+
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "scripts" / "records"
@@ -60,6 +63,22 @@ def accuracy() -> str:
     return "\n".join(lines)
 
 
+def published() -> str:
+    """A line per published row: the number there and ours, where the whole recipe has been run."""
+    with (ROOT / "scripts" / "reproduce" / "targets.csv").open(newline="") as file:
+        targets = list(csv.DictReader(file))
+    with (RECORDS / "runs.csv").open(newline="") as file:
+        records = list(csv.DictReader(file))
+    lines = ["| row | config | published (%) | ours, best epoch (%) | seeds |", "|" + "---|" * 5]
+    for target in targets:
+        recipe = yaml.safe_load((ROOT / target["config"]).read_text())
+        whole = [r for r in records if r["Base Config"] == target["config"] and int(r["Epochs"]) == recipe["epochs"]]
+        ours = spread([float(r[target["metric"]]) for r in whole]) if whole else "not run"
+        name = f"{target['table'].removeprefix('README ')}, {target['row']}"
+        lines.append(f"| {name} | `{target['config']}` | {target['published']} | {ours} | {len(whole)} |")
+    return "\n".join(lines)
+
+
 def spread(values: list[float]) -> str:
     if len(values) == 1:
         return f"{values[0]:.2f}"
@@ -68,7 +87,7 @@ def spread(values: list[float]) -> str:
 
 def filled(text: str) -> str:
     """README with each table between its `<!-- name: … -->` and the next `<!-- end -->`."""
-    for name, table in (("speed", speed()), ("accuracy", accuracy())):
+    for name, table in (("speed", speed()), ("published", published()), ("accuracy", accuracy())):
         marker = f"<!-- {name}: python scripts/readme.py -->"
         before, rest = text.split(marker)
         _, after = rest.split("<!-- end -->", 1)

@@ -1,16 +1,27 @@
 """What the README shows is true."""
 
+import os
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+import args
+import models
+from models.constraints import constrain
+from tests.originals import original, write
+from trainers import assembly, pretrained
+from utils import checkpoints
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^python main\.py (.*)$", README, flags=re.M)
+SCRIPTS = re.findall(r"^((?:python|bash) scripts/.*)$", README, flags=re.M)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -25,6 +36,48 @@ def test_the_commands_of_the_readme_are_accepted(program, monkeypatch, command):
         code, out, _ = program(*words, "--check")
         assert code == 0 and "weights kept" in out
     assert len(COMMANDS) >= 6
+
+
+@pytest.fixture
+def theirs(tmp_path):
+    """model_best.pth of the original, for the network of README's command."""
+    model = constrain(
+        models.build("cResNet18", num_classes=10, in_shape=(3, 32, 32), bn_type="NonAffineBatchNorm"),
+        "SubnetConv",
+        density=0.2,
+    )
+    write(original(model, arch="cResNet18", prune_rate=0.2), tmp_path / "model_best.pth", legacy=True)
+    return model.eval()
+
+
+@pytest.mark.parametrize("command", SCRIPTS)
+def test_the_scripts_of_the_readme_run(tmp_path, theirs, command):
+    """In a folder of their own, where paths of the project are given whole; a sweep only says what it would do."""
+    words = [str(ROOT / w) if (ROOT / w).exists() else w for w in shlex.split(command)]
+    words[0] = sys.executable if words[0] == "python" else shutil.which(words[0])
+    sweep = "convert" not in command
+    words += ["--dry-run"] * (sweep and "--dry-run" not in words)
+    environment = os.environ | {"PYTHON": sys.executable}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    if sweep:
+        assert len(done.stdout.splitlines()) == (9 if "quickstart" in command else 4 * 2 * 6 * 3)
+        return
+    state = checkpoints.read(tmp_path / "ours.pt")["model"]
+    assert state.keys() == theirs.state_dict().keys()
+    assert all(torch.equal(value, theirs.state_dict()[key]) for key, value in state.items())
+
+
+def test_the_originals_file_of_the_readme_is_tested(tmp_path, theirs, monkeypatch):
+    """The command with --pretrained, up to where it reads CIFAR-10: the network of the file, to the bit."""
+    (command,) = (words for words in COMMANDS if "--pretrained" in words)
+    options = args.parse(shlex.split(command.replace("configs/", f"{ROOT}/configs/")))
+    net, _ = assembly.build(options.replace(seed=1))
+    monkeypatch.chdir(tmp_path)
+    pretrained.load(pretrained.read(str(options.run.pretrained)), options, net, whole=True)
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert options.run.evaluate and torch.equal(net.eval()(x), theirs(x))
 
 
 def test_the_python_of_the_readme_runs():
