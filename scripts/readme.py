@@ -50,16 +50,16 @@ def accuracy() -> str:
     groups: dict[tuple[str, ...], list[dict[str, str]]] = defaultdict(list)
     with (RECORDS / "runs.csv").open(newline="") as file:
         for row in csv.DictReader(file):
-            key = ("Base Config", "Prune Rate", "Epochs", "Precision")
+            key = ("Base Config", "Conv Type", "Prune Rate", "Epochs", "Precision")
             groups[tuple(row[name] for name in key)].append(row)
     lines = [
-        "| config | kept | epochs | precision | test accuracy, last epoch (%) | best epoch (%) | seeds |",
-        "|" + "---|" * 7,
+        "| config | conv_type | kept | epochs | precision | test accuracy, last epoch (%) | best epoch (%) | seeds |",
+        "|" + "---|" * 8,
     ]
-    for (config, _, epochs, precision), rows in groups.items():
+    for (config, conv_type, _, epochs, precision), rows in sorted(groups.items()):
         last, best = (spread([float(r[f"{which} Epoch Test Top 1"]) for r in rows]) for which in ("Last", "Best"))
         kept = f"{100 * float(rows[0]['Kept']):.0f} %"
-        lines.append(f"| `{config}` | {kept} | {epochs} | {precision} | {last} | {best} | {len(rows)} |")
+        lines.append(f"| `{config}` | {conv_type} | {kept} | {epochs} | {precision} | {last} | {best} | {len(rows)} |")
     return "\n".join(lines)
 
 

@@ -134,6 +134,7 @@ def row(
         "Status": "done",
         "Arch": options.model.arch,
         "Set": options.data.set,
+        "Conv Type": constraint.conv_type,
         "Trainer": trainer,
         "Kept": f"{density:.6g}",
         "Pruned": f"{1 - density:.6g}",

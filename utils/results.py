@@ -31,6 +31,7 @@ COLUMNS = [
     "Status",
     "Arch",
     "Set",
+    "Conv Type",
     "Trainer",
     "Kept",
     "Pruned",

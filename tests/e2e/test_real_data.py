@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import PIL.Image
 import pytest
+
+import data
 
 ROOT = Path(__file__).parents[2]
 DATA = os.environ.get("FEATHERWEIGHT_DATA")
@@ -41,6 +44,32 @@ def test_the_quickstart_learns_the_digits(tmp_path):
 def test_mnist_and_fashion_mnist_are_learnt(tmp_path, config, options, least):
     row = train(tmp_path, "--config", ROOT / "configs" / config, "--data", DATA, *options)
     assert float(row["Last Epoch Test Top 1"]) >= least
+
+
+@needs_data
+def test_a_folder_of_images_is_learnt(tmp_path):
+    """1,000 training images of CIFAR-10 as PNG and JPEG, two classes that are easy to tell apart."""
+    images = data.load("CIFAR10", DATA)
+    for part, split, count in (("train", images.train, 500), ("val", images.test, 200)):
+        for label, name in ((0, "airplane"), (6, "frog")):
+            (tmp_path / "folder" / part / name).mkdir(parents=True)
+            for i, pixels in enumerate(split.images[split.labels == label][:count]):
+                ending = "png" if i % 2 else "jpg"
+                PIL.Image.fromarray(pixels).save(tmp_path / "folder" / part / name / f"{i}.{ending}")
+    options = {"set": "ImageFolder", "data": tmp_path / "folder", "image_size": 32, "workers": 2, "batch_size": 50}
+    words = [f"--{name}={value}" for name, value in options.items()]
+    config = ROOT / "configs/smallscale/conv2/conv2_BinAct_kn_unsigned.yml"
+    row = train(tmp_path, "--config", config, "--prune-rate", 0.5, "--epochs", 4, *words)
+    assert float(row["Last Epoch Test Top 1"]) > 75  # 50 is chance
+
+
+@needs_data
+def test_global_selection_learns_cifar10_where_a_tenth_is_kept(tmp_path):
+    config = ROOT / "configs/smallscale/conv2/conv2_kn_unsigned.yml"
+    words = ["--conv-type", "GlobalSubnetConv", "--prune-rate", 0.1, "--epochs", 3, "--prune-rate-epoch", 2]
+    row = train(tmp_path, "--config", config, "--data", DATA, "--low-data", 0.1, *words)
+    assert float(row["Last Epoch Test Top 1"]) > 25  # 36 in our run; 10 is chance
+    assert float(row["Kept"]) == pytest.approx(0.1, abs=1e-6)
 
 
 @needs_data
