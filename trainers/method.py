@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from models.constraints import layer_counts
 from trainers.losses import cross_entropy
 from trainers.optimizers import Groups, parameter_groups
 
@@ -46,9 +47,13 @@ class Method:
 
     def after_epoch(self, model: nn.Module, epoch: int) -> None: ...
 
-    def measures(self, model: nn.Module) -> dict[str, dict[str, float]]:  # noqa: ARG002
-        """What to record after an epoch besides loss and accuracy: split -> name -> value."""
-        return {}
+    def measures(self, model: nn.Module) -> dict[str, dict[str, float]]:
+        """What to record after an epoch besides loss and accuracy, split -> name -> value: what is kept of each
+        constrained layer, and of the network."""
+        counts = layer_counts(model)
+        layers = {f"density_{c.name}": c.kept / c.total for c in counts if c.constraint != "dense"}
+        kept = sum(c.kept for c in counts) / sum(c.total for c in counts)
+        return {"weights": layers, "network": {"kept": kept}} if layers else {}
 
     def state_dict(self) -> dict[str, Any]:
         """What the method must have back on resumption: tensors and plain types."""

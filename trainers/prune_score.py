@@ -39,14 +39,6 @@ class PruneScore(Method):
         for selection, final in self._scheduled:
             selection.density = schedules.density(epoch, final, self._length)
 
-    def measures(self, model: nn.Module) -> dict[str, dict[str, float]]:
-        """The density of every constrained layer and of all of them together."""
-        layers = constrained_layers(model)
-        kept = {name: layer.constraint.kept for name, layer in layers.items()}
-        total = {name: layer.weight.numel() for name, layer in layers.items()}
-        densities = {f"density_{name}": kept[name] / total[name] for name in layers}
-        return {"weights": densities | {"density": sum(kept.values()) / sum(total.values())}}
-
 
 class Lottery(PruneScore):
     """A ticket in a trained network: for `dense_epochs` the weights and biases of every layer train, whatever else is
