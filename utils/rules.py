@@ -59,7 +59,11 @@ def falls(v: Any) -> bool:
 
 
 def schedule_unfinished(v: Any) -> bool:
-    return falls(v) and v.prune_rate_epoch >= v.epochs
+    return falls(v) and v.prune_rate_epoch >= v.epochs and not v.dry_run
+
+
+def ticket_undrawn(v: Any) -> bool:
+    return v.trainer == "lottery" and v.dense_epochs >= v.epochs and not v.dry_run
 
 
 def tunes_alone(v: Any) -> bool:
@@ -94,7 +98,7 @@ ERRORS: list[Rule] = [
     ("gaussian_aug", lambda v: v.gaussian_aug and v.augmix, "it is one or the other; leave out this or augmix"),
     ("jsd", lambda v: v.jsd and not (v.gaussian_aug or v.augmix), "it needs augmix or gaussian_aug"),
     ("trainer", lambda v: v.trainer in TICKETS and not types(v) & SCORED, NO_SCORES),
-    ("dense_epochs", lambda v: v.trainer == "lottery" and v.dense_epochs >= v.epochs, "it must be < epochs, {epochs}"),
+    ("dense_epochs", ticket_undrawn, "it must be < epochs, {epochs}"),
     ("nesterov", lambda v: v.nesterov and v.optimizer != "sgd", "it needs optimizer sgd, not {optimizer}"),
     ("nesterov", lambda v: v.nesterov and v.momentum == 0, "it needs momentum > 0"),
     ("start_epoch", lambda v: v.start_epoch is not None and v.start_epoch >= v.epochs, "it must be < epochs, {epochs}"),

@@ -210,3 +210,10 @@ def test_anomaly_detection_is_on_for_one_run_alone(program, config, monkeypatch)
         modes.clear()
         assert program("--config", config(epochs=1), words, "--dry-run", 2)[0] == 0
         assert modes == [expected] * 2 and not torch.is_anomaly_enabled()
+
+
+@pytest.mark.parametrize("kind", ["global", "lottery"])
+def test_a_dry_run_of_a_schedule_ends_in_its_one_epoch_and_can_be_tested(kind, trained, program):
+    run, path, _ = trained(kind, "--dry-run", "1")
+    assert program("--resume", run, "--evaluate")[0] == 0
+    assert program("--config", path, "--dry-run", "1", "--epochs", "1")[0] == 0
