@@ -195,6 +195,7 @@ def config_path(typed: Mapping[str, list[Any]]) -> str:
 
 SET_FOLDERS = {"cifar10", "cifar-10-batches-py", "cifar-10-batches-bin", "cifar100", "cifar-100-python", "mnist"}
 SET_FOLDERS |= {"cifar-100-binary", "fashionmnist", "svhn", "imagenet", "tinyimagenet", "tiny-imagenet-200", "train"}
+SET_FOLDERS |= {"train_32x32.mat"}  # SVHN lies in no folder of its own
 
 
 def holds_sets(folder: str) -> bool:

@@ -18,7 +18,7 @@ if __name__ == "__main__":  # run as a file: the project is one level up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -53,11 +53,12 @@ def to_ours(stored: Stored) -> dict[str, Any]:
 
 def to_theirs(stored: Stored) -> dict[str, Any]:
     """A checkpoint of BIPROP's from one of ours; without the keys on augmentation, as parallel_main.py writes it."""
-    state = stored.content.get("state", {})
+    state, epoch = stored.content.get("state"), stored.content.get("epoch")
+    groups = {group: of for group, of in state.items() if isinstance(of, Mapping)} if isinstance(state, Mapping) else {}
     return {
-        "epoch": stored.content.get("epoch", 0),
+        "epoch": epoch if isinstance(epoch, int) else 0,
         "state_dict": {f"module.{key}": value for key, value in stored.state.items()},
-        **{key: state.get(group, {}).get(name, 0.0) for key, (group, name) in MEASURES.items()},
+        **{key: groups.get(group, {}).get(name, 0.0) for key, (group, name) in MEASURES.items()},
         "optimizer": {},
         **stored.said,
     }

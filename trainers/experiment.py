@@ -137,9 +137,10 @@ def test_only(options: Options, runtime: Runtime) -> None:
     runtime = runtime.at(options.run.precision)
     model, method = build(options)
     pretrained.load(stored, options, model, whole=True)
-    if options.run.resume is not None:
-        whole = stored.content["step"] == 0  # else it is from within the epoch after
-        method.before_epoch(model, max(stored.content["epoch"] - whole, 0))  # the state that it was trained in
+    epochs, step = stored.content.get("epoch"), stored.content.get("step")
+    if isinstance(epochs, int) and isinstance(step, int):  # else it is of no run of ours: the options alone decide
+        whole = step == 0  # else it is from within the epoch after
+        method.before_epoch(model, max(epochs - whole, 0))  # the state that it was trained in
     runtime.place(model)
     image_set = load_set(options)
     score: Score = evaluate(model, batches(options, runtime, image_set, image_set.test), method, runtime)

@@ -1,4 +1,4 @@
-"""Trainers of tickets: BIPROP's `prune_score`, and its `lottery` and `ss` as they were meant."""
+"""Trainers of tickets: `prune_score`, which is BIPROP's `default`, and its `lottery` and `ss` as they were meant."""
 
 from typing import Any
 

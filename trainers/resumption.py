@@ -7,6 +7,7 @@ from typing import Any
 from args import Options, UsageError, changed_mathematics, from_flat, load_yaml
 from utils import checkpoints
 from utils import run as runs
+from utils.declared import shown
 from utils.progress import say, warn
 
 
@@ -68,6 +69,10 @@ def _is_same(options: Options, path: Path) -> bool:
         changes = changed_mathematics(theirs, _settled(options, theirs))
         if options.optim.epochs != theirs.optim.epochs:  # its learning rates were another schedule's
             changes.append(f"epochs: {theirs.optim.epochs} in the run, {options.optim.epochs} now")
+        if options.run.pretrained != theirs.run.pretrained:
+            changes.append(
+                f"pretrained: {shown(theirs.run.pretrained)} in the run, {shown(options.run.pretrained)} now"
+            )
     if changes:
         say(f"left alone, another run: {path} ({'; '.join(changes)})")
     return not changes

@@ -140,7 +140,11 @@ class Reader:
     def __init__(self, declared: Mapping[str, Any], dead: Sequence[str], renamed: Renamed) -> None:
         self.declared, self.dead, self.renamed = declared, dead, renamed
         self.v = SimpleNamespace(typed={}, **{name: option.default for name, option in declared.items()})
-        self.said = {name: f"{name}: no value given" for name in declared}
+        none = (None, MISSING)
+        self.said = {
+            name: f"{name}: {'no value given' if option.default in none else f'{shown(option.default)} by default'}"
+            for name, option in declared.items()
+        }
         self.problems: list[str] = []
         self.warnings: list[str] = []
         self.bad: set[str] = set()

@@ -18,6 +18,8 @@ ONLY = {  # option -> the option that gives it its effect
     **dict.fromkeys(("std_gauss", "p_clean"), "gaussian_aug"),
     **dict.fromkeys(("all_augmix_augmentations", "mixture_width", "mixture_depth", "aug_severity"), "augmix"),
 }
+FAN_SCALED = ("kaiming_normal", "signed_constant", "unsigned_constant", "usc_bernoulli")
+WARMED = ("constant_lr", "cosine_lr", "cos_multi_lr")  # the lr_policies that warmup_length reaches
 MLP_ONLY = ("hidden", "bias", "activation", "norm")
 BN_TRAINED = ("learn_batchnorm", "tune_batchnorm", "bn_bias_only")
 TICKETS = ("prune_score", "lottery", "ss")
@@ -59,7 +61,11 @@ def falls(v: Any) -> bool:
 
 
 def schedule_unfinished(v: Any) -> bool:
-    return falls(v) and v.prune_rate_epoch >= v.epochs
+    return falls(v) and v.prune_rate_epoch >= v.epochs and not v.dry_run
+
+
+def ticket_undrawn(v: Any) -> bool:
+    return v.trainer == "lottery" and v.dense_epochs >= v.epochs and not v.dry_run
 
 
 def tunes_alone(v: Any) -> bool:
@@ -82,7 +88,7 @@ ERRORS: list[Rule] = [
     ("prune_rate_epoch", schedule_unfinished, NEVER),
     (
         "scale_fan",
-        lambda v: v.scale_fan and pruned(v) and keeps_all(v),
+        lambda v: v.scale_fan and v.init in FAN_SCALED and pruned(v) and keeps_all(v),
         "the fan is 0; it needs prune_rate < 1",
     ),
     (
@@ -94,7 +100,7 @@ ERRORS: list[Rule] = [
     ("gaussian_aug", lambda v: v.gaussian_aug and v.augmix, "it is one or the other; leave out this or augmix"),
     ("jsd", lambda v: v.jsd and not (v.gaussian_aug or v.augmix), "it needs augmix or gaussian_aug"),
     ("trainer", lambda v: v.trainer in TICKETS and not types(v) & SCORED, NO_SCORES),
-    ("dense_epochs", lambda v: v.trainer == "lottery" and v.dense_epochs >= v.epochs, "it must be < epochs, {epochs}"),
+    ("dense_epochs", ticket_undrawn, "it must be < epochs, {epochs}"),
     ("nesterov", lambda v: v.nesterov and v.optimizer != "sgd", "it needs optimizer sgd, not {optimizer}"),
     ("nesterov", lambda v: v.nesterov and v.momentum == 0, "it needs momentum > 0"),
     ("start_epoch", lambda v: v.start_epoch is not None and v.start_epoch >= v.epochs, "it must be < epochs, {epochs}"),
@@ -109,6 +115,21 @@ ERRORS: list[Rule] = [
 REMARKS: list[Rule] = [
     ("prune_rate", lambda v: not pruned(v) and v.prune_rate not in (None, -1, 0, 1), "conv_type SubnetConv"),
     ("scale_fan", lambda v: not pruned(v) and v.scale_fan, "conv_type SubnetConv"),
+    (
+        "scale_fan",
+        lambda v: pruned(v) and v.scale_fan and v.init not in FAN_SCALED,
+        f"init {', '.join(FAN_SCALED[:-1])} or {FAN_SCALED[-1]}",
+    ),
+    *(
+        (n, lambda v, n=n: n in v.typed and v.lr_policy != "multistep_lr", "lr_policy multistep_lr")
+        for n in ("lr_adjust", "lr_gamma")
+    ),
+    (
+        "warmup_length",
+        lambda v: "warmup_length" in v.typed and v.lr_policy not in WARMED,
+        "lr_policy constant_lr or cosine_lr",
+    ),
+    ("momentum", lambda v: "momentum" in v.typed and v.optimizer != "sgd", "optimizer sgd"),
     ("width_mult", lambda v: v.width_mult != 1 and "Wide" not in v.arch, "a Wide arch, such as Conv4Wide"),
     ("prune_rate_epoch", lambda v: "prune_rate_epoch" in v.typed and not falls(v), TOO_DENSE),
     ("dense_epochs", lambda v: "dense_epochs" in v.typed and v.trainer != "lottery", "trainer lottery"),

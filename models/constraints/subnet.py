@@ -129,8 +129,8 @@ class GlobalSelection:
         """Its mask for a member in training: the first, or whoever comes a second time, begins another forward pass."""
         if number == 0 or number in self._taken:
             self.forget()
-        self._taken.add(number)
-        return self.masks()[number]
+        self._taken.add(number)  # the look at every member's scores is for the first alone: 105 layers, 105² looks
+        return (self.masks() if self._made is None else self._made[1])[number]
 
     def forget(self) -> None:
         """Select anew when next asked, whatever has changed."""

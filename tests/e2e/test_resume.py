@@ -214,6 +214,23 @@ def test_resume_auto_passes_by_unfinished_runs_that_are_others(program, config, 
     assert [json.loads((p / "status.json").read_text())["status"] for p in (base, base / "0")] == ["done", "stopped"]
 
 
+def test_resume_auto_passes_by_an_unfinished_run_that_began_from_another_file(program, config, tmp_path, monkeypatch):
+    path = config()
+    program("--config", path)
+    base = tmp_path / "runs/ticket/prune-rate=0.5"
+    first, last = (base / f"ticket/checkpoints/{name}.pt" for name in ("initial", "last"))
+    auto = ("--config", path, "--name", "more", "--resume", "auto", "--pretrained")
+    with monkeypatch.context() as patched:
+        patched.setattr("trainers.journal.Journal.stop_asked", lambda self: True)
+        assert program(*auto, first)[0] == 75
+    code, out, _ = program(*auto, last)
+    assert code == 0 and f"left alone, another run: runs/ticket/prune-rate=0.5/more (pretrained: '{first}'" in out
+    assert [json.loads((p / "status.json").read_text())["status"] for p in (base / "more", base / "more/0")] == [
+        "stopped",
+        "done",
+    ]
+
+
 def test_a_run_killed_between_its_row_and_its_end_has_one_row_and_single_points(program, config, tmp_path):
     for split, options in (("test", ()), ("val", ("--val-split", 0.2))):
         path = config(name=f"{split}.yml")

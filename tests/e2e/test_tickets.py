@@ -210,3 +210,21 @@ def test_anomaly_detection_is_on_for_one_run_alone(program, config, monkeypatch)
         modes.clear()
         assert program("--config", config(epochs=1), words, "--dry-run", 2)[0] == 0
         assert modes == [expected] * 2 and not torch.is_anomaly_enabled()
+
+
+@pytest.mark.parametrize("kind", ["global", "lottery"])
+def test_a_dry_run_of_a_schedule_ends_in_its_one_epoch_and_can_be_tested(kind, trained, program):
+    run, path, _ = trained(kind, "--dry-run", "1")
+    assert program("--resume", run, "--evaluate")[0] == 0
+    assert program("--config", path, "--dry-run", "1", "--epochs", "1")[0] == 0
+
+
+@pytest.mark.parametrize("kind", ["global", "lottery"])
+def test_a_checkpoint_from_within_a_schedule_is_tested_as_it_was_trained_by_either_name(kind, trained, program):
+    run, path, _ = trained(kind, "--save-every", "1", "--seed", "1")
+    early = run / "checkpoints/epoch_1.pt"
+    (*_, resumed), (*_, pretrained) = (
+        program("--config", path, "--seed", "1", "--evaluate", option, early)[1].splitlines()
+        for option in ("--resume", "--pretrained")
+    )
+    assert pretrained == resumed and f"{float(rows(run / 'metrics.csv')[0]['test/loss']):.4f}" in resumed

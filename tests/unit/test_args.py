@@ -304,8 +304,9 @@ def test_a_folder_from_the_command_line_stays_and_hushes_the_file(parse: Any, tm
     assert (options.data.data, options.run.log_dir, options.warnings) == ("/no/where", f"{tmp_path}/a/b", ())
 
 
-def test_folders_that_exist_and_relative_ones_stay_as_the_file_has_them(parse: Any, tmp_path: Path) -> None:
-    (tmp_path / "MNIST").mkdir()
+@pytest.mark.parametrize("held", ["MNIST", "train_32x32.mat"])
+def test_folders_that_exist_and_relative_ones_stay_as_the_file_has_them(parse: Any, tmp_path: Path, held: str) -> None:
+    (tmp_path / held).mkdir()
     for folder in (str(tmp_path), "not/yet/there"):
         options = parse({**DENSE, "data": folder, "log_dir": folder})
         assert (options.data.data, options.run.log_dir, options.warnings) == (folder, folder, ())

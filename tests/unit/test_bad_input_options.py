@@ -36,8 +36,12 @@ TABLE = [
     (DENSE + "low_data: 0\n", "", ["low_data", "0", FILE, "a float > 0 and <= 1"]),
     (DENSE + "readout: original40\n", "", ["readout", FILE, "cResNet20 to cResNet110, not Conv2"]),
     (DENSE + "trainer: lottery\n", "", ["trainer", FILE, "trains scores", "SampleSubnetConv"]),
-    (SUBNET + "trainer: lottery\nepochs: 6\n", "", ["dense_epochs", "must be < epochs, 6"]),
-    (SUBNET + "epochs: 10\n", GLOBAL, ["prune_rate_epoch: no value", "must end before the run", "10 (0: no schedule"]),
+    (SUBNET + "trainer: lottery\nepochs: 6\n", "", ["dense_epochs: 6 by default, but it must be < epochs, 6"]),
+    (
+        SUBNET + "epochs: 10\n",
+        GLOBAL,
+        ["prune_rate_epoch: 10 by default", "must end before the run", "10 (0: no sched"],
+    ),
     (
         SUBNET,
         f"{GLOBAL} --prune-rate-epoch 7 --epochs 7",

@@ -165,6 +165,17 @@ def test_what_ours_does_not_say_does_not_overrule_the_originals_options(run, tmp
 # files
 
 
+def test_a_file_whose_record_is_no_record_gives_the_network_alone(run, tmp_path):
+    torch.save(ours(small_net(), state=[1], epoch="seven"), tmp_path / "odd.pt")
+    assert run(tmp_path / "odd.pt", tmp_path / "out.pth")[0] == 0
+    content = checkpoints.read(tmp_path / "out.pth")
+    assert (content["epoch"], content["best_acc1"], len(content["state_dict"])) == (
+        0,
+        0.0,
+        len(small_net().state_dict()),
+    )
+
+
 def test_an_existing_file_is_left_alone_without_force(run, tmp_path):
     file, out = write(original(small_net()), tmp_path / "net.pth"), tmp_path / "ours.pt"
     out.write_text("mine")

@@ -205,6 +205,15 @@ def test_one_selection_a_forward_pass_in_training(selections):
         assert len(selections) == count
 
 
+def test_a_forward_pass_in_training_looks_at_all_the_scores_once(monkeypatch):
+    looks, state = [], GlobalSelection.state
+    monkeypatch.setattr(GlobalSelection, "state", lambda self: looks.append(self) or state(self))
+    net = network().train()
+    for count in (1, 2, 3):
+        net(batch())
+        assert len(looks) == count
+
+
 def refill(tensor):
     with torch.no_grad():
         tensor.normal_()

@@ -40,6 +40,19 @@ def parse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             "--prune-rate-epoch 3",
             "prune_rate_epoch: '3' {} conv_type GlobalSubnetConv and a prune_rate below 0.5",
         ),
+        (DENSE, "--lr-adjust 3", "lr_adjust: '3' {} lr_policy multistep_lr"),
+        (DENSE, "--lr-gamma 0.3", "lr_gamma: '0.3' {} lr_policy multistep_lr"),
+        (
+            {**DENSE, "lr_policy": "multistep_lr"},
+            "--warmup-length 3",
+            "warmup_length: '3' {} lr_policy constant_lr or cosine_lr",
+        ),
+        ({**DENSE, "optimizer": "adam"}, "--momentum 0.5", "momentum: '0.5' {} optimizer sgd"),
+        (
+            {**SUBNET, "init": "ones"},
+            "--scale-fan",
+            "scale_fan: true {} init kaiming_normal, signed_constant, unsigned_constant or usc_bernoulli",
+        ),
         (DENSE, "--std-gauss 1", "std_gauss: '1' {} gaussian_aug"),
         (DENSE, "--p-clean 0.5", "p_clean: '0.5' {} gaussian_aug"),
         (DENSE, "--all-augmix-augmentations", "all_augmix_augmentations: true {} augmix"),
@@ -64,6 +77,11 @@ def test_what_was_typed_without_effect_is_said_once(
     ("content", "words"),
     [
         ({**DENSE, "dense_epochs": 3, "score_l1": 1, "mixture_width": 1, "std_gauss": 1.0, "prune_rate_epoch": 3}, ""),
+        ({**DENSE, "optimizer": "adam", "lr_gamma": 0.5, "lr_adjust": 3, "momentum": 0.5}, ""),
+        ({**DENSE, "lr_policy": "multistep_lr"}, "--lr-gamma 0.5 --lr-adjust 3 --momentum 0.5"),
+        ({**DENSE, "lr_policy": "cos_multi_lr"}, "--warmup-length 3"),
+        (DENSE, "--warmup-length 3"),
+        ({**SUBNET, "init": "unsigned_constant"}, "--scale-fan"),
         ({**SUBNET, "trainer": "lottery"}, "--dense-epochs 3"),
         ({**SUBNET, "trainer": "ss"}, "--score-l1 1"),
         (GLOBAL, "--prune-rate-epoch 3"),
@@ -120,3 +138,10 @@ def test_values_of_the_original_are_taken_under_their_names_here(
 
 def test_every_renamed_value_is_in_that_table() -> None:
     assert {next(iter(theirs.items())) for theirs, _ in RENAMED} == args.RENAMED.keys()
+
+
+def test_the_initialisations_that_scale_fan_speaks_of_are_those_that_honour_it() -> None:
+    from models.initial import SCALED
+    from utils.rules import FAN_SCALED
+
+    assert FAN_SCALED == SCALED
