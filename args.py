@@ -4,6 +4,7 @@ One flat name space: the field `prune_rate` is the YAML key `prune_rate` and the
 The command line beats the YAML file, the file beats the default; every value is cast by the declared type.
 """
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
@@ -55,7 +56,7 @@ class DataOptions:
         None, "crop of ImageNet, TinyImageNet, BigCIFAR10, ImageFolder; default: the set's", ">= 8"
     )
     low_data: float = opt(1.0, "share of the training images used", "> 0 and <= 1")
-    one_batch: bool = opt(False, "train on one batch again and again: can the network learn it at all?")
+    one_batch: bool = opt(False, "train on one batch, a step an epoch: can the network learn it at all?")
     gaussian_aug: bool = opt(False, "Gaussian noise on training images")
     std_gauss: float = opt(0.1, "standard deviation of that noise, pixels being 0 to 1", "> 0")
     p_clean: float = opt(1.0, "with gaussian_aug: share of images left without noise", ">= 0 and <= 1")
@@ -188,8 +189,11 @@ def config_path(typed: Mapping[str, list[Any]]) -> str:
         return str(named)
     run = Path(typed.get("resume", ["auto"])[-1])
     path = (run.parent.parent if run.parent.name == "checkpoints" else run) / "config.yaml"
-    if run == Path("auto") or not os.access(path, os.F_OK):
+    if run == Path("auto"):
         raise UsageError(f"config: no YAML file {TYPED}; give --config FILE, or --resume with a run's directory")
+    if not os.access(path, os.F_OK):
+        found = "belongs to no run (--pretrained takes a file)" if os.access(run, os.F_OK) else "does not exist"
+        raise UsageError(f"resume: {run} {found}; give a run's directory or one of its checkpoints")
     return str(path)
 
 
@@ -237,6 +241,8 @@ def finished(reader: Reader) -> Options:
         reader.v.prune_rate, reader.v.scale_fan = None, False
     if reader.v.prune_rate in (-1, 0):  # no density is given, and none is needed
         reader.v.prune_rate = None
+    if reader.v.device == "cpu":
+        reader.v.multigpu = None
     if "Wide" not in reader.v.arch:
         reader.v.width_mult = 1.0
     reader.v.name = reader.v.name or Path(reader.v.config or "").stem or None
@@ -248,8 +254,10 @@ def parse(argv: Sequence[str]) -> Options:
     """The options of a command line and its YAML file. Raises UsageError with every problem of both together."""
     reader = Reader(FIELDS, DEAD, RENAMED)
     if {"-h", "--help"} & {*argv}:
-        print(help_text())
-        raise SystemExit(0)
+        with contextlib.suppress(BrokenPipeError):  # `--help | head`
+            print(help_text(), flush=True)
+            raise SystemExit(0)
+        os._exit(0)  # else the interpreter would flush again, and complain
     reader.command_line(argv)
     typed = reader.v.typed
     try:

@@ -46,4 +46,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except ModuleNotFoundError as missing:
+        sys.exit(f"failed: {missing.name} is not installed; pip install -r requirements.txt")

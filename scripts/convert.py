@@ -60,7 +60,7 @@ def to_theirs(stored: Stored) -> dict[str, Any]:
         "state_dict": {f"module.{key}": value for key, value in stored.state.items()},
         **{key: groups.get(group, {}).get(name, 0.0) for key, (group, name) in MEASURES.items()},
         "optimizer": {},
-        **stored.said,
+        **{name: value for name, value in stored.said.items() if name in pretrained.SAID},
     }
 
 

@@ -180,7 +180,7 @@ def sweep(options: SweepOptions, grid: Sequence[Cell]) -> int:
 def main(argv: Sequence[str]) -> int:
     """Returns the exit code that --help lists."""
     if {"-h", "--help"} & {*argv}:
-        print(HELP.format("\n".join(help_lines(OWN.values()))))
+        say(HELP.format("\n".join(help_lines(OWN.values()))))
         return 0
     try:
         return sweep(*checked(argv))

@@ -19,6 +19,7 @@ from utils.signals import RESUMABLE
 ASKING = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 # 130 and the negative ones: stopped before training began, with nothing to save.
 STOPPED = (RESUMABLE, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT, -signal.SIGUSR2, -signal.SIGHUP)
+BAD_INPUT = 2  # exit code: a missing data set, for one
 LOOK_SECONDS = 0.1
 
 
@@ -91,6 +92,9 @@ def run(cells: Sequence[Cell], jobs: int, stop: Stop, program: Path) -> list[tup
                 ahead = (time.monotonic() - began) / ended * left
                 if reason := end(child, f"; {left} left, about {duration(ahead)}" if left else "", stop):
                     failed.append((child.cell, reason))
+                if child.process.returncode == BAD_INPUT and queue:
+                    say(f"{len(queue)} cells are not started: what is wrong here is likely to be wrong there")
+                    queue.clear()
     finally:
         for child in children:
             child.process.terminate()

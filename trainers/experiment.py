@@ -43,9 +43,13 @@ def train(options: Options, runtime: Runtime) -> None:
         say(f"{point.run.path if point.run else ''} is finished already; --epochs with a larger number goes on with it")
         return
     runtime = runtime.at(options.run.precision)
-    model, method = build(options)
+    stored = None
     if point.snapshot is None and options.run.pretrained is not None:
-        pretrained.load(pretrained.read(options.run.pretrained), options, model, whole=False)
+        stored = pretrained.read(options.run.pretrained)
+        pretrained.compare(stored, options)
+    model, method = build(options)
+    if stored is not None:
+        pretrained.load(stored, model, whole=False)
     image_set = load_set(options)
     parts = assemble(options, runtime, model, method, image_set)
     if not options.run.dry_run:
@@ -135,8 +139,9 @@ def test_only(options: Options, runtime: Runtime) -> None:
         stored = pretrained.read(str(options.run.pretrained))
     options = _settled(options, runtime)
     runtime = runtime.at(options.run.precision)
+    pretrained.compare(stored, options)
     model, method = build(options)
-    pretrained.load(stored, options, model, whole=True)
+    pretrained.load(stored, model, whole=True)
     epochs, step = stored.content.get("epoch"), stored.content.get("step")
     if isinstance(epochs, int) and isinstance(step, int):  # else it is of no run of ours: the options alone decide
         whole = step == 0  # else it is from within the epoch after

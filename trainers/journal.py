@@ -55,11 +55,14 @@ class Journal:
             board.histograms(state.epoch, self._histogram_tensors())
         self.save(state, is_best=is_best)
         self._run.set_status("running", epoch=state.epoch, epochs=self._options.optim.epochs)
-        best = state.best
+        best, network = state.best, measures.get("network")
+        kept = f"  kept {100 * network['kept']:.2f}%" if network else ""
+        if self._parts.method.begins_anew(state.epoch - 1):
+            say("from this epoch on it is the network that was asked for: what was best before counts no more")
         say(
             f"epoch {state.epoch}/{self._options.optim.epochs}  train loss {train.loss:.4f} acc@1 {train.top1:.2f}%"
             f"  {split} loss {held_out.loss:.4f} acc@1 {held_out.top1:.2f}%"
-            f" (best {best['acc@1']:.2f}% in epoch {best['epoch']})  lr {rate:.4g}  {speed:,.0f} images/s"
+            f" (best {best['acc@1']:.2f}% in epoch {best['epoch']})  lr {rate:.4g}{kept}  {speed:,.0f} images/s"
         )
 
     def stopped(self, state: State) -> None:

@@ -6,6 +6,7 @@ of a SubnetConv layer are here those of BIPROP times int(k·n) / kept.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,11 @@ from args import Options, UsageError
 from models.constraints.attach import BipropMatch, match_biprop, to_biprop
 from utils import checkpoints
 from utils.progress import say, warn
+from utils.rules import SMALL_RESNET
 
 WITHOUT_RATE = ("DenseConv", "SampleSubnetConv")  # BIPROP stores a default or a measured share with these
+SAID = ("arch", "conv_type", "prune_rate")
+TAKEN_OVER = ("SubnetConv", "FixedSubnetConv")  # the weights of the second train under the mask of the first
 NAMED = 4  # names that a message lists of each kind
 
 
@@ -52,7 +56,9 @@ def from_content(content: Any, path: str) -> Stored:
         raise UsageError(f"{path} holds no network: tensors by name are needed, bare, in `state_dict` or in `model`")
     told = content.get("options") if ours else content
     told = told if isinstance(told, Mapping) else {}
-    said = {name: told[name] for name in ("arch", "conv_type") if isinstance(told.get(name), str)}
+    said = {name: told[name] for name in ("arch", "conv_type", "readout") if isinstance(told.get(name), str)}
+    if not ours and re.fullmatch(SMALL_RESNET, said.get("arch", "")):
+        said["readout"] = "original40"  # BIPROP knows no other
     rate = told.get("prune_rate")
     if isinstance(rate, int | float) and said.get("conv_type") not in WITHOUT_RATE:
         said["prune_rate"] = rate
@@ -65,12 +71,11 @@ def _is_entry(entry: tuple[Any, Any]) -> bool:
     return isinstance(key, str) and is_tensor
 
 
-def load(stored: Stored, options: Options, model: nn.Module, *, whole: bool) -> None:
+def load(stored: Stored, model: nn.Module, *, whole: bool) -> None:
     """Copy into `model` what fits of `stored`, and say what does not; `whole`: all must fit, and nothing be left over.
 
-    Raises UsageError where nothing fits, or the file says that it was made with another arch, conv_type or prune_rate.
+    Raises UsageError where nothing fits. Whether the file is of the network asked for, `compare` tells.
     """
-    _compare(stored, options)
     match = match_biprop(model, stored.state)
     found = _in_words(match)
     if all(key.endswith("num_batches_tracked") for key in match.taken):
@@ -81,8 +86,7 @@ def load(stored: Stored, options: Options, model: nn.Module, *, whole: bool) -> 
         model.load_state_dict(match.merged)
     except RuntimeError as error:
         raise UsageError(f"{stored.path} does not fit: {str(error).splitlines()[-1].strip()}") from error
-    if not whole:
-        say(f"pretrained {stored.path}: {found}")
+    say(f"{stored.path}: {found}")
 
 
 def _in_words(match: BipropMatch) -> str:
@@ -95,10 +99,10 @@ def _in_words(match: BipropMatch) -> str:
     return "; ".join(parts)
 
 
-def _compare(stored: Stored, options: Options) -> None:
+def compare(stored: Stored, options: Options) -> None:
     """Raises UsageError for what the file says otherwise than the options; warns of what it does not say."""
     m, c = options.model, options.constraint
-    here = {"arch": m.arch, "conv_type": c.conv_type, "prune_rate": c.prune_rate}
+    here = {"arch": m.arch, "conv_type": c.conv_type, "prune_rate": c.prune_rate, "readout": m.readout}
     differ = {name: value for name, value in stored.said.items() if not _agree(value, here[name])}
     if differ:
         faults = [f"{name}: {value} in {stored.path}, {here[name]} here" for name, value in differ.items()]
@@ -106,15 +110,12 @@ def _compare(stored: Stored, options: Options) -> None:
         decide = f"{' and '.join(flags)} {'decide' if len(flags) > 1 else 'decides'}"
         give = " ".join(f"{flag} {value}" for flag, value in flags.items())
         raise UsageError(f"{'; '.join(faults)}; {decide}: give {give} to take the file's network")
-    unsaid = [name for name, value in here.items() if name not in stored.said and value is not None]
+    unsaid = [name for name in SAID if name not in stored.said and here[name] is not None]
     if unsaid:
         warn(f"{stored.path} does not say its {' and '.join(unsaid)}: the options given here decide")
 
 
 def _agree(theirs: Any, ours: Any) -> bool:
     if isinstance(theirs, str):
-        return theirs == ours or (theirs, ours) == (
-            "SubnetConv",
-            "FixedSubnetConv",
-        )  # whose weights train under its mask
+        return theirs == ours or (theirs, ours) == TAKEN_OVER
     return ours is not None and math.isclose(theirs, ours, rel_tol=1e-6)

@@ -8,6 +8,7 @@ from torch import nn
 from args import FIELDS, Options
 from models.constraints import layer_counts, parameter_counts
 from trainers.loop import Score, State
+from utils.rules import falls
 from utils.run import Run, commit
 from utils.runtime import Runtime
 
@@ -42,9 +43,18 @@ def resolved(options: Options) -> str:
 def opening(options: Options, model: nn.Module, runtime: Runtime, trainer: str, run: Run) -> str:
     """What is about to be trained, where."""
     return (
-        f"{options.model.arch} on {options.data.set}, trainer {trainer}: {kept_in_words(model)}\n"
+        f"{options.model.arch} on {options.data.set}, trainer {trainer}: {kept_in_words(model)}"
+        f"{coming(options)}\n"
         f"{runtime.device_name}, {runtime.precision_name}, seed {options.run.seed}, run directory {run.path}"
     )
+
+
+def coming(options: Options) -> str:
+    """What the first epochs do otherwise."""
+    c, o = options.constraint, options.optim
+    dense = f"; all of them in the first {o.dense_epochs} epochs" * (o.trainer == "lottery")
+    falling = f"; GlobalSubnetConv comes down to that from 50 % in {c.prune_rate_epoch} epochs"
+    return dense + falling * (falls(c) and c.prune_rate_epoch > 0)
 
 
 def summary(options: Options, model: nn.Module, state: State, tests: tuple[Score, Score] | None, run: Run) -> str:

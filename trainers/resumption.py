@@ -96,7 +96,7 @@ def _merged(options: Options, theirs: Options, directory: Path) -> tuple[Options
     if options.optim.epochs < theirs.optim.epochs and not options.run.evaluate:
         raise UsageError(f"resume: {both}; only more can be asked for")
     longer = options.optim.epochs > theirs.optim.epochs
-    if longer:
+    if longer and not options.run.evaluate:
         warn(f"{both}: the learning rates from here on may differ from those of a run that had them from the start")
     return options, longer
 

@@ -32,7 +32,9 @@ TESTED = "it needs a trained network: --resume PATH or --pretrained FILE"
 NEVER = "the schedule must end before the run does: prune_rate_epoch < epochs, {epochs} (0: no schedule)"
 TOO_DENSE = "conv_type GlobalSubnetConv and a prune_rate below 0.5"
 NO_SCORES = "it trains scores: conv_type SubnetConv, GlobalSubnetConv or SampleSubnetConv"
-NO_NOISE = "p_clean is 1: no image would get noise; give --p-clean below 1, such as 0.5"
+NO_NOISE = "p_clean below 1: every image stays clean"
+UNTAUGHT = "it needs the ticket whose mask it keeps: --pretrained FILE (RGConv takes a random mask)"
+PRUNING = "conv_type SubnetConv or another that it belongs to"
 
 
 def types(v: Any) -> set[str | None]:
@@ -96,7 +98,6 @@ ERRORS: list[Rule] = [
         lambda v: v.score_init_constant is not None and "SampleSubnetConv" not in types(v),
         "it needs conv_type SampleSubnetConv: equal scores rank nothing",
     ),
-    ("gaussian_aug", lambda v: v.gaussian_aug and v.p_clean == 1, NO_NOISE),
     ("gaussian_aug", lambda v: v.gaussian_aug and v.augmix, "it is one or the other; leave out this or augmix"),
     ("jsd", lambda v: v.jsd and not (v.gaussian_aug or v.augmix), "it needs augmix or gaussian_aug"),
     ("trainer", lambda v: v.trainer in TICKETS and not types(v) & SCORED, NO_SCORES),
@@ -106,15 +107,25 @@ ERRORS: list[Rule] = [
     ("start_epoch", lambda v: v.start_epoch is not None and v.start_epoch >= v.epochs, "it must be < epochs, {epochs}"),
     ("start_epoch", lambda v: "start_epoch" in v.typed and v.resume, FRESH),
     ("pretrained", lambda v: v.pretrained and v.resume not in (None, "auto"), FRESH),
+    (
+        "conv_type",
+        lambda v: "FixedSubnetConv" in types(v) and not (v.pretrained or v.resume or v.check),
+        UNTAUGHT,
+    ),
     ("evaluate", lambda v: v.evaluate and not (v.resume or v.pretrained), TESTED),
     ("name", lambda v: v.name and not re.fullmatch(r"(?!\.\.?$)[^/]{1,99}", v.name), "it must be one path component"),
     ("log_dir", lambda v: "log_dir" in v.typed and not writable(v.log_dir or ""), "it must be a folder one can write"),
     ("multigpu", lambda v: v.multigpu and len(v.multigpu) > 1, "several GPUs are not supported yet; name one"),
-    ("multigpu", lambda v: v.multigpu and v.device == "cpu", "device is cpu; leave out one of the two"),
+    (
+        "multigpu",
+        lambda v: v.multigpu and v.device == "cpu" and "multigpu" in v.typed,
+        "device is cpu; leave out one of the two",
+    ),
 ]
 REMARKS: list[Rule] = [
-    ("prune_rate", lambda v: not pruned(v) and v.prune_rate not in (None, -1, 0, 1), "conv_type SubnetConv"),
-    ("scale_fan", lambda v: not pruned(v) and v.scale_fan, "conv_type SubnetConv"),
+    ("gaussian_aug", lambda v: v.gaussian_aug and v.p_clean == 1, NO_NOISE),
+    ("prune_rate", lambda v: not pruned(v) and v.prune_rate not in (None, -1, 0, 1), PRUNING),
+    ("scale_fan", lambda v: not pruned(v) and v.scale_fan, PRUNING),
     (
         "scale_fan",
         lambda v: pruned(v) and v.scale_fan and v.init not in FAN_SCALED,

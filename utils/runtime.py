@@ -75,7 +75,7 @@ def _device(device: str, gpus: tuple[int, ...] | None) -> torch.device:
     if gpus:
         if gpus[0] >= there:
             raise UsageError(
-                f"multigpu: {gpus[0]}, but this machine has {there or 'no'} GPU; leave it out to run on the CPU"
+                f"multigpu: {gpus[0]}, but this machine has {there or 'no'} GPU; --device cpu runs on the CPU"
             )
         return torch.device("cuda", gpus[0])
     if device == "cuda" and not there:

@@ -74,7 +74,9 @@ def test_the_originals_file_of_the_readme_is_tested(tmp_path, theirs, monkeypatc
     options = args.parse(shlex.split(command.replace("configs/", f"{ROOT}/configs/")))
     net, _ = assembly.build(options.replace(seed=1))
     monkeypatch.chdir(tmp_path)
-    pretrained.load(pretrained.read(str(options.run.pretrained)), options, net, whole=True)
+    stored = pretrained.read(str(options.run.pretrained))
+    pretrained.compare(stored, options)
+    pretrained.load(stored, net, whole=True)
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert options.run.evaluate and torch.equal(net.eval()(x), theirs(x))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -98,8 +99,18 @@ def test_dry_run_goes_through_without_a_row(program, config, tmp_path):
     code, out, _ = program("--config", config(epochs=90), "--dry-run", 2)
     assert code == 0 and "epoch 1/1" in out
     assert not (tmp_path / "runs/results.csv").exists()
-    (row,) = rows(tmp_path / "runs/ticket/prune-rate=0.5/ticket/metrics.csv")
+    (row,) = rows(tmp_path / "runs/ticket/prune-rate=0.5/ticket,dry-run/metrics.csv")  # the name stays free
     assert 0 <= float(row["test/acc@1"]) <= 100
+
+
+def test_help_into_a_closed_pipe_and_a_missing_library_are_no_tracebacks(tmp_path):
+    shell = f"{sys.executable} {ROOT}/main.py --help | head -1"
+    done = subprocess.run(shell, shell=True, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("usage: python main.py --config FILE [options]\n", "")
+    (tmp_path / "yaml.py").write_text("raise ModuleNotFoundError(name='yaml')")
+    without = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, ROOT / "main.py"], capture_output=True, text=True, env=without)
+    assert (done.returncode, done.stderr) == (1, "failed: yaml is not installed; pip install -r requirements.txt\n")
 
 
 def test_check_prints_layers_and_configuration_and_writes_nothing(program, config, tmp_path):

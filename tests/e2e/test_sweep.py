@@ -151,3 +151,9 @@ def test_the_published_sweep_is_one_command_from_any_folder(tmp_path):
         assert part in told
     assert "--results out/results.csv" in told and "main.py" in chosen[0]
     assert len(sweep.checked(chosen[0][2:-2])[1]) == 1
+
+
+def test_bad_input_that_only_a_cell_can_see_stops_the_sweep(start, config, tmp_path):
+    code, out, _ = ended(start("--config", config(set="MNIST"), "--data", "nowhere", "--seed", 1, 2, 3))
+    assert code == 1 and "2 cells are not started" in out and "MNIST was not found" in out
+    assert out.count(": started") == 1 and not (tmp_path / "runs/results.csv").exists()

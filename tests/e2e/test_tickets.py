@@ -121,6 +121,11 @@ def test_a_global_run_keeps_what_its_schedule_says_and_every_checkpoint_tests_as
     bests = [float(r["test/best_acc@1"]) for r in rows(run / "metrics.csv")]
     accuracies = [float(r["test/acc@1"]) for r in rows(run / "metrics.csv")]
     assert bests[3] == accuracies[3] and bests[4] == max(accuracies[3:])
+    assert "89.98 % pruned; GlobalSubnetConv comes down to that from 50 % in 3 epochs" in out
+    assert ["kept 50.00%" in line for line in out.splitlines() if line.startswith("epoch 1/")] == [True]
+    said = out.splitlines()
+    at = said.index("from this epoch on it is the network that was asked for: what was best before counts no more")
+    assert said[at + 1].startswith("epoch 4/5") and f"(best {accuracies[3]:.2f}% in epoch 4)" in said[at + 1]
 
 
 @pytest.mark.parametrize(("stop", "dense"), [(STEPS + 4, False), (STEPS, True)])
@@ -174,15 +179,31 @@ def test_a_drawn_mask_has_its_expected_number_kept_in_the_results(trained, tmp_p
     assert run.relative_to(tmp_path).parts == ("runs", "t", "t")
 
 
-@pytest.mark.parametrize(("conv_type", "kept"), [("FixedSubnetConv", "0.300113"), ("RGConv", "0.300113")])
-def test_a_fixed_mask_goes_through(trained, tmp_path, conv_type, kept):
-    changes = {"conv_type": conv_type, "prune_rate": 0.3, "freeze_weights": None, "prune_rate_epoch": None}
+def test_a_random_mask_goes_through(trained, tmp_path):
+    changes = {"conv_type": "RGConv", "prune_rate": 0.3, "freeze_weights": None, "prune_rate_epoch": None}
     run, _, _ = trained("global", epochs=2, **changes)
     (row,) = rows(tmp_path / "runs/results.csv")
-    assert row["Trainer"] == "default" and float(row["Kept"]) == pytest.approx(float(kept), abs=1e-3)
+    assert row["Trainer"] == "default" and float(row["Kept"]) == pytest.approx(0.300113, abs=1e-3)
     first, last = checkpoint(run, "initial")["model"], checkpoint(run, "last")["model"]
     fixed = [key for key in first if ".constraint." in key]
     assert len(fixed) == 2 and all(torch.equal(first[key], last[key]) for key in fixed)
+
+
+def test_the_weights_of_a_ticket_train_under_its_mask(program, config, tmp_path):
+    assert program("--config", config())[0] == 0
+    ticket = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
+    fixed = config(name="fixed.yml", conv_type="FixedSubnetConv", freeze_weights=None, lr=0.01, epochs=3)
+    code, out, err = program("--config", fixed, "--pretrained", ticket / "checkpoints/best.pt")
+    assert (code, err) == (0, "") and "tensors taken" in out
+    taken = checkpoint(ticket, "best")["model"]
+    run = tmp_path / "runs/fixed/prune-rate=0.5/fixed"
+    first, last = checkpoint(run, "initial")["model"], checkpoint(run, "last")["model"]
+    for key, value in last.items():
+        assert torch.equal(first[key], taken[key]), key
+        assert torch.equal(value, taken[key]) == key.endswith("scores"), key
+    row = rows(tmp_path / "runs/results.csv")[-1]
+    assert (row["Trainer"], row["Conv Type"], row["Kept"]) == ("default", "FixedSubnetConv", "0.5")
+    assert float(row["Best Epoch Test Top 1"]) > 85
 
 
 def test_histograms_carry_the_names_of_what_they_show(trained, monkeypatch):

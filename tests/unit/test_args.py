@@ -268,8 +268,14 @@ def test_dense_takes_the_originals_words_for_no_pruning_in_silence(parse: Any, r
 @pytest.mark.parametrize(
     ("content", "warning"),
     [
-        ({**DENSE, "prune_rate": 0.3}, "prune_rate: 0.3 in c.yml has no effect without conv_type SubnetConv"),
-        ({**DENSE, "scale_fan": True}, "scale_fan: true in c.yml has no effect without conv_type SubnetConv"),
+        (
+            {**DENSE, "prune_rate": 0.3},
+            "prune_rate: 0.3 in c.yml has no effect without conv_type SubnetConv or another that it belongs to",
+        ),
+        (
+            {**DENSE, "scale_fan": True},
+            "scale_fan: true in c.yml has no effect without conv_type SubnetConv or another that it belongs to",
+        ),
         ({**DENSE, "learn_batchnorm": True}, "learn_batchnorm: true in c.yml has no effect without freeze_weights"),
         ({**DENSE, "tune_batchnorm": True}, "tune_batchnorm: true in c.yml has no effect without freeze_weights"),
         ({**DENSE, "bn_bias_only": True}, "bn_bias_only: true in c.yml has no effect without freeze_weights"),
@@ -349,6 +355,11 @@ def test_resume_auto_needs_the_config(parse: Any) -> None:
     Path("auto/config.yaml").write_text("set: digits\narch: Conv2\n")
     with pytest.raises(UsageError, match="config: no YAML file"):
         args.parse(["--resume", "auto"])
+    with pytest.raises(UsageError, match="resume: nosuch does not exist; give a run's directory"):
+        args.parse(["--resume", "nosuch"])
+    Path("theirs.pth").write_text("")
+    with pytest.raises(UsageError, match=r"resume: theirs.pth belongs to no run \(--pretrained takes a file\)"):
+        args.parse(["--resume", "theirs.pth"])
 
 
 @pytest.mark.parametrize("words", [["--resume", "auto"], ["--pretrained", "a.pt"]])

@@ -27,7 +27,6 @@ TABLE = [
     (DENSE + "prunerate: 0.5\n", "", ["prunerate", "unknown option", FILE, "did you mean 'prune_rate'"]),
     (DENSE + "learning_rate: 0.5\n", "", ["learning_rate", FILE, "did you mean 'lr'"]),
     (DENSE + "5: 6\n", "", ["5: unknown option", FILE, "--help"]),
-    (DENSE, "--gaussian-aug", ["gaussian_aug", HERE, "no image would get noise", "--p-clean"]),
     (DENSE, "--gaussian-aug --p-clean 0.5 --augmix", ["gaussian_aug", HERE, "one or the other"]),
     (DENSE, "--jsd", ["jsd", HERE, "needs augmix or gaussian_aug"]),
     (DENSE, "--mixture-depth -2", ["mixture_depth", "'-2'", HERE, "an int >= -1"]),
@@ -51,7 +50,7 @@ TABLE = [
     (DENSE, "--first-layer-type GlobalSubnetConv", ["prune_rate", "must be given"]),
     (DENSE + "conv_type: RGConv\n", "--prune-rate 0", ["prune_rate", "'0'", HERE, "> 0 and <= 1"]),
     (
-        DENSE + "conv_type: FixedSubnetConv\nprune_rate: 0.5\ntrainer: ss\n",
+        DENSE + "conv_type: FixedSubnetConv\nprune_rate: 0.5\ntrainer: ss\npretrained: a.pt\n",
         "",
         ["trainer", "'ss'", FILE, "trains scores"],
     ),
@@ -62,11 +61,11 @@ TABLE = [
     ),
     (DENSE, "--score-l1 -1", ["score_l1", "'-1'", HERE, "a float >= 0"]),
     (DENSE + "trainer: anomoly\n", "", ["trainer", "'anomoly'", FILE, "default, prune_score, lottery, ss"]),
-    ("set: CIFAR10_gaussian\narch: Conv2\n", "", ["gaussian_aug", "true", FILE, "no image would get noise"]),
     (DENSE, "--readout origina", ["readout", HERE, "one of pooled, original40", "did you mean 'original40'"]),
     (DENSE + "image_size: 7\n", "", ["image_size", "7", FILE, "an int >= 8"]),
     (SUBNET + "score_init_constant: 0.5\n", "", ["score_init_constant", FILE, "SampleSubnetConv"]),
-    (DENSE + "conv_type: FixedSubnetConv\n", "", ["prune_rate", "must be given"]),
+    (DENSE + "conv_type: FixedSubnetConv\npretrained: a.pt\n", "", ["prune_rate", "must be given"]),
+    (SUBNET, "--conv-type FixedSubnetConv", ["conv_type", HERE, "needs the ticket whose mask it keeps", "RGConv"]),
     (DENSE + "conv_type: RGConv\nscale_fan: true\n", "", ["scale_fan", FILE, "prune_rate < 1"]),
     (
         DENSE + "conv_type: RGConv\nfirst_layer_dense: true\nfirst_layer_type: RGConv\n",
@@ -169,7 +168,7 @@ def test_a_bad_input_gives_one_line_that_says_what_where_and_what_is_right(
     assert [part for part in parts if part not in str(error.value)] == [], str(error.value)
 
 
-@pytest.mark.parametrize("word", ["--config=missing.yml", "--config=.", "--config", "", "--resume=auto", "--resume=."])
+@pytest.mark.parametrize("word", ["--config=missing.yml", "--config=.", "--config", "", "--resume=auto"])
 def test_without_a_readable_config_only_that_is_said(
     word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,7 +95,8 @@ def test_an_original_becomes_ours_with_equal_logits(run, config, tmp_path, arch,
     content = torch.load(out, weights_only=True)
     assert equal(content["model"], source.state_dict())
     options = parse(["--config", config()]).replace(arch=arch, prune_rate=0.3)
-    pretrained.load(pretrained.read(str(out)), options, target, whole=True)
+    pretrained.compare(pretrained.read(str(out)), options)
+    pretrained.load(pretrained.read(str(out)), target, whole=True)
     assert not torch.equal(logits(small_net(arch, seed=1)), logits(source))
     assert torch.equal(logits(target), logits(source))
 

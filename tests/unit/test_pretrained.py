@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+import models
 from args import UsageError, parse
+from models.constraints import constrain
 from tests.originals import before_2022, logits, original, original_state, small_net, write
 from trainers import pretrained
-from trainers.pretrained import load, read
+from trainers.pretrained import compare, load, read
 from utils import checkpoints
 
 
@@ -21,7 +23,9 @@ def options(config):
 
 
 def into(path, options, model, whole=True):
-    load(read(str(path)), options, model, whole=whole)
+    stored = read(str(path))
+    compare(stored, options)
+    load(stored, model, whole=whole)
     return model
 
 
@@ -69,10 +73,12 @@ def test_a_state_dict_alone_is_enough_and_the_options_decide(tmp_path, options, 
 def test_our_own_checkpoint_says_as_much(tmp_path, options, capsys):
     content = {"model": small_net().state_dict(), "epoch": 3, "step": 0, "options": options.flat()}
     stored = read(str(write(content, tmp_path / "last.pt")))
-    assert stored.said == {"arch": "Conv2_BinAct", "conv_type": "SubnetConv", "prune_rate": 0.3} and stored.ours
-    load(stored, options, small_net(seed=1), whole=True)
-    said = capsys.readouterr()
-    assert (said.out, said.err) == ("", "")
+    said = {"arch": "Conv2_BinAct", "conv_type": "SubnetConv", "prune_rate": 0.3, "readout": "pooled"}
+    assert stored.said == said and stored.ours
+    compare(stored, options)
+    load(stored, small_net(seed=1), whole=True)
+    heard = capsys.readouterr()
+    assert (heard.out, heard.err) == (f"{stored.path}: 30 of 30 tensors taken\n", "")
 
 
 # what is refused unexecuted
@@ -215,7 +221,7 @@ def test_another_head_is_left_out_for_training_and_refused_for_testing(tmp_path,
     assert told == f"{path} is not all of this network, which cannot be tested so: {found}"
     assert all(torch.equal(value, before[key]) for key, value in target.state_dict().items())
     into(path, options, target, whole=False)
-    assert capsys.readouterr().out == f"pretrained {path}: {found}\n"
+    assert capsys.readouterr().out == f"{path}: {found}\n"
     for key, value in target.state_dict().items():
         assert torch.equal(value, before[key] if key.startswith("linear.6") else source.state_dict()[key]), key
 
@@ -223,7 +229,7 @@ def test_another_head_is_left_out_for_training_and_refused_for_testing(tmp_path,
 def test_a_whole_network_is_said_to_be_whole(tmp_path, options, capsys):
     path = write(original(small_net()), tmp_path / "net.pth")
     into(path, options, small_net(seed=1), whole=False)
-    assert capsys.readouterr().out == f"pretrained {path}: 30 of 30 tensors taken\n"
+    assert capsys.readouterr().out == f"{path}: 30 of 30 tensors taken\n"
 
 
 def test_missing_and_unused_tensors_are_counted_and_a_few_named(tmp_path, options, capsys):
@@ -231,7 +237,7 @@ def test_missing_and_unused_tensors_are_counted_and_a_few_named(tmp_path, option
     path = write(original_state(dense), tmp_path / "dense.pt")
     into(path, options, subnet, whole=False)
     named = "convs.0.scores, convs.3.scores, linear.0.scores, linear.3.scores and 1 more"
-    assert capsys.readouterr().out == f"pretrained {path}: 25 of 30 tensors taken; not in the file: {named}\n"
+    assert capsys.readouterr().out == f"{path}: 25 of 30 tensors taken; not in the file: {named}\n"
     assert named in refusal(lambda: into(path, options, subnet), path)
     path = write(original_state(subnet), tmp_path / "subnet.pt")
     assert f"25 of 25 tensors taken; unused: {named}" in refusal(lambda: into(path, options, dense), path)
@@ -313,11 +319,19 @@ def test_another_network_is_refused_with_the_flag_that_decides(tmp_path, options
         ({"conv_type": "DenseConv", "prune_rate": 0.3}, {"conv_type": "DenseConv", "prune_rate": None}),
     ],
 )
-def test_the_same_network_passes_without_a_word(tmp_path, options, capsys, theirs, ours):
+def test_the_same_network_passes_without_a_remark(tmp_path, options, capsys, theirs, ours):
     path = write(original(small_net(), **theirs), tmp_path / "net.pth")
     into(path, options.replace(**ours), small_net(seed=1))
     said = capsys.readouterr()
-    assert (said.out, said.err) == ("", "")
+    assert (said.out, said.err) == (f"{path}: 30 of 30 tensors taken\n", "")
+
+
+def test_the_originals_small_resnets_had_forty_outputs_which_readout_tells(tmp_path, options):
+    model = constrain(models.build("cResNet20", num_classes=3, in_shape=(3, 32, 32)), "SubnetConv", density=0.3)
+    path = write(original(model, arch="cResNet20"), tmp_path / "net.pth")
+    with pytest.raises(UsageError, match=r"readout: original40 in .*, pooled here; --readout decides"):
+        into(path, options.replace(arch="cResNet20"), model)
+    into(path, options.replace(arch="cResNet20", readout="original40"), model)
 
 
 # the program
@@ -335,7 +349,7 @@ def test_an_original_is_tested_and_trained_on(program, config, tmp_path):
     assert (code, err) == (0, "") and f"{theirs} (epoch 2): FC, " in out
     assert out.splitlines()[-1] == expected.splitlines()[-1]
     code, out, _ = program("--config", config(), "--pretrained", theirs, "--name", "more")
-    assert code == 0 and f"pretrained {theirs}: 6 of 6 tensors taken" in out
+    assert code == 0 and f"{theirs}: 6 of 6 tensors taken" in out
     initial = torch.load(run.parent / "more/checkpoints/initial.pt", weights_only=True)["model"]
     assert all(torch.equal(initial[key], value) for key, value in ours.items())
 
@@ -356,7 +370,7 @@ def test_what_a_file_holds_is_not_touched_by_training(tmp_path, options):
     stored = pretrained.from_content(original(small_net()), "net.pth")
     before = {key: value.clone() for key, value in stored.state.items()}
     model = small_net(seed=1)
-    load(stored, options, model, whole=True)
+    load(stored, model, whole=True)
     with torch.no_grad():
         for value in model.state_dict().values():
             value.zero_()

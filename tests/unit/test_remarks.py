@@ -25,11 +25,15 @@ def parse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return parse_
 
 
+PRUNE_RATE = "prune_rate: '0.5' {} conv_type SubnetConv or another that it belongs to"
+
+
 @pytest.mark.parametrize(
     ("content", "words", "warning"),
     [
         (DENSE, "--dense-epochs 3", "dense_epochs: '3' {} trainer lottery"),
         (DENSE, "--score-l1 1", "score_l1: '1' {} trainer ss"),
+        (DENSE, "--gaussian-aug", "gaussian_aug: true {} p_clean below 1: every image stays clean"),
         (
             SUBNET,
             "--prune-rate-epoch 3",
@@ -64,7 +68,11 @@ def parse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             "--learn-batchnorm",
             "learn_batchnorm: true {} an affine bn_type",
         ),
-        ({**SUBNET, "conv_type": "SampleSubnetConv"}, "--prune-rate 0.5", "prune_rate: '0.5' {} conv_type SubnetConv"),
+        (
+            {**SUBNET, "conv_type": "SampleSubnetConv"},
+            "--prune-rate 0.5",
+            PRUNE_RATE,
+        ),
     ],
 )
 def test_what_was_typed_without_effect_is_said_once(
