@@ -149,7 +149,7 @@ def outcome(stop: Stop, failed: Sequence[tuple[Cell, str]], left: int) -> int:
         say(f"stopped by {stop.reason}, cells left: {left}; the same command goes on")
         return RESUMABLE
     if left:
-        say(f"cells left to another sweep: {left}; the same command goes on")
+        say(f"cells left: {left}; the same command goes on")
     return 1 if failed else RESUMABLE if left else 0
 
 

@@ -25,7 +25,8 @@ from models.initial import INITIALISERS, initialise
 from tests.cases import CASES, CLASSES, METHOD_CASES, NARROW, SET_CASES
 from trainers import METHODS
 from trainers.optimizers import OPTIMIZERS, make_optimizer, parameter_groups
-from trainers.schedules import POLICIES
+from trainers.schedules import POLICIES, schedule
+from utils import rules
 
 KEYS = {"weight": "weight", "scores": "constraint.scores"}
 MOVED = {  # what gradient descent moves in every layer
@@ -234,6 +235,15 @@ def test_the_choices_without_a_registry_work():
     assert all(weight.isfinite().all() for weight in drawn)
     sides = {initial.initial_weight(shape, "unsigned_constant", mode=mode)[0, 0].item() for mode in choices("mode")}
     assert len(sides) == 2
+
+
+def test_what_the_rules_between_options_say_of_inits_and_policies_is_so():
+    assert sorted(rules.FAN_SCALED) == sorted(initial.SCALED)
+    rates = {
+        name: [[schedule(name, epochs=90, warmup=warmup)(epoch) for epoch in range(90)] for warmup in (0, 4)]
+        for name in POLICIES
+    }
+    assert sorted(rules.WARMED) == sorted(name for name, (without, warm) in rates.items() if without != warm)
 
 
 def test_the_trainer_of_each_conv_type_exists():

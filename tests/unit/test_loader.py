@@ -225,7 +225,7 @@ def test_a_killed_worker_stops_the_run_with_one_line(folder):
 def test_more_workers_than_cores_are_no_reason_to_warn(folder):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        batches_of(folder, workers=500)
+        assert batches_of(folder, workers=500).loader.num_workers == 500
 
 
 PROGRAM = """
