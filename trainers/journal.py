@@ -43,11 +43,13 @@ class Journal:
         speed = (state.train_images - images) / max(state.train_seconds - seconds, 1e-9)
         self._trained = (state.train_images, state.train_seconds)
         split = self._held_out
+        clock = {"lr": rate, "images_per_second": speed, "elapsed_seconds": state.seconds}
         measures = {
-            "train": train.named() | {"lr": rate, "images_per_second": speed, "elapsed_seconds": state.seconds},
+            "train": train.named() | clock,
             split: held_out.named() | {"best_acc@1": state.best["acc@1"]},
-            **self._parts.method.measures(self._parts.model),
         }
+        for of, more in self._parts.method.measures(self._parts.model).items():
+            measures[of] = measures.get(of, {}) | more
         self._metrics.record(state.epoch, measures)
         board = self._tensorboard()
         board.record(state.epoch, measures)
@@ -55,8 +57,9 @@ class Journal:
             board.histograms(state.epoch, self._histogram_tensors())
         self.save(state, is_best=is_best)
         self._run.set_status("running", epoch=state.epoch, epochs=self._options.optim.epochs)
-        best, network = state.best, measures.get("network")
-        kept = f"  kept {100 * network['kept']:.2f}%" if network else ""
+        best, kept = state.best, ""
+        if "kept" in measures["train"]:
+            kept = f"  kept {100 * measures['train']['kept']:.2f}%"
         if self._parts.method.begins_anew(state.epoch - 1):
             say("from this epoch on it is the network that was asked for: what was best before counts no more")
         say(

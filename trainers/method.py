@@ -53,7 +53,7 @@ class Method:
         counts = layer_counts(model)
         layers = {f"density_{c.name}": c.kept / c.total for c in counts if c.constraint != "dense"}
         kept = sum(c.kept for c in counts) / sum(c.total for c in counts)
-        return {"weights": layers, "network": {"kept": kept}} if layers else {}
+        return {"weights": layers, "train": {"kept": kept}} if layers else {}
 
     def state_dict(self) -> dict[str, Any]:
         """What the method must have back on resumption: tensors and plain types."""

@@ -59,7 +59,7 @@ def test_metrics_and_tensorboard_tell_the_same(program, config, tmp_path):
     metrics = rows(run / "metrics.csv")
     board = EventAccumulator(str(run / "logs"), size_guidance={"scalars": 0}).Reload()
     tags = ("train/loss", "train/acc@1", "train/acc@5", "test/loss", "test/acc@1", "test/acc@5", "train/lr")
-    for tag in (*tags, "network/kept"):
+    for tag in (*tags, "train/kept"):
         points = {e.step: e.value for e in board.Scalars(tag)}
         assert points == pytest.approx({int(r["epoch"]): float(r[tag]) for r in metrics}, rel=1e-6)
     assert board.Scalars("weights/density_linear.0")[-1].value == 0.5
@@ -67,7 +67,7 @@ def test_metrics_and_tensorboard_tell_the_same(program, config, tmp_path):
     best = max(float(r["test/acc@1"]) for r in metrics)
     assert board.Scalars("test/best_acc@1")[-1].value == pytest.approx(best)
     assert "_hparams_/session_start_info" in board.summary_metadata
-    assert {tag.split("/")[0] for tag in board.Tags()["scalars"]} == {"train", "test", "weights", "network"}
+    assert {tag.split("/")[0] for tag in board.Tags()["scalars"]} == {"train", "test", "weights"}
 
 
 def test_the_same_seed_gives_the_same_losses_to_the_bit(program, config, tmp_path):

@@ -1,6 +1,7 @@
 """Sweeps of real runs: each cell once, stopped and killed ones resumed, failed ones reported, the table right."""
 
 import csv
+import functools
 import json
 import os
 import shlex
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,8 +28,9 @@ def start(tmp_path):
 
     def begin(*argv):
         command = [sys.executable, ROOT / "scripts/sweep.py", *map(str, argv)]
-        pipe = subprocess.PIPE
-        started.append(subprocess.Popen(command, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True, process_group=0))
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        heard = functools.partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)  # also where the tests are under nohup
+        started.append(subprocess.Popen(command, cwd=tmp_path, process_group=0, preexec_fn=heard, **pipes))
         return started[-1]
 
     yield begin

@@ -107,7 +107,7 @@ def test_a_global_run_keeps_what_its_schedule_says_and_every_checkpoint_tests_as
     board = EventAccumulator(str(run / "logs")).Reload()
     expected = [density(epoch, 0.1, 3) for epoch in range(5)]
     assert expected[0] == 0.5 and expected[3:] == [0.1, 0.1]
-    assert [e.value for e in board.Scalars("network/kept")] == pytest.approx(expected, abs=1 / total)
+    assert [e.value for e in board.Scalars("train/kept")] == pytest.approx(expected, abs=1 / total)
     for row in rows(run / "metrics.csv"):
         code, said, err = program("--resume", run / f"checkpoints/epoch_{row['epoch']}.pt", "--evaluate")
         assert (code, err) == (0, "")

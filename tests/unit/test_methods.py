@@ -93,7 +93,7 @@ def test_densities_fall_from_a_half_to_the_final_one(final, length):
 def test_the_network_keeps_what_the_schedule_says_in_every_epoch(trainer):
     net, own = network(norm=False), {"dense_epochs": 1} if trainer is Lottery else {}
     parts = assembled(net, trainer(prune_rate_epoch=10, **own))
-    events = Silent(lambda: (density_of(net), parts.method.measures(net)["network"]["kept"]))
+    events = Silent(lambda: (density_of(net), parts.method.measures(net)["train"]["kept"]))
     fit(parts, State(), 12, events)
     expected = [*CURVE, 0.2]
     if trainer is Lottery:
