@@ -29,9 +29,11 @@ def find(name: str, root: Path) -> tuple[Path, Path]:
 
 
 def class_names(train: Path) -> list[str]:
-    """The sub-folders of `train`, sorted. Raises UsageError where there are none."""
+    """The sub-folders of `train`, sorted, hidden ones apart. Raises UsageError where there are none."""
     with reading(train), os.scandir(train) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir())
+        names = sorted(
+            entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."
+        )  # .cache and the like
     if not names:
         raise UsageError(f"{train}: no class folders found; one folder of images for each class expected")
     return names
@@ -67,8 +69,10 @@ def list_files(folder: Path) -> FileSplit:
     """Every image file below `folder`, by class in the order of their names. Raises UsageError for an empty class."""
     from utils.vision import import_torchvision  # only here: torchvision takes a second to import
 
+    folders = import_torchvision().datasets.folder
+    numbers = {name: i for i, name in enumerate(class_names(folder))}
     try:
-        listed = import_torchvision().datasets.ImageFolder(str(folder)).samples
+        listed = folders.make_dataset(str(folder), numbers, folders.IMG_EXTENSIONS)
     except OSError as error:
         raise UsageError(f"{folder}: {' '.join(str(error).split())}") from error
     return file_split(*zip(*listed, strict=True))

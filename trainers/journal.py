@@ -58,7 +58,7 @@ class Journal:
         self.save(state, is_best=is_best)
         self._run.set_status("running", epoch=state.epoch, epochs=self._options.optim.epochs)
         best, kept = state.best, ""
-        if "kept" in measures["train"]:
+        if report.coming(self._options):  # else it is what the opening line says
             kept = f"  kept {100 * measures['train']['kept']:.2f}%"
         if self._parts.method.begins_anew(state.epoch - 1):
             say("from this epoch on it is the network that was asked for: what was best before counts no more")

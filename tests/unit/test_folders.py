@@ -278,3 +278,11 @@ def test_a_broken_file_is_named_in_one_line(tmp_path, fault):
 def test_a_file_that_is_gone_is_named(tmp_path):
     with pytest.raises(RunFailed, match=r"gone.png: cannot be decoded: .*No such file"):
         decode(str(tmp_path / "gone.png"))
+
+
+def test_hidden_folders_are_no_classes(tmp_path):
+    root = write_set(tmp_path)
+    (root / "train" / ".ipynb_checkpoints").mkdir()
+    assert spec("ImageFolder", root).num_classes == len(CLASSES)
+    loaded = load("ImageFolder", root)
+    assert sorted(set(loaded.train.labels.tolist())) == list(range(len(CLASSES)))
