@@ -153,8 +153,9 @@ def without_sigchld() -> Iterator[None]:
 
 def close_all() -> None:
     """At exit: let the workers go, before multiprocessing sends them SIGTERM, which they ignore, and waits for ever."""
-    for loader in OPEN:
-        loader._iterator = None
+    for loader in list(OPEN):
+        if loader._iterator is not None:  # an epoch broken off may hold it as well: to let go of it is not enough
+            getattr(loader._iterator, "_shutdown_workers")()  # noqa: B009 (of the kind with workers)
 
 
 def settle(_worker: int) -> None:

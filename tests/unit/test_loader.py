@@ -311,3 +311,20 @@ def test_bigcifar10_enlarges_the_real_images():
     assert images.shape == (20, 128, 128, 3) and labels[0] == 3
     small = images.reshape(20, 32, 4, 32, 4, 3).mean((2, 4))
     assert np.abs(small * 255 - loaded.test.images[:20]).mean() < 6
+
+
+BROKEN_OFF = """
+    import sys
+    import data
+    loaded = data.load("ImageFolder", sys.argv[1], image_size=16)
+    options = {"device": "cpu", "batch_size": 1, "seed": 0, "train": True, "workers": 2}
+    epoch = data.make_batches(loaded.train, loaded.spec, **options).epoch(0)
+    next(epoch)
+    sys.held = epoch
+"""
+
+
+def test_a_program_that_ends_within_an_epoch_ends(folder):
+    words = [sys.executable, "-c", textwrap.dedent(BROKEN_OFF), str(folder)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
