@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from utils.declared import TYPED, Reader, UsageError, help_lines, load_yaml, nearest, opt, shown, writable
-from utils.rules import DEAD, ERRORS, REMARKS, RENAMED, pruned
+from utils.rules import ALIASES, DEAD, ERRORS, REMARKS, RENAMED, pruned
 
 __all__ = ["Options", "UsageError", "changed_mathematics", "from_flat", "load_yaml", "nearest", "parse"]
 
 SETS = ["digits", "MNIST", "FashionMNIST", "CIFAR10", "CIFAR100", "SVHN", "BigCIFAR10", "TinyImageNet", "ImageNet"]
 SETS += ["ImageFolder"]
 CONVNETS = [f"Conv{size}{tail}" for size in ("2", "4", "6", "8", "4Wide", "6Wide", "8Wide") for tail in ("", "_BinAct")]
-ARCHS = ["FC", "MLP", *CONVNETS, "Conv8Wide_BinAct_ReLU", "Conv8Wide_BinAct_ReLU_Final_Act"]
+ARCHS = ["FC", "MLP", "CircuitMLP", *CONVNETS, "Conv8Wide_BinAct_ReLU", "Conv8Wide_BinAct_ReLU_Final_Act"]
 ARCHS += [f"VGG_Small{tail}" for tail in ("", "_BinAct", "_noReLU_BinAct", "_bn_BinAct")]
-ARCHS += ["Wide_VGG_Small", "Wide_VGG_Small_132"]
+ARCHS += ["Wide_VGG_Small", "Wide_VGG_Small_132", "LeNet5", "LeNet5_Caffe", "MNISTNet"]
 EITHER = """cResNet18 cResNet20 cResNet32 cResNet44 cResNet56 cResNet110 cWideResNet18_2 ResNet18 ResNet34 ResNet50
     ResNet101"""
 RESNETS = {
@@ -35,7 +35,11 @@ ARCHS += [f"{net}{tail}" for tail, nets in RESNETS.items() for net in nets.split
 CONV_TYPES = ["DenseConv", "SubnetConv", "GlobalSubnetConv", "SampleSubnetConv", "FixedSubnetConv", "RGConv"]
 BN_TYPES = ["LearnedBatchNorm", "AffineBatchNorm", "NonAffineBatchNorm"]
 INITS = ["kaiming_normal", "kaiming_uniform", "signed_constant", "unsigned_constant", "usc_bernoulli", "bernoulli"]
-INITS += ["ones", "xavier_normal", "xavier_constant", "standard", "binary"]
+INITS += ["ones", "xavier_normal", "xavier_uniform", "xavier_constant", "standard", "binary"]
+PIXELS = ["standard", "unit", "signed", "binary"]
+PIXEL_TEXT = """what pixels become: standard (mean 0, deviation 1 over the set), unit (0 to 1), signed (-1 to 1), binary
+(1 from a half of full brightness on, else 0)"""
+NORMS = ["none", "batch_norm", "hard_invert", "soft_invert"]
 READOUTS = ["pooled", "original40"]
 GAINS = ["relu", "leaky_relu", "tanh", "sigmoid", "selu", "linear"]
 POLICIES = ["constant_lr", "cosine_lr", "multistep_lr", "xnor_lr", "mpt132_w34_2_lr", "mpt11_w34_2_v2_lr"]
@@ -51,6 +55,8 @@ class DataOptions:
     download: bool = opt(False, "fetch a missing data set", maths=False)
     val_split: float = opt(0.0, "share of the training set held out, to pick the best epoch on", ">= 0 and < 1")
     batch_size: int = opt(256, "images per step", ">= 1", "-b")
+    test_batch_size: int | None = opt(None, "images per step of an evaluation; default: batch_size", ">= 1")
+    pixels: str = opt("standard", PIXEL_TEXT, PIXELS)
     workers: int = opt(4, "loader processes, where images are read or augmented one by one", ">= 0", "-j", maths=False)
     image_size: int | None = opt(
         None, "crop of ImageNet, TinyImageNet, BigCIFAR10, ImageFolder; default: the set's", ">= 8"
@@ -73,14 +79,17 @@ class ModelOptions:
     arch: str = opt(MISSING, "architecture", ARCHS, "-a")
     num_classes: int | None = opt(None, "outputs of the network; default: the classes of the set", ">= 1")
     width_mult: float = opt(1.0, "factor on the widths of the Wide architectures", "> 0")
-    hidden: tuple[int, ...] | None = opt(None, "MLP only: widths of the hidden layers", ">= 1")
-    bias: bool = opt(False, "MLP only: biases in its layers")
-    activation: str | None = opt(None, "MLP only: activation", ["relu", "tanh", "sign"])
-    norm: str | None = opt(None, "MLP only: normalisation", ["none", "batch_norm"])
+    hidden: tuple[int, ...] | None = opt(None, "MLP, CircuitMLP only: widths of the hidden layers", ">= 1")
+    bias: bool = opt(False, "MLP, CircuitMLP only: biases in its layers")
+    activation: str | None = opt(None, "MLP, CircuitMLP only: activation", ["relu", "tanh", "sign"])
+    norm: str | None = opt(None, "MLP, CircuitMLP only: normalisation", NORMS)
+    dropout: float = opt(0.0, "MLP, CircuitMLP only: dropout behind the hidden layers", ">= 0 and < 1")
     readout: str = opt("pooled", "cResNet20 to 110 only: original40 has the original's four outputs a class", READOUTS)
     bn_type: str = opt("LearnedBatchNorm", "kind of batch norm", BN_TYPES)
     bn_weight_init: float | None = opt(None, "constant initial weight of batch norm")
     bn_bias_init: float | None = opt(None, "constant initial bias of batch norm")
+    bn_eps: float | None = opt(None, "epsilon of batch norm; default 1e-5", "> 0")
+    bn_momentum: float | None = opt(None, "share of a batch in the running statistics; default 0.1", "> 0 and <= 1")
     init: str = opt("kaiming_normal", "initial weights", INITS)
     mode: str = opt("fan_in", "the fan that init counts", ["fan_in", "fan_out"])
     nonlinearity: str = opt("relu", "the gain that init uses", GAINS)
@@ -90,7 +99,9 @@ class ModelOptions:
 @dataclass(frozen=True)
 class ConstraintOptions:
     conv_type: str = opt("DenseConv", "constraint on the weights of the layers", CONV_TYPES)
-    prune_rate: float | None = opt(None, "fraction of the weights KEPT (its name is historic): > 0 and <= 1")
+    prune_rate: float | None = opt(
+        None, "fraction of the weights KEPT (its name is historic): > 0 and <= 1", "", "--density"
+    )
     prune_rate_epoch: int = opt(10, "GlobalSubnetConv: epochs in which it goes from 0.5 down to prune_rate", ">= 0")
     score_init_constant: float | None = opt(None, "SampleSubnetConv: initial score of every weight")
     first_layer_dense: bool = opt(False, "leave the first layer unconstrained")
@@ -118,6 +129,7 @@ class OptimOptions:
     lr_adjust: int = opt(20, "epochs between the steps of multistep_lr", ">= 1")
     lr_gamma: float = opt(0.1, "factor of a step of multistep_lr", "> 0")
     warmup_length: int = opt(0, "epochs of warm-up", ">= 0")
+    optimizer_eps: float | None = opt(None, "epsilon of adam, adamw, radam and adadelta; default: torch's", "> 0")
     momentum: float = opt(0.9, "momentum of sgd", ">= 0 and < 1")
     weight_decay: float = opt(1e-4, DECAY, ">= 0", "--wd")
     nesterov: bool = opt(False, "Nesterov's momentum; sgd only")
@@ -215,7 +227,12 @@ FOREIGN: dict[str, Callable[[str], bool]] = {"data": holds_sets, "log_dir": writ
 
 def take_file(reader: Reader, path: str) -> None:
     """The values of a YAML file, without what only its author's machine or its own past run had."""
-    for name, value in load_yaml(path).items():
+    values = load_yaml(path)
+    for alias in ALIASES.keys() & values.keys():
+        if ALIASES[alias] in values:
+            raise UsageError(f"{alias}: {path} has {ALIASES[alias]} too, which is the same option; leave out one")
+        values[ALIASES[alias]] = values.pop(alias)
+    for name, value in values.items():
         if (name == "config" and value is None) or (name == "pretrained" and "config" not in reader.v.typed):
             continue
         reader.take(name, value, f"in {path}")

@@ -46,6 +46,23 @@ class SetSpec:
     augment: bool
     load: Callable[[Path, bool], tuple[AnySplit, AnySplit]]
     margin: float | None = None
+    binary: bool = False  # pixels become 1 from a half of full brightness on, else 0, before mean and std
+
+    def pixels(self, kind: str) -> SetSpec:
+        """The same set with its pixels scaled as PIXELS says. Raises ValueError for an unknown kind."""
+        scale = pick(PIXELS, kind, "pixels")
+        if scale is None:
+            return self
+        channels = self.in_shape[0]
+        return replace(self, mean=(scale[0],) * channels, std=(scale[1],) * channels, binary=kind == "binary")
+
+
+PIXELS: dict[str, tuple[float, float] | None] = {  # (mean, std) of pixels in [0, 1]; None: the set's own
+    "standard": None,
+    "unit": (0.0, 1.0),
+    "signed": (0.5, 0.5),
+    "binary": (0.0, 1 / 255),  # of 0 and 1 in 0..255
+}
 
 
 @dataclass(frozen=True)
@@ -122,13 +139,13 @@ SPECS: dict[str, SetSpec] = {
 }
 
 
-def spec(name: str, root: str | Path, *, image_size: int | None = None) -> SetSpec:
-    """The facts of the set `name`, with images of image_size x image_size pixels; no image is read.
+def spec(name: str, root: str | Path, *, image_size: int | None = None, pixels: str = "standard") -> SetSpec:
+    """The facts of the set `name`, with image_size x image_size pixels scaled as PIXELS says; no image is read.
 
     Raises UsageError for a size that the set cannot have and for an ImageFolder without classes, ValueError for an
     unknown name.
     """
-    found = pick(SPECS, name, "set")
+    found = pick(SPECS, name, "set").pixels(pixels)
     channels, height, _ = found.in_shape
     if image_size not in (None, height):
         if found.margin is None:
@@ -150,13 +167,14 @@ def load(
     val_split: float = 0.0,
     low_data: float = 1.0,
     image_size: int | None = None,
+    pixels: str = "standard",
 ) -> ImageSet:
     """Read and verify the set `name` from under `root`, holding out the share `val_split` of its training images and
     keeping the share `low_data` of the rest.
 
     Raises UsageError for a missing or damaged file, ValueError for an unknown name.
     """
-    facts = spec(name, root, image_size=image_size)
+    facts = spec(name, root, image_size=image_size, pixels=pixels)
     with _found_under(name, root) as folder:
         train, test = facts.load(folder, download)
     val = None

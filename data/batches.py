@@ -91,6 +91,8 @@ class Batches(ABC):
         for number, (images, labels) in enumerate(self.pixels(epoch, start), start):
             if self.augmentation.gaussian and self.seed is not None:
                 images = self.noisy(images, derived_seed(self.seed, epoch, number, 0))
+            if self.spec.binary:
+                images = images.ge(127.5)
             yield normalise(images, self.scale, self.shift), labels
 
     @abstractmethod

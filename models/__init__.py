@@ -15,6 +15,7 @@ from utils.choose import pick
 ARCHS: dict[str, Callable[..., nn.Module]] = {
     "FC": partial(MLP, hidden=(300, 100)),
     "MLP": MLP,
+    "CircuitMLP": partial(MLP, hidden=(4000, 4000, 4000), activation="tanh", norm="batch_norm", norm_last=True),
     **{name: partial(ConvNet, plan=plan) for name, plan in convnets.PLANS.items()},
     **{name: partial(ResNet, plan=plan) for name, plan in resnet.PLANS.items()},
 }
@@ -32,9 +33,10 @@ def build(
 ) -> nn.Module:
     """A plain network from (B, *in_shape) images to (B, num_classes) logits, constrained by nothing.
 
-    `in_shape` is (channels, height, width). `arch_options` are the architecture's own: for FC and MLP `hidden`, `bias`,
-    `activation` and `norm`, for the ResNets `head_bias` and `readout`. Raises ValueError for an unknown name, an option
-    of another architecture, an image too small for this one, or a `width_mult` that leaves a layer no channel.
+    `in_shape` is (channels, height, width). `arch_options` are the architecture's own: for FC and the MLPs `hidden`,
+    `bias`, `activation`, `norm` and `dropout`, for the ResNets `head_bias` and `readout`. Raises ValueError for an
+    unknown name, an option of another architecture, an image too small for this one, or a `width_mult` that leaves a
+    layer no channel.
     """
     make = pick(ARCHS, name, "arch")
     try:

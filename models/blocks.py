@@ -1,5 +1,6 @@
-"""What several families share: batch normalisation by name and by rank, and the rules of widths and image sizes."""
+"""What several families share: normalisations by name and by rank, and the rules of widths and image sizes."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,6 +28,26 @@ class BatchNorm1d(_OneValue, nn.BatchNorm1d):
 
 class BatchNorm2d(_OneValue, nn.BatchNorm2d):
     """Over (B, C, H, W)."""
+
+
+class HardInvert(nn.Module):
+    """1 − x, any shape (Agrawal & Karlupia, "Learning Digital Circuits", arXiv 1909.00052)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 1 - x
+
+
+class SoftInvert(nn.Module):
+    """x(1 − v) + (1 − x)v, any shape; one learned scalar v, initially U(0, 1), clamped to [0, 1] before every use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.v = nn.Parameter(torch.rand(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.v.clamp_(0, 1)
+        return x + self.v * (1 - 2 * x)
 
 
 def batch_norm(kind: str, channels: int, *, spatial: bool) -> nn.Module:

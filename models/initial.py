@@ -33,6 +33,7 @@ INITIALISERS: dict[str, Initialiser] = {
     "bernoulli": lambda shape, _s, _d, _x, g: torch.empty(shape).bernoulli_(0.5, generator=g),
     "ones": lambda shape, _s, _d, _x, _g: torch.ones(shape),
     "xavier_normal": lambda shape, _s, _d, xavier, g: torch.empty(shape).normal_(0, xavier, generator=g),
+    "xavier_uniform": lambda shape, _s, _d, xavier, g: _uniform(shape, math.sqrt(3) * xavier, g),
     "xavier_constant": lambda shape, _s, _d, xavier, g: _signs(shape, g).mul_(xavier),
     "standard": lambda shape, _s, default, _x, g: _uniform(shape, default, g),
     "binary": lambda shape, _s, _d, _x, g: _signs(shape, g),
@@ -87,11 +88,14 @@ def initialise(
     fan_scale: float = 1.0,
     bn_weight: float | None = None,
     bn_bias: float | None = None,
+    bn_eps: float | None = None,
+    bn_momentum: float | None = None,
     generator: Generator | None = None,
 ) -> None:
     """Draw every Conv2d and Linear weight of `model` by `init`, in module order; biases U(±1/√fan_in).
 
-    `bn_weight` and `bn_bias` set every affine batch normalisation's weight and bias to that constant.
+    `bn_weight` and `bn_bias` set every affine batch normalisation's weight and bias to that constant; `bn_eps` and
+    `bn_momentum` are every batch normalisation's, where given.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
@@ -102,8 +106,10 @@ def initialise(
             module.weight.copy_(drawn)
             if module.bias is not None:
                 module.bias.copy_(_uniform(module.bias.shape, 1 / math.sqrt(fans(shape)[0]), generator))
-        elif isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:
-            if bn_weight is not None:
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eps = module.eps if bn_eps is None else bn_eps
+            module.momentum = module.momentum if bn_momentum is None else bn_momentum
+            if bn_weight is not None and module.affine:
                 module.weight.fill_(bn_weight)
-            if bn_bias is not None:
+            if bn_bias is not None and module.affine:
                 module.bias.fill_(bn_bias)

@@ -1,17 +1,30 @@
-"""Multi-layer perceptron: FC (LeNet-300-100) and MLP with its widths, bias, activation and norm as arguments."""
+"""Multi-layer perceptrons: FC (LeNet-300-100), MLP, and CircuitMLP, whose norms stand behind the activations."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from math import prod
 
 from torch import Tensor, nn
 
 from models.activations import ACTIVATIONS
-from models.blocks import batch_norm
+from models.blocks import HardInvert, SoftInvert, batch_norm
 from utils.choose import pick
+
+NORMS: dict[str, Callable[[str, int], nn.Module] | None] = {  # (bn_type, width) -> module
+    "none": None,
+    "batch_norm": lambda bn_type, width: batch_norm(bn_type, width, spatial=False),
+    "hard_invert": lambda _bn_type, _width: HardInvert(),
+    "soft_invert": lambda _bn_type, _width: SoftInvert(),
+}
 
 
 class MLP(nn.Module):
-    """(B, C, H, W) images, flattened, through hidden layers to (B, num_classes) logits."""
+    """(B, C, H, W) images, flattened, through hidden layers to (B, num_classes) logits.
+
+    A hidden block is linear layer, norm, activation, and with `dropout` > 0 a dropout of that probability. With
+    `norm_last` it is linear layer, activation, norm, and the layer of the logits is such a block too (Agrawal &
+    Karlupia, "Learning Digital Circuits", arXiv 1909.00052).
+    """
 
     def __init__(
         self,
@@ -24,20 +37,22 @@ class MLP(nn.Module):
         bias: bool = False,
         activation: str = "relu",
         norm: str = "none",
+        dropout: float = 0.0,
+        norm_last: bool = False,
     ) -> None:
         super().__init__()
-        if norm not in ("none", "batch_norm"):
-            raise ValueError(f"norm: {norm!r} is unknown; one of none, batch_norm")
-        make_activation = pick(ACTIVATIONS, activation, "activation")
+        make_norm, make_activation = pick(NORMS, norm, "norm"), pick(ACTIVATIONS, activation, "activation")
+        widths = [prod(in_shape), *(max(1, int(h * width_mult)) for h in hidden), num_classes]
         layers: list[nn.Module] = []
-        width = prod(in_shape)
-        for units in (max(1, int(h * width_mult)) for h in hidden):
+        for i, (width, units) in enumerate(pairwise(widths), 1):
             layers.append(nn.Linear(width, units, bias=bias))
-            if norm == "batch_norm":
-                layers.append(batch_norm(bn_type, units, spatial=False))
-            layers.append(make_activation())
-            width = units
-        layers.append(nn.Linear(width, num_classes, bias=bias))
+            is_readout = i == len(widths) - 1
+            if is_readout and not norm_last:
+                break
+            behind = [make_norm(bn_type, units)] if make_norm else []
+            layers += [make_activation(), *behind] if norm_last else [*behind, make_activation()]
+            if dropout and not is_readout:
+                layers.append(nn.Dropout(dropout))
         self.linear = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:

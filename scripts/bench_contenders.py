@@ -19,6 +19,7 @@ from trainers import METHODS
 from trainers.loop import Parts, Score, State, evaluate, train_one_epoch
 from trainers.optimizers import freeze_weights, make_optimizer
 from utils.runtime import Runtime
+from utils.tables import Table
 
 DENSITY = 0.5
 RATE = 1e-3  # the rate costs no time; a small one keeps the dense network finite on random labels
@@ -35,6 +36,8 @@ class Undisturbed:
 
     def stop_asked(self) -> bool:
         return False
+
+    def tables(self, epoch: int, tables: dict[str, Table]) -> None: ...
 
     def epoch_done(self, state: State, train: Score, held_out: Score, rate: float, *, is_best: bool) -> None: ...
 

@@ -51,6 +51,8 @@ def build(options: Options, spec: data.SetSpec | None = None) -> tuple[nn.Module
             fan_scale=1 - c.density if m.scale_fan else 1.0,
             bn_weight=m.bn_weight_init,
             bn_bias=m.bn_bias_init,
+            bn_eps=m.bn_eps,
+            bn_momentum=m.bn_momentum,
             generator=generator,
         )
         layers = list(weight_layers(model))
@@ -64,6 +66,7 @@ def build(options: Options, spec: data.SetSpec | None = None) -> tuple[nn.Module
             dense=dense,
             score_init=c.score_init_constant,
             generator=generator,
+            **{name: getattr(c, name) for kind in CONV_TYPES.values() for name in kind.takes},
         )
         if c.freeze_weights:
             freeze_weights(
@@ -81,6 +84,7 @@ def arch_options(options: Options) -> dict[str, object]:
     """What of the options only some architectures take, where it is not as usual."""
     m = options.model
     own: dict[str, object] = {"hidden": m.hidden, "bias": m.bias or None, "activation": m.activation, "norm": m.norm}
+    own["dropout"] = m.dropout or None
     own["readout"] = None if m.readout == "pooled" else m.readout
     biased = options.constraint.last_layer_dense and "ResNet" in m.arch  # as BIPROP's dense head is
     own["head_bias"] = biased or None
@@ -89,16 +93,12 @@ def arch_options(options: Options) -> dict[str, object]:
 
 def make_method(options: Options) -> Method:
     """The training method with its own options."""
-    o, trainer = options.optim, trainer_name(options)
-    own: dict[str, Any] = {"label_smoothing": o.label_smoothing or 0.0}
-    own |= {"weight_decay": o.weight_decay, "no_bn_decay": o.no_bn_decay}
-    if trainer != "default":
-        own["prune_rate_epoch"] = options.constraint.prune_rate_epoch
-    if trainer == "lottery":
-        own["dense_epochs"] = o.dense_epochs
-    if trainer == "ss":
-        own["score_l1"] = o.score_l1
-    return METHODS[trainer](**own)
+    o, kind = options.optim, METHODS[trainer_name(options)]
+    usual: dict[str, Any] = {"label_smoothing": o.label_smoothing or 0.0}
+    usual |= {"weight_decay": o.weight_decay, "no_bn_decay": o.no_bn_decay}
+    flat = options.flat()
+    own: dict[str, Any] = {name: flat[name] for name in kind.takes}
+    return kind(**usual, **own)
 
 
 def trainer_name(options: Options) -> str:
@@ -110,14 +110,21 @@ def trainer_name(options: Options) -> str:
 
 def set_spec(options: Options) -> data.SetSpec:
     """The facts of the data set, without its images."""
-    return data.spec(options.data.set, options.data.data, image_size=options.data.image_size)
+    d = options.data
+    return data.spec(d.set, d.data, image_size=d.image_size, pixels=d.pixels)
 
 
 def load_set(options: Options) -> data.ImageSet:
     """The data set, read and verified."""
     d = options.data
     return data.load(
-        d.set, d.data, download=d.download, val_split=d.val_split, low_data=d.low_data, image_size=d.image_size
+        d.set,
+        d.data,
+        download=d.download,
+        val_split=d.val_split,
+        low_data=d.low_data,
+        image_size=d.image_size,
+        pixels=d.pixels,
     )
 
 
@@ -128,7 +135,7 @@ def batches(options: Options, runtime: Runtime, image_set: data.ImageSet, split:
         split,
         image_set.spec,
         device=runtime.device,
-        batch_size=d.batch_size,
+        batch_size=d.batch_size if train else d.test_batch_size or d.batch_size,
         seed=options.run.seed,
         train=train,
         limit=options.run.dry_run,
@@ -164,7 +171,7 @@ def assemble(options: Options, runtime: Runtime, model: nn.Module, method: Metho
     return Parts(
         model,
         method,
-        make_optimizer(o.optimizer, groups, lr=o.lr, momentum=o.momentum, nesterov=o.nesterov),
+        make_optimizer(o.optimizer, groups, lr=o.lr, momentum=o.momentum, nesterov=o.nesterov, eps=o.optimizer_eps),
         runtime,
         batches(options, runtime, image_set, image_set.train),
         batches(options, runtime, image_set, held_out),

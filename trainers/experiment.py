@@ -96,6 +96,8 @@ def _go(
             run.set_status("running", epoch=state.epoch, epochs=options.optim.epochs)
             if snapshot is None:
                 journal.save_initial(state)
+            elif state.epoch == options.optim.epochs:  # nothing is left to train: last.pt may be what was damaged
+                journal.save(state, is_best=False)
             fit(parts, state, options.optim.epochs, journal)
             if state.epoch < options.optim.epochs:
                 raise Stopped(

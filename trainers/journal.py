@@ -14,6 +14,7 @@ from utils.recorders import MetricsCsv, TensorBoard
 from utils.run import Run
 from utils.runtime import rng_state, set_rng_state
 from utils.signals import StopRequest
+from utils.tables import Table, record_table
 
 
 class Journal:
@@ -37,6 +38,11 @@ class Journal:
         """The signal that asked to stop, or None."""
         return self._stop.reason
 
+    def tables(self, epoch: int, tables: dict[str, Table]) -> None:
+        """Into files of the run's directory, and as curves."""
+        for name, table in tables.items():
+            self._tensorboard().curves(name, record_table(self._run.path, name, epoch, table))
+
     def epoch_done(self, state: State, train: Score, held_out: Score, rate: float, *, is_best: bool) -> None:
         """Measures first, then the checkpoint: what a kill between them repeats is dropped on resumption."""
         images, seconds = self._trained
@@ -54,7 +60,8 @@ class Journal:
         board = self._tensorboard()
         board.record(state.epoch, measures)
         if self._options.run.histograms:
-            board.histograms(state.epoch, self._histogram_tensors())
+            board.histograms([(name, tensor, state.epoch) for name, tensor in self._histogram_tensors()])
+            board.histograms(self._parts.method.histograms())
         self.save(state, is_best=is_best)
         self._run.set_status("running", epoch=state.epoch, epochs=self._options.optim.epochs)
         best, kept = state.best, ""
@@ -113,7 +120,9 @@ class Journal:
 
     def _histogram_tensors(self) -> list[tuple[str, Any]]:
         layers = weight_layers(self._parts.model)
-        found: list[tuple[str, Any]] = [(f"{name}.weight", layer.weight) for name, layer in layers.items()]
+        found: list[tuple[str, Any]] = [
+            (f"{name}.weight", layer.weight) for name, layer in layers.items() if layer.weight is not None
+        ]
         for name, layer in constrained_layers(self._parts.model).items():
             found += [(f"{name}.{of}", tensor) for of, tensor in layer.constraint.named_parameters()]
         of_last_batch = [(name, p.grad) for name, p in self._parts.model.named_parameters() if p.grad is not None]

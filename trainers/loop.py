@@ -14,6 +14,7 @@ from trainers.optimizers import set_rate
 from utils.checkpoints import RunFailed
 from utils.progress import Progress
 from utils.runtime import Runtime
+from utils.tables import Table
 
 
 class Batches(Protocol):
@@ -76,6 +77,8 @@ class Events(Protocol):
 
     def stop_asked(self) -> bool: ...
 
+    def tables(self, epoch: int, tables: dict[str, Table]) -> None: ...
+
     def epoch_done(self, state: State, train: Score, held_out: Score, rate: float, *, is_best: bool) -> None: ...
 
     def stopped(self, state: State) -> None: ...
@@ -86,6 +89,7 @@ def fit(parts: Parts, state: State, epochs: int, events: Events) -> None:
 
     Raises RunFailed when the loss is not finite.
     """
+    parts.method.begin(parts.model, parts.optimizer, len(parts.train), epochs)
     while state.epoch < epochs:
         epoch, began = state.epoch, time.perf_counter()
         rate = parts.rate(epoch)
@@ -102,6 +106,7 @@ def fit(parts: Parts, state: State, epochs: int, events: Events) -> None:
         train = _score(state.sums)
         parts.method.after_epoch(parts.model, epoch)
         held_out = evaluate(parts.model, parts.held_out, parts.method, parts.runtime)
+        events.tables(epoch + 1, parts.method.tables(parts.model, parts.held_out, parts.runtime, epoch + 1, epochs))
         state.seconds += time.perf_counter() - began
         _finite(held_out, title, state.step)
         _finite_parameters(parts.model, title)
@@ -149,6 +154,7 @@ def train_one_epoch(parts: Parts, state: State, title: str, events: Events) -> b
 def evaluate(model: nn.Module, batches: Batches, method: Method, runtime: Runtime) -> Score:
     """Mean loss and accuracy of `model` over every image of `batches`, in evaluation mode."""
     model.eval()
+    method.before_evaluation(model)
     sums = torch.zeros(4, dtype=torch.float64, device=runtime.device)
     for images, labels in batches.epoch(0):
         with runtime.precision():

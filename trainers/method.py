@@ -1,22 +1,33 @@
 """What a method may add to the loop, and nothing else.
 
-fit:   prepare
+fit:   prepare · begin
        each epoch:  before_epoch
                     each batch:  before_step · forward · loss · backward · optimizer · after_step
-                    after_epoch · measures
+                    after_epoch · before_evaluation, evaluation · tables · measures
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from models.constraints import layer_counts
 from trainers.losses import cross_entropy
 from trainers.optimizers import Groups, parameter_groups
+from utils.tables import Table
+
+if TYPE_CHECKING:
+    from trainers.loop import Batches
+    from utils.runtime import Runtime
 
 
 class Method:
-    """A training method: every hook does nothing but the usual; a method overrides those it needs."""
+    """A training method: every hook does nothing but the usual; a method overrides those it needs.
+
+    `takes` are the options of its own, which its constructor is given by their names.
+    """
+
+    takes: tuple[str, ...] = ()
 
     def __init__(self, *, label_smoothing: float = 0.0, weight_decay: float = 0.0, no_bn_decay: bool = False) -> None:
         self.label_smoothing = label_smoothing
@@ -25,6 +36,9 @@ class Method:
 
     def prepare(self, model: nn.Module) -> None:
         """Once, before the optimizer is made. Raises ValueError where `model` is not what the method trains."""
+
+    def begin(self, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, epochs: int) -> None:
+        """Before the first step of this process, a resumed run's too: the optimizer, steps an epoch, epochs in all."""
 
     def parameter_groups(self, model: nn.Module) -> Groups:
         """What the optimizer trains."""
@@ -46,6 +60,24 @@ class Method:
     def after_step(self, model: nn.Module, step: int) -> None: ...
 
     def after_epoch(self, model: nn.Module, epoch: int) -> None: ...
+
+    def before_evaluation(self, model: nn.Module) -> None:
+        """`model` is in evaluation mode: what this method evaluates otherwise."""
+
+    def tables(
+        self,
+        model: nn.Module,  # noqa: ARG002
+        held_out: "Batches",  # noqa: ARG002
+        runtime: "Runtime",  # noqa: ARG002
+        epoch: int,  # noqa: ARG002
+        epochs: int,  # noqa: ARG002
+    ) -> dict[str, Table]:
+        """What there is to tell in tables after `epoch` (from 1) of `epochs`, by the file's name: see utils.tables."""
+        return {}
+
+    def histograms(self) -> list[tuple[str, Tensor, int]]:
+        """(name, values, step) gathered in the epoch for TensorBoard, where --histograms asks for them."""
+        return []
 
     def measures(self, model: nn.Module) -> dict[str, dict[str, float]]:
         """What to record after an epoch besides loss and accuracy, split -> name -> value: what is kept of each

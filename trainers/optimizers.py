@@ -14,14 +14,14 @@ Groups = list[dict[str, Any]]
 
 # Weight decay acts on scores under SGD and not under Adam: BIPROP's behaviour, which its published numbers rest on.
 # "fused" does a step in one pass over the parameters instead of one per operation.
-OPTIMIZERS: dict[str, Callable[[Groups, float, float, bool], torch.optim.Optimizer]] = {
-    "sgd": lambda groups, lr, momentum, nesterov: torch.optim.SGD(
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {  # (groups, lr, momentum, nesterov, eps where given)
+    "sgd": lambda groups, lr, momentum, nesterov, **_eps: torch.optim.SGD(
         groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True
     ),
-    "adam": lambda groups, lr, _m, _n: torch.optim.Adam(_without_decay(groups), lr=lr, fused=True),
-    "adamw": lambda groups, lr, _m, _n: torch.optim.AdamW(groups, lr=lr, fused=True),
-    "radam": lambda groups, lr, _m, _n: torch.optim.RAdam(_without_decay(groups), lr=lr),
-    "adadelta": lambda groups, lr, _m, _n: torch.optim.Adadelta(_without_decay(groups), lr=lr),
+    "adam": lambda groups, lr, _m, _n, **eps: torch.optim.Adam(_without_decay(groups), lr=lr, fused=True, **eps),
+    "adamw": lambda groups, lr, _m, _n, **eps: torch.optim.AdamW(groups, lr=lr, fused=True, **eps),
+    "radam": lambda groups, lr, _m, _n, **eps: torch.optim.RAdam(_without_decay(groups), lr=lr, **eps),
+    "adadelta": lambda groups, lr, _m, _n, **eps: torch.optim.Adadelta(_without_decay(groups), lr=lr, **eps),
 }
 
 
@@ -49,11 +49,13 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, no_bn_decay: bool
 
 
 def make_optimizer(
-    name: str, groups: Groups, *, lr: float, momentum: float = 0.9, nesterov: bool = False
+    name: str, groups: Groups, *, lr: float, momentum: float = 0.9, nesterov: bool = False, eps: float | None = None
 ) -> torch.optim.Optimizer:
-    """The optimizer called `name` over `groups`. Raises ValueError for an unknown name."""
+    """The optimizer called `name` over `groups`, with torch's `eps` unless one is given. Raises ValueError for an
+    unknown name."""
     _forget_compiling()
-    optimizer = pick(OPTIMIZERS, name, "optimizer")(groups, lr, momentum, nesterov)
+    own = {} if eps is None else {"eps": eps}
+    optimizer = pick(OPTIMIZERS, name, "optimizer")(groups, lr, momentum, nesterov, **own)
     step = torch.no_grad()(inspect.unwrap(type(optimizer).step))
     optimizer.__class__ = type(type(optimizer).__name__, (type(optimizer),), {"step": step})
     return optimizer

@@ -17,6 +17,8 @@ class PruneScore(Method):
     Layers that select together (GlobalSubnetConv) come to their density over the first `prune_rate_epoch` epochs.
     """
 
+    takes: tuple[str, ...] = ("prune_rate_epoch",)
+
     def __init__(self, *, prune_rate_epoch: int = 0, **usual: Any) -> None:
         super().__init__(**usual)
         self._length = prune_rate_epoch
@@ -48,6 +50,8 @@ class Lottery(PruneScore):
     the optimizer.
     """
 
+    takes = (*PruneScore.takes, "dense_epochs")
+
     def __init__(self, *, dense_epochs: int = 6, **usual: Any) -> None:
         super().__init__(**usual)
         self._dense_epochs = dense_epochs
@@ -77,6 +81,8 @@ class Lottery(PruneScore):
 class SparseScores(PruneScore):
     """Cross-entropy and, in training, `score_l1` times the sum of sigmoid(scores): what BIPROP's trainer `ss` was meant
     to minimise (there the cross-entropy was never differentiated)."""
+
+    takes = (*PruneScore.takes, "score_l1")
 
     def __init__(self, *, score_l1: float = 1e-8, **usual: Any) -> None:
         super().__init__(**usual)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from args import UsageError
 from utils.files import write_text
+from utils.plots import Line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,6 +65,7 @@ class TensorBoard:
         self._writer = SummaryWriter(str(directory), purge_step=epochs_done + 1)
         self._hparams = {key: _hparam(value) for key, value in hparams.items()}
         self._epoch = epochs_done
+        self._curves: set[str] = set()
         self._curve = f"{held_out}/"
 
     def record(self, epoch: int, measures: Measures) -> None:
@@ -73,9 +75,21 @@ class TensorBoard:
         self._epoch = epoch
         self._writer.flush()
 
-    def histograms(self, epoch: int, tensors: Iterable[tuple[str, "Tensor"]]) -> None:
-        for name, tensor in tensors:
-            self._writer.add_histogram(name, tensor.detach().float(), epoch)
+    def histograms(self, tensors: Iterable[tuple[str, "Tensor", int]]) -> None:
+        for name, tensor, step in tensors:
+            self._writer.add_histogram(name, tensor.detach().float(), step)
+
+    def curves(self, name: str, lines: Iterable[Line]) -> None:
+        """Lines of y over x, each under a tag of its own, with step 100 x; a line that has been written stays.
+
+        A resumed run writes those of its past again: its purge_step is taken for a step of theirs.
+        """
+        for line in lines:
+            tag = f"{name}/{line.label.replace(' ', '_')}"
+            if tag not in self._curves:
+                self._curves.add(tag)
+                for x, y in zip(line.xs, line.ys, strict=True):
+                    self._writer.add_scalar(tag, y, round(100 * x))
 
     def close(self, final: Mapping[str, float]) -> None:
         """Write the hparams and their final measures (`final` empty: the run did not end) and close the files."""

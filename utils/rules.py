@@ -5,6 +5,7 @@ from typing import Any
 
 from utils.declared import Renamed, Rule, writable
 
+ALIASES = {"density": "prune_rate"}
 DEAD = ["world_size", "rank", "random_subnet", "debug", "multistep_lr_adjust", "multistep_lr_gamma"]
 RENAMED: Renamed = {
     ("trainer", "anomaly"): {"trainer": "default", "detect_anomaly": True},
@@ -20,7 +21,8 @@ ONLY = {  # option -> the option that gives it its effect
 }
 FAN_SCALED = ("kaiming_normal", "signed_constant", "unsigned_constant", "usc_bernoulli")
 WARMED = ("constant_lr", "cosine_lr", "cos_multi_lr")  # the lr_policies that warmup_length reaches
-MLP_ONLY = ("hidden", "bias", "activation", "norm")
+MLP_ONLY = ("hidden", "bias", "activation", "norm", "dropout")
+MLPS = ("MLP", "CircuitMLP")
 BN_TRAINED = ("learn_batchnorm", "tune_batchnorm", "bn_bias_only")
 TICKETS = ("prune_score", "lottery", "ss")
 SMALL_RESNET = r"cResNet(20|32|44|56|110)(_BinAct)?"
@@ -76,7 +78,7 @@ def tunes_alone(v: Any) -> bool:
 
 # (option, when it is wrong, what would be right). A rule that looks at a value that is wrong by itself is skipped.
 ERRORS: list[Rule] = [
-    *((n, lambda v, n=n: getattr(v, n) and v.arch != "MLP", "it needs arch MLP, not {arch}") for n in MLP_ONLY),
+    *((n, lambda v, n=n: getattr(v, n) and v.arch not in MLPS, "it needs arch MLP, not {arch}") for n in MLP_ONLY),
     (
         "readout",
         lambda v: v.readout != "pooled" and not re.fullmatch(SMALL_RESNET, v.arch),
@@ -140,6 +142,7 @@ REMARKS: list[Rule] = [
         lambda v: "warmup_length" in v.typed and v.lr_policy not in WARMED,
         "lr_policy constant_lr or cosine_lr",
     ),
+    ("optimizer_eps", lambda v: v.optimizer_eps is not None and v.optimizer == "sgd", "optimizer adam or another"),
     ("momentum", lambda v: "momentum" in v.typed and v.optimizer != "sgd", "optimizer sgd"),
     ("width_mult", lambda v: v.width_mult != 1 and "Wide" not in v.arch, "a Wide arch, such as Conv4Wide"),
     ("prune_rate_epoch", lambda v: "prune_rate_epoch" in v.typed and not falls(v), TOO_DENSE),

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from models.constraints.attach import (
+    Constraint,
     MakeConstraint,
     attach,
     bake,
@@ -16,6 +17,7 @@ from models.constraints.attach import (
     constrained_layers,
     load_biprop_state_dict,
     weight_layers,
+    weight_shape,
 )
 from models.constraints.masks import FixedSubnetWeight, RandomMaskWeight, SampleSubnetWeight
 from models.constraints.subnet import GlobalSelection, GlobalSubnetWeight, SubnetWeight
@@ -23,6 +25,7 @@ from utils.choose import pick
 
 __all__ = [
     "CONV_TYPES",
+    "Constraint",
     "attach",
     "bake",
     "biprop_state_dict",
@@ -30,16 +33,18 @@ __all__ = [
     "constrained_layers",
     "load_biprop_state_dict",
     "weight_layers",
+    "weight_shape",
 ]
 
 
 @dataclass(frozen=True)
 class ConvType:
     """`maker(density)` gives make(weight, generator=…) -> constraint for all layers of one network, None for plain
-    layers; `trainer`: the method that it needs."""
+    layers; `trainer`: the method that it needs; `takes`: the settings, by their option's name, that make is given."""
 
     maker: Callable[[float], MakeConstraint | None]
     trainer: str
+    takes: tuple[str, ...] = ()
 
 
 CONV_TYPES: dict[str, ConvType] = {
@@ -63,11 +68,13 @@ def constrain(
     dense: tuple[str, ...] = (),
     score_init: float | None = None,
     generator: torch.Generator | None = None,
+    **settings: object,
 ) -> nn.Module:
     """Put `conv_type` on every Conv2d and Linear of `model`, in place, and return it.
 
     `density` is the fraction of weights kept; `first_layer_type` another type for the first layer; the layers called
-    in `dense` stay plain; `score_init` is the initial score of every SampleSubnetConv weight, else they are drawn.
+    in `dense` stay plain; `score_init` is the initial score of every SampleSubnetConv weight, else they are drawn;
+    of the `settings` each type takes its own (`ConvType.takes`).
     Raises ValueError for an unknown type or name, a density outside (0, 1], or where nothing
     would be constrained.
     """
@@ -81,7 +88,8 @@ def constrain(
     for name, kind in types.items():
         make = makers[kind]
         if make is not None:
-            attach(model, partial(make, generator=generator), [name])
+            own = {of: settings[of] for of in CONV_TYPES[kind].takes if of in settings}
+            attach(model, partial(make, generator=generator, **own), [name])
     for layer in constrained_layers(model).values():
         if score_init is not None and isinstance(layer.constraint, SampleSubnetWeight):
             nn.init.constant_(layer.constraint.scores, score_init)
@@ -106,14 +114,16 @@ def layer_counts(model: nn.Module) -> list[LayerCount]:
     counts = []
     for name, layer in weight_layers(model).items():
         constraint: Any = getattr(layer, "constraint", None)
-        total = layer.weight.numel()
-        kind = "dense" if constraint is None else type(constraint).__name__
-        counts.append(LayerCount(name, tuple(layer.weight.shape), kind, getattr(constraint, "kept", total), total))
+        shape = weight_shape(layer)
+        kind, total = "dense" if constraint is None else type(constraint).__name__, shape.numel()
+        counts.append(LayerCount(name, tuple(shape), kind, getattr(constraint, "kept", total), total))
     return counts
 
 
 def parameter_counts(model: nn.Module) -> tuple[int, int]:
     """(parameters, parameters kept) of the plain network that `model` stands for: scores are not counted."""
-    own = {id(p) for layer in constrained_layers(model).values() for p in layer.constraint.parameters()}
+    layers = constrained_layers(model).values()
+    own = {id(p) for layer in layers for p in layer.constraint.parameters()}
     total = sum(p.numel() for p in model.parameters() if id(p) not in own)
+    total += sum(weight_shape(layer).numel() for layer in layers if layer.weight is None)
     return total, total - sum(count.total - count.kept for count in layer_counts(model))

@@ -9,8 +9,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Constraint = nn.Module  # forward(weight) -> effective weight; owns its parameters
-MakeConstraint = Callable[..., Constraint]  # (weight) -> Constraint, or that and the options of `constrain`
+
+class Constraint(nn.Module):
+    """The base of every constraint: forward(weight) -> effective weight, of the same shape; owns its parameters.
+
+    `learns_weight = False` freezes the layer's weight. With `owns_weight = True` the layer keeps none (`layer.weight`
+    is None, and so is the argument of forward): `shape` is then the weight's, and `from_dense(weight)` gives the values
+    of the constraint's own parameters, by name, that stand for a dense weight.
+    """
+
+    learns_weight = True
+    owns_weight = False
+    shape: torch.Size
+
+    def effective_bias(self, bias: Tensor) -> Tensor:
+        """What the layer adds in place of its `bias`; as it is unless a constraint has a rule for it."""
+        return bias
+
+    def from_dense(self, weight: Tensor) -> dict[str, Tensor]:
+        raise NotImplementedError(f"{type(self).__name__} keeps the layer's own weight")
+
+
+MakeConstraint = Callable[..., Any]  # (weight) -> Constraint, or that and the options of `constrain`
 
 
 class ConstrainedConv2d(nn.Conv2d):
@@ -19,7 +39,8 @@ class ConstrainedConv2d(nn.Conv2d):
     constraint: Constraint
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._conv_forward(input, self.constraint(self.weight), self.bias)
+        bias = self.bias if self.bias is None else self.constraint.effective_bias(self.bias)
+        return self._conv_forward(input, self.constraint(self.weight), bias)
 
 
 class ConstrainedLinear(nn.Linear):
@@ -28,7 +49,8 @@ class ConstrainedLinear(nn.Linear):
     constraint: Constraint
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.linear(input, self.constraint(self.weight), self.bias)
+        bias = self.bias if self.bias is None else self.constraint.effective_bias(self.bias)
+        return F.linear(input, self.constraint(self.weight), bias)
 
 
 CONSTRAINED: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: ConstrainedConv2d, nn.Linear: ConstrainedLinear}
@@ -45,11 +67,16 @@ def constrained_layers(model: nn.Module) -> dict[str, Any]:
     return {name: m for name, m in model.named_modules() if type(m) in PLAIN}
 
 
-def attach(model: nn.Module, make: MakeConstraint, names: Collection[str]) -> None:
-    """Constrain the layers of `model` called `names` in place; each keeps its weight and bias.
+def weight_shape(layer: nn.Module) -> torch.Size:
+    """(out, in, *kernel) of a Conv2d or Linear, whoever owns its weight."""
+    weight: Any = layer.weight
+    return layer.constraint.shape if weight is None else weight.shape  # type: ignore[return-value]
 
-    A constraint that says `learns_weight = False` freezes the weight. Raises ValueError for a name that is no plain
-    Conv2d or Linear of `model`.
+
+def attach(model: nn.Module, make: MakeConstraint, names: Collection[str]) -> None:
+    """Constrain the layers of `model` called `names` in place; each keeps its bias and, mostly, its weight.
+
+    Raises ValueError for a name that is no plain Conv2d or Linear of `model`.
     """
     layers = weight_layers(model)
     for name in names:
@@ -64,7 +91,9 @@ def attach(model: nn.Module, make: MakeConstraint, names: Collection[str]) -> No
 def _constrained(layer: Any, make: MakeConstraint) -> nn.Module:
     new = _recast(layer, CONSTRAINED[type(layer)])
     new.constraint = make(layer.weight.detach())
-    if not getattr(new.constraint, "learns_weight", True):
+    if new.constraint.owns_weight:
+        new.weight = None
+    elif not new.constraint.learns_weight:
         new.weight.requires_grad_(False)
     new.train(layer.training)
     return new
@@ -97,6 +126,8 @@ def bake(model: nn.Module) -> nn.Module:
         new = _recast(layer, PLAIN[type(layer)])
         del new._modules["constraint"]
         new._parameters["weight"] = nn.Parameter(effective)
+        if new.bias is not None:
+            new._parameters["bias"] = nn.Parameter(layer.constraint.effective_bias(layer.bias).detach().clone())
         new.train(model.get_submodule(name).training)
         _set(plain, name, new)
     return plain.requires_grad_(True)

@@ -3,13 +3,14 @@
 import torch
 from torch import Tensor, nn
 
+from models.constraints.attach import Constraint
 from models.constraints.gradients import ThroughSampling
 from models.constraints.selection import count_ones, keep_largest, kept_count
 from models.constraints.subnet import checked_density, identity
 from models.initial import initial_scores
 
 
-class SampleSubnetWeight(nn.Module):
+class SampleSubnetWeight(Constraint):
     """Constraint SampleSubnetConv: w = W · B, B ~ Bernoulli(sigmoid(scores)) at every forward pass, in evaluation too.
 
     `scores` has the shape of the layer's weight W, which trains as well unless it is frozen. While `bypassed` the layer
@@ -32,7 +33,7 @@ class SampleSubnetWeight(nn.Module):
         return weight if self.bypassed else weight * ThroughSampling.apply(torch.sigmoid(self.scores))
 
 
-class FixedSubnetWeight(nn.Module):
+class FixedSubnetWeight(Constraint):
     """Constraint FixedSubnetConv: w = W · M; W trains, M stays, the `density` largest |scores| of this layer.
 
     `scores` come from a trained ticket (--pretrained) and are never trained here. BIPROP took `density` for the
@@ -67,7 +68,7 @@ class FixedSubnetWeight(nn.Module):
         return super().train(mode)
 
 
-class RandomMaskWeight(nn.Module):
+class RandomMaskWeight(Constraint):
     """Constraint RGConv: w = W · M; W trains, M keeps a random `density` of the weights for good.
 
     Five of BIPROP's published configs (densewide/*rg_wide.yml and conv4wide_05_baseline.yml) name a conv type RGConv,

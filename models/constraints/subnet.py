@@ -7,6 +7,7 @@ these repairs: α is the mean over the weights kept, at least one weight is kept
 import torch
 from torch import Tensor, nn
 
+from models.constraints.attach import Constraint
 from models.constraints.gradients import ScoreThroughMask
 from models.constraints.selection import count_ones, keep_largest, keep_largest_of_all, kept_count
 from models.initial import initial_scores
@@ -19,7 +20,7 @@ def checked_density(density: float) -> float:
     return density
 
 
-class SubnetWeight(nn.Module):
+class SubnetWeight(Constraint):
     """Constraint of one layer: w = α · M · sign(W), M the mask of the `density` largest |scores| of this layer.
 
     `scores` has the shape of the layer's weight W. α = mean |W| over the weights kept: one scalar a layer. In

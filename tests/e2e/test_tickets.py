@@ -210,7 +210,10 @@ def test_histograms_carry_the_names_of_what_they_show(trained, monkeypatch):
     told, seen = {}, {}
     true = "trainers.prune_score.PruneScore.after_epoch"
     monkeypatch.setattr(true, lambda self, model, epoch: seen.update(dict(model.named_parameters())))
-    monkeypatch.setattr("utils.recorders.TensorBoard.histograms", lambda self, epoch, named: told.update(named))
+    monkeypatch.setattr(
+        "utils.recorders.TensorBoard.histograms",
+        lambda self, named: told.update({n: t for n, t, _ in named}),
+    )
     trained("global", "--histograms", epochs=1, prune_rate_epoch=0, learn_batchnorm=True)
     layers = ("linear.0", "linear.3")
     values = {f"{layer}.{of}" for layer in layers for of in ("weight", "scores")}

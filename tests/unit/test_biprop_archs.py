@@ -57,7 +57,7 @@ def shapes(arch, bn_type="AffineBatchNorm"):
 
 
 def test_every_architecture_of_the_originals_is_compared():
-    assert ROWS.keys() == models.ARCHS.keys() - {"MLP"}
+    assert ROWS.keys() == models.ARCHS.keys() - {"MLP", "CircuitMLP", "LeNet5", "LeNet5_Caffe", "MNISTNet"}
     assert len(ROWS) == 74
     assert REPAIRED.keys() == ROWS.keys() - set(RAN)
 

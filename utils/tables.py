@@ -1,0 +1,58 @@
+"""Tables that a method has to tell of an epoch, as a CSV file of the run, with a picture where they are a curve."""
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from args import UsageError
+from utils.files import write_text
+from utils.plots import Line, line_chart
+
+Row = dict[str, float | str]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows with the same keys. With `x` and `y`, the names of two columns, it is a curve too."""
+
+    rows: list[Row]
+    x: str = ""
+    y: str = ""
+
+
+def record_table(directory: Path, name: str, epoch: int, table: Table) -> list[Line]:
+    """Put the table of `epoch` (from 1) into <name>.csv of `directory`, below those of earlier epochs, in place of
+    those of later ones; the epoch is the first column.
+
+    Of a curve <name>.png is drawn too, and a line an epoch returned. Raises UsageError where the file that is there is
+    no table of this kind.
+    """
+    path = directory / f"{name}.csv"
+    rows = [*_before(path, epoch), *({"epoch": epoch} | row for row in table.rows)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[-1]), lineterminator="\n", extrasaction="ignore", restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+    if not table.x:
+        return []
+    lines: dict[str, Line] = {}
+    for row in rows:
+        line = lines.setdefault(str(row["epoch"]), Line(f"epoch {row['epoch']}", [], []))
+        line.xs.append(float(row[table.x]))
+        line.ys.append(float(row[table.y]))
+    line_chart(directory / f"{name}.png", [*lines.values()], table.x, table.y, title=str(directory))
+    return [*lines.values()]
+
+
+def _before(path: Path, epoch: int) -> list[Row]:
+    """The rows of earlier epochs."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        rows: list[Row] = [dict(row) for row in csv.DictReader(file)]
+    try:
+        return [row for row in rows if int(row["epoch"]) < epoch]
+    except (KeyError, TypeError, ValueError):
+        raise UsageError(f"{path} is damaged: it has no column of whole epochs; move it away to go on") from None
