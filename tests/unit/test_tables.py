@@ -1,0 +1,102 @@
+"""Tables of a run: one file, an epoch below the other; curves drawn, in TensorBoard too, also after a resumption."""
+
+import csv
+
+import pytest
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from args import UsageError
+from trainers.default import Default
+from utils.plots import Line, line_chart
+from utils.recorders import TensorBoard
+from utils.tables import Table, record_table
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def curve(*ys):
+    return Table([{"on": i / 10, "acc@1": y} for i, y in enumerate(ys)], x="on", y="acc@1")
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_a_table_is_written_with_its_epoch_in_front(tmp_path):
+    assert (
+        record_table(tmp_path, "statistics", 3, Table([{"tensor": "a", "mean": 0.5}, {"tensor": "b", "mean": 1}])) == []
+    )
+    assert rows(tmp_path / "statistics.csv") == [["epoch", "tensor", "mean"], ["3", "a", "0.5"], ["3", "b", "1"]]
+    assert [p.name for p in tmp_path.iterdir()] == ["statistics.csv"]
+
+
+def test_a_curve_has_a_line_an_epoch_and_a_picture(tmp_path):
+    record_table(tmp_path, "sweep", 10, curve(50, 60))
+    lines = record_table(tmp_path, "sweep", 20, curve(70, 80))
+    assert lines == [Line("epoch 10", [0, 0.1], [50, 60]), Line("epoch 20", [0, 0.1], [70, 80])]
+    assert (tmp_path / "sweep.png").read_bytes().startswith(PNG)
+
+
+def test_what_an_interrupted_process_wrote_of_later_epochs_is_replaced(tmp_path):
+    for epoch in (10, 20, 30):
+        record_table(tmp_path, "sweep", epoch, curve(epoch))
+    lines = record_table(tmp_path, "sweep", 20, curve(99))
+    assert [(line.label, line.ys) for line in lines] == [("epoch 10", [10]), ("epoch 20", [99])]
+
+
+@pytest.mark.parametrize("text", ["a,b\n1,2\n", "epoch,a\nlast,2\n"])
+def test_a_file_of_another_kind_is_said_and_kept(tmp_path, text):
+    (tmp_path / "sweep.csv").write_text(text)
+    with pytest.raises(UsageError, match=r"sweep\.csv is damaged"):
+        record_table(tmp_path, "sweep", 1, curve(1))
+    assert (tmp_path / "sweep.csv").read_text() == text
+
+
+def scalars(directory):
+    board = EventAccumulator(str(directory)).Reload()
+    return {tag: sorted({(s.step, s.value) for s in board.Scalars(tag)}) for tag in board.Tags()["scalars"]}
+
+
+def test_curves_survive_a_resumption_in_tensorboard(tmp_path):
+    """A reader takes the resumed writer's purge_step for a step of theirs: they are written again."""
+    first = Line("epoch 1", [0, 2.5], [10, 20])
+    for epochs_done, told in ((0, [first]), (1, [first, Line("epoch 2", [1], [5])])):
+        board = TensorBoard(tmp_path, epochs_done, {}, "test")
+        board.curves("sweep", told)
+        board.curves("sweep", told)
+        board.close({})
+    assert scalars(tmp_path) == {"sweep/epoch_1": [(0, 10), (250, 20)], "sweep/epoch_2": [(100, 5)]}
+
+
+def test_a_chart_of_one_line_and_of_many(tmp_path):
+    for count in (1, 3):
+        line_chart(tmp_path / f"{count}.png", [Line(str(i), [0, 1], [i, 2]) for i in range(count)], "x", "y", "title")
+        assert (tmp_path / f"{count}.png").read_bytes().startswith(PNG)
+    assert (tmp_path / "1.png").read_bytes() != (tmp_path / "3.png").read_bytes()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_methods_tables_reach_the_run(program, config, tmp_path, monkeypatch):
+    """The loop asks after every evaluation, with the epoch that was done and how many there are."""
+    told, begun = [], []
+
+    def tables(self, model, held_out, runtime, epoch, epochs):
+        told.append((epoch, epochs, held_out.samples, model.training))
+        return {"sweep": curve(epoch, 2 * epoch)} if epoch == epochs else {}
+
+    def begin(self, model, optimizer, steps, epochs):
+        begun.append((type(optimizer).__name__, steps, epochs))
+
+    monkeypatch.setattr(Default, "tables", tables)
+    monkeypatch.setattr(Default, "begin", begin, raising=False)
+    dense = config("dense.yml", conv_type=None, freeze_weights=None, prune_rate=None)
+    assert program("--config", dense)[0] == 0
+    run = tmp_path / "runs/dense/dense"
+    assert told == [(1, 2, 360, False), (2, 2, 360, False)]
+    assert begun == [("SGD", 23, 2)]
+    assert rows(run / "sweep.csv") == [["epoch", "on", "acc@1"], ["2", "0.0", "2"], ["2", "0.1", "4"]]
+    assert (run / "sweep.png").exists()
+    assert scalars(run / "logs")["sweep/epoch_2"] == [(0, 2), (10, 4)]
+    assert yaml.safe_load((run / "config.yaml").read_text())["epochs"] == 2
