@@ -1,0 +1,102 @@
+"""Curves of several runs in one picture, and their last and best values in a table.
+
+    python scripts/report.py RUN [RUN ...] [--measure test/acc@1] [--out report.png]
+
+RUN is a run's directory, finished or not. A line is named by the options in which the runs differ; runs that differ in
+nothing but the seed are one line, their mean. A measure is a column of metrics.csv.
+"""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a file: the project is one level up
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import argparse
+import csv
+import statistics
+from collections.abc import Mapping, Sequence
+
+from args import FIELDS, UsageError, from_flat, load_yaml, nearest
+from utils.plots import Line, line_chart
+
+Curves = dict[str, list[list[float]]]  # label -> the values of each of its runs, epoch by epoch
+
+
+def options_of(run: Path) -> dict[str, object]:
+    """What makes the run what it is, but its seed. Raises UsageError where `run` is none."""
+    if not (run / "config.yaml").exists() or not (run / "metrics.csv").exists():
+        raise UsageError(f"{run} is no run directory with an epoch done: it has no config.yaml and metrics.csv")
+    values = from_flat(load_yaml(run / "config.yaml")).flat()
+    return {name: values[name] for name, option in FIELDS.items() if option.metadata["maths"] and name != "seed"}
+
+
+def labels(runs: Sequence[Mapping[str, object]]) -> list[str]:
+    """A name for each run of what differs among them; of one kind alone the architecture."""
+    differ = [name for name in runs[0] if len({str(run[name]) for run in runs}) > 1] or ["arch"]
+    return [", ".join(f"{name} {run[name]}" for name in differ) for run in runs]
+
+
+def curve(run: Path, measure: str) -> list[float]:
+    """The column `measure` of its metrics. Raises UsageError where there is none."""
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or not rows[0].get(measure):
+        names = list(rows[0]) if rows else []
+        raise UsageError(f"--measure: {run} has no {measure!r}{nearest(measure, names)}; one of {', '.join(names)}")
+    return [float(row[measure]) for row in rows]
+
+
+def gather(runs: Sequence[Path], measure: str) -> Curves:
+    """The curves by label, in the order in which the labels come."""
+    curves: Curves = {}
+    for label, run in zip(labels([options_of(run) for run in runs]), runs, strict=True):
+        curves.setdefault(label, []).append(curve(run, measure))
+    return curves
+
+
+def mean_line(label: str, of: Sequence[Sequence[float]]) -> Line:
+    """The mean over runs for every epoch that all of them have."""
+    means = [statistics.mean(values) for values in zip(*of, strict=False)]
+    return Line(f"{label} ({len(of)} runs)" if len(of) > 1 else label, [*map(float, range(1, len(means) + 1))], means)
+
+
+def table(curves: Curves) -> str:
+    """Last and largest value of each label, mean ± standard deviation over its runs."""
+    rows = [("", "epochs", "last", "largest", "runs")]
+    for label, of in curves.items():
+        last, best = (spread([pick(values) for values in of]) for pick in (lambda v: v[-1], max))
+        rows.append((label, str(min(map(len, of))), last, best, str(len(of))))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean, and of several values their standard deviation."""
+    mean = f"{statistics.mean(values):.4g}"
+    return f"{mean} ± {statistics.stdev(values):.2g}" if len(values) > 1 else mean
+
+
+def main(argv: Sequence[str]) -> int:
+    """Draw and print; returns 0, 2 for bad input, 1 where the picture cannot be written."""
+    top = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    top.add_argument("runs", metavar="RUN", nargs="+", type=Path)
+    top.add_argument("--measure", default="test/acc@1", help="default test/acc@1")
+    top.add_argument("--title", default="", help="above the picture")
+    top.add_argument("--out", type=Path, default=Path("report.png"), help="default report.png")
+    options = top.parse_args(argv)
+    try:
+        curves = gather([run.expanduser() for run in options.runs], options.measure)
+        line_chart(options.out, [mean_line(*of) for of in curves.items()], "epoch", options.measure, options.title)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"failed: cannot write {options.out}: {error.strerror}", file=sys.stderr)
+        return 1
+    print(f"{table(curves)}\nwritten: {options.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,52 @@
+"""Curves of several runs in one picture."""
+
+import csv
+
+import pytest
+
+from scripts import report
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture
+def runs(program, config, tmp_path):
+    """Two seeds of a ticket, and one with another density."""
+    for words in (("--seed", 1), ("--seed", 2), ("--seed", 1, "--prune-rate", 0.2, "--epochs", 3)):
+        assert program("--config", config(), *words)[0] == 0
+    return [str(p.parent) for p in sorted((tmp_path / "runs").rglob("metrics.csv"))]
+
+
+def column(run, name):
+    with (report.Path(run) / "metrics.csv").open(newline="") as file:
+        return [float(row[name]) for row in csv.DictReader(file)]
+
+
+def test_runs_are_told_apart_by_what_differs_and_seeds_are_averaged(runs, tmp_path, capsys):
+    sparse, second, first = sorted(runs, key=lambda run: ("0.5" in run, run.endswith("ticket")))
+    assert report.main([*runs, "--out", str(tmp_path / "curves.png")]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].split() == ["epochs", "last", "largest", "runs"]
+    assert any(line.startswith("prune_rate 0.5") and line.endswith("2") and "±" in line for line in out)
+    (alone,) = (line for line in out if line.startswith("prune_rate 0.2"))
+    last = column(sparse, "test/acc@1")
+    assert alone.split()[2:] == ["3", f"{last[-1]:.4g}", f"{max(last):.4g}", "1"]
+    assert (tmp_path / "curves.png").read_bytes().startswith(PNG)
+    curves = report.gather([report.Path(run) for run in (first, second)], "train/loss")
+    line = report.mean_line(*next(iter(curves.items())))
+    means = [(a + b) / 2 for a, b in zip(column(first, "train/loss"), column(second, "train/loss"), strict=True)]
+    assert line.label == "arch FC (2 runs)" and line.xs == [1, 2] and line.ys == pytest.approx(means)
+
+
+def test_what_cannot_be_drawn_is_said_in_one_line(runs, tmp_path, capsys):
+    out = str(tmp_path / "curves.png")
+    for words, parts in (
+        ([str(tmp_path)], ["is no run directory", "config.yaml"]),
+        ([runs[0], "--measure", "test/ac@1"], ["--measure", "'test/ac@1'", "did you mean 'test/acc@1'"]),
+    ):
+        assert report.main([*words, "--out", out]) == 2
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1 and all(part in err for part in parts), err
+    assert report.main([runs[0], "--out", str(tmp_path / "nowhere" / "a.png")]) == 1
+    assert "cannot write" in capsys.readouterr().err
+    assert not (tmp_path / "curves.png").exists()
