@@ -18,6 +18,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from args import FIELDS, UsageError, from_flat, load_yaml, nearest
+from scripts.sweep_cells import spread
 from utils.plots import Line, line_chart
 
 Curves = dict[str, list[list[float]]]  # label -> the values of each of its runs, epoch by epoch
@@ -62,19 +63,13 @@ def mean_line(label: str, of: Sequence[Sequence[float]]) -> Line:
 
 
 def table(curves: Curves) -> str:
-    """Last and largest value of each label, mean ± standard deviation over its runs."""
-    rows = [("", "epochs", "last", "largest", "runs")]
+    """Last and largest value of each label, mean ± standard deviation over its runs (how many)."""
+    rows = [("", "epochs", "last", "largest")]
     for label, of in curves.items():
         last, best = (spread([pick(values) for values in of]) for pick in (lambda v: v[-1], max))
-        rows.append((label, str(min(map(len, of))), last, best, str(len(of))))
+        rows.append((label, str(min(map(len, of))), last, best))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean, and of several values their standard deviation."""
-    mean = f"{statistics.mean(values):.4g}"
-    return f"{mean} ± {statistics.stdev(values):.2g}" if len(values) > 1 else mean
 
 
 def main(argv: Sequence[str]) -> int:

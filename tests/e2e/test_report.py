@@ -26,11 +26,11 @@ def test_runs_are_told_apart_by_what_differs_and_seeds_are_averaged(runs, tmp_pa
     sparse, second, first = sorted(runs, key=lambda run: ("0.5" in run, run.endswith("ticket")))
     assert report.main([*runs, "--out", str(tmp_path / "curves.png")]) == 0
     out = capsys.readouterr().out.splitlines()
-    assert out[0].split() == ["epochs", "last", "largest", "runs"]
-    assert any(line.startswith("prune_rate 0.5") and line.endswith("2") and "±" in line for line in out)
+    assert out[0].split() == ["epochs", "last", "largest"]
+    assert any(line.startswith("prune_rate 0.5") and line.endswith("(2)") and "±" in line for line in out)
     (alone,) = (line for line in out if line.startswith("prune_rate 0.2"))
     last = column(sparse, "test/acc@1")
-    assert alone.split()[2:] == ["3", f"{last[-1]:.4g}", f"{max(last):.4g}", "1"]
+    assert alone.split()[2:] == ["3", f"{last[-1]:.2f}", "(1)", f"{max(last):.2f}", "(1)"]
     assert (tmp_path / "curves.png").read_bytes().startswith(PNG)
     curves = report.gather([report.Path(run) for run in (first, second)], "train/loss")
     line = report.mean_line(*next(iter(curves.items())))
