@@ -51,16 +51,22 @@ def accuracy() -> str:
     with (RECORDS / "runs.csv").open(newline="") as file:
         for row in csv.DictReader(file):
             key = ("Base Config", "Conv Type", "Prune Rate", "Epochs", "Precision")
-            groups[tuple(row[name] for name in key)].append(row)
+            groups[(*(row[name] for name in key), variant(row))].append(row)
     lines = [
         "| config | conv_type | kept | epochs | precision | test accuracy, last epoch (%) | best epoch (%) | seeds |",
         "|" + "---|" * 8,
     ]
-    for (config, conv_type, _, epochs, precision), rows in sorted(groups.items()):
+    for (config, conv_type, _, epochs, precision, other), rows in sorted(groups.items()):
         last, best = (spread([float(r[f"{which} Epoch Test Top 1"]) for r in rows]) for which in ("Last", "Best"))
-        kept = f"{100 * float(rows[0]['Kept']):.0f} %"
-        lines.append(f"| `{config}` | {conv_type} | {kept} | {epochs} | {precision} | {last} | {best} | {len(rows)} |")
+        kept = f"{100 * float(rows[0]['Kept']):.3g} %"
+        named = f"`{config}`{other and f' {other}'}"
+        lines.append(f"| {named} | {conv_type} | {kept} | {epochs} | {precision} | {last} | {best} | {len(rows)} |")
     return "\n".join(lines)
+
+
+def variant(row: dict[str, str]) -> str:
+    """What a record was run with besides its config: the name that it was given, where that says so ("hidden=1000")."""
+    return row["Name"] if "=" in row["Name"] else ""
 
 
 def published() -> str:
