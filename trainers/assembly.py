@@ -35,14 +35,7 @@ def build(options: Options, spec: data.SetSpec | None = None) -> tuple[nn.Module
     seed_everything(options.run.seed)
     generator = torch.Generator().manual_seed(options.run.seed)
     try:
-        model = models.build(
-            m.arch,
-            num_classes=spec.num_classes,
-            in_shape=spec.in_shape,
-            bn_type=m.bn_type,
-            width_mult=m.width_mult,
-            **arch_options(options),
-        )
+        model = models.build(**network_options(options, spec))
         initialise(
             model,
             m.init,
@@ -78,6 +71,13 @@ def build(options: Options, spec: data.SetSpec | None = None) -> tuple[nn.Module
     except (ValueError, OverflowError, RuntimeError) as error:  # RuntimeError: a network no memory can hold
         raise UsageError(str(error).splitlines()[0]) from error
     return model, method
+
+
+def network_options(options: Options, spec: data.SetSpec) -> dict[str, Any]:
+    """The arguments of `models.build`, plain values: with them the network can be built without the options."""
+    m = options.model
+    shared = {"bn_type": m.bn_type, "width_mult": m.width_mult, **arch_options(options)}
+    return {"name": m.arch, "num_classes": spec.num_classes, "in_shape": spec.in_shape, **shared}
 
 
 def arch_options(options: Options) -> dict[str, object]:

@@ -1,0 +1,174 @@
+"""Prune a trained network at many levels and test it at each; or write the really smaller network.
+
+    python scripts/prune.py RUN [--method weight unit] [--percent 0 25 50 60 70 80 90 95 97 99] [--out DIR]
+    python scripts/prune.py RUN --method unit --percent 50 --compact OUT.pt
+
+RUN: the directory of a run, or one of its checkpoints. Nothing in it is changed. Levels give pruning.csv, a PNG and an
+interactive page in DIR (default: RUN/pruning) and a table here. models.compact.load_compact(OUT.pt) gives the network.
+"""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a file: the project is one level up, and the tuning comes before numpy and torch
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from utils import process
+
+    process.tune()
+
+import argparse
+import copy
+from collections.abc import Sequence
+from itertools import islice
+from typing import NoReturn
+
+import torch
+from torch import nn
+
+from args import UsageError
+from models import compact, pruning
+from scripts import prune_report as report
+from scripts.prune_levels import METHODS, Pruner, Trained, add_times, difference, has_norms, opened, pruned, row
+from trainers.assembly import network_options
+from utils import runtime as runtimes
+from utils.checkpoints import RunFailed
+from utils.declared import writable
+from utils.files import write_atomic
+from utils.progress import say
+
+PERCENT = [0.0, 25.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0, 97.0, 99.0]
+CLOSE = 1e-4  # logits of the smaller network and of the one with zeros, in float64: float32 rounds large logits more
+COMPARED = 8  # batches of the test set on which they are compared
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    top.add_argument("run", metavar="RUN")
+    top.add_argument("--method", nargs="+", choices=METHODS, default=list(METHODS), help="default: weight unit")
+    top.add_argument("--percent", nargs="+", type=float, default=PERCENT, help="percent removed of every hidden layer")
+    top.add_argument("--scope", choices=pruning.SCOPES, default="layer", help="global: percent of all layers together")
+    top.add_argument(
+        "--criterion", choices=pruning.CRITERIA, help="default: magnitude for weights, l2 (the norm) for units"
+    )
+    top.add_argument("--recalibrate-bn", type=int, default=0, metavar="N", help="batch-norm statistics from N batches")
+    top.add_argument("--finetune", type=int, default=0, metavar="E", help="train E epochs more by the run's own recipe")
+    top.add_argument("--data", metavar="DIR", help="folder of the data sets; default: the run's")
+    top.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    top.add_argument("--seed", type=int, default=0, help="of criterion random")
+    top.add_argument("--repeat", type=int, default=21, help="timings of each network, default 21")
+    top.add_argument("--out", type=Path, metavar="DIR", help="default: RUN/pruning")
+    top.add_argument("--compact", type=Path, metavar="OUT", help="write the smaller network of one percent of units")
+    top.add_argument("--force", action="store_true", help="replace OUT where it is there")
+    return top
+
+
+def checked(argv: Sequence[str]) -> argparse.Namespace:
+    """The options. Raises UsageError for what cannot be, before anything is read."""
+    asked = parser().parse_args(argv)
+    asked.method, asked.percent = list(dict.fromkeys(asked.method)), sorted(set(asked.percent))
+    for percent in asked.percent:
+        if not 0 <= percent <= 100:
+            raise UsageError(f"--percent: {percent:g} given, 0 to 100 expected")
+    if min(asked.recalibrate_bn, asked.finetune, asked.seed) < 0 or asked.repeat < 1:
+        raise UsageError("--recalibrate-bn, --finetune and --seed must be at least 0, --repeat at least 1")
+    if asked.compact is None:
+        return asked
+    if asked.method != ["unit"] or len(asked.percent) != 1:
+        raise UsageError("--compact: it writes one network: give --method unit and one --percent, such as 50")
+    if asked.out is not None:
+        raise UsageError("--out: with --compact nothing but its own file is written; leave out one of the two")
+    target = asked.compact = asked.compact.expanduser()
+    if target.is_dir() or not target.parent.is_dir():
+        raise UsageError(f"--compact: {target} is a directory" if target.is_dir() else f"--compact: no {target.parent}")
+    if target.exists() and not asked.force:
+        raise UsageError(f"--compact: {target} is there already; --force replaces it")
+    return asked
+
+
+def pruners(asked: argparse.Namespace, trained: Trained) -> list[Pruner]:
+    """Those asked for. Raises UsageError where the network cannot be pruned so."""
+    if asked.recalibrate_bn and not has_norms(trained.model):
+        raise UsageError("--recalibrate-bn: this network has no batch norm")
+    torch.manual_seed(asked.seed)
+    try:
+        return [METHODS[name](trained, asked.criterion) for name in asked.method]
+    except ValueError as error:
+        raise UsageError(f"{asked.run}: {error}") from error
+
+
+def level(asked: argparse.Namespace, trained: Trained, pruner: Pruner, percent: float) -> tuple[nn.Module, nn.Module]:
+    """(network with zeros, what remains of it) at one percentage."""
+    model, kept = pruned(
+        trained, pruner, percent, scope=asked.scope, epochs=asked.finetune, bn_batches=asked.recalibrate_bn
+    )
+    return model, model if pruner.cut is None else pruner.cut(model, kept)
+
+
+def levels(asked: argparse.Namespace, trained: Trained) -> None:
+    """Every method at every percentage: a line each as they come, then the table and the files."""
+    folder = (asked.out or trained.path / "pruning").expanduser()
+    if not writable(str(folder)):
+        raise UsageError(f"--out: {folder} cannot be written; it must be a folder one can write")
+    wanted = pruners(asked, trained)
+    rows, networks = [row(trained, report.BEFORE, 0.0, trained.model, trained.model)], [trained.model]
+    for pruner in wanted:
+        for percent in asked.percent:
+            model, remains = level(asked, trained, pruner, percent)
+            rows.append(row(trained, pruner.name, percent, model, remains))
+            networks.append(remains if pruner.cut else trained.model)  # a matrix with zeros takes as long as without
+            say(f"{pruner.name}s, {percent:g} % removed: accuracy {rows[-1].accuracy:.2f} %")
+    add_times(rows, networks, trained, asked.repeat)
+    say(report.table(rows))
+    config = trained.options.run.config
+    title = f"{trained.options.model.arch} on {trained.options.data.set}, pruned after training"
+    say("written: " + ", ".join(map(str, report.write(folder, rows, title, config))))
+
+
+def write_compact(asked: argparse.Namespace, trained: Trained) -> None:
+    """The network without the zero units, compared with the one with them, timed, and written."""
+    (pruner,), (percent,) = pruners(asked, trained), asked.percent
+    model, remains = level(asked, trained, pruner, percent)
+    options = network_options(trained.options, trained.image_set.spec)
+    facts = {"percent": percent, "options": trained.options.flat()}
+    stored = compact.content(remains, options, facts)
+    back = compact.rebuilt(stored)
+    trained.runtime.place(back)
+    images = [images for images, _ in islice(trained.test.epoch(0), COMPARED)]
+    exact = difference(copy.deepcopy(model).double(), copy.deepcopy(back).double(), [i.double() for i in images])
+    if not exact <= CLOSE:
+        raise RunFailed(f"the smaller network's logits differ by {exact:.2g} from those with zeros: nothing is written")
+    before, zeros = trained.model, row(trained, "zeros", percent, model, model)
+    rows = [row(trained, report.BEFORE, 0.0, before, before), zeros, row(trained, "compact", percent, back, back)]
+    add_times(rows, [before, model, back], trained, asked.repeat)
+    say(report.table(rows))
+    say(
+        f"largest difference of the logits with zeros and without: {difference(model, back, images):.2g} in float32, "
+        f"{exact:.2g} in float64, on {sum(map(len, images)):,} images"
+    )
+    write_atomic(asked.compact, lambda file: torch.save(stored, file))
+    say(f"written: {asked.compact} ({asked.compact.stat().st_size:,} bytes)")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prune; returns 0, 2 for bad input, 1 where training on diverges or a file cannot be written."""
+    try:
+        asked = checked(argv)
+        trained = opened(asked.run, asked.data, runtimes.choose(asked.device, "fp32", None, deterministic=False))
+        (levels if asked.compact is None else write_compact)(asked, trained)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (RunFailed, OSError, MemoryError, torch.OutOfMemoryError) as error:
+        print(f"failed: {str(error).partition(chr(10))[0] or 'out of memory'}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,176 @@
+"""What scripts/prune.py does between its command line and its tables: open a run, prune a copy of it, test it."""
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+import args
+import data
+from args import Options, UsageError
+from models import compact, pruning, units
+from models.constraints import bake
+from scripts.bench_contenders import Undisturbed, measure, timed
+from scripts.prune_report import Row, sizes
+from trainers import resumption
+from trainers.assembly import assemble, batches, build, load_set
+from trainers.loop import Batches, State, evaluate, fit
+from trainers.method import Method
+from utils.progress import warn
+from utils.run import directory_of, read_status
+from utils.runtime import Runtime
+
+TAYLOR_BATCHES = 10  # of training data, for the criterion taylor
+Masks = list[Tensor]
+
+
+class Held(Method):
+    """Plain training in which what has been pruned stays zero."""
+
+    def __init__(self, zero: Callable[[nn.Module], None], options: Options) -> None:
+        o = options.optim
+        smoothing = o.label_smoothing or 0.0
+        super().__init__(label_smoothing=smoothing, weight_decay=o.weight_decay, no_bn_decay=o.no_bn_decay)
+        self._zero = zero
+
+    def after_step(self, model: nn.Module, step: int) -> None:  # noqa: ARG002
+        self._zero(model)
+
+
+@dataclass
+class Trained:
+    """A run's network with its constraint baked in, on the device, in evaluation mode, and what it was trained on."""
+
+    options: Options
+    model: nn.Module
+    method: Method
+    runtime: Runtime
+    image_set: data.ImageSet
+    path: Path  # of the run
+
+    @property
+    def test(self) -> Batches:
+        return batches(self.options, self.runtime, self.image_set, self.image_set.test)
+
+    @property
+    def train(self) -> Batches:
+        return batches(self.options, self.runtime, self.image_set, self.image_set.train)
+
+
+def opened(run: str, data_folder: str | None, runtime: Runtime) -> Trained:
+    """The run in the directory `run`, or its checkpoint of that path. Raises UsageError where there is none."""
+    path = directory_of(Path(run).expanduser())
+    if not (path / "config.yaml").is_file():
+        raise UsageError(f"{run} is no run directory and no checkpoint of one: there is no config.yaml in {path}")
+    words = ["--resume", str(Path(run).expanduser()), "--evaluate", *(["--data", data_folder] if data_folder else [])]
+    options, snapshot, file = resumption.stored(args.parse(words))
+    if read_status(path).get("status") != "done":
+        warn(f"{path} is not finished: {file} is {snapshot['epoch']} of {options.optim.epochs} epochs old")
+    model, method = build(options)
+    try:
+        model.load_state_dict(snapshot["model"])
+    except RuntimeError as error:
+        raise UsageError(f"{file} does not fit its run: {str(error).splitlines()[-1].strip()}") from error
+    method.load_state_dict(snapshot["method"])
+    method.before_epoch(model, max(snapshot["epoch"] - (snapshot["step"] == 0), 0))  # the state that it was trained in
+    plain = bake(model.eval())
+    runtime.place(plain)
+    return Trained(options, plain, method, runtime, load_set(options), path)
+
+
+@dataclass
+class Pruner:
+    """One way to prune: `scores` decide, `zero` sets to 0 what is not in the masks, `cut` leaves it out of a copy."""
+
+    name: str
+    scores: list[Tensor]
+    zero: Callable[[nn.Module, Masks], None]
+    cut: Callable[[nn.Module, Masks], nn.Module] | None = None
+
+
+def weight_pruner(trained: Trained, criterion: str | None) -> Pruner:
+    """Single weights, by magnitude where no `criterion` is given."""
+    weights = pruning.hidden_weights(trained.model)
+    scores = pruning.weight_scores(weights, criterion or "magnitude", _effects(trained, criterion))
+    return Pruner(
+        "weight", scores, lambda model, kept: pruning.zero_weights(model, dict(zip(weights, kept, strict=True)))
+    )
+
+
+def unit_pruner(trained: Trained, criterion: str | None) -> Pruner:
+    """Units with all that reads them, by the norm of their incoming weights where no `criterion` is given."""
+    images, _ = next(iter(trained.test.epoch(0)))
+    groups = units.unit_groups(trained.model, images[:2])
+    weights = pruning.hidden_weights(trained.model)
+    scores = pruning.unit_scores(weights, groups, criterion or "l2", _effects(trained, criterion))
+    return Pruner(
+        "unit",
+        scores,
+        lambda model, kept: units.zero_units(model, groups, kept),
+        lambda model, kept: compact.compacted(model, groups, kept),
+    )
+
+
+METHODS: dict[str, Callable[[Trained, str | None], Pruner]] = {"weight": weight_pruner, "unit": unit_pruner}
+
+
+def _effects(trained: Trained, criterion: str | None) -> dict[str, Tensor] | None:
+    if criterion != "taylor":
+        return None
+    first = islice(trained.train.epoch(0), TAYLOR_BATCHES)
+    losses = (trained.method.loss(trained.model(images).float(), labels) for images, labels in first)
+    return pruning.effects(trained.model, losses)
+
+
+def pruned(
+    trained: Trained, pruner: Pruner, percent: float, *, scope: str, epochs: int = 0, bn_batches: int = 0
+) -> tuple[nn.Module, Masks]:
+    """(copy of the network with zeros, masks of what is kept), trained further for `epochs` epochs with the zeros held
+    and its batch-norm statistics taken anew from `bn_batches` batches of training data."""
+    kept = pruning.survivors(pruner.scores, percent, scope)
+    model = copy.deepcopy(trained.model)
+    pruner.zero(model, kept)
+    if epochs:
+        options = trained.options.replace(epochs=epochs, start_epoch=None)
+        held = Held(lambda network: pruner.zero(network, kept), options)
+        fit(assemble(options, trained.runtime, model, held, trained.image_set), State(), epochs, Undisturbed())
+    if bn_batches:
+        torch.optim.swa_utils.update_bn(islice(trained.train.epoch(0), bn_batches), model)
+    return model.eval(), kept
+
+
+def has_norms(model: nn.Module) -> bool:
+    return any(isinstance(module, _BatchNorm) for module in model.modules())
+
+
+def row(trained: Trained, method: str, percent: float, model: nn.Module, smaller: nn.Module) -> Row:
+    """`model` tested, and the sizes of `smaller`, which computes the same."""
+    score = evaluate(model, trained.test, trained.method, trained.runtime)
+    return Row(method, percent, score.top1, score.loss, *sizes(smaller))
+
+
+@torch.no_grad()
+def add_times(rows: Sequence[Row], networks: Sequence[nn.Module], trained: Trained, repeat: int) -> None:
+    """Give each row the milliseconds an image of its network: a batch of the test set, the median of `repeat` rounds
+    in which every network has its turn."""
+    images, _ = next(iter(trained.test.epoch(0)))
+    different = {id(network): network for network in networks}
+    works: dict[Any, Any] = {
+        key: timed(lambda network=network: network(images), 1, trained.runtime.wait)  # type: ignore[misc]
+        for key, network in different.items()
+    }
+    samples = measure(works, repeat)
+    for of, network in zip(rows, networks, strict=True):
+        of.ms_per_image = 1e3 * float(torch.tensor(samples[id(network)]).median()) / len(images)  # type: ignore[index]
+
+
+@torch.no_grad()
+def difference(one: nn.Module, other: nn.Module, images: Iterable[Tensor]) -> float:
+    """The largest absolute difference of the two networks' logits."""
+    return max(float((one(batch) - other(batch)).abs().max()) for batch in images)
