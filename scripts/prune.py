@@ -115,6 +115,7 @@ def levels(asked: argparse.Namespace, trained: Trained) -> None:
     folder = (asked.out or trained.path / "pruning").expanduser()
     if not writable(str(folder)):
         raise UsageError(f"--out: {folder} cannot be written; it must be a folder one can write")
+    report.check_installed()
     wanted = pruners(asked, trained)
     rows, networks = [row(trained, report.BEFORE, 0.0, trained.model, trained.model)], [trained.model]
     for pruner in wanted:
@@ -167,6 +168,12 @@ def main(argv: Sequence[str]) -> int:
     except (RunFailed, OSError, MemoryError, torch.OutOfMemoryError) as error:
         print(f"failed: {str(error).partition(chr(10))[0] or 'out of memory'}", file=sys.stderr)
         return 1
+    except ModuleNotFoundError as missing:
+        print(f"failed: {missing.name} is not installed; pip install -r requirements.txt", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -22,7 +22,8 @@ from trainers import resumption
 from trainers.assembly import assemble, batches, build, load_set
 from trainers.loop import Batches, State, evaluate, fit
 from trainers.method import Method
-from utils.progress import warn
+from trainers.report import kept_in_words
+from utils.progress import say, warn
 from utils.run import directory_of, read_status
 from utils.runtime import Runtime
 
@@ -71,7 +72,7 @@ def opened(run: str, data_folder: str | None, runtime: Runtime) -> Trained:
     words = ["--resume", str(Path(run).expanduser()), "--evaluate", *(["--data", data_folder] if data_folder else [])]
     options, snapshot, file = resumption.stored(args.parse(words))
     if read_status(path).get("status") != "done":
-        warn(f"{path} is not finished: {file} is {snapshot['epoch']} of {options.optim.epochs} epochs old")
+        warn(f"{path} is not finished: {file} is from epoch {snapshot['epoch']} of {options.optim.epochs}")
     model, method = build(options)
     try:
         model.load_state_dict(snapshot["model"])
@@ -79,9 +80,10 @@ def opened(run: str, data_folder: str | None, runtime: Runtime) -> Trained:
         raise UsageError(f"{file} does not fit its run: {str(error).splitlines()[-1].strip()}") from error
     method.load_state_dict(snapshot["method"])
     method.before_epoch(model, max(snapshot["epoch"] - (snapshot["step"] == 0), 0))  # the state that it was trained in
-    plain = bake(model.eval())
+    plain, image_set = bake(model.eval()), load_set(options)
     runtime.place(plain)
-    return Trained(options, plain, method, runtime, load_set(options), path)
+    say(f"{file} (epoch {snapshot['epoch']}): {options.model.arch} on {options.data.set}, {kept_in_words(model)}")
+    return Trained(options, plain, method, runtime, image_set, path)
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """What scripts/prune.py shows: a row a network, as a table, as pruning.csv, and as charts beside published curves."""
 
 import csv
+import importlib.util
 import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -14,6 +15,7 @@ from utils.plots import Line, line_chart
 
 CURVES = Path(__file__).resolve().parent / "reproduce" / "pruning_curves.csv"
 AXES = ("removed (%)", "test accuracy (%)")
+COLOURS = {"C0": "#1f77b4", "C1": "#ff7f0e"}  # matplotlib's first two: both pictures look alike
 BEFORE = "unpruned"  # the method of the row of the network as it was trained
 
 
@@ -30,6 +32,13 @@ class Row:
     kept: int
     bytes: int
     ms_per_image: float = 0.0
+
+
+def check_installed() -> None:
+    """Raises ModuleNotFoundError, before hours of work, where a picture could not be drawn at its end."""
+    for name in ("matplotlib", "plotly"):
+        if importlib.util.find_spec(name) is None:
+            raise ModuleNotFoundError(name=name)
 
 
 def sizes(model: nn.Module) -> tuple[int, int, int]:
@@ -69,14 +78,14 @@ def published(config: str | None) -> list[tuple[str, float, float]]:
 
 
 def curves(rows: Sequence[Row], config: str | None) -> list[Line]:
-    """Accuracy against percent removed: a solid line a method, dashed what is published for it."""
-    ours = [(row.method, row.percent, row.accuracy) for row in rows]
-    theirs, lines = published(config), []
-    for method in dict.fromkeys(row.method for row in rows if row.method != BEFORE):
-        for of, label, style in ((ours, method, "-"), (theirs, f"{method}, published", "--")):
+    """Accuracy against percent removed: a solid line a method, dashed in its colour what is published for it."""
+    ours, theirs = [(row.method, row.percent, row.accuracy) for row in rows], published(config)
+    lines = []
+    for number, method in enumerate(dict.fromkeys(row.method for row in rows if row.method != BEFORE)):
+        for of, label, style in ((ours, f"{method}s", "-"), (theirs, f"{method}s, published", "--")):
             points = sorted((percent, accuracy) for name, percent, accuracy in of if name == method)
             if points:
-                lines.append(Line(label, [x for x, _ in points], [y for _, y in points], style))
+                lines.append(Line(label, [x for x, _ in points], [y for _, y in points], f"C{number}{style}"))
     return lines
 
 
@@ -86,10 +95,10 @@ def page(lines: Sequence[Line], title: str) -> str:
 
     figure = graph_objects.Figure()
     for line in lines:
-        dash = {"dash": "dash" if line.style == "--" else "solid"}
-        figure.add_scatter(x=line.xs, y=line.ys, name=line.label, mode="lines+markers", line=dash)
+        look = {"dash": "dash" if line.style.endswith("--") else "solid", "color": COLOURS[line.style[:2]]}
+        figure.add_scatter(x=line.xs, y=line.ys, name=line.label, mode="lines+markers", line=look)
     figure.update_layout(title=title, xaxis_title=AXES[0], yaxis_title=AXES[1], hovermode="x unified")
-    return str(figure.to_html(include_plotlyjs=True, full_html=True))
+    return str(figure.to_html(include_plotlyjs=True, full_html=True, default_height="95vh"))
 
 
 def write(folder: Path, rows: Sequence[Row], title: str, config: str | None) -> list[Path]:

@@ -1,0 +1,288 @@
+"""scripts/prune.py on real runs of a few epochs: what it writes, that the numbers are true, what it refuses."""
+
+import csv
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import main
+from models import compact, pruning, units
+from models.constraints import weight_layers
+from scripts import prune, prune_levels, prune_report
+from utils import runtime as runtimes
+
+ROOT = Path(__file__).parents[2]
+DIGITS = {"set": "digits", "epochs": 3, "seed": 1, "precision": "fp32", "batch_size": 32, "optimizer": "adam"}
+DIGITS |= {"lr": 0.003, "weight_decay": 0.0}
+TICKET = {"conv_type": "SubnetConv", "prune_rate": 0.5, "freeze_weights": True, "optimizer": "sgd", "lr": 0.1}
+RUNS = {
+    "mlp": {"arch": "MLP", "hidden": [64, 48], "bias": True},
+    "conv": {"arch": "Conv2", "epochs": 1},
+    "norms": {"arch": "Wide_VGG_Small_132"},
+    "residual": {"arch": "cResNet20", "low_data": 0.3, "epochs": 2},
+    "ticket": {"arch": "FC", "epochs": 1, **TICKET},
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """name -> directory of a finished run; each is trained when it is first asked for."""
+    home, found = tmp_path_factory.mktemp("runs"), {}
+
+    def of(name):
+        if name not in found:
+            config = home / f"{name}.yml"
+            config.write_text(yaml.safe_dump(DIGITS | RUNS[name]))
+            words = ["--config", str(config), "--log-dir", str(home), "--results", str(home / "results.csv")]
+            assert main.main(words) == 0
+            (found[name],) = (home / name).rglob("config.yaml")
+        return found[name].parent
+
+    return of
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs the script; returns (exit code, standard output, standard error)."""
+
+    def call(*argv):
+        capsys.readouterr()
+        code = prune.main([str(word) for word in argv])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call
+
+
+def table(folder):
+    with (folder / "pruning.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {(row["method"], float(row["percent"])): row for row in rows}
+
+
+def trained(path):
+    return prune_levels.opened(str(path), None, runtimes.choose("cpu", "fp32", None, deterministic=False))
+
+
+def accuracy(model, of):
+    hits = torch.cat([model(images).argmax(1) == labels for images, labels in of.test.epoch(0)])
+    return 100 * hits.double().mean().item()
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_levels_give_a_table_two_pictures_and_true_numbers(runs, run, tmp_path, name):
+    code, out, err = run(runs(name), "--percent", 0, 50, 95, "--repeat", 1, "--out", tmp_path)
+    assert (code, err) == (0, "")
+    rows, of = table(tmp_path), trained(runs(name))
+    assert list(rows) == [("unpruned", 0), *((m, p) for m in ("weight", "unit") for p in (0, 50, 95))]
+    before = rows["unpruned", 0]
+    assert all(rows[m, 0][field] == before[field] for m in ("weight", "unit") for field in ("accuracy", "loss", "kept"))
+    assert float(before["accuracy"]) == pytest.approx(accuracy(of.model, of))
+    assert 0.25 < int(rows["unit", 50]["parameters"]) / int(before["parameters"]) < 0.6
+    assert int(rows["unit", 95]["bytes"]) < int(rows["unit", 50]["bytes"]) < int(before["bytes"])
+    assert rows["weight", 50]["parameters"] == before["parameters"] > rows["weight", 50]["kept"]
+    assert all(float(row["ms_per_image"]) > 0 for row in rows.values())
+    assert (tmp_path / "pruning.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "pruning.html").read_text()
+    assert "<script src=" not in page and "units" in page and len(page) > 1_000_000
+    assert "accuracy" in out and sorted(p.name for p in tmp_path.iterdir()) == [
+        f"pruning.{kind}" for kind in ("csv", "html", "png")
+    ]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_compact_network_is_smaller_and_computes_the_same(runs, run, tmp_path, name):
+    file = tmp_path / "small.pt"
+    code, out, err = run(runs(name), "--method", "unit", "--percent", 50, "--compact", file, "--repeat", 1)
+    assert (code, err) == (0, "") and "largest difference" in out
+    assert float(re.search(r"([\d.e+-]+) in float64", out)[1]) < 1e-9
+    smaller, of = compact.load_compact(file), trained(runs(name))
+    images, _ = next(iter(of.test.epoch(0)))
+    groups = units.unit_groups(of.model, images)
+    kept = pruning.survivors(pruning.unit_scores(pruning.hidden_weights(of.model), groups), 50)
+    units.zero_units(of.model, groups, kept)
+    with torch.no_grad():
+        assert (smaller(images) - of.model(images)).abs().max() < 1e-4
+    assert accuracy(smaller, of) == pytest.approx(accuracy(of.model, of))
+    assert sum(p.numel() for p in smaller.parameters()) < 0.6 * sum(p.numel() for p in of.model.parameters())
+    assert torch.load(file, weights_only=True)["percent"] == 50
+    assert not (runs(name) / "pruning").exists()
+
+
+def test_the_scope_the_criterion_and_the_seed_matter(runs, run, tmp_path):
+    found, random = {}, ("--criterion", "random")
+    asked = [(), ("--scope", "global"), ("--criterion", "taylor"), random, random, (*random, "--seed", 1)]
+    for number, words in enumerate(asked):
+        code, _, err = run(runs("mlp"), "--percent", 70, "--repeat", 1, "--out", tmp_path / str(number), *words)
+        assert (code, err) == (0, "")
+        rows = table(tmp_path / str(number))
+        found[number] = tuple(rows[method, 70]["loss"] for method in ("weight", "unit"))
+    usual, together, taylor, random, again, other = found.values()
+    assert random == again
+    assert all(len(set(losses)) == 5 for losses in zip(usual, together, taylor, random, other, strict=True))
+
+
+def test_training_on_holds_the_zeros_and_helps(runs, run, tmp_path):
+    run(runs("norms"), "--method", "unit", "--percent", 70, "--repeat", 1, "--out", tmp_path / "plain")
+    more = ("--finetune", 2, "--compact", tmp_path / "small.pt")
+    code, out, err = run(runs("norms"), "--method", "unit", "--percent", 70, "--repeat", 1, *more)
+    assert (code, err) == (0, "")
+    assert float(re.search(r"([\d.e+-]+) in float64", out)[1]) < 1e-9
+    better = float(re.search(r"compact +70 % +([\d.]+) %", out)[1])
+    assert better > float(table(tmp_path / "plain")["unit", 70]["accuracy"]) + 10
+
+
+def test_weights_stay_zero_while_training_goes_on(runs):
+    of = trained(runs("mlp"))
+    pruner = prune_levels.weight_pruner(of, None)
+    model, kept = prune_levels.pruned(of, pruner, 80, scope="layer", epochs=1)
+    for (name, layer), mask in zip(list(weight_layers(model).items())[:-1], kept, strict=True):
+        assert not layer.weight[~mask].any()
+        assert not torch.equal(layer.weight, of.model.get_submodule(name).weight * mask)
+
+
+def test_batch_norm_statistics_are_taken_anew_where_asked(runs):
+    of = trained(runs("norms"))
+    pruner = prune_levels.unit_pruner(of, None)
+    plain, kept = prune_levels.pruned(of, pruner, 50, scope="layer")
+    anew, _ = prune_levels.pruned(of, pruner, 50, scope="layer", bn_batches=4)
+    assert not anew.training and torch.equal(plain.convs[0].weight, anew.convs[0].weight)
+    before = [of.model.convs[1].running_mean * kept[0], anew.convs[1].running_mean]
+    assert not torch.allclose(*before) and not anew.convs[1].running_mean[~kept[0]].any()
+    batches = torch.cat([images for (images, _), _ in zip(of.train.epoch(0), range(4), strict=False)])
+    with torch.no_grad():
+        expected = anew.convs[0](batches).mean((0, 2, 3))
+    assert torch.allclose(anew.convs[1].running_mean, expected, atol=1e-5)
+
+
+def test_published_curves_are_dashed_for_the_configuration_that_has_them(runs, monkeypatch, tmp_path):
+    rows = [
+        prune_report.Row(m, p, 80.0 - p, 1.0, 9, 9, 36, 0.1) for m in ("unpruned", "weight", "unit") for p in (0, 50)
+    ]
+    config = "/any/where/configs/prune/fashionmnist_mlp_pruning.yml"
+    for path in (config, "configs/prune/fashionmnist_mlp_pruning.yml"):
+        lines = prune_report.curves(rows, path)
+        assert [(line.label, line.style) for line in lines] == [
+            ("weights", "C0-"),
+            ("weights, published", "C0--"),
+            ("units", "C1-"),
+            ("units, published", "C1--"),
+        ]
+    assert lines[0].xs == [0, 50] and lines[0].ys == [80, 30]
+    assert (lines[3].xs[2], lines[3].ys[2]) == (50, 87.96) and (lines[1].xs[-1], lines[1].ys[-1]) == (99, 8.28)
+    for path in (None, "", "mlp_pruning.yml", "configs/prune/quick.yml"):
+        assert [line.label for line in prune_report.curves(rows, path)] == ["weights", "units"]
+    page = prune_report.page(lines, "title")
+    assert page.count('"dash":"dash"') == 2
+
+
+# bad input
+
+BAD = [  # (words after RUN, parts of the message)
+    (("--percent", 101), ["--percent", "101", "0 to 100"]),
+    (("--percent", "half"), ["--percent", "half"]),
+    (("--method", "neuron"), ["--method", "neuron", "weight", "unit"]),
+    (("--criterion", "l7"), ["--criterion", "l7"]),
+    (("--scope", "net"), ["--scope", "net"]),
+    (("--data", "nowhere", "--set", "x"), ["unrecognized"]),
+    (("--repeat", 0), ["--repeat"]),
+    (("--finetune", -1), ["--finetune"]),
+    (("--recalibrate-bn", 2), ["--recalibrate-bn", "no batch norm"]),
+    (("--compact", "out.pt"), ["--compact", "--method unit", "one --percent"]),
+    (("--compact", "out.pt", "--method", "unit", "--percent", 10, 20), ["--compact", "one --percent"]),
+    (("--compact", "gone/out.pt", "--method", "unit", "--percent", 50), ["--compact", "gone"]),
+    (("--compact", ".", "--method", "unit", "--percent", 50), ["--compact", "is a directory"]),
+    (("--compact", "a.pt", "--out", "b", "--method", "unit", "--percent", 50), ["--out", "--compact"]),
+    (("--out", "/dev/null/x"), ["--out", "/dev/null"]),
+]
+
+
+@pytest.mark.parametrize(("words", "parts"), BAD, ids=[" ".join(map(str, row[0])) for row in BAD])
+def test_bad_input_is_answered_in_one_line_and_leaves_nothing(runs, run, tmp_path, monkeypatch, words, parts):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(runs("mlp"), *words)
+    assert code == 2 and err.startswith("error: ") and err.count("\n") == 1, err
+    assert all(part in err for part in parts), err
+    assert "accuracy" not in out and not list(tmp_path.iterdir())
+
+
+def test_what_is_no_finished_run_is_refused(runs, run, tmp_path):
+    empty, text, foreign, other = (tmp_path / name for name in ("empty", "text.pt", "foreign.pt", "no_checkpoint"))
+    empty.mkdir()
+    text.write_text("a network")
+    torch.save({"state_dict": {"a": torch.rand(2)}}, foreign)
+    shutil.copytree(runs("mlp"), other, ignore=shutil.ignore_patterns("*.pt"))
+    for path, told in (
+        (empty, "is no run directory and no checkpoint of one"),
+        (text, "is no run directory and no checkpoint of one"),
+        (foreign, "is no run directory and no checkpoint of one"),
+        (tmp_path / "gone", "is no run directory"),
+        (other, "has no readable checkpoint"),
+    ):
+        code, out, err = run(path, "--repeat", 1)
+        assert (code, out, err.count("\n")) == (2, "", 1) and told in err, err
+    inside = other / "checkpoints" / "last.pt"
+    torch.save({"state_dict": {"a": torch.rand(2)}}, inside)
+    code, _, err = run(inside)
+    assert code == 2 and "is no checkpoint of this program" in err and err.count("\n") == 1
+
+
+def test_a_missing_data_set_is_named(runs, run, tmp_path):
+    copied = tmp_path / "run"
+    shutil.copytree(runs("conv"), copied)
+    config = copied / "config.yaml"
+    config.write_text(config.read_text().replace("set: digits", "set: MNIST"))
+    code, out, err = run(copied, "--data", tmp_path / "nowhere")
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+
+
+def test_a_file_that_is_there_is_left_alone_without_force(runs, run, tmp_path):
+    file = tmp_path / "small.pt"
+    file.write_text("mine")
+    words = (runs("mlp"), "--method", "unit", "--percent", 50, "--repeat", 1, "--compact", file)
+    code, _, err = run(*words)
+    assert code == 2 and "--force" in err and file.read_text() == "mine"
+    assert run(*words, "--force")[0] == 0 and compact.load_compact(file)
+    assert [p.name for p in tmp_path.iterdir()] == ["small.pt"]
+
+
+def test_what_is_not_installed_is_said_before_the_work(runs, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "plotly" else name)
+    code, out, err = run(runs("mlp"), "--out", tmp_path / "out")
+    assert (code, err) == (1, "failed: plotly is not installed; pip install -r requirements.txt\n")
+    assert "accuracy" not in out and not list(tmp_path.iterdir())
+
+
+def test_an_unfinished_run_is_pruned_with_a_warning(runs, run, tmp_path):
+    copied = tmp_path / "run"
+    shutil.copytree(runs("mlp"), copied)
+    (copied / "status.json").write_text('{"status": "stopped"}')
+    code, _, err = run(copied, "--percent", 50, "--repeat", 1)
+    assert code == 0 and re.fullmatch(r"warning: \S+ is not finished: \S+last.pt is from epoch 3 of 3\n", err)
+    assert (copied / "pruning" / "pruning.csv").exists()
+
+
+def test_a_full_disk_leaves_what_was_there(runs, run, tmp_path, monkeypatch):
+    def full(content, target, **_):
+        target.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    file = tmp_path / "small.pt"
+    code, _, err = run(runs("mlp"), "--method", "unit", "--percent", 50, "--repeat", 1, "--compact", file)
+    assert code == 1 and err.startswith("failed: ") and err.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_it_runs_as_a_file_from_anywhere(runs, tmp_path):
+    command = [sys.executable, ROOT / "scripts/prune.py", runs("mlp"), "--percent", "30", "--repeat", "1"]
+    done = subprocess.run([*command, "--out", "here"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and (tmp_path / "here" / "pruning.csv").exists()
+    again = subprocess.run([*command, "--percent", "300"], cwd=tmp_path, capture_output=True, text=True)
+    assert (again.returncode, again.stderr) == (2, "error: --percent: 300 given, 0 to 100 expected\n")

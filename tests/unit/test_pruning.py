@@ -1,0 +1,167 @@
+"""models/pruning.py: thresholds and zeros against a numpy transcription; what every criterion and scope means."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from torch import nn
+
+import models
+from models import pruning, units
+
+PERCENT = (0, 25, 50, 60, 70, 80, 90, 95, 97, 99)
+FLOATS = st.floats(-4, 4, width=32)
+
+
+def net(*hidden, bias=False):
+    torch.manual_seed(3)
+    return models.build("MLP", num_classes=4, in_shape=(1, 3, 5), hidden=hidden or (9, 8, 7), bias=bias).eval()
+
+
+def transcription(weight, percent, *, columns):
+    """Section D in numpy, for one layer's (in, out) matrix: what of it is kept."""
+    size = np.sqrt((weight.astype(np.float64) ** 2).sum(0)) if columns else np.abs(weight.astype(np.float64))
+    return ~(size < np.percentile(size, percent))
+
+
+@pytest.mark.parametrize("percent", PERCENT)
+def test_weights_fall_as_in_the_transcription(percent):
+    model = net()
+    expected = {name: transcription(w.numpy(), percent, columns=False) for name, w in weights(model).items()}
+    kept = pruning.survivors(pruning.weight_scores(weights(model)), percent)
+    before = copy.deepcopy(model)
+    pruning.zero_weights(model, dict(zip(weights(model), kept, strict=True)))
+    for name, mask in expected.items():
+        was, now = (m.get_submodule(name).weight.detach().numpy() for m in (before, model))
+        assert np.array_equal(now, was * mask)
+        removed = round(percent / 100 * (mask.size - 1))
+        assert abs((~mask).sum() - removed) <= 1
+    assert torch.equal(model.linear[-1].weight, before.linear[-1].weight)
+
+
+@pytest.mark.parametrize("percent", PERCENT)
+def test_units_fall_as_in_the_transcription(percent):
+    model = net(bias=True)
+    groups = units.unit_groups(model, torch.rand(2, 1, 3, 5))
+    kept = pruning.survivors(pruning.unit_scores(weights(model), groups), percent)
+    before = copy.deepcopy(model)
+    expected = [transcription(w.numpy().T, percent, columns=True) for w in weights(model).values()]
+    assert all(np.array_equal(mask.numpy(), wanted) for mask, wanted in zip(kept, expected, strict=True))
+    units.zero_units(model, groups, kept)
+    for name, mask in zip(weights(model), expected, strict=True):
+        was, now = before.get_submodule(name), model.get_submodule(name)
+        assert np.array_equal(now.weight.detach().numpy(), was.weight.detach().numpy() * mask[:, None])
+        assert np.array_equal(now.bias.detach().numpy(), was.bias.detach().numpy() * mask)
+    assert torch.equal(model.linear[-1].weight, before.linear[-1].weight)
+    assert torch.equal(model.linear[-1].bias, before.linear[-1].bias)
+
+
+@settings(deadline=None, max_examples=60)
+@given(arrays.arrays(np.float32, st.integers(1, 40), elements=FLOATS), st.floats(0, 100))
+def test_what_is_kept_is_large_enough_and_never_nothing(values, percent):
+    scores = torch.from_numpy(values).abs()
+    (kept,) = pruning.survivors([scores], percent)
+    assert kept.any()
+    assert kept.all() or scores[kept].min() > scores[~kept].max()
+    limit = np.percentile(np.abs(values).astype(np.float64), percent)
+    assert np.array_equal(kept.numpy(), np.abs(values).astype(np.float64) >= limit)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(arrays.arrays(np.float32, st.integers(1, 12), elements=FLOATS), min_size=1, max_size=4),
+    st.floats(0, 100),
+    st.floats(0, 100),
+)
+def test_a_higher_percentage_keeps_part_of_what_a_lower_one_keeps(values, one, other):
+    scores = [torch.from_numpy(v).abs() for v in values]
+    for scope in pruning.SCOPES:
+        fewer, more = (pruning.survivors(scores, p, scope) for p in (max(one, other), min(one, other)))
+        assert all(bool((m | ~f).all()) for f, m in zip(fewer, more, strict=True))
+
+
+def test_all_layers_together_have_one_threshold_and_each_keeps_its_largest():
+    small, large = torch.tensor([0.1, 0.3, 0.2]), torch.arange(1.0, 8.0)
+    apart = pruning.survivors([small, large], 50)
+    together = pruning.survivors([small, large], 50, "global")
+    assert [int(k.sum()) for k in apart] == [2, 4]
+    limit = np.percentile(torch.cat([small, large]).double().numpy(), 50)
+    assert together[0].tolist() == [False, True, False]
+    assert together[1].tolist() == (large.double() >= limit).tolist() and int(together[1].sum()) == 5
+
+
+@pytest.mark.parametrize(
+    ("percent", "scope", "told"), [(101, "layer", "101"), (-1, "layer", "-1"), (5, "net", "'net'")]
+)
+def test_what_cannot_be_is_refused(percent, scope, told):
+    with pytest.raises(ValueError, match=told):
+        pruning.survivors([torch.rand(3)], percent, scope)
+
+
+# criteria
+
+
+def weights(model):
+    return pruning.hidden_weights(model)
+
+
+def losses(model, count):
+    made = torch.Generator().manual_seed(8)
+    for _ in range(count):
+        images, labels = torch.randn(6, 1, 3, 5, generator=made), torch.randint(0, 4, (6,), generator=made)
+        yield nn.functional.cross_entropy(model(images), labels)
+
+
+def test_the_effect_of_a_weight_is_the_size_of_weight_times_gradient_summed_over_batches():
+    model = net()
+    found = pruning.effects(model, losses(model, 3))
+    expected = {name: torch.zeros_like(layer.weight) for name, layer in layers(model).items()}
+    for loss in losses(model, 3):
+        model.zero_grad()
+        loss.backward()
+        for name, layer in layers(model).items():
+            expected[name] += (layer.weight * layer.weight.grad).abs().detach()
+    assert all(torch.allclose(found[name], expected[name], rtol=1e-5) and found[name].any() for name in expected)
+
+
+def layers(model):
+    return {f"linear.{i}": layer for i, layer in enumerate(model.linear) if isinstance(layer, nn.Linear)}
+
+
+def test_taylor_ranks_by_the_effects_and_random_by_the_seed():
+    model = net()
+    effects = pruning.effects(model, losses(model, 2))
+    first = next(iter(weights(model)))
+    assert torch.equal(pruning.weight_scores(weights(model), "taylor", effects)[0], effects[first])
+    groups = units.unit_groups(model, torch.rand(2, 1, 3, 5))
+    by_unit = pruning.unit_scores(weights(model), groups, "taylor", effects)[0]
+    assert torch.allclose(by_unit, effects[first].double().sum(1))
+    for draw in (pruning.weight_scores, lambda w, c: pruning.unit_scores(w, groups, c)):
+        torch.manual_seed(1)
+        one = draw(weights(model), "random")
+        torch.manual_seed(1)
+        again = draw(weights(model), "random")
+        assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
+        assert not torch.equal(one[0], draw(weights(model), "random")[0])
+
+
+def test_the_size_of_a_unit_is_a_sum_or_a_norm():
+    w = {"a": torch.tensor([[3.0, -4.0], [1.0, 0.0]])}
+    group = [units.Units(2, ("a",), (), {})]
+    assert pruning.unit_scores(w, group)[0].tolist() == [5, 1]
+    assert pruning.unit_scores(w, group, "magnitude")[0].tolist() == [7, 1]
+    assert torch.equal(pruning.weight_scores(w, "l2")[0], w["a"] ** 2)
+    coupled = [units.Units(2, ("a", "b"), (), {})]
+    both = w | {"b": torch.tensor([[[[12.0]]], [[[0.0]]]])}
+    assert pruning.unit_scores(both, coupled)[0].tolist() == [13, 1]
+
+
+def test_an_unknown_criterion_and_a_network_without_hidden_layers_are_refused():
+    with pytest.raises(ValueError, match=r"criterion: 'l1' is unknown.*one of magnitude"):
+        pruning.weight_scores({"a": torch.rand(2)}, "l1")
+    with pytest.raises(ValueError, match="output layer alone"):
+        pruning.hidden_weights(nn.Sequential(nn.Linear(3, 2)))
