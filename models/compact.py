@@ -68,17 +68,23 @@ def compacted(model: nn.Module, groups: Sequence[Units], kept: Sequence[Tensor])
 
 def content(model: nn.Module, build: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
     """What the file of the compact `model` holds: the arguments of `models.build`, the state with its widths, what else
-    batch norms compute with, and `facts`."""
+    its batch norms compute with, and `facts`."""
     state = {key: tensor.detach().cpu() for key, tensor in model.state_dict().items()}
-    eps = {name: layer.eps for name, layer in model.named_modules() if isinstance(layer, _BatchNorm)}
-    return {"kind": KIND, "build": dict(build), "state": state, "eps": eps, **facts}
+    norms = {name: _settings(layer) for name, layer in model.named_modules() if isinstance(layer, _BatchNorm)}
+    return {"kind": KIND, "build": dict(build), "state": state, "norms": norms, **facts}
+
+
+def _settings(layer: nn.Module) -> dict[str, Any]:
+    """The public plain attributes of a layer, such as epsilon, but its mode."""
+    plain = {name: value for name, value in vars(layer).items() if isinstance(value, int | float | None)}
+    return {name: value for name, value in plain.items() if name != "training" and not name.startswith("_")}
 
 
 def rebuilt(stored: Mapping[str, Any]) -> nn.Module:
     """The network of such a content, in evaluation mode, on the CPU. Raises ValueError where it does not fit."""
     model = resize(models.build(**stored["build"]), stored["state"])
-    for name, eps in stored["eps"].items():
-        model.get_submodule(name).eps = eps
+    for name, settings in stored["norms"].items():
+        vars(model.get_submodule(name)).update(settings)
     return model.eval()
 
 

@@ -59,7 +59,7 @@ def unit_groups(model: nn.Module, images: Tensor) -> list[Units]:
 
     for name, module in model.named_modules():
         if next(module.parameters(recurse=False), None) is not None and not isinstance(module, KNOWN):
-            raise ValueError(f"units cannot be pruned: {name}, a {type(module).__name__}, may not pass zeros on")
+            raise ValueError(f"units cannot be pruned: {name}, a {type(module).__name__}, may make something of zeros")
     traced = copy.deepcopy(model).requires_grad_(True).eval()
     order = list(weight_layers(traced))
     output = traced.get_submodule(order[-1])
@@ -106,4 +106,4 @@ def _check_zeros(model: nn.Module, groups: Sequence[Units], images: Tensor) -> N
     with torch.no_grad():
         trial(images)
     if faults:
-        raise ValueError(f"units cannot be pruned: one without weights does not give zeros to {faults[0]}")
+        raise ValueError(f"units cannot be pruned: one whose weights are all zero still gives something to {faults[0]}")

@@ -15,7 +15,9 @@ from tests.cases import LIGHT
 from utils.files import write_atomic
 
 NARROW20 = ("cResNet20", (3, 32, 32), {"width_mult": 0.25, "readout": "original40"})
-NETS = [row for row in LIGHT if row[2].get("hidden") != ()] + [NARROW20]
+TANH = [("CircuitMLP", (1, 4, 4), {"hidden": (9, 8), "bias": True})]  # its norms behind the activations
+PRUNABLE = [row for row in LIGHT if row[2].get("hidden") != () and "invert" not in row[2].get("norm", "")]
+NETS = [*PRUNABLE, *TANH, NARROW20]
 
 
 def built(arch, in_shape, options):
@@ -94,27 +96,14 @@ def test_a_zero_unit_is_zero_behind_a_norm_without_weights_too():
 # where units cannot be pruned
 
 
-class Inverted(nn.Module):
-    def forward(self, x):
-        return 1 - x
-
-
-class SoftlyInverted(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.share = nn.Parameter(torch.tensor(0.3))
-
-    def forward(self, x):
-        return x * (1 - self.share) + (1 - x) * self.share
-
-
 @pytest.mark.parametrize(
-    ("norm", "told"), [(Inverted, "does not give zeros to 2"), (SoftlyInverted, "1, a SoftlyInverted, may not pass")]
+    ("norm", "told"),
+    [("hard_invert", "still gives something to linear.3"), ("soft_invert", "linear.2, a SoftInvert, may make")],
 )
 def test_a_norm_that_makes_something_of_zeros_is_refused(norm, told):
-    model = nn.Sequential(nn.Linear(5, 4), norm(), nn.Linear(4, 2))
+    model = built("CircuitMLP", (1, 4, 4), {"hidden": (9, 8), "norm": norm})
     with pytest.raises(ValueError, match=f"units cannot be pruned: .*{told}"):
-        units.unit_groups(model, torch.rand(2, 5))
+        units.unit_groups(model, torch.rand(2, 1, 4, 4))
 
 
 def test_a_network_without_hidden_layers_is_refused():
@@ -143,7 +132,7 @@ def stored():
     model = built("VGG_Small", (3, 8, 8), {"width_mult": 0.125})
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
-            layer.eps = 0.02
+            layer.eps, layer.momentum = 0.02, None
     smaller = compact.compacted(model, *halved(model, torch.randn(2, 3, 8, 8))[1:])
     return smaller, compact.content(smaller, BUILD, {"percent": 50.0})
 
@@ -164,6 +153,7 @@ def test_the_file_gives_the_network_back_to_the_bit(stored, tmp_path):
     sizes = [(m.in_channels, m.out_channels) for m in back.modules() if isinstance(m, nn.Conv2d)]
     assert sizes == [tuple(m.weight.shape[1::-1]) for m in back.modules() if isinstance(m, nn.Conv2d)]
     assert sizes[:2] == [(3, 8), (8, 8)]
+    assert {(m.eps, m.momentum) for m in back.modules() if isinstance(m, nn.BatchNorm2d)} == {(0.02, None)}
     assert [m.num_features for m in back.modules() if isinstance(m, nn.BatchNorm2d)] == [8, 16, 32]
     assert (back.linear[0].in_features, back.linear[0].out_features) == (32, 7)
 
@@ -179,7 +169,7 @@ def test_the_file_gives_the_network_back_to_the_bit(stored, tmp_path):
         lambda c: c["state"].update({"linear.9.weight": torch.rand(2, 2)}),
         lambda c: c["state"].update({"convs.0.weight": torch.rand(2)}),
         lambda c: c.update(state=7),
-        lambda c: c["eps"].update(nowhere=1.0),
+        lambda c: c["norms"].update(nowhere={"eps": 1.0}),
     ],
 )
 def test_another_file_is_refused_in_one_line(stored, tmp_path, change):
