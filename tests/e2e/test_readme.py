@@ -55,13 +55,19 @@ def test_the_scripts_of_the_readme_run(tmp_path, theirs, command):
     """In a folder of their own, where paths of the project are given whole; a sweep only says what it would do."""
     words = [str(ROOT / w) if (ROOT / w).exists() else w for w in shlex.split(command)]
     words[0] = sys.executable if words[0] == "python" else shutil.which(words[0])
-    sweep = "convert" not in command
+    sweep = "convert" not in command and "prune" not in command
     words += ["--dry-run"] * (sweep and "--dry-run" not in words)
     environment = os.environ | {"PYTHON": sys.executable}
+    if "prune" in command:  # a run to prune: the README's own, shorter
+        train = [sys.executable, ROOT / "main.py", "--config", ROOT / "configs/prune/quick.yml", "--epochs", "1"]
+        subprocess.run(train, cwd=tmp_path, env=environment, capture_output=True, check=True, timeout=300)
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     if sweep:
         assert len(done.stdout.splitlines()) == (9 if "quickstart" in command else 4 * 2 * 6 * 3)
+        return
+    if "prune" in command:
+        assert "written: " in done.stdout
         return
     state = checkpoints.read(tmp_path / "ours.pt")["model"]
     assert state.keys() == theirs.state_dict().keys()
