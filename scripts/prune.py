@@ -18,7 +18,8 @@ if __name__ == "__main__":  # run as a file: the project is one level up, and th
 
 import argparse
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import NoReturn
 
@@ -128,7 +129,9 @@ def levels(asked: argparse.Namespace, trained: Trained) -> None:
     say(report.table(rows))
     config = trained.options.run.config
     title = f"{trained.options.model.arch} on {trained.options.data.set}, pruned after training"
-    say("written: " + ", ".join(map(str, report.write(folder, rows, title, config))))
+    with _writing(folder):
+        written = report.write(folder, rows, title, config)
+    say("written: " + ", ".join(map(str, written)))
 
 
 def write_compact(asked: argparse.Namespace, trained: Trained) -> None:
@@ -152,8 +155,19 @@ def write_compact(asked: argparse.Namespace, trained: Trained) -> None:
         f"largest difference of the logits with zeros and without: {difference(model, back, images):.2g} in float32, "
         f"{exact:.2g} in float64, on {sum(map(len, images)):,} images"
     )
-    write_atomic(asked.compact, lambda file: torch.save(stored, file))
+    with _writing(asked.compact):
+        write_atomic(asked.compact, lambda file: torch.save(stored, file))
     say(f"written: {asked.compact} ({asked.compact.stat().st_size:,} bytes)")
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """A full disk or a folder that has gone becomes a RunFailed of one line."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # RuntimeError: torch.save's
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise RunFailed(f"cannot write {path}: {reason}") from error
 
 
 def main(argv: Sequence[str]) -> int:
@@ -172,7 +186,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"failed: {missing.name} is not installed; pip install -r requirements.txt", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
+        print("interrupted; no file is half-written", file=sys.stderr)
         return 130
     return 0
 

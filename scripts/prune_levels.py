@@ -1,6 +1,7 @@
 """What scripts/prune.py does between its command line and its tables: open a run, prune a copy of it, test it."""
 
 import copy
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -169,7 +170,7 @@ def add_times(rows: Sequence[Row], networks: Sequence[nn.Module], trained: Train
     }
     samples = measure(works, repeat)
     for of, network in zip(rows, networks, strict=True):
-        of.ms_per_image = 1e3 * float(torch.tensor(samples[id(network)]).median()) / len(images)  # type: ignore[index]
+        of.ms_per_image = 1e3 * statistics.median(samples[id(network)]) / len(images)  # type: ignore[index]
 
 
 @torch.no_grad()

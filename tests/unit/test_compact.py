@@ -4,6 +4,8 @@ import copy
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 import models
@@ -52,6 +54,20 @@ def test_the_smaller_network_has_the_logits_of_the_one_with_zeros(arch, in_shape
     with torch.no_grad():
         one, other, before = (net.double()(images.double()) for net in (zeros, smaller, model))
     assert float((one - other).abs().max()) < 1e-9 and not torch.allclose(before, one)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.sampled_from(["MLP", "Conv2", "VGG_Small", "cResNet20"]), st.data())
+def test_any_units_can_go_as_long_as_one_of_each_group_stays(arch, draw):
+    row = next(row for row in NETS if row[0] == arch)
+    model, images = built(*row).double(), torch.randn(2, *row[1]).double()
+    groups = units.unit_groups(model, images)
+    lists = (st.lists(st.booleans(), min_size=g.width, max_size=g.width).filter(any) for g in groups)
+    kept = [torch.tensor(draw.draw(mask)) for mask in lists]
+    smaller = compact.compacted(model, groups, kept)
+    units.zero_units(model, groups, kept)
+    with torch.no_grad():
+        assert torch.allclose(model(images), smaller(images), atol=1e-9)
 
 
 def test_every_hidden_layer_is_written_once_and_the_output_never():
