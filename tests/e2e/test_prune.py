@@ -21,13 +21,14 @@ from utils import runtime as runtimes
 ROOT = Path(__file__).parents[2]
 DIGITS = {"set": "digits", "epochs": 3, "seed": 1, "precision": "fp32", "batch_size": 32, "optimizer": "adam"}
 DIGITS |= {"lr": 0.003, "weight_decay": 0.0}
-TICKET = {"conv_type": "SubnetConv", "prune_rate": 0.5, "freeze_weights": True, "optimizer": "sgd", "lr": 0.1}
+TICKET = {"conv_type": "GlobalSubnetConv", "prune_rate": 0.3, "prune_rate_epoch": 2, "freeze_weights": True}
+TICKET |= {"optimizer": "sgd", "lr": 0.1}
 RUNS = {
     "mlp": {"arch": "MLP", "hidden": [64, 48], "bias": True},
     "conv": {"arch": "Conv2", "epochs": 1},
     "norms": {"arch": "Wide_VGG_Small_132"},
     "residual": {"arch": "cResNet20", "low_data": 0.3, "epochs": 2},
-    "ticket": {"arch": "FC", "epochs": 1, **TICKET},
+    "ticket": {"arch": "FC", **TICKET},
 }
 
 FILES = {"mlp": "configs/prune/fashionmnist_mlp_pruning.yml"}  # the path that published curves go by
@@ -87,6 +88,9 @@ def test_levels_give_a_table_two_pictures_and_true_numbers(runs, run, tmp_path, 
     assert list(rows) == [("unpruned", 0), *((m, p) for m in ("weight", "unit") for p in (0, 50, 95))]
     before = rows["unpruned", 0]
     assert all(rows[m, 0][field] == before[field] for m in ("weight", "unit") for field in ("accuracy", "loss", "kept"))
+    with (runs(name) / "metrics.csv").open(newline="") as file:
+        *_, last = csv.DictReader(file)
+    assert float(before["accuracy"]) == pytest.approx(float(last["test/acc@1"]), abs=0.01)
     assert float(before["accuracy"]) == pytest.approx(accuracy(of.model, of))
     assert 0.25 < int(rows["unit", 50]["parameters"]) / int(before["parameters"]) < 0.6
     assert int(rows["unit", 95]["bytes"]) < int(rows["unit", 50]["bytes"]) < int(before["bytes"])
@@ -118,6 +122,21 @@ def test_the_compact_network_is_smaller_and_computes_the_same(runs, run, tmp_pat
     assert sum(p.numel() for p in smaller.parameters()) < 0.6 * sum(p.numel() for p in of.model.parameters())
     assert torch.load(file, weights_only=True)["percent"] == 50
     assert not (runs(name) / "pruning").exists()
+
+
+def test_a_smaller_network_that_computes_something_else_is_not_written(runs, run, tmp_path, monkeypatch):
+    rebuilt = compact.rebuilt
+
+    def broken(stored):
+        model = rebuilt(stored)
+        with torch.no_grad():
+            model.linear[0].weight[0, 5] += 0.1
+        return model
+
+    monkeypatch.setattr(compact, "rebuilt", broken)
+    file = tmp_path / "small.pt"
+    code, _, err = run(runs("mlp"), "--method", "unit", "--percent", 50, "--compact", file, "--repeat", 1)
+    assert code == 1 and "nothing is written" in err and err.count("\n") == 1 and not file.exists()
 
 
 def test_the_scope_the_criterion_and_the_seed_matter(runs, run, tmp_path):
