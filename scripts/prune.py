@@ -38,7 +38,7 @@ from utils.files import write_atomic
 from utils.progress import say
 
 PERCENT = [0.0, 25.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0, 97.0, 99.0]
-CLOSE = 1e-4  # logits of the smaller network and of the one with zeros, in float64: float32 rounds large logits more
+CLOSE = 1e-6  # logits of the smaller network and of the one with zeros, in float64: float32 rounds large logits more
 COMPARED = 8  # batches of the test set on which they are compared
 
 
@@ -136,6 +136,10 @@ def levels(asked: argparse.Namespace, trained: Trained) -> None:
 
 def write_compact(asked: argparse.Namespace, trained: Trained) -> None:
     """The network without the zero units, compared with the one with them, timed, and written."""
+    if any(module._forward_pre_hooks for module in trained.model.modules()):
+        raise UsageError(
+            "--compact: the layers of this network round their inputs (fixed point): no file can hold that"
+        )
     (pruner,), (percent,) = pruners(asked, trained), asked.percent
     model, remains = level(asked, trained, pruner, percent)
     options = network_options(trained.options, trained.image_set.spec)

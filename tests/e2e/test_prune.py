@@ -139,6 +139,20 @@ def test_a_smaller_network_that_computes_something_else_is_not_written(runs, run
     assert code == 1 and "nothing is written" in err and err.count("\n") == 1 and not file.exists()
 
 
+def test_a_network_whose_layers_round_their_inputs_is_pruned_but_not_written(runs, run, tmp_path, monkeypatch):
+    def rounding(*words):
+        of = trained_before(*words)
+        of.model.linear[2].register_forward_pre_hook(lambda _layer, inputs: (inputs[0].mul(8).floor() / 8,))
+        return of
+
+    trained_before = prune.opened
+    monkeypatch.setattr(prune, "opened", rounding)
+    words = ("--method", "unit", "--percent", 50, "--repeat", 1)
+    code, _, err = run(runs("mlp"), *words, "--compact", tmp_path / "small.pt")
+    assert code == 2 and "round their inputs" in err and err.count("\n") == 1 and not list(tmp_path.iterdir())
+    assert run(runs("mlp"), *words, "--out", tmp_path)[0] == 0
+
+
 def test_the_scope_the_criterion_and_the_seed_matter(runs, run, tmp_path):
     found, random = {}, ("--criterion", "random")
     asked = [(), ("--scope", "global"), ("--criterion", "taylor"), random, random, (*random, "--seed", 1)]
