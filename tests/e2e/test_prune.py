@@ -124,6 +124,13 @@ def test_the_compact_network_is_smaller_and_computes_the_same(runs, run, tmp_pat
     assert not (runs(name) / "pruning").exists()
 
 
+def test_a_checkpoint_is_taken_in_the_state_that_it_was_trained_in(runs, run, tmp_path):
+    for name, kept in (("initial.pt", "50.00 %"), ("last.pt", "30.00 %")):  # the global schedule comes down from a half
+        file = runs("ticket") / "checkpoints" / name
+        code, out, err = run(file, "--percent", 0, "--repeat", 1, "--out", tmp_path)
+        assert (code, err) == (0, "") and out.startswith(str(file)) and f"weights kept ({kept})" in out.splitlines()[0]
+
+
 def test_a_smaller_network_that_computes_something_else_is_not_written(runs, run, tmp_path, monkeypatch):
     rebuilt = compact.rebuilt
 
