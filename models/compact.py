@@ -75,9 +75,9 @@ def content(model: nn.Module, build: Mapping[str, Any], facts: Mapping[str, Any]
 
 
 def _settings(layer: nn.Module) -> dict[str, Any]:
-    """The public plain attributes of a layer, such as epsilon, but its mode."""
+    """The public plain attributes of a layer, such as epsilon."""
     plain = {name: value for name, value in vars(layer).items() if isinstance(value, int | float | None)}
-    return {name: value for name, value in plain.items() if name != "training" and not name.startswith("_")}
+    return {name: value for name, value in plain.items() if not name.startswith("_")}
 
 
 def rebuilt(stored: Mapping[str, Any]) -> nn.Module:
