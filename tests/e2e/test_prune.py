@@ -239,6 +239,7 @@ BAD = [  # (words after RUN, parts of the message)
     (("--repeat", 0), ["--repeat"]),
     (("--finetune", -1), ["--finetune"]),
     (("--recalibrate-bn", 2), ["--recalibrate-bn", "no batch norm"]),
+    (("--compact", "out.pt", "--method", "weight", "--percent", 50), ["--compact", "--method unit"]),
     (("--compact", "out.pt"), ["--compact", "--method unit", "one --percent"]),
     (("--compact", "out.pt", "--method", "unit", "--percent", 10, 20), ["--compact", "one --percent"]),
     (("--compact", "gone/out.pt", "--method", "unit", "--percent", 50), ["--compact", "gone"]),
