@@ -85,6 +85,28 @@ def published() -> str:
     return "\n".join(lines)
 
 
+def pruning() -> str:
+    """A line per percentage: accuracies published and ours, for weights and units; then what half of the units save."""
+    with (ROOT / "scripts" / "reproduce" / "pruning_curves.csv").open(newline="") as file:
+        theirs = {(row["method"], float(row["percent"])): row["accuracy"] for row in csv.DictReader(file)}
+    ours: dict[tuple[str, float], list[dict[str, str]]] = defaultdict(list)
+    for path in sorted(RECORDS.glob("pruning_*.csv")):
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                ours[row["method"], float(row["percent"])].append(row)
+    lines = ["| removed | weights, published (%) | ours (%) | units, published (%) | ours (%) |", "|" + "---|" * 5]
+    for percent in dict.fromkeys(percent for _, percent in theirs):
+        cells = [f"{percent:g} %"]
+        for method in ("weight", "unit"):
+            cells += [theirs[method, percent], spread([float(row["accuracy"]) for row in ours[method, percent]])]
+        lines.append(f"| {' | '.join(cells)} |")
+    before, half = ours["unpruned", 0.0], ours["unit", 50.0]
+    ratios = [float(b["ms_per_image"]) / float(h["ms_per_image"]) for b, h in zip(before, half, strict=True)]
+    saved = [f"{int(before[0][of]):,} to {int(half[0][of]):,} {of}" for of in ("parameters", "bytes")]
+    told = f"Half of the units cut out: {saved[0]}, {saved[1]}, an image {spread(ratios)} times as fast"
+    return "\n".join([*lines, "", f"{told}; {len(half)} seeds."])
+
+
 def spread(values: list[float]) -> str:
     if len(values) == 1:
         return f"{values[0]:.2f}"
@@ -93,11 +115,12 @@ def spread(values: list[float]) -> str:
 
 def filled(text: str) -> str:
     """README with each table between its `<!-- name: … -->` and the next `<!-- end -->`."""
-    for name, table in (("speed", speed()), ("published", published()), ("accuracy", accuracy())):
+    tables = {"speed": speed, "published": published, "accuracy": accuracy, "pruning": pruning}
+    for name, table in tables.items():
         marker = f"<!-- {name}: python scripts/readme.py -->"
         before, rest = text.split(marker)
         _, after = rest.split("<!-- end -->", 1)
-        text = f"{before}{marker}\n{table}\n<!-- end -->{after}"
+        text = f"{before}{marker}\n{table()}\n<!-- end -->{after}"
     return text
 
 
