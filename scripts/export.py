@@ -7,8 +7,8 @@
 torch.load(..., weights_only=True), a dict:
 
     format   "featherweight shift 1"
-    options  name -> plain value: what the network was built and its inputs were prepared by, weight_bits (b) and
-             activation_bits ([i, f]) among them
+    options  name -> plain value: what the network was built and its inputs were prepared by
+    weight_bits  b, sign and shift together; activation_bits  [i, f], bits before and behind the point
     layers   name -> a packed tensor, and `bias`: one more, integers in units of 2^-f (int64), or None
     rest     every other tensor of the network (batch norms, layers without shift weights), float
 
@@ -37,11 +37,12 @@ from torch import nn
 
 from args import NAMES, Options, UsageError, from_flat, load_yaml
 from models.constraints import constrained_layers
-from models.constraints.shift import ShiftPSWeight, ShiftQWeight, ShiftWeight
+from models.constraints.shift import ShiftPSWeight, ShiftQWeight
 from scripts.export_check import check
 from scripts.export_packed import FORMAT, opened, packed_powers
 from trainers import pretrained, resumption
 from trainers.assembly import build
+from trainers.shift import shift_layers
 from utils import run as runs
 from utils.checkpoints import RunFailed
 from utils.files import write_atomic
@@ -66,14 +67,17 @@ def packed_layer(layer: Any) -> dict[str, Any]:
 @torch.no_grad()
 def exported(model: nn.Module, options: Options) -> dict[str, Any]:
     """The content of the file for a network. Raises UsageError where no layer of it has shift weights."""
-    shifts = {n: m for n, m in constrained_layers(model.eval()).items() if isinstance(m.constraint, ShiftWeight)}
+    shifts = shift_layers(model.eval())
     if not shifts:
         raise UsageError(f"no layer has shift weights: conv_type {options.constraint.conv_type}; ShiftQ or ShiftPS has")
     flat = options.flat()
+    fixed = next(iter(shifts.values())).constraint.fixed_point
     rest = {k: v for k, v in model.state_dict().items() if not any(k.startswith(f"{name}.") for name in shifts)}
     return {
         "format": FORMAT,
         "options": {name: flat[name] for name in STORED if name in flat},
+        "weight_bits": options.constraint.weight_bits,
+        "activation_bits": [fixed.integer, fixed.fraction],
         "layers": {name: packed_layer(layer) for name, layer in shifts.items()},
         "rest": rest,
     }

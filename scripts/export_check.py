@@ -32,9 +32,9 @@ class IntegerLayer(nn.Module):
     hold a sum.
     """
 
-    def __init__(self, name: str, layer: Any, stored: dict[str, Any], options: Options, before: int) -> None:
+    def __init__(self, name: str, layer: Any, content: dict[str, Any], before: int) -> None:
         super().__init__()
-        bits, (integer, f) = options.constraint.weight_bits, options.constraint.activation_bits
+        stored, bits, (integer, f) = content["layers"][name], content["weight_bits"], content["activation_bits"]
         self.name, self.layer, self.drop = name, [layer], before - f  # in a list: no submodule
         self.low, self.high = -(2 ** (integer - 1)) << f, (2 ** (integer - 1) - 1) << f
         sign, shift = (t.flatten(1).numpy() for t in signs_and_shifts(stored, bits))
@@ -111,7 +111,7 @@ def floats(content: dict[str, Any], options: Options) -> nn.Module:
     return plain
 
 
-def integers(plain: nn.Module, content: dict[str, Any], options: Options) -> tuple[nn.Module, IntegerLayer]:
+def integers(plain: nn.Module, content: dict[str, Any]) -> tuple[nn.Module, IntegerLayer]:
     """The same network on int64 inputs, and its last layer. Raises UsageError for a layer that has no integer form."""
     network, last = copy.deepcopy(plain), None
     for name, module in plain.named_modules():
@@ -120,8 +120,8 @@ def integers(plain: nn.Module, content: dict[str, Any], options: Options) -> tup
                 raise UsageError(f"layer {name} has no shift weights: the check takes networks whose every layer has")
             if isinstance(module, nn.Conv2d) and (module.groups, module.dilation) != (1, (1, 1)):
                 raise UsageError(f"layer {name} has groups or dilation, which the check does not know")
-            before = options.constraint.activation_bits[1] if last is None else last.fraction
-            last = IntegerLayer(name, module, content["layers"][name], options, before)
+            before = content["activation_bits"][1] if last is None else last.fraction
+            last = IntegerLayer(name, module, content, before)
             network.set_submodule(name, last)
         elif not isinstance(module, ON_INTEGERS) and not any(module.children()):
             raise UsageError(f"layer {name} is a {type(module).__name__}, which does not run on integers alone")
@@ -140,9 +140,9 @@ def check(content: dict[str, Any], path: Path, data: str, images: int) -> tuple[
         if isinstance(error, UsageError):
             raise
         raise UsageError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
-    network, last = integers(plain, content, options)
+    network, last = integers(plain, content)
     x, labels = first_images(options.replace(data=data), images)
-    fixed = FixedPoint(*options.constraint.activation_bits)
+    fixed = FixedPoint(*content["activation_bits"])
     with torch.no_grad():
         exact = plain(x.double())
         single, float_ms = timed(copy.deepcopy(plain).float(), x)

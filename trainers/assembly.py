@@ -57,6 +57,8 @@ def build(options: Options, spec: data.SetSpec | None = None) -> tuple[nn.Module
         )
         layers = list(weight_layers(model))
         dense = (layers[0],) * c.first_layer_dense + (layers[-1],) * c.last_layer_dense
+        if c.shift_depth and CONV_TYPES[c.conv_type].trainer == "shift":
+            dense += tuple(layers[: -c.shift_depth])
         first = None if c.first_layer_dense else c.first_layer_type
         constrain(
             model,

@@ -73,10 +73,10 @@ class FixedPoint:
 class ShiftWeight(Constraint):
     """What both constraints share: the bits, the fixed point of inputs and biases, the weight kept in evaluation."""
 
-    def __init__(self, weight_bits: int, rounding: str, activation_bits: tuple[int, int]) -> None:
+    def __init__(self, weight_bits: int, rounding: str, activation_bits: tuple[int, ...] | None) -> None:
         super().__init__()
         self.weight_bits = checked_bits(weight_bits)
-        self.fixed_point = FixedPoint(*activation_bits)
+        self.fixed_point = FixedPoint(*(activation_bits or (16, 16)))
         self._random = pick(ROUNDINGS, rounding, "rounding")
         self._ready: tuple[object, Tensor] | None = None
 
@@ -112,7 +112,7 @@ class ShiftQWeight(ShiftWeight):
         *,
         weight_bits: int = 5,
         rounding: str = "deterministic",
-        activation_bits: tuple[int, int] = (16, 16),
+        activation_bits: tuple[int, ...] | None = None,
         shift_update: str = "ste",
         generator: torch.Generator | None = None,  # noqa: ARG002 (nothing is drawn)
     ) -> None:
@@ -161,12 +161,13 @@ class ShiftPSWeight(ShiftWeight):
         *,
         weight_bits: int = 5,
         rounding: str = "deterministic",
-        activation_bits: tuple[int, int] = (16, 16),
+        activation_bits: tuple[int, ...] | None = None,
         freeze_sign: bool = False,
         shift_init: str = "uniform",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(weight_bits, rounding, activation_bits)
+        self.shape = weight.shape
         self.lowest = 2 - 2 ** (weight_bits - 1)
         start = self.from_dense(weight)
         if not pick(STARTS, shift_init, "shift_init"):

@@ -1,7 +1,6 @@
 """Layers on integers alone against float64, where sums are exact too, and what the check refuses."""
 
 import copy
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,13 +21,9 @@ LAYERS = {
 }
 
 
-def options_of(bits, integer, fraction):
-    return SimpleNamespace(constraint=SimpleNamespace(weight_bits=bits, activation_bits=(integer, fraction)))
-
-
 def shifted(net, bits=5, fixed=(16, 16), zeros=0.2, *, packed_bias=False):
     """`net` with shift weights, fixed-point biases and inputs in float64, and the content of its file."""
-    hook, content = FixedPoint(*fixed), {"layers": {}}
+    hook, content = FixedPoint(*fixed), {"weight_bits": bits, "activation_bits": list(fixed), "layers": {}}
     torch.manual_seed(1)
     for name, layer in net.double().eval().named_modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -48,9 +43,10 @@ def shifted(net, bits=5, fixed=(16, 16), zeros=0.2, *, packed_bias=False):
     return net, content
 
 
-def run(net, content, x, bits=5, fixed=(16, 16)):
+def run(net, content, x):
     """(logits on integers, logits in float64)."""
-    network, last = integers(net, content, options_of(bits, *fixed))
+    network, last = integers(net, content)
+    fixed = content["activation_bits"]
     ints = FixedPoint(*fixed).of(x.double()).mul(2.0 ** fixed[1]).to(torch.int64)
     with torch.no_grad():
         out = network(ints)
@@ -64,7 +60,7 @@ def run(net, content, x, bits=5, fixed=(16, 16)):
 def test_a_layer_is_exact(layer, bits, fixed, packed_bias):
     make, shape = LAYERS[layer]
     net, content = shifted(nn.Sequential(make()), bits, fixed, packed_bias=packed_bias)
-    found, exact = run(net, content, torch.randn(50, *shape) * 20, bits, fixed)
+    found, exact = run(net, content, torch.randn(50, *shape) * 20)
     assert torch.equal(found, exact) and len(found.unique()) > 3
 
 
@@ -76,7 +72,7 @@ def deep():
 @pytest.mark.parametrize("fixed", [(16, 16), (5, 2), (2, 4)], ids=str)
 def test_a_deep_network_is_exact_where_fixed_point_cuts_off_and_clamps_too(fixed):
     net, content = shifted(deep(), fixed=fixed)
-    found, exact = run(net, content, torch.randn(60, 1, 8, 8) * 3, fixed=fixed)
+    found, exact = run(net, content, torch.randn(60, 1, 8, 8) * 3)
     assert torch.equal(found, exact)
     free = copy.deepcopy(net)
     for layer in free.modules():
@@ -103,13 +99,13 @@ def test_a_network_of_zeros_gives_its_biases():
 def test_sums_that_integers_cannot_hold_are_refused(deep, bias, x):
     """2^7 with 16 bits behind the point times 2^-47, or a bias of 1 in units of 2^-76."""
     layer = nn.Linear(3, 1)
-    net, content = shifted(nn.Sequential(layer))
+    net, content = shifted(nn.Sequential(layer), bits=8)
     layer.weight.data = torch.tensor([[2.0**p for p in (0, -1, *deep)][:3]]).double()
     layer.weight.data[:, -len(deep) :] = torch.tensor([2.0**p for p in deep])
     content["layers"]["0"] |= packed_powers(layer.weight.data, 8, zero_code=True)
     content["layers"]["0"]["bias"] = torch.tensor([int(bias * 2**16)])
     with pytest.raises(UsageError, match=r"layer 0 needs sums of \d+ bits, and integers have 64"):
-        run(net, content, torch.full((2, 3), x), bits=8)
+        run(net, content, torch.full((2, 3), x))
 
 
 @pytest.mark.parametrize(
@@ -124,18 +120,18 @@ def test_sums_that_integers_cannot_hold_are_refused(deep, bias, x):
 def test_a_layer_without_an_integer_form_is_named(between, told):
     net, content = shifted(nn.Sequential(nn.Linear(7, 5), between, nn.Linear(5, 3)))
     with pytest.raises(UsageError, match=told):
-        integers(net, content, options_of(5, 16, 16))
+        integers(net, content)
 
 
 def test_plain_and_grouped_layers_are_named():
     net, content = shifted(nn.Sequential(nn.Linear(7, 5), nn.Linear(5, 3)))
     del content["layers"]["0"]
     with pytest.raises(UsageError, match="layer 0 has no shift weights: the check takes networks whose every"):
-        integers(net, content, options_of(5, 16, 16))
+        integers(net, content)
     for extra in ({"groups": 2}, {"dilation": 2}):
         net, content = shifted(nn.Sequential(nn.Conv2d(2, 2, 2, **extra)))
         with pytest.raises(UsageError, match="layer 0 has groups or dilation"):
-            integers(net, content, options_of(5, 16, 16))
+            integers(net, content)
 
 
 def test_nothing_but_additions_and_shifts_is_done():
@@ -150,6 +146,6 @@ def test_nothing_but_additions_and_shifts_is_done():
             return np.asarray(getattr(ufunc, method)(*plain, **({"out": out} if out else {}), **options)).view(Noted)
 
     net, content = shifted(nn.Sequential(nn.Linear(40, 6)))
-    _, layer = integers(net, content, options_of(5, 16, 16))
+    _, layer = integers(net, content)
     layer.sums(np.arange(80).reshape(40, 2).view(Noted))
     assert seen == {"add", "subtract", "left_shift"}
