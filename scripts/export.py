@@ -36,7 +36,7 @@ import torch
 from torch import nn
 
 from args import NAMES, Options, UsageError, from_flat, load_yaml
-from models.constraints import constrained_layers
+from models.constraints import bake, constrained_layers
 from models.constraints.shift import ShiftPSWeight, ShiftQWeight
 from scripts.export_check import check
 from scripts.export_packed import FORMAT, opened, packed_powers
@@ -72,7 +72,7 @@ def exported(model: nn.Module, options: Options) -> dict[str, Any]:
         raise UsageError(f"no layer has shift weights: conv_type {options.constraint.conv_type}; ShiftQ or ShiftPS has")
     flat = options.flat()
     fixed = next(iter(shifts.values())).constraint.fixed_point
-    rest = {k: v for k, v in model.state_dict().items() if not any(k.startswith(f"{name}.") for name in shifts)}
+    rest = {k: v for k, v in bake(model).state_dict().items() if not any(k.startswith(f"{name}.") for name in shifts)}
     return {
         "format": FORMAT,
         "options": {name: flat[name] for name in STORED if name in flat},

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from args import Options, UsageError, from_flat
-from models.constraints import bake, constrained_layers
+from models.constraints import bake
 from models.constraints.shift import FixedPoint
 from scripts.export_packed import signs_and_shifts, values
 from trainers.assembly import batches, build, load_set
+from trainers.shift import shift_layers
 from utils.runtime import Runtime
 
 Ints = NDArray[np.int64]
@@ -93,20 +94,15 @@ def floats(content: dict[str, Any], options: Options) -> nn.Module:
     """The plain float64 network of a file, with fixed-point inputs to its shift layers. Raises UsageError where the
     file does not fit the network that its options name."""
     model, _ = build(options.replace(seed=0))
-    names = list(constrained_layers(model))
-    plain = bake(model.eval()).double()
-    state, bits, (_, fraction) = (
-        dict(content["rest"]),
-        options.constraint.weight_bits,
-        options.constraint.activation_bits,
-    )
+    if list(shift_layers(model)) != list(content["layers"]):
+        raise UsageError("its layers are not those of the network that it names")
+    plain, state = bake(model.eval()).double(), dict(content["rest"])
+    bits, (_, fraction) = content["weight_bits"], content["activation_bits"]
     for name, stored in content["layers"].items():
         state[f"{name}.weight"] = values(stored, bits)
         if stored["bias"] is not None:
             packed = isinstance(stored["bias"], dict)
             state[f"{name}.bias"] = values(stored["bias"], bits) if packed else stored["bias"].double() / 2.0**fraction
-    if names != list(content["layers"]):
-        raise ValueError("other layers")
     plain.load_state_dict(state)
     return plain
 
@@ -137,9 +133,7 @@ def check(content: dict[str, Any], path: Path, data: str, images: int) -> tuple[
         options = from_flat(content["options"])
         plain = floats(content, options)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-        if isinstance(error, UsageError):
-            raise
-        raise UsageError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"{path} is damaged: {(str(error) or repr(error)).splitlines()[0]}") from error
     network, last = integers(plain, content)
     x, labels = first_images(options.replace(data=data), images)
     fixed = FixedPoint(*content["activation_bits"])

@@ -29,7 +29,7 @@ def checked_bits(weight_bits: int) -> int:
 
 
 def rounded(x: Tensor, *, stochastic: bool = False) -> Tensor:
-    """x rounded to integers, half to even, or up with the probability of its fraction."""
+    """x rounded to integers, half to even, or up with the probability of its fraction. A new tensor."""
     if not stochastic:
         return torch.round(x)
     low = torch.floor(x)
@@ -37,16 +37,16 @@ def rounded(x: Tensor, *, stochastic: bool = False) -> Tensor:
 
 
 @torch.no_grad()
-def power_of_two(x: Tensor, lowest: int, *, stochastic: bool = False) -> Tensor:
-    """R(x) = sign(x) · 2^round(log2 |x|) with |x| clamped into [2^lowest, 1]; zero stays zero. A new tensor."""
-    powers = torch.exp2(rounded(torch.log2(x.abs().clamp_(2.0**lowest, 1)), stochastic=stochastic))
-    return torch.copysign(powers, x).mul_(x != 0)
+def power_of_two(x: Tensor, lowest: int, *, stochastic: bool = False, clamp_x: bool = False) -> Tensor:
+    """R(x) = sign(x) · 2^round(log2 |x|) with |x| clamped into [2^lowest, 1]; zero stays zero. A new tensor.
 
-
-@torch.no_grad()
-def clamp_magnitude_(x: Tensor, lowest: int) -> None:
-    """|x| into [2^lowest, 1], in place; the signs stay, and zeros."""
-    x.copy_(torch.copysign(x.abs().clamp_(2.0**lowest, 1), x).mul_(x != 0))
+    `clamp_x`: x itself is clamped so as well, in place.
+    """
+    signs, magnitude = torch.sign(x), x.abs().clamp_(2.0**lowest, 1)
+    if clamp_x:
+        torch.mul(signs, magnitude, out=x)
+    exponents = rounded(magnitude.log2_(), stochastic=True) if stochastic else magnitude.log2_().round_()
+    return exponents.exp2_().mul_(signs)
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,8 @@ class ShiftQWeight(ShiftWeight):
             return weight
         if not self.training:
             return ThroughRounding.apply(weight, self._cached(weight))
-        clamp_magnitude_(weight, self.lowest)
-        return ThroughRounding.apply(weight, power_of_two(weight, self.lowest, stochastic=self.stochastic))
+        effective = power_of_two(weight, self.lowest, stochastic=self.stochastic, clamp_x=True)
+        return ThroughRounding.apply(weight, effective)
 
     def effective_bias(self, bias: Tensor) -> Tensor:
         return self._overwritten(bias) if self.crude else super().effective_bias(bias)
@@ -198,8 +198,8 @@ class ShiftPSWeight(ShiftWeight):
 
     @torch.no_grad()
     def _effective(self) -> Tensor:
-        powers = torch.exp2(rounded(self.shift.clamp(self.lowest, 0), stochastic=self.stochastic))
-        return powers.mul_(torch.sign(rounded(self.sign, stochastic=self.stochastic)))
+        exponents = rounded(self.shift, stochastic=self.stochastic).clamp_(self.lowest, 0)
+        return exponents.exp2_().mul_(rounded(self.sign, stochastic=self.stochastic).sign_())
 
     def _cached(self) -> Tensor:
         state = identity(self.shift), identity(self.sign)
