@@ -51,7 +51,7 @@ STORED = ("set", "pixels", "image_size", *NAMES["model"], *NAMES["constraint"]) 
 
 
 def packed_layer(layer: Any) -> dict[str, Any]:
-    """What of a layer with shift weights is written. Raises UsageError for biases too large for their bits."""
+    """What of a layer with shift weights is written."""
     constraint = layer.constraint
     bits, fraction = constraint.weight_bits, constraint.fixed_point.fraction
     zero_code = isinstance(constraint, ShiftPSWeight)
@@ -66,11 +66,8 @@ def packed_layer(layer: Any) -> dict[str, Any]:
 
 @torch.no_grad()
 def exported(model: nn.Module, options: Options) -> dict[str, Any]:
-    """The content of the file for a network. Raises UsageError where no layer of it has shift weights."""
-    shifts = shift_layers(model.eval())
-    if not shifts:
-        raise UsageError(f"no layer has shift weights: conv_type {options.constraint.conv_type}; ShiftQ or ShiftPS has")
-    flat = options.flat()
+    """The content of the file for a network with shift weights."""
+    shifts, flat = shift_layers(model.eval()), options.flat()
     fixed = next(iter(shifts.values())).constraint.fixed_point
     rest = {k: v for k, v in bake(model).state_dict().items() if not any(k.startswith(f"{name}.") for name in shifts)}
     return {
@@ -84,13 +81,19 @@ def exported(model: nn.Module, options: Options) -> dict[str, Any]:
 
 
 def trained(run: str) -> tuple[nn.Module, Options]:
-    """The network of a run, as its newest or the named checkpoint has it. Raises UsageError where there is none."""
-    config = runs.directory_of(Path(run).expanduser()) / "config.yaml"
+    """The network of a run, as its newest or the named checkpoint has it.
+
+    Raises UsageError where there is none, or none with shift weights.
+    """
+    run = str(Path(run).expanduser())
+    config = runs.directory_of(Path(run)) / "config.yaml"
     if not config.exists():
         raise UsageError(f"{run} is no run directory and no checkpoint of one")
     options = from_flat(load_yaml(config))
     options, snapshot, path = resumption.stored(options.replace(resume=run, evaluate=True))
     model, _ = build(options.replace(seed=0))
+    if not shift_layers(model):
+        raise UsageError(f"no layer has shift weights: conv_type {options.constraint.conv_type}; ShiftQ or ShiftPS has")
     pretrained.load(pretrained.from_content(snapshot, path), model, whole=True)
     return model, options
 
