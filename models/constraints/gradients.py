@@ -58,7 +58,7 @@ class ThroughRounding(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, rounded: Tensor) -> Tensor:  # noqa: ARG004
-        return rounded.view_as(rounded)
+        return rounded.detach()  # view_as would lose channels_last strides of one channel
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
@@ -79,7 +79,7 @@ class ThroughShiftAndSign(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, shift: Tensor, sign: Tensor, effective: Tensor) -> Tensor:  # noqa: ARG004
         ctx.save_for_backward(effective)
-        return effective.view_as(effective)
+        return effective.detach()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:

@@ -1,6 +1,9 @@
 """DeepShift: weights that are zero or a signed power of two, so that a product with them is a shift, and fixed-point
 inputs and biases (Elhoushi et al., CVPR-W 2021, arXiv:1905.13298).
 
+Effective weights are written into empty_like the parameter: where there is one input channel any other operation makes
+a channels_last weight look contiguous, and so the output of its convolution, which costs a quarter of MNISTNet's step.
+
 Rounding is half to even, or stochastic: floor + Bernoulli(fraction), in training only, from torch's generator of the
 device. In evaluation the effective weight is computed once and kept until what it comes from changes.
 """
@@ -46,7 +49,7 @@ def power_of_two(x: Tensor, lowest: int, *, stochastic: bool = False, clamp_x: b
     if clamp_x:
         torch.mul(signs, magnitude, out=x)
     exponents = rounded(magnitude.log2_(), stochastic=True) if stochastic else magnitude.log2_().round_()
-    return exponents.exp2_().mul_(signs)
+    return torch.mul(exponents.exp2_(), signs, out=torch.empty_like(x))
 
 
 @dataclass(frozen=True)
@@ -199,7 +202,8 @@ class ShiftPSWeight(ShiftWeight):
     @torch.no_grad()
     def _effective(self) -> Tensor:
         exponents = rounded(self.shift, stochastic=self.stochastic).clamp_(self.lowest, 0)
-        return exponents.exp2_().mul_(rounded(self.sign, stochastic=self.stochastic).sign_())
+        signs = rounded(self.sign, stochastic=self.stochastic).sign_()
+        return torch.mul(exponents.exp2_(), signs, out=torch.empty_like(self.shift))
 
     def _cached(self) -> Tensor:
         state = identity(self.shift), identity(self.sign)

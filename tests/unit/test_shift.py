@@ -229,6 +229,16 @@ def test_evaluation_computes_the_weight_once_and_again_when_it_has_changed(monke
         assert len(calls) == 2
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_the_effective_weight_has_the_memory_format_of_the_layers_even_with_one_input_channel(training):
+    weight = nn.Parameter(random(8, 1, 3, 3).to(memory_format=torch.channels_last))
+    made = ShiftPSWeight(weight.detach()).to(memory_format=torch.channels_last)
+    made.shift.data = weight.detach()
+    assert weight.stride() == (9, 1, 3, 1) == made.shift.stride()
+    for constraint in (q(), made):
+        assert constraint.train(training)(weight).stride() == weight.stride()
+
+
 def test_a_copy_is_independent():
     for made in (q(), ps(random(2, 2) - 3, random(2, 2))):
         weight = nn.Parameter(random(2, 2))
