@@ -33,6 +33,7 @@ RESNETS = {
 }
 ARCHS += [f"{net}{tail}" for tail, nets in RESNETS.items() for net in nets.split()]
 CONV_TYPES = ["DenseConv", "SubnetConv", "GlobalSubnetConv", "SampleSubnetConv", "FixedSubnetConv", "RGConv"]
+CONV_TYPES += ["ShiftQ", "ShiftPS"]
 BN_TYPES = ["LearnedBatchNorm", "AffineBatchNorm", "NonAffineBatchNorm"]
 INITS = ["kaiming_normal", "kaiming_uniform", "signed_constant", "unsigned_constant", "usc_bernoulli", "bernoulli"]
 INITS += ["ones", "xavier_normal", "xavier_uniform", "xavier_constant", "standard", "binary"]
@@ -111,6 +112,15 @@ class ConstraintOptions:
     learn_batchnorm: bool = opt(False, "with freeze_weights: train batch norm as well")
     tune_batchnorm: bool = opt(False, "with learn_batchnorm or bn_bias_only: train batch norm, not the scores")
     bn_bias_only: bool = opt(False, "with freeze_weights: train the biases of batch norm as well")
+    weight_bits: int = opt(5, "ShiftQ, ShiftPS: bits of a weight, sign and shift", ">= 2 and <= 8")
+    rounding: str = opt("deterministic", "ShiftQ, ShiftPS: of shifts in training", ["deterministic", "stochastic"])
+    activation_bits: tuple[int, ...] | None = opt(
+        None, "ShiftQ, ShiftPS: bits before and behind the point of a layer's inputs and biases; default: 16,16", ">= 0"
+    )
+    shift_depth: int | None = opt(None, "ShiftQ, ShiftPS: so many layers from the output on; default: all", ">= 1")
+    shift_update: str = opt("ste", "ShiftQ: what is rounded: a copy, or (crude) what is stored", ["ste", "crude"])
+    shift_init: str = opt("uniform", "ShiftPS: first shifts and signs, drawn or of weights", ["uniform", "weights"])
+    freeze_sign: bool = opt(False, "ShiftPS: train the shifts alone")
 
     @property
     def density(self) -> float:
@@ -120,7 +130,7 @@ class ConstraintOptions:
 
 @dataclass(frozen=True)
 class OptimOptions:
-    trainer: str = opt("default", "training method", ["default", "prune_score", "lottery", "ss"])
+    trainer: str = opt("default", "training method", ["default", "prune_score", "lottery", "ss", "shift"])
     dense_epochs: int = opt(6, "trainer lottery: epochs in which all weights train, before the ticket is drawn", ">= 1")
     score_l1: float = opt(1e-8, "trainer ss: weight of the sum of sigmoid(scores) in the loss", ">= 0")
     optimizer: str = opt("sgd", "optimizer", ["sgd", "adam", "adamw", "radam", "adadelta"])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 import data
-from models.constraints import weight_layers
+from models.constraints import weight_layers, weight_shape
 from trainers.experiment import build
 from trainers.loop import Parts, State, evaluate, train_one_epoch
 from trainers.optimizers import make_optimizer
@@ -58,7 +58,7 @@ def logits_shape(model, spec):
 
 
 def weights(model):
-    return sum(layer.weight.numel() for layer in weight_layers(model).values())
+    return sum(weight_shape(layer).numel() for layer in weight_layers(model).values())
 
 
 def take_a_step(options):

@@ -48,15 +48,13 @@ def build(options: Options, spec: data.SetSpec | None = None) -> tuple[nn.Module
             bn_momentum=m.bn_momentum,
             generator=generator,
         )
-        layers = list(weight_layers(model))
-        dense = (layers[0],) * c.first_layer_dense + (layers[-1],) * c.last_layer_dense
         first = None if c.first_layer_dense else c.first_layer_type
         constrain(
             model,
             c.conv_type,
             density=c.density,
             first_layer_type=first,
-            dense=dense,
+            dense=dense_layers(options, list(weight_layers(model))),
             score_init=c.score_init_constant,
             generator=generator,
             **{name: getattr(c, name) for kind in CONV_TYPES.values() for name in kind.takes},
@@ -78,6 +76,15 @@ def network_options(options: Options, spec: data.SetSpec) -> dict[str, Any]:
     m = options.model
     shared = {"bn_type": m.bn_type, "width_mult": m.width_mult, **arch_options(options)}
     return {"name": m.arch, "num_classes": spec.num_classes, "in_shape": spec.in_shape, **shared}
+
+
+def dense_layers(options: Options, names: list[str]) -> tuple[str, ...]:
+    """Those of the layers, in the order of the forward pass, that stay unconstrained."""
+    c = options.constraint
+    dense = (names[0],) * c.first_layer_dense + (names[-1],) * c.last_layer_dense
+    if c.shift_depth and CONV_TYPES[c.conv_type].trainer == "shift":
+        dense += tuple(names[: -c.shift_depth])
+    return dense
 
 
 def arch_options(options: Options) -> dict[str, object]:

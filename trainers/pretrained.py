@@ -16,14 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from args import Options, UsageError
-from models.constraints.attach import BipropMatch, match_biprop, to_biprop
+from models.constraints.attach import BipropMatch, constrained_layers, match_biprop, to_biprop
 from utils import checkpoints
 from utils.progress import say, warn
 from utils.rules import SMALL_RESNET
 
 WITHOUT_RATE = ("DenseConv", "SampleSubnetConv")  # BIPROP stores a default or a measured share with these
 SAID = ("arch", "conv_type", "prune_rate")
-TAKEN_OVER = ("SubnetConv", "FixedSubnetConv")  # the weights of the second train under the mask of the first
+TAKEN_OVER = (  # (there, here): a network of the second kind may begin from one of the first
+    ("SubnetConv", "FixedSubnetConv"),  # the weights train under the ticket's mask
+    ("DenseConv", "ShiftQ"),
+    ("DenseConv", "ShiftPS"),
+)
 NAMED = 4  # names that a message lists of each kind
 
 
@@ -76,7 +80,7 @@ def load(stored: Stored, model: nn.Module, *, whole: bool) -> None:
 
     Raises UsageError where nothing fits. Whether the file is of the network asked for, `compare` tells.
     """
-    match = match_biprop(model, stored.state)
+    match = match_biprop(model, _with_dense_taken_over(stored.state, model))
     found = _in_words(match)
     if all(key.endswith("num_batches_tracked") for key in match.taken):
         raise UsageError(f"{stored.path} does not fit this network at all: {found}")
@@ -87,6 +91,16 @@ def load(stored: Stored, model: nn.Module, *, whole: bool) -> None:
     except RuntimeError as error:
         raise UsageError(f"{stored.path} does not fit: {str(error).splitlines()[-1].strip()}") from error
     say(f"{stored.path}: {found}")
+
+
+def _with_dense_taken_over(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """`state` with what constraints that own their layer's weight make of a dense one."""
+    made = dict(state)
+    for name, layer in constrained_layers(model).items():
+        if layer.weight is None and f"{name}.weight" in made:
+            values = layer.constraint.from_dense(made.pop(f"{name}.weight"))
+            made |= {f"{name}.{of}": value for of, value in values.items()}
+    return made
 
 
 def _in_words(match: BipropMatch) -> str:
@@ -117,5 +131,5 @@ def compare(stored: Stored, options: Options) -> None:
 
 def _agree(theirs: Any, ours: Any) -> bool:
     if isinstance(theirs, str):
-        return theirs == ours or (theirs, ours) == TAKEN_OVER
+        return theirs == ours or (theirs, ours) in TAKEN_OVER
     return ours is not None and math.isclose(theirs, ours, rel_tol=1e-6)

@@ -14,6 +14,7 @@ RENAMED: Renamed = {
     ("set", "CIFAR10_augmix"): {"set": "CIFAR10", "augmix": True},
 }
 SCORED = {"SubnetConv", "GlobalSubnetConv", "SampleSubnetConv"}  # gradient descent moves their scores
+SHIFTS = {"ShiftQ", "ShiftPS"}
 RANKED = {"SubnetConv", "GlobalSubnetConv", "FixedSubnetConv"}  # they keep the prune_rate best
 ONLY = {  # option -> the option that gives it its effect
     **dict.fromkeys(("std_gauss", "p_clean"), "gaussian_aug"),
@@ -37,6 +38,9 @@ NO_SCORES = "it trains scores: conv_type SubnetConv, GlobalSubnetConv or SampleS
 NO_NOISE = "p_clean below 1: every image stays clean"
 UNTAUGHT = "it needs the ticket whose mask it keeps: --pretrained FILE (RGConv takes a random mask)"
 PRUNING = "conv_type SubnetConv or another that it belongs to"
+A_SHIFT = "conv_type ShiftQ or ShiftPS"
+TWO_BITS = "it must be two ints: bits before the point (>= 1) and behind it, together <= 32"
+NO_SCORE = "conv_type {conv_type} has no scores to train in their place; leave it out"
 
 
 def types(v: Any) -> set[str | None]:
@@ -62,6 +66,17 @@ def keeps_all(v: Any) -> bool:
 def falls(v: Any) -> bool:
     """Whether prune_rate_epoch means anything: the global density starts from 0.5."""
     return "GlobalSubnetConv" in types(v) and 0 < (v.prune_rate or 1) < 0.5
+
+
+def shifting(v: Any) -> bool:
+    """Whether the options of shift weights mean anything."""
+    return bool(types(v) & SHIFTS)
+
+
+def no_fixed_point(v: Any) -> bool:
+    """Whether activation_bits are no two sizes that a 32-bit integer has room for."""
+    bits = v.activation_bits
+    return bits is not None and not (len(bits) == 2 and bits[0] >= 1 and sum(bits) <= 32)
 
 
 def schedule_unfinished(v: Any) -> bool:
@@ -103,6 +118,9 @@ ERRORS: list[Rule] = [
     ("gaussian_aug", lambda v: v.gaussian_aug and v.augmix, "it is one or the other; leave out this or augmix"),
     ("jsd", lambda v: v.jsd and not (v.gaussian_aug or v.augmix), "it needs augmix or gaussian_aug"),
     ("trainer", lambda v: v.trainer in TICKETS and not types(v) & SCORED, NO_SCORES),
+    ("trainer", lambda v: v.trainer == "shift" and not shifting(v), f"it needs {A_SHIFT}"),
+    ("activation_bits", no_fixed_point, TWO_BITS),
+    ("freeze_weights", lambda v: v.freeze_weights and v.conv_type in SHIFTS, NO_SCORE),
     ("dense_epochs", ticket_undrawn, "it must be < epochs, {epochs}"),
     ("nesterov", lambda v: v.nesterov and v.optimizer != "sgd", "it needs optimizer sgd, not {optimizer}"),
     ("nesterov", lambda v: v.nesterov and v.momentum == 0, "it needs momentum > 0"),
@@ -148,6 +166,15 @@ REMARKS: list[Rule] = [
     ("prune_rate_epoch", lambda v: "prune_rate_epoch" in v.typed and not falls(v), TOO_DENSE),
     ("dense_epochs", lambda v: "dense_epochs" in v.typed and v.trainer != "lottery", "trainer lottery"),
     ("score_l1", lambda v: "score_l1" in v.typed and v.trainer != "ss", "trainer ss"),
+    *(
+        (n, lambda v, n=n: n in v.typed and not shifting(v), A_SHIFT)
+        for n in ("weight_bits", "rounding", "activation_bits", "shift_depth")
+    ),
+    ("shift_update", lambda v: "shift_update" in v.typed and "ShiftQ" not in types(v), "conv_type ShiftQ"),
+    *(
+        (n, lambda v, n=n: n in v.typed and "ShiftPS" not in types(v), "conv_type ShiftPS")
+        for n in ("shift_init", "freeze_sign")
+    ),
     *((n, lambda v, n=n, of=of: n in v.typed and not getattr(v, of), of) for n, of in ONLY.items()),
     *((n, lambda v, n=n: getattr(v, n) and not v.freeze_weights, "freeze_weights") for n in BN_TRAINED),
     *((n, lambda v, n=n: getattr(v, n) and v.bn_type == "NonAffineBatchNorm", "an affine bn_type") for n in BN_TRAINED),

@@ -20,6 +20,7 @@ from models.constraints.attach import (
     weight_shape,
 )
 from models.constraints.masks import FixedSubnetWeight, RandomMaskWeight, SampleSubnetWeight
+from models.constraints.shift import ShiftPSWeight, ShiftQWeight
 from models.constraints.subnet import GlobalSelection, GlobalSubnetWeight, SubnetWeight
 from utils.choose import pick
 
@@ -47,6 +48,7 @@ class ConvType:
     takes: tuple[str, ...] = ()
 
 
+SHIFT = ("weight_bits", "rounding", "activation_bits")
 CONV_TYPES: dict[str, ConvType] = {
     "DenseConv": ConvType(lambda _: None, "default"),
     "SubnetConv": ConvType(lambda density: partial(SubnetWeight, density=density), "prune_score"),
@@ -56,6 +58,8 @@ CONV_TYPES: dict[str, ConvType] = {
     "SampleSubnetConv": ConvType(lambda _: SampleSubnetWeight, "prune_score"),
     "FixedSubnetConv": ConvType(lambda density: partial(FixedSubnetWeight, density=density), "default"),
     "RGConv": ConvType(lambda density: partial(RandomMaskWeight, density=density), "default"),
+    "ShiftQ": ConvType(lambda _: ShiftQWeight, "shift", (*SHIFT, "shift_update")),
+    "ShiftPS": ConvType(lambda _: ShiftPSWeight, "shift", (*SHIFT, "shift_init", "freeze_sign")),
 }
 
 

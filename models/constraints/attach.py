@@ -26,6 +26,10 @@ class Constraint(nn.Module):
         """What the layer adds in place of its `bias`; as it is unless a constraint has a rule for it."""
         return bias
 
+    def input_quantiser(self) -> Callable[..., Any] | None:
+        """A forward pre-hook that the layer gets for its inputs, and keeps when it is baked; None: none."""
+        return None
+
     def from_dense(self, weight: Tensor) -> dict[str, Tensor]:
         raise NotImplementedError(f"{type(self).__name__} keeps the layer's own weight")
 
@@ -95,6 +99,8 @@ def _constrained(layer: Any, make: MakeConstraint) -> nn.Module:
         new.weight = None
     elif not new.constraint.learns_weight:
         new.weight.requires_grad_(False)
+    if (quantiser := new.constraint.input_quantiser()) is not None:
+        new.register_forward_pre_hook(quantiser)
     new.train(layer.training)
     return new
 

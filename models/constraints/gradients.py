@@ -1,5 +1,6 @@
 """Straight-through gradients: what a constraint's backward pass does that its forward pass does not say."""
 
+import math
 from typing import Any
 
 import torch
@@ -42,3 +43,45 @@ class ThroughSampling(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # noqa: ARG004
         return grad
+
+
+class ThroughRounding(torch.autograd.Function):
+    """A value in place of the one it was rounded from (straight-through: Bengio et al., arXiv:1308.3432): the weights
+    of DeepShift-Q, and the fixed-point inputs and biases of all DeepShift layers (Elhoushi et al., CVPR-W 2021).
+
+    forward:  y = round(x), given ready-made as `rounded`, whatever was clamped on the way
+    backward: dL/dx = dL/dy
+    surrogate: y' = x
+
+    `x` and `rounded` have one shape.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rounded: Tensor) -> Tensor:  # noqa: ARG004
+        return rounded.detach()  # view_as would lose channels_last strides of one channel
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
+        return grad, None
+
+
+class ThroughShiftAndSign(torch.autograd.Function):
+    """Effective weight of DeepShift-PS (Elhoushi et al., CVPR-W 2021, eq. 5 and 6, as their code has it).
+
+    forward:  w = 2^p · s with p = round(P), s = sign(round(S)), given ready-made as `effective`
+    backward: dL/dP = dL/dw · s · 2^p · ln 2 and dL/dS = dL/dw: the product is asymmetric on purpose, 2^p is no factor
+        of the latter, or a weight would find it the harder to change its sign the smaller it is
+    surrogate: w' = s · 2^P + S at P = p, with s held constant
+
+    All have one shape.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, shift: Tensor, sign: Tensor, effective: Tensor) -> Tensor:  # noqa: ARG004
+        ctx.save_for_backward(effective)
+        return effective.detach()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        (effective,) = ctx.saved_tensors
+        return effective.mul(math.log(2)).mul_(grad), grad, None

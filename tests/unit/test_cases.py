@@ -28,7 +28,7 @@ from trainers.optimizers import OPTIMIZERS, make_optimizer, parameter_groups
 from trainers.schedules import POLICIES, schedule
 from utils import rules
 
-KEYS = {"weight": "weight", "scores": "constraint.scores"}
+KEYS = {"weight": "weight", "scores": "constraint.scores", "shift": "constraint.shift", "sign": "constraint.sign"}
 MOVED = {  # what gradient descent moves in every layer
     "DenseConv": ["weight"],
     "SubnetConv": ["scores"],
@@ -36,6 +36,8 @@ MOVED = {  # what gradient descent moves in every layer
     "SampleSubnetConv": ["weight", "scores"],
     "FixedSubnetConv": ["weight"],
     "RGConv": ["weight"],
+    "ShiftQ": ["weight"],
+    "ShiftPS": ["shift", "sign"],
 }
 EVERY = pytest.mark.parametrize("case", CASES, ids=str)
 
@@ -94,7 +96,8 @@ def test_gradients_are_finite_and_on_exactly_the_trainable_parameters(case):
         assert (parameter.grad is not None) == parameter.requires_grad, name
         assert parameter.grad is None or parameter.grad.isfinite().all(), name
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
-    assert frozen == {f"{name}.weight" for name in layer_names(model) if "weight" not in MOVED[case.conv_type]}
+    own = [name for name, layer in weight_layers(model).items() if layer.weight is not None]
+    assert frozen == {f"{name}.weight" for name in own if "weight" not in MOVED[case.conv_type]}
     assert any(p.grad is not None and p.grad.any() for p in model.parameters())
 
 
@@ -129,16 +132,18 @@ def test_bake_gives_a_plain_network_of_equal_output(case):
 
 
 @EVERY
-def test_effective_weights_are_minus_alpha_zero_and_alpha_for_a_ticket_and_else_zero_or_the_weight(case):
+def test_effective_weights_are_plus_or_minus_alpha_for_a_ticket_and_powers_of_two_for_shifts_and_else_the_weight(case):
     plain = bake(built(case))
     for name, layer in constrained_layers(built(case)).items():
         effective = plain.get_submodule(name).weight
         values = effective.abs().unique()
         if MOVED[case.conv_type] == ["scores"]:
             assert len(values[values > 0]) == 1
+        elif case.conv_type in rules.SHIFTS:
+            assert torch.frexp(values[values > 0]).mantissa.eq(0.5).all()
         else:
             assert ((effective == 0) | (effective == layer.weight)).all()
-        expected = layer.constraint.kept
+        expected = getattr(layer.constraint, "kept", layer.constraint(layer.weight).numel())
         spread = 5 * layer.weight.numel() ** 0.5 / 2 if case.conv_type == "SampleSubnetConv" else 0
         assert abs(int(effective.count_nonzero()) - expected) <= spread
 

@@ -44,11 +44,11 @@ def test_imports_point_downwards(path):
 FORBIDDEN = [  # (files, pattern, why)
     ("models/**/*.py", r"\b(cuda|autocast|rank)\b", "devices, precision and ranks belong to the Runtime"),
     (
-        "trainers/{default,prune_score,method}.py",
+        "trainers/{default,prune_score,shift,method}.py",
         r"\b(cuda|autocast|rank|backward\()",
         "a method adds to the loop, no more",
     ),
-    ("trainers/loop.py", r"prune_score|SubnetConv|print\(", "the loop knows no method and prints nothing"),
+    ("trainers/loop.py", r"prune_score|SubnetConv|Shift|print\(", "the loop knows no method and prints nothing"),
     ("trainers/*.py", r"conv_type ==|\"bn\" in|\.anomaly", "types come from the tables"),
     ("**/*.py", r"except:|except Exception: *pass|FIXME|TODO", "nothing is swallowed or left"),
     ("**/*.py", r"/(root|home|mnt|work)/\w", "no machine's paths"),

@@ -33,6 +33,13 @@ PRUNE_RATE = "prune_rate: '0.5' {} conv_type SubnetConv or another that it belon
     [
         (DENSE, "--dense-epochs 3", "dense_epochs: '3' {} trainer lottery"),
         (DENSE, "--score-l1 1", "score_l1: '1' {} trainer ss"),
+        (DENSE, "--weight-bits 4", "weight_bits: '4' {} conv_type ShiftQ or ShiftPS"),
+        (SUBNET, "--rounding stochastic", "rounding: 'stochastic' {} conv_type ShiftQ or ShiftPS"),
+        (DENSE, "--activation-bits 8,8", "activation_bits: '8,8' {} conv_type ShiftQ or ShiftPS"),
+        (DENSE, "--shift-depth 2", "shift_depth: '2' {} conv_type ShiftQ or ShiftPS"),
+        ({**DENSE, "conv_type": "ShiftPS"}, "--shift-update crude", "shift_update: 'crude' {} conv_type ShiftQ"),
+        ({**DENSE, "conv_type": "ShiftQ"}, "--shift-init weights", "shift_init: 'weights' {} conv_type ShiftPS"),
+        ({**DENSE, "conv_type": "ShiftQ"}, "--freeze-sign", "freeze_sign: true {} conv_type ShiftPS"),
         (DENSE, "--gaussian-aug", "gaussian_aug: true {} p_clean below 1: every image stays clean"),
         (
             SUBNET,
@@ -102,6 +109,10 @@ def test_what_was_typed_without_effect_is_said_once(
         ({**DENSE, "augmix": True, "jsd": True}, "--mixture-depth 2 --aug-severity 5"),
         ({**DENSE, "gaussian_aug": True, "jsd": True}, "--p-clean 0.5 --std-gauss 0.2"),
         ({**DENSE, "conv_type": "RGConv", "scale_fan": True}, "--prune-rate 0.5"),
+        ({**DENSE, "weight_bits": 3, "shift_update": "crude", "freeze_sign": True, "shift_depth": 1}, ""),
+        ({**DENSE, "conv_type": "ShiftQ"}, "--weight-bits 4 --rounding stochastic --shift-update crude"),
+        ({**DENSE, "conv_type": "ShiftPS"}, "--activation-bits 8,8 --shift-depth 2 --shift-init weights --freeze-sign"),
+        ({**DENSE, "first_layer_type": "ShiftQ"}, "--weight-bits 4 --shift-update crude"),
     ],
 )
 def test_what_has_its_effect_or_stands_in_a_file_for_another_run_is_taken_in_silence(

@@ -1,0 +1,162 @@
+"""Write a trained shift network as packed integers, or check that such a file really runs on integers alone.
+
+    python scripts/export.py shift RUN OUT [--force]
+    python scripts/export.py check OUT --data DIR [--images 1000]
+
+`shift`: RUN is a run's directory (its newest checkpoint is taken) or one of its checkpoints. OUT is one file for
+torch.load(..., weights_only=True), a dict:
+
+    format   "featherweight shift 1"
+    options  name -> plain value: what the network was built and its inputs were prepared by
+    weight_bits  b, sign and shift together; activation_bits  [i, f], bits before and behind the point
+    layers   name -> a packed tensor, and `bias`: one more, integers in units of 2^-f (int64), or None
+    rest     every other tensor of the network (batch norms, layers without shift weights), float
+
+A packed tensor is a dict: `shape`; `codes`, uint8, b bits a weight in row-major order, the first bit of a byte its
+highest, zeros at the end: one bit of sign (1: negative), then b - 1 bits of the shift n: the weight is ± 2^-n. `zeros`:
+row-major places (int64) of the weights that are zero, whatever their code; where `zero_code` is true the shift
+2^(b-1) - 1 says so instead, as ShiftPS never takes it.
+
+`check` rebuilds the network from OUT alone and runs the first images of the test set through it twice: with int64
+additions and shifts only, and in float64, where sums are exact as well. Exit code 1 where one prediction differs.
+"""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a file: the project is one level up
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from args import NAMES, Options, UsageError, from_flat, load_yaml
+from models.constraints import bake, constrained_layers
+from models.constraints.shift import ShiftPSWeight, ShiftQWeight
+from scripts.export_check import check
+from scripts.export_packed import FORMAT, opened, packed_powers
+from trainers import pretrained, resumption
+from trainers.assembly import build
+from trainers.shift import shift_layers
+from utils import run as runs
+from utils.checkpoints import RunFailed
+from utils.files import write_atomic
+
+STORED = ("set", "pixels", "image_size", *NAMES["model"], *NAMES["constraint"])  # options that make the network
+
+
+def packed_layer(layer: Any) -> dict[str, Any]:
+    """What of a layer with shift weights is written."""
+    constraint = layer.constraint
+    bits, fraction = constraint.weight_bits, constraint.fixed_point.fraction
+    zero_code = isinstance(constraint, ShiftPSWeight)
+    entry = packed_powers(constraint(layer.weight).detach(), bits, zero_code=zero_code)
+    if layer.bias is None:
+        return entry | {"bias": None}
+    bias = constraint.effective_bias(layer.bias).detach()
+    if isinstance(constraint, ShiftQWeight) and constraint.crude:
+        return entry | {"bias": packed_powers(bias, bits, zero_code=False)}
+    return entry | {"bias": bias.double().mul(2.0**fraction).to(torch.int64)}
+
+
+@torch.no_grad()
+def exported(model: nn.Module, options: Options) -> dict[str, Any]:
+    """The content of the file for a network with shift weights."""
+    shifts, flat = shift_layers(model.eval()), options.flat()
+    fixed = next(iter(shifts.values())).constraint.fixed_point
+    rest = {k: v for k, v in bake(model).state_dict().items() if not any(k.startswith(f"{name}.") for name in shifts)}
+    return {
+        "format": FORMAT,
+        "options": {name: flat[name] for name in STORED if name in flat},
+        "weight_bits": options.constraint.weight_bits,
+        "activation_bits": [fixed.integer, fixed.fraction],
+        "layers": {name: packed_layer(layer) for name, layer in shifts.items()},
+        "rest": rest,
+    }
+
+
+def trained(run: str) -> tuple[nn.Module, Options]:
+    """The network of a run, as its newest or the named checkpoint has it.
+
+    Raises UsageError where there is none, or none with shift weights.
+    """
+    run = str(Path(run).expanduser())
+    config = runs.directory_of(Path(run)) / "config.yaml"
+    if not config.exists():
+        raise UsageError(f"{run} is no run directory and no checkpoint of one")
+    options = from_flat(load_yaml(config))
+    options, snapshot, path = resumption.stored(options.replace(resume=run, evaluate=True))
+    model, _ = build(options.replace(seed=0))
+    if not shift_layers(model):
+        raise UsageError(f"no layer has shift weights: conv_type {options.constraint.conv_type}; ShiftQ or ShiftPS has")
+    pretrained.load(pretrained.from_content(snapshot, path), model, whole=True)
+    return model, options
+
+
+def export(run: str, target: Path, *, force: bool) -> str:
+    """Write the network of `run` into `target`, whole or not at all, and return what to say of it.
+
+    Raises UsageError for a run that is none, or has no shift weights, or a target that is there (but for `force`),
+    RunFailed where the disk takes no more.
+    """
+    if target.is_dir() or not target.parent.is_dir():
+        raise UsageError(f"{target} is a directory" if target.is_dir() else f"{target.parent} is no directory")
+    if target.exists() and not force:
+        raise UsageError(f"{target} is there already; --force replaces it")
+    model, options = trained(run)
+    content = exported(model, options)
+    try:
+        write_atomic(target, lambda file: torch.save(content, file))
+    except (OSError, RuntimeError) as error:
+        raise RunFailed(f"cannot write {target}: {getattr(error, 'strerror', None) or error}") from error
+    weights = sum(int(np.prod(layer["shape"])) for layer in content["layers"].values())
+    dense = 4 * (weights + sum(len(m.bias) for m in constrained_layers(model).values() if m.bias is not None))
+    dense += sum(tensor.numel() * tensor.element_size() for tensor in content["rest"].values())
+    size, bits = target.stat().st_size, options.constraint.weight_bits
+    return (
+        f"{target}: {weights:,} weights of {len(content['layers'])} layers in {bits} bits each; {size:,} bytes in all, "
+        f"{dense:,} as float32: {dense / size:.1f} times smaller"
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    programs = top.add_subparsers(dest="program", required=True)
+    shift = programs.add_parser("shift", help="write a run's network as packed integers")
+    shift.add_argument("run", metavar="RUN")
+    shift.add_argument("out", metavar="OUT", type=Path)
+    shift.add_argument("--force", action="store_true", help="replace OUT where it is there")
+    checker = programs.add_parser("check", help="run such a file on integers alone")
+    checker.add_argument("out", metavar="OUT", type=Path)
+    checker.add_argument("--data", default="./datasets", help="folder of the data sets")
+    checker.add_argument("--images", type=int, default=1000, help="the first so many of the test set")
+    return top
+
+
+def main(argv: Sequence[str]) -> int:
+    """Export or check; returns 0, 2 for bad input, 1 where OUT cannot be written or a prediction differs."""
+    given = parser().parse_args(argv)
+    path = given.out.expanduser()
+    try:
+        if given.program == "shift":
+            print(export(given.run, path, force=given.force))
+            return 0
+        same, told = check(opened(path), path, given.data, given.images)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RunFailed as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+    print(told)
+    return 0 if same else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

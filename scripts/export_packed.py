@@ -1,0 +1,63 @@
+"""The packed tensors of `export.py shift`: codes of a few bits each, one after the other; the layout stands there."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from args import UsageError
+from utils import checkpoints
+
+FORMAT = "featherweight shift 1"
+
+
+def pack(codes: Tensor, bits: int) -> Tensor:
+    """Integers below 2^bits, each in `bits` bits one after the other: uint8."""
+    wide = np.unpackbits(codes.numpy().astype(np.uint8)[:, None], axis=1)
+    return torch.from_numpy(np.packbits(wide[:, 8 - bits :]))
+
+
+def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
+    """The `count` integers that `pack` was given: int64."""
+    flat = np.unpackbits(packed.numpy(), count=bits * count).reshape(count, bits)
+    return torch.from_numpy(np.packbits(flat, axis=1)[:, 0].astype(np.int64) >> (8 - bits))
+
+
+def packed_powers(values: Tensor, bits: int, *, zero_code: bool) -> dict[str, Any]:
+    """A packed tensor (see above) of zeros and signed powers of two in [2^(1 - 2^(bits-1)), 1]."""
+    flat = values.reshape(-1)
+    shift = 1 - torch.frexp(flat).exponent
+    last = 2 ** (bits - 1) - 1
+    zero = flat == 0
+    assert torch.equal(torch.ldexp(torch.sign(flat), -shift), flat) and shift[~zero].le(last - zero_code).all()
+    codes = torch.where(zero, last if zero_code else 0, shift.clamp(0)) + (flat < 0) * 2 ** (bits - 1)
+    zeros = torch.tensor([], dtype=torch.int64) if zero_code else torch.nonzero(zero)[:, 0]
+    return {"shape": list(values.shape), "codes": pack(codes, bits), "zeros": zeros, "zero_code": zero_code}
+
+
+def signs_and_shifts(packed: dict[str, Any], bits: int) -> tuple[Tensor, Tensor]:
+    """(s, n) of a packed tensor, int64 in its shape: the value is s · 2^-n with s in {-1, 0, 1}."""
+    shape = torch.Size(packed["shape"])
+    codes = unpack(packed["codes"], bits, shape.numel())
+    shift = codes % 2 ** (bits - 1)
+    sign = 1 - 2 * (codes >> (bits - 1))
+    sign[packed["zeros"]] = 0
+    if packed["zero_code"]:
+        sign[shift == 2 ** (bits - 1) - 1] = 0
+    return sign.view(shape), shift.view(shape)
+
+
+def values(packed: dict[str, Any], bits: int) -> Tensor:
+    """A packed tensor as float64."""
+    sign, shift = signs_and_shifts(packed, bits)
+    return torch.ldexp(sign.double(), -shift)
+
+
+def opened(path: Path) -> dict[str, Any]:
+    """The content of a file that `shift` wrote. Raises UsageError for any other."""
+    content = checkpoints.read(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UsageError(f"{path} is no file of `export.py shift`")
+    return content

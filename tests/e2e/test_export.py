@@ -1,0 +1,190 @@
+"""scripts/export.py: a run's network in a few bits a weight, and the same predictions from integers alone."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from args import from_flat, load_yaml
+from models.constraints import bake
+from scripts import export
+from scripts.export_packed import values
+from trainers.assembly import build
+from utils import checkpoints
+
+ROOT = Path(__file__).parents[2]
+SHIFT = {"conv_type": "ShiftQ", "freeze_weights": None, "prune_rate": None, "arch": "MLP", "hidden": [20], "bias": True}
+SHIFT |= {"epochs": 1, "init": "standard", "lr_policy": None}
+DONE = r"100 test images of digits, accuracy [\d.]+ % on int64 additions and shifts alone\n"
+DONE += r"predictions as in float64 on 100, all logits equal on 100; as in float32 on \d+\n"
+DONE += (
+    r"[\d.]+ ms an image on integers \(numpy, 1 thread\), [\d.]+ in float32 \(torch, \d+ threads\): \d+ times slower\n"
+)
+
+
+@pytest.fixture
+def trained(program, config, tmp_path):
+    """Trains a few batches of a small shift network; returns the run's directory."""
+
+    def train(**changes):
+        path = config(**SHIFT | changes)
+        code, _, err = program("--config", path, "--log-dir", tmp_path / "logs")
+        assert (code, err) == (0, "")
+        return max((tmp_path / "logs").rglob("config.yaml"), key=lambda p: p.stat().st_mtime).parent
+
+    return train
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs the script; returns (exit code, standard output, standard error)."""
+
+    def call(*argv):
+        capsys.readouterr()
+        code = export.main([str(a) for a in argv])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call
+
+
+def network(directory):
+    """What the run's last checkpoint holds, baked."""
+    model, _ = build(from_flat(load_yaml(directory / "config.yaml")))
+    model.load_state_dict(checkpoints.load(directory / "checkpoints/last.pt")["model"])
+    return bake(model.eval())
+
+
+WAYS = {
+    "Q": {},
+    "PS": {"conv_type": "ShiftPS"},
+    "few bits": {"conv_type": "ShiftPS", "weight_bits": 2, "activation_bits": [6, 3]},
+    "crude": {"shift_update": "crude", "weight_bits": 4, "activation_bits": [8, 1]},
+    "convolutions": {"arch": "Conv2", "hidden": None, "bias": None, "shift_init": "weights", "conv_type": "ShiftPS"},
+    "mixed": {"first_layer_type": "ShiftPS", "rounding": "stochastic", "hidden": [20, 15]},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_runs_network_comes_back_to_the_bit_and_runs_on_integers(trained, run, tmp_path, way):
+    directory, out = trained(**WAYS[way]), tmp_path / "shift.pt"
+    code, told, err = run("shift", directory, out)
+    assert (code, err) == (0, "")
+    content, plain = torch.load(out, weights_only=True), network(directory)
+    bits = content["weight_bits"]
+    for name, layer in content["layers"].items():
+        weight = plain.get_submodule(name).weight
+        assert torch.equal(values(layer, bits), weight.double())
+        assert layer["codes"].dtype == torch.uint8 and len(layer["codes"]) == -(-bits * weight.numel() // 8)
+    size = out.stat().st_size
+    assert f"weights of {len(content['layers'])} layers in {bits} bits each; {size:,} bytes in all, " in told
+    code, told, err = run("check", out, "--images", 100)
+    assert (code, err) == (0, "") and re.fullmatch(DONE, told), told
+
+
+def test_a_checkpoint_by_name_and_an_existing_file(trained, run, tmp_path):
+    directory, out = trained(epochs=2), tmp_path / "shift.pt"
+    out.write_text("mine")
+    first = directory / "checkpoints/initial.pt"
+    assert run("shift", first, out) == (2, "", f"error: {out} is there already; --force replaces it\n")
+    assert out.read_text() == "mine"
+    assert run("shift", first, out, "--force")[0] == 0
+    stored = torch.load(out, weights_only=True)["layers"]["linear.2"]
+    assert run("shift", directory, out, "--force")[0] == 0
+    assert not torch.equal(torch.load(out, weights_only=True)["layers"]["linear.2"]["codes"], stored["codes"])
+    assert sorted(p.name for p in tmp_path.iterdir() if "tmp" in p.name) == []
+
+
+def test_a_network_that_is_not_integers_alone_is_exported_and_the_check_says_why_not(trained, run, tmp_path):
+    out = tmp_path / "shift.pt"
+    for changes, told in (
+        ({"norm": "batch_norm"}, "layer linear.1 is a BatchNorm1d, which does not run on integers alone"),
+        ({"activation": "tanh"}, "layer linear.1 is a Tanh, which does not run on integers alone"),
+        ({"shift_depth": 1}, "layer linear.0 has no shift weights: the check takes networks whose every layer has"),
+    ):
+        directory = trained(**changes)
+        assert run("shift", directory, out, "--force")[0] == 0
+        content = torch.load(out, weights_only=True)
+        plain = network(directory).state_dict()
+        assert all(torch.equal(plain[key], value) for key, value in content["rest"].items())
+        packed = {f"{name}.{of}" for name in content["layers"] for of in ("weight", "bias")}
+        assert content["rest"].keys() | packed == plain.keys() and not content["rest"].keys() & packed
+        assert run("check", out) == (2, "", f"error: {told}\n")
+
+
+def test_a_prediction_that_differs_is_exit_code_one(trained, run, tmp_path, monkeypatch):
+    from scripts.export_check import IntegerLayer
+
+    out, real = tmp_path / "shift.pt", IntegerLayer.forward
+    run("shift", trained(), out)
+    monkeypatch.setattr(IntegerLayer, "forward", lambda self, x: -real(self, x))
+    code, told, err = run("check", out, "--images", 50)
+    assert (code, err) == (1, "") and not re.search("float64 on 50,", told)
+
+
+def test_bad_input_is_answered_in_one_line(program, config, trained, run, tmp_path):
+    dense = trained(conv_type="DenseConv")
+    out, gone = tmp_path / "out.pt", tmp_path / "gone"
+    for words, told in (
+        (("shift", dense, out), "no layer has shift weights: conv_type DenseConv; ShiftQ or ShiftPS has"),
+        (("shift", gone, out), f"{gone} is no run directory and no checkpoint of one"),
+        (("shift", tmp_path, out), f"{tmp_path} is no run directory and no checkpoint of one"),
+        (("shift", dense, tmp_path), f"{tmp_path} is a directory"),
+        (("shift", dense, gone / "out.pt"), f"{gone} is no directory"),
+        (("check", gone), f"{gone} does not exist"),
+        (("check", dense / "checkpoints/last.pt"), f"{dense}/checkpoints/last.pt is no file of `export.py shift`"),
+    ):
+        assert run(*words) == (2, "", f"error: {told}\n")
+    empty = dense / "checkpoints"
+    for path in empty.glob("*.pt"):
+        path.unlink()
+    code, said, err = run("shift", dense, out)
+    assert (code, said, err.count("\n")) == (2, "", 1) and "has no readable checkpoint" in err
+    assert not out.exists()
+
+
+def test_a_damaged_file_and_too_many_images_are_one_line(trained, run, tmp_path):
+    out = tmp_path / "shift.pt"
+    run("shift", trained(), out)
+    for count, told in ((0, "images: 0 given, at least 1"), (10**6, "images: 1000000 asked for, and the test set of")):
+        code, said, err = run("check", out, "--images", count)
+        assert (code, said, err.count("\n")) == (2, "", 1) and told in err
+    content = torch.load(out, weights_only=True)
+    for edit in (
+        lambda c: c["layers"].pop("linear.0"),
+        lambda c: c["layers"]["linear.0"].pop("codes"),
+        lambda c: c["layers"]["linear.0"].update(shape=[3, 3]),
+        lambda c: c.pop("options"),
+        lambda c: c["options"].update(hidden=[7]),
+        lambda c: c["options"].update(arch="Conv1"),
+    ):
+        broken = {key: value.copy() if isinstance(value, dict) else value for key, value in content.items()}
+        broken["layers"] = {name: dict(layer) for name, layer in content["layers"].items()}
+        edit(broken)
+        torch.save(broken, tmp_path / "broken.pt")
+        code, said, err = run("check", tmp_path / "broken.pt")
+        assert (code, said, err.count("\n")) == (2, "", 1) and "broken.pt is damaged: " in err, err
+
+
+def test_it_runs_as_a_file_from_anywhere(trained, tmp_path):
+    directory = trained()
+    script = [sys.executable, ROOT / "scripts/export.py"]
+    for words in (["shift", directory, "a.pt"], ["check", "a.pt", "--images", "20"]):
+        done = subprocess.run([*script, *words], cwd=tmp_path, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+
+
+def test_a_shift_run_resumed_is_the_run_uninterrupted(program, config, tmp_path):
+    """Stochastic rounding draws from generators that a checkpoint holds."""
+    path = config(**SHIFT | {"conv_type": "ShiftPS", "rounding": "stochastic", "epochs": 2, "optimizer": "radam"})
+    assert program("--config", path, "--log-dir", "whole")[0] == 0
+    assert program("--config", path, "--epochs", 1, "--log-dir", "parts")[0] == 0
+    (parts,) = (tmp_path / "parts").rglob("config.yaml")
+    assert program("--resume", parts.parent, "--epochs", 2)[0] == 0
+    (whole,) = (tmp_path / "whole").rglob("config.yaml")
+    first, second = (checkpoints.load(p.parent / "checkpoints/last.pt")["model"] for p in (whole, parts))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert (whole.parent / "shifts.csv").read_text() == (parts.parent / "shifts.csv").read_text()

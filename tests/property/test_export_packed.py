@@ -1,0 +1,38 @@
+"""Whatever the bits, signs, shifts and zeros: a packed tensor holds what was put in, in as many bits as said."""
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scripts.export_packed import pack, packed_powers, signs_and_shifts, unpack, values
+
+FAST = settings(deadline=None, max_examples=80)
+BITS = st.integers(2, 8)
+
+
+@FAST
+@given(BITS, st.data())
+def test_codes_come_back_and_take_their_bits_and_no_more(bits, data):
+    codes = torch.tensor(data.draw(st.lists(st.integers(0, 2**bits - 1), max_size=40)), dtype=torch.int64)
+    packed = pack(codes, bits)
+    assert packed.dtype == torch.uint8 and len(packed) == -(-bits * len(codes) // 8)
+    assert torch.equal(unpack(packed, bits, len(codes)), codes)
+    text = "".join(f"{code:0{bits}b}" for code in codes.tolist())
+    assert "".join(f"{byte:08b}" for byte in packed.tolist()).rstrip("0") == text.rstrip("0")  # the layout, in words
+
+
+@FAST
+@given(BITS, st.booleans(), st.sampled_from([(6,), (2, 3), (1, 2, 1, 3)]), st.data())
+def test_weights_come_back_whatever_their_zeros(bits, zero_code, shape, data):
+    last = 2 ** (bits - 1) - 1 - zero_code
+    one = st.tuples(st.sampled_from([-1, 0, 1]), st.integers(0, last))
+    drawn = data.draw(st.lists(one, min_size=6, max_size=6))
+    weight = torch.tensor([s * 2.0**-n for s, n in drawn]).view(shape)
+    packed = packed_powers(weight, bits, zero_code=zero_code)
+    assert torch.equal(values(packed, bits), weight.double())
+    sign, shift = signs_and_shifts(packed, bits)
+    assert np.array_equal(sign.flatten(), [s for s, _ in drawn])
+    assert all(n == m for (s, n), m in zip(drawn, shift.flatten().tolist(), strict=True) if s)
+    assert len(packed["zeros"]) == (0 if zero_code else sum(s == 0 for s, _ in drawn))
+    assert packed["shape"] == list(shape)

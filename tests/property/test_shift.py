@@ -1,0 +1,91 @@
+"""Whatever the bits, values, signs and zeros: what DeepShift's weights and fixed-point numbers promise."""
+
+import math
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.constraints.shift import FixedPoint, ShiftPSWeight, ShiftQWeight, power_of_two, rounded
+
+FAST = settings(deadline=None, max_examples=80)
+BITS = st.integers(2, 8)
+VALUES = st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=12)
+SMALL = st.lists(st.floats(-40, 4, width=32), min_size=1, max_size=12)
+BOTH = st.booleans()
+
+
+def matrix(values):
+    return torch.tensor(values, dtype=torch.float32)[:, None]
+
+
+def allowed(weight_bits, lowest):
+    return {0.0} | {sign * 2.0**p for p in range(lowest, 1) for sign in (-1, 1)}
+
+
+@FAST
+@given(VALUES, BITS, BOTH, BOTH, BOTH)
+def test_every_weight_of_q_is_zero_or_a_signed_power_of_two_in_range(values, bits, training, stochastic, crude):
+    weight = torch.nn.Parameter(matrix(values))
+    signs = torch.sign(weight.detach())
+    how = {"rounding": "stochastic" if stochastic else "deterministic", "shift_update": "crude" if crude else "ste"}
+    effective = ShiftQWeight(weight, weight_bits=bits, **how).train(training)(weight)
+    assert {*effective.flatten().tolist()} <= allowed(bits, -(2 ** (bits - 1) - 1))
+    assert torch.equal(torch.sign(effective), signs)  # exact zeros stay zero, and nothing else becomes zero
+
+
+@FAST
+@given(SMALL, SMALL, BITS, BOTH, BOTH)
+def test_every_weight_of_ps_is_zero_or_a_signed_power_of_two_in_range(shifts, signs, bits, training, stochastic):
+    n = min(len(shifts), len(signs))
+    rounding = "stochastic" if stochastic else "deterministic"
+    made = ShiftPSWeight(torch.zeros(n, 1), weight_bits=bits, rounding=rounding).train(training)
+    made.shift.data, made.sign.data = matrix(shifts[:n]), matrix(signs[:n])
+    effective = made()
+    assert {*effective.flatten().tolist()} <= allowed(bits, -(2 ** (bits - 1) - 2))
+    if not (stochastic and training):
+        assert made.kept == int(effective.count_nonzero())
+
+
+@FAST
+@given(VALUES, BITS)
+def test_from_dense_is_the_rounding_of_q_within_the_range_of_ps(values, bits):
+    weight = matrix(values)
+    made = ShiftPSWeight(weight, weight_bits=bits, shift_init="weights").eval()
+    assert torch.equal(made(), power_of_two(weight, 2 - 2 ** (bits - 1)))
+
+
+@FAST
+@given(VALUES, BITS)
+def test_rounding_to_powers_is_the_formula(values, bits):
+    weight, lowest = matrix(values), 1 - 2 ** (bits - 1)
+    w = weight.numpy()
+    clamped = np.clip(np.abs(w), np.float32(2.0**lowest), np.float32(1))
+    expected = np.sign(w) * np.exp2(np.round(np.log2(clamped)))
+    found = power_of_two(weight, lowest).numpy()
+    near = np.abs(np.log2(clamped) % 1 - 0.5) < 1e-4  # there the last bit of log2 decides, which libraries differ in
+    assert np.array_equal(found[~near], expected[~near])
+    w = w.copy()
+    assert np.array_equal(power_of_two(weight, lowest, clamp_x=True).numpy(), found)
+    assert np.array_equal(weight.numpy(), np.sign(w) * clamped)
+
+
+@FAST
+@given(VALUES, st.integers(1, 20), st.integers(0, 20), st.sampled_from([torch.float32, torch.float64]))
+def test_fixed_point_is_floor_on_the_grid_and_clamped(values, integer, fraction, dtype):
+    x = torch.tensor(values, dtype=dtype)
+    fixed = FixedPoint(integer, fraction).of(x)
+    assert fixed.dtype == dtype
+    for value, found in zip(x.tolist(), fixed.tolist(), strict=True):
+        on_grid = math.floor(value * 2**fraction) / 2**fraction  # Python floats scale by powers of two exactly
+        assert found == min(max(on_grid, -(2 ** (integer - 1))), 2 ** (integer - 1) - 1)
+
+
+@FAST
+@given(SMALL)
+def test_stochastic_rounding_gives_a_neighbour_and_integers_themselves(values):
+    x = torch.tensor(values)
+    found = rounded(x, stochastic=True)
+    assert ((found == torch.floor(x)) | (found == torch.ceil(x))).all()
+    assert torch.equal(rounded(found, stochastic=True), found)
