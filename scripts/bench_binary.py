@@ -1,0 +1,98 @@
+"""What `bench.py --binary` lets run against each other: a step of the weight-invariant binary network as its source
+takes it, ours, and that of the same network with free weights. 784-4000-4000-4000-10, batch 200, float32."""
+
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import models
+from data import Split, spec
+from data.batches import DeviceBatches
+from models.constraints import constrain, weight_layers
+from models.initial import initialise
+from scripts.bench_contenders import RATE, STEPS, Work, our_work, timed
+from trainers import METHODS
+from trainers.loop import Parts
+from trainers.optimizers import make_optimizer
+from utils.runtime import Runtime
+
+WIDTH, BATCH = 4000, 200
+ONES = (0.0015, 0.0015, 0.0015, 0.012)  # shares of ones by layer, as after ten epochs on MNIST
+NORM = {"eps": 1e-4, "momentum": 0.15}
+SPEC = spec("MNIST", "", image_size=None, pixels="binary")
+
+
+class Source(nn.Module):
+    """The network of the notebook behind arXiv 1909.00052, with the layer and the norm that its forward never uses."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        sizes = [(784, width), (width, width), (width, width), (width, 10), (width, width)]
+        self.layers = nn.ModuleList([nn.Linear(ins, outs, bias=False) for ins, outs in sizes])
+        self.norms = nn.ModuleList([nn.BatchNorm1d(outs, **NORM) for _, outs in sizes])  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer, norm in zip(self.layers[:4], self.norms[:4], strict=True):
+            x = norm(torch.tanh(layer(x)))
+        return F.log_softmax(x, dim=1)
+
+
+def source_step(width: int, batch: int) -> Work:
+    """Seconds of a step as there: binarised copies in the weights' place, loss, gradients, the real weights back, Adam
+    tensor by tensor, clamp."""
+    model = Source(width)
+    weights: list[nn.Parameter] = [layer.weight for layer in model.layers]  # type: ignore[misc]
+    draw([*weights[:4], weights[1]])
+    optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
+    images, labels = torch.rand(batch, 784).ge(0.5).float(), torch.randint(0, 10, (batch,))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        kept = [weight.data.clone() for weight in weights]
+        for weight in weights:
+            weight.data = torch.where(weight.data.abs() >= 0.5, 1.0, 0.0)
+        F.nll_loss(model(images), labels).backward()
+        for weight, real in zip(weights, kept, strict=True):
+            weight.data.copy_(real)
+        optimizer.step()
+        for weight in weights:
+            weight.data.clamp_(0, 1)
+
+    return timed(step)
+
+
+def draw(weights: list[nn.Parameter]) -> None:
+    """Zeros and the usual share of ones."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight, share in zip(weights, [*ONES, ONES[1]], strict=False):
+            weight.bernoulli_(share, generator=generator)
+
+
+def loop_parts(conv_type: str, width: int, batch: int, runtime: Runtime) -> Parts:
+    """What our loop needs for the same network on random images."""
+    model = models.build("CircuitMLP", num_classes=10, in_shape=SPEC.in_shape, hidden=(width,) * 3)
+    initialise(model, "standard", bn_eps=NORM["eps"], bn_momentum=NORM["momentum"])
+    constrain(model, conv_type)
+    method = METHODS["binary" if conv_type == "BinaryConv" else "default"]()
+    method.prepare(model)
+    if conv_type == "BinaryConv":
+        draw([layer.weight for layer in weight_layers(model).values()])
+    random, images = np.random.default_rng(0), batch * STEPS
+    split = Split(random.integers(0, 256, (images, 28, 28, 1), np.uint8), random.integers(0, 10, images))
+    batches = partial(DeviceBatches, split, SPEC, device=runtime.device, batch_size=batch, seed=0, limit=STEPS)
+    optimizer = make_optimizer("adam", method.parameter_groups(model), lr=RATE)
+    here = (runtime, batches(train=True), batches(train=False))
+    return Parts(model, method, optimizer, *here, rate=lambda _epoch: RATE)
+
+
+def works(runtime: Runtime, width: int = WIDTH, batch: int = BATCH) -> dict[str, Work]:
+    """The contenders by name: samplers of the seconds a training step takes."""
+    ours = {
+        name: our_work(loop_parts(conv_type, width, batch, runtime))[0]
+        for name, conv_type in (("ours", "BinaryConv"), ("dense", "DenseConv"))
+    }
+    return {"source": source_step(width, batch), **ours}
