@@ -98,7 +98,7 @@ class Binary(Method):
             tables["statistics"] = Table(statistics(model))
         return tables
 
-    def histograms(self, model: nn.Module) -> list[tuple[str, Tensor, int]]:  # noqa: ARG002
+    def histograms(self) -> list[tuple[str, Tensor, int]]:
         return self._seen
 
     def _set_on(self, on: float) -> None:

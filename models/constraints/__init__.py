@@ -19,6 +19,7 @@ from models.constraints.attach import (
     weight_layers,
     weight_shape,
 )
+from models.constraints.binary import BinaryWeight
 from models.constraints.masks import FixedSubnetWeight, RandomMaskWeight, SampleSubnetWeight
 from models.constraints.subnet import GlobalSelection, GlobalSubnetWeight, SubnetWeight
 from utils.choose import pick
@@ -55,6 +56,7 @@ CONV_TYPES: dict[str, ConvType] = {
     ),
     "SampleSubnetConv": ConvType(lambda _: SampleSubnetWeight, "prune_score"),
     "FixedSubnetConv": ConvType(lambda density: partial(FixedSubnetWeight, density=density), "default"),
+    "BinaryConv": ConvType(lambda _: BinaryWeight, "binary", ("initial_ones",)),
     "RGConv": ConvType(lambda density: partial(RandomMaskWeight, density=density), "default"),
 }
 
@@ -116,7 +118,7 @@ def layer_counts(model: nn.Module) -> list[LayerCount]:
         constraint: Any = getattr(layer, "constraint", None)
         shape = weight_shape(layer)
         kind, total = "dense" if constraint is None else type(constraint).__name__, shape.numel()
-        counts.append(LayerCount(name, tuple(shape), kind, getattr(constraint, "kept", total), total))
+        counts.append(LayerCount(name, tuple(shape), kind, total if constraint is None else constraint.kept_of(layer.weight), total))
     return counts
 
 

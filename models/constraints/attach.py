@@ -26,6 +26,14 @@ class Constraint(nn.Module):
         """What the layer adds in place of its `bias`; as it is unless a constraint has a rule for it."""
         return bias
 
+    def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """What a Linear layer gives, (..., in) -> (..., out): another way to it than by the whole weight may be shorter."""
+        return F.linear(input, self(weight), bias if bias is None else self.effective_bias(bias))
+
+    def kept_of(self, weight: Tensor) -> int:
+        """How many of the layer's weights are not 0: `kept` where the constraint knows without its weight."""
+        return int(getattr(self, "kept", weight.numel()))
+
     def from_dense(self, weight: Tensor) -> dict[str, Tensor]:
         raise NotImplementedError(f"{type(self).__name__} keeps the layer's own weight")
 
@@ -49,8 +57,7 @@ class ConstrainedLinear(nn.Linear):
     constraint: Constraint
 
     def forward(self, input: Tensor) -> Tensor:
-        bias = self.bias if self.bias is None else self.constraint.effective_bias(self.bias)
-        return F.linear(input, self.constraint(self.weight), bias)
+        return self.constraint.linear(input, self.weight, self.bias)
 
 
 CONSTRAINED: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: ConstrainedConv2d, nn.Linear: ConstrainedLinear}

@@ -53,8 +53,8 @@ class BinaryWeight(Constraint):
         ones = self._ones(weight)
         if ones is None:
             return super().linear(input, weight, bias)
-        precision = F.linear(input[:0], weight[:0]).dtype  # what products are computed in here
-        rows = input.reshape(-1, input.shape[-1]).to(precision)
+        rows = input.reshape(-1, input.shape[-1])
+        rows = rows.to(F.linear(rows[:0].detach(), weight[:0].detach()).dtype)  # what products are computed in here
         out = ThroughOnes.apply(rows, weight, ones, self.on).view(*input.shape[:-1], -1)
         return out if bias is None else out + self.effective_bias(bias).to(out.dtype)
 
