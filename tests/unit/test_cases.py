@@ -36,6 +36,7 @@ MOVED = {  # what gradient descent moves in every layer
     "SampleSubnetConv": ["weight", "scores"],
     "FixedSubnetConv": ["weight"],
     "RGConv": ["weight"],
+    "BinaryConv": ["weight"],
 }
 EVERY = pytest.mark.parametrize("case", CASES, ids=str)
 
@@ -44,7 +45,7 @@ def built(case, seed=0):
     generator = torch.Generator().manual_seed(seed)
     model = models.build(case.arch, num_classes=CLASSES, in_shape=case.in_shape, **case.options)
     initialise(model, "kaiming_normal", generator=generator)
-    return constrain(model, case.conv_type, density=case.density, generator=generator)
+    return constrain(model, case.conv_type, density=case.density, generator=generator, initial_ones=0.3)
 
 
 def images(case, count, seed=1):
@@ -138,7 +139,7 @@ def test_effective_weights_are_minus_alpha_zero_and_alpha_for_a_ticket_and_else_
             assert len(values[values > 0]) == 1
         else:
             assert ((effective == 0) | (effective == layer.weight)).all()
-        expected = layer.constraint.kept
+        expected = layer.constraint.kept_of(layer.weight)
         spread = 5 * layer.weight.numel() ** 0.5 / 2 if case.conv_type == "SampleSubnetConv" else 0
         assert abs(int(effective.count_nonzero()) - expected) <= spread
 
