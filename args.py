@@ -128,7 +128,9 @@ class OptimOptions:
     epsilon: float = opt(1.0, "trainer binary: chance that a step's ones are worth more than 1", ">= 0 and <= 1")
     random_mag: float = opt(0.0, "trainer binary: how much more they are worth at most", ">= 0")
     sweep_on: str = opt("0:4:0.1", "trainer binary: values of the ones that are tested: " + STEPPED, maths=False)
-    sweep_every: int = opt(10, "trainer binary: epochs between these tests; the last epoch has one", ">= 1", maths=False)
+    sweep_every: int = opt(
+        10, "trainer binary: epochs between these tests; the last epoch has one", ">= 1", maths=False
+    )
     optimizer: str = opt("sgd", "optimizer", ["sgd", "adam", "adamw", "radam", "adadelta"])
     lr: float = opt(0.1, "learning rate", "> 0", "--learning-rate")
     lr_policy: str = opt("constant_lr", "learning rate from epoch to epoch", POLICIES)

@@ -5,23 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.hooks import RemovableHandle
 
-from models.activations import ACTIVATIONS
-from models.blocks import HardInvert, SoftInvert, use_batch_statistics
+from models.blocks import use_batch_statistics
 from trainers.method import Method
+from trainers.statistics import Outputs, statistics
 from trainers.weight_sweep import binary_layers, weight_sweep
 from utils.declared import stepped
-from utils.tables import Row, Table
+from utils.tables import Table
 
 if TYPE_CHECKING:
     from trainers.loop import Batches
     from utils.runtime import Runtime
 
-EVERY, VALUES = 100, 65_536  # batches between two looks at the activations; of each at most so many values
-NORMS = (_BatchNorm, HardInvert, SoftInvert)
-WATCHED = (*NORMS, *(type(make()) for make in ACTIVATIONS.values()))
+EVERY = 100  # batches between two looks at the activations
 
 
 class Binary(Method):
@@ -48,8 +44,7 @@ class Binary(Method):
         self._epsilon, self._random_mag = epsilon, random_mag
         self._sweep, self._sweep_every = stepped(sweep_on), sweep_every
         self._watches, self._steps, self._epoch = histograms, 0, 0
-        self._hooks: list[RemovableHandle] = []
-        self._seen: list[tuple[str, Tensor, int]] = []
+        self._outputs = Outputs()
         self._layers: list[Any] = []
 
     def prepare(self, model: nn.Module) -> None:
@@ -66,19 +61,18 @@ class Binary(Method):
         self._steps = steps
 
     def before_epoch(self, model: nn.Module, epoch: int) -> None:  # noqa: ARG002
-        self._epoch, self._seen = epoch, []
+        self._epoch, self._outputs = epoch, Outputs()
 
     def before_step(self, model: nn.Module, step: int) -> None:
         if self._random_mag:
             chance, share = torch.rand(2).tolist()
             self._set_on(1 + (chance < self._epsilon) * share * self._random_mag)
         if self._watches and step % EVERY == 0:
-            self._watch(model, self._epoch * self._steps + step)
+            self._outputs.watch(model, self._epoch * self._steps + step)
 
     @torch.no_grad()
     def after_step(self, model: nn.Module, step: int) -> None:  # noqa: ARG002
-        while self._hooks:
-            self._hooks.pop().remove()
+        self._outputs.rest()
         for layer in self._layers:
             layer.weight.clamp_(0, 1)
             if layer.bias is not None:
@@ -99,43 +93,8 @@ class Binary(Method):
         return tables
 
     def histograms(self) -> list[tuple[str, Tensor, int]]:
-        return self._seen
+        return self._outputs.seen
 
     def _set_on(self, on: float) -> None:
         for layer in self._layers:
             layer.constraint.on = on
-
-    def _watch(self, model: nn.Module, step: int) -> None:
-        """Keep, of the forward pass that comes, what every activation and every normalisation gives."""
-
-        def keep(name: str, out: Tensor) -> None:
-            values = out.detach().flatten()
-            self._seen.append((f"{name}.output", values[:: -(-len(values) // VALUES)].clone(), step))
-
-        for name, module in model.named_modules():
-            if isinstance(module, WATCHED):
-                hook = module.register_forward_hook(lambda _module, _input, out, name=name: keep(name, out))
-                self._hooks.append(hook)
-
-
-@torch.no_grad()
-def statistics(model: nn.Module) -> list[Row]:
-    """A row for every parameter tensor: how many numbers, their mean, deviation, number and share of those ≥ ½; of a
-    soft inverter v."""
-    rows: list[Row] = []
-    for name, parameter in model.named_parameters():
-        values = parameter.double()
-        ones = int((values >= 0.5).sum())
-        of = model.get_submodule(name.rpartition(".")[0])
-        rows.append(
-            {
-                "tensor": name,
-                "units": values.numel(),
-                "mean": float(values.mean()),
-                "std": float(values.std(unbiased=False)),
-                "ones": ones,
-                "share_of_ones": ones / values.numel(),
-                "v": float(values.clamp(0, 1)) if isinstance(of, SoftInvert) else "",
-            }
-        )
-    return rows

@@ -94,7 +94,7 @@ def cast(option: Any, value: Any) -> Any:
 class UniqueKeys(yaml.SafeLoader):
     """YAML's plain values, where a key given twice is an error; 0:4:0.1 is text, not YAML 1.1's number to base 60."""
 
-    yaml_implicit_resolvers = {
+    yaml_implicit_resolvers = {  # noqa: RUF012 (as in yaml itself)
         first: [("tag:yaml.org,2002:str", re.compile(r"[-+]?\d+(:[\d.]+)+$")), *known]
         for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }

@@ -118,7 +118,11 @@ def layer_counts(model: nn.Module) -> list[LayerCount]:
         constraint: Any = getattr(layer, "constraint", None)
         shape = weight_shape(layer)
         kind, total = "dense" if constraint is None else type(constraint).__name__, shape.numel()
-        counts.append(LayerCount(name, tuple(shape), kind, total if constraint is None else constraint.kept_of(layer.weight), total))
+        counts.append(
+            LayerCount(
+                name, tuple(shape), kind, total if constraint is None else constraint.kept_of(layer.weight), total
+            )
+        )
     return counts
 
 

@@ -27,7 +27,7 @@ class Constraint(nn.Module):
         return bias
 
     def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """What a Linear layer gives, (..., in) -> (..., out): another way to it than by the whole weight may be shorter."""
+        """What a Linear layer gives, (..., in) -> (..., out); there may be a shorter way than by the whole weight."""
         return F.linear(input, self(weight), bias if bias is None else self.effective_bias(bias))
 
     def kept_of(self, weight: Tensor) -> int:

@@ -23,7 +23,9 @@ class BinaryWeight(Constraint):
     `on` is the value of all ones of the layer, 1 unless the method changes it. Whoever steps θ keeps it in [0, 1].
     """
 
-    def __init__(self, weight: Tensor, *, initial_ones: float = 0.001, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self, weight: Tensor, *, initial_ones: float = 0.001, generator: torch.Generator | None = None
+    ) -> None:
         super().__init__()
         if not 0 <= initial_ones <= 1:
             raise ValueError(f"initial_ones: {initial_ones} is no share; it must be >= 0 and <= 1")

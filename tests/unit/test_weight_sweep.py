@@ -1,4 +1,4 @@
-"""The sweep over `on`: equal to networks built anew for each value, one go over the batches, one first product a batch."""
+"""The sweep over `on`: equal to networks built anew for each value; one go over the batches, the first product once."""
 
 import copy
 
