@@ -42,28 +42,26 @@ class Source(nn.Module):
         return F.log_softmax(x, dim=1)
 
 
-def source_step(width: int, batch: int) -> Work:
-    """Seconds of a step as there: binarised copies in the weights' place, loss, gradients, the real weights back, Adam
-    tensor by tensor, clamp."""
-    model = Source(width)
-    weights: list[nn.Parameter] = [layer.weight for layer in model.layers]  # type: ignore[misc]
-    draw([*weights[:4], weights[1]])
-    optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
-    images, labels = torch.rand(batch, 784).ge(0.5).float(), torch.randint(0, 10, (batch,))
+class SourceStep:
+    """A step as there: binarised copies in the weights' place, loss, gradients, the real weights back, Adam tensor by
+    tensor, clamp."""
 
-    def step() -> None:
-        optimizer.zero_grad()
-        kept = [weight.data.clone() for weight in weights]
-        for weight in weights:
-            weight.data = torch.where(weight.data.abs() >= 0.5, 1.0, 0.0)
-        F.nll_loss(model(images), labels).backward()
-        for weight, real in zip(weights, kept, strict=True):
+    def __init__(self, width: int) -> None:
+        self.model = Source(width)
+        self.weights: list[nn.Parameter] = [layer.weight for layer in self.model.layers]  # type: ignore[misc]
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=RATE)
+
+    def __call__(self, images: Tensor, labels: Tensor) -> None:
+        self.optimizer.zero_grad()
+        kept = [weight.data.clone() for weight in self.weights]
+        for weight in self.weights:
+            weight.data = torch.where(weight.data.abs() >= 0.5, 1.0, 0.0).to(weight.dtype)
+        F.nll_loss(self.model(images), labels).backward()
+        for weight, real in zip(self.weights, kept, strict=True):
             weight.data.copy_(real)
-        optimizer.step()
-        for weight in weights:
+        self.optimizer.step()
+        for weight in self.weights:
             weight.data.clamp_(0, 1)
-
-    return timed(step)
 
 
 def draw(weights: Sequence[Tensor]) -> None:
@@ -93,8 +91,11 @@ def loop_parts(conv_type: str, width: int, batch: int, runtime: Runtime) -> Part
 
 def works(runtime: Runtime, width: int = WIDTH, batch: int = BATCH) -> dict[str, Work]:
     """The contenders by name: samplers of the seconds a training step takes."""
+    source = SourceStep(width)
+    draw(source.weights)
+    images = torch.rand(batch, 784).ge(0.5).float(), torch.randint(0, 10, (batch,))
     ours = {
         name: our_work(loop_parts(conv_type, width, batch, runtime))[0]
         for name, conv_type in (("ours", "BinaryConv"), ("dense", "DenseConv"))
     }
-    return {"source": source_step(width, batch), **ours}
+    return {"source": timed(lambda: source(*images)), **ours}

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Share of ones above which a dense product is taken. On one core (AVX2, float32), 200 × 4000 by 4000 × 4000, forward and
-# back with the look for the ones, it takes so many times as long: 11 at 0.1 %, 7.5 at 1 %, 2.6 at 5 %, 1.8 at 10 %.
+# Share of ones above which a dense product is taken. On one core (AVX2, float32), 200 × 4000 by 4000 × 4000, forward
+# and back with the look for the ones, it takes so many times as long: 11 at 0.1 %, 7.5 at 1 %, 2.6 at 5 %, 1.8 at 10 %.
 SPARSE = 0.1
 MANY = 0.75  # share of columns with a number in them above which the whole product is taken
 CHUNK = 1 << 16  # numbers looked at in one go: they stay in the cache between one operation and the next
