@@ -57,7 +57,7 @@ class BinaryWeight(Constraint):
             return super().linear(input, weight, bias)
         rows = input.reshape(-1, input.shape[-1])
         rows = rows.to(F.linear(rows[:0].detach(), weight[:0].detach()).dtype)  # what products are computed in here
-        out = ThroughOnes.apply(rows, weight, ones, self.on).view(*input.shape[:-1], -1)
+        out = ThroughOnes.apply(rows, weight, ones, self.on).view(*input.shape[:-1], len(weight))
         return out if bias is None else out + self.effective_bias(bias).to(out.dtype)
 
     def train(self, mode: bool = True) -> "BinaryWeight":

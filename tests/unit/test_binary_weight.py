@@ -145,8 +145,9 @@ def test_few_ones_are_multiplied_alone_and_many_in_a_dense_product(products):
     assert products[-1] == "dense"
 
 
-def test_any_leading_axes_and_none():
-    layer = linear(random(4, 6).mul(0.3), bias=random(4, seed=1))
+@pytest.mark.parametrize("share", [0.08, 0.6])
+def test_any_leading_axes_and_none(share):
+    layer = linear(torch.arange(24.0).lt(24 * share).float().view(6, 4).t(), bias=random(4, seed=1))
     x = random(2, 3, 6, seed=2)
     assert layer(x).shape == (2, 3, 4)
     torch.testing.assert_close(layer(x), F.linear(x, binarised(layer.weight, 1), binarised(layer.bias, 1)))
