@@ -11,7 +11,7 @@ from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from utils.declared import TYPED, Reader, UsageError, help_lines, load_yaml, nearest, opt, shown, writable
+from utils.declared import STEPPED, TYPED, Reader, UsageError, help_lines, load_yaml, nearest, opt, shown, writable
 from utils.rules import ALIASES, DEAD, ERRORS, REMARKS, RENAMED, pruned
 
 __all__ = ["Options", "UsageError", "changed_mathematics", "from_flat", "load_yaml", "nearest", "parse"]
@@ -33,7 +33,8 @@ RESNETS = {
 }
 ARCHS += [f"{net}{tail}" for tail, nets in RESNETS.items() for net in nets.split()]
 CONV_TYPES = ["DenseConv", "SubnetConv", "GlobalSubnetConv", "SampleSubnetConv", "FixedSubnetConv", "RGConv"]
-CONV_TYPES += ["ShiftQ", "ShiftPS"]
+CONV_TYPES += ["BinaryConv", "ShiftQ", "ShiftPS"]
+TRAINERS = ["default", "prune_score", "lottery", "ss", "binary", "shift"]
 BN_TYPES = ["LearnedBatchNorm", "AffineBatchNorm", "NonAffineBatchNorm"]
 INITS = ["kaiming_normal", "kaiming_uniform", "signed_constant", "unsigned_constant", "usc_bernoulli", "bernoulli"]
 INITS += ["ones", "xavier_normal", "xavier_uniform", "xavier_constant", "standard", "binary"]
@@ -105,6 +106,7 @@ class ConstraintOptions:
     )
     prune_rate_epoch: int = opt(10, "GlobalSubnetConv: epochs in which it goes from 0.5 down to prune_rate", ">= 0")
     score_init_constant: float | None = opt(None, "SampleSubnetConv: initial score of every weight")
+    initial_ones: float = opt(0.001, "BinaryConv: share of ones among the initial weights", ">= 0 and <= 1")
     first_layer_dense: bool = opt(False, "leave the first layer unconstrained")
     last_layer_dense: bool = opt(False, "leave the last layer unconstrained")
     first_layer_type: str | None = opt(None, "conv_type of the first layer alone", CONV_TYPES)
@@ -130,9 +132,15 @@ class ConstraintOptions:
 
 @dataclass(frozen=True)
 class OptimOptions:
-    trainer: str = opt("default", "training method", ["default", "prune_score", "lottery", "ss", "shift"])
+    trainer: str = opt("default", "training method", TRAINERS)
     dense_epochs: int = opt(6, "trainer lottery: epochs in which all weights train, before the ticket is drawn", ">= 1")
     score_l1: float = opt(1e-8, "trainer ss: weight of the sum of sigmoid(scores) in the loss", ">= 0")
+    epsilon: float = opt(1.0, "trainer binary: chance that a step's ones are worth more than 1", ">= 0 and <= 1")
+    random_mag: float = opt(0.0, "trainer binary: how much more they are worth at most", ">= 0")
+    sweep_on: str = opt("0:4:0.1", "trainer binary: values of the ones that are tested: " + STEPPED, maths=False)
+    sweep_every: int = opt(
+        10, "trainer binary: epochs between these tests; the last epoch has one", ">= 1", maths=False
+    )
     optimizer: str = opt("sgd", "optimizer", ["sgd", "adam", "adamw", "radam", "adadelta"])
     lr: float = opt(0.1, "learning rate", "> 0", "--learning-rate")
     lr_policy: str = opt("constant_lr", "learning rate from epoch to epoch", POLICIES)

@@ -13,12 +13,17 @@ BN_TYPES = {"LearnedBatchNorm": True, "AffineBatchNorm": True, "NonAffineBatchNo
 class _OneValue(nn.modules.batchnorm._BatchNorm):
     """Batch normalisation that also trains on one value a channel (a batch of one behind the pools): no variance there.
 
-    The running statistics are used then, as in evaluation, and left as they are.
+    The running statistics are used then, as in evaluation, and left as they are. With `by_batch` an evaluation uses the
+    batch's own statistics, as training does, and leaves the running ones as they are too.
     """
 
+    by_batch = False
+
     def forward(self, input: Tensor) -> Tensor:
-        if self.training and input.numel() == input.shape[1]:
-            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        if input.numel() == input.shape[1] or (self.by_batch and not self.training):
+            several = input.numel() > input.shape[1]
+            running = (None, None) if several else (self.running_mean, self.running_var)
+            return F.batch_norm(input, *running, self.weight, self.bias, training=several, eps=self.eps)
         return super().forward(input)
 
 
@@ -28,6 +33,13 @@ class BatchNorm1d(_OneValue, nn.BatchNorm1d):
 
 class BatchNorm2d(_OneValue, nn.BatchNorm2d):
     """Over (B, C, H, W)."""
+
+
+def use_batch_statistics(model: nn.Module) -> None:
+    """Let every batch norm of `model` use a batch's own statistics in evaluation too."""
+    for module in model.modules():
+        if isinstance(module, _OneValue):
+            module.by_batch = True
 
 
 class HardInvert(nn.Module):

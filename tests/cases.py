@@ -74,11 +74,12 @@ FEW = [  # a constraint knows no architecture: biases, batch norms and convoluti
     ("MLP", (1, 4, 4), {"hidden": (9,), "bias": True, "activation": "tanh", "norm": "batch_norm"}),
     ("Conv2_BinAct", (1, 8, 6), NARROW),
 ]
-OTHERS = ("GlobalSubnetConv", "SampleSubnetConv", "FixedSubnetConv", "RGConv", "ShiftQ", "ShiftPS")
+OTHERS = ("GlobalSubnetConv", "SampleSubnetConv", "FixedSubnetConv", "RGConv", "BinaryConv", "ShiftQ", "ShiftPS")
 CASES += [Case(arch, shape, kind, options) for arch, shape, options in FEW for kind in OTHERS]
 
 METHOD_CASES = {  # trainer -> a conv_type that it trains
     "default": "DenseConv",
+    "binary": "BinaryConv",
     "prune_score": "SubnetConv",
     "lottery": "GlobalSubnetConv",
     "ss": "SampleSubnetConv",

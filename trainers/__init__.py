@@ -1,5 +1,6 @@
 """The table of training methods."""
 
+from trainers.binary import Binary
 from trainers.default import Default
 from trainers.method import Method
 from trainers.prune_score import Lottery, PruneScore, SparseScores
@@ -7,6 +8,7 @@ from trainers.shift import Shift
 
 METHODS: dict[str, type[Method]] = {
     "default": Default,
+    "binary": Binary,
     "prune_score": PruneScore,
     "lottery": Lottery,
     "ss": SparseScores,

@@ -103,7 +103,7 @@ def fit(parts: Parts, state: State, epochs: int, events: Events) -> None:
             state.seconds += time.perf_counter() - began
             events.stopped(state)
             return
-        train = _score(state.sums)
+        train = score_of(state.sums)
         parts.method.after_epoch(parts.model, epoch)
         held_out = evaluate(parts.model, parts.held_out, parts.method, parts.runtime)
         events.tables(epoch + 1, parts.method.tables(parts.model, parts.held_out, parts.runtime, epoch + 1, epochs))
@@ -136,14 +136,14 @@ def train_one_epoch(parts: Parts, state: State, title: str, events: Events) -> b
                 torch.nn.utils.clip_grad_value_(model.parameters(), 1.0)
             optimizer.step()
             method.after_step(model, step)
-            _add(sums, loss.detach(), logits.detach(), labels)
+            add_batch(sums, loss.detach(), logits.detach(), labels)
             state.step = step + 1
             state.train_images += len(labels)
             progress.advance()
             if state.step % parts.look_every == 0 or state.step == total or events.stop_asked():
                 state.sums = sums.tolist()
                 state.train_seconds = already + time.perf_counter() - began
-                so_far = _finite(_score(state.sums), title, state.step)
+                so_far = _finite(score_of(state.sums), title, state.step)
                 progress.show(state.step, so_far.loss, so_far.top1, state.train_images / state.train_seconds)
                 if events.stop_asked() and state.step < total:
                     return False
@@ -160,17 +160,17 @@ def evaluate(model: nn.Module, batches: Batches, method: Method, runtime: Runtim
         with runtime.precision():
             logits = model(images)
         logits = logits.float()
-        _add(sums, method.loss(logits, labels), logits, labels)
-    return _score(sums.tolist())
+        add_batch(sums, method.loss(logits, labels), logits, labels)
+    return score_of(sums.tolist())
 
 
-def _add(sums: Tensor, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+def add_batch(sums: Tensor, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
     """Add a batch to [loss, top-1, top-5, images] on the device, without waiting for it; of several views the first."""
     hits = logits[: len(labels)].topk(min(5, logits.shape[1])).indices.eq(labels[:, None])
     sums += torch.stack([loss * len(labels), hits[:, 0].sum(), hits.sum(), loss.new_full((), len(labels))])
 
 
-def _score(sums: list[float]) -> Score:
+def score_of(sums: list[float]) -> Score:
     loss, top1, top5, images = sums
     return Score(loss / images, 100 * top1 / images, 100 * top5 / images)
 

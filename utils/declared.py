@@ -92,7 +92,12 @@ def cast(option: Any, value: Any) -> Any:
 
 
 class UniqueKeys(yaml.SafeLoader):
-    """YAML's plain values, where a key given twice is an error."""
+    """YAML's plain values, where a key given twice is an error; 0:4:0.1 is text, not YAML 1.1's number to base 60."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (as in yaml itself)
+        first: [("tag:yaml.org,2002:str", re.compile(r"[-+]?\d+(:[\d.]+)+$")), *known]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [str(key.value).replace("-", "_") for key, _ in node.value]
@@ -126,6 +131,21 @@ def flags(name: str, option: Any = None) -> list[str]:
         return [long]
     off = long.replace("--no-", "--") if long.startswith("--no-") else long.replace("--", "--no-")
     return [*option.metadata["flags"], long, *([off] if option.type is bool else [])]
+
+
+STEPPED = "start:stop:step or none"
+
+
+def stepped(text: str, most: int = 1000) -> list[float]:
+    """The numbers of "start:stop:step", both ends among them, or of "none". Raises ValueError where it is neither, or
+    more than `most` numbers, or one below 0."""
+    if text == "none":
+        return []
+    start, stop, step = map(float, text.split(":"))
+    count = math.floor((stop - start) / step + 1e-9) + 1 if 0 <= start <= stop < math.inf and step > 0 else 0
+    if not 0 < count <= most:
+        raise ValueError
+    return [round(start + i * step, 9) for i in range(count)]
 
 
 def writable(folder: str) -> bool:

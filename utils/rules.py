@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from utils.declared import Renamed, Rule, writable
+from utils.declared import STEPPED, Renamed, Rule, stepped, writable
 
 ALIASES = {"density": "prune_rate"}
 DEAD = ["world_size", "rank", "random_subnet", "debug", "multistep_lr_adjust", "multistep_lr_gamma"]
@@ -37,6 +37,9 @@ TOO_DENSE = "conv_type GlobalSubnetConv and a prune_rate below 0.5"
 NO_SCORES = "it trains scores: conv_type SubnetConv, GlobalSubnetConv or SampleSubnetConv"
 NO_NOISE = "p_clean below 1: every image stays clean"
 UNTAUGHT = "it needs the ticket whose mask it keeps: --pretrained FILE (RGConv takes a random mask)"
+ZEROS_AND_ONES = "it trains zeros and ones: conv_type BinaryConv"
+BINARY_ALONE = "BinaryConv stands beside DenseConv alone: another constraint has another trainer"
+BINARY = ("epsilon", "random_mag", "sweep_on", "sweep_every")
 PRUNING = "conv_type SubnetConv or another that it belongs to"
 A_SHIFT = "conv_type ShiftQ or ShiftPS"
 TWO_BITS = "it must be two ints: bits before the point (>= 1) and behind it, together <= 32"
@@ -77,6 +80,14 @@ def no_fixed_point(v: Any) -> bool:
     """Whether activation_bits are no two sizes that a 32-bit integer has room for."""
     bits = v.activation_bits
     return bits is not None and not (len(bits) == 2 and bits[0] >= 1 and sum(bits) <= 32)
+
+
+def no_steps(text: str) -> bool:
+    """Whether a sweep is not to be understood."""
+    try:
+        return not (stepped(text) or text == "none")
+    except (ValueError, OverflowError):
+        return True
 
 
 def schedule_unfinished(v: Any) -> bool:
@@ -121,6 +132,9 @@ ERRORS: list[Rule] = [
     ("trainer", lambda v: v.trainer == "shift" and not shifting(v), f"it needs {A_SHIFT}"),
     ("activation_bits", no_fixed_point, TWO_BITS),
     ("freeze_weights", lambda v: v.freeze_weights and v.conv_type in SHIFTS, NO_SCORE),
+    ("trainer", lambda v: v.trainer == "binary" and "BinaryConv" not in types(v), ZEROS_AND_ONES),
+    ("conv_type", lambda v: "BinaryConv" in types(v) and types(v) - {"BinaryConv", "DenseConv", None}, BINARY_ALONE),
+    ("sweep_on", lambda v: no_steps(v.sweep_on), f"it must be {STEPPED}, such as 0:4:0.1, from 0 up to 1000 numbers"),
     ("dense_epochs", ticket_undrawn, "it must be < epochs, {epochs}"),
     ("nesterov", lambda v: v.nesterov and v.optimizer != "sgd", "it needs optimizer sgd, not {optimizer}"),
     ("nesterov", lambda v: v.nesterov and v.momentum == 0, "it needs momentum > 0"),
@@ -165,6 +179,9 @@ REMARKS: list[Rule] = [
     ("width_mult", lambda v: v.width_mult != 1 and "Wide" not in v.arch, "a Wide arch, such as Conv4Wide"),
     ("prune_rate_epoch", lambda v: "prune_rate_epoch" in v.typed and not falls(v), TOO_DENSE),
     ("dense_epochs", lambda v: "dense_epochs" in v.typed and v.trainer != "lottery", "trainer lottery"),
+    ("initial_ones", lambda v: "initial_ones" in v.typed and "BinaryConv" not in types(v), "conv_type BinaryConv"),
+    *((n, lambda v, n=n: n in v.typed and "BinaryConv" not in types(v), "trainer binary") for n in BINARY),
+    ("epsilon", lambda v: "epsilon" in v.typed and "BinaryConv" in types(v) and not v.random_mag, "random_mag > 0"),
     ("score_l1", lambda v: "score_l1" in v.typed and v.trainer != "ss", "trainer ss"),
     *(
         (n, lambda v, n=n: n in v.typed and not shifting(v), A_SHIFT)

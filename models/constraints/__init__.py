@@ -19,6 +19,7 @@ from models.constraints.attach import (
     weight_layers,
     weight_shape,
 )
+from models.constraints.binary import BinaryWeight
 from models.constraints.masks import FixedSubnetWeight, RandomMaskWeight, SampleSubnetWeight
 from models.constraints.shift import ShiftPSWeight, ShiftQWeight
 from models.constraints.subnet import GlobalSelection, GlobalSubnetWeight, SubnetWeight
@@ -57,6 +58,7 @@ CONV_TYPES: dict[str, ConvType] = {
     ),
     "SampleSubnetConv": ConvType(lambda _: SampleSubnetWeight, "prune_score"),
     "FixedSubnetConv": ConvType(lambda density: partial(FixedSubnetWeight, density=density), "default"),
+    "BinaryConv": ConvType(lambda _: BinaryWeight, "binary", ("initial_ones",)),
     "RGConv": ConvType(lambda density: partial(RandomMaskWeight, density=density), "default"),
     "ShiftQ": ConvType(lambda _: ShiftQWeight, "shift", (*SHIFT, "shift_update")),
     "ShiftPS": ConvType(lambda _: ShiftPSWeight, "shift", (*SHIFT, "shift_init", "freeze_sign")),
@@ -120,7 +122,8 @@ def layer_counts(model: nn.Module) -> list[LayerCount]:
         constraint: Any = getattr(layer, "constraint", None)
         shape = weight_shape(layer)
         kind, total = "dense" if constraint is None else type(constraint).__name__, shape.numel()
-        counts.append(LayerCount(name, tuple(shape), kind, getattr(constraint, "kept", total), total))
+        kept = total if constraint is None else constraint.kept_of(layer.weight)
+        counts.append(LayerCount(name, tuple(shape), kind, kept, total))
     return counts
 
 

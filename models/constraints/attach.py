@@ -30,6 +30,14 @@ class Constraint(nn.Module):
         """A forward pre-hook that the layer gets for its inputs, and keeps when it is baked; None: none."""
         return None
 
+    def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """What a Linear layer gives, (..., in) -> (..., out); there may be a shorter way than by the whole weight."""
+        return F.linear(input, self(weight), bias if bias is None else self.effective_bias(bias))
+
+    def kept_of(self, weight: Tensor) -> int:
+        """How many of the layer's weights are not 0: `kept` where the constraint knows without its weight."""
+        return int(self.kept) if hasattr(self, "kept") else weight.numel()
+
     def from_dense(self, weight: Tensor) -> dict[str, Tensor]:
         raise NotImplementedError(f"{type(self).__name__} keeps the layer's own weight")
 
@@ -53,8 +61,7 @@ class ConstrainedLinear(nn.Linear):
     constraint: Constraint
 
     def forward(self, input: Tensor) -> Tensor:
-        bias = self.bias if self.bias is None else self.constraint.effective_bias(self.bias)
-        return F.linear(input, self.constraint(self.weight), bias)
+        return self.constraint.linear(input, self.weight, self.bias)
 
 
 CONSTRAINED: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: ConstrainedConv2d, nn.Linear: ConstrainedLinear}

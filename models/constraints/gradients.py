@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.constraints.ones import Ones, product_of_columns
+
 
 class ScoreThroughMask(torch.autograd.Function):
     """Effective weight of a multi-prize ticket, BIPROP's score gradient (Diffenderfer & Kailkhura, ICLR 2021, alg. 1).
@@ -85,3 +87,45 @@ class ThroughShiftAndSign(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         (effective,) = ctx.saved_tensors
         return effective.mul(math.log(2)).mul_(grad), grad, None
+
+
+class ThroughThreshold(torch.autograd.Function):
+    """Binary weight over a real one: BinaryConnect (Courbariaux et al., NeurIPS 2015, alg. 1) with the values 0 and on
+    of "Learning Digital Circuits" (Agrawal & Karlupia 2019, arXiv 1909.00052).
+
+    forward:  w = on where |θ| ≥ ½, else 0, given ready-made as `effective`
+    backward: dL/dθ = dL/dw, whatever θ and on are
+    surrogate: w' = θ
+    """
+
+    @staticmethod
+    def forward(ctx: Any, real: Tensor, effective: Tensor) -> Tensor:  # noqa: ARG004 (autograd's interface)
+        return effective.view_as(effective)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
+        return grad, None
+
+
+class ThroughOnes(torch.autograd.Function):
+    """x · wᵀ with the w of `ThroughThreshold`, of which `ones` says where |θ| ≥ ½: what is 0 is not multiplied.
+
+    forward:  y = on · (x · Bᵀ), B the matrix of `ones`
+    backward: dL/dx = on · (dL/dy · B); dL/dθ = (dL/dy)ᵀ · x, dense: the zeros have their gradient too
+    surrogate: y' = x · θᵀ where dL/dθ is concerned; dL/dx is exact
+
+    Shapes: x (B, in), θ (out, in), y (B, out); x may have another dtype than θ, y has that of x.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, real: Tensor, ones: Ones, on: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.ones, ctx.on, ctx.dtype = ones, on, real.dtype
+        return ones.times(x).mul_(on)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        (x,) = ctx.saved_tensors
+        of_x = ctx.ones.transposed().times(grad).mul_(ctx.on) if ctx.needs_input_grad[0] else None
+        of_real = product_of_columns(grad, x).to(ctx.dtype) if ctx.needs_input_grad[1] else None
+        return of_x, of_real, None, None

@@ -62,7 +62,7 @@ def test_the_options_that_leave_a_run_the_same_are_these() -> None:
     assert same == {
         *("data", "download", "workers", "epochs", "config", "name", "log_dir", "results", "resume", "evaluate"),
         *("pretrained", "save_every", "histograms", "print_freq", "check", "device", "multigpu", "deterministic"),
-        "detect_anomaly",
+        *("detect_anomaly", "sweep_on", "sweep_every"),
     }
 
 
@@ -170,6 +170,9 @@ def test_prune_rate_with_an_underscore_is_the_fraction_kept(parse: Any, written:
         ("label-smoothing: 0", "label_smoothing", 0.0),
         ("name: '7'", "name", "7"),
         ("multigpu: 0", "multigpu", [0]),
+        ("sweep_on: 0:4:0.1", "sweep_on", "0:4:0.1"),
+        ("sweep_on: 0:4:1", "sweep_on", "0:4:1"),
+        ("sweep_on: '0:4:0.1'", "sweep_on", "0:4:0.1"),
         ("multigpu: [0]", "multigpu", [0]),
         ("arch: MLP\nhidden: 300,100", "hidden", [300, 100]),
         ("arch: MLP\nhidden: 300, 100", "hidden", [300, 100]),
@@ -219,6 +222,10 @@ EDGES = [
     ("weight_bits", ["2", "8"], ["1", "9"]),
     ("activation_bits", ["1,0", "32,0", "16,16"], ["-1,1", "0,5", "17,16", "16", "1,2,3"]),
     ("shift_depth", ["1"], ["0"]),
+    ("initial_ones", ["0", "1"], ["-1e-9", "1.01"]),
+    ("epsilon", ["0", "1"], ["-1e-9", "1.01"]),
+    ("random_mag", ["0"], ["-1e-9"]),
+    ("sweep_every", ["1"], ["0"]),
 ]
 
 

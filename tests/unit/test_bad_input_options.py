@@ -8,6 +8,7 @@ import args
 
 DENSE = "set: digits\narch: Conv2\n"
 SUBNET = DENSE + "conv_type: SubnetConv\nfreeze_weights: true\nprune_rate: 0.5\n"
+BINARY = "set: digits\narch: CircuitMLP\nconv_type: BinaryConv\n"
 GLOBAL = "--conv-type GlobalSubnetConv --prune-rate 0.2"
 MLP = "set: digits\narch: MLP\n"
 HERE, FILE = "on the command line", "in c.yml"
@@ -71,6 +72,18 @@ TABLE = [
         DENSE + "conv_type: RGConv\nfirst_layer_dense: true\nfirst_layer_type: RGConv\n",
         "",
         ["first_layer_type", FILE, "contradicts"],
+    ),
+    (DENSE + "trainer: binary\n", "", ["trainer", "'binary'", FILE, "conv_type BinaryConv"]),
+    (BINARY, "--trainer prune_score", ["trainer", "'prune_score'", HERE, "SubnetConv"]),
+    (BINARY, "--first-layer-type SubnetConv --prune-rate 0.5", ["conv_type", "'BinaryConv'", FILE, "DenseConv alone"]),
+    (SUBNET, "--first-layer-type BinaryConv", ["conv_type", "'SubnetConv'", FILE, "BinaryConv", "DenseConv alone"]),
+    (BINARY, "--initial-ones 1.5", ["initial_ones", "'1.5'", HERE, "a float >= 0 and <= 1"]),
+    (BINARY, "--epsilon 2", ["epsilon", "'2'", HERE, "a float >= 0 and <= 1"]),
+    (BINARY + "random_mag: -1\n", "", ["random_mag", "-1", FILE, "a float >= 0"]),
+    (BINARY, "--sweep-every 0", ["sweep_every", "'0'", HERE, "an int >= 1"]),
+    *(
+        (BINARY, f"--sweep-on {text}", ["sweep_on", f"'{text}'", HERE, "start:stop:step or none, such as 0:4:0.1"])
+        for text in ("0:4", "4:0:0.1", "0:4:0", "0:4:1e-9", "a:b:c", "yes", "nan:1:1")
     ),
     # types
     (DENSE, "--epochs 2.5", ["epochs", "'2.5'", HERE, "an int >= 1"]),

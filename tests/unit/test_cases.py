@@ -38,6 +38,7 @@ MOVED = {  # what gradient descent moves in every layer
     "RGConv": ["weight"],
     "ShiftQ": ["weight"],
     "ShiftPS": ["shift", "sign"],
+    "BinaryConv": ["weight"],
 }
 EVERY = pytest.mark.parametrize("case", CASES, ids=str)
 
@@ -46,7 +47,7 @@ def built(case, seed=0):
     generator = torch.Generator().manual_seed(seed)
     model = models.build(case.arch, num_classes=CLASSES, in_shape=case.in_shape, **case.options)
     initialise(model, "kaiming_normal", generator=generator)
-    return constrain(model, case.conv_type, density=case.density, generator=generator)
+    return constrain(model, case.conv_type, density=case.density, generator=generator, initial_ones=0.3)
 
 
 def images(case, count, seed=1):
@@ -143,7 +144,7 @@ def test_effective_weights_are_plus_or_minus_alpha_for_a_ticket_and_powers_of_tw
             assert torch.frexp(values[values > 0]).mantissa.eq(0.5).all()
         else:
             assert ((effective == 0) | (effective == layer.weight)).all()
-        expected = getattr(layer.constraint, "kept", layer.constraint(layer.weight).numel())
+        expected = layer.constraint.kept_of(layer.weight)
         spread = 5 * layer.weight.numel() ** 0.5 / 2 if case.conv_type == "SampleSubnetConv" else 0
         assert abs(int(effective.count_nonzero()) - expected) <= spread
 

@@ -44,7 +44,7 @@ def test_imports_point_downwards(path):
 FORBIDDEN = [  # (files, pattern, why)
     ("models/**/*.py", r"\b(cuda|autocast|rank)\b", "devices, precision and ranks belong to the Runtime"),
     (
-        "trainers/{default,prune_score,shift,method}.py",
+        "trainers/{default,prune_score,binary,weight_sweep,statistics,shift,method}.py",
         r"\b(cuda|autocast|rank|backward\()",
         "a method adds to the loop, no more",
     ),

@@ -10,7 +10,7 @@ from torch import nn
 
 from models.constraints import bake, constrain, constrained_layers, layer_counts
 from trainers import METHODS, losses, schedules
-from trainers.loop import Parts, State, _add, evaluate, fit
+from trainers.loop import Parts, State, add_batch, evaluate, fit
 from trainers.losses import cross_entropy, jensen_shannon
 from trainers.method import Method
 from trainers.optimizers import freeze_weights, make_optimizer
@@ -331,9 +331,9 @@ def test_label_smoothing_is_the_originals_formula():
 def test_accuracy_of_three_views_is_that_of_the_clean_third():
     clean, wrong = torch.eye(7)[:4] * 5, -torch.eye(7)[:4] * 5
     sums = torch.zeros(4, dtype=torch.float64)
-    _add(sums, torch.tensor(1.5), torch.cat([clean, wrong, wrong]), torch.arange(4))
+    add_batch(sums, torch.tensor(1.5), torch.cat([clean, wrong, wrong]), torch.arange(4))
     assert sums.tolist() == [6.0, 4.0, 4.0, 4.0]
-    _add(sums, torch.tensor(1.5), torch.cat([wrong, clean, clean]), torch.arange(4))
+    add_batch(sums, torch.tensor(1.5), torch.cat([wrong, clean, clean]), torch.arange(4))
     assert sums.tolist() == [12.0, 4.0, 4.0, 8.0]
 
 
@@ -358,5 +358,5 @@ def test_a_training_step_never_waits_for_the_device(conv_type, trainer):
         logits, labels = net(torch.zeros(8, 6, device="meta")), torch.zeros(8, dtype=torch.long, device="meta")
         loss = method.loss(logits, labels)
         loss.backward()
-        _add(sums, loss.detach(), logits.detach(), labels)
+        add_batch(sums, loss.detach(), logits.detach(), labels)
     assert all(layer.constraint.scores.grad is not None for layer in constrained_layers(net).values())

@@ -11,6 +11,7 @@ from args import Options
 
 DENSE = {"set": "digits", "arch": "Conv2"}
 SUBNET = {**DENSE, "conv_type": "SubnetConv", "prune_rate": 0.5, "freeze_weights": True}
+BINARY = {**DENSE, "conv_type": "BinaryConv"}
 GLOBAL = {**SUBNET, "conv_type": "GlobalSubnetConv", "prune_rate": 0.2}
 
 
@@ -51,6 +52,11 @@ PRUNE_RATE = "prune_rate: '0.5' {} conv_type SubnetConv or another that it belon
             "--prune-rate-epoch 3",
             "prune_rate_epoch: '3' {} conv_type GlobalSubnetConv and a prune_rate below 0.5",
         ),
+        (DENSE, "--initial-ones 0.1", "initial_ones: '0.1' {} conv_type BinaryConv"),
+        (SUBNET, "--random-mag 1", "random_mag: '1' {} trainer binary"),
+        (DENSE, "--sweep-on none", "sweep_on: 'none' {} trainer binary"),
+        (DENSE, "--sweep-every 3", "sweep_every: '3' {} trainer binary"),
+        (BINARY, "--epsilon 0.5", "epsilon: '0.5' {} random_mag > 0"),
         (DENSE, "--lr-adjust 3", "lr_adjust: '3' {} lr_policy multistep_lr"),
         (DENSE, "--lr-gamma 0.3", "lr_gamma: '0.3' {} lr_policy multistep_lr"),
         (
@@ -100,6 +106,9 @@ def test_what_was_typed_without_effect_is_said_once(
         ({**SUBNET, "trainer": "lottery"}, "--dense-epochs 3"),
         ({**SUBNET, "trainer": "ss"}, "--score-l1 1"),
         (GLOBAL, "--prune-rate-epoch 3"),
+        (BINARY, "--initial-ones 0.1 --epsilon 0.5 --random-mag 1 --sweep-on 0:1:0.5 --sweep-every 3"),
+        ({**DENSE, "first_layer_type": "BinaryConv", "trainer": "binary"}, "--initial-ones 0.1 --sweep-on none"),
+        ({**BINARY, "epsilon": 0.5}, ""),
         ({**SUBNET, "first_layer_type": "GlobalSubnetConv", "prune_rate": 0.2}, "--prune-rate-epoch 3"),
         ({**GLOBAL, "prune_rate": 0.5, "epochs": 2}, ""),
         ({**GLOBAL, "prune_rate": 0.8, "epochs": 2}, ""),

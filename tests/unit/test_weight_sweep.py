@@ -1,0 +1,139 @@
+"""The sweep over `on`: equal to networks built anew for each value; one go over the batches, the first product once."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import models
+from models.constraints import constrain, constrained_layers, weight_layers
+from models.initial import initialise
+from tests.steps import OneBatch
+from trainers.binary import Binary
+from trainers.loop import evaluate
+from trainers.weight_sweep import scaled, weight_sweep
+from utils.runtime import Runtime
+
+CPU = Runtime(torch.device("cpu"), torch.float32)
+VALUES = [0.0, 0.1, 1.0, 1.7, 4.0]
+
+
+class Two(OneBatch):
+    """Two batches of different images."""
+
+    def __init__(self, spec, samples=40):
+        super().__init__(spec, samples)
+        self.epochs = 0
+
+    def __len__(self):
+        return 2
+
+    def epoch(self, epoch, start=0):
+        self.epochs += 1
+        for images, labels in super().epoch(epoch):
+            yield images, labels
+            yield images[1:].flip(1) * 2, labels[1:]
+
+
+class Facts:
+    """A data set of images of this shape."""
+
+    def __init__(self, in_shape, num_classes=5):
+        self.in_shape, self.num_classes = in_shape, num_classes
+
+
+def network(arch, in_shape, *, dense=(), ones=0.2, **options):
+    """Built, constrained but for the layers of these numbers, prepared for the trainer binary."""
+    torch.manual_seed(3)
+    model = models.build(arch, num_classes=5, in_shape=in_shape, **options)
+    initialise(model, "standard")
+    names = [list(weight_layers(model))[i] for i in dense]
+    constrain(model, "BinaryConv", initial_ones=ones, dense=tuple(names))
+    method = Binary()
+    method.prepare(model)
+    for layer in constrained_layers(model).values():
+        nn.init.uniform_(layer.weight, 0, 0.5 / (1 - ones))  # above a half are as many as there are ones
+        if layer.bias is not None:
+            nn.init.uniform_(layer.bias)
+    return model, method
+
+
+def rebuilt(model, on):
+    """A plain network whose weights and biases are 0 and `on`; its batch norms are in training mode."""
+    plain = copy.deepcopy(model)
+    for layer in constrained_layers(plain).values():
+        for parameter in (layer.weight, *([] if layer.bias is None else [layer.bias])):
+            parameter.data = torch.where(parameter.abs() >= 0.5, on, 0.0)
+        layer.forward = super(type(layer), layer).forward
+    for module in plain.modules():
+        module.train(isinstance(module, nn.modules.batchnorm._BatchNorm))
+    return plain
+
+
+class Untouched(Binary):
+    """Leaves the network in the mode that it has."""
+
+    def before_evaluation(self, model):
+        for module in model.modules():
+            module.train(isinstance(module, nn.modules.batchnorm._BatchNorm))
+
+
+MLP = {"hidden": (30, 20)}
+NETWORKS = {
+    **{norm: ("CircuitMLP", (1, 6, 5), MLP | {"norm": norm}) for norm in ("batch_norm", "hard_invert", "soft_invert")},
+    "bias": ("CircuitMLP", (1, 6, 5), MLP | {"bias": True}),
+    "many ones": ("CircuitMLP", (1, 6, 5), MLP | {"ones": 0.7, "bias": True}),
+    "few ones": ("CircuitMLP", (1, 6, 5), MLP | {"ones": 0.03}),
+    "Conv2": ("Conv2", (3, 8, 8), {"width_mult": 0.125}),
+    "LeNet5": ("LeNet5", (1, 20, 20), {}),
+    "VGG_Small": ("VGG_Small", (1, 8, 8), {"width_mult": 0.0625, "ones": 0.05}),
+    "first layer dense": ("CircuitMLP", (1, 6, 5), MLP | {"dense": (0,), "bias": True}),
+    "last layer dense": ("Conv2", (1, 8, 8), {"dense": (-1,), "width_mult": 0.125}),
+    "residual": ("cResNet20", (3, 8, 8), {"width_mult": 0.25, "ones": 0.05}),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_it_is_what_networks_of_rebuilt_weights_give(name):
+    arch, in_shape, settings = NETWORKS[name]
+    model, method = network(arch, in_shape, **settings)
+    batches = Two(Facts(in_shape))
+    for row, on in zip(weight_sweep(model, batches, method, CPU, VALUES), VALUES, strict=True):
+        expected = evaluate(rebuilt(model, on), batches, Untouched(), CPU)
+        assert row["on"] == on
+        assert row["loss"] == pytest.approx(expected.loss, rel=1e-5)
+        assert row["acc@1"] == pytest.approx(expected.top1, abs=1e-9)
+    assert len({row["loss"] for row in weight_sweep(model, batches, method, CPU, VALUES)}) > 1
+
+
+def test_at_1_it_is_the_evaluation_and_leaves_no_trace():
+    model, method = network("CircuitMLP", (1, 6, 5), **MLP)
+    batches, state = Two(Facts((1, 6, 5))), copy.deepcopy(model.state_dict())
+    expected = evaluate(model, batches, method, CPU)
+    (row,) = weight_sweep(model, batches, method, CPU, [1.0])
+    assert (row["loss"], row["acc@1"]) == (expected.loss, expected.top1)
+    assert weight_sweep(model, batches, method, CPU, [0.3]) and evaluate(model, batches, method, CPU) == expected
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_one_go_over_the_batches_and_one_first_product_each(monkeypatch):
+    model, method = network("CircuitMLP", (1, 6, 5), **MLP)
+    batches, calls = Two(Facts((1, 6, 5))), []
+    for name, layer in constrained_layers(model).items():
+        linear = layer.constraint.linear
+        monkeypatch.setattr(layer.constraint, "linear", lambda *a, f=linear, n=name: calls.append(n) or f(*a))
+    weight_sweep(model, batches, method, CPU, VALUES)
+    assert batches.epochs == 1
+    first, *others = constrained_layers(model)
+    assert calls.count(first) == 2
+    assert [calls.count(name) for name in others] == [2 * len(VALUES)] * len(others)
+
+
+def test_the_layers_are_as_before_where_a_pass_fails():
+    model, _ = network("CircuitMLP", (1, 6, 5), **MLP)
+    with pytest.raises(RuntimeError), scaled(model):
+        model(torch.zeros(2, 1, 7, 7))
+    assert model(torch.zeros(2, 1, 6, 5)).shape == (2, 5)
+    assert not any("forward" in vars(module) for module in model.modules())
