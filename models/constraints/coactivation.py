@@ -88,11 +88,11 @@ def correlation(layer: Layer, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _standardised(x: Tensor) -> Tensor:
-    """(x − mean) / std over the batch, in float64; 0 where all are equal."""
+    """(x − mean) / std over the batch, in float64, where the mean of equal float32 values is exact; 0 where std is."""
     x = x.double()
     centred = x - x.mean(0)
     std = (centred.square().sum(0) / max(1, len(x) - 1)).sqrt()
-    return torch.where((x == x[0]).all(0), 0.0, centred / std)
+    return torch.where(std > 0, centred / std, 0.0)
 
 
 def _mean_product(x: Tensor, y: Tensor) -> Tensor:

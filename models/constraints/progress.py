@@ -68,10 +68,10 @@ def progress_connections(drop: Tensor, grow: Tensor, *, keep_share: float, live_
     return Change(kept, grown, math.sqrt(6 / new) if new else 0.0)
 
 
-def prune_randomly(drop: Tensor, share: float) -> Change:
-    """The notebook's control: a `share` of the layer, lowest in the random `drop`, begins anew, the rest stays."""
-    new = int(share * drop.numel())
-    grown = strongest(-drop.reshape(1, -1), new).view(drop.shape)
+def prune_randomly(scores: Tensor, share: float) -> Change:
+    """The notebook's control: a `share` of the layer, drawn by random scores, begins anew, the rest stays."""
+    new = int(share * scores.numel())
+    grown = strongest(scores.reshape(1, -1), new).view(scores.shape)
     return Change(~grown, grown, math.sqrt(6 / new) if new else 0.0)
 
 
@@ -85,7 +85,7 @@ def replace_connections(
     """
     live = mask.reshape(1, -1) > 0
     count = int(live.sum())
-    replaced = int(fraction * min(count, target)) if grows else 0
+    replaced = int(fraction * target) if grows else 0
     keep = min(count, target - replaced)
     new = (target - keep) * grows
     kept, grown = select(drop.reshape(1, -1).masked_fill(~live, -math.inf), grow.reshape(1, -1), keep, new)

@@ -135,7 +135,9 @@ def test_a_small_bound_splits_the_batch_and_changes_nothing(made, seed, bound):
         patched.setattr(torch.ops.aten, "convolution_backward", lambda g, *a: calls.append(g) or actual(g, *a))
         assert torch.equal(coactivation(layer, x, y), whole)
     for gradient in calls:  # one image alone may exceed it: then float64 counts
-        assert gradient.numel() // gradient.shape[1] <= bound or (gradient.dtype == torch.float64 and len(gradient) == 1)
+        assert gradient.numel() // gradient.shape[1] <= bound or (
+            gradient.dtype == torch.float64 and len(gradient) == 1
+        )
 
 
 def test_counts_above_two_to_the_24_are_exact():
