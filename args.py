@@ -33,6 +33,12 @@ RESNETS = {
 }
 ARCHS += [f"{net}{tail}" for tail, nets in RESNETS.items() for net in nets.split()]
 CONV_TYPES = ["DenseConv", "SubnetConv", "GlobalSubnetConv", "SampleSubnetConv", "FixedSubnetConv", "RGConv"]
+CONV_TYPES += ["SparseConv"]
+DROPS = ["hebbian", "correlation", "magnitude", "random"]
+GROWS = ["hebbian", "random", "gradient", "none"]
+MOVES = "SparseConv: steps between moves of connections; default: 100 with a prune_rate, else an epoch's"
+MOVED = "SparseConv: share of training in which connections move; default: 0.75 with a prune_rate, else 1"
+SPREADS = ["uniform", "erdos_renyi_kernel"]
 BN_TYPES = ["LearnedBatchNorm", "AffineBatchNorm", "NonAffineBatchNorm"]
 INITS = ["kaiming_normal", "kaiming_uniform", "signed_constant", "unsigned_constant", "usc_bernoulli", "bernoulli"]
 INITS += ["ones", "xavier_normal", "xavier_uniform", "xavier_constant", "standard", "binary"]
@@ -107,6 +113,17 @@ class ConstraintOptions:
     first_layer_dense: bool = opt(False, "leave the first layer unconstrained")
     last_layer_dense: bool = opt(False, "leave the last layer unconstrained")
     first_layer_type: str | None = opt(None, "conv_type of the first layer alone", CONV_TYPES)
+    drop: str = opt("hebbian", "SparseConv: the connections dropped are the lowest by this", DROPS)
+    grow: str = opt("hebbian", "SparseConv: the connections grown are the highest by this", GROWS)
+    update_interval: int = opt(20, "SparseConv: steps between those on which strengths are counted", ">= 1")
+    progress_interval: int | None = opt(None, MOVES, ">= 1")
+    progress_until: float | None = opt(None, MOVED, "> 0 and <= 1")
+    drop_fraction: float = opt(0.3, "SparseConv: share replaced at first, falling to 0 by a cosine", "> 0 and <= 1")
+    keep_share: float = opt(0.1, "SparseConv without prune_rate: share of a filter that stays as it is", "> 0 and <= 1")
+    live_share: float = opt(0.15, "SparseConv without prune_rate: that share and what is drawn anew", "> 0 and <= 1")
+    layer_density: str = opt("uniform", "SparseConv: how prune_rate is spread over the layers", SPREADS)
+    density_schedule: str = opt("constant", "SparseConv: cubic falls from 0.5 to prune_rate", ["constant", "cubic"])
+    sparse_hold: bool = opt(True, "SparseConv: what is dropped stays 0; else it is set to 0 and trains on")
     freeze_weights: bool = opt(False, "train scores, not weights")
     learn_batchnorm: bool = opt(False, "with freeze_weights: train batch norm as well")
     tune_batchnorm: bool = opt(False, "with learn_batchnorm or bn_bias_only: train batch norm, not the scores")
@@ -120,7 +137,7 @@ class ConstraintOptions:
 
 @dataclass(frozen=True)
 class OptimOptions:
-    trainer: str = opt("default", "training method", ["default", "prune_score", "lottery", "ss"])
+    trainer: str = opt("default", "training method", ["default", "prune_score", "lottery", "ss", "sparse"])
     dense_epochs: int = opt(6, "trainer lottery: epochs in which all weights train, before the ticket is drawn", ">= 1")
     score_l1: float = opt(1e-8, "trainer ss: weight of the sum of sigmoid(scores) in the loss", ">= 0")
     optimizer: str = opt("sgd", "optimizer", ["sgd", "adam", "adamw", "radam", "adadelta"])

@@ -36,6 +36,19 @@ TOO_DENSE = "conv_type GlobalSubnetConv and a prune_rate below 0.5"
 NO_SCORES = "it trains scores: conv_type SubnetConv, GlobalSubnetConv or SampleSubnetConv"
 NO_NOISE = "p_clean below 1: every image stays clean"
 UNTAUGHT = "it needs the ticket whose mask it keeps: --pretrained FILE (RGConv takes a random mask)"
+NO_MASKS = "it moves the connections of conv_type SparseConv"
+MIXED = "it does not go with SparseConv, whose trainer is sparse; leave out one of the two"
+FROZEN = "SparseConv trains its weights"
+KEPT_ALL = "nothing could move: it needs to be < 1, or -1 for progress filter by filter"
+NO_GROWTH = "with a constant prune_rate as many must grow as are dropped; it needs density_schedule cubic"
+CONTROL = "drop random without a prune_rate is the notebook's control, which draws anew what it drops: grow random"
+NOT_HELD = "with a prune_rate what is dropped must stay 0; leave out one of the two"
+TOO_FULL = "it falls from 0.5 to prune_rate, which must be given and below that"
+LESS_LIVE = "it must be at most live_share, {live_share}"
+SPARSE_ONLY = ("drop", "grow", "update_interval", "progress_interval", "progress_until", "drop_fraction", "keep_share")
+SPARSE_ONLY += ("live_share", "layer_density", "density_schedule", "sparse_hold")
+BY_FILTER = ("keep_share", "live_share")  # options of SparseConv that need its prune_rate to be left out
+BY_LAYER = ("drop_fraction", "layer_density")  # and those that need it given
 PRUNING = "conv_type SubnetConv or another that it belongs to"
 
 
@@ -46,7 +59,7 @@ def types(v: Any) -> set[str | None]:
 
 def pruned(v: Any) -> bool:
     """Whether `prune_rate` means anything."""
-    return bool(types(v) & (RANKED | {"RGConv"}))
+    return bool(types(v) & (RANKED | {"RGConv", "SparseConv"}))
 
 
 def no_share(v: Any) -> bool:
@@ -70,6 +83,28 @@ def schedule_unfinished(v: Any) -> bool:
 
 def ticket_undrawn(v: Any) -> bool:
     return v.trainer == "lottery" and v.dense_epochs >= v.epochs and not v.dry_run
+
+
+def sparse(v: Any) -> bool:
+    return "SparseConv" in types(v)
+
+
+def by_layer(v: Any) -> bool:
+    """Whether SparseConv keeps a density: else its connections progress filter by filter."""
+    return sparse(v) and v.prune_rate not in (None, -1)
+
+
+def by_filter(v: Any) -> bool:
+    return sparse(v) and not by_layer(v)
+
+
+def never_falls(v: Any) -> bool:
+    return v.density_schedule == "cubic" and sparse(v) and not (by_layer(v) and v.prune_rate < 0.5)
+
+
+def uncounted(v: Any) -> bool:
+    """Whether no rule of SparseConv looks at strengths."""
+    return v.drop not in ("hebbian", "correlation") and v.grow != "hebbian"
 
 
 def tunes_alone(v: Any) -> bool:
@@ -103,6 +138,16 @@ ERRORS: list[Rule] = [
     ("gaussian_aug", lambda v: v.gaussian_aug and v.augmix, "it is one or the other; leave out this or augmix"),
     ("jsd", lambda v: v.jsd and not (v.gaussian_aug or v.augmix), "it needs augmix or gaussian_aug"),
     ("trainer", lambda v: v.trainer in TICKETS and not types(v) & SCORED, NO_SCORES),
+    ("trainer", lambda v: v.trainer == "sparse" and not sparse(v), NO_MASKS),
+    ("trainer", lambda v: v.trainer in TICKETS and types(v) & SCORED and sparse(v), MIXED),
+    ("conv_type", lambda v: v.trainer not in TICKETS and types(v) & SCORED and sparse(v), MIXED),
+    ("freeze_weights", lambda v: v.freeze_weights and sparse(v), FROZEN),
+    ("prune_rate", lambda v: v.prune_rate == 1 and sparse(v), KEPT_ALL),
+    ("grow", lambda v: v.grow == "none" and by_layer(v) and v.density_schedule == "constant", NO_GROWTH),
+    ("grow", lambda v: v.grow != "random" and v.drop == "random" and by_filter(v), CONTROL),
+    ("density_schedule", never_falls, TOO_FULL),
+    ("sparse_hold", lambda v: not v.sparse_hold and by_layer(v), NOT_HELD),
+    ("keep_share", lambda v: v.keep_share > v.live_share and by_filter(v) and v.drop != "random", LESS_LIVE),
     ("dense_epochs", ticket_undrawn, "it must be < epochs, {epochs}"),
     ("nesterov", lambda v: v.nesterov and v.optimizer != "sgd", "it needs optimizer sgd, not {optimizer}"),
     ("nesterov", lambda v: v.nesterov and v.momentum == 0, "it needs momentum > 0"),
@@ -147,6 +192,10 @@ REMARKS: list[Rule] = [
     ("width_mult", lambda v: v.width_mult != 1 and "Wide" not in v.arch, "a Wide arch, such as Conv4Wide"),
     ("prune_rate_epoch", lambda v: "prune_rate_epoch" in v.typed and not falls(v), TOO_DENSE),
     ("dense_epochs", lambda v: "dense_epochs" in v.typed and v.trainer != "lottery", "trainer lottery"),
+    *((n, lambda v, n=n: n in v.typed and not sparse(v), "conv_type SparseConv") for n in SPARSE_ONLY),
+    *((n, lambda v, n=n: n in v.typed and by_layer(v), "leaving out prune_rate") for n in BY_FILTER),
+    *((n, lambda v, n=n: n in v.typed and by_filter(v), "prune_rate") for n in BY_LAYER),
+    ("update_interval", lambda v: "update_interval" in v.typed and sparse(v) and uncounted(v), "a hebbian rule"),
     ("score_l1", lambda v: "score_l1" in v.typed and v.trainer != "ss", "trainer ss"),
     *((n, lambda v, n=n, of=of: n in v.typed and not getattr(v, of), of) for n, of in ONLY.items()),
     *((n, lambda v, n=n: getattr(v, n) and not v.freeze_weights, "freeze_weights") for n in BN_TRAINED),

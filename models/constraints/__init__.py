@@ -20,6 +20,7 @@ from models.constraints.attach import (
     weight_shape,
 )
 from models.constraints.masks import FixedSubnetWeight, RandomMaskWeight, SampleSubnetWeight
+from models.constraints.sparse import SparseWeight
 from models.constraints.subnet import GlobalSelection, GlobalSubnetWeight, SubnetWeight
 from utils.choose import pick
 
@@ -56,6 +57,7 @@ CONV_TYPES: dict[str, ConvType] = {
     "SampleSubnetConv": ConvType(lambda _: SampleSubnetWeight, "prune_score"),
     "FixedSubnetConv": ConvType(lambda density: partial(FixedSubnetWeight, density=density), "default"),
     "RGConv": ConvType(lambda density: partial(RandomMaskWeight, density=density), "default"),
+    "SparseConv": ConvType(lambda density: partial(SparseWeight, density=density), "sparse"),
 }
 
 
