@@ -74,7 +74,7 @@ FEW = [  # a constraint knows no architecture: biases, batch norms and convoluti
     ("MLP", (1, 4, 4), {"hidden": (9,), "bias": True, "activation": "tanh", "norm": "batch_norm"}),
     ("Conv2_BinAct", (1, 8, 6), NARROW),
 ]
-OTHERS = ("GlobalSubnetConv", "SampleSubnetConv", "FixedSubnetConv", "RGConv")
+OTHERS = ("GlobalSubnetConv", "SampleSubnetConv", "FixedSubnetConv", "RGConv", "SparseConv")
 CASES += [Case(arch, shape, kind, options) for arch, shape, options in FEW for kind in OTHERS]
 
 METHOD_CASES = {  # trainer -> a conv_type that it trains
@@ -82,6 +82,7 @@ METHOD_CASES = {  # trainer -> a conv_type that it trains
     "prune_score": "SubnetConv",
     "lottery": "GlobalSubnetConv",
     "ss": "SampleSubnetConv",
+    "sparse": "SparseConv",
 }
 
 SET_CASES = {"digits": "Conv2", "MNIST": "FC", "FashionMNIST": "Conv4", "CIFAR10": "VGG_Small"}  # set -> an arch for it

@@ -141,7 +141,7 @@ ERRORS: list[Rule] = [
     ("trainer", lambda v: v.trainer == "sparse" and not sparse(v), NO_MASKS),
     ("trainer", lambda v: v.trainer in TICKETS and types(v) & SCORED and sparse(v), MIXED),
     ("conv_type", lambda v: v.trainer not in TICKETS and types(v) & SCORED and sparse(v), MIXED),
-    ("freeze_weights", lambda v: v.freeze_weights and sparse(v), FROZEN),
+    ("freeze_weights", lambda v: v.freeze_weights and sparse(v) and not types(v) & SCORED, FROZEN),
     ("prune_rate", lambda v: v.prune_rate == 1 and sparse(v), KEPT_ALL),
     ("grow", lambda v: v.grow == "none" and by_layer(v) and v.density_schedule == "constant", NO_GROWTH),
     ("grow", lambda v: v.grow != "random" and v.drop == "random" and by_filter(v), CONTROL),

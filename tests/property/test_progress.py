@@ -180,7 +180,7 @@ def test_densities_of_layers_add_up_exactly_and_no_layer_is_empty_or_over_full(s
 
 
 def test_erdos_renyi_kernel_is_in_proportion_to_the_sum_of_the_sides():
-    """LeNet's layers: RigL's shares scaled to the density of all; where a layer is full the others share what is left."""
+    """LeNet's layers: RigL's shares, scaled to the density of all; what a full layer leaves goes to the others."""
     shapes = [(6, 3, 5, 5), (16, 6, 5, 5), (120, 400), (84, 120), (10, 84)]
     counts = kept_per_layer(shapes, 0.05, "erdos_renyi_kernel")
     sides = [sum(shape) for shape in shapes]

@@ -216,6 +216,9 @@ EDGES = [
     ("aug_severity", ["1", "10"], ["0", "11"]),
     ("dense_epochs", ["1"], ["0"]),
     ("score_l1", ["0"], ["-1e-9"]),
+    ("update_interval", ["1"], ["0"]),
+    ("progress_interval", ["1"], ["0"]),
+    *((name, ["1e-9", "1"], ["0", "1.01"]) for name in ("progress_until", "drop_fraction", "keep_share", "live_share")),
 ]
 
 

@@ -36,6 +36,7 @@ MOVED = {  # what gradient descent moves in every layer
     "SampleSubnetConv": ["weight", "scores"],
     "FixedSubnetConv": ["weight"],
     "RGConv": ["weight"],
+    "SparseConv": ["weight"],
 }
 EVERY = pytest.mark.parametrize("case", CASES, ids=str)
 
