@@ -240,7 +240,8 @@ def test_a_cubic_density_falls_from_a_half_and_ends_exact(grow):
 
 
 def test_best_counts_from_where_the_network_is_as_sparse_as_asked_for():
-    for rules, epoch in (({}, None), ({"progress_interval": 13}, 2), ({"prune_rate": DENSITY}, None)):
+    steady = {"prune_rate": DENSITY, "progress_interval": 5}
+    for rules, epoch in (({}, None), ({"progress_interval": 13}, 2), (steady, None)):
         parts = run(network(rules.get("prune_rate", 1.0)), 4, **rules)
         assert [e for e in range(4) if parts.method.begins_anew(e)] == ([] if epoch is None else [epoch])
 
@@ -336,6 +337,7 @@ def test_rigl_grows_by_the_dense_gradient_of_the_batch_just_trained_on():
     net, seen = network(DENSITY), {}
 
     def look(method, when, step):
+        assert all(layer.constraint.watched == (step % 3 == 2 and when != "after") for layer in layers(net))
         if step == 2:
             seen[when] = copy.deepcopy(net)
 
