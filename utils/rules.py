@@ -45,8 +45,8 @@ CONTROL = "drop random without a prune_rate is the notebook's control, which dra
 NOT_HELD = "with a prune_rate what is dropped must stay 0; leave out one of the two"
 TOO_FULL = "it falls from 0.5 to prune_rate, which must be given and below that"
 LESS_LIVE = "it must be at most live_share, {live_share}"
-SPARSE_ONLY = ("drop", "grow", "update_interval", "progress_interval", "progress_until", "drop_fraction", "keep_share")
-SPARSE_ONLY += ("live_share", "layer_density", "density_schedule", "sparse_hold")
+SPARSE_ONLY = ["drop", "grow", "update_interval", "progress_interval", "progress_until", "drop_fraction", "keep_share"]
+SPARSE_ONLY += ["live_share", "layer_density", "density_schedule", "sparse_hold"]
 BY_FILTER = ("keep_share", "live_share")  # options of SparseConv that need its prune_rate to be left out
 BY_LAYER = ("drop_fraction", "layer_density")  # and those that need it given
 PRUNING = "conv_type SubnetConv or another that it belongs to"
@@ -96,6 +96,11 @@ def by_layer(v: Any) -> bool:
 
 def by_filter(v: Any) -> bool:
     return sparse(v) and not by_layer(v)
+
+
+def leaves_less(v: Any) -> bool:
+    """Whether progress filter by filter makes the network sparse: neither its control nor without hold."""
+    return v.sparse_hold and v.drop != "random"
 
 
 def never_falls(v: Any) -> bool:

@@ -88,20 +88,21 @@ def correlation(layer: Layer, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _standardised(x: Tensor) -> Tensor:
-    """(x − mean) / std over the batch, in float64, where the mean of equal float32 values is exact; 0 where std is."""
+    """(x − mean) / std over the batch in float32, by way of float64, where equal values have std 0; 0 where it is."""
     x = x.double()
     centred = x - x.mean(0)
     std = (centred.square().sum(0) / max(1, len(x) - 1)).sqrt()
-    return torch.where(std > 0, centred / std, 0.0)
+    return torch.where(std > 0, centred / std, 0.0).float()
 
 
 def _mean_product(x: Tensor, y: Tensor) -> Tensor:
     """(B, groups, C, positions) and (B, groups, O, positions) -> (groups·O, C): |mean over the batch|, averaged."""
     batch, groups, inputs, positions = x.shape
     outputs = y.shape[2]
-    total = x.new_zeros(groups, outputs, inputs)
+    total = x.new_zeros(groups, outputs, inputs, dtype=torch.float64)
     some = max(1, x.numel() // (groups * outputs * inputs))  # positions at a time: a product no larger than x
     for part_x, part_y in zip(x.split(some, 3), y.split(some, 3), strict=True):
-        product = part_y.permute(3, 1, 2, 0) @ part_x.permute(3, 1, 0, 2)
-        total += product.abs_().sum(0)
+        a, b = part_y.permute(3, 1, 2, 0).flatten(0, 1), part_x.permute(3, 1, 0, 2).flatten(0, 1)
+        product = torch.bmm(a, b, out=x.new_empty(len(a), outputs, inputs))  # `out`: see _both
+        total += product.abs_().view(-1, groups, outputs, inputs).sum(0, dtype=torch.float64)
     return total.view(-1, inputs) / (batch * positions)

