@@ -87,7 +87,7 @@ def test_the_quick_config_learns_the_digits_with_a_tenth_of_the_weights(program,
     assert code == 0 and "(10.00 %)" in out
     with (tmp_path / "runs/results.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
-    assert float(row["Last Epoch Test Top 1"]) > 80 and row["Trainer"] == "sparse"  # 10 is chance
+    assert float(row["Last Epoch Test Top 1"]) > 90 and row["Trainer"] == "sparse"  # 97 in our runs; 10 is chance
 
 
 @pytest.mark.parametrize(
