@@ -11,54 +11,29 @@ from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from utils import choices
 from utils.declared import STEPPED, TYPED, Reader, UsageError, help_lines, load_yaml, nearest, opt, shown, writable
 from utils.rules import ALIASES, DEAD, ERRORS, REMARKS, RENAMED, pruned
 
 __all__ = ["Options", "UsageError", "changed_mathematics", "from_flat", "load_yaml", "nearest", "parse"]
 
-SETS = ["digits", "MNIST", "FashionMNIST", "CIFAR10", "CIFAR100", "SVHN", "BigCIFAR10", "TinyImageNet", "ImageNet"]
-SETS += ["ImageFolder"]
-CONVNETS = [f"Conv{size}{tail}" for size in ("2", "4", "6", "8", "4Wide", "6Wide", "8Wide") for tail in ("", "_BinAct")]
-ARCHS = ["FC", "MLP", "CircuitMLP", *CONVNETS, "Conv8Wide_BinAct_ReLU", "Conv8Wide_BinAct_ReLU_Final_Act"]
-ARCHS += [f"VGG_Small{tail}" for tail in ("", "_BinAct", "_noReLU_BinAct", "_bn_BinAct")]
-ARCHS += ["Wide_VGG_Small", "Wide_VGG_Small_132", "LeNet5", "LeNet5_Caffe", "MNISTNet"]
-EITHER = """cResNet18 cResNet20 cResNet32 cResNet44 cResNet56 cResNet110 cWideResNet18_2 ResNet18 ResNet34 ResNet50
-    ResNet101"""
-RESNETS = {
-    "": f"{EITHER} cResNet50 cResNet101 WideResNet34_2 WideResNet50_2 WideResNet101_2",
-    "_BinAct": f"""{EITHER} cResNet34 cWideResNet18_3 cifarResNet18 cifarWideResNet18_2 cifarWideResNet18_3
-        WideResNet18_2 WideResNet18_3 WideResNet34_2 WideResNet34_3 WideResNet50_2""",
-    "_v2": "cResNet18 ResNet18 ResNet34 ResNet50 WideResNet18 WideResNet34_2 WideResNet50_2",
-    "_BinAct_v2": "cResNet18 ResNet34 ResNet50 WideResNet18_2 WideResNet34_2 WideResNet34_3 WideResNet50_2",
-}
-ARCHS += [f"{net}{tail}" for tail, nets in RESNETS.items() for net in nets.split()]
-CONV_TYPES = ["DenseConv", "SubnetConv", "GlobalSubnetConv", "SampleSubnetConv", "FixedSubnetConv", "RGConv"]
-CONV_TYPES += ["BinaryConv", "ShiftQ", "ShiftPS"]
-TRAINERS = ["default", "prune_score", "lottery", "ss", "binary", "shift"]
-BN_TYPES = ["LearnedBatchNorm", "AffineBatchNorm", "NonAffineBatchNorm"]
-INITS = ["kaiming_normal", "kaiming_uniform", "signed_constant", "unsigned_constant", "usc_bernoulli", "bernoulli"]
-INITS += ["ones", "xavier_normal", "xavier_uniform", "xavier_constant", "standard", "binary"]
-PIXELS = ["standard", "unit", "signed", "binary"]
+MOVES = "SparseConv: steps between moves of connections; default: 100 with a prune_rate, else an epoch's"
+MOVED = "SparseConv: share of training in which connections move; default: 0.75 with a prune_rate, else 1"
 PIXEL_TEXT = """what pixels become: standard (mean 0, deviation 1 over the set), unit (0 to 1), signed (-1 to 1), binary
 (1 from a half of full brightness on, else 0)"""
-NORMS = ["none", "batch_norm", "hard_invert", "soft_invert"]
-READOUTS = ["pooled", "original40"]
-GAINS = ["relu", "leaky_relu", "tanh", "sigmoid", "selu", "linear"]
-POLICIES = ["constant_lr", "cosine_lr", "multistep_lr", "xnor_lr", "mpt132_w34_2_lr", "mpt11_w34_2_v2_lr"]
-POLICIES += ["mpt11_w18_2_lr", "mpt11_w18_2_v2_lr", "cos_multi_lr"]
 DECAY = """weight decay; with SGD (and AdamW, decoupled) it acts on the scores too, as in the original; Adam, RAdam and
 Adadelta use none"""
 
 
 @dataclass(frozen=True)
 class DataOptions:
-    set: str = opt(MISSING, "data set", SETS)
+    set: str = opt(MISSING, "data set", choices.SETS)
     data: str = opt("./datasets", "folder of the data sets", maths=False)
     download: bool = opt(False, "fetch a missing data set", maths=False)
     val_split: float = opt(0.0, "share of the training set held out, to pick the best epoch on", ">= 0 and < 1")
     batch_size: int = opt(256, "images per step", ">= 1", "-b")
     test_batch_size: int | None = opt(None, "images per step of an evaluation; default: batch_size", ">= 1")
-    pixels: str = opt("standard", PIXEL_TEXT, PIXELS)
+    pixels: str = opt("standard", PIXEL_TEXT, choices.PIXELS)
     workers: int = opt(4, "loader processes, where images are read or augmented one by one", ">= 0", "-j", maths=False)
     image_size: int | None = opt(
         None, "crop of ImageNet, TinyImageNet, BigCIFAR10, ImageFolder; default: the set's", ">= 8"
@@ -78,29 +53,31 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    arch: str = opt(MISSING, "architecture", ARCHS, "-a")
+    arch: str = opt(MISSING, "architecture", choices.ARCHS, "-a")
     num_classes: int | None = opt(None, "outputs of the network; default: the classes of the set", ">= 1")
     width_mult: float = opt(1.0, "factor on the widths of the Wide architectures", "> 0")
     hidden: tuple[int, ...] | None = opt(None, "MLP, CircuitMLP only: widths of the hidden layers", ">= 1")
     bias: bool = opt(False, "MLP, CircuitMLP only: biases in its layers")
     activation: str | None = opt(None, "MLP, CircuitMLP only: activation", ["relu", "tanh", "sign"])
-    norm: str | None = opt(None, "MLP, CircuitMLP only: normalisation", NORMS)
+    norm: str | None = opt(None, "MLP, CircuitMLP only: normalisation", choices.NORMS)
     dropout: float = opt(0.0, "MLP, CircuitMLP only: dropout behind the hidden layers", ">= 0 and < 1")
-    readout: str = opt("pooled", "cResNet20 to 110 only: original40 has the original's four outputs a class", READOUTS)
-    bn_type: str = opt("LearnedBatchNorm", "kind of batch norm", BN_TYPES)
+    readout: str = opt(
+        "pooled", "cResNet20 to 110 only: original40 has the original's four outputs a class", choices.READOUTS
+    )
+    bn_type: str = opt("LearnedBatchNorm", "kind of batch norm", choices.BN_TYPES)
     bn_weight_init: float | None = opt(None, "constant initial weight of batch norm")
     bn_bias_init: float | None = opt(None, "constant initial bias of batch norm")
     bn_eps: float | None = opt(None, "epsilon of batch norm; default 1e-5", "> 0")
     bn_momentum: float | None = opt(None, "share of a batch in the running statistics; default 0.1", "> 0 and <= 1")
-    init: str = opt("kaiming_normal", "initial weights", INITS)
+    init: str = opt("kaiming_normal", "initial weights", choices.INITS)
     mode: str = opt("fan_in", "the fan that init counts", ["fan_in", "fan_out"])
-    nonlinearity: str = opt("relu", "the gain that init uses", GAINS)
+    nonlinearity: str = opt("relu", "the gain that init uses", choices.GAINS)
     scale_fan: bool = opt(False, "fan times (1 - prune_rate) in init: the original's published formula")
 
 
 @dataclass(frozen=True)
 class ConstraintOptions:
-    conv_type: str = opt("DenseConv", "constraint on the weights of the layers", CONV_TYPES)
+    conv_type: str = opt("DenseConv", "constraint on the weights of the layers", choices.CONV_TYPES)
     prune_rate: float | None = opt(
         None, "fraction of the weights KEPT (its name is historic): > 0 and <= 1", "", "--density"
     )
@@ -109,7 +86,18 @@ class ConstraintOptions:
     initial_ones: float = opt(0.001, "BinaryConv: share of ones among the initial weights", ">= 0 and <= 1")
     first_layer_dense: bool = opt(False, "leave the first layer unconstrained")
     last_layer_dense: bool = opt(False, "leave the last layer unconstrained")
-    first_layer_type: str | None = opt(None, "conv_type of the first layer alone", CONV_TYPES)
+    first_layer_type: str | None = opt(None, "conv_type of the first layer alone", choices.CONV_TYPES)
+    drop: str = opt("hebbian", "SparseConv: the connections dropped are the lowest by this", choices.DROPS)
+    grow: str = opt("hebbian", "SparseConv: the connections grown are the highest by this", choices.GROWS)
+    update_interval: int = opt(20, "SparseConv: steps between those on which strengths are counted", ">= 1")
+    progress_interval: int | None = opt(None, MOVES, ">= 1")
+    progress_until: float | None = opt(None, MOVED, "> 0 and <= 1")
+    drop_fraction: float = opt(0.3, "SparseConv: share replaced at first, falling to 0 by a cosine", "> 0 and <= 1")
+    keep_share: float = opt(0.1, "SparseConv without prune_rate: share of a filter that stays as it is", "> 0 and <= 1")
+    live_share: float = opt(0.15, "SparseConv without prune_rate: that share and what is drawn anew", "> 0 and <= 1")
+    layer_density: str = opt("uniform", "SparseConv: how prune_rate is spread over the layers", choices.SPREADS)
+    density_schedule: str = opt("constant", "SparseConv: cubic falls from 0.5 to prune_rate", choices.SCHEDULES)
+    sparse_hold: bool = opt(True, "SparseConv: what is dropped stays 0; else it is set to 0 and trains on")
     freeze_weights: bool = opt(False, "train scores, not weights")
     learn_batchnorm: bool = opt(False, "with freeze_weights: train batch norm as well")
     tune_batchnorm: bool = opt(False, "with learn_batchnorm or bn_bias_only: train batch norm, not the scores")
@@ -132,7 +120,7 @@ class ConstraintOptions:
 
 @dataclass(frozen=True)
 class OptimOptions:
-    trainer: str = opt("default", "training method", TRAINERS)
+    trainer: str = opt("default", "training method; default: that of the conv_type", choices.TRAINERS)
     dense_epochs: int = opt(6, "trainer lottery: epochs in which all weights train, before the ticket is drawn", ">= 1")
     score_l1: float = opt(1e-8, "trainer ss: weight of the sum of sigmoid(scores) in the loss", ">= 0")
     epsilon: float = opt(1.0, "trainer binary: chance that a step's ones are worth more than 1", ">= 0 and <= 1")
@@ -143,7 +131,7 @@ class OptimOptions:
     )
     optimizer: str = opt("sgd", "optimizer", ["sgd", "adam", "adamw", "radam", "adadelta"])
     lr: float = opt(0.1, "learning rate", "> 0", "--learning-rate")
-    lr_policy: str = opt("constant_lr", "learning rate from epoch to epoch", POLICIES)
+    lr_policy: str = opt("constant_lr", "learning rate from epoch to epoch", choices.POLICIES)
     lr_adjust: int = opt(20, "epochs between the steps of multistep_lr", ">= 1")
     lr_gamma: float = opt(0.1, "factor of a step of multistep_lr", "> 0")
     warmup_length: int = opt(0, "epochs of warm-up", ">= 0")

@@ -74,7 +74,8 @@ FEW = [  # a constraint knows no architecture: biases, batch norms and convoluti
     ("MLP", (1, 4, 4), {"hidden": (9,), "bias": True, "activation": "tanh", "norm": "batch_norm"}),
     ("Conv2_BinAct", (1, 8, 6), NARROW),
 ]
-OTHERS = ("GlobalSubnetConv", "SampleSubnetConv", "FixedSubnetConv", "RGConv", "BinaryConv", "ShiftQ", "ShiftPS")
+OTHERS = ("GlobalSubnetConv", "SampleSubnetConv", "FixedSubnetConv", "RGConv")
+OTHERS += ("BinaryConv", "SparseConv", "ShiftQ", "ShiftPS")
 CASES += [Case(arch, shape, kind, options) for arch, shape, options in FEW for kind in OTHERS]
 
 METHOD_CASES = {  # trainer -> a conv_type that it trains
@@ -84,6 +85,7 @@ METHOD_CASES = {  # trainer -> a conv_type that it trains
     "lottery": "GlobalSubnetConv",
     "ss": "SampleSubnetConv",
     "shift": "ShiftPS",
+    "sparse": "SparseConv",
 }
 
 SET_CASES = {"digits": "Conv2", "MNIST": "FC", "FashionMNIST": "Conv4", "CIFAR10": "VGG_Small"}  # set -> an arch for it

@@ -5,6 +5,7 @@ from trainers.default import Default
 from trainers.method import Method
 from trainers.prune_score import Lottery, PruneScore, SparseScores
 from trainers.shift import Shift
+from trainers.sparse import Sparse
 
 METHODS: dict[str, type[Method]] = {
     "default": Default,
@@ -13,4 +14,5 @@ METHODS: dict[str, type[Method]] = {
     "lottery": Lottery,
     "ss": SparseScores,
     "shift": Shift,
+    "sparse": Sparse,
 }

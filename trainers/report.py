@@ -8,7 +8,7 @@ from torch import nn
 from args import FIELDS, Options
 from models.constraints import layer_counts, parameter_counts
 from trainers.loop import Score, State
-from utils.rules import falls
+from utils.rules import by_filter, by_layer, falls, leaves_less
 from utils.run import Run, commit
 from utils.runtime import Runtime
 
@@ -54,7 +54,9 @@ def coming(options: Options) -> str:
     c, o = options.constraint, options.optim
     dense = f"; all of them in the first {o.dense_epochs} epochs" * (o.trainer == "lottery")
     falling = f"; GlobalSubnetConv comes down to that from 50 % in {c.prune_rate_epoch} epochs"
-    return dense + falling * (falls(c) and c.prune_rate_epoch > 0)
+    cubic = f"; SparseConv comes down to {100 * c.density:g} %" * (by_layer(c) and c.density_schedule == "cubic")
+    progress = "; SparseConv comes down when connections first move" * (by_filter(c) and leaves_less(c))
+    return dense + falling * (falls(c) and c.prune_rate_epoch > 0) + cubic + progress
 
 
 def summary(options: Options, model: nn.Module, state: State, tests: tuple[Score, Score] | None, run: Run) -> str:

@@ -15,6 +15,8 @@ RENAMED: Renamed = {
 }
 SCORED = {"SubnetConv", "GlobalSubnetConv", "SampleSubnetConv"}  # gradient descent moves their scores
 SHIFTS = {"ShiftQ", "ShiftPS"}
+TRAINER_OF = dict.fromkeys(SCORED, "prune_score") | {"BinaryConv": "binary", "SparseConv": "sparse"}
+TRAINER_OF |= dict.fromkeys(SHIFTS, "shift")
 RANKED = {"SubnetConv", "GlobalSubnetConv", "FixedSubnetConv"}  # they keep the prune_rate best
 ONLY = {  # option -> the option that gives it its effect
     **dict.fromkeys(("std_gauss", "p_clean"), "gaussian_aug"),
@@ -37,9 +39,19 @@ TOO_DENSE = "conv_type GlobalSubnetConv and a prune_rate below 0.5"
 NO_SCORES = "it trains scores: conv_type SubnetConv, GlobalSubnetConv or SampleSubnetConv"
 NO_NOISE = "p_clean below 1: every image stays clean"
 UNTAUGHT = "it needs the ticket whose mask it keeps: --pretrained FILE (RGConv takes a random mask)"
-ZEROS_AND_ONES = "it trains zeros and ones: conv_type BinaryConv"
-BINARY_ALONE = "BinaryConv stands beside DenseConv alone: another constraint has another trainer"
 BINARY = ("epsilon", "random_mag", "sweep_on", "sweep_every")
+MIXED = "its trainer is not that of conv_type {conv_type}; a run has one"
+FROZEN = "SparseConv trains its weights"
+KEPT_ALL = "nothing could move: it needs to be < 1, or -1 for progress filter by filter"
+NO_GROWTH = "with a constant prune_rate as many must grow as are dropped; it needs density_schedule cubic"
+CONTROL = "drop random without a prune_rate is the notebook's control, which draws anew what it drops: grow random"
+NOT_HELD = "with a prune_rate what is dropped must stay 0; leave out one of the two"
+TOO_FULL = "it falls from 0.5 to prune_rate, which must be given and below that"
+LESS_LIVE = "it must be at most live_share, {live_share}"
+SPARSE_ONLY = ["drop", "grow", "update_interval", "progress_interval", "progress_until", "drop_fraction", "keep_share"]
+SPARSE_ONLY += ["live_share", "layer_density", "density_schedule", "sparse_hold"]
+BY_FILTER = ("keep_share", "live_share")  # options of SparseConv that need its prune_rate to be left out
+BY_LAYER = ("drop_fraction", "layer_density")  # and those that need it given
 PRUNING = "conv_type SubnetConv or another that it belongs to"
 A_SHIFT = "conv_type ShiftQ or ShiftPS"
 TWO_BITS = "it must be two ints: bits before the point (>= 1) and behind it, together <= 32"
@@ -51,9 +63,14 @@ def types(v: Any) -> set[str | None]:
     return {v.conv_type, "DenseConv" if v.first_layer_dense else v.first_layer_type}
 
 
+def trainers(v: Any) -> set[str]:
+    """The trainers that the conv types need, but the default one."""
+    return {TRAINER_OF[kind] for kind in types(v) if kind in TRAINER_OF}
+
+
 def pruned(v: Any) -> bool:
     """Whether `prune_rate` means anything."""
-    return bool(types(v) & (RANKED | {"RGConv"}))
+    return bool(types(v) & (RANKED | {"RGConv", "SparseConv"}))
 
 
 def no_share(v: Any) -> bool:
@@ -98,6 +115,33 @@ def ticket_undrawn(v: Any) -> bool:
     return v.trainer == "lottery" and v.dense_epochs >= v.epochs and not v.dry_run
 
 
+def sparse(v: Any) -> bool:
+    return "SparseConv" in types(v)
+
+
+def by_layer(v: Any) -> bool:
+    """Whether SparseConv keeps a density: else its connections progress filter by filter."""
+    return sparse(v) and v.prune_rate not in (None, -1)
+
+
+def by_filter(v: Any) -> bool:
+    return sparse(v) and not by_layer(v)
+
+
+def leaves_less(v: Any) -> bool:
+    """Whether progress filter by filter makes the network sparse: neither its control nor without hold."""
+    return v.sparse_hold and v.drop != "random"
+
+
+def never_falls(v: Any) -> bool:
+    return v.density_schedule == "cubic" and sparse(v) and not (by_layer(v) and v.prune_rate < 0.5)
+
+
+def uncounted(v: Any) -> bool:
+    """Whether no rule of SparseConv looks at strengths."""
+    return v.drop not in ("hebbian", "correlation") and v.grow != "hebbian"
+
+
 def tunes_alone(v: Any) -> bool:
     return v.tune_batchnorm and v.freeze_weights and not (v.learn_batchnorm or v.bn_bias_only)
 
@@ -129,12 +173,22 @@ ERRORS: list[Rule] = [
     ("gaussian_aug", lambda v: v.gaussian_aug and v.augmix, "it is one or the other; leave out this or augmix"),
     ("jsd", lambda v: v.jsd and not (v.gaussian_aug or v.augmix), "it needs augmix or gaussian_aug"),
     ("trainer", lambda v: v.trainer in TICKETS and not types(v) & SCORED, NO_SCORES),
+    *(
+        ("trainer", lambda v, kind=kind, of=of: v.trainer == of and kind not in types(v), f"it needs conv_type {kind}")
+        for kind, of in (("BinaryConv", "binary"), ("SparseConv", "sparse"))
+    ),
     ("trainer", lambda v: v.trainer == "shift" and not shifting(v), f"it needs {A_SHIFT}"),
+    ("first_layer_type", lambda v: len(trainers(v)) > 1, MIXED),
     ("activation_bits", no_fixed_point, TWO_BITS),
     ("freeze_weights", lambda v: v.freeze_weights and v.conv_type in SHIFTS, NO_SCORE),
-    ("trainer", lambda v: v.trainer == "binary" and "BinaryConv" not in types(v), ZEROS_AND_ONES),
-    ("conv_type", lambda v: "BinaryConv" in types(v) and types(v) - {"BinaryConv", "DenseConv", None}, BINARY_ALONE),
     ("sweep_on", lambda v: no_steps(v.sweep_on), f"it must be {STEPPED}, such as 0:4:0.1, from 0 up to 1000 numbers"),
+    ("freeze_weights", lambda v: v.freeze_weights and sparse(v) and not types(v) & SCORED, FROZEN),
+    ("prune_rate", lambda v: v.prune_rate == 1 and sparse(v), KEPT_ALL),
+    ("grow", lambda v: v.grow == "none" and by_layer(v) and v.density_schedule == "constant", NO_GROWTH),
+    ("grow", lambda v: v.grow != "random" and v.drop == "random" and by_filter(v), CONTROL),
+    ("density_schedule", never_falls, TOO_FULL),
+    ("sparse_hold", lambda v: not v.sparse_hold and by_layer(v), NOT_HELD),
+    ("keep_share", lambda v: v.keep_share > v.live_share and by_filter(v) and v.drop != "random", LESS_LIVE),
     ("dense_epochs", ticket_undrawn, "it must be < epochs, {epochs}"),
     ("nesterov", lambda v: v.nesterov and v.optimizer != "sgd", "it needs optimizer sgd, not {optimizer}"),
     ("nesterov", lambda v: v.nesterov and v.momentum == 0, "it needs momentum > 0"),
@@ -182,6 +236,10 @@ REMARKS: list[Rule] = [
     ("initial_ones", lambda v: "initial_ones" in v.typed and "BinaryConv" not in types(v), "conv_type BinaryConv"),
     *((n, lambda v, n=n: n in v.typed and "BinaryConv" not in types(v), "trainer binary") for n in BINARY),
     ("epsilon", lambda v: "epsilon" in v.typed and "BinaryConv" in types(v) and not v.random_mag, "random_mag > 0"),
+    *((n, lambda v, n=n: n in v.typed and not sparse(v), "conv_type SparseConv") for n in SPARSE_ONLY),
+    *((n, lambda v, n=n: n in v.typed and by_layer(v), "leaving out prune_rate") for n in BY_FILTER),
+    *((n, lambda v, n=n: n in v.typed and by_filter(v), "prune_rate") for n in BY_LAYER),
+    ("update_interval", lambda v: "update_interval" in v.typed and sparse(v) and uncounted(v), "a hebbian rule"),
     ("score_l1", lambda v: "score_l1" in v.typed and v.trainer != "ss", "trainer ss"),
     *(
         (n, lambda v, n=n: n in v.typed and not shifting(v), A_SHIFT)

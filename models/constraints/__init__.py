@@ -22,6 +22,7 @@ from models.constraints.attach import (
 from models.constraints.binary import BinaryWeight
 from models.constraints.masks import FixedSubnetWeight, RandomMaskWeight, SampleSubnetWeight
 from models.constraints.shift import ShiftPSWeight, ShiftQWeight
+from models.constraints.sparse import SparseWeight
 from models.constraints.subnet import GlobalSelection, GlobalSubnetWeight, SubnetWeight
 from utils.choose import pick
 
@@ -62,6 +63,7 @@ CONV_TYPES: dict[str, ConvType] = {
     "RGConv": ConvType(lambda density: partial(RandomMaskWeight, density=density), "default"),
     "ShiftQ": ConvType(lambda _: ShiftQWeight, "shift", (*SHIFT, "shift_update")),
     "ShiftPS": ConvType(lambda _: ShiftPSWeight, "shift", (*SHIFT, "shift_init", "freeze_sign")),
+    "SparseConv": ConvType(lambda density: partial(SparseWeight, density=density), "sparse"),
 }
 
 

@@ -36,7 +36,8 @@ class Constraint(nn.Module):
 
     def kept_of(self, weight: Tensor) -> int:
         """How many of the layer's weights are not 0: `kept` where the constraint knows without its weight."""
-        return int(self.kept) if hasattr(self, "kept") else weight.numel()
+        kept: Any = getattr(self, "kept", None)
+        return weight.numel() if kept is None else int(kept)
 
     def from_dense(self, weight: Tensor) -> dict[str, Tensor]:
         raise NotImplementedError(f"{type(self).__name__} keeps the layer's own weight")

@@ -220,12 +220,18 @@ EDGES = [
     ("dense_epochs", ["1"], ["0"]),
     ("score_l1", ["0"], ["-1e-9"]),
     ("weight_bits", ["2", "8"], ["1", "9"]),
+    ("test_batch_size", ["1"], ["0"]),
+    ("bn_momentum", ["1e-9", "1"], ["0", "1.01"]),
+    *((name, ["1e-9"], ["0"]) for name in ("bn_eps", "optimizer_eps")),
     ("activation_bits", ["1,0", "32,0", "16,16"], ["-1,1", "0,5", "17,16", "16", "1,2,3"]),
     ("shift_depth", ["1"], ["0"]),
     ("initial_ones", ["0", "1"], ["-1e-9", "1.01"]),
     ("epsilon", ["0", "1"], ["-1e-9", "1.01"]),
     ("random_mag", ["0"], ["-1e-9"]),
     ("sweep_every", ["1"], ["0"]),
+    ("update_interval", ["1"], ["0"]),
+    ("progress_interval", ["1"], ["0"]),
+    *((name, ["1e-9", "1"], ["0", "1.01"]) for name in ("progress_until", "drop_fraction", "keep_share", "live_share")),
 ]
 
 
@@ -241,7 +247,15 @@ def test_both_edges_of_every_range(parse: Any, name: str, right: list[str], wron
 def test_no_range_is_missing_from_the_edges() -> None:
     allowed = {name: option.metadata["allowed"] for name, option in FIELDS.items()}
     limited = {name for name, text in allowed.items() if text and isinstance(text, str)}
-    assert limited - {edge[0] for edge in EDGES} == {"hidden"}
+    assert limited - {edge[0] for edge in EDGES} == {"hidden", "dropout"}
+
+
+def test_the_edges_of_dropout_which_needs_a_perceptron(parse: Any) -> None:
+    for text in ("0", "0.99"):
+        assert parse({**DENSE, "arch": "MLP"}, f"--dropout={text}").model.dropout == float(text)
+    for text in ("-1e-9", "1"):
+        with pytest.raises(UsageError, match=r"\Adropout: "):
+            parse({**DENSE, "arch": "MLP"}, f"--dropout={text}")
 
 
 # old command lines and old files

@@ -10,6 +10,7 @@ DENSE = "set: digits\narch: Conv2\n"
 SUBNET = DENSE + "conv_type: SubnetConv\nfreeze_weights: true\nprune_rate: 0.5\n"
 BINARY = "set: digits\narch: CircuitMLP\nconv_type: BinaryConv\n"
 GLOBAL = "--conv-type GlobalSubnetConv --prune-rate 0.2"
+SPARSE = DENSE + "conv_type: SparseConv\n"
 MLP = "set: digits\narch: MLP\n"
 HERE, FILE = "on the command line", "in c.yml"
 
@@ -61,7 +62,11 @@ TABLE = [
         ["prune_rate", "-1", FILE, "must be given"],
     ),
     (DENSE, "--score-l1 -1", ["score_l1", "'-1'", HERE, "a float >= 0"]),
-    (DENSE + "trainer: anomoly\n", "", ["trainer", "'anomoly'", FILE, "default, prune_score, lottery, ss"]),
+    (
+        DENSE + "trainer: anomoly\n",
+        "",
+        ["trainer", "'anomoly'", FILE, "default, prune_score, lottery, ss, binary, sparse, shift"],
+    ),
     (DENSE, "--readout origina", ["readout", HERE, "one of pooled, original40", "did you mean 'original40'"]),
     (DENSE + "image_size: 7\n", "", ["image_size", "7", FILE, "an int >= 8"]),
     (SUBNET + "score_init_constant: 0.5\n", "", ["score_init_constant", FILE, "SampleSubnetConv"]),
@@ -75,8 +80,7 @@ TABLE = [
     ),
     (DENSE + "trainer: binary\n", "", ["trainer", "'binary'", FILE, "conv_type BinaryConv"]),
     (BINARY, "--trainer prune_score", ["trainer", "'prune_score'", HERE, "SubnetConv"]),
-    (BINARY, "--first-layer-type SubnetConv --prune-rate 0.5", ["conv_type", "'BinaryConv'", FILE, "DenseConv alone"]),
-    (SUBNET, "--first-layer-type BinaryConv", ["conv_type", "'SubnetConv'", FILE, "BinaryConv", "DenseConv alone"]),
+    (BINARY, "--first-layer-type SubnetConv --prune-rate 0.5", ["first_layer_type", HERE, "a run has one"]),
     (BINARY, "--initial-ones 1.5", ["initial_ones", "'1.5'", HERE, "a float >= 0 and <= 1"]),
     (BINARY, "--epsilon 2", ["epsilon", "'2'", HERE, "a float >= 0 and <= 1"]),
     (BINARY + "random_mag: -1\n", "", ["random_mag", "-1", FILE, "a float >= 0"]),
@@ -163,6 +167,29 @@ TABLE = [
     (SUBNET, "--scale-fan --prune-rate 1", ["scale_fan", HERE, "prune_rate < 1"]),
     (DENSE + "trainer: prune_score\n", "", ["trainer", "'prune_score'", FILE, "conv_type SubnetConv"]),
     (DENSE + "nesterov: true\n", "--optimizer adam", ["nesterov", "true", FILE, "optimizer sgd, not adam"]),
+    (DENSE + "trainer: sparse\n", "", ["trainer", "'sparse'", FILE, "needs conv_type SparseConv"]),
+    (SUBNET, "--first-layer-type SparseConv", ["first_layer_type", HERE, "not that of conv_type SubnetConv"]),
+    (
+        SPARSE + "first_layer_type: SubnetConv\nprune_rate: 0.5\n",
+        "",
+        ["first_layer_type", FILE, "its trainer is not that of conv_type SparseConv; a run has one"],
+    ),
+    (DENSE + "conv_type: ShiftQ\nfirst_layer_type: BinaryConv\n", "", ["first_layer_type", FILE, "a run has one"]),
+    (SPARSE + "trainer: prune_score\n", "", ["trainer", "'prune_score'", FILE, "trains scores"]),
+    (SPARSE, "--freeze-weights", ["freeze_weights", HERE, "SparseConv trains its weights"]),
+    (SPARSE, "--density 2", ["prune_rate", "'2'", HERE, "> 0 and <= 1", "kept"]),
+    (SPARSE + "density: 2\n", "", ["prune_rate", "2", FILE, "> 0 and <= 1", "kept"]),
+    (SPARSE, "--density 1", ["prune_rate", "'1'", HERE, "nothing could move", "-1 for progress filter by filter"]),
+    (SPARSE, "--density 0.5 --grow none", ["grow", "'none'", HERE, "density_schedule cubic"]),
+    (SPARSE, "--drop random", ["grow", "'hebbian' by default", "notebook's control", "grow random"]),
+    (SPARSE + "density_schedule: cubic\n", "", ["density_schedule", FILE, "falls from 0.5 to prune_rate", "given"]),
+    (SPARSE + "density_schedule: cubic\n", "--density 0.5", ["density_schedule", FILE, "given and below that"]),
+    (SPARSE, "--density 0.1 --no-sparse-hold", ["sparse_hold", HERE, "must stay 0"]),
+    (SPARSE, "--keep-share 0.2", ["keep_share", "'0.2'", HERE, "at most live_share, 0.15"]),
+    (SPARSE, "--drop-fraction 0", ["drop_fraction", "'0'", HERE, "a float > 0 and <= 1"]),
+    (SPARSE, "--update-interval 0", ["update_interval", "'0'", HERE, "an int >= 1"]),
+    (SPARSE, "--progress-until 1.5", ["progress_until", "'1.5'", HERE, "a float > 0 and <= 1"]),
+    (SPARSE, "--drop hebian", ["drop", HERE, "one of hebbian, correlation", "did you mean 'hebbian'"]),
     (DENSE, "--nesterov --momentum 0", ["nesterov", HERE, "momentum > 0"]),
     (DENSE, "--start-epoch 5 --epochs 5", ["start_epoch", "'5'", HERE, "< epochs, 5"]),
     (DENSE, "--start-epoch 5 --resume auto", ["start_epoch", "'5'", HERE, "leave out"]),

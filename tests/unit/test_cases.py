@@ -39,6 +39,7 @@ MOVED = {  # what gradient descent moves in every layer
     "ShiftQ": ["weight"],
     "ShiftPS": ["shift", "sign"],
     "BinaryConv": ["weight"],
+    "SparseConv": ["weight"],
 }
 EVERY = pytest.mark.parametrize("case", CASES, ids=str)
 
@@ -252,5 +253,7 @@ def test_what_the_rules_between_options_say_of_inits_and_policies_is_so():
     assert sorted(rules.WARMED) == sorted(name for name, (without, warm) in rates.items() if without != warm)
 
 
-def test_the_trainer_of_each_conv_type_exists():
+def test_the_trainer_of_each_conv_type_exists_and_is_the_one_that_the_rules_speak_of():
+    own = {name: kind.trainer for name, kind in CONV_TYPES.items() if kind.trainer != "default"}
+    assert own == rules.TRAINER_OF
     assert {kind.trainer for kind in CONV_TYPES.values()} <= METHODS.keys()

@@ -12,6 +12,7 @@ from args import Options
 DENSE = {"set": "digits", "arch": "Conv2"}
 SUBNET = {**DENSE, "conv_type": "SubnetConv", "prune_rate": 0.5, "freeze_weights": True}
 BINARY = {**DENSE, "conv_type": "BinaryConv"}
+SPARSE = {**DENSE, "conv_type": "SparseConv"}
 GLOBAL = {**SUBNET, "conv_type": "GlobalSubnetConv", "prune_rate": 0.2}
 
 
@@ -86,6 +87,17 @@ PRUNE_RATE = "prune_rate: '0.5' {} conv_type SubnetConv or another that it belon
             "--prune-rate 0.5",
             PRUNE_RATE,
         ),
+        (DENSE, "--drop magnitude", "drop: 'magnitude' {} conv_type SparseConv"),
+        (DENSE, "--no-sparse-hold", "sparse_hold: false {} conv_type SparseConv"),
+        (DENSE, "--layer-density uniform", "layer_density: 'uniform' {} conv_type SparseConv"),
+        ({**SPARSE, "prune_rate": 0.1}, "--live-share 0.3", "live_share: '0.3' {} leaving out prune_rate"),
+        (SPARSE, "--drop-fraction 0.3", "drop_fraction: '0.3' {} prune_rate"),
+        (SPARSE, "--layer-density uniform", "layer_density: 'uniform' {} prune_rate"),
+        (
+            {**SPARSE, "prune_rate": 0.1, "drop": "magnitude", "grow": "gradient"},
+            "--update-interval 3",
+            "update_interval: '3' {} a hebbian rule",
+        ),
     ],
 )
 def test_what_was_typed_without_effect_is_said_once(
@@ -122,6 +134,12 @@ def test_what_was_typed_without_effect_is_said_once(
         ({**DENSE, "conv_type": "ShiftQ"}, "--weight-bits 4 --rounding stochastic --shift-update crude"),
         ({**DENSE, "conv_type": "ShiftPS"}, "--activation-bits 8,8 --shift-depth 2 --shift-init weights --freeze-sign"),
         ({**DENSE, "first_layer_type": "ShiftQ"}, "--weight-bits 4 --shift-update crude"),
+        ({**SPARSE, "drop": "random", "grow": "random", "keep_share": 0.9}, "--live-share 0.3"),
+        (SPARSE, "--keep-share 0.2 --live-share 0.2 --no-sparse-hold --update-interval 5 --progress-interval 7"),
+        ({**SPARSE, "drop": "correlation", "grow": "none"}, "--update-interval 5 --progress-until 0.5"),
+        ({**SPARSE, "prune_rate": 0.1, "keep_share": 0.2}, "--drop-fraction 0.5 --layer-density erdos_renyi_kernel"),
+        ({**SPARSE, "prune_rate": 0.1, "drop": "magnitude", "grow": "none"}, "--density-schedule cubic"),
+        ({**SPARSE, "first_layer_dense": True}, "--density 0.2 --drop magnitude --grow hebbian --update-interval 9"),
     ],
 )
 def test_what_has_its_effect_or_stands_in_a_file_for_another_run_is_taken_in_silence(

@@ -1,0 +1,256 @@
+"""Which connections stay, go and come: exact numbers, whatever shapes, shares, ties and rules."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from models.constraints.progress import (
+    Change,
+    filter_counts,
+    filters,
+    kept_per_layer,
+    progress_connections,
+    prune_randomly,
+    replace_connections,
+    select,
+    strongest,
+)
+from models.constraints.rewiring import Rules
+from models.constraints.selection import kept_count
+
+FAST = settings(deadline=None, max_examples=100)
+LINEAR = st.tuples(st.integers(1, 6), st.integers(1, 30))
+CONV = st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 5), st.integers(1, 5))
+SHAPES = LINEAR | CONV
+SHARES = st.floats(0, 1)
+SEEDS = st.integers(0, 2**31)
+LEVELS = st.sampled_from([1, 2, 7, 10**6])  # distinct scores: few means ties
+
+
+def draw(shape, seed, levels):
+    return torch.randint(0, levels, shape, generator=torch.Generator().manual_seed(seed)).double()
+
+
+# the notebook's progress
+
+
+def transcribed(weight, strengths, keep_share, live_share):
+    """The notebook's loop over filters in numpy, with its ties put in order: (stays, begins anew) by index."""
+    stays, anew = np.zeros(weight.shape, bool), np.zeros(weight.shape, bool)
+    for index in np.ndindex(weight.shape[: 2 if weight.ndim == 4 else 1]):
+        flat = strengths[index].ravel()
+        k1, k2 = (max(int(share * flat.size), 1) for share in (keep_share, live_share))
+        order = sorted(range(flat.size), key=lambda i: (-flat[i], i))
+        stays[index].ravel()[order[:k1]] = True
+        anew[index].ravel()[order[k1:k2]] = True
+    return stays, anew
+
+
+@FAST
+@given(SHAPES, SEEDS, LEVELS, SHARES, SHARES, st.booleans())
+@example((1, 1, 5, 5), 0, 1, 0.10, 0.15, False)
+def test_progress_is_the_notebooks_with_exact_counts(shape, seed, levels, one, other, last):
+    keep, live = sorted((one, other))
+    strengths = draw(shape, seed, levels)
+    if last and len(shape) == 4:
+        strengths = strengths.contiguous(memory_format=torch.channels_last)
+    change = progress_connections(strengths, strengths, keep_share=keep, live_share=live, grows=True)
+    stays, anew = transcribed(strengths.numpy(), strengths.numpy(), keep, live)
+    assert np.array_equal(change.kept.numpy(), stays) and np.array_equal(change.grown.numpy(), anew)
+    rows, n = filters(strengths)
+    k1, k2 = filter_counts(n, keep, live)
+    assert (change.kept.reshape(rows, n).sum(1) == k1).all() and (change.grown.reshape(rows, n).sum(1) == k2 - k1).all()
+    assert change.bound == (math.sqrt(6 / (k2 - k1)) if k2 > k1 else 0)
+
+
+@pytest.mark.parametrize(("n", "counts"), [(9, (1, 1)), (25, (2, 3)), (49, (4, 7)), (400, (40, 60)), (1, (1, 1))])
+def test_counts_of_a_filter_at_the_notebooks_shares(n, counts):
+    assert filter_counts(n, 0.10, 0.15) == counts
+
+
+def test_a_filter_is_a_kernel_and_in_linear_layers_what_comes_into_a_unit():
+    assert filters(torch.empty(6, 3, 5, 4)) == (18, 20)
+    assert filters(torch.empty(10, 84)) == (10, 84)
+
+
+def test_without_growing_only_the_k1_best_are_left():
+    strengths = torch.arange(50.0).view(1, 2, 5, 5)
+    change = progress_connections(strengths, strengths, keep_share=0.1, live_share=0.9, grows=False)
+    assert change.kept.nonzero().tolist() == [[0, 0, 4, 3], [0, 0, 4, 4], [0, 1, 4, 3], [0, 1, 4, 4]]
+    assert not change.grown.any()
+
+
+@FAST
+@given(SHAPES, SEEDS, SHARES)
+def test_the_control_begins_an_exact_share_anew_at_random(shape, seed, share):
+    change = prune_randomly(draw(shape, seed, 10**6), share)
+    new = int(share * math.prod(shape))
+    assert int(change.grown.sum()) == new and torch.equal(change.kept, ~change.grown)
+    assert change.bound == (math.sqrt(6 / new) if new else 0)
+
+
+@FAST
+@given(SHAPES, SEEDS)
+def test_a_change_keeps_draws_within_its_bound_and_zeroes_the_rest(shape, seed):
+    torch.manual_seed(seed)
+    weight, role = torch.randn(shape), draw(shape, seed, 3)
+    after = Change(role == 0, role == 1, 0.25).applied(weight)
+    assert torch.equal(after[role == 0], weight[role == 0]) and not after[role == 2].any()
+    assert (after[role == 1].abs() <= 0.25).all() and (after[role == 1] != 0).all()
+    assert not Change(role == 0, role == 1).applied(weight)[role == 1].any()
+
+
+def test_new_weights_are_kaiming_uniform_over_the_number_drawn():
+    torch.manual_seed(0)
+    anew = torch.ones(100, 1000, dtype=torch.bool)
+    drawn = Change(~anew, anew, math.sqrt(6 / 20)).applied(torch.zeros(100, 1000))
+    assert drawn.abs().max() == pytest.approx(math.sqrt(6 / 20), rel=1e-3) and drawn.mean().abs() < 0.01
+    assert drawn.std() == pytest.approx(math.sqrt(2 / 20), rel=0.01)  # the std that bound stands for
+
+
+# updates that keep a number
+
+
+@FAST
+@given(SHAPES, SEEDS, LEVELS, LEVELS, st.data())
+def test_an_update_ends_with_exactly_the_target(shape, seed, drop_levels, grow_levels, data):
+    size = math.prod(shape)
+    count, target = (data.draw(st.integers(1, size)) for _ in range(2))
+    fraction, grows = data.draw(SHARES), data.draw(st.booleans())
+    mask = strongest(draw((1, size), seed + 2, 10**6), count).view(shape).float()
+    drop, grow = draw(shape, seed, drop_levels), draw(shape, seed + 1, grow_levels)
+    change = replace_connections(mask, drop, grow, target=target, fraction=fraction, grows=grows)
+    live = mask > 0
+    assert not (change.kept & change.grown).any() and not (change.kept & ~live).any() and change.bound == 0
+    assert not (change.grown & live).any()
+    assert int((change.kept | change.grown).sum()) == (target if grows else min(count, target))
+    if not grows:
+        assert not change.grown.any()
+        gone = live & ~change.kept
+        assert not gone.any() or not change.kept.any() or drop[gone].max() <= drop[change.kept].min()
+
+
+def test_an_update_drops_the_worst_and_grows_the_best_of_all_others():
+    mask = torch.tensor([[1.0, 1, 1, 1, 0, 0, 0, 0]])
+    drop = torch.tensor([[4.0, 3, 2, 1, 9, 9, 9, 9]])  # what is not there cannot stay
+    grow = torch.tensor([[9.0, 9, 5, 0, 1, 4, 6, 2]])
+    change = replace_connections(mask, drop, grow, target=4, fraction=0.5, grows=True)
+    # 2 and 3 are dropped; 6 (score 6) grows, and 2 (score 5) at once again, which then stays as it is
+    assert change.kept.tolist() == [[True, True, True, False, False, False, False, False]]
+    assert change.grown.tolist() == [[False, False, False, False, False, False, True, False]]
+
+
+@pytest.mark.parametrize(("fraction", "replaced"), [(0.0, 0), (0.3, 3), (0.39, 3), (1.0, 10)])
+def test_the_number_replaced_is_the_fraction_rounded_down(fraction, replaced):
+    mask = torch.zeros(1, 40)
+    mask[0, :10] = 1
+    grow = 1 - mask
+    change = replace_connections(mask, mask, grow, target=10, fraction=fraction, grows=True)
+    assert int(change.grown.sum()) == replaced and int(change.kept.sum()) == 10 - replaced
+
+
+def test_of_equal_scores_the_first_are_taken():
+    kept, grown = select(torch.zeros(2, 6), torch.zeros(2, 6), 2, 3)
+    assert kept.tolist() == [[True, True, False, False, False, False]] * 2
+    assert grown.tolist() == [[False, False, True, True, True, False]] * 2
+
+
+# densities of the layers
+
+
+RULES = st.sampled_from(["uniform", "erdos_renyi_kernel"])
+
+
+@FAST
+@given(st.lists(SHAPES, min_size=1, max_size=6), st.floats(0, 1, exclude_min=True), RULES)
+@example([(1, 1), (1, 1), (6, 30)], 0.01, "erdos_renyi_kernel")
+@example([(6, 30), (1, 2)], 0.99, "erdos_renyi_kernel")
+def test_densities_of_layers_add_up_exactly_and_no_layer_is_empty_or_over_full(shapes, density, rule):
+    sizes = [math.prod(shape) for shape in shapes]
+    counts = kept_per_layer(shapes, density, rule)
+    assert sum(counts) == max(len(shapes), kept_count(sum(sizes), density))
+    assert all(1 <= count <= size for count, size in zip(counts, sizes, strict=True))
+    if rule == "uniform":
+        assert all(abs(n - density * s) <= len(shapes) + 1 for n, s in zip(counts, sizes, strict=True))
+
+
+def test_erdos_renyi_kernel_is_in_proportion_to_the_sum_of_the_sides():
+    """LeNet's layers: RigL's shares, scaled to the density of all; what a full layer leaves goes to the others."""
+    shapes = [(6, 3, 5, 5), (16, 6, 5, 5), (120, 400), (84, 120), (10, 84)]
+    counts = kept_per_layer(shapes, 0.05, "erdos_renyi_kernel")
+    sides = [sum(shape) for shape in shapes]
+    total = kept_count(sum(math.prod(shape) for shape in shapes), 0.05)
+    scale = total / sum(sides)
+    assert sum(counts) == total and scale * sides[0] < 450
+    assert counts == pytest.approx([scale * side for side in sides], abs=1)
+    dense = kept_per_layer(shapes, 0.5, "erdos_renyi_kernel")
+    assert (dense[0], dense[4]) == (450, 840) and sum(dense) == kept_count(61770, 0.5)
+    scale = (sum(dense) - 450 - 840) / sum(sides[1:4])
+    assert dense[1:4] == pytest.approx([scale * side for side in sides[1:4]], abs=1) and scale * sides[4] > 840
+
+
+def test_what_the_smallest_layers_keep_too_many_the_fullest_rounded_up_keep_less():
+    assert kept_per_layer([(1, 1), (1, 1), (8, 8), (1, 9)], 0.2, "uniform") == [1, 1, 12, 1]
+
+
+def test_a_falling_density_goes_from_the_first_counts_to_the_final_ones():
+    shapes = [(8, 4, 3, 3), (30, 72), (10, 30)]
+    rules = Rules(prune_rate=0.07, density_schedule="cubic", layer_density="erdos_renyi_kernel")
+    path = [rules.targets(shapes, 0.5, left / 10) for left in range(10, -1, -1)]
+    assert path[0] == kept_per_layer(shapes, 0.5, "erdos_renyi_kernel")
+    assert path[-1] == kept_per_layer(shapes, 0.07, "erdos_renyi_kernel")
+    assert all(a >= b for before, after in pairwise(path) for a, b in zip(before, after, strict=True))
+    steady = Rules(prune_rate=0.07, layer_density="erdos_renyi_kernel")
+    assert steady.targets(shapes, 0.5, 1.0) == path[-1]
+
+
+# the rules together
+
+
+def scored(rule, **own):
+    """What a rule of each name is given: every score different."""
+    weight = torch.tensor([[3.0, -4, 0, 1, 0, 0, 0, 0]])
+    mask = (weight != 0).float()
+    known = {"strengths": torch.arange(8.0).view(1, 8), "gradient": torch.tensor([[0.0, 0, 0, 0, 1, -9, 2, 3]])}
+    return rule.change(weight, mask, **known, target=3, fraction=0.4, **own)
+
+
+@pytest.mark.parametrize(
+    ("drop", "grow", "dropped", "grown"),
+    [
+        ("magnitude", "gradient", 3, 5),  # RigL
+        ("hebbian", "gradient", 0, 5),
+        ("correlation", "hebbian", 0, 7),
+        ("magnitude", "hebbian", 3, 7),
+    ],
+)
+def test_rules_look_at_what_they_are_named_after(drop, grow, dropped, grown):
+    change = scored(Rules(prune_rate=0.4, drop=drop, grow=grow))
+    assert change.kept[0].nonzero().flatten().tolist() == sorted({0, 1, 3} - {dropped})
+    assert change.grown[0].nonzero().flatten().tolist() == [grown]
+
+
+def test_random_rules_draw_anew_each_time_from_torchs_generator():
+    seen, rules = set(), Rules(prune_rate=0.4, drop="magnitude", grow="random")  # SET
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    for _ in range(60):
+        change = scored(rules)
+        assert change.kept[0, :2].all() and int((change.kept | change.grown).sum()) == 3
+        seen.add(int((change.kept | change.grown)[0, 2:].nonzero()) + 2)
+    assert seen == {2, 3, 4, 5, 6, 7}
+    torch.set_rng_state(state)
+    first = scored(rules)
+    torch.set_rng_state(state)
+    assert torch.equal(scored(rules).grown, first.grown)
+
+
+def test_without_a_density_random_dropping_is_the_notebooks_control():
+    torch.manual_seed(0)
+    change = scored(Rules(drop="random", grow="random", live_share=0.5))
+    assert int(change.grown.sum()) == int(change.kept.sum()) == 4 and change.bound == math.sqrt(6 / 4)

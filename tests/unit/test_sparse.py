@@ -1,0 +1,416 @@
+"""Trainer sparse: what it counts and when, how connections move, and what the optimizer remembers of them."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from models.constraints import bake, constrain, constrained_layers, layer_counts
+from models.constraints.coactivation import coactivation, correlation
+from models.constraints.progress import filter_counts, filters, kept_per_layer
+from models.constraints.selection import kept_count
+from models.constraints.sparse import SparseWeight
+from trainers.loop import Parts, State, fit
+from trainers.optimizers import make_optimizer
+from trainers.sparse import Sparse
+from utils.runtime import Runtime
+
+CPU = Runtime(torch.device("cpu"), torch.float32)
+DENSITY = 0.3
+STEPS = 6
+
+
+def network(density=1.0, seed=0):
+    torch.manual_seed(seed)
+    convs = [nn.Conv2d(2, 4, 3, padding=1, bias=False), nn.ReLU(inplace=True), nn.Conv2d(4, 6, 3, groups=2)]
+    net = nn.Sequential(*convs, nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(24, 5))
+    return constrain(net, "SparseConv", density=density, generator=torch.Generator().manual_seed(seed))
+
+
+class Batches:
+    """Six random batches, the same in every epoch; remembers the order in which they were asked for."""
+
+    samples = 8 * STEPS
+
+    def __len__(self):
+        return STEPS
+
+    def epoch(self, epoch, start=0):
+        for number in range(start, STEPS):
+            generator = torch.Generator().manual_seed(number)
+            yield torch.randn(8, 2, 4, 4, generator=generator), torch.randint(0, 5, (8,), generator=generator)
+
+
+class Watch:
+    """Events that look at the network at the end of every epoch, and ask to stop where `stop` says so."""
+
+    def __init__(self, look=lambda: None, stop=lambda: False):
+        self.look, self.seen, self.stop_asked = look, [], stop
+
+    def tables(self, epoch, tables): ...
+
+    def epoch_done(self, state, train, held_out, rate, *, is_best):
+        self.seen.append(self.look())
+
+    def stopped(self, state): ...
+
+
+class Spied(Sparse):
+    """Calls `look(layers, done)` before and after every step."""
+
+    look = staticmethod(lambda method, when, step: None)
+
+    def before_step(self, model, step):
+        super().before_step(model, step)
+        self.look(self, "before", step)
+
+    def after_step(self, model, step):
+        self.look(self, "trained", step)
+        super().after_step(model, step)
+        self.look(self, "after", step)
+
+
+def parts_of(net, kind=Sparse, optimizer="sgd", weight_decay=1e-2, **rules):
+    method = kind(weight_decay=weight_decay, **rules)
+    method.prepare(net)
+    made = make_optimizer(optimizer, method.parameter_groups(net), lr=0.05)
+    CPU.place(net)  # channels_last, as in every run
+    return Parts(net, method, made, CPU, Batches(), Batches(), rate=lambda _: 0.05)
+
+
+def run(net, epochs=2, look=None, state=None, **rules):
+    kind = type("Looked", (Spied,), {"look": staticmethod(look)}) if look else Sparse
+    parts = parts_of(net, kind, **rules)
+    fit(parts, state or State(), epochs, Watch())
+    return parts
+
+
+def layers(net):
+    return constrained_layers(net).values()
+
+
+# strengths: when, of what
+
+
+def strengths_of(method):
+    return {name: value.clone() for name, value in method._strengths.items()}
+
+
+@pytest.mark.parametrize(("drop", "strength"), [("hebbian", coactivation), ("correlation", correlation)])
+def test_strengths_are_added_up_on_every_nth_step_of_a_period_and_reset_when_connections_move(drop, strength):
+    net, found = network(), []
+
+    def look(method, when, step):
+        if when == "before":
+            found.append((step, copy.deepcopy(net)))
+        elif when == "trained":
+            found[-1] = (*found[-1], strengths_of(method))
+        elif step == STEPS - 1:
+            assert not method._strengths
+
+    run(net, 2, look, drop=drop, update_interval=4)
+    assert [step for step, *_ in found] == [*range(STEPS)] * 2
+    expected = {}
+    for step, before, after in found:
+        if step == 0:
+            expected = {}
+        if step % 4 == 0:
+            x, _ = next(Batches().epoch(0, step))
+            for name, child in before.named_children():
+                y = child(x)
+                if type(child).__name__.startswith("Constrained"):
+                    expected[name] = expected.get(name, 0) + strength(child, x, y.clone())
+                x = y
+        assert after.keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(after[name], value, rtol=0, atol=0 if drop == "hebbian" else 1e-6)
+
+
+def test_hooks_are_on_the_layers_in_a_counted_training_step_alone():
+    net, hooked = network(), []
+
+    def look(method, when, step):
+        assert when != "after" or not any(layer._forward_hooks for layer in layers(net))
+        hooked.append(step) if when == "before" and all(layer._forward_hooks for layer in layers(net)) else None
+
+    run(net, 1, look, update_interval=4)
+    assert hooked == [0, 4]
+    hooked.clear()
+    run(network(DENSITY), 1, look, prune_rate=DENSITY, drop="magnitude", grow="gradient", progress_interval=2)
+    assert hooked == []  # nobody needs strengths
+
+
+def test_after_the_last_move_nothing_is_counted():
+    counted = []
+
+    def look(method, when, step):
+        counted.append(bool(method._hooks)) if when == "before" else None
+
+    run(network(DENSITY), 2, look, prune_rate=DENSITY, progress_interval=2, update_interval=1, progress_until=0.5)
+    assert counted == [True] * STEPS + [False] * STEPS
+
+
+# when connections move
+
+
+def moves(epochs, density, **rules):
+    """The numbers of steps after which the masks were other ones."""
+    net, moved, masks, done = network(density or 1.0), [], [], []
+
+    def look(method, when, step):
+        now = [layer.constraint.mask.clone() for layer in layers(net)]
+        if when == "after":
+            done.append(step)
+            if not all(map(torch.equal, now, masks)):
+                moved.append(len(done))
+        masks[:] = now
+
+    run(net, epochs, look, prune_rate=density, **rules)
+    return moved
+
+
+def test_with_a_density_connections_move_every_so_many_steps_until_three_quarters():
+    assert moves(4, DENSITY, progress_interval=3, drop_fraction=0.9) == [3, 6, 9, 12, 15]  # at 18 the fraction is 0
+    assert moves(4, DENSITY, progress_interval=5, drop_fraction=0.9, progress_until=0.5) == [5, 10]
+
+
+def test_without_one_they_move_at_the_end_of_every_epoch(capsys):
+    assert moves(3, None, keep_share=0.3, live_share=0.6) == [6, 12, 18]
+    assert moves(3, None, keep_share=0.3, live_share=0.6, progress_until=0.7) == [6, 12]
+    assert capsys.readouterr().err == ""
+
+
+def test_it_is_said_where_none_will_move(capsys):
+    assert moves(1, DENSITY) == []
+    assert "no connection will move: it takes 100 steps, and they may in the first 4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("grow", ["gradient", "random", "hebbian"])
+def test_the_share_replaced_falls_by_rigls_cosine(grow):
+    net, replaced, before = network(0.5), [], []
+
+    def look(method, when, step):
+        mask = net[5].constraint.mask
+        if when == "after" and (mask != before[-1]).any():
+            replaced.append(int((mask > before[-1]).sum()))
+        before.append(mask.clone())
+
+    run(net, 4, look, prune_rate=0.5, drop="magnitude", grow=grow, progress_interval=6, progress_until=1.0)
+    most = [int(0.3 * share * 60) for share in (0.85355, 0.5, 0.146447)]  # ½(1 + cos(π t / T)) at t/T = ¼, ½, ¾
+    assert all(n <= m for n, m in zip(replaced, most, strict=True)) and replaced[0] > replaced[-1]
+    if grow == "random":
+        assert replaced[0] >= most[0] / 4  # a dropped one may grow again at once
+
+
+# densities
+
+
+@pytest.mark.parametrize("spread", ["uniform", "erdos_renyi_kernel"])
+@pytest.mark.parametrize(
+    ("drop", "grow"), [("hebbian", "hebbian"), ("magnitude", "random"), ("correlation", "gradient")]
+)
+def test_a_density_holds_exactly_from_the_first_step_to_the_last(spread, drop, grow):
+    net = network(DENSITY)
+    shapes = [layer.weight.shape for layer in layers(net)]
+    expected = kept_per_layer(shapes, DENSITY, spread)
+    seen = []
+
+    def look(method, when, step):
+        seen.append([count.kept for count in layer_counts(net)])
+        assert all((layer.weight[layer.constraint.mask == 0] == 0).all() for layer in layers(net))
+
+    rules = {"drop": drop, "grow": grow, "layer_density": spread, "progress_interval": 3}
+    run(net, 2, look, prune_rate=DENSITY, **rules)
+    assert all(kept == expected for kept in seen) and sum(expected) == kept_count(72 + 108 + 120, DENSITY)
+
+
+@pytest.mark.parametrize("grow", ["none", "random"])
+def test_a_cubic_density_falls_from_a_half_and_ends_exact(grow):
+    net, seen = network(0.1), []
+    rules = {"drop": "magnitude", "grow": grow, "density_schedule": "cubic", "progress_interval": 3}
+    parts = parts_of(net, prune_rate=0.1, **rules)
+    watch = Watch(lambda: sum(count.kept for count in layer_counts(net)))
+    assert watch.look() == 150
+    fit(parts, State(), 4, watch)
+    seen = watch.seen  # the last move is after 18 steps: 1/2, then 0.1 + 0.4 (1 − t/18)³
+    assert seen == [pytest.approx(300 * (0.1 + 0.4 * (1 - t / 18) ** 3), abs=2) for t in (6, 12, 18, 18)]
+    assert seen[2] == 30
+    assert [parts.method.begins_anew(epoch) for epoch in range(4)] == [False, False, True, False]
+
+
+def test_best_counts_from_where_the_network_is_as_sparse_as_asked_for():
+    steady = {"prune_rate": DENSITY, "progress_interval": 5}
+    for rules, epoch in (({}, None), ({"progress_interval": 13}, 2), (steady, None)):
+        parts = run(network(rules.get("prune_rate", 1.0)), 4, **rules)
+        assert [e for e in range(4) if parts.method.begins_anew(e)] == ([] if epoch is None else [epoch])
+
+
+def test_initial_weights_are_larger_by_the_root_of_what_is_left_out():
+    dense, net = network(DENSITY), network(DENSITY)
+    parts_of(net, prune_rate=DENSITY)
+    for before, after in zip(layers(dense), layers(net), strict=True):
+        scale = (before.weight.numel() / after.constraint.kept) ** 0.5
+        torch.testing.assert_close(after.weight, before.weight * scale)
+    parts_of(before := network())
+    assert all(torch.equal(a.weight, b.weight) for a, b in zip(layers(before), layers(network()), strict=True))
+
+
+# weights, masks and what the optimizer remembers
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "radam", "adadelta"])
+@pytest.mark.parametrize("rules", [{}, {"drop": "magnitude", "grow": "gradient", "prune_rate": DENSITY}])
+def test_dropped_connections_stay_zero_and_are_forgotten_by_the_optimizer(optimizer, rules):
+    net, before, moved = network(rules.get("prune_rate", 1.0)), {}, []
+
+    def look(method, when, step):
+        for layer in layers(net):
+            state = [v for v in method._optimizer.state[layer.weight].values() if v.shape == layer.weight.shape]
+            assert state or (when == "before" and step == 0)
+            dead = layer.constraint.mask == 0
+            assert not layer.weight[dead].any()
+            assert not any(value[dead].any() for value in state), "weight decay and memory move nothing"
+            if when == "trained":
+                assert dead.all() or all(value[~dead].any() for value in state)
+                before[layer] = layer.weight.clone(), layer.constraint.mask.clone()
+            if when == "after" and step in (2, 5):
+                weight, mask = before[layer]
+                new = (layer.constraint.mask > mask) | (layer.weight != weight)
+                moved.append(bool(new.any()))
+                assert not any(value[new].any() for value in state)
+
+    run(net, 2, look, optimizer=optimizer, progress_interval=3, progress_until=1.0, drop_fraction=0.9, **rules)
+    assert sum(moved) > 3
+
+
+def test_without_hold_zeroed_weights_train_on_and_the_optimizer_remembers():
+    net, seen = network(), {}
+
+    def look(method, when, step):
+        state = method._optimizer.state[net[0].weight]
+        if step == STEPS - 1:
+            seen[when] = (net[0].weight.clone(), {key: v.clone() for key, v in state.items()})
+        elif when == "trained" and "after" in seen:
+            seen.setdefault("next", (net[0].weight.clone(), None))
+
+    run(net, 2, look, sparse_hold=False)
+    (weight, memory), (after, kept_memory) = seen["trained"], seen["after"]
+    rows, n = filters(weight)
+    assert int(after.count_nonzero()) == rows * filter_counts(n, 0.1, 0.15)[1] and (weight != 0).all()
+    assert all(torch.equal(memory[key], kept_memory[key]) for key in memory)
+    assert (seen["next"][0] != 0).all() and all(count.kept == count.total for count in layer_counts(net))
+
+
+def test_without_a_density_every_filter_keeps_its_strongest_as_in_the_notebook():
+    net, seen = network(), {}
+
+    def look(method, when, step):
+        if when == "trained" and step == STEPS - 1:
+            seen["strengths"], seen["net"] = strengths_of(method), copy.deepcopy(net)
+
+    run(net, 1, look, keep_share=0.2, live_share=0.4, update_interval=2)
+    for (name, layer), before in zip(constrained_layers(net).items(), layers(seen["net"]), strict=True):
+        rows, n = filters(layer.weight)
+        k1, k2 = filter_counts(n, 0.2, 0.4)
+        order = seen["strengths"][name].reshape(rows, n).argsort(dim=1, descending=True, stable=True)
+        old, new = (part.weight.detach().reshape(rows, n).gather(1, order) for part in (before, layer))
+        assert torch.equal(new[:, :k1], old[:, :k1]) and not new[:, k2:].any()
+        fresh = new[:, k1:k2]
+        assert (fresh != old[:, k1:k2]).all() and fresh.abs().max() <= (6 / (k2 - k1)) ** 0.5
+        assert layer.constraint.kept == rows * k2
+
+
+def test_the_random_control_redraws_a_share_and_leaves_the_network_dense():
+    net, seen = network(), {}
+
+    def look(method, when, step):
+        seen[when] = [layer.weight.clone() for layer in layers(net)]
+
+    run(net, 1, look, drop="random", grow="random")
+    for before, after in zip(seen["trained"], seen["after"], strict=True):
+        assert int((before != after).sum()) == int(0.15 * before.numel())
+    assert all(count.kept == count.total for count in layer_counts(net))
+
+
+def test_rigl_grows_by_the_dense_gradient_of_the_batch_just_trained_on():
+    net, seen = network(DENSITY), {}
+
+    def look(method, when, step):
+        assert all(layer.constraint.watched == (step % 3 == 2 and when != "after") for layer in layers(net))
+        if step == 2:
+            seen[when] = copy.deepcopy(net)
+
+    run(net, 1, look, prune_rate=DENSITY, drop="magnitude", grow="gradient", progress_interval=3, progress_until=1.0)
+    x, labels = next(Batches().epoch(0, 2))
+    plain = bake(seen["before"])
+    nn.functional.cross_entropy(plain(x), labels).backward()
+    for name, layer in constrained_layers(seen["after"]).items():
+        old, gradient = seen["trained"].get_submodule(name), plain.get_submodule(name).weight.grad
+        grown = (layer.constraint.mask > old.constraint.mask).flatten()
+        off = ((layer.constraint.mask == 0) & (old.constraint.mask == 0)).flatten()
+        values = gradient.abs().reshape(-1)
+        assert not grown.any() or values[grown].min() >= values[off].max() * (1 - 1e-4)
+        assert not layer.weight.flatten()[grown].any() and layer.constraint.gradient is None
+    assert any(
+        (a.constraint.mask != b.constraint.mask).any() for a, b in zip(layers(net), layers(seen["before"]), strict=True)
+    )
+
+
+def test_a_watched_layer_gives_the_dense_gradient_and_only_then():
+    layer = SparseWeight(torch.empty(3, 4), density=0.5, generator=torch.Generator().manual_seed(0))
+    weight = torch.randn(3, 4, requires_grad=True)
+    (layer(weight) * 2).sum().backward()
+    assert layer.gradient is None and torch.equal(weight.grad, 2 * layer.mask)
+    layer.watched = True
+    (layer(weight) * 3).sum().backward()
+    assert torch.equal(layer.gradient, torch.full((3, 4), 3.0))
+    with torch.no_grad():
+        assert torch.equal(layer(weight), weight * layer.mask)
+
+
+# going on
+
+
+@pytest.mark.parametrize("stop", range(1, 2 * STEPS, 2))
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"update_interval": 2},
+        {"drop": "correlation", "grow": "random", "prune_rate": DENSITY, "progress_interval": 4, "update_interval": 2},
+        {
+            "drop": "magnitude",
+            "grow": "gradient",
+            "prune_rate": 0.2,
+            "progress_interval": 5,
+            "density_schedule": "cubic",
+        },
+    ],
+)
+def test_stopped_between_any_two_batches_it_goes_on_to_the_bit(rules, stop):
+    whole = run(network(rules.get("prune_rate", 1.0)), 2, **rules)
+    first = parts_of(network(rules.get("prune_rate", 1.0)), **rules)
+    state = State()
+    fit(first, state, 2, Watch(stop=lambda: STEPS * state.epoch + state.step >= stop))
+    assert STEPS * state.epoch + state.step == stop
+    snapshot = copy.deepcopy((first.model.state_dict(), first.optimizer.state_dict(), first.method.state_dict()))
+    random = torch.get_rng_state()
+    second = parts_of(network(rules.get("prune_rate", 1.0), seed=7), **rules)
+    for part, stored in zip((second.model, second.optimizer, second.method), snapshot, strict=True):
+        part.load_state_dict(stored)
+    torch.set_rng_state(random)
+    fit(second, state, 2, Watch())
+    for (name, one), other in zip(whole.model.state_dict().items(), second.model.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
+
+
+def test_its_state_is_tensors_by_name():
+    parts, state = parts_of(network()), State()
+    fit(parts, state, 1, Watch(stop=lambda: state.step == 2))
+    state = parts.method.state_dict()
+    assert {*state["strengths"]} == {"0", "2", "5"} and state["strengths"]["0"].sum() > 0
+
+
+def test_a_network_without_masks_is_refused():
+    with pytest.raises(ValueError, match=r"no layer has a mask; conv_type SparseConv"):
+        Sparse().prepare(nn.Sequential(nn.Linear(2, 2)))
