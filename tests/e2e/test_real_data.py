@@ -47,6 +47,58 @@ def test_mnist_and_fashion_mnist_are_learnt(tmp_path, config, options, least):
 
 
 @needs_data
+@pytest.mark.parametrize(
+    ("config", "options", "least"),
+    [  # 10 is chance
+        ("binary/mnist_binary_batch_norm.yml", ("--hidden", "1000,1000,1000", "--epochs", 4), 45),  # 66
+        ("sparse/lenet5_density_rigl.yml", ("--density", 0.1, "--low-data", 0.2, "--epochs", 3), 18),
+        ("shift/mnist_fc_q.yml", ("--epochs", 1), 80),
+        ("shift/mnist_fc_ps.yml", ("--epochs", 1), 80),
+    ],
+)
+def test_networks_under_the_other_constraints_learn(tmp_path, config, options, least):
+    row = train(tmp_path, "--config", ROOT / "configs" / config, "--data", DATA, *options)
+    assert float(row["Last Epoch Test Top 1"]) >= least
+
+
+def script(name, *words, cwd):
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / name, *map(str, words)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@needs_data
+def test_a_shift_network_of_mnist_runs_on_integers_alone(tmp_path):
+    """As exported, on 1,000 test images: the predictions of the float network."""
+    config = ROOT / "configs/shift/mnist_lenet_ps.yml"
+    row = train(tmp_path, "--config", config, "--data", DATA, "--epochs", 1, "--low-data", 0.2)
+    script("export.py", "shift", row["Run Directory"], "packed.pt", cwd=tmp_path)
+    said = script("export.py", "check", "packed.pt", "--data", DATA, "--images", 1000, cwd=tmp_path)
+    assert "as in float64 on 1000, all logits equal on 1000" in said
+
+
+@needs_data
+def test_half_of_the_units_of_a_network_of_fashion_mnist_can_go(tmp_path):
+    config = ROOT / "configs/prune/fashionmnist_mlp_pruning.yml"
+    row = train(tmp_path, "--config", config, "--data", DATA, "--epochs", 2)
+    script("prune.py", row["Run Directory"], "--percent", 0, 50, 99, "--repeat", 3, cwd=tmp_path)
+    with (tmp_path / row["Run Directory"] / "pruning" / "pruning.csv").open(newline="") as file:
+        left = {(r["method"], float(r["percent"])): r for r in csv.DictReader(file)}
+    whole = float(left["unpruned", 0]["accuracy"])
+    assert whole == pytest.approx(float(row["Last Epoch Test Top 1"]), abs=0.05)
+    for method in ("weight", "unit"):
+        assert float(left[method, 0]["accuracy"]) == whole > float(left[method, 99]["accuracy"]) + 30
+    assert float(left["weight", 50]["accuracy"]) > whole - 3
+    assert int(left["unit", 50]["parameters"]) < 0.34 * int(left["unpruned", 0]["parameters"])
+
+
+@needs_data
 def test_a_folder_of_images_is_learnt(tmp_path):
     """1,000 training images of CIFAR-10 as PNG and JPEG, two classes that are easy to tell apart."""
     images = data.load("CIFAR10", DATA)

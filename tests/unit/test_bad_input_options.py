@@ -177,6 +177,7 @@ TABLE = [
     (DENSE + "conv_type: ShiftQ\nfirst_layer_type: BinaryConv\n", "", ["first_layer_type", FILE, "a run has one"]),
     (SPARSE + "trainer: prune_score\n", "", ["trainer", "'prune_score'", FILE, "trains scores"]),
     (SPARSE, "--freeze-weights", ["freeze_weights", HERE, "SparseConv trains its weights"]),
+    (SPARSE + "density: 0.5\nprune_rate: 0.5\n", "", ["density", "c.yml", "the same option", "leave out one"]),
     (SPARSE, "--density 2", ["prune_rate", "'2'", HERE, "> 0 and <= 1", "kept"]),
     (SPARSE + "density: 2\n", "", ["prune_rate", "2", FILE, "> 0 and <= 1", "kept"]),
     (SPARSE, "--density 1", ["prune_rate", "'1'", HERE, "nothing could move", "-1 for progress filter by filter"]),
