@@ -31,6 +31,8 @@ def line_chart(path: Path, lines: Sequence[Line], x_label: str, y_label: str, ti
         axes.plot(line.xs, line.ys, line.style, marker="o", markersize=3, linewidth=1.5, label=line.label)
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.set_title(title, fontsize=9)
+    if all(x.is_integer() for line in lines for x in line.xs):
+        axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     if len(lines) > 1:
         axes.legend(fontsize=8)

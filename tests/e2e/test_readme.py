@@ -50,33 +50,52 @@ def theirs(tmp_path):
     return model.eval()
 
 
-@pytest.mark.parametrize("command", SCRIPTS)
-def test_the_scripts_of_the_readme_run(tmp_path, theirs, command):
-    """In a folder of their own, where paths of the project are given whole; a sweep only says what it would do."""
+QUICK = {"prune": "configs/prune/quick.yml", "export": "configs/shift/quick.yml"}  # script -> the run that it takes
+SAID = {"prune": "written: ", "export.py shift": "times smaller", "export.py check": "as in float64 on 300, all logits"}
+
+
+def in_the_folder(tmp_path, command):
+    """Runs a command of the README in `tmp_path`, where paths of the project are given whole; what it printed."""
     words = [str(ROOT / w) if (ROOT / w).exists() else w for w in shlex.split(command)]
     words[0] = sys.executable if words[0] == "python" else shutil.which(words[0])
-    sweep = "convert" not in command and "prune" not in command
-    words += ["--dry-run"] * (sweep and "--dry-run" not in words)
     environment = os.environ | {"PYTHON": sys.executable}
-    if "prune" in command:  # a run to prune: the README's own, shorter
-        train = [sys.executable, ROOT / "main.py", "--config", ROOT / "configs/prune/quick.yml", "--epochs", "1"]
-        subprocess.run(train, cwd=tmp_path, env=environment, capture_output=True, check=True, timeout=300)
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    if sweep:
-        assert len(done.stdout.splitlines()) == (9 if "quickstart" in command else 4 * 2 * 6 * 3)
-        return
-    if "prune" in command:
-        assert "written: " in done.stdout
-        return
+    return done.stdout
+
+
+@pytest.mark.parametrize("command", [c for c in SCRIPTS if "sweep" in c or "mpt_cifar" in c])
+def test_the_sweeps_of_the_readme_say_what_they_would_do(tmp_path, command):
+    said = in_the_folder(tmp_path, command if "--dry-run" in command else f"{command} --dry-run")
+    assert len(said.splitlines()) == (9 if "quickstart" in command else 4 * 2 * 6 * 3)
+
+
+@pytest.mark.parametrize("command", [c for c in SCRIPTS if "prune" in c.split()[1] or "export" in c])
+def test_the_scripts_of_the_readme_take_its_runs(tmp_path, command):
+    script = "prune" if "prune" in command.split()[1] else "export"
+    in_the_folder(tmp_path, f"python {ROOT}/main.py --config {QUICK[script]} --epochs 1")
+    if "export.py check" in command:
+        in_the_folder(tmp_path, next(c for c in SCRIPTS if "export.py shift" in c))
+    said = in_the_folder(tmp_path, command)
+    assert next(words for of, words in SAID.items() if of in command) in said
+
+
+def test_the_conversion_of_the_readme_gives_the_same_tensors(tmp_path, theirs):
+    (command,) = (c for c in SCRIPTS if "convert" in c)
+    in_the_folder(tmp_path, command)
     state = checkpoints.read(tmp_path / "ours.pt")["model"]
     assert state.keys() == theirs.state_dict().keys()
     assert all(torch.equal(value, theirs.state_dict()[key]) for key, value in state.items())
 
 
+def test_every_script_of_the_readme_is_run():
+    kinds = ("sweep", "mpt_cifar", "prune", "export", "convert")
+    assert all(any(kind in command for kind in kinds) for command in SCRIPTS) and len(SCRIPTS) >= 7
+
+
 def test_the_originals_file_of_the_readme_is_tested(tmp_path, theirs, monkeypatch):
     """The command with --pretrained, up to where it reads CIFAR-10: the network of the file, to the bit."""
-    (command,) = (words for words in COMMANDS if "--pretrained" in words)
+    (command,) = (words for words in COMMANDS if "--pretrained model_best.pth" in words)
     options = args.parse(shlex.split(command.replace("configs/", f"{ROOT}/configs/")))
     net, _ = assembly.build(options.replace(seed=1))
     monkeypatch.chdir(tmp_path)
