@@ -23,6 +23,7 @@ def line_chart(path: Path, lines: Sequence[Line], x_label: str, y_label: str, ti
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it would tell of every font cache it builds
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # a figure without a window or a global state
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
@@ -31,8 +32,8 @@ def line_chart(path: Path, lines: Sequence[Line], x_label: str, y_label: str, ti
         axes.plot(line.xs, line.ys, line.style, marker="o", markersize=3, linewidth=1.5, label=line.label)
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.set_title(title, fontsize=9)
-    if all(x.is_integer() for line in lines for x in line.xs):
-        axes.xaxis.get_major_locator().set_params(integer=True)
+    if all(float(x).is_integer() for line in lines for x in line.xs):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # epochs have no halves
     axes.grid(alpha=0.3)
     if len(lines) > 1:
         axes.legend(fontsize=8)
