@@ -2,7 +2,7 @@
 
     python scripts/bench.py [--nets Conv2,Conv4] [--acts 1/32,1/1] [--repeat 7] [--threads N] [--out FILE.json]
     python scripts/bench.py --startup
-    python scripts/bench.py --binary
+    python scripts/bench.py --binary | --strengths
 
 One process, the contenders in turn within every repeat, medians. CIFAR-10 shapes, random pixels, half the weights kept.
 - ours: `trainers.loop` on the project's own parts, at each precision, loading included. An evaluation is EVALUATED
@@ -34,7 +34,7 @@ import torch
 
 import models
 from args import UsageError
-from scripts import bench_binary
+from scripts import bench_binary, bench_strengths
 from scripts.bench_contenders import DENSITY, EVALUATED, OPTIMIZER, STEPS, Work, contenders, measure, timed
 from utils import runtime as runtimes
 from utils.choose import pick
@@ -51,6 +51,7 @@ TARGETS = {
     "VGG_Small": (3.3, 1.8, 5, 1.05),
 }
 STARTUP_TARGET = 1.3
+SINGLE: dict[str, Any] = {"binary": bench_binary, "strengths": bench_strengths}  # option -> module with works and table
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
@@ -163,15 +164,6 @@ def startup_table(found: dict[str, Any]) -> str:
     return "\n".join([*lines, f"target for the first batch: {found['target']:g}x"])
 
 
-def binary_table(short: dict[str, dict[str, float]]) -> str:
-    """One line a contender: ms a step, and how many times ours."""
-    lines = []
-    for name, s in short.items():
-        step = f"{1e3 * s['median']:.0f} ms a step (min {1e3 * s['min']:.0f}, IQR {1e3 * s['iqr']:.0f}, n {s['n']})"
-        lines.append(f"{name:>8}  {step}  {s['median'] / short['ours']['median']:.2f}x ours")
-    return "\n".join([*lines, f"target for the source: {bench_binary.TARGET:g}x"])
-
-
 def _comma(text: str) -> list[str]:
     return text.split(",")
 
@@ -188,8 +180,10 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--batch-size", type=int, default=128)
     top.add_argument("--threads", type=int, help="default: torch's own choice")
     top.add_argument("--device", default="cpu", choices=["auto", "cpu", "cuda"])
-    top.add_argument("--startup", action="store_true", help="measure instead how long a start takes")
-    top.add_argument("--binary", action="store_true", help="measure instead the network of zeros and ones, in fp32")
+    other = top.add_mutually_exclusive_group()
+    other.add_argument("--startup", action="store_true", help="measure instead how long a start takes")
+    other.add_argument("--binary", action="store_true", help="measure instead the network of zeros and ones, in fp32")
+    other.add_argument("--strengths", action="store_true", help="measure instead what connections' strengths cost")
     top.add_argument("--out", type=Path, default=Path("runs/bench.json"), help="default runs/bench.json")
     return top
 
@@ -221,12 +215,13 @@ def main(argv: Sequence[str]) -> int:
     if options.startup:
         measured: dict[str, Any] = {"startup": bench_startup(options.repeat)}
         print(startup_table(measured["startup"]))
-    elif options.binary:
+    elif chosen := [name for name in SINGLE if getattr(options, name)]:
+        (name,) = chosen
         here = runtimes.choose(options.device, "fp32", None, deterministic=False)
-        samples = measure(bench_binary.works(here), options.repeat)
-        short = {name: summary(values) for name, values in samples.items()}
-        measured = {"binary": {"summary": short, "samples": samples, "ones": bench_binary.ONES}}
-        print(binary_table(short))
+        samples = measure(SINGLE[name].works(here), options.repeat)
+        short = {who: summary(values) for who, values in samples.items()}
+        measured = {name: {"summary": short, "samples": samples, **SINGLE[name].FACTS}}
+        print(SINGLE[name].table(short))
     else:
         rows = []
         for net, act in itertools.product(options.nets, options.acts):

@@ -23,6 +23,7 @@ from utils.runtime import Runtime
 WIDTH, BATCH = 4000, 200
 TARGET = 5.0  # the source's step over ours
 ONES = (0.0016, 0.0016, 0.0016, 0.012)  # shares of ones by layer after ten epochs on MNIST at width 1000; fewer at 4000
+FACTS = {"width": WIDTH, "batch": BATCH, "ones": ONES}
 NORM = {"eps": 1e-4, "momentum": 0.15}
 SPEC = spec("MNIST", "", pixels="binary")
 
@@ -99,3 +100,12 @@ def works(runtime: Runtime, width: int = WIDTH, batch: int = BATCH) -> dict[str,
         for name, conv_type in (("ours", "BinaryConv"), ("dense", "DenseConv"))
     }
     return {"source": timed(lambda: source(*images)), **ours}
+
+
+def table(short: dict[str, dict[str, float]]) -> str:
+    """One line a contender: ms a step, and how many times ours."""
+    lines = []
+    for name, s in short.items():
+        step = f"{1e3 * s['median']:.0f} ms a step (min {1e3 * s['min']:.0f}, IQR {1e3 * s['iqr']:.0f}, n {s['n']})"
+        lines.append(f"{name:>8}  {step}  {s['median'] / short['ours']['median']:.2f}x ours")
+    return "\n".join([*lines, f"target for the source: {TARGET:g}x"])
