@@ -94,8 +94,8 @@ class Sparse(Method):
             fraction = self._rules.drop_fraction * schedules.cosine(done, self._end, 0, 1, 1.0)
             for (name, layer), target in zip(self._layers.items(), self._targets(done), strict=True):
                 known = {"strengths": self._strengths.get(name), "gradient": layer.constraint.gradient}
-                weight, mask = layer.weight.detach(), layer.constraint.mask
-                self._move(layer, self._rules.change(weight, mask, **known, target=target, fraction=fraction))
+                at = layer.weight.detach(), layer.constraint.mask
+                self._move(layer, self._rules.change(*at, **known, target=target, fraction=fraction))
             self._strengths.clear()
 
     def _targets(self, done: int) -> list[int]:
@@ -109,7 +109,6 @@ class Sparse(Method):
         """Into weight, mask and optimizer, whose memory of whatever does not stay as it is becomes 0."""
         hold = self._rules.sparse_hold
         layer.constraint.change(layer.weight, change, hold=hold)
-        layer.constraint.watched, layer.constraint.gradient = False, None
         for value in self._optimizer.state[layer.weight].values() if self._optimizer and hold else ():
             if isinstance(value, Tensor) and value.shape == layer.weight.shape:
                 value.mul_(change.kept)

@@ -27,7 +27,11 @@ class SparseWeight(RandomMaskWeight):
 
     @torch.no_grad()
     def change(self, weight: Tensor, change: Change, *, hold: bool) -> None:
-        """Bring `change` into the layer's `weight`, and with `hold` into the mask: else what is zeroed trains on."""
+        """Bring `change` into the layer's `weight`, and with `hold` into the mask: else what is zeroed trains on.
+
+        The gradient that it may have been made from is forgotten.
+        """
+        self.watched, self.gradient = False, None
         weight.copy_(change.applied(weight))
         if hold:
             self.mask.copy_(change.kept | change.grown)

@@ -44,7 +44,7 @@ def test_imports_point_downwards(path):
 FORBIDDEN = [  # (files, pattern, why)
     ("models/**/*.py", r"\b(cuda|autocast|rank)\b", "devices, precision and ranks belong to the Runtime"),
     (
-        "trainers/{default,prune_score,binary,weight_sweep,statistics,shift,method}.py",
+        "trainers/{default,prune_score,binary,weight_sweep,statistics,sparse,shift,method}.py",
         r"\b(cuda|autocast|rank|backward\()",
         "a method adds to the loop, no more",
     ),
@@ -65,6 +65,11 @@ def test_each_room_leaves_to_the_others_what_is_theirs(files, pattern, why):
         code = re.sub(r'""".*?"""', "", path.read_text(), flags=re.S)
         hit = re.search(pattern, code)
         assert hit is None, f"{path.name}: {hit and hit[0]!r}: {why}"
+
+
+def test_what_a_method_adds_is_short():
+    methods = [ROOT / "trainers" / f"{name}.py" for name in ("default", "prune_score", "binary", "sparse", "shift")]
+    assert [(p.name, n) for p in methods if (n := p.read_text().count("\n")) > 120] == []
 
 
 def test_only_the_loop_trains():
