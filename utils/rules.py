@@ -181,7 +181,7 @@ ERRORS: list[Rule] = [
     ("first_layer_type", lambda v: len(trainers(v)) > 1, MIXED),
     ("activation_bits", no_fixed_point, TWO_BITS),
     ("freeze_weights", lambda v: v.freeze_weights and v.conv_type in SHIFTS, NO_SCORE),
-    ("sweep_on", lambda v: no_steps(v.sweep_on), f"it must be {STEPPED}, such as 0:4:0.1, from 0 up to 1000 numbers"),
+    ("sweep_on", lambda v: no_steps(v.sweep_on), f"it must be {STEPPED}, from 0 on and of at most 1000 numbers"),
     ("freeze_weights", lambda v: v.freeze_weights and sparse(v) and not types(v) & SCORED, FROZEN),
     ("prune_rate", lambda v: v.prune_rate == 1 and sparse(v), KEPT_ALL),
     ("grow", lambda v: v.grow == "none" and by_layer(v) and v.density_schedule == "constant", NO_GROWTH),
