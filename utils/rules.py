@@ -39,6 +39,7 @@ TOO_DENSE = "conv_type GlobalSubnetConv and a prune_rate below 0.5"
 NO_SCORES = "it trains scores: conv_type SubnetConv, GlobalSubnetConv or SampleSubnetConv"
 NO_NOISE = "p_clean below 1: every image stays clean"
 UNTAUGHT = "it needs the ticket whose mask it keeps: --pretrained FILE (RGConv takes a random mask)"
+STEPS = f"it must be {STEPPED}, such as 0:4:0.1: at most 1000 numbers, none below 0"
 BINARY = ("epsilon", "random_mag", "sweep_on", "sweep_every")
 MIXED = "its trainer is not that of conv_type {conv_type}; a run has one"
 FROZEN = "SparseConv trains its weights"
@@ -181,7 +182,7 @@ ERRORS: list[Rule] = [
     ("first_layer_type", lambda v: len(trainers(v)) > 1, MIXED),
     ("activation_bits", no_fixed_point, TWO_BITS),
     ("freeze_weights", lambda v: v.freeze_weights and v.conv_type in SHIFTS, NO_SCORE),
-    ("sweep_on", lambda v: no_steps(v.sweep_on), f"it must be {STEPPED}, from 0 on and of at most 1000 numbers"),
+    ("sweep_on", lambda v: no_steps(v.sweep_on), STEPS),
     ("freeze_weights", lambda v: v.freeze_weights and sparse(v) and not types(v) & SCORED, FROZEN),
     ("prune_rate", lambda v: v.prune_rate == 1 and sparse(v), KEPT_ALL),
     ("grow", lambda v: v.grow == "none" and by_layer(v) and v.density_schedule == "constant", NO_GROWTH),
