@@ -162,7 +162,9 @@ class RunOptions:
     print_freq: int = opt(10, "batches between looks at the running loss (bar, divergence)", ">= 1", "-p", maths=False)
     dry_run: int | None = opt(None, "one epoch of this many batches, all the way through", ">= 1")
     check: bool = opt(False, "validate, print the layers and the resolved options, stop", maths=False)
-    precision: str = opt("auto", "auto: bf16 where the hardware does it natively", ["auto", "fp32", "bf16"])
+    precision: str = opt(
+        "auto", "auto: bf16 where the hardware does it natively, but for shifts", ["auto", "fp32", "bf16"]
+    )
     device: str = opt("auto", "where to compute", ["auto", "cpu", "cuda"], maths=False)
     multigpu: tuple[int, ...] | None = opt(None, "the GPU to use", ">= 0", maths=False)
     deterministic: bool = opt(False, "deterministic kernels only", maths=False)

@@ -95,7 +95,7 @@ def checked(argv: Sequence[str]) -> argparse.Namespace:
 def pruners(asked: argparse.Namespace, trained: Trained) -> list[Pruner]:
     """Those asked for. Raises UsageError where the network cannot be pruned so."""
     if asked.recalibrate_bn and not has_norms(trained.model):
-        raise UsageError("--recalibrate-bn: this network has no batch norm")
+        raise UsageError("--recalibrate-bn: this network has no batch norm with running statistics")
     torch.manual_seed(asked.seed)
     try:
         return [METHODS[name](trained, asked.criterion) for name in asked.method]

@@ -149,7 +149,8 @@ def pruned(
 
 
 def has_norms(model: nn.Module) -> bool:
-    return any(isinstance(module, _BatchNorm) for module in model.modules())
+    """Whether there are batch norms whose running statistics count; binary networks' use each batch's own."""
+    return any(isinstance(m, _BatchNorm) and not getattr(m, "by_batch", False) for m in model.modules())
 
 
 def row(trained: Trained, method: str, percent: float, model: nn.Module, smaller: nn.Module) -> Row:

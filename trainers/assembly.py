@@ -9,7 +9,7 @@ import data
 import models
 from args import Options, UsageError
 from data.batches import Batches
-from models.constraints import CONV_TYPES, constrain, weight_layers
+from models.constraints import CONV_TYPES, ConvType, constrain, weight_layers
 from models.initial import initialise
 from trainers import METHODS
 from trainers.loop import Parts
@@ -108,10 +108,14 @@ def make_method(options: Options) -> Method:
     return kind(**usual, **own)
 
 
+def conv_types(options: Options) -> list[ConvType]:
+    """Those of the network's layers."""
+    return [CONV_TYPES[options.constraint.conv_type], CONV_TYPES[options.constraint.first_layer_type or "DenseConv"]]
+
+
 def trainer_name(options: Options) -> str:
     """`default` with a constrained conv_type is the trainer of that type."""
-    kinds = [options.constraint.conv_type, options.constraint.first_layer_type or "DenseConv"]
-    wanted = [CONV_TYPES[kind].trainer for kind in kinds if CONV_TYPES[kind].trainer != "default"]
+    wanted = [kind.trainer for kind in conv_types(options) if kind.trainer != "default"]
     return wanted[0] if options.optim.trainer == "default" and wanted else options.optim.trainer
 
 

@@ -43,7 +43,7 @@ class Binary(Method):
         super().__init__(**usual)
         self._epsilon, self._random_mag = epsilon, random_mag
         self._sweep, self._sweep_every = stepped(sweep_on), sweep_every
-        self._watches, self._steps, self._epoch = histograms, 0, 0
+        self._watches = histograms
         self._outputs = Outputs()
         self._layers: list[Any] = []
 
@@ -57,18 +57,15 @@ class Binary(Method):
                 if layer.bias is not None:
                     layer.bias.zero_()
 
-    def begin(self, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, epochs: int) -> None:  # noqa: ARG002
-        self._steps = steps
-
     def before_epoch(self, model: nn.Module, epoch: int) -> None:  # noqa: ARG002
-        self._epoch, self._outputs = epoch, Outputs()
+        self._outputs = Outputs()
 
     def before_step(self, model: nn.Module, step: int) -> None:
         if self._random_mag:
             chance, share = torch.rand(2).tolist()
             self._set_on(1 + (chance < self._epsilon) * share * self._random_mag)
         if self._watches and step % EVERY == 0:
-            self._outputs.watch(model, self._epoch * self._steps + step)
+            self._outputs.watch(model, step)
 
     @torch.no_grad()
     def after_step(self, model: nn.Module, step: int) -> None:  # noqa: ARG002
@@ -92,7 +89,7 @@ class Binary(Method):
             tables["statistics"] = Table(statistics(model))
         return tables
 
-    def histograms(self) -> list[tuple[str, Tensor, int]]:
+    def histograms(self) -> list[tuple[str, Tensor]]:
         return self._outputs.seen
 
     def _set_on(self, on: float) -> None:

@@ -9,7 +9,7 @@ import torch
 import data
 from args import Options
 from trainers import pretrained, report, resumption
-from trainers.assembly import assemble, batches, build, load_set, trainer_name
+from trainers.assembly import assemble, batches, build, conv_types, load_set, trainer_name
 from trainers.journal import Journal, restore
 from trainers.loop import Parts, Score, State, evaluate, fit
 from utils import checkpoints, results
@@ -72,7 +72,8 @@ def _settled(options: Options, runtime: Runtime) -> Options:
     if options.run.seed is None:
         options = options.replace(seed=secrets.randbelow(2**31))
     if options.run.precision == "auto":
-        options = options.replace(precision=runtime.precision_name)
+        exact = any(kind.exact for kind in conv_types(options))
+        options = options.replace(precision="fp32" if exact else runtime.precision_name)
     return options
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from args import Options, UsageError
-from models.constraints import constrained_layers, weight_layers
 from trainers import report
 from trainers.loop import Parts, Score, State
 from utils import checkpoints
@@ -60,8 +59,7 @@ class Journal:
         board = self._tensorboard()
         board.record(state.epoch, measures)
         if self._options.run.histograms:
-            board.histograms([(name, tensor, state.epoch) for name, tensor in self._histogram_tensors()])
-            board.histograms(self._parts.method.histograms())
+            board.histograms(state.epoch, [*self._histogram_tensors(), *self._parts.method.histograms()])
         self.save(state, is_best=is_best)
         self._run.set_status("running", epoch=state.epoch, epochs=self._options.optim.epochs)
         best, kept = state.best, ""
@@ -119,14 +117,9 @@ class Journal:
         return self._board
 
     def _histogram_tensors(self) -> list[tuple[str, Any]]:
-        layers = weight_layers(self._parts.model)
-        found: list[tuple[str, Any]] = [
-            (f"{name}.weight", layer.weight) for name, layer in layers.items() if layer.weight is not None
-        ]
-        for name, layer in constrained_layers(self._parts.model).items():
-            found += [(f"{name}.{of}", tensor) for of, tensor in layer.constraint.named_parameters()]
-        of_last_batch = [(name, p.grad) for name, p in self._parts.model.named_parameters() if p.grad is not None]
-        return found + [(name.replace(".constraint.", ".") + ".grad", grad) for name, grad in of_last_batch]
+        """Every parameter, and its gradient of the last batch."""
+        named = [(key.replace(".constraint.", "."), p) for key, p in self._parts.model.named_parameters()]
+        return [*named, *((f"{name}.grad", p.grad) for name, p in named if p.grad is not None)]
 
 
 def restore(parts: Parts, snapshot: dict[str, Any], run: Run) -> State:

@@ -75,8 +75,8 @@ class Method:
         """What there is to tell in tables after `epoch` (from 1) of `epochs`, by the file's name: see utils.tables."""
         return {}
 
-    def histograms(self) -> list[tuple[str, Tensor, int]]:
-        """(name, values, step) gathered in the epoch for TensorBoard, where --histograms asks for them."""
+    def histograms(self) -> list[tuple[str, Tensor]]:
+        """(name, values) gathered in the epoch for TensorBoard, where --histograms asks for them."""
         return []
 
     def measures(self, model: nn.Module) -> dict[str, dict[str, float]]:

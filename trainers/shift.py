@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from models.constraints import constrained_layers
+from models.constraints import constrained_layers, weight_shape
 from models.constraints.shift import ShiftWeight
 from trainers.method import Method
 from utils.tables import Row, Table
@@ -32,7 +32,7 @@ class Shift(Method):
     ) -> dict[str, Table]:
         """`shifts`: which share of all shift weights is ± 2^exponent, by exponent; what is missing to 1 is zero."""
         counts = exponent_counts(model)
-        total = sum(layer.constraint(layer.weight).numel() for layer in shift_layers(model).values())
+        total = sum(weight_shape(layer).numel() for layer in shift_layers(model).values())
         rows: list[Row] = [{"exponent": float(p), "share": count / total} for p, count in counts.items()]
         return {"shifts": Table(rows, "exponent", "share")}
 

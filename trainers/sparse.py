@@ -53,7 +53,7 @@ class Sparse(Method):
         until = rules.progress_until or (1.0 if rules.by_filter else 0.75)
         self._end = int(until * steps * epochs)
         if self._every > self._end:
-            warn(f"no connection will move: it takes {self._every} steps, and they may in the first {self._end}")
+            warn(f"no connection will move, and none go: that takes {self._every} steps of the first {self._end}")
         with torch.no_grad():
             for layer in self._layers.values():
                 layer.weight.mul_(layer.constraint.mask)
@@ -65,8 +65,7 @@ class Sparse(Method):
 
     def begins_anew(self, epoch: int) -> bool:
         """Where the density that was asked for is first reached."""
-        falls = self._rules.density_schedule == "cubic"
-        first = self._every if self._rules.by_filter else self._last * falls
+        first = (self._every if self._rules.by_filter else self._last) * (self._rules.thins and self._last > 0)
         return 0 < epoch == -(-first // self._steps) - 1
 
     def before_epoch(self, model: nn.Module, epoch: int) -> None:  # noqa: ARG002
@@ -117,4 +116,4 @@ class Sparse(Method):
         return {"strengths": dict(self._strengths)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._strengths = dict(state["strengths"])
+        self._strengths = {name: s.to(self._layers[name].weight.device) for name, s in state["strengths"].items()}

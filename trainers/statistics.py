@@ -24,23 +24,23 @@ class Outputs:
     """Samples of what every activation and every normalisation gives in the forward passes that are watched."""
 
     def __init__(self) -> None:
-        self.seen: list[tuple[str, Tensor, int]] = []  # (name, values, step)
+        self.seen: list[tuple[str, Tensor]] = []
         self._hooks: list[RemovableHandle] = []
 
-    def watch(self, model: nn.Module, step: int) -> None:
-        """From here on, until `rest`."""
+    def watch(self, model: nn.Module, batch: int) -> None:
+        """From here on, until `rest`; `batch` is the number of the batch within its epoch."""
         watched = {name: module for name, module in model.named_modules() if isinstance(module, WATCHED)}
         for name, module in watched.items():
-            self._hooks.append(module.register_forward_hook(self._keeper(f"{name}.output", step)))
+            self._hooks.append(module.register_forward_hook(self._keeper(f"{name}.output/batch_{batch}")))
 
     def rest(self) -> None:
         while self._hooks:
             self._hooks.pop().remove()
 
-    def _keeper(self, name: str, step: int) -> Any:
+    def _keeper(self, name: str) -> Any:
         def keep(_module: nn.Module, _input: object, out: Tensor) -> None:
             values = out.detach().flatten()
-            self.seen.append((name, values[:: -(-len(values) // VALUES)].clone(), step))
+            self.seen.append((name, values[:: -(-len(values) // VALUES)].clone()))
 
         return keep
 

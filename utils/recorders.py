@@ -75,9 +75,9 @@ class TensorBoard:
         self._epoch = epoch
         self._writer.flush()
 
-    def histograms(self, tensors: Iterable[tuple[str, "Tensor", int]]) -> None:
-        for name, tensor, step in tensors:
-            self._writer.add_histogram(name, tensor.detach().float(), step)
+    def histograms(self, epoch: int, tensors: Iterable[tuple[str, "Tensor"]]) -> None:
+        for name, tensor in tensors:
+            self._writer.add_histogram(name, tensor.detach().float(), epoch)
 
     def curves(self, name: str, lines: Iterable[Line]) -> None:
         """Lines of y over x, each under a tag of its own, with step 100 x; a line that has been written stays.

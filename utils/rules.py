@@ -56,7 +56,8 @@ BY_LAYER = ("drop_fraction", "layer_density")  # and those that need it given
 PRUNING = "conv_type SubnetConv or another that it belongs to"
 A_SHIFT = "conv_type ShiftQ or ShiftPS"
 TWO_BITS = "it must be two ints: bits before the point (>= 1) and behind it, together <= 32"
-NO_SCORE = "conv_type {conv_type} has no scores to train in their place; leave it out"
+NO_SCORE = "shift weights have no scores to train in their place; leave it out"
+MORE_BITS = "inputs in fixed point have more bits than bf16; it must be fp32 or auto"
 
 
 def types(v: Any) -> set[str | None]:
@@ -181,7 +182,8 @@ ERRORS: list[Rule] = [
     ("trainer", lambda v: v.trainer == "shift" and not shifting(v), f"it needs {A_SHIFT}"),
     ("first_layer_type", lambda v: len(trainers(v)) > 1, MIXED),
     ("activation_bits", no_fixed_point, TWO_BITS),
-    ("freeze_weights", lambda v: v.freeze_weights and v.conv_type in SHIFTS, NO_SCORE),
+    ("freeze_weights", lambda v: v.freeze_weights and shifting(v), NO_SCORE),
+    ("precision", lambda v: v.precision == "bf16" and shifting(v), MORE_BITS),
     ("sweep_on", lambda v: no_steps(v.sweep_on), STEPS),
     ("freeze_weights", lambda v: v.freeze_weights and sparse(v) and not types(v) & SCORED, FROZEN),
     ("prune_rate", lambda v: v.prune_rate == 1 and sparse(v), KEPT_ALL),
@@ -244,8 +246,9 @@ REMARKS: list[Rule] = [
     ("score_l1", lambda v: "score_l1" in v.typed and v.trainer != "ss", "trainer ss"),
     *(
         (n, lambda v, n=n: n in v.typed and not shifting(v), A_SHIFT)
-        for n in ("weight_bits", "rounding", "activation_bits", "shift_depth")
+        for n in ("weight_bits", "rounding", "activation_bits")
     ),
+    ("shift_depth", lambda v: "shift_depth" in v.typed and v.conv_type not in SHIFTS, A_SHIFT),
     ("shift_update", lambda v: "shift_update" in v.typed and "ShiftQ" not in types(v), "conv_type ShiftQ"),
     *(
         (n, lambda v, n=n: n in v.typed and "ShiftPS" not in types(v), "conv_type ShiftPS")

@@ -43,11 +43,13 @@ __all__ = [
 @dataclass(frozen=True)
 class ConvType:
     """`maker(density)` gives make(weight, generator=…) -> constraint for all layers of one network, None for plain
-    layers; `trainer`: the method that it needs; `takes`: the settings, by their option's name, that make is given."""
+    layers; `trainer`: the method that it needs; `takes`: the settings, by their option's name, that make is given;
+    `exact`: whether what it computes has more bits than bfloat16."""
 
     maker: Callable[[float], MakeConstraint | None]
     trainer: str
     takes: tuple[str, ...] = ()
+    exact: bool = False
 
 
 SHIFT = ("weight_bits", "rounding", "activation_bits")
@@ -61,8 +63,8 @@ CONV_TYPES: dict[str, ConvType] = {
     "FixedSubnetConv": ConvType(lambda density: partial(FixedSubnetWeight, density=density), "default"),
     "BinaryConv": ConvType(lambda _: BinaryWeight, "binary", ("initial_ones",)),
     "RGConv": ConvType(lambda density: partial(RandomMaskWeight, density=density), "default"),
-    "ShiftQ": ConvType(lambda _: ShiftQWeight, "shift", (*SHIFT, "shift_update")),
-    "ShiftPS": ConvType(lambda _: ShiftPSWeight, "shift", (*SHIFT, "shift_init", "freeze_sign")),
+    "ShiftQ": ConvType(lambda _: ShiftQWeight, "shift", (*SHIFT, "shift_update"), exact=True),
+    "ShiftPS": ConvType(lambda _: ShiftPSWeight, "shift", (*SHIFT, "shift_init", "freeze_sign"), exact=True),
     "SparseConv": ConvType(lambda density: partial(SparseWeight, density=density), "sparse"),
 }
 

@@ -34,10 +34,10 @@ class Constraint(nn.Module):
         """What a Linear layer gives, (..., in) -> (..., out); there may be a shorter way than by the whole weight."""
         return F.linear(input, self(weight), bias if bias is None else self.effective_bias(bias))
 
-    def kept_of(self, weight: Tensor) -> int:
+    def kept_of(self, weight: Tensor | None) -> int:
         """How many of the layer's weights are not 0: `kept` where the constraint knows without its weight."""
         kept: Any = getattr(self, "kept", None)
-        return weight.numel() if kept is None else int(kept)
+        return (self.shape if weight is None else weight.shape).numel() if kept is None else int(kept)
 
     def from_dense(self, weight: Tensor) -> dict[str, Tensor]:
         raise NotImplementedError(f"{type(self).__name__} keeps the layer's own weight")

@@ -36,8 +36,9 @@ class BinaryWeight(Constraint):
         self._found: tuple[object, Ones | None] | None = None
 
     @torch.no_grad()
-    def kept_of(self, weight: Tensor) -> int:
+    def kept_of(self, weight: Tensor | None) -> int:
         """The number of ones."""
+        assert weight is not None
         return int(weight.abs().ge(0.5).sum())
 
     def forward(self, weight: Tensor) -> Tensor:

@@ -40,6 +40,13 @@ class Rules:
         return self.prune_rate is None
 
     @property
+    def thins(self) -> bool:
+        """Whether changes leave fewer connections than before them."""
+        if self.by_filter:
+            return self.sparse_hold and self.drop != "random"
+        return self.density_schedule == "cubic"
+
+    @property
     def count_strengths(self) -> bool:
         """Whether any rule looks at strengths."""
         return self.drop in BY_STRENGTH or self.grow == "hebbian"

@@ -101,8 +101,9 @@ def test_histograms_of_activations_reach_tensorboard(program, config, tmp_path):
     (row,) = rows(tmp_path / "runs/results.csv")
     board = EventAccumulator(str(tmp_path / row["Run Directory"] / "logs")).Reload()
     tags = board.Tags()["histograms"]
-    assert {"linear.0.weight", "linear.1.output", "linear.2.output", "linear.8.output"} <= {*tags}
-    assert [event.step for event in board.Histograms("linear.1.output")] == [0]
+    outputs = {f"linear.{i}.output/batch_0" for i in (1, 2, 8)}
+    assert {"linear.0.weight", "linear.2.v", *outputs} <= {*tags}
+    assert [event.step for event in board.Histograms("linear.1.output/batch_0")] == [1]
 
 
 def test_a_network_without_layers_for_it_is_one_line_and_2(program, config):

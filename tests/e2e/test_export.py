@@ -188,3 +188,13 @@ def test_a_shift_run_resumed_is_the_run_uninterrupted(program, config, tmp_path)
     first, second = (checkpoints.load(p.parent / "checkpoints/last.pt")["model"] for p in (whole, parts))
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert (whole.parent / "shifts.csv").read_text() == (parts.parent / "shifts.csv").read_text()
+
+
+@pytest.mark.parametrize(("kind", "precision"), [("ShiftQ", "fp32"), (None, "bf16")])
+def test_shifts_are_trained_in_fp32_whatever_the_hardware_has(program, config, tmp_path, monkeypatch, kind, precision):
+    """Fixed-point inputs have more bits than bfloat16."""
+    monkeypatch.setattr("utils.runtime._has_bf16", lambda device: True)
+    path = config("exact.yml", epochs=1, precision="auto", freeze_weights=None, prune_rate=None, conv_type=kind)
+    assert program("--config", path)[0] == 0
+    (stored,) = (tmp_path / "runs").rglob("config.yaml")
+    assert f"precision: {precision}\n" in stored.read_text()

@@ -14,6 +14,7 @@ import yaml
 
 import main
 from models import compact, pruning, units
+from models.blocks import BatchNorm1d, use_batch_statistics
 from models.constraints import weight_layers
 from scripts import prune, prune_levels, prune_report
 from utils import runtime as runtimes
@@ -238,7 +239,7 @@ BAD = [  # (words after RUN, parts of the message)
     (("--data", "nowhere", "--set", "x"), ["unrecognized"]),
     (("--repeat", 0), ["--repeat"]),
     (("--finetune", -1), ["--finetune"]),
-    (("--recalibrate-bn", 2), ["--recalibrate-bn", "no batch norm"]),
+    (("--recalibrate-bn", 2), ["--recalibrate-bn", "no batch norm with running statistics"]),
     (("--compact", "out.pt", "--method", "weight", "--percent", 50), ["--compact", "--method unit"]),
     (("--compact", "out.pt"), ["--compact", "--method unit", "one --percent"]),
     (("--compact", "out.pt", "--method", "unit", "--percent", 10, 20), ["--compact", "one --percent"]),
@@ -256,6 +257,13 @@ def test_bad_input_is_answered_in_one_line_and_leaves_nothing(runs, run, tmp_pat
     assert code == 2 and err.startswith("error: ") and err.count("\n") == 1, err
     assert all(part in err for part in parts), err
     assert "accuracy" not in out and not list(tmp_path.iterdir())
+
+
+def test_norms_that_use_each_batchs_own_statistics_have_none_to_renew():
+    norm = torch.nn.Sequential(BatchNorm1d(3))
+    assert prune.has_norms(norm)
+    use_batch_statistics(norm)
+    assert not prune.has_norms(norm)
 
 
 def test_what_is_no_finished_run_is_refused(runs, run, tmp_path):

@@ -212,11 +212,12 @@ def test_histograms_carry_the_names_of_what_they_show(trained, monkeypatch):
     monkeypatch.setattr(true, lambda self, model, epoch: seen.update(dict(model.named_parameters())))
     monkeypatch.setattr(
         "utils.recorders.TensorBoard.histograms",
-        lambda self, named: told.update({n: t for n, t, _ in named}),
+        lambda self, epoch, named: told.update(named),
     )
     trained("global", "--histograms", epochs=1, prune_rate_epoch=0, learn_batchnorm=True)
     layers = ("linear.0", "linear.3")
-    values = {f"{layer}.{of}" for layer in layers for of in ("weight", "scores")}
+    values = {f"{layer}.{of}" for layer in layers for of in ("weight", "bias", "scores")}
+    values |= {"linear.1.weight", "linear.1.bias"}
     gradients = {f"{name}.grad" for name in ("linear.0.scores", "linear.3.scores", "linear.1.weight", "linear.1.bias")}
     assert told.keys() == values | gradients
     for layer in layers:

@@ -147,6 +147,8 @@ TABLE = [
         ["activation_bits: [16]", FILE, "two ints", "(>= 1)", "<= 32"],
     ),
     (DENSE + "conv_type: ShiftPS\n", "--activation-bits 20,13", ["activation_bits", "'20,13'", HERE, "<= 32"]),
+    (DENSE + "conv_type: ShiftQ\n", "--precision bf16", ["precision", "'bf16'", HERE, "fp32 or auto"]),
+    (DENSE + "freeze_weights: true\n", "--first-layer-type ShiftPS", ["freeze_weights", FILE, "no scores to train"]),
     (DENSE + "conv_type: ShiftQ\n", "--rounding stochastc", ["rounding", HERE, "did you mean 'stochastic'"]),
     (DENSE + "conv_type: ShiftQ\nshift_depth: 0\n", "", ["shift_depth: 0", FILE, "an int >= 1"]),
     (DENSE, "--trainer shift", ["trainer: 'shift'", HERE, "conv_type ShiftQ or ShiftPS"]),
@@ -155,7 +157,7 @@ TABLE = [
     (
         DENSE + "conv_type: ShiftPS\nfreeze_weights: true\n",
         "",
-        ["freeze_weights: true", FILE, "conv_type ShiftPS has no scores to train in their place"],
+        ["freeze_weights: true", FILE, "shift weights have no scores to train in their place"],
     ),
     (DENSE, "--hidden 300,100", ["hidden", HERE, "arch MLP", "Conv2"]),
     (DENSE, "--bias", ["bias", HERE, "arch MLP"]),

@@ -233,15 +233,14 @@ def test_histograms_of_activations_and_norms_every_hundred_batches(monkeypatch):
     monkeypatch.setattr(looks, "VALUES", 50)
     method, model = Binary(histograms=True), network(norm="soft_invert")
     assembled = parts(method, model)
-    method.begin(model, assembled.optimizer, 3, 9)
     method.before_epoch(model, 4)
     assert train_one_epoch(assembled, State(), "here", Quiet())
     seen = method.histograms()
     names = [f"linear.{i}.output" for i in (1, 2, 4, 5)]  # tanh and norm of two blocks
-    assert [(name, step) for name, _, step in seen] == [(name, 12 + step) for step in (0, 2) for name in names]
-    assert [len(values) for _, values, _ in seen[:4]] == [48, 48, 30, 30]  # of 240 every fifth, of 60 every second
+    assert [name for name, _ in seen] == [f"{name}/batch_{batch}" for batch in (0, 2) for name in names]
+    assert [len(values) for _, values in seen[:4]] == [48, 48, 30, 30]  # of 240 every fifth, of 60 every second
     assert not any(module._forward_hooks for module in model.modules())
-    hidden = {name: values for name, values, step in seen if step == 12}
+    hidden = {name.removesuffix("/batch_0"): values for name, values in seen[:4]}
     v = model.linear[2].v
     assert hidden["linear.1.output"].abs().max() <= 1 and not hidden["linear.1.output"].requires_grad
     assert v.shape == () and hidden["linear.2.output"].isfinite().all()

@@ -37,6 +37,7 @@ def scale_of(init, fan=FAN_IN, gain=2**0.5):
         "bernoulli": 1,
         "ones": 1,
         "xavier_normal": xavier,
+        "xavier_uniform": math.sqrt(3) * xavier,
         "xavier_constant": xavier,
         "standard": 1 / math.sqrt(FAN_IN),
         "binary": 1,
@@ -51,7 +52,7 @@ def assert_agrees(init, weight, scale):
         assert abs(weight.mean().item()) < 0.02 * scale
         share = (weight.abs() < scale).float().mean().item()
         assert share == pytest.approx(0.6827, abs=0.01)
-    elif init in ("kaiming_uniform", "standard"):
+    elif init in ("kaiming_uniform", "xavier_uniform", "standard"):
         assert 0.999 * scale < weight.abs().max().item() <= scale * (1 + 1e-6)
         assert weight.std().item() == pytest.approx(scale / math.sqrt(3), rel=0.02)
         assert abs(weight.mean().item()) < 0.02 * scale

@@ -39,6 +39,11 @@ PRUNE_RATE = "prune_rate: '0.5' {} conv_type SubnetConv or another that it belon
         (SUBNET, "--rounding stochastic", "rounding: 'stochastic' {} conv_type ShiftQ or ShiftPS"),
         (DENSE, "--activation-bits 8,8", "activation_bits: '8,8' {} conv_type ShiftQ or ShiftPS"),
         (DENSE, "--shift-depth 2", "shift_depth: '2' {} conv_type ShiftQ or ShiftPS"),
+        (
+            {**DENSE, "first_layer_type": "ShiftQ"},
+            "--shift-depth 2",
+            "shift_depth: '2' {} conv_type ShiftQ or ShiftPS",
+        ),
         ({**DENSE, "conv_type": "ShiftPS"}, "--shift-update crude", "shift_update: 'crude' {} conv_type ShiftQ"),
         ({**DENSE, "conv_type": "ShiftQ"}, "--shift-init weights", "shift_init: 'weights' {} conv_type ShiftPS"),
         ({**DENSE, "conv_type": "ShiftQ"}, "--freeze-sign", "freeze_sign: true {} conv_type ShiftPS"),

@@ -183,7 +183,7 @@ def test_without_one_they_move_at_the_end_of_every_epoch(capsys):
 
 def test_it_is_said_where_none_will_move(capsys):
     assert moves(1, DENSITY) == []
-    assert "no connection will move: it takes 100 steps, and they may in the first 4" in capsys.readouterr().err
+    assert "no connection will move, and none go: that takes 100 steps of the first 4" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("grow", ["gradient", "random", "hebbian"])
@@ -241,7 +241,10 @@ def test_a_cubic_density_falls_from_a_half_and_ends_exact(grow):
 
 def test_best_counts_from_where_the_network_is_as_sparse_as_asked_for():
     steady = {"prune_rate": DENSITY, "progress_interval": 5}
-    for rules, epoch in (({}, None), ({"progress_interval": 13}, 2), (steady, None)):
+    control, free = {"drop": "random", "grow": "random"}, {"sparse_hold": False}  # neither makes it sparser
+    never = {"progress_interval": 13, "progress_until": 0.5}
+    unchanged = [(rules | {"progress_interval": 13}, None) for rules in (control, free)] + [(never, None)]
+    for rules, epoch in (({}, None), ({"progress_interval": 13}, 2), (steady, None), *unchanged):
         parts = run(network(rules.get("prune_rate", 1.0)), 4, **rules)
         assert [e for e in range(4) if parts.method.begins_anew(e)] == ([] if epoch is None else [epoch])
 
@@ -409,6 +412,16 @@ def test_its_state_is_tensors_by_name():
     fit(parts, state, 1, Watch(stop=lambda: state.step == 2))
     state = parts.method.state_dict()
     assert {*state["strengths"]} == {"0", "2", "5"} and state["strengths"]["0"].sum() > 0
+
+
+def test_strengths_come_back_to_the_device_of_the_network():
+    """A checkpoint is read onto the CPU; here a network without numbers stands for one on a GPU."""
+    parts = parts_of(network())
+    stored = {"strengths": {"0": torch.ones(parts.model[0].weight.shape, dtype=torch.float64)}}
+    for layer in layers(parts.model):
+        layer.to("meta")
+    parts.method.load_state_dict(stored)
+    assert parts.method.state_dict()["strengths"]["0"].is_meta
 
 
 def test_a_network_without_masks_is_refused():
