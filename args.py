@@ -31,7 +31,7 @@ class DataOptions:
     data: str = opt("./datasets", "folder of the data sets", maths=False)
     download: bool = opt(False, "fetch a missing data set", maths=False)
     val_split: float = opt(0.0, "share of the training set held out, to pick the best epoch on", ">= 0 and < 1")
-    batch_size: int = opt(256, "images per step", ">= 1", "-b")
+    batch_size: int = opt(256, "images per step, of all processes together", ">= 1", "-b")
     test_batch_size: int | None = opt(None, "images per step of an evaluation; default: batch_size", ">= 1")
     pixels: str = opt("standard", PIXEL_TEXT, choices.PIXELS)
     workers: int = opt(4, "loader processes, where images are read or augmented one by one", ">= 0", "-j", maths=False)
@@ -156,6 +156,7 @@ class RunOptions:
     resume: str | None = opt(None, "run to continue: directory, checkpoint, or auto: newest unfinished", maths=False)
     evaluate: bool = opt(False, "test the network of --resume or --pretrained; writes nothing", "", "-e", maths=False)
     pretrained: str | None = opt(None, "checkpoint to take the network from", maths=False)
+    save_minutes: float = opt(10.0, "minutes between checkpoints within a long epoch; 0: none", ">= 0", maths=False)
     save_every: int = opt(-1, "epochs between checkpoints that stay; 0 and -1: never", ">= -1", maths=False)
     histograms: bool = opt(False, "weights, scores and gradients in TensorBoard", maths=False)
     detect_anomaly: bool = opt(False, "autograd's search for the origin of a NaN: slow", maths=False)
@@ -166,7 +167,10 @@ class RunOptions:
         "auto", "auto: bf16 where the hardware does it natively, but for shifts", ["auto", "fp32", "bf16"]
     )
     device: str = opt("auto", "where to compute", ["auto", "cpu", "cuda"], maths=False)
-    multigpu: tuple[int, ...] | None = opt(None, "the GPU to use", ">= 0", maths=False)
+    multigpu: tuple[int, ...] | None = opt(None, "the GPU to use, or several, a process on each", ">= 0", maths=False)
+    sync_bn: bool = opt(False, "several processes: batch norm over the whole batch, not each process's share of it")
+    grad_compression: str = opt("none", "several processes: gradients as they are sent", choices.COMPRESSIONS)
+    init_timeout: float = opt(300.0, "several processes: seconds to find each other in", "> 0", maths=False)
     deterministic: bool = opt(False, "deterministic kernels only", maths=False)
 
     @property

@@ -225,13 +225,14 @@ def make_batches(
     workers: int = 0,
     augmentation: Augmentation = NO_AUGMENTATION,
     one_batch: bool = False,
+    part: tuple[int, int] = (0, 1),
 ) -> Batches:
     """The split in batches: prepared on the device where it is one array and no image needs work of its own, else by
     `workers` loader processes. See `data.batches.Batches` for the arguments."""
     from data.batches import DeviceBatches
 
     shared: dict[str, Any] = {"device": device, "batch_size": batch_size, "seed": seed, "train": train, "limit": limit}
-    shared |= {"augmentation": augmentation, "one_batch": one_batch}
+    shared |= {"augmentation": augmentation, "one_batch": one_batch, "part": part}
     if isinstance(split, FileSplit) or spec.margin is not None or (train and augmentation.augmix):
         from data.loader import LoaderBatches  # it needs PIL, which takes as long to import as all else here
 

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.shares import Share
+
 CROP_PAD = 4
 
 
@@ -49,12 +51,17 @@ def normalise(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return values.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
-def add_noise(images: Tensor, *, std: float, p_clean: float, generator: torch.Generator) -> Tensor:
+def add_noise(
+    images: Tensor, *, std: float, p_clean: float, generator: torch.Generator, share: Share | None = None
+) -> Tensor:
     """With probability 1 - p_clean per image: Gaussian noise on every element, then a clamp to the range of pixels.
 
     images: uint8 (batch, height, width, channels); std: of pixels in [0, 1]. Returns float32 in 0..255, not rounded.
+    share: which rows of a larger batch the images are; it is drawn for all of that.
     """
-    clean = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device) < p_clean
-    noise = torch.randn(images.shape, generator=generator, device=images.device)
-    noise.mul_(255 * std).masked_fill_(clean, 0)
+    share = share or Share.of(len(images), 0, 1)
+    shape = share.total, *images.shape[1:]
+    clean = torch.rand(share.total, 1, 1, 1, generator=generator, device=images.device) < p_clean
+    noise = torch.randn(shape, generator=generator, device=images.device)[share.rows]
+    noise.mul_(255 * std).masked_fill_(clean[share.rows], 0)
     return noise.add_(images).clamp_(0, 255)

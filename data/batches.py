@@ -12,6 +12,7 @@ from torch import Tensor
 
 from data import NO_AUGMENTATION, Augmentation, SetSpec, Split
 from data.augment import add_noise, affine, crop_flip, draw_crops, normalise
+from utils.shares import Share
 
 
 def derived_seed(seed: int, *key: int) -> int:
@@ -49,6 +50,8 @@ class Batches(ABC):
     train=True: shuffled, and augmented as the set's spec and `augmentation` say, as a function of (seed, epoch) alone,
     but for Gaussian noise, which also depends on the kind of device and on the batch size.
     train=False: in the order of the split, unchanged. limit: at most that many batches. The last batch may be smaller.
+    part: (number, of): that of `of` processes. In training it has its slice of every batch, in evaluation whole batches
+    in turn: all together have what one process alone has, every image once.
     one_batch: training runs over the first batch of epoch 0 alone, in every epoch: can the network learn it by heart?
     """
 
@@ -64,6 +67,7 @@ class Batches(ABC):
         limit: int | None = None,
         augmentation: Augmentation = NO_AUGMENTATION,
         one_batch: bool = False,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         if batch_size < 1 or (limit is not None and limit < 1):
             raise ValueError(f"batch_size {batch_size} and limit {limit} must be at least 1")
@@ -73,7 +77,7 @@ class Batches(ABC):
         self.seed = seed if train else None
         self.augment = train and spec.augment
         self.augmentation = augmentation if train else NO_AUGMENTATION
-        self.one_batch = train and one_batch
+        self.one_batch, self.train, self.part = train and one_batch, train, part
         batches = 1 if self.one_batch else limit
         self.samples = count if batches is None else min(count, batches * batch_size)
         self.scale, self.shift = (v.to(device) for v in affine(spec.mean, spec.std, spec.in_shape[2]))
@@ -90,7 +94,7 @@ class Batches(ABC):
         """
         for number, (images, labels) in enumerate(self.pixels(epoch, start), start):
             if self.augmentation.gaussian and self.seed is not None:
-                images = self.noisy(images, derived_seed(self.seed, epoch, number, 0))
+                images = self.noisy(images, derived_seed(self.seed, epoch, number, 0), self.share(number))
             if self.spec.binary:
                 images = images.ge(127.5)
             yield normalise(images, self.scale, self.shift), labels
@@ -108,16 +112,30 @@ class Batches(ABC):
             return draws
         return Draws(Draws.of_epoch(self.count, False, epoch_generator(self.seed, 0)).order, draws.crops)
 
-    def slices(self, start: int) -> Iterator[slice]:
-        """The positions in the epoch of each batch from number `start` on."""
-        for first in range(start * self.batch_size, self.samples, self.batch_size):
-            yield slice(first, min(first + self.batch_size, self.samples))
+    def share(self, number: int) -> Share:
+        """What this process has of a batch of training: its rows among those of all."""
+        total = min(self.batch_size, self.samples - number * self.batch_size)
+        return Share.of(total, *self.part)
 
-    def noisy(self, images: Tensor, seed: int) -> Tensor:
+    def slices(self, start: int) -> Iterator[slice]:
+        """The positions in the epoch of what this process has of each batch from number `start` on."""
+        number, of = self.part
+        for batch in range(start, len(self)):
+            first = batch * self.batch_size
+            if self.train:
+                rows = self.share(batch).rows
+                yield slice(first + rows.start, first + rows.stop)
+            elif batch % of == number:
+                yield slice(first, min(first + self.batch_size, self.samples))
+
+    def noisy(self, images: Tensor, seed: int, share: Share) -> Tensor:
         """The images with Gaussian noise; with jsd the images and two noisy views of each."""
         generator = torch.Generator(self.device).manual_seed(seed)
         a = self.augmentation
-        views = [add_noise(images, std=a.std_gauss, p_clean=a.p_clean, generator=generator) for _ in range(1 + a.jsd)]
+        views = [
+            add_noise(images, std=a.std_gauss, p_clean=a.p_clean, generator=generator, share=share)
+            for _ in range(1 + a.jsd)
+        ]
         return torch.cat([images.float(), *views]) if a.jsd else views[0]
 
 

@@ -10,7 +10,7 @@ from utils.choose import pick
 BN_TYPES = {"LearnedBatchNorm": True, "AffineBatchNorm": True, "NonAffineBatchNorm": False}
 
 
-class _OneValue(nn.modules.batchnorm._BatchNorm):
+class OneValue(nn.modules.batchnorm._BatchNorm):
     """Batch normalisation that also trains on one value a channel (a batch of one behind the pools): no variance there.
 
     The running statistics are used then, as in evaluation, and left as they are. With `by_batch` an evaluation uses the
@@ -27,18 +27,18 @@ class _OneValue(nn.modules.batchnorm._BatchNorm):
         return super().forward(input)
 
 
-class BatchNorm1d(_OneValue, nn.BatchNorm1d):
+class BatchNorm1d(OneValue, nn.BatchNorm1d):
     """Over (B, C)."""
 
 
-class BatchNorm2d(_OneValue, nn.BatchNorm2d):
+class BatchNorm2d(OneValue, nn.BatchNorm2d):
     """Over (B, C, H, W)."""
 
 
 def use_batch_statistics(model: nn.Module) -> None:
     """Let every batch norm of `model` use a batch's own statistics in evaluation too."""
     for module in model.modules():
-        if isinstance(module, _OneValue):
+        if isinstance(module, OneValue):
             module.by_batch = True
 
 

@@ -19,6 +19,7 @@ from trainers import METHODS
 from trainers.loop import Parts, Score, State, evaluate, train_one_epoch
 from trainers.optimizers import freeze_weights, make_optimizer
 from utils.runtime import Runtime
+from utils.shares import Share
 from utils.tables import Table
 
 DENSITY = 0.5
@@ -37,6 +38,11 @@ class Undisturbed:
     def stop_asked(self) -> bool:
         return False
 
+    def save_due(self) -> bool:
+        return False
+
+    def save(self, state: State, *, is_best: bool) -> None: ...
+
     def tables(self, epoch: int, tables: dict[str, Table]) -> None: ...
 
     def epoch_done(self, state: State, train: Score, held_out: Score, rate: float, *, is_best: bool) -> None: ...
@@ -53,6 +59,9 @@ class Marks:
 
     def __len__(self) -> int:
         return len(self._batches)
+
+    def share(self, number: int) -> Share:
+        return self._batches.share(number)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         self.times = [self._now()]

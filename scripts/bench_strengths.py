@@ -24,7 +24,7 @@ def works(runtime: Runtime, channels: int = CHANNELS, side: int = SIDE, batch: i
     layer = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
     model = constrain(nn.Sequential(layer), "SparseConv", density=0.1)
     sparse: Any = model.get_submodule("0")
-    runtime.place(model)
+    runtime.put(model)
     optimizer = make_optimizer("sgd", [{"params": [*model.parameters()]}], lr=RATE)
     x = torch.randn(batch, channels, side, side).relu().to(runtime.device, memory_format=torch.channels_last)
     y = model(x).detach()

@@ -146,7 +146,7 @@ def write_compact(asked: argparse.Namespace, trained: Trained) -> None:
     facts = {"percent": percent, "options": trained.options.flat()}
     stored = compact.content(remains, options, facts)
     back = compact.rebuilt(stored)
-    trained.runtime.place(back)
+    trained.runtime.put(back)
     images = [images for images, _ in islice(trained.test.epoch(0), COMPARED)]
     exact = difference(copy.deepcopy(model).double(), copy.deepcopy(back).double(), [i.double() for i in images])
     if not exact <= CLOSE:

@@ -82,7 +82,7 @@ def opened(run: str, data_folder: str | None, runtime: Runtime) -> Trained:
     method.load_state_dict(snapshot["method"])
     method.before_epoch(model, max(snapshot["epoch"] - (snapshot["step"] == 0), 0))  # the state that it was trained in
     plain, image_set = bake(model.eval()), load_set(options)
-    runtime.place(plain)
+    runtime.put(plain)
     say(f"{file} (epoch {snapshot['epoch']}): {options.model.arch} on {options.data.set}, {kept_in_words(model)}")
     return Trained(options, plain, method, runtime, image_set, path)
 

@@ -45,6 +45,9 @@ class Quiet:
     def stop_asked(self):
         return False
 
+    def save_due(self):
+        return False
+
 
 def without_numbers(options, spec):
     """The network with shapes alone: any size costs nothing."""
@@ -73,7 +76,7 @@ def take_a_step(options):
         options = options.replace(width_mult=options.model.width_mult / 4)
     model, method = build(options, spec)
     runtime = Runtime(torch.device("cpu"), torch.float32)
-    runtime.place(model)
+    runtime.put(model)
     factor = schedule(o.lr_policy, epochs=o.epochs, warmup=o.warmup_length, step=o.lr_adjust, gamma=o.lr_gamma)
     groups = method.parameter_groups(model)
     optimizer = make_optimizer(o.optimizer, groups, lr=o.lr * factor(0), momentum=o.momentum, nesterov=o.nesterov)

@@ -15,8 +15,12 @@ from trainers import METHODS
 from trainers.loop import Parts
 from trainers.method import Method
 from trainers.optimizers import freeze_weights, make_optimizer
+from trainers.replicas import Replicas
 from trainers.schedules import schedule
 from utils.runtime import Runtime, seed_everything
+from utils.shares import check_batch
+
+AGREE_EVERY = 10  # batches after which several processes see at the latest that one of them was asked to stop
 
 
 def build(options: Options, spec: data.SetSpec | None = None) -> tuple[nn.Module, Method]:
@@ -140,8 +144,13 @@ def load_set(options: Options) -> data.ImageSet:
 
 
 def batches(options: Options, runtime: Runtime, image_set: data.ImageSet, split: data.AnySplit) -> Batches:
-    """A split of the set in batches on the device: that for training shuffled and augmented."""
-    d, train = options.data, split is image_set.train
+    """A split of the set in batches on the device: that for training shuffled and augmented.
+
+    Raises UsageError for a batch of training that the processes cannot share.
+    """
+    d, train, place = options.data, split is image_set.train, runtime.place
+    if train:
+        check_batch(d.batch_size, len(split), place.world)
     return data.make_batches(
         split,
         image_set.spec,
@@ -163,13 +172,16 @@ def batches(options: Options, runtime: Runtime, image_set: data.ImageSet, split:
             jsd=d.jsd,
         ),
         one_batch=d.one_batch and train,
+        part=(place.rank, place.world),
     )
 
 
 def assemble(options: Options, runtime: Runtime, model: nn.Module, method: Method, image_set: data.ImageSet) -> Parts:
     """Move the network to the device and put everything together that the loop needs."""
     o = options.optim
-    runtime.place(model)
+    replicas = Replicas(runtime, compression=options.run.grad_compression, sync_bn=options.run.sync_bn)
+    replicas.prepare(model)
+    runtime.put(model)
     factor = schedule(o.lr_policy, epochs=o.epochs, warmup=o.warmup_length, step=o.lr_adjust, gamma=o.lr_gamma)
     try:
         assert all(o.lr * factor(epoch) >= 0 for epoch in range(o.epochs))
@@ -188,5 +200,6 @@ def assemble(options: Options, runtime: Runtime, model: nn.Module, method: Metho
         batches(options, runtime, image_set, held_out),
         rate=lambda epoch: o.lr * factor(epoch),
         clip=o.grad_clip,
-        look_every=options.run.print_freq,
+        look_every=options.run.print_freq if runtime.alone else min(options.run.print_freq, AGREE_EVERY),
+        replicas=replicas,
     )

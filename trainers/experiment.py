@@ -10,7 +10,7 @@ import data
 from args import Options
 from trainers import pretrained, report, resumption
 from trainers.assembly import assemble, batches, build, conv_types, load_set, trainer_name
-from trainers.journal import Journal, restore
+from trainers.journal import Bystander, Journal, restore
 from trainers.loop import Parts, Score, State, evaluate, fit
 from utils import checkpoints, results
 from utils import run as runs
@@ -37,24 +37,27 @@ def train(options: Options, runtime: Runtime) -> None:
     """Train a new run or go on with one, and report."""
     if options.run.dry_run:
         options = options.replace(epochs=(options.optim.start_epoch or 0) + 1)
-    point = resumption.find(options)
-    options = _settled(point.options, runtime)
+    if runtime.place.attempt and options.run.resume is None:  # the launcher has started all processes again
+        options = options.replace(resume="auto")
+    point = runtime.from_first(lambda: resumption.find(options))
+    options = runtime.from_first(lambda: _settled(point.options, runtime))
     if point.finished:
         say(f"{point.run.path if point.run else ''} is finished already; --epochs with a larger number goes on with it")
         return
     runtime = runtime.at(options.run.precision)
     stored = None
     if point.snapshot is None and options.run.pretrained is not None:
-        stored = pretrained.read(options.run.pretrained)
+        stored = runtime.from_first(lambda: pretrained.read(str(options.run.pretrained)))
         pretrained.compare(stored, options)
     model, method = build(options)
     if stored is not None:
         pretrained.load(stored, model, whole=False)
-    image_set = load_set(options)
+    with runtime.one_a_machine():  # a download, for one
+        image_set = load_set(options)
     parts = assemble(options, runtime, model, method, image_set)
-    if not options.run.dry_run:
+    if not options.run.dry_run and runtime.first:
         results.check(_results(options))
-    run = point.run or runs.create(options)
+    run = point.run or runtime.from_first(lambda: runs.create(options))
     if point.snapshot is None or point.longer:
         run.describe(
             options, {"device": runtime.device_name, "precision": runtime.precision_name, "seed": options.run.seed}
@@ -91,7 +94,9 @@ def _go(
         if snapshot is not None:
             state = restore(parts, snapshot, run)
         say(report.opening(options, parts.model, runtime, trainer_name(options), run))
-        journal = Journal(run, options, parts, state, resumed=snapshot is not None)
+        journal: Journal | Bystander = Bystander()
+        if runtime.first:
+            journal = Journal(run, options, parts, state, resumed=snapshot is not None)
         final: dict[str, float] = {}
         try:
             run.set_status("running", epoch=state.epoch, epochs=options.optim.epochs)
@@ -101,9 +106,9 @@ def _go(
                 journal.save(state, is_best=False)
             fit(parts, state, options.optim.epochs, journal)
             if state.epoch < options.optim.epochs:
-                raise Stopped(
-                    f"stopped by {journal.stop_reason} and saved; go on with: python main.py --resume {run.path}"
-                )
+                reason = journal.stop_reason or "a signal to another process"
+                program = "python main.py" if runtime.alone else "the launcher and parallel_main.py"
+                raise Stopped(f"stopped by {reason} and saved; go on with: {program} --resume {run.path}")
             final = _finish(options, runtime, parts, run, state, image_set)
         finally:
             journal.close(final)
@@ -124,9 +129,10 @@ def _finish(
     if image_set.val is not None:
         test = batches(options, runtime, image_set, image_set.test)
         last = evaluate(parts.model, test, parts.method, runtime)
-        parts.model.load_state_dict(checkpoints.load(run.path / "checkpoints" / "best.pt")["model"])
+        best = runtime.from_first(lambda: checkpoints.load(run.path / "checkpoints" / "best.pt")["model"])
+        parts.model.load_state_dict(best)
         tests = (last, evaluate(parts.model, test, parts.method, runtime))
-    if not options.run.dry_run:
+    if not options.run.dry_run and runtime.first:
         row = report.row(options, parts.model, state, tests, run, runtime, trainer_name(options))
         results.append(_results(options), row)
     say(report.summary(options, parts.model, state, tests, run))
@@ -136,10 +142,10 @@ def _finish(
 def test_only(options: Options, runtime: Runtime) -> None:
     """--evaluate: test a stored network, print, write nothing."""
     if options.run.resume is not None:
-        options, snapshot, path = resumption.stored(options)
+        options, snapshot, path = runtime.from_first(lambda: resumption.stored(options))
         stored = pretrained.from_content(snapshot, path)
     else:
-        stored = pretrained.read(str(options.run.pretrained))
+        stored = runtime.from_first(lambda: pretrained.read(str(options.run.pretrained)))
     options = _settled(options, runtime)
     runtime = runtime.at(options.run.precision)
     pretrained.compare(stored, options)
@@ -149,8 +155,9 @@ def test_only(options: Options, runtime: Runtime) -> None:
     if isinstance(epochs, int) and isinstance(step, int):  # else it is of no run of ours: the options alone decide
         whole = step == 0  # else it is from within the epoch after
         method.before_epoch(model, max(epochs - whole, 0))  # the state that it was trained in
-    runtime.place(model)
-    image_set = load_set(options)
+    runtime.put(model)
+    with runtime.one_a_machine():
+        image_set = load_set(options)
     score: Score = evaluate(model, batches(options, runtime, image_set, image_set.test), method, runtime)
     epoch = f" (epoch {stored.content['epoch']})" if "epoch" in stored.content else ""
     say(f"{stored.path}{epoch}: {options.model.arch}, {report.kept_in_words(model)}")

@@ -1,5 +1,6 @@
 """The record of a run while it trains: checkpoints, measures, status, a line an epoch."""
 
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ class Journal:
     def __init__(self, run: Run, options: Options, parts: Parts, state: State, *, resumed: bool) -> None:
         self._run, self._options, self._parts = run, options, parts
         self._stop = StopRequest().listen()
+        self._saved = time.monotonic()
         self._held_out = "val" if options.data.val_split else "test"
         self._trained = (state.train_images, state.train_seconds)
         epochs_done = state.epoch if resumed else 0
@@ -36,6 +38,11 @@ class Journal:
     def stop_reason(self) -> str | None:
         """The signal that asked to stop, or None."""
         return self._stop.reason
+
+    def save_due(self) -> bool:
+        """Whether the last checkpoint is --save-minutes old."""
+        minutes = self._options.run.save_minutes
+        return minutes > 0 and time.monotonic() - self._saved >= 60 * minutes
 
     def tables(self, epoch: int, tables: dict[str, Table]) -> None:
         """Into files of the run's directory, and as curves."""
@@ -83,6 +90,7 @@ class Journal:
         names = [f"epoch_{state.epoch}.pt"] if every > 0 and state.step == 0 and state.epoch % every == 0 else []
         names += ["best.pt"] if is_best else []
         checkpoints.save(self._run.path / "checkpoints", self._snapshot(state), [*names, "last.pt"])
+        self._saved = time.monotonic()
 
     def save_initial(self, state: State) -> None:
         """initial.pt: weights and scores as drawn."""
@@ -120,6 +128,35 @@ class Journal:
         """Every parameter, and its gradient of the last batch."""
         named = [(key.replace(".constraint.", "."), p) for key, p in self._parts.model.named_parameters()]
         return [*named, *((f"{name}.grad", p.grad) for name, p in named if p.grad is not None)]
+
+
+class Bystander:
+    """What the loop of any process but the first tells its events: it asks to stop when told so, and writes nothing."""
+
+    def __init__(self) -> None:
+        self._stop = StopRequest().listen()
+
+    def stop_asked(self) -> bool:
+        return bool(self._stop)
+
+    @property
+    def stop_reason(self) -> str | None:
+        return self._stop.reason
+
+    def save_due(self) -> bool:
+        return False
+
+    def save(self, state: State, *, is_best: bool) -> None: ...
+
+    def save_initial(self, state: State) -> None: ...
+
+    def tables(self, epoch: int, tables: dict[str, Table]) -> None: ...
+
+    def epoch_done(self, state: State, train: Score, held_out: Score, rate: float, *, is_best: bool) -> None: ...
+
+    def stopped(self, state: State) -> None: ...
+
+    def close(self, final: dict[str, float]) -> None: ...
 
 
 def restore(parts: Parts, snapshot: dict[str, Any], run: Run) -> State:

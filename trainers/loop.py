@@ -11,16 +11,21 @@ from torch import Tensor, nn
 
 from trainers.method import Method
 from trainers.optimizers import set_rate
+from trainers.replicas import Replicas
 from utils.checkpoints import RunFailed
 from utils.progress import Progress
 from utils.runtime import Runtime
+from utils.shares import Share
 from utils.tables import Table
 
 
 class Batches(Protocol):
-    """A split in batches; `epoch(e, start)` gives those of epoch `e` from number `start` on, by seed and e alone."""
+    """A split in batches; `epoch(e, start)` gives those of epoch `e` from number `start` on, by seed and e alone: of
+    those for training this process's `share`, of others whole ones, in turn with the other processes."""
 
     samples: int
+
+    def share(self, number: int) -> Share: ...
 
     def __len__(self) -> int: ...
 
@@ -40,6 +45,7 @@ class Parts:
     rate: Callable[[int], float]  # epoch -> learning rate
     clip: bool = False
     look_every: int = 10  # batches between looks at the running loss, each of which waits for the device
+    replicas: Replicas = field(default_factory=Replicas)
 
 
 @dataclass
@@ -77,6 +83,10 @@ class Events(Protocol):
 
     def stop_asked(self) -> bool: ...
 
+    def save_due(self) -> bool: ...
+
+    def save(self, state: State, *, is_best: bool) -> None: ...
+
     def tables(self, epoch: int, tables: dict[str, Table]) -> None: ...
 
     def epoch_done(self, state: State, train: Score, held_out: Score, rate: float, *, is_best: bool) -> None: ...
@@ -89,7 +99,7 @@ def fit(parts: Parts, state: State, epochs: int, events: Events) -> None:
 
     Raises RunFailed when the loss is not finite.
     """
-    parts.method.begin(parts.model, parts.optimizer, len(parts.train), epochs)
+    parts.method.begin(parts.model, parts.optimizer, len(parts.train), epochs, parts.runtime)
     while state.epoch < epochs:
         epoch, began = state.epoch, time.perf_counter()
         rate = parts.rate(epoch)
@@ -105,6 +115,7 @@ def fit(parts: Parts, state: State, epochs: int, events: Events) -> None:
             return
         train = score_of(state.sums)
         parts.method.after_epoch(parts.model, epoch)
+        parts.replicas.align(parts.model)
         held_out = evaluate(parts.model, parts.held_out, parts.method, parts.runtime)
         events.tables(epoch + 1, parts.method.tables(parts.model, parts.held_out, parts.runtime, epoch + 1, epochs))
         state.seconds += time.perf_counter() - began
@@ -112,7 +123,7 @@ def fit(parts: Parts, state: State, epochs: int, events: Events) -> None:
         _finite_parameters(parts.model, title)
         is_best = _advance(state, train, held_out)
         events.epoch_done(state, train, held_out, rate, is_best=is_best)
-        if events.stop_asked() and state.epoch < epochs:
+        if state.epoch < epochs and parts.runtime.any(events.stop_asked()):
             events.stopped(state)
             return
 
@@ -121,33 +132,47 @@ def train_one_epoch(parts: Parts, state: State, title: str, events: Events) -> b
     """Train the rest of the epoch; True when it is finished, False when asked to stop between two batches."""
     model, method, optimizer, runtime = parts.model, parts.method, parts.optimizer, parts.runtime
     model.train()
+    network = parts.replicas.of(model)
     sums = torch.tensor(state.sums, dtype=torch.float64, device=runtime.device)
+    sums *= runtime.first  # which has those of all
     began, already, total = time.perf_counter(), state.train_seconds, len(parts.train)
     with Progress(title, total, state.step) as progress:
         for step, (images, labels) in enumerate(parts.train.epoch(state.epoch, state.step), state.step):
+            share = parts.replicas.take(parts.train, step, len(labels))
             method.before_step(model, step)
             with runtime.precision():
-                logits = model(images)
+                logits = network(images)
             logits = logits.float()
             loss = method.loss(logits, labels)
             optimizer.zero_grad()
-            loss.backward()
+            (loss * share.weight).backward()
             if parts.clip:
                 torch.nn.utils.clip_grad_value_(model.parameters(), 1.0)
             optimizer.step()
             method.after_step(model, step)
             add_batch(sums, loss.detach(), logits.detach(), labels)
             state.step = step + 1
-            state.train_images += len(labels)
+            state.train_images += share.total
             progress.advance()
-            if state.step % parts.look_every == 0 or state.step == total or events.stop_asked():
-                state.sums = sums.tolist()
+            asked = runtime.alone and events.stop_asked()  # several agree when they look
+            if state.step % parts.look_every == 0 or state.step == total or asked:
                 state.train_seconds = already + time.perf_counter() - began
-                so_far = _finite(score_of(state.sums), title, state.step)
+                stop = _look(parts, state, sums, title, events)
+                so_far = score_of(state.sums)
                 progress.show(state.step, so_far.loss, so_far.top1, state.train_images / state.train_seconds)
-                if events.stop_asked() and state.step < total:
+                if stop and state.step < total:
                     return False
     return True
+
+
+def _look(parts: Parts, state: State, sums: Tensor, title: str, events: Events) -> bool:
+    """Bring what all processes have summed up into `state`, save where that is due; whether any was asked to stop."""
+    wishes = sums.new_tensor([events.stop_asked(), events.save_due()])
+    *state.sums, stop, save = parts.runtime.total(torch.cat([sums, wishes])).tolist()
+    _finite(score_of(state.sums), title, state.step)
+    if save and not stop and state.step < len(parts.train):
+        events.save(state, is_best=False)
+    return bool(stop)
 
 
 @torch.no_grad()
@@ -161,7 +186,7 @@ def evaluate(model: nn.Module, batches: Batches, method: Method, runtime: Runtim
             logits = model(images)
         logits = logits.float()
         add_batch(sums, method.loss(logits, labels), logits, labels)
-    return score_of(sums.tolist())
+    return score_of(runtime.total(sums).tolist())
 
 
 def add_batch(sums: Tensor, loss: Tensor, logits: Tensor, labels: Tensor) -> None:

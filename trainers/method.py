@@ -37,8 +37,14 @@ class Method:
     def prepare(self, model: nn.Module) -> None:
         """Once, before the optimizer is made. Raises ValueError where `model` is not what the method trains."""
 
-    def begin(self, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, epochs: int) -> None:
-        """Before the first step of this process, a resumed run's too: the optimizer, steps an epoch, epochs in all."""
+    def begin(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, epochs: int, runtime: "Runtime"
+    ) -> None:
+        """Before the first step of this process, a resumed run's too: the optimizer, steps an epoch, epochs in all.
+
+        What a method finds out about a batch is of this process's share of it: `runtime.total` and `runtime.gather`
+        bring together what all have. Random decisions come out the same on all: their generators are equal.
+        """
 
     def parameter_groups(self, model: nn.Module) -> Groups:
         """What the optimizer trains."""

@@ -1,20 +1,20 @@
 """Trainer `sparse`: few connections, which move while the network trains (Hebbian sparse CNN, SET, RigL)."""
 
 from dataclasses import fields
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from models.constraints import constrained_layers
-from models.constraints.coactivation import coactivation, correlation
 from models.constraints.progress import Change
 from models.constraints.rewiring import Rules
 from models.constraints.sparse import SparseWeight
 from trainers import schedules
 from trainers.method import Method
+from trainers.strengths import Strengths
 from utils.progress import warn
+from utils.runtime import ALONE, Runtime
 
 
 class Sparse(Method):
@@ -30,16 +30,15 @@ class Sparse(Method):
     def __init__(self, **options: Any) -> None:
         own = {name: options.pop(name) for name in self.takes if name in options}
         super().__init__(**options)
-        self._rules = Rules(**own)
+        self._rules, self._runtime = Rules(**own), ALONE
         self._layers: dict[str, Any] = {}
-        self._strengths: dict[str, Tensor] = {}
-        self._hooks: list[Any] = []
+        self._strengths = Strengths(self._layers, correlated=self._rules.drop == "correlation")
         self._optimizer: torch.optim.Optimizer | None = None
         self._epoch, self._steps, self._every, self._end = 0, 1, 1, 0
 
     def prepare(self, model: nn.Module) -> None:
         layers = constrained_layers(model).items()
-        self._layers = {name: layer for name, layer in layers if isinstance(layer.constraint, SparseWeight)}
+        self._layers.update({name: layer for name, layer in layers if isinstance(layer.constraint, SparseWeight)})
         if not self._layers:
             raise ValueError("trainer: it moves connections, and no layer has a mask; conv_type SparseConv gives one")
         for layer, count in zip(self._layers.values(), self._targets(0), strict=True):
@@ -47,8 +46,15 @@ class Sparse(Method):
             with torch.no_grad():  # else the signal dies out: LeNet5 and Conv4 at 5 % stayed at chance
                 layer.weight.mul_((layer.weight.numel() / count) ** 0.5)
 
-    def begin(self, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, epochs: int) -> None:  # noqa: ARG002
-        rules, self._optimizer, self._steps = self._rules, optimizer, steps
+    def begin(
+        self,
+        model: nn.Module,  # noqa: ARG002
+        optimizer: torch.optim.Optimizer,
+        steps: int,
+        epochs: int,
+        runtime: Runtime,
+    ) -> None:
+        rules, self._optimizer, self._steps, self._runtime = self._rules, optimizer, steps, runtime
         self._every = rules.progress_interval or (steps if rules.by_filter else 100)
         until = rules.progress_until or (1.0 if rules.by_filter else 0.75)
         self._end = int(until * steps * epochs)
@@ -76,26 +82,21 @@ class Sparse(Method):
         if done >= self._last:
             return
         if self._rules.count_strengths and done % self._every % self._rules.update_interval == 0:
-            self._hooks = [m.register_forward_hook(partial(self._count, name)) for name, m in self._layers.items()]
+            self._strengths.watch(self._runtime)
         for layer in self._layers.values():
             layer.constraint.watched = self._rules.grow == "gradient" and (done + 1) % self._every == 0
 
-    def _count(self, name: str, layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        strength = correlation if self._rules.drop == "correlation" else coactivation
-        found = strength(layer, inputs[0], output)
-        self._strengths[name] = found + self._strengths[name].to(found) if name in self._strengths else found
-
     def after_step(self, model: nn.Module, step: int) -> None:  # noqa: ARG002
-        while self._hooks:
-            self._hooks.pop().remove()
+        self._strengths.rest()
         done = self._epoch * self._steps + step + 1
         if done % self._every == 0 and done <= self._last:
             fraction = self._rules.drop_fraction * schedules.cosine(done, self._end, 0, 1, 1.0)
             for (name, layer), target in zip(self._layers.items(), self._targets(done), strict=True):
-                known = {"strengths": self._strengths.get(name), "gradient": layer.constraint.gradient}
-                at = layer.weight.detach(), layer.constraint.mask
-                self._move(layer, self._rules.change(*at, **known, target=target, fraction=fraction))
-            self._strengths.clear()
+                slope = layer.constraint.gradient
+                total = None if slope is None else self._runtime.total(slope)
+                given = layer.weight.detach(), layer.constraint.mask, self._strengths.found.get(name), total
+                self._move(layer, self._rules.change(*given, target=target, fraction=fraction))
+            self._strengths.found.clear()
 
     def _targets(self, done: int) -> list[int]:
         """How many connections each layer has after `done` steps."""
@@ -113,7 +114,7 @@ class Sparse(Method):
                 value.mul_(change.kept)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"strengths": dict(self._strengths)}
+        return {"strengths": dict(self._strengths.found)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._strengths = {name: s.to(self._layers[name].weight.device) for name, s in state["strengths"].items()}
+        self._strengths.found.update({n: s.to(self._layers[n].weight.device) for n, s in state["strengths"].items()})

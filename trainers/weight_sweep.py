@@ -76,5 +76,5 @@ def weight_sweep(
                     logits = model(images)
                 logits = logits.float()
                 add_batch(row, method.loss(logits, labels), logits, labels)
-    scores = [score_of(row) for row in sums.tolist()]
+    scores = [score_of(row) for row in runtime.total(sums).tolist()]
     return [{"on": on, "acc@1": score.top1, "loss": score.loss} for on, score in zip(values, scores, strict=True)]

@@ -10,8 +10,13 @@ from pathlib import Path
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 
 
-def tune() -> None:
-    """Set the allocator and numpy's kernels for this machine; does nothing where neither applies."""
+def tune(*, several: bool = False) -> None:
+    """Set the allocator and numpy's kernels for this machine; does nothing where neither applies.
+
+    As one of `several` processes it keeps torch's C++ from telling each attempt to reach the others: we tell the end.
+    """
+    if several:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         # Older glibcs refuse more than 32 MiB; trimming alone would leave them slower than untouched.

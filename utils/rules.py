@@ -206,7 +206,7 @@ ERRORS: list[Rule] = [
     ("evaluate", lambda v: v.evaluate and not (v.resume or v.pretrained), TESTED),
     ("name", lambda v: v.name and not re.fullmatch(r"(?!\.\.?$)[^/]{1,99}", v.name), "it must be one path component"),
     ("log_dir", lambda v: "log_dir" in v.typed and not writable(v.log_dir or ""), "it must be a folder one can write"),
-    ("multigpu", lambda v: v.multigpu and len(v.multigpu) > 1, "several GPUs are not supported yet; name one"),
+    ("multigpu", lambda v: v.multigpu and len(set(v.multigpu)) < len(v.multigpu), "each GPU can be named once"),
     (
         "multigpu",
         lambda v: v.multigpu and v.device == "cpu" and "multigpu" in v.typed,

@@ -21,19 +21,24 @@ STATUSES = ("running", "done", "failed", "stopped")
 
 class Run:
     """A run's directory, locked by this process. `path` holds config.yaml, environment.json, metrics.csv, status.json,
-    logs/ and checkpoints/."""
+    logs/ and checkpoints/. Told to another process, it writes nothing there."""
 
     def __init__(self, path: Path, lock: IO[str]) -> None:
         self.path = path
-        self._lock = lock
+        self._lock: IO[str] | None = lock
         for folder in ("logs", "checkpoints"):
             (path / folder).mkdir(exist_ok=True)
         for left in (*path.glob(".*.tmp"), *path.glob("checkpoints/.*.tmp")):  # by a process killed while it wrote
             left.unlink(missing_ok=True)
         self.id = str(read_status(path).get("id") or uuid.uuid4().hex)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "id": self.id, "_lock": None}
+
     def describe(self, options: Options, facts: dict[str, Any]) -> None:
         """Write config.yaml and environment.json, once, before anything else happens in the directory."""
+        if self._lock is None:
+            return
         again = options.replace(resume=None)  # to repeat the run is to begin it, however this one was begun
         write_text(self.path / "config.yaml", yaml.safe_dump(again.flat(), sort_keys=False))
         write_text(self.path / "environment.json", json.dumps(environment() | facts, indent=2) + "\n")
@@ -41,6 +46,8 @@ class Run:
     def set_status(self, status: str, **facts: object) -> None:
         """Record running, done, failed or stopped, with the epoch and whatever else there is to say."""
         assert status in STATUSES
+        if self._lock is None:
+            return
         record = {"status": status, "id": self.id, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **facts}
         write_text(self.path / "status.json", json.dumps(record) + "\n")
 

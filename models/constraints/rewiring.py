@@ -63,9 +63,9 @@ class Rules:
         self,
         weight: Tensor,
         mask: Tensor,
-        *,
         strengths: Tensor | None,
         gradient: Tensor | None,
+        *,
         target: int,
         fraction: float,
     ) -> Change:

@@ -50,6 +50,9 @@ class NoEvents:
     def stop_asked(self):
         return False
 
+    def save_due(self):
+        return False
+
 
 def losses(name):
     """Loss of every step, in float32 on one thread."""

@@ -56,7 +56,7 @@ def parts(method, model=None, count=3, lr=0.3):
 
 def train(method, model=None, **settings):
     assembled = parts(method, model, **settings)
-    method.begin(assembled.model, assembled.optimizer, len(assembled.train), 1)
+    method.begin(assembled.model, assembled.optimizer, len(assembled.train), 1, CPU)
     method.before_epoch(assembled.model, 0)
     assert train_one_epoch(assembled, State(), "here", Quiet())
     return assembled.model

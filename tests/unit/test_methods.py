@@ -51,6 +51,9 @@ class Silent:
     def stop_asked(self):
         return False
 
+    def save_due(self):
+        return False
+
     def tables(self, epoch, tables):
         assert tables == {}
 

@@ -75,7 +75,7 @@ def parts_of(net, kind=Sparse, optimizer="sgd", weight_decay=1e-2, **rules):
     method = kind(weight_decay=weight_decay, **rules)
     method.prepare(net)
     made = make_optimizer(optimizer, method.parameter_groups(net), lr=0.05)
-    CPU.place(net)  # channels_last, as in every run
+    CPU.put(net)  # channels_last, as in every run
     return Parts(net, method, made, CPU, Batches(), Batches(), rate=lambda _: 0.05)
 
 

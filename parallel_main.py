@@ -1,0 +1,37 @@
+"""Featherweight on many processes, on one machine or several: the run of main.py, with the same options.
+
+torchrun --nproc-per-node 4 parallel_main.py --config FILE     (or: srun python parallel_main.py --config FILE)
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from utils import ending
+
+
+def main(argv: Sequence[str]) -> int:
+    """Find the other processes and do with them what main.py does alone. Returns the exit code that --help lists."""
+    return ending.code(lambda: work(argv))
+
+
+def work(argv: Sequence[str]) -> None:
+    """What `main` does, failures as exceptions: what all processes of a machine have to say, its first one says."""
+    import args
+    from utils import process, ranks
+
+    place = ranks.find(os.environ)
+    with ranks.said_once(place):
+        options = args.parse(argv)
+        process.tune(several=place.world > 1)  # before numpy and torch are loaded
+        from trainers import experiment
+        from utils import peers, runtime
+
+        here = runtime.of(options, place)
+    with peers.joined(place, here.backend, options.run.init_timeout):
+        experiment.warn_all(options)
+        experiment.run(options, here)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

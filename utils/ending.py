@@ -1,0 +1,60 @@
+"""How a program of ours ends: every failure is one line and an exit code that --help lists."""
+
+import sys
+from collections.abc import Callable
+
+NOTHING_SAVED = 130  # left by Ctrl-C before there was anything to save
+
+
+class Quiet(Exception):
+    """This process ends with `code`; what there is to say another one says."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def complain(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def code(work: Callable[[], None], tell: Callable[[str], None] = complain) -> int:
+    """Do `work`; the exit code. `tell` is given the one line that there is to say of a failure."""
+    try:
+        from args import UsageError
+        from utils.signals import RESUMABLE, Stopped
+    except KeyboardInterrupt:
+        return NOTHING_SAVED
+    try:
+        work()
+    except Stopped as stopped:
+        tell(str(stopped))
+        return RESUMABLE
+    except Quiet as quiet:
+        return quiet.code
+    except UsageError as error:
+        tell(f"error: {error}")
+        return 2
+    except KeyboardInterrupt:
+        tell("interrupted before training began; nothing was saved")
+        return NOTHING_SAVED
+    except ModuleNotFoundError as missing:
+        tell(f"failed: {missing.name} is not installed; pip install -r requirements.txt")
+        return 1
+    except (OSError, MemoryError, RuntimeError) as failure:
+        if not _foreseen(failure):
+            raise
+        tell(f"failed: {str(failure).splitlines()[0] if str(failure) else 'out of memory'}")
+        return 1
+    return 0
+
+
+def _foreseen(failure: Exception) -> bool:
+    """Whether one line is enough to say of it: it is no error of ours."""
+    if not isinstance(failure, RuntimeError):
+        return True
+    import torch
+
+    from utils.checkpoints import RunFailed
+
+    return isinstance(failure, RunFailed | torch.OutOfMemoryError)

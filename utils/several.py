@@ -1,0 +1,37 @@
+"""--multigpu with several GPUs: parallel_main.py, a process for each, started by torch's own launcher."""
+
+import sys
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from utils.ending import Quiet
+from utils.signals import RESUMABLE
+
+PROGRAM = Path(__file__).resolve().parents[1] / "parallel_main.py"
+
+
+def start(argv: Sequence[str], processes: int) -> None:
+    """Run parallel_main.py with `argv` in so many processes of this machine, and wait for their end.
+
+    Raises Quiet with their exit code, where it is not 0: what there is to say they have said.
+    """
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-u", str(PROGRAM), *argv)
+    except ChildFailedError as error:
+        raise Quiet(max(1, error.get_first_failure()[1].exitcode)) from error
+    except SignalException as error:
+        raise Quiet(RESUMABLE) from error
