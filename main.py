@@ -24,6 +24,7 @@ def work(argv: Sequence[str]) -> None:
 
     gpus = options.run.multigpu or ()
     if len(gpus) > 1 and not options.run.check:
+        runtime.check_gpus(gpus)
         several.start(argv, len(gpus))
         return
     experiment.warn_all(options)

@@ -1,29 +1,52 @@
 """Batch normalisation over the batch of all processes together."""
 
+from typing import Any
+
 import torch
-import torch.distributed.nn.functional as between
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from models.blocks import OneValue
 
 
-class SyncBatchNorm(OneValue, nn.SyncBatchNorm):
-    """torch's SyncBatchNorm, and on a CPU, which that one refuses, the same by differentiable sums; (B, C, …)."""
+class Sum(torch.autograd.Function):
+    """y = Σ over the processes of x, on each of them; ∂L/∂x = Σ over the processes of ∂L/∂y."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ARG004
+        return Sum.forward(None, gradients[0])
+
+
+class FusedSyncBatchNorm(OneValue, nn.SyncBatchNorm):
+    """torch's own, which needs a GPU."""
+
+    def forward(self, input: Tensor) -> Tensor:  # in training one value here is not one value everywhere
+        return nn.SyncBatchNorm.forward(self, input) if self.training else super().forward(input)
+
+
+class SyncBatchNorm(OneValue):
+    """The same on any device, by differentiable sums over the processes; (B, C, …)."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(input)
-        return nn.SyncBatchNorm.forward(self, input) if input.is_cuda else self._by_sums(input)
+        return self._by_sums(input) if self.training else super().forward(input)
+
+    def _check_input_dim(self, input: Tensor) -> None: ...
 
     def _by_sums(self, input: Tensor) -> Tensor:
         """(x − mean) / √(variance + eps) · weight + bias, in float32 at least; the mean comes before the variance:
         E[x²] − E[x]² would lose half of the digits."""
         x = input.to(torch.promote_types(input.dtype, torch.float32))
         over, shape = [0, *range(2, x.dim())], (1, -1, *[1] * (x.dim() - 2))
-        count = between.all_reduce(x.new_tensor(float(x.numel() // x.shape[1])))
-        mean = between.all_reduce(x.sum(over)) / count
+        count = Sum.apply(x.new_tensor(float(x.numel() // x.shape[1])))
+        mean = Sum.apply(x.sum(over)) / count
         centred = x - mean.view(shape)
-        variance = between.all_reduce(centred.square().sum(over)) / count
+        variance = Sum.apply(centred.square().sum(over)) / count
         if self.track_running_stats:
             self._remember(mean.detach(), (variance * count / (count - 1)).detach())
         scale = (variance + self.eps).rsqrt()
@@ -41,10 +64,9 @@ class SyncBatchNorm(OneValue, nn.SyncBatchNorm):
         self.running_var.lerp_(variance, share)
 
 
-def synchronise(model: nn.Module) -> int:
-    """Turn every batch norm of `model`, in place, into one over the batch of all processes; how many there are."""
-    found = [module for module in model.modules() if isinstance(module, OneValue)]
-    for module in found:
-        module.__class__ = SyncBatchNorm
-        module.process_group = None  # type: ignore[assignment]
-    return len(found)
+def synchronise(model: nn.Module, *, fused: bool) -> None:
+    """Turn every batch norm of `model`, in place, into one over the batch of all processes; `fused`: on a GPU."""
+    for module in model.modules():
+        if isinstance(module, OneValue):
+            module.__class__ = FusedSyncBatchNorm if fused else SyncBatchNorm
+            module.process_group = None  # type: ignore[assignment]

@@ -2,7 +2,7 @@
 
     python scripts/bench.py [--nets Conv2,Conv4] [--acts 1/32,1/1] [--repeat 7] [--threads N] [--out FILE.json]
     python scripts/bench.py --startup
-    python scripts/bench.py --binary | --strengths
+    python scripts/bench.py --binary | --strengths | --parallel [--processes 2]
 
 One process, the contenders in turn within every repeat, medians. CIFAR-10 shapes, random pixels, half the weights kept.
 - ours: `trainers.loop` on the project's own parts, at each precision, loading included. An evaluation is EVALUATED
@@ -34,7 +34,7 @@ import torch
 
 import models
 from args import UsageError
-from scripts import bench_binary, bench_strengths
+from scripts import bench_binary, bench_parallel, bench_strengths
 from scripts.bench_contenders import DENSITY, EVALUATED, OPTIMIZER, STEPS, Work, contenders, measure, timed
 from utils import runtime as runtimes
 from utils.choose import pick
@@ -164,6 +164,24 @@ def startup_table(found: dict[str, Any]) -> str:
     return "\n".join([*lines, f"target for the first batch: {found['target']:g}x"])
 
 
+def bench_several(options: argparse.Namespace) -> dict[str, Any]:
+    """Several processes beside one; prints the table."""
+    o = options
+    job = bench_parallel.Job(
+        bench_parallel.NET,
+        o.batch_size,
+        o.processes,
+        o.precision,
+        o.repeat,
+        o.threads,
+        o.here[o.precision[0]].device.type,
+    )
+    found = bench_parallel.bench(job)
+    short, shares = ({n: summary(v) for n, v in found[kind].items()} for kind in ("samples", "efficiency"))
+    print(bench_parallel.table(found, short, shares))
+    return {**found, "efficiency": shares, "summary": short, "samples": found["samples"]}
+
+
 def _comma(text: str) -> list[str]:
     return text.split(",")
 
@@ -184,6 +202,10 @@ def parser() -> argparse.ArgumentParser:
     other.add_argument("--startup", action="store_true", help="measure instead how long a start takes")
     other.add_argument("--binary", action="store_true", help="measure instead the network of zeros and ones, in fp32")
     other.add_argument("--strengths", action="store_true", help="measure instead what connections' strengths cost")
+    other.add_argument(
+        "--parallel", action="store_true", help=f"measure instead several processes on {bench_parallel.NET}, beside one"
+    )
+    top.add_argument("--processes", type=int, default=2, help="of --parallel, with one thread each, default 2")
     top.add_argument("--out", type=Path, default=Path("runs/bench.json"), help="default runs/bench.json")
     return top
 
@@ -192,8 +214,12 @@ def checked(argv: Sequence[str]) -> argparse.Namespace:
     """The options; every fault ends the program with code 2 before anything is measured."""
     top = parser()
     options = top.parse_args(argv)
-    if min(options.repeat, options.batch_size, options.threads or 1) < 1:
-        top.error("--repeat, --batch-size and --threads must be at least 1")
+    if min(options.repeat, options.batch_size, options.threads or 1, options.processes) < 1:
+        top.error("--repeat, --batch-size, --threads and --processes must be at least 1")
+    if options.parallel:
+        options.threads = options.threads or 1
+        if options.batch_size % options.processes:
+            top.error(f"--batch-size {options.batch_size} does not divide among {options.processes} processes")
     try:
         for precision in options.precision:
             pick({"bf16": None, "fp32": None}, precision, "--precision")
@@ -215,6 +241,8 @@ def main(argv: Sequence[str]) -> int:
     if options.startup:
         measured: dict[str, Any] = {"startup": bench_startup(options.repeat)}
         print(startup_table(measured["startup"]))
+    elif options.parallel:
+        measured = {"parallel": bench_several(options)}
     elif chosen := [name for name in SINGLE if getattr(options, name)]:
         (name,) = chosen
         here = runtimes.choose(options.device, "fp32", None, deterministic=False)

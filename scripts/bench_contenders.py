@@ -18,6 +18,7 @@ from scripts import bench_reference as reference
 from trainers import METHODS
 from trainers.loop import Parts, Score, State, evaluate, train_one_epoch
 from trainers.optimizers import freeze_weights, make_optimizer
+from trainers.replicas import Replicas
 from utils.runtime import Runtime
 from utils.shares import Share
 from utils.tables import Table
@@ -92,14 +93,18 @@ def random_split(images: int) -> Split:
     return Split(pixels, random.integers(0, SPEC.num_classes, images))
 
 
-def parts(model: Any, optimizer: str, runtime: Runtime, batch: int, *, dense: bool) -> Parts:
-    """What the loop needs, put together as trainers.experiment does."""
+def parts(model: Any, optimizer: str, runtime: Runtime, batch: int, *, dense: bool, compression: str = "none") -> Parts:
+    """What the loop needs, put together as trainers.experiment does; `batch` is that of all processes."""
+    replicas = Replicas(runtime, compression=compression)
+    replicas.prepare(model)
     model.to(runtime.device, memory_format=torch.channels_last)
     method = METHODS["default" if dense else "prune_score"](weight_decay=1e-4)
     split = random_split(batch * max(STEPS, EVALUATED))
 
     def batches(count: int, *, train: bool) -> DeviceBatches:
-        return DeviceBatches(split, SPEC, device=runtime.device, batch_size=batch, seed=0, train=train, limit=count)
+        usual: dict[str, Any] = {"device": runtime.device, "batch_size": batch, "seed": 0}
+        part = (runtime.place.rank, runtime.place.world)
+        return DeviceBatches(split, SPEC, **usual, train=train, limit=count, part=part)
 
     return Parts(
         model,
@@ -109,6 +114,7 @@ def parts(model: Any, optimizer: str, runtime: Runtime, batch: int, *, dense: bo
         batches(STEPS, train=True),
         batches(EVALUATED, train=False),
         rate=lambda _epoch: RATE,
+        replicas=replicas,
     )
 
 

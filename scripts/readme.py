@@ -9,6 +9,7 @@ import json
 import statistics
 import sys
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import yaml
@@ -113,11 +114,18 @@ def spread(values: list[float]) -> str:
     return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
 
 
-def filled(text: str) -> str:
-    """README with each table between its `<!-- name: … -->` and the next `<!-- end -->`."""
-    tables = {"speed": speed, "published": published, "accuracy": accuracy, "pruning": pruning}
+TABLES: dict[str, Callable[[], str]] = {
+    "speed": speed,
+    "published": published,
+    "accuracy": accuracy,
+    "pruning": pruning,
+}
+
+
+def filled(text: str, tables: Mapping[str, Callable[[], str]], script: str) -> str:
+    """`text` with each table of `script` between its `<!-- name: … -->` and the next `<!-- end -->`."""
     for name, table in tables.items():
-        marker = f"<!-- {name}: python scripts/readme.py -->"
+        marker = f"<!-- {name}: python {script} -->"
         before, rest = text.split(marker)
         _, after = rest.split("<!-- end -->", 1)
         text = f"{before}{marker}\n{table()}\n<!-- end -->{after}"
@@ -126,7 +134,7 @@ def filled(text: str) -> str:
 
 def main(argv: list[str]) -> int:
     readme = ROOT / "README.md"
-    text = filled(readme.read_text())
+    text = filled(readme.read_text(), TABLES, "scripts/readme.py")
     if argv == ["--check"]:
         return int(text != readme.read_text())
     readme.write_text(text)

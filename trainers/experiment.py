@@ -12,7 +12,7 @@ from trainers import pretrained, report, resumption
 from trainers.assembly import assemble, batches, build, conv_types, load_set, trainer_name
 from trainers.journal import Bystander, Journal, restore
 from trainers.loop import Parts, Score, State, evaluate, fit
-from utils import checkpoints, results
+from utils import checkpoints, peers, results
 from utils import run as runs
 from utils.progress import say, warn
 from utils.runtime import Runtime
@@ -115,7 +115,8 @@ def _go(
     except Stopped:
         raise
     except BaseException as error:
-        reason = (str(error) or type(error).__name__).split("\n")[0]
+        gone = isinstance(error, Exception) and peers.lost(error)
+        reason = "another process is gone" if gone else (str(error) or type(error).__name__).split("\n")[0]
         run.set_status("failed", epoch=state.epoch, epochs=options.optim.epochs, reason=reason)
         raise
     run.set_status("done", epoch=state.epoch, epochs=options.optim.epochs)

@@ -181,11 +181,12 @@ def evaluate(model: nn.Module, batches: Batches, method: Method, runtime: Runtim
     model.eval()
     method.before_evaluation(model)
     sums = torch.zeros(4, dtype=torch.float64, device=runtime.device)
-    for images, labels in batches.epoch(0):
-        with runtime.precision():
-            logits = model(images)
-        logits = logits.float()
-        add_batch(sums, method.loss(logits, labels), logits, labels)
+    with runtime.generators_kept():
+        for images, labels in batches.epoch(0):
+            with runtime.precision():
+                logits = model(images)
+            logits = logits.float()
+            add_batch(sums, method.loss(logits, labels), logits, labels)
     return score_of(runtime.total(sums).tolist())
 
 

@@ -46,7 +46,7 @@ class Replicas:
         if self._runtime.alone:
             return
         if self._sync_bn:
-            synchronise(model)
+            synchronise(model, fused=self._runtime.device.type == "cuda")
         for module in model.modules():
             if isinstance(module, nn.Dropout | nn.Dropout2d):
                 module.forward = partial(self._drop, module)  # type: ignore[method-assign]

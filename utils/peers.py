@@ -16,12 +16,11 @@ from utils.checkpoints import RunFailed
 from utils.ending import Quiet
 from utils.progress import say, warn
 from utils.ranks import Place
-from utils.signals import Stopped
+from utils.signals import RESUMABLE, Stopped
 
 LOOK_EVERY = 1.0  # seconds between looks at whether another process has failed
 GRACE = 10.0  # seconds that this one then has to end by itself: it may hang in a collective call of a GPU
 FIRST_WORD = 1.0  # seconds that rank 0 is ahead of the others in telling what all have to tell
-GONE = "another process is gone: "
 COLLECTIVE = timedelta(minutes=30)  # a process that is so late to a collective call will not come
 
 
@@ -40,7 +39,12 @@ def joined(place: Place, backend: str, timeout: float) -> Iterator[None]:
     try:
         with _muted() if place.rank else _as_it_is():
             yield
-    except (Stopped, Quiet, KeyboardInterrupt):
+    except Stopped as stopped:
+        dist.barrier()  # a launcher may end the others at the first exit: the first process has saved by now
+        if place.rank:
+            raise Quiet(RESUMABLE) from stopped
+        raise
+    except (Quiet, KeyboardInterrupt):
         raise
     except Exception as error:
         board.told(error)
@@ -98,10 +102,11 @@ class Board:
         self._store = dist.TCPStore(place.address, place.port, is_master=False, timeout=timedelta(seconds=GRACE))
         self._failed = f"failed/{place.attempt}"
         self._over = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
 
     def watch(self) -> None:
         """Look, in a thread of its own, whether another process has failed, and then end this one before long."""
-        threading.Thread(target=self._watch, daemon=True).start()
+        self._watcher.start()
 
     def _watch(self) -> None:
         while not self._over.wait(LOOK_EVERY):
@@ -110,31 +115,35 @@ class Board:
                 os._exit(1)
 
     def _word(self) -> bool:
-        """Whether a process has left word of a failure; a store that cannot be asked any more has gone with its own."""
+        """Whether a process has left word of a failure, or the one that keeps the store is gone."""
         try:
-            return self._store.check([self._failed])
+            return bool(self._store.check([self._failed]))
         except RuntimeError:
-            return False
+            return True
 
     def told(self, error: Exception) -> None:
-        """Leave word of `error`; raises Quiet where another process was first, RunFailed where one is gone unheard."""
-        code = 2 if isinstance(error, UsageError) else 1
+        """Leave word of `error`. Raises RunFailed in place of one that says no more than that another process is gone.
+
+        Where another process was first: waits for its end, so that a launcher takes that for the cause, and raises
+        Quiet.
+        """
         if self._place.rank:
             time.sleep(FIRST_WORD)
         try:
             first = self._store.add(self._failed, 1) == 1
-        except RuntimeError:  # rank 0, which keeps the store, has gone: whatever happens here happens for that
-            raise Quiet(code) from error
+        except RuntimeError:
+            first = False
         if not first:
-            raise Quiet(code) from error
-        if self._place.rank == 0:
-            time.sleep(2 * LOOK_EVERY)  # the store may end with this process: let the others look first
+            time.sleep(3 * LOOK_EVERY)
+            raise Quiet(2 if isinstance(error, UsageError) else 1) from error
         warn(f"rank {self._place.rank} of {self._place.world} on {platform.node()} failed")
         if lost(error):
-            raise RunFailed(GONE + _first_line(error)) from error
+            raise RunFailed("another process is gone, and the connection to it") from error
 
     def close(self) -> None:
+        """Look no more; a thread still within the store when the interpreter ends would abort the process."""
         self._over.set()
+        self._watcher.join(2 * LOOK_EVERY)
 
 
 def lost(error: Exception) -> bool:

@@ -91,6 +91,11 @@ class Runtime:
             raise Quiet(1)
         return made if self.first else box[0][0]
 
+    def generators_kept(self) -> AbstractContextManager[Any]:
+        """After it torch's generators are as they were: what draws in evaluation changes nothing of training, and the
+        processes' generators stay equal though each evaluates other batches."""
+        return torch.random.fork_rng([self.device] if self.device.type == "cuda" else [])
+
     @contextmanager
     def one_a_machine(self) -> Iterator[None]:
         """The body runs on one process of every machine first, and when it is done there on the others."""
@@ -164,10 +169,7 @@ def _device(device: str, gpus: tuple[int, ...] | None, place: Place) -> torch.de
             raise UsageError(
                 f"multigpu: {len(gpus)} named for the {place.local_world} processes of this machine; one for each"
             )
-        gpu = gpus[place.local_rank]
-        if gpu >= there:
-            raise UsageError(f"multigpu: {gpu}, but this machine has {there or 'no'} GPU; --device cpu runs on the CPU")
-        return torch.device("cuda", gpu)
+        return _gpu(gpus[place.local_rank])
     if device == "cuda" and not there:
         raise UsageError("device: cuda is not available here; --device cpu or auto runs without a GPU")
     if not there or device == "cpu":
@@ -176,6 +178,19 @@ def _device(device: str, gpus: tuple[int, ...] | None, place: Place) -> torch.de
     if gpu >= there:
         raise UsageError(f"device: {place.local_world} processes on this machine, but {there} GPUs; one for each")
     return torch.device("cuda", gpu)
+
+
+def check_gpus(gpus: tuple[int, ...]) -> None:
+    """Raises UsageError for one that is not there."""
+    for gpu in gpus:
+        _gpu(gpu)
+
+
+def _gpu(number: int) -> torch.device:
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if number >= there:
+        raise UsageError(f"multigpu: {number}, but this machine has {there or 'no'} GPU; --device cpu runs on the CPU")
+    return torch.device("cuda", number)
 
 
 def _has_bf16(device: torch.device) -> bool:

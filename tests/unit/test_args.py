@@ -62,6 +62,7 @@ def test_the_options_that_leave_a_run_the_same_are_these() -> None:
     assert same == {
         *("data", "download", "workers", "epochs", "config", "name", "log_dir", "results", "resume", "evaluate"),
         *("pretrained", "save_every", "histograms", "print_freq", "check", "device", "multigpu", "deterministic"),
+        *("save_minutes", "init_timeout"),
         *("detect_anomaly", "sweep_on", "sweep_every"),
     }
 
@@ -205,6 +206,8 @@ EDGES = [
     ("start_epoch", ["0", "89"], ["-1", "90"]),
     ("seed", ["0", str(2**63 - 1)], ["-1", str(2**63)]),
     ("save_every", ["-1", "0"], ["-2"]),
+    ("save_minutes", ["0", "0.01"], ["-1"]),
+    ("init_timeout", ["1"], ["0"]),
     ("print_freq", ["1"], ["0"]),
     ("dry_run", ["1"], ["0"]),
     ("multigpu", ["0"], ["-1"]),

@@ -202,7 +202,7 @@ TABLE = [
     (DENSE, "--name a/b", ["name", "'a/b'", HERE, "one path component"]),
     (DENSE, "--name ..", ["name", "'..'", HERE, "one path component"]),
     (DENSE, "--log-dir /dev/null/x", ["log_dir", "'/dev/null/x'", HERE, "a folder"]),
-    (DENSE, "--multigpu 0,1", ["multigpu", "'0,1'", HERE, "not supported yet"]),
+    (DENSE, "--multigpu 0,1,0", ["multigpu", "'0,1,0'", HERE, "can be named once"]),
     (DENSE, "--multigpu 0 --device cpu", ["multigpu", "'0'", HERE, "leave out one of the two"]),
     # the file itself
     (DENSE + "lr: [1\n", "", ["config: c.yml, line 4", "give a YAML file"]),

@@ -25,6 +25,7 @@ from models.initial import INITIALISERS, initialise
 from tests.cases import CASES, CLASSES, METHOD_CASES, NARROW, SET_CASES
 from trainers import METHODS
 from trainers.optimizers import OPTIMIZERS, make_optimizer, parameter_groups
+from trainers.replicas import COMPRESSIONS
 from trainers.schedules import POLICIES, schedule
 from utils import rules
 
@@ -226,6 +227,7 @@ REGISTRIES = {
     "trainer": METHODS,
     "optimizer": OPTIMIZERS,
     "activation": models.mlp.ACTIVATIONS,
+    "grad_compression": COMPRESSIONS,
 }
 
 

@@ -86,7 +86,7 @@ def test_a_methods_tables_reach_the_run(program, config, tmp_path, monkeypatch):
         told.append((epoch, epochs, held_out.samples, model.training))
         return {"sweep": curve(epoch, 2 * epoch)} if epoch == epochs else {}
 
-    def begin(self, model, optimizer, steps, epochs):
+    def begin(self, model, optimizer, steps, epochs, runtime):
         begun.append((type(optimizer).__name__, steps, epochs))
 
     monkeypatch.setattr(Default, "tables", tables)

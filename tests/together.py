@@ -1,0 +1,117 @@
+"""What several processes come to in a few steps of training, beside what one comes to. Run under torchrun it writes
+all outcomes of its processes to the file that its argument names."""
+
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a file: the project is one level up
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+from args import from_flat
+from models.constraints import constrained_layers
+from trainers.assembly import assemble, build, load_set
+from trainers.loop import State, fit
+from utils import peers, ranks, runtime
+
+# digits: 1437 images for training, so 12 steps an epoch, of which the last one's 117 images no 2 processes share evenly
+COMMON = {"set": "digits", "batch_size": 120, "epochs": 2, "seed": 3, "optimizer": "sgd", "lr": 0.05, "momentum": 0.9}
+COMMON |= {"precision": "fp32", "device": "cpu"}
+TICKET = {
+    "arch": "Conv2",
+    "conv_type": "SubnetConv",
+    "prune_rate": 0.5,
+    "freeze_weights": True,
+    "init": "kaiming_normal",
+}
+LENET = {"arch": "MNISTNet", "init": "standard"}  # with dropout of both kinds
+PERCEPTRON = {"arch": "MLP", "hidden": [40, 30], "init": "standard", "norm": "batch_norm"}
+MOVING = {"arch": "MLP", "hidden": [40, 30], "conv_type": "SparseConv", "prune_rate": 0.3, "update_interval": 2}
+MOVING |= {"progress_interval": 5, "init": "standard"}
+CIRCUIT = {"arch": "CircuitMLP", "hidden": [40, 30], "conv_type": "BinaryConv", "init": "binary", "pixels": "binary"}
+CIRCUIT |= {"initial_ones": 0.1, "lr": 0.01}
+CASES = {
+    "ticket": TICKET,
+    "global ticket": TICKET | {"conv_type": "GlobalSubnetConv", "prune_rate": 0.3, "prune_rate_epoch": 1},
+    "sampled ticket": TICKET | {"conv_type": "SampleSubnetConv", "prune_rate": None, "score_init_constant": 0.5},
+    "binary activations": {"arch": "Conv2_BinAct", "sync_bn": True, "lr": 0.01},
+    "lottery": TICKET | {"trainer": "lottery", "dense_epochs": 1, "first_layer_dense": True, "lr": 0.01},
+    "sparse scores": TICKET | {"trainer": "ss", "score_l1": 1e-4},
+    "noise": TICKET | {"gaussian_aug": True, "p_clean": 0.5, "jsd": True},
+    "dense": {"arch": "Conv2", "weight_decay": 5e-4, "grad_clip": True, "label_smoothing": 0.1, "lr": 0.005},
+    "residual": {"arch": "cResNet20", "sync_bn": True, "lr": 0.002, "low_data": 0.3, "epochs": 4},
+    "batch norm": PERCEPTRON | {"sync_bn": True},
+    "shifts": LENET | {"conv_type": "ShiftQ", "lr": 0.01},
+    "shifts and signs": LENET | {"conv_type": "ShiftPS", "rounding": "stochastic", "lr": 0.01},
+    "hebbian": MOVING,
+    "correlation": MOVING | {"drop": "correlation", "grow": "hebbian"},
+    "SET": MOVING | {"drop": "magnitude", "grow": "random"},
+    "RigL": MOVING | {"drop": "magnitude", "grow": "gradient"},
+    "filters": MOVING | {"prune_rate": None, "keep_share": 0.3, "live_share": 0.5},
+    "circuit": CIRCUIT | {"norm": "batch_norm", "sync_bn": True, "random_mag": 0.5, "test_batch_size": 100},
+    "circuit of inverters": CIRCUIT | {"norm": "soft_invert"},
+}
+
+
+class Listener:
+    """Events that remember what the last epoch came to, and ask for nothing."""
+
+    def stop_asked(self):
+        return False
+
+    save_due = stop_asked
+
+    def tables(self, epoch, tables):
+        self.last_tables = tables
+
+    def epoch_done(self, state, train, held_out, rate, *, is_best):
+        self.train, self.held_out = train, held_out
+
+
+@contextmanager
+def in_float64():
+    """All that is computed in float32, in float64 instead: there rounding cannot turn a sign or swap two scores."""
+    single = torch.Tensor.float
+    torch.set_default_dtype(torch.float64)
+    torch.Tensor.float = torch.Tensor.double
+    try:
+        yield
+    finally:
+        torch.Tensor.float = single
+        torch.set_default_dtype(torch.float32)
+
+
+def outcome(name, here):
+    """Loss of every step and what there is in the end."""
+    options = from_flat(COMMON | CASES[name])
+    model, method = build(options)
+    parts = assemble(options, here, model, method, load_set(options))
+    losses, true_loss, events = [], method.loss, Listener()
+
+    def noted(logits, labels):
+        loss = true_loss(logits, labels)
+        if torch.is_grad_enabled():
+            share = parts.train.share(len(losses) % len(parts.train))
+            losses.append(here.total(loss.detach() * share.weight / share.parts).item())
+        return loss
+
+    method.loss = noted
+    fit(parts, State(), options.optim.epochs, events)
+    kept = {at: layer.constraint(layer.weight) != 0 for at, layer in constrained_layers(model.eval()).items()}
+    scores = {"train": events.train.named(), "held out": events.held_out.named()}
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    return {"losses": losses, "state": state, "kept": kept, "scores": scores, "tables": sorted(events.last_tables)}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    place = ranks.find(os.environ)
+    here = runtime.choose("cpu", "fp32", None, deterministic=False, place=place)
+    with peers.joined(place, here.backend, 60):
+        found = {name: outcome(name, here) for name in CASES}
+        with in_float64():
+            exact = {name: outcome(name, here) for name in CASES}
+        torch.save([found, exact], f"{sys.argv[1]}.{place.rank}")
