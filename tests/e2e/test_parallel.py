@@ -1,0 +1,145 @@
+"""parallel_main.py under torch's own launcher: one run of many processes, its end, its failures, its resumption."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "configs/quickstart.yml"
+RUN = "runs/quickstart/prune-rate=0.5/quickstart"
+TYPED = ["--config", CONFIG, "--precision", "fp32", "--seed", 1, "--batch-size", 120, "--device", "cpu"]
+ENV = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "OMPI"))} | {"OMP_NUM_THREADS": "1"}
+
+
+def command(processes, *more, program="parallel_main.py", launch=()):
+    """The words that run the program in so many processes, or in one."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *launch]
+    return [str(word) for word in [sys.executable, *(torchrun * (processes > 1)), ROOT / program, *TYPED, *more]]
+
+
+def run(folder, processes, *more, env=ENV, **options):
+    words = command(processes, *more, **options)
+    return subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=120, check=False)
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def weights(folder):
+    return torch.load(folder / RUN / "checkpoints/last.pt", weights_only=True)["model"]
+
+
+def equal(a, b):
+    return all(torch.equal(value, b[key]) for key, value in a.items())
+
+
+def eventually(what, seconds=60):
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_many_processes_make_one_run(tmp_path):
+    done = run(tmp_path, 3, "--epochs", 2)
+    assert done.returncode == 0, done.stderr
+    assert sorted(line.split(" on ")[0] for line in done.stdout.splitlines() if line.startswith("rank")) == [
+        f"rank {rank} of 3" for rank in range(3)
+    ]
+    assert done.stdout.count("epoch 1/2") == done.stdout.count("test accuracy") == 1
+    assert len(rows(tmp_path / "runs/results.csv")) == 1 and len(rows(tmp_path / RUN / "metrics.csv")) == 2
+    assert [p.name for p in (tmp_path / "runs/quickstart/prune-rate=0.5").iterdir()] == ["quickstart"]
+
+
+@pytest.mark.parametrize(("before", "after", "exact"), [(2, 2, True), (3, 3, True), (2, 1, False), (1, 3, False)])
+def test_a_run_goes_on_with_as_many_processes_or_with_others(tmp_path, before, after, exact):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for folder in (whole, parts):
+        folder.mkdir()
+    assert run(whole, before, "--epochs", 4).returncode == 0
+    with subprocess.Popen(
+        command(before, "--epochs", 4, "--save-minutes", 1e-6), cwd=parts, env=ENV, stdout=subprocess.DEVNULL
+    ) as process:
+        last = parts / RUN / "checkpoints/last.pt"  # saved whenever they look: within the epoch as well
+        eventually(lambda: last.exists() and torch.load(last, weights_only=True)["step"] == 10)
+        for child in children(process.pid):
+            os.kill(child, signal.SIGKILL)
+        process.kill()
+    stored = torch.load(last, weights_only=True)
+    done = run(parts, after, "--epochs", 4, "--resume", "auto")
+    assert done.returncode == 0, done.stderr
+    assert f"{stored['epoch']} epochs" in done.stdout and len(rows(parts / "runs/results.csv")) == 1
+    if exact:
+        assert equal(weights(whole), weights(parts))
+    else:
+        losses = [[float(row["train/loss"]) for row in rows(folder / RUN / "metrics.csv")] for folder in (whole, parts)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def children(pid):
+    """The processes that `pid` has started."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in found if "parallel_main" in Path(f"/proc/{child}/cmdline").read_text()]
+
+
+def test_a_worker_that_is_killed_costs_what_came_after_the_last_checkpoint(tmp_path):
+    words = command(2, "--epochs", 6, launch=("--max-restarts=3",))
+    with subprocess.Popen(words, cwd=tmp_path, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        eventually(lambda: (tmp_path / RUN / "metrics.csv").exists() and rows(tmp_path / RUN / "metrics.csv"))
+        os.kill(children(process.pid)[-1], signal.SIGKILL)
+        out, err = process.communicate(timeout=100)
+    assert process.returncode == 0, err
+    assert b"going on from" in out
+    assert len(rows(tmp_path / "runs/results.csv")) == 1
+    assert [int(float(row["epoch"])) for row in rows(tmp_path / RUN / "metrics.csv")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_without_restarts_it_ends_soon_and_says_so(tmp_path):
+    with subprocess.Popen(command(2, "--epochs", 500), cwd=tmp_path, env=ENV, stderr=subprocess.PIPE) as process:
+        eventually(lambda: (tmp_path / RUN / "metrics.csv").exists() and rows(tmp_path / RUN / "metrics.csv"))
+        os.kill(children(process.pid)[-1], signal.SIGKILL)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode != 0 and not (tmp_path / "runs/results.csv").exists()
+    assert b'parallel_main.py", line' not in err  # a traceback of ours
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (("--batch-size", 100), ["batch_size: 100 given", "3 processes", "99 or 102 would do"]),
+        (("--lr", "fast"), ["lr", "fast"]),
+        (("--data", "nowhere", "--set", "MNIST", "--width-mult", 1), ["MNIST", "nowhere"]),
+        (("--resume", "nowhere"), ["resume: nowhere"]),
+    ],
+)
+def test_bad_input_is_told_once(tmp_path, more, says):
+    done = run(tmp_path, 3, *more)
+    told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(told) == 1 and all(part in told[0] for part in says), done.stderr
+    assert done.returncode != 0 and not (tmp_path / "runs").exists()
+
+
+def test_processes_that_do_not_come_are_named_in_time(tmp_path):
+    began = time.monotonic()
+    env = ENV | {"RANK": "0", "WORLD_SIZE": "3", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29613"}
+    done = run(tmp_path, 1, "--init-timeout", 2, env=env)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert "within 2 s" in done.stderr and "rank 0 of 3 on " in done.stdout
+    assert time.monotonic() - began < 60
+
+
+def test_alone_it_is_main(tmp_path):
+    for folder, program in (("a", "main.py"), ("b", "parallel_main.py")):
+        (tmp_path / folder).mkdir()
+        done = run(tmp_path / folder, 1, "--epochs", 1, program=program)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
