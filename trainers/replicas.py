@@ -24,7 +24,14 @@ if TYPE_CHECKING:
 # torch 2.13 has given the option another name
 IS_NEW = "forward_sync_buffers" in signature(DistributedDataParallel).parameters
 NO_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if IS_NEW else "broadcast_buffers": False}
-COMPRESSIONS: dict[str, Any] = {"none": None, "bf16": default_hooks.bf16_compress_hook}
+
+
+def bf16(group: Any, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """torch's own hook, under a name that DDP does not take for one of NCCL alone: gloo can do it too."""
+    return default_hooks.bf16_compress_hook(group, bucket)
+
+
+COMPRESSIONS: dict[str, Any] = {"none": None, "bf16": bf16}
 
 
 class Replicas:

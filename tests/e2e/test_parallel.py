@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -50,7 +51,7 @@ def eventually(what, seconds=60):
 
 
 def test_many_processes_make_one_run(tmp_path):
-    done = run(tmp_path, 3, "--epochs", 2)
+    done = run(tmp_path, 3, "--epochs", 2, "--grad-compression", "bf16")
     assert done.returncode == 0, done.stderr
     assert sorted(line.split(" on ")[0] for line in done.stdout.splitlines() if line.startswith("rank")) == [
         f"rank {rank} of 3" for rank in range(3)
@@ -143,3 +144,67 @@ def test_alone_it_is_main(tmp_path):
         done = run(tmp_path / folder, 1, "--epochs", 1, program=program)
         assert (done.returncode, done.stderr) == (0, "")
     assert equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
+def test_the_command_of_the_readme_runs(tmp_path):
+    (line,) = re.findall(r"^torchrun (.*)$", (ROOT / "README.md").read_text(), flags=re.M)
+    words = line.replace("parallel_main.py", str(ROOT / "parallel_main.py")).replace("configs/", f"{ROOT}/configs/")
+    whole = [sys.executable, "-m", "torch.distributed.run", "--standalone", *words.split(), "--epochs", "1"]
+    done = subprocess.run(whole, cwd=tmp_path, env=ENV, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0 and "rank 1 of 2" in done.stdout and done.stdout.count("test accuracy") == 1
+
+
+def test_only_scores_are_sent(tmp_path):
+    """The bytes that are handed to all-reduce in a step of a ticket: four for each score."""
+    program = tmp_path / "bytes.py"
+    program.write_text(BYTES)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(program)]
+    done = subprocess.run(
+        launch, env=ENV | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    scores, weights, sent, halved = map(int, done.stdout.split("sent ")[1].split()[:4])
+    assert 0 < scores == weights and sent == 4 * scores and halved == 2 * scores
+
+
+BYTES = """
+import os
+import torch
+import torch.distributed as dist
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+from models import build
+from models.constraints import constrain
+from trainers.optimizers import freeze_weights
+from trainers.replicas import Replicas
+from utils import peers, ranks, runtime
+
+place = ranks.find(os.environ)
+here = runtime.choose("cpu", "fp32", None, deterministic=False, place=place)
+true, seen = dist.all_reduce, []
+
+
+def counted(tensor, *more, **options):
+    seen.append(tensor.nbytes)
+    return true(tensor, *more, **options)
+
+
+def bytes_of(network):
+    seen.clear()
+    network(torch.randn(4, 1, 8, 8)).sum().backward()
+    return sum(seen)
+
+
+with peers.joined(place, here.backend, 60):
+    net = constrain(build("Conv2", num_classes=10, in_shape=(1, 8, 8)), "SubnetConv", density=0.5)
+    freeze_weights(net)
+    dist.all_reduce = counted
+    plain = Replicas(here).of(net)
+    plain.register_comm_hook(None, default_hooks.allreduce_hook)  # what DDP does, in Python
+    sent = bytes_of(plain)
+    del plain
+    halved = bytes_of(Replicas(here, compression="bf16").of(net))
+    scores = sum(p.numel() for n, p in net.named_parameters() if n.endswith("scores"))
+    weights = sum(p.numel() for n, p in net.named_parameters() if n.endswith("weight"))
+    if place.rank == 0:
+        print("sent", scores, weights, sent, halved)
+"""
