@@ -214,7 +214,7 @@ def _conditions(records: Sequence[dict[str, Any]]) -> str:
         f"{found['net']}, batch {found['batch']}, {found['processes']} processes of {found['threads']} thread on as "
         f"many cores beside one such process on one core; {one['device']}, torch {one['torch']}; median ± "
         f"interquartile range of {samples} interleaved samples of {one['batches_per_sample']['train']} steps "
-        "(`python scripts/bench.py --parallel`)."
+        f"(`python scripts/bench.py --parallel`). The target is an efficiency of {found['target']:g}."
     )
 
 

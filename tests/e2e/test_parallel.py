@@ -208,3 +208,19 @@ with peers.joined(place, here.backend, 60):
     if place.rank == 0:
         print("sent", scores, weights, sent, halved)
 """
+
+
+def test_multigpu_starts_a_process_each_and_ends_as_they_do(tmp_path):
+    start = (
+        "import sys; from utils import ending, several; sys.exit(ending.code(lambda: several.start(sys.argv[1:], 2)))"
+    )
+    for more, code, says in (
+        (("--epochs", "1"), 0, "test accuracy"),
+        (("--batch-size", "5"), 2, "batch_size: 5 given"),
+    ):
+        words = [sys.executable, "-c", start, *map(str, TYPED), *more]
+        done = subprocess.run(
+            words, cwd=tmp_path, env=ENV | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == code and (done.stdout + done.stderr).count(says) == 1
+        assert "Traceback" not in done.stderr
