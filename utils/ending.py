@@ -25,6 +25,8 @@ def code(work: Callable[[], None], tell: Callable[[str], None] = complain) -> in
         from utils.signals import RESUMABLE, Stopped
     except KeyboardInterrupt:
         return NOTHING_SAVED
+    except ModuleNotFoundError as missing:
+        return _missing(missing, tell)
     try:
         work()
     except Stopped as stopped:
@@ -39,14 +41,18 @@ def code(work: Callable[[], None], tell: Callable[[str], None] = complain) -> in
         tell("interrupted before training began; nothing was saved")
         return NOTHING_SAVED
     except ModuleNotFoundError as missing:
-        tell(f"failed: {missing.name} is not installed; pip install -r requirements.txt")
-        return 1
+        return _missing(missing, tell)
     except (OSError, MemoryError, RuntimeError) as failure:
         if not _foreseen(failure):
             raise
         tell(f"failed: {str(failure).splitlines()[0] if str(failure) else 'out of memory'}")
         return 1
     return 0
+
+
+def _missing(library: ModuleNotFoundError, tell: Callable[[str], None]) -> int:
+    tell(f"failed: {library.name} is not installed; pip install -r requirements.txt")
+    return 1
 
 
 def _foreseen(failure: Exception) -> bool:
