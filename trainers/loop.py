@@ -154,8 +154,8 @@ def train_one_epoch(parts: Parts, state: State, title: str, events: Events) -> b
             state.step = step + 1
             state.train_images += share.total
             progress.advance()
-            asked = runtime.alone and events.stop_asked()  # several agree when they look
-            if state.step % parts.look_every == 0 or state.step == total or asked:
+            due = state.step % parts.look_every == 0 or state.step == total
+            if due or (runtime.alone and events.stop_asked()):  # several agree on it when they look
                 state.train_seconds = already + time.perf_counter() - began
                 stop = _look(parts, state, sums, title, events)
                 so_far = score_of(state.sums)
