@@ -148,7 +148,7 @@ def test_after_the_last_move_nothing_is_counted():
     counted = []
 
     def look(method, when, step):
-        counted.append(bool(method._hooks)) if when == "before" else None
+        counted.append(bool(method._strengths._hooks)) if when == "before" else None
 
     run(network(DENSITY), 2, look, prune_rate=DENSITY, progress_interval=2, update_interval=1, progress_until=0.5)
     assert counted == [True] * STEPS + [False] * STEPS
