@@ -13,7 +13,7 @@ test: .venv/.dev
 lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy main.py args.py data models trainers utils scripts
+	$(BIN)/mypy main.py parallel_main.py args.py data models trainers utils scripts
 	$(BIN)/python .ci/sizes.py
 
 .venv/bin/python:
