@@ -8,7 +8,7 @@ quickstart: .venv/.run
 	$(BIN)/python main.py --config configs/quickstart.yml
 
 test: .venv/.dev
-	$(BIN)/python -m pytest -n 2 tests
+	$(BIN)/python -m pytest -n 2 --dist loadgroup tests
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ import data
 from args import Options
 from trainers import pretrained, report, resumption
 from trainers.assembly import assemble, batches, build, conv_types, load_set, trainer_name
-from trainers.journal import Bystander, Journal, restore
+from trainers.journal import Journal, Listener, restore
 from trainers.loop import Parts, Score, State, evaluate, fit
 from utils import checkpoints, peers, results
 from utils import run as runs
@@ -94,9 +94,8 @@ def _go(
         if snapshot is not None:
             state = restore(parts, snapshot, run)
         say(report.opening(options, parts.model, runtime, trainer_name(options), run))
-        journal: Journal | Bystander = Bystander()
-        if runtime.first:
-            journal = Journal(run, options, parts, state, resumed=snapshot is not None)
+        resumed = snapshot is not None
+        journal = Journal(run, options, parts, state, resumed=resumed) if runtime.first else Listener()
         final: dict[str, float] = {}
         try:
             run.set_status("running", epoch=state.epoch, epochs=options.optim.epochs)

@@ -17,19 +17,11 @@ from utils.signals import StopRequest
 from utils.tables import Table, record_table
 
 
-class Journal:
-    """Hears the loop's events and writes them into the run's directory."""
+class Listener:
+    """Hears the loop's events and asks it to stop when told so: all that any process but the first has to do."""
 
-    def __init__(self, run: Run, options: Options, parts: Parts, state: State, *, resumed: bool) -> None:
-        self._run, self._options, self._parts = run, options, parts
+    def __init__(self) -> None:
         self._stop = StopRequest().listen()
-        self._saved = time.monotonic()
-        self._held_out = "val" if options.data.val_split else "test"
-        self._trained = (state.train_images, state.train_seconds)
-        epochs_done = state.epoch if resumed else 0
-        self._metrics = MetricsCsv(run.path / "metrics.csv", epochs_done)
-        self._epochs_done = epochs_done
-        self._board: TensorBoard | None = None
 
     def stop_asked(self) -> bool:
         return bool(self._stop)
@@ -38,6 +30,36 @@ class Journal:
     def stop_reason(self) -> str | None:
         """The signal that asked to stop, or None."""
         return self._stop.reason
+
+    def save_due(self) -> bool:
+        return False
+
+    def save(self, state: State, *, is_best: bool) -> None: ...
+
+    def save_initial(self, state: State) -> None: ...
+
+    def tables(self, epoch: int, tables: dict[str, Table]) -> None: ...
+
+    def epoch_done(self, state: State, train: Score, held_out: Score, rate: float, *, is_best: bool) -> None: ...
+
+    def stopped(self, state: State) -> None: ...
+
+    def close(self, final: dict[str, float]) -> None: ...
+
+
+class Journal(Listener):
+    """Writes what it hears into the run's directory."""
+
+    def __init__(self, run: Run, options: Options, parts: Parts, state: State, *, resumed: bool) -> None:
+        super().__init__()
+        self._run, self._options, self._parts = run, options, parts
+        self._saved = time.monotonic()
+        self._held_out = "val" if options.data.val_split else "test"
+        self._trained = (state.train_images, state.train_seconds)
+        epochs_done = state.epoch if resumed else 0
+        self._metrics = MetricsCsv(run.path / "metrics.csv", epochs_done)
+        self._epochs_done = epochs_done
+        self._board: TensorBoard | None = None
 
     def save_due(self) -> bool:
         """Whether the last checkpoint is --save-minutes old."""
@@ -128,35 +150,6 @@ class Journal:
         """Every parameter, and its gradient of the last batch."""
         named = [(key.replace(".constraint.", "."), p) for key, p in self._parts.model.named_parameters()]
         return [*named, *((f"{name}.grad", p.grad) for name, p in named if p.grad is not None)]
-
-
-class Bystander:
-    """What the loop of any process but the first tells its events: it asks to stop when told so, and writes nothing."""
-
-    def __init__(self) -> None:
-        self._stop = StopRequest().listen()
-
-    def stop_asked(self) -> bool:
-        return bool(self._stop)
-
-    @property
-    def stop_reason(self) -> str | None:
-        return self._stop.reason
-
-    def save_due(self) -> bool:
-        return False
-
-    def save(self, state: State, *, is_best: bool) -> None: ...
-
-    def save_initial(self, state: State) -> None: ...
-
-    def tables(self, epoch: int, tables: dict[str, Table]) -> None: ...
-
-    def epoch_done(self, state: State, train: Score, held_out: Score, rate: float, *, is_best: bool) -> None: ...
-
-    def stopped(self, state: State) -> None: ...
-
-    def close(self, final: dict[str, float]) -> None: ...
 
 
 def restore(parts: Parts, snapshot: dict[str, Any], run: Run) -> State:

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from models.sync_bn import synchronise
 from utils.choose import pick
+from utils.progress import say, warn
 from utils.runtime import ALONE, Runtime
 from utils.shares import Share
 
@@ -51,9 +52,13 @@ class Replicas:
     def prepare(self, model: nn.Module) -> None:
         """Once, before `model` goes to its device and its optimizer is made."""
         if self._runtime.alone:
+            for name in ["sync_bn"] * self._sync_bn + ["grad_compression"] * (self._hook is not None):
+                warn(f"{name} has no effect on one process")
             return
         if self._sync_bn:
             synchronise(model, fused=self._runtime.device.type == "cuda")
+        elif any(isinstance(module, _BatchNorm) for module in model.modules()):
+            say("batch norm: statistics are of each process's share of a batch; --sync-bn takes the whole batch")
         for module in model.modules():
             if isinstance(module, nn.Dropout | nn.Dropout2d):
                 module.forward = partial(self._drop, module)  # type: ignore[method-assign]

@@ -35,7 +35,7 @@ def code(work: Callable[[], None], tell: Callable[[str], None] = complain) -> in
     except Quiet as quiet:
         return quiet.code
     except UsageError as error:
-        tell(f"error: {error}")
+        tell(f"error: {error}{_notes(error)}")
         return 2
     except KeyboardInterrupt:
         tell("interrupted before training began; nothing was saved")
@@ -45,9 +45,14 @@ def code(work: Callable[[], None], tell: Callable[[str], None] = complain) -> in
     except (OSError, MemoryError, RuntimeError) as failure:
         if not _foreseen(failure):
             raise
-        tell(f"failed: {str(failure).splitlines()[0] if str(failure) else 'out of memory'}")
+        tell(f"failed: {str(failure).splitlines()[0] if str(failure) else 'out of memory'}{_notes(failure)}")
         return 1
     return 0
+
+
+def _notes(error: Exception) -> str:
+    """What was added to it on its way here, such as which process had it."""
+    return "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
 
 
 def _missing(library: ModuleNotFoundError, tell: Callable[[str], None]) -> int:

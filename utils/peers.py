@@ -5,7 +5,7 @@ import platform
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,13 +14,14 @@ import torch.distributed as dist
 from args import UsageError
 from utils.checkpoints import RunFailed
 from utils.ending import Quiet
-from utils.progress import say, warn
+from utils.progress import say
 from utils.ranks import Place
 from utils.signals import RESUMABLE, Stopped
 
 LOOK_EVERY = 1.0  # seconds between looks at whether another process has failed
 GRACE = 10.0  # seconds that this one then has to end by itself: it may hang in a collective call of a GPU
 FIRST_WORD = 1.0  # seconds that rank 0 is ahead of the others in telling what all have to tell
+FIRST_GOES = 3.0  # seconds that the others then wait: a launcher takes the first end for the cause, and ends all
 COLLECTIVE = timedelta(minutes=30)  # a process that is so late to a collective call will not come
 
 
@@ -37,14 +38,15 @@ def joined(place: Place, backend: str, timeout: float) -> Iterator[None]:
     board = _connect(place, backend, timeout)
     board.watch()
     try:
-        with _muted() if place.rank else _as_it_is():
+        with _muted() if place.rank else nullcontext():
             yield
     except Stopped as stopped:
         dist.barrier()  # a launcher may end the others at the first exit: the first process has saved by now
         if place.rank:
             raise Quiet(RESUMABLE) from stopped
         raise
-    except (Quiet, KeyboardInterrupt):
+    except Quiet:
+        time.sleep(FIRST_GOES)
         raise
     except Exception as error:
         board.told(error)
@@ -124,8 +126,7 @@ class Board:
     def told(self, error: Exception) -> None:
         """Leave word of `error`. Raises RunFailed in place of one that says no more than that another process is gone.
 
-        Where another process was first: waits for its end, so that a launcher takes that for the cause, and raises
-        Quiet.
+        Where another process was first, Quiet.
         """
         if self._place.rank:
             time.sleep(FIRST_WORD)
@@ -134,11 +135,12 @@ class Board:
         except RuntimeError:
             first = False
         if not first:
-            time.sleep(3 * LOOK_EVERY)
+            time.sleep(FIRST_GOES)
             raise Quiet(2 if isinstance(error, UsageError) else 1) from error
-        warn(f"rank {self._place.rank} of {self._place.world} on {platform.node()} failed")
+        where = f"rank {self._place.rank} of {self._place.world} on {platform.node()}"
         if lost(error):
-            raise RunFailed("another process is gone, and the connection to it") from error
+            raise RunFailed(f"another process is gone, and the connection to it ({where})") from error
+        error.add_note(where)
 
     def close(self) -> None:
         """Look no more; a thread still within the store when the interpreter ends would abort the process."""
@@ -155,11 +157,6 @@ def lost(error: Exception) -> bool:
 def _muted() -> Iterator[None]:
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         yield
-
-
-@contextmanager
-def _as_it_is() -> Iterator[None]:
-    yield
 
 
 def _first_line(error: Exception) -> str:

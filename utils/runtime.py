@@ -83,13 +83,14 @@ class Runtime:
                 made = make()
             except Exception as failure:
                 error = failure
-        box = [(made, error is not None)]
+        box = [(made, 0 if error is None else 2 if isinstance(error, UsageError) else 1)]
         dist.broadcast_object_list(box, src=0, device=self.device)
         if error is not None:
             raise error
-        if box[0][1]:
-            raise Quiet(1)
-        return made if self.first else box[0][0]
+        copy, code = box[0]
+        if code:
+            raise Quiet(code)
+        return made if self.first else copy
 
     def generators_kept(self) -> AbstractContextManager[Any]:
         """After it torch's generators are as they were: what draws in evaluation changes nothing of training, and the
@@ -121,9 +122,10 @@ class Runtime:
 
     @property
     def device_name(self) -> str:
+        processes = "" if self.alone else f" × {self.place.world} processes"
         if self.device.type == "cuda":
-            return f"{self.device} ({torch.cuda.get_device_name(self.device)})"
-        return f"cpu ({_processor()}, {torch.get_num_threads()} threads)"
+            return f"{self.device} ({torch.cuda.get_device_name(self.device)}){processes}"
+        return f"cpu ({_processor()}, {torch.get_num_threads()} threads){processes}"
 
 
 ALONE = Runtime(torch.device("cpu"), torch.float32)  # where nothing else is said

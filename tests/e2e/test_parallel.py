@@ -1,9 +1,11 @@
 """parallel_main.py under torch's own launcher: one run of many processes, its end, its failures, its resumption."""
 
 import csv
+import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -126,6 +128,7 @@ def test_bad_input_is_told_once(tmp_path, more, says):
     done = run(tmp_path, 3, *more)
     told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(told) == 1 and all(part in told[0] for part in says), done.stderr
+    assert "warning" not in done.stderr
     assert done.returncode != 0 and not (tmp_path / "runs").exists()
 
 
@@ -136,6 +139,46 @@ def test_processes_that_do_not_come_are_named_in_time(tmp_path):
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
     assert "within 2 s" in done.stderr and "rank 0 of 3 on " in done.stdout
     assert time.monotonic() - began < 60
+
+
+def test_two_launchers_meet_as_on_two_machines(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    launch = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{port}"]
+    words = [sys.executable, "-m", "torch.distributed.run", *launch, "--rdzv-id=two", str(ROOT / "parallel_main.py")]
+    words += [*map(str, TYPED), "--epochs", "1"]
+    started = [subprocess.Popen(words, cwd=tmp_path, env=ENV, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=100)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    assert sum(text.count("test accuracy") for text in said) == 1 and "rank 1 of 2" in "".join(said)
+    assert len(rows(tmp_path / "runs/results.csv")) == 1
+
+
+def test_what_batch_norm_sees_is_said_and_what_has_no_effect_too(tmp_path):
+    words = ("--arch", "cResNet20", "--epochs", 1, "--dry-run", 1)
+    line = "batch norm: statistics are of each process's share"
+    for more, times in (((), 1), (("--sync-bn",), 0)):
+        done = run(tmp_path, 2, *words, *more)
+        assert (done.returncode, done.stdout.count(line)) == (0, times), done.stderr
+    assert "× 2 processes" in done.stdout
+    alone = run(tmp_path, 1, *words, "--sync-bn", "--grad-compression", "bf16")
+    assert alone.returncode == 0 and line not in alone.stdout
+    assert "sync_bn has no effect on one process" in alone.stderr
+    assert "grad_compression has no effect on one process" in alone.stderr
+
+
+def test_an_error_of_one_process_names_it_and_ends_all(tmp_path):
+    """A fault of the program on one process: its traceback says which, the others say nothing."""
+    broken = "import os, trainers.loop as loop\nfrom utils import ranks\ntrue = loop.add_batch\n"
+    broken += "def add(*given):\n    true(*given)\n    assert os.environ['RANK'] != '1', 'broken'\n"
+    broken += "loop.add_batch = add\nimport sys, parallel_main\nsys.exit(parallel_main.main(sys.argv[1:]))\n"
+    (tmp_path / "broken.py").write_text(broken)
+    began = time.monotonic()
+    done = run(tmp_path, 3, "--epochs", 500, program=tmp_path / "broken.py", env=ENV | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode != 0 and time.monotonic() - began < 60  # 30 of the end, the others of the start
+    assert done.stderr.count("AssertionError: broken") == 1 and "rank 1 of 3 on " in done.stderr
+    assert json.loads((tmp_path / RUN / "status.json").read_text())["status"] in ("failed", "running")
 
 
 def test_alone_it_is_main(tmp_path):

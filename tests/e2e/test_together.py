@@ -12,6 +12,7 @@ import torch
 from tests.together import CASES, in_float64, outcome
 from utils.runtime import ALONE
 
+pytestmark = pytest.mark.xdist_group("together")  # the processes are started once for all of these tests
 ROOT = Path(__file__).parents[2]
 CLOSE = {"float32": 1e-5, "float64": 1e-10}
 # one ReLU or one sign on the other side of a rounding, and the steps after it are others: told in float64 alone
