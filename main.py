@@ -20,12 +20,12 @@ def work(argv: Sequence[str]) -> None:
 
     process.tune()  # before numpy and torch are loaded
     from trainers import experiment
-    from utils import runtime, several
+    from utils import launch, runtime
 
     gpus = options.run.multigpu or ()
     if len(gpus) > 1 and not options.run.check:
         runtime.check_gpus(gpus)
-        several.start(argv, len(gpus))
+        launch.start(argv, len(gpus))
         return
     experiment.warn_all(options)
     experiment.run(options, runtime.of(options))

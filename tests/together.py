@@ -44,6 +44,7 @@ CASES = {
     "dense": {"arch": "Conv2", "weight_decay": 5e-4, "grad_clip": True, "label_smoothing": 0.1, "lr": 0.005},
     "residual": {"arch": "cResNet20", "sync_bn": True, "lr": 0.002, "low_data": 0.3, "epochs": 4},
     "batch norm": PERCEPTRON | {"sync_bn": True},
+    "batch norm of each": PERCEPTRON,
     "shifts": LENET | {"conv_type": "ShiftQ", "lr": 0.01},
     "shifts and signs": LENET | {"conv_type": "ShiftPS", "rounding": "stochastic", "lr": 0.01},
     "hebbian": MOVING,

@@ -53,7 +53,9 @@ def find(env: Mapping[str, str]) -> Place:
             place = _open_mpi(env)
         else:
             return ALONE
-    except (ValueError, KeyError) as error:
+    except KeyError as missing:
+        raise UsageError(f"environment: {missing.args[0]} is missing beside what the launcher has set") from missing
+    except ValueError as error:
         raise UsageError(f"environment: what the launcher has set cannot be read: {error}") from error
     if not 0 <= place.rank < place.world:
         raise UsageError(f"environment: rank {place.rank} of {place.world} processes cannot be; ranks begin at 0")

@@ -254,9 +254,7 @@ with peers.joined(place, here.backend, 60):
 
 
 def test_multigpu_starts_a_process_each_and_ends_as_they_do(tmp_path):
-    start = (
-        "import sys; from utils import ending, several; sys.exit(ending.code(lambda: several.start(sys.argv[1:], 2)))"
-    )
+    start = "import sys; from utils import ending, launch; sys.exit(ending.code(lambda: launch.start(sys.argv[1:], 2)))"
     for more, code, says in (
         (("--epochs", "1"), 0, "test accuracy"),
         (("--batch-size", "5"), 2, "batch_size: 5 given"),

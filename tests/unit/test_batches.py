@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from data import SPECS, SetSpec, Split
+from data import SPECS, Augmentation, SetSpec, Split
 from data.augment import affine, crop_flip, draw_crops, normalise
 from data.batches import DeviceBatches, epoch_generator
 
@@ -169,3 +169,22 @@ def test_the_split_is_neither_copied_nor_changed():
 def test_impossible_arguments_are_refused(changed):
     with pytest.raises(ValueError, match=next(iter(changed))):
         batches_of(**changed)
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_processes_share_each_batch_of_training_to_the_pixel(parts):
+    noise = {"augmentation": Augmentation(gaussian=True, p_clean=0.5)}
+    for spec, more in ((CIFAR, {}), (MNIST, noise)):
+        alone = list(batches_of(10, spec, **more).epoch(1, 1))
+        each = [list(batches_of(10, spec, part=(number, parts), **more).epoch(1, 1)) for number in range(parts)]
+        for batch, shares in zip(alone, zip(*each, strict=True), strict=True):
+            assert all(len(labels) >= len(batch[1]) // parts for _, labels in shares)
+            for whole, pieces in zip(batch, zip(*shares, strict=True), strict=True):
+                assert torch.equal(torch.cat(pieces), whole)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 5])
+def test_processes_evaluate_whole_batches_in_turn_every_image_once(parts):
+    seen = [order(batches_of(10, train=False, part=(number, parts))) for number in range(parts)]
+    assert sorted(sum(seen, [])) == [*range(10)]
+    assert seen[0][:4] == [0, 1, 2, 3] and seen[1] == [4, 5, 6, 7]

@@ -49,7 +49,7 @@ def test_slurms_short_form_of_tasks_per_node(tasks, counts):
         (TORCHRUN | {"RANK": "4"}, "rank 4 of 4"),
         (TORCHRUN | {"WORLD_SIZE": "many"}, "cannot be read"),
         (MPI | {"OMPI_COMM_WORLD_SIZE": "4"}, "MASTER_ADDR"),
-        ({k: v for k, v in SLURM.items() if k != "SLURM_LOCALID"}, "SLURM_LOCALID"),
+        ({k: v for k, v in SLURM.items() if k != "SLURM_LOCALID"}, "SLURM_LOCALID is missing"),
     ],
 )
 def test_what_cannot_be_is_said(env, says):
