@@ -28,7 +28,9 @@ def work(argv: Sequence[str]) -> None:
         from utils import peers, runtime
 
         here = runtime.of(options, place)
-    with peers.joined(place, here.backend, options.run.init_timeout):
+    with peers.joined(here, options.run.init_timeout) as again:
+        if again and options.run.resume is None:
+            options = options.replace(resume="auto")
         experiment.warn_all(options)
         experiment.run(options, here)
 

@@ -95,7 +95,7 @@ def main(argv: Sequence[str]) -> None:
     if job.device == "cpu":
         pin(place.local_rank, job.threads)
     here = runtimes.choose(job.device, "fp32", None, deterministic=False, place=place)
-    with peers.joined(place, here.backend, 60):
+    with peers.joined(here, 60):
         sent = {who: sent_by(job, here, who) for who in ("ours", "dense", "ours, bf16 sent")}
         samples = measure(works(job, here), job.repeat)
         if here.first:

@@ -45,6 +45,7 @@ CASES = {
     "residual": {"arch": "cResNet20", "sync_bn": True, "lr": 0.002, "low_data": 0.3, "epochs": 4},
     "batch norm": PERCEPTRON | {"sync_bn": True},
     "batch norm of each": PERCEPTRON,
+    "dropout of three views": LENET | {"gaussian_aug": True, "p_clean": 0.5, "jsd": True, "lr": 0.01},
     "shifts": LENET | {"conv_type": "ShiftQ", "lr": 0.01},
     "shifts and signs": LENET | {"conv_type": "ShiftPS", "rounding": "stochastic", "lr": 0.01},
     "hebbian": MOVING,
@@ -111,7 +112,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     place = ranks.find(os.environ)
     here = runtime.choose("cpu", "fp32", None, deterministic=False, place=place)
-    with peers.joined(place, here.backend, 60):
+    with peers.joined(here, 60):
         found = {name: outcome(name, here) for name in CASES}
         with in_float64():
             exact = {name: outcome(name, here) for name in CASES}

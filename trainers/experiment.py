@@ -10,7 +10,7 @@ import data
 from args import Options
 from trainers import pretrained, report, resumption
 from trainers.assembly import assemble, batches, build, conv_types, load_set, trainer_name
-from trainers.journal import Journal, Listener, restore
+from trainers.journal import Journal, Listener, best_epoch, restore
 from trainers.loop import Parts, Score, State, evaluate, fit
 from utils import checkpoints, peers, results
 from utils import run as runs
@@ -37,8 +37,6 @@ def train(options: Options, runtime: Runtime) -> None:
     """Train a new run or go on with one, and report."""
     if options.run.dry_run:
         options = options.replace(epochs=(options.optim.start_epoch or 0) + 1)
-    if runtime.place.attempt and options.run.resume is None:  # the launcher has started all processes again
-        options = options.replace(resume="auto")
     point = runtime.from_first(lambda: resumption.find(options))
     options = runtime.from_first(lambda: _settled(point.options, runtime))
     if point.finished:
@@ -92,7 +90,7 @@ def _go(
     state = State(epoch=options.optim.start_epoch or 0)
     try:
         if snapshot is not None:
-            state = restore(parts, snapshot, run)
+            state = restore(parts, snapshot, runtime.from_first(lambda: best_epoch(run)))
         say(report.opening(options, parts.model, runtime, trainer_name(options), run))
         resumed = snapshot is not None
         journal = Journal(run, options, parts, state, resumed=resumed) if runtime.first else Listener()

@@ -2,7 +2,6 @@
 
 import time
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from args import Options, UsageError
@@ -152,20 +151,22 @@ class Journal(Listener):
         return [*named, *((f"{name}.grad", p.grad) for name, p in named if p.grad is not None)]
 
 
-def restore(parts: Parts, snapshot: dict[str, Any], run: Run) -> State:
-    """Put a snapshot back into `parts` and every generator; returns how far `run` had come."""
+def restore(parts: Parts, snapshot: dict[str, Any], best_epoch: int | None) -> State:
+    """Put a snapshot back into `parts` and every generator; returns how far its run had come, of whose best.pt
+    `best_epoch` is the epoch."""
     parts.model.load_state_dict(snapshot["model"])
     parts.optimizer.load_state_dict(snapshot["optimizer"])
     parts.method.load_state_dict(snapshot["method"])
     set_rng_state(snapshot["rng"])
     state = State(**snapshot["state"])
-    if state.best and _epoch_of(run.path / "checkpoints" / "best.pt") != state.best["epoch"]:
+    if state.best and best_epoch != state.best["epoch"]:
         state.best = {}  # best.pt is from epochs that are now trained again: best is picked anew from here on
     return state
 
 
-def _epoch_of(path: Path) -> int | None:
+def best_epoch(run: Run) -> int | None:
+    """The epoch whose network best.pt holds; none where it cannot be read."""
     try:
-        return int(checkpoints.load(path)["epoch"])
+        return int(checkpoints.load(run.path / "checkpoints" / "best.pt")["epoch"])
     except UsageError:
         return None

@@ -65,12 +65,14 @@ class Replicas:
 
     def _drop(self, module: nn.Dropout | nn.Dropout2d, input: Tensor) -> Tensor:
         """Dropout as it is of the whole batch: every process draws for all of it, so that their generators stay equal
-        and an image loses the same units whichever process it is on."""
+        and an image loses the same units whichever process it is on. There may be several views of each image, all
+        images' first views before the second ones."""
         if not module.training or not module.p:
             return input
         spatial = isinstance(module, nn.Dropout2d)
-        shape = (self._share.total, *(input.shape[1:2] if spatial else input.shape[1:]))
-        kept = F.dropout(input.new_ones(shape), module.p)[self._share.rows]
+        views, of_one = len(input) // self._share.count, input.shape[1:2] if spatial else input.shape[1:]
+        drawn = F.dropout(input.new_ones(views * self._share.total, *of_one), module.p)
+        kept = drawn.view(views, self._share.total, *of_one)[:, self._share.rows].flatten(0, 1)
         return input * (kept[:, :, None, None] if spatial else kept)
 
     def of(self, model: nn.Module) -> nn.Module:

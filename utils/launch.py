@@ -1,5 +1,6 @@
 """--multigpu with several GPUs: parallel_main.py, a process for each, started by torch's own launcher."""
 
+import signal
 import sys
 import uuid
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ def start(argv: Sequence[str], processes: int) -> None:
 
     Raises Quiet with their exit code, where it is not 0: what there is to say they have said.
     """
+    signal.signal(signal.SIGUSR2, _pass_on)  # torch passes on those that it knows to end a job
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -35,3 +37,7 @@ def start(argv: Sequence[str], processes: int) -> None:
         raise Quiet(max(1, error.get_first_failure()[1].exitcode)) from error
     except SignalException as error:
         raise Quiet(RESUMABLE) from error
+
+
+def _pass_on(number: int, _frame: object) -> None:
+    raise SignalException("to be passed on", sigval=signal.Signals(number))

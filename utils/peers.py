@@ -1,13 +1,17 @@
 """The other processes of a run: finding them, hearing that one of them has failed, leaving with them."""
 
+import hashlib
+import json
 import os
 import platform
 import threading
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 
@@ -15,33 +19,37 @@ from args import UsageError
 from utils.checkpoints import RunFailed
 from utils.ending import Quiet
 from utils.progress import say
-from utils.ranks import Place
+from utils.ranks import FIRST_GOES, Place
+from utils.runtime import Runtime
 from utils.signals import RESUMABLE, Stopped
 
+ASK_EVERY = 0.05  # seconds between looks at who has come
 LOOK_EVERY = 1.0  # seconds between looks at whether another process has failed
 GRACE = 10.0  # seconds that this one then has to end by itself: it may hang in a collective call of a GPU
 FIRST_WORD = 1.0  # seconds that rank 0 is ahead of the others in telling what all have to tell
-FIRST_GOES = 3.0  # seconds that the others then wait: a launcher takes the first end for the cause, and ends all
 COLLECTIVE = timedelta(minutes=30)  # a process that is so late to a collective call will not come
 
 
 @contextmanager
-def joined(place: Place, backend: str, timeout: float) -> Iterator[None]:
+def joined(runtime: Runtime, timeout: float) -> Iterator[bool]:
     """While it lasts this process is one of a group, and only rank 0 is heard. Alone it does nothing.
 
-    An error is told once, by the process that had it, which says its rank first; the others then leave within seconds.
-    Raises RunFailed where the others do not come within `timeout` seconds.
+    Yields, on rank 0, whether the launcher has started the processes before. An error is told once, by the process that
+    had it, with its rank; the others then leave within seconds. Raises RunFailed where the others do not come within
+    `timeout` seconds, or do not fit.
     """
+    place = runtime.place
     if place.world == 1:
-        yield
+        yield False
         return
-    board = _connect(place, backend, timeout)
+    board, again = _connect(runtime, timeout)
     board.watch()
     try:
         with _muted() if place.rank else nullcontext():
-            yield
+            yield again
     except Stopped as stopped:
         dist.barrier()  # a launcher may end the others at the first exit: the first process has saved by now
+        dist.destroy_process_group()
         if place.rank:
             raise Quiet(RESUMABLE) from stopped
         raise
@@ -56,8 +64,10 @@ def joined(place: Place, backend: str, timeout: float) -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def _connect(place: Place, backend: str, timeout: float) -> "Board":
-    """Meet the others. A timer ends what torch's timeouts do not: an interface that lets nothing through."""
+def _connect(runtime: Runtime, timeout: float) -> tuple["Board", bool]:
+    """Meet the others; whether they have met before. A timer ends what torch's timeouts do not: an interface that lets
+    nothing through."""
+    place, backend = runtime.place, runtime.backend
     say(f"rank {place.rank} of {place.world} on {platform.node()}, meeting at {place.address}:{place.port} ({backend})")
     os.environ.update(place.environment())
     where, limit = f"{place.address}:{place.port}", timedelta(seconds=timeout)
@@ -66,25 +76,64 @@ def _connect(place: Place, backend: str, timeout: float) -> "Board":
     timer.start()
     try:
         store, _, _ = next(iter(dist.rendezvous("env://", place.rank, place.world, timeout=limit)))
-        store.set(f"here/{place.attempt}/{place.rank}", "")
-        _wait_for_all(store, place, timeout)
-        dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.world, timeout=COLLECTIVE)
+        name, told = meet(store, place, timeout, [place.attempt, backend, runtime.gpu])
+        if wrong := misfit(told):
+            if place.rank:
+                time.sleep(FIRST_GOES)
+                raise Quiet(2)
+            raise UsageError(f"device: {wrong}")
+        dist.init_process_group(
+            backend,
+            store=dist.PrefixStore(name, store),
+            rank=place.rank,
+            world_size=place.world,
+            timeout=COLLECTIVE,
+            device_id=runtime.device if runtime.gpu else None,
+        )
+        dist.barrier()  # connects them, so that what cannot be reached ends here
     except RuntimeError as error:
         if isinstance(error, RunFailed):
             raise
-        raise RunFailed(f"cannot meet the others at {where} within {timeout:g} s: {_first_line(error)}") from error
+        raise RunFailed(f"cannot meet the others at {where} within {timeout:g} s: {_reason(error)}") from error
     finally:
         timer.cancel()
-    return Board(place)
+    first_time = store.add("met", 1) == 1 if not place.rank else True
+    return Board(place, name), not first_time or any(attempt for attempt, *_ in told)
 
 
-def _wait_for_all(store: dist.Store, place: Place, timeout: float) -> None:
-    keys = {rank: f"here/{place.attempt}/{rank}" for rank in range(place.world)}
-    try:
-        store.wait(list(keys.values()), timedelta(seconds=timeout))
-    except RuntimeError as error:
-        missing = [str(rank) for rank, key in keys.items() if not store.check([key])]
-        raise RunFailed(f"within {timeout:g} s nobody came as rank {', '.join(missing)} of {place.world}") from error
+def meet(store: dist.Store, place: Place, timeout: float, about: Sequence[Any]) -> tuple[str, list[list[Any]]]:
+    """Wait for all processes of this start. Returns a name which this start has alone, and what each tells `about`
+    itself, by rank.
+
+    torchrun keeps one store for all its starts, and machines may count them differently: what a dead process has left
+    there is known by nobody's having answered to it. Raises RunFailed, naming those who do not come within `timeout`
+    seconds.
+    """
+    here = answered = [f"here/{rank}" for rank in range(place.world)]
+    store.set(here[place.rank], json.dumps([uuid.uuid4().hex, *about]))
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        if store.check(here):
+            said = store.multi_get(here)
+            name = hashlib.sha256(b"".join(said)).hexdigest()
+            answered = [f"{name}/{rank}" for rank in range(place.world)]
+            store.set(answered[place.rank], "")
+            if store.check(answered):
+                return name, [json.loads(one)[1:] for one in said]
+        time.sleep(ASK_EVERY)
+    missing = [str(rank) for rank, key in enumerate(answered) if not store.check([key])]
+    raise RunFailed(f"within {timeout:g} s nobody came as rank {', '.join(missing)} of {place.world}")
+
+
+def misfit(told: Sequence[Sequence[Any]]) -> str:
+    """What is wrong where two processes are on one GPU, or one computes where the others do not."""
+    users: dict[str, int] = {}
+    for rank, (_, backend, gpu) in enumerate(told):
+        if backend != told[0][1]:
+            return f"rank 0 came with {told[0][1]}, rank {rank} with {backend}; --device says cpu or cuda for all"
+        if gpu and users.setdefault(gpu, rank) != rank:
+            return f"ranks {users[gpu]} and {rank} are both on GPU {gpu}; each needs one of its own"
+    return ""
 
 
 def _give_up(place: Place, where: str, timeout: float) -> None:
@@ -99,10 +148,10 @@ def _give_up(place: Place, where: str, timeout: float) -> None:
 class Board:
     """Where the process that fails first leaves word, for all to see."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, name: str) -> None:
         self._place = place
         self._store = dist.TCPStore(place.address, place.port, is_master=False, timeout=timedelta(seconds=GRACE))
-        self._failed = f"failed/{place.attempt}"
+        self._failed = f"{name}/failed"
         self._over = threading.Event()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
 
@@ -112,8 +161,7 @@ class Board:
 
     def _watch(self) -> None:
         while not self._over.wait(LOOK_EVERY):
-            if self._word():
-                time.sleep(GRACE)
+            if self._word() and not self._over.wait(GRACE):
                 os._exit(1)
 
     def _word(self) -> bool:
@@ -140,6 +188,8 @@ class Board:
         where = f"rank {self._place.rank} of {self._place.world} on {platform.node()}"
         if lost(error):
             raise RunFailed(f"another process is gone, and the connection to it ({where})") from error
+        if isinstance(error, dist.DistError):
+            raise RunFailed(f"{_reason(error)} ({where})") from error
         error.add_note(where)
 
     def close(self) -> None:
@@ -149,7 +199,9 @@ class Board:
 
 
 def lost(error: Exception) -> bool:
-    """Whether `error` says that another process is gone."""
+    """Whether `error` says that another process is gone. NCCL says whatever has failed in errors of one type."""
+    if isinstance(error, dist.DistBackendError):
+        return "ncclRemoteError" in str(error) or "remote process exited" in str(error)
     return isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo" in str(error).lower())
 
 
@@ -159,5 +211,7 @@ def _muted() -> Iterator[None]:
         yield
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _reason(error: Exception) -> str:
+    """The line that says most: of NCCL's it is the one that follows "Last error:"."""
+    lines = str(error).rpartition("Last error:")[2].strip().splitlines()
+    return lines[0] if lines else type(error).__name__

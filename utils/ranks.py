@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from args import UsageError
 from utils.ending import Quiet
 
 PORT = 29500  # torch's own
+FIRST_GOES = 5.0  # seconds that others wait for the first to tell: a launcher takes the first end for the cause
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def said_once(place: Place) -> Iterator[None]:
         yield
     except UsageError as error:
         if place.local_rank:
+            time.sleep(FIRST_GOES)
             raise Quiet(2) from error
         raise
 

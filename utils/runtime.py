@@ -51,6 +51,11 @@ class Runtime:
         """By which library of torch.distributed the processes talk."""
         return "nccl" if self.device.type == "cuda" else "gloo"
 
+    @property
+    def gpu(self) -> str:
+        """What the GPU is called that no other GPU is called, on whatever machine; empty without one."""
+        return str(torch.cuda.get_device_properties(self.device).uuid) if self.device.type == "cuda" else ""
+
     def total(self, values: Tensor) -> Tensor:
         """The sum of every process's `values`, on each of them; alone the very same tensor."""
         if not self.alone:
@@ -171,28 +176,23 @@ def _device(device: str, gpus: tuple[int, ...] | None, place: Place) -> torch.de
             raise UsageError(
                 f"multigpu: {len(gpus)} named for the {place.local_world} processes of this machine; one for each"
             )
-        return _gpu(gpus[place.local_rank])
+        check_gpus(gpus)
+        return torch.device("cuda", gpus[place.local_rank])
     if device == "cuda" and not there:
         raise UsageError("device: cuda is not available here; --device cpu or auto runs without a GPU")
     if not there or device == "cpu":
         return torch.device("cpu")
-    gpu = 0 if there == 1 else place.local_rank  # a launcher may show each process a GPU of its own
-    if gpu >= there:
+    if 1 < there < place.local_world:
         raise UsageError(f"device: {place.local_world} processes on this machine, but {there} GPUs; one for each")
-    return torch.device("cuda", gpu)
+    return torch.device("cuda", 0 if there == 1 else place.local_rank)  # srun may show each process its own GPU alone
 
 
 def check_gpus(gpus: tuple[int, ...]) -> None:
     """Raises UsageError for one that is not there."""
-    for gpu in gpus:
-        _gpu(gpu)
-
-
-def _gpu(number: int) -> torch.device:
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if number >= there:
-        raise UsageError(f"multigpu: {number}, but this machine has {there or 'no'} GPU; --device cpu runs on the CPU")
-    return torch.device("cuda", number)
+    for gpu in gpus:
+        if gpu >= there:
+            raise UsageError(f"multigpu: {gpu}, but this machine has {there or 'no'} GPU; --device cpu runs on the CPU")
 
 
 def _has_bf16(device: torch.device) -> bool:

@@ -141,18 +141,32 @@ def test_processes_that_do_not_come_are_named_in_time(tmp_path):
     assert time.monotonic() - began < 60
 
 
-def test_two_launchers_meet_as_on_two_machines(tmp_path):
+def two_launchers(folder, *more):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     launch = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{port}"]
-    words = [sys.executable, "-m", "torch.distributed.run", *launch, "--rdzv-id=two", str(ROOT / "parallel_main.py")]
-    words += [*map(str, TYPED), "--epochs", "1"]
-    started = [subprocess.Popen(words, cwd=tmp_path, env=ENV, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    launch += ["--rdzv-id=two", "--max-restarts=3", "--monitor-interval=0.1", str(ROOT / "parallel_main.py")]
+    words = [sys.executable, "-m", "torch.distributed.run", *launch, *map(str, TYPED), *map(str, more)]
+    return [subprocess.Popen(words, cwd=folder, env=ENV, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+
+
+def test_two_launchers_meet_as_on_two_machines(tmp_path):
+    started = two_launchers(tmp_path, "--epochs", 1)
     said = [process.communicate(timeout=100)[0] for process in started]
     assert [process.returncode for process in started] == [0, 0]
     assert sum(text.count("test accuracy") for text in said) == 1 and "rank 1 of 2" in "".join(said)
     assert len(rows(tmp_path / "runs/results.csv")) == 1
+
+
+def test_two_machines_go_on_though_they_count_restarts_differently(tmp_path):
+    started = two_launchers(tmp_path, "--epochs", 6)
+    eventually(lambda: (tmp_path / RUN / "metrics.csv").exists() and rows(tmp_path / RUN / "metrics.csv"))
+    os.kill(children(started[1].pid)[-1], signal.SIGKILL)
+    said = "".join(process.communicate(timeout=100)[0] for process in started)
+    assert [process.returncode for process in started] == [0, 0]
+    assert "going on from" in said and len(rows(tmp_path / "runs/results.csv")) == 1
+    assert [int(float(row["epoch"])) for row in rows(tmp_path / RUN / "metrics.csv")] == [1, 2, 3, 4, 5, 6]
 
 
 def test_what_batch_norm_sees_is_said_and_what_has_no_effect_too(tmp_path):
@@ -237,7 +251,7 @@ def bytes_of(network):
     return sum(seen)
 
 
-with peers.joined(place, here.backend, 60):
+with peers.joined(here, 60):
     net = constrain(build("Conv2", num_classes=10, in_shape=(1, 8, 8)), "SubnetConv", density=0.5)
     freeze_weights(net)
     dist.all_reduce = counted
@@ -265,3 +279,14 @@ def test_multigpu_starts_a_process_each_and_ends_as_they_do(tmp_path):
         )
         assert done.returncode == code and (done.stdout + done.stderr).count(says) == 1
         assert "Traceback" not in done.stderr
+
+
+def test_multigpu_saves_when_its_launcher_is_told_to_stop(tmp_path):
+    start = "import sys; from utils import ending, launch; sys.exit(ending.code(lambda: launch.start(sys.argv[1:], 2)))"
+    words = [sys.executable, "-c", start, *map(str, TYPED), "--epochs", "500"]
+    with subprocess.Popen(words, cwd=tmp_path, env=ENV | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE) as process:
+        eventually(lambda: (tmp_path / RUN / "metrics.csv").exists() and rows(tmp_path / RUN / "metrics.csv"))
+        os.kill(process.pid, signal.SIGUSR2)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 75 and b"stopped by SIGUSR2 and saved" in err
+    assert json.loads((tmp_path / RUN / "status.json").read_text())["status"] == "stopped"
