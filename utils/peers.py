@@ -97,8 +97,7 @@ def _connect(runtime: Runtime, timeout: float) -> tuple["Board", bool]:
         raise RunFailed(f"cannot meet the others at {where} within {timeout:g} s: {_reason(error)}") from error
     finally:
         timer.cancel()
-    first_time = store.add("met", 1) == 1 if not place.rank else True
-    return Board(place, name), not first_time or any(attempt for attempt, *_ in told)
+    return Board(place, name), met_before(store, place, told)
 
 
 def meet(store: dist.Store, place: Place, timeout: float, about: Sequence[Any]) -> tuple[str, list[list[Any]]]:
@@ -123,6 +122,12 @@ def meet(store: dist.Store, place: Place, timeout: float, about: Sequence[Any]) 
         time.sleep(ASK_EVERY)
     missing = [str(rank) for rank, key in enumerate(answered) if not store.check([key])]
     raise RunFailed(f"within {timeout:g} s nobody came as rank {', '.join(missing)} of {place.world}")
+
+
+def met_before(store: dist.Store, place: Place, told: Sequence[Sequence[Any]]) -> bool:
+    """Whether this is not the first start: by the count of any machine, or on rank 0 by what the store remembers, since
+    no machine counts the starts that another one's coming or going has caused."""
+    return (place.rank == 0 and store.add("met", 1) > 1) or any(attempt for attempt, *_ in told)
 
 
 def misfit(told: Sequence[Sequence[Any]]) -> str:

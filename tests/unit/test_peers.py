@@ -19,13 +19,13 @@ def store():
     return dist.TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=10))
 
 
-def come(store, rank, about, *, seconds=20):
+def come(store, rank, attempt, *, seconds=20):
     """A thread that meets the others as `rank`, and the list that its outcome goes to."""
     client, found = dist.TCPStore("127.0.0.1", store.port, is_master=False), []
 
     def meet():
         try:
-            found.append(peers.meet(client, Place(rank, 2), seconds, about))
+            found.append(peers.meet(client, Place(rank, 2, attempt=attempt), seconds, [attempt, "gloo", ""]))
         except RunFailed as error:
             found.append(error)
 
@@ -37,10 +37,10 @@ def come(store, rank, about, *, seconds=20):
 def test_those_of_one_start_meet_whatever_an_earlier_one_has_left(store):
     names = []
     for start in range(2):
-        first, found = come(store, 0, [start, "gloo", ""])
+        first, found = come(store, 0, start)
         time.sleep(0.3)  # what rank 1 of the earlier start has left is there to be taken for the one who comes
         assert first.is_alive()
-        second, other = come(store, 1, [0, "gloo", ""])
+        second, other = come(store, 1, 0)
         first.join()
         second.join()
         assert found == other and found[0][1] == [[start, "gloo", ""], [0, "gloo", ""]]
@@ -48,9 +48,16 @@ def test_those_of_one_start_meet_whatever_an_earlier_one_has_left(store):
     assert names[0] != names[1]
 
 
+def test_a_start_is_not_the_first_by_any_machines_count_or_by_the_store(store):
+    first, second = Place(0, 2), Place(1, 2)
+    assert not peers.met_before(store, first, [[0], [0]]) and not peers.met_before(store, second, [[0], [0]])
+    assert peers.met_before(store, first, [[0], [0]]) and not peers.met_before(store, second, [[0], [0]])
+    assert peers.met_before(store, second, [[0], [1]])
+
+
 def test_who_does_not_come_is_named_though_one_before_has_come(store):
     for _ in range(2):
-        (thread, found), _ = come(store, 0, [], seconds=0.5), store.set("here/1", "long dead")
+        (thread, found), _ = come(store, 0, 0, seconds=0.5), store.set("here/1", "long dead")
         thread.join()
         assert str(found[0]) == "within 0.5 s nobody came as rank 1 of 2"
 
