@@ -1,7 +1,9 @@
 """What `bench.py --binary` lets run against each other: a step of the weight-invariant binary network as its source
-takes it, ours, and that of the same network with free weights. 784-4000-4000-4000-10, batch 200, float32."""
+takes it, ours, and that of the same network with free weights. 784-4000-4000-4000-10, batch 200, float32; ours in
+bfloat16 too where the device has it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -18,7 +20,7 @@ from scripts.bench_contenders import RATE, STEPS, Work, our_work, timed
 from trainers import METHODS
 from trainers.loop import Parts
 from trainers.optimizers import make_optimizer
-from utils.runtime import Runtime
+from utils.runtime import Runtime, has_bf16
 
 WIDTH, BATCH = 4000, 200
 TARGET = 5.0  # the source's step over ours
@@ -95,17 +97,20 @@ def works(runtime: Runtime, width: int = WIDTH, batch: int = BATCH) -> dict[str,
     source = SourceStep(width)
     draw(source.weights)
     images = torch.rand(batch, 784).ge(0.5).float(), torch.randint(0, 10, (batch,))
-    ours = {
-        name: our_work(loop_parts(conv_type, width, batch, runtime))[0]
-        for name, conv_type in (("ours", "BinaryConv"), ("dense", "DenseConv"))
-    }
+    entrants = {"ours": ("BinaryConv", runtime), "dense": ("DenseConv", runtime)}
+    if has_bf16(runtime.device):
+        entrants["ours, bf16"] = ("BinaryConv", replace(runtime, dtype=torch.bfloat16))
+    ours = {name: our_work(loop_parts(kind, width, batch, here))[0] for name, (kind, here) in entrants.items()}
     return {"source": timed(lambda: source(*images)), **ours}
 
 
 def table(short: dict[str, dict[str, float]]) -> str:
-    """One line a contender: ms a step, and how many times ours."""
+    """One line a contender: ms a step, and how many times ours; the source's is compared with ours in bfloat16 too."""
     lines = []
     for name, s in short.items():
         step = f"{1e3 * s['median']:.0f} ms a step (min {1e3 * s['min']:.0f}, IQR {1e3 * s['iqr']:.0f}, n {s['n']})"
-        lines.append(f"{name:>8}  {step}  {s['median'] / short['ours']['median']:.2f}x ours")
-    return "\n".join([*lines, f"target for the source: {TARGET:g}x"])
+        lines.append(f"{name:>10}  {step}  {s['median'] / short['ours']['median']:.2f}x ours")
+    target = f"target for the source: {TARGET:g}x"
+    if fast := short.get("ours, bf16"):
+        target += f"; beside ours in bf16 it takes {short['source']['median'] / fast['median']:.2f}x"
+    return "\n".join([*lines, target])

@@ -160,7 +160,7 @@ def choose(
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-    bf16 = precision == "bf16" or (precision == "auto" and _has_bf16(where))
+    bf16 = precision == "bf16" or (precision == "auto" and has_bf16(where))
     return Runtime(where, torch.float32, place).at("bf16" if bf16 else "fp32")
 
 
@@ -195,7 +195,7 @@ def check_gpus(gpus: tuple[int, ...]) -> None:
             raise UsageError(f"multigpu: {gpu}, but this machine has {there or 'no'} GPU; --device cpu runs on the CPU")
 
 
-def _has_bf16(device: torch.device) -> bool:
+def has_bf16(device: torch.device) -> bool:
     """Whether bfloat16 products are native: half the time of float32, not an emulation."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.constraints.ones import Ones, product_of_columns
+from models.constraints.ones import Ones, product_of_rows
 
 
 class ScoreThroughMask(torch.autograd.Function):
@@ -126,6 +126,7 @@ class ThroughOnes(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         (x,) = ctx.saved_tensors
-        of_x = ctx.ones.transposed().times(grad).mul_(ctx.on) if ctx.needs_input_grad[0] else None
-        of_real = product_of_columns(grad, x).to(ctx.dtype) if ctx.needs_input_grad[1] else None
-        return of_x, of_real, None, None
+        turned = grad.t().contiguous()  # both products want it so: with bf16's, three times as fast
+        of_x = ctx.ones.transposed().times_columns(turned).t().contiguous() if ctx.needs_input_grad[0] else None
+        of_real = product_of_rows(turned, x, ctx.dtype) if ctx.needs_input_grad[1] else None
+        return None if of_x is None else of_x.mul_(ctx.on), of_real, None, None

@@ -193,7 +193,7 @@ def test_a_shift_run_resumed_is_the_run_uninterrupted(program, config, tmp_path)
 @pytest.mark.parametrize(("kind", "precision"), [("ShiftQ", "fp32"), (None, "bf16")])
 def test_shifts_are_trained_in_fp32_whatever_the_hardware_has(program, config, tmp_path, monkeypatch, kind, precision):
     """Fixed-point inputs have more bits than bfloat16."""
-    monkeypatch.setattr("utils.runtime._has_bf16", lambda device: True)
+    monkeypatch.setattr("utils.runtime.has_bf16", lambda device: True)
     path = config("exact.yml", epochs=1, precision="auto", freeze_weights=None, prune_rate=None, conv_type=kind)
     assert program("--config", path)[0] == 0
     (stored,) = (tmp_path / "runs").rglob("config.yaml")

@@ -69,12 +69,13 @@ def test_the_weights_have_the_share_of_ones_that_training_shows():
 def test_the_report_has_every_sample_and_how_many_times_ours(monkeypatch, tmp_path, capsys):
     small = bench_binary.works(FLOAT32, width=8, batch=4)
     assert all(work() > 0 for work in small.values())
-    seconds = {"source": 0.6, "ours": 0.1, "dense": 0.2}
+    seconds = {"source": 0.6, "ours": 0.1, "dense": 0.2, "ours, bf16": 0.05}
     works = {name: lambda s=s: s for name, s in seconds.items()}
     monkeypatch.setattr(bench_binary, "works", lambda _runtime: works)
     assert bench.main(["--binary", "--repeat", "3", "--out", str(tmp_path / "b.json")]) == 0
     said = capsys.readouterr().out
-    assert "source  600 ms a step" in said and "6.00x ours" in said and "target for the source: 5x" in said
+    assert "source  600 ms a step" in said and "6.00x ours" in said
+    assert "target for the source: 5x; beside ours in bf16 it takes 12.00x" in said
     stored = json.loads((tmp_path / "b.json").read_text())["binary"]
     assert stored["samples"] == {name: [s] * 3 for name, s in seconds.items()}
     assert stored["summary"]["source"]["n"] == 3 and len(stored["ones"]) == 4
