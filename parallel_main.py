@@ -29,7 +29,7 @@ def work(argv: Sequence[str]) -> None:
 
         here = runtime.of(options, place)
     with peers.joined(here, options.run.init_timeout) as again:
-        if again and options.run.resume is None:
+        if again and options.run.resume is None:  # the launcher has lost a process and started all of them anew
             options = options.replace(resume="auto")
         experiment.warn_all(options)
         experiment.run(options, here)

@@ -36,7 +36,7 @@ def joined(runtime: Runtime, timeout: float) -> Iterator[bool]:
 
     Yields, on rank 0, whether the launcher has started the processes before. An error is told once, by the process that
     had it, with its rank; the others then leave within seconds. Raises RunFailed where the others do not come within
-    `timeout` seconds, or do not fit.
+    `timeout` seconds, UsageError where their devices do not go together.
     """
     place = runtime.place
     if place.world == 1:
@@ -131,7 +131,10 @@ def met_before(store: dist.Store, place: Place, told: Sequence[Sequence[Any]]) -
 
 
 def misfit(told: Sequence[Sequence[Any]]) -> str:
-    """What is wrong where two processes are on one GPU, or one computes where the others do not."""
+    """What is wrong where two processes are on one GPU, or one computes where the others do not; else nothing.
+
+    `told`: by rank, the starts counted, the backend, and the name of the GPU, empty on a CPU.
+    """
     users: dict[str, int] = {}
     for rank, (_, backend, gpu) in enumerate(told):
         if backend != told[0][1]:

@@ -159,7 +159,7 @@ def test_two_launchers_meet_as_on_two_machines(tmp_path):
     assert len(rows(tmp_path / "runs/results.csv")) == 1
 
 
-def test_two_machines_go_on_though_they_count_restarts_differently(tmp_path):
+def test_two_launchers_go_on_when_a_worker_of_one_is_killed(tmp_path):
     started = two_launchers(tmp_path, "--epochs", 6)
     eventually(lambda: (tmp_path / RUN / "metrics.csv").exists() and rows(tmp_path / RUN / "metrics.csv"))
     os.kill(children(started[1].pid)[-1], signal.SIGKILL)
