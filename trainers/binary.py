@@ -71,7 +71,7 @@ class Binary(Method):
     def after_step(self, model: nn.Module, step: int) -> None:  # noqa: ARG002
         self._outputs.rest()
         for layer in self._layers:
-            layer.weight.clamp_(0, 1)
+            layer.constraint.settle(layer.weight)
             if layer.bias is not None:
                 layer.bias.clamp_(0, 1)
 

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from models.constraints.attach import Constraint
 from models.constraints.gradients import ThroughOnes, ThroughThreshold
-from models.constraints.ones import Ones, ones_of
+from models.constraints.ones import NUMPY, Ones, ones_of
 from models.constraints.subnet import identity
 
 
@@ -34,6 +34,7 @@ class BinaryWeight(Constraint):
         self.on = 1.0
         self._ready: tuple[object, Tensor] | None = None
         self._found: tuple[object, Ones | None] | None = None
+        self._settled: tuple[object, Ones | None] | None = None
 
     @torch.no_grad()
     def kept_of(self, weight: Tensor | None) -> int:
@@ -61,14 +62,30 @@ class BinaryWeight(Constraint):
         out = ThroughOnes.apply(rows, weight, ones, self.on).view(*input.shape[:-1], len(weight))
         return out if bias is None else out + self.effective_bias(bias).to(out.dtype)
 
+    @torch.no_grad()
+    def settle(self, weight: Tensor) -> None:
+        """Bring θ back into [0, 1], in place, after a step. Where the ones are is seen on the way: the next pass in
+        training takes that, and only that pass, for a fused optimizer's step leaves no trace."""
+        if _multiplies_ones(weight):
+            ones = ones_of(weight, clamp=True)
+            self._settled = (identity(weight), ones)
+        else:
+            weight.clamp_(0, 1)
+
     def train(self, mode: bool = True) -> "BinaryWeight":
-        self._ready = self._found = None  # in-place writes through .data leave no other trace
+        self._ready = self._found = self._settled = None  # in-place writes through .data leave no other trace
         return super().train(mode)
 
     def _ones(self, weight: Tensor) -> Ones | None:
-        """Where the ones are, looked for at every pass in training, else once; None where a dense product is better."""
+        """Where the ones are, looked for once a step in training, else once; None where a dense product is better."""
         state = identity(weight)
-        if self.training or self._found is None or self._found[0] != state:
-            fits = weight.is_cpu and weight.is_contiguous() and weight.dtype in (torch.float32, torch.float64)
-            self._found = (state, ones_of(weight) if fits else None)
+        if self.training:
+            self._found, self._settled = self._settled, None
+        if self._found is None or self._found[0] != state:
+            self._found = (state, ones_of(weight) if _multiplies_ones(weight) else None)
         return self._found[1]
+
+
+def _multiplies_ones(weight: Tensor) -> bool:
+    """Whether products by the places of the ones can be had."""
+    return weight.is_cpu and weight.is_contiguous() and weight.dim() == 2 and weight.dtype in NUMPY

@@ -59,6 +59,24 @@ def test_the_places_are_found_chunk_by_chunk_and_given_up_above_the_share(rows, 
 
 
 @FAST
+@given(SIDES, SIDES, SHARES, SEEDS, st.sampled_from([0.0, 0.2, 1.0]))
+def test_all_numbers_are_brought_into_0_to_1_on_the_way_also_where_it_is_given_up(rows, columns, share, seed, most):
+    real = 2 * drawn(rows, columns, share, seed)
+    into = np.clip(real.numpy(), 0, 1)
+    whole = ones.CHUNK
+    try:
+        ones.CHUNK = 7
+        found = ones_of(real, most, clamp=True)
+    finally:
+        ones.CHUNK = whole
+    assert real.numpy().tolist() == into.tolist()
+    if found is None:
+        assert (into >= 0.5).mean() > most
+    else:
+        assert found._places.tolist() == np.flatnonzero(into >= 0.5).tolist()
+
+
+@FAST
 @given(SIDES, SIDES, SHARES, SEEDS, st.sampled_from([1.0, 0.0, 2.5]))
 def test_gradients_are_those_of_a_dense_product_taken_at_the_binary_weight(rows, columns, share, seed, on):
     real = drawn(rows, columns, share, seed, torch.float64).requires_grad_()

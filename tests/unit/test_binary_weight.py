@@ -173,7 +173,7 @@ def test_the_precision_is_that_of_other_products():
 @pytest.fixture
 def looks(monkeypatch):
     calls = []
-    monkeypatch.setattr(module, "ones_of", lambda weight: calls.append(1) or ones_of(weight))
+    monkeypatch.setattr(module, "ones_of", lambda weight, **how: calls.append(1) or ones_of(weight, **how))
     monkeypatch.setattr(module, "binarised", lambda real, on: calls.append(1) or binarised(real, on))
     return calls
 
@@ -214,6 +214,37 @@ def test_training_looks_every_time(looks):
     assert len(looks) == 3
     layer.weight.data.fill_(1)  # as torch's fused optimizers write, without a trace
     assert torch.equal(layer(torch.ones(1, 5)), torch.full((1, 6), 5.0))
+
+
+def test_what_is_seen_while_a_step_is_settled_serves_the_next_pass_alone(looks):
+    layer = linear(torch.full((6, 5), -0.7))  # ones, but for settling
+    layer.constraint.settle(layer.weight)
+    assert layer.weight.count_nonzero() == 0 and len(looks) == 1
+    assert torch.equal(layer(torch.ones(1, 5)), torch.zeros(1, 6))
+    assert len(looks) == 1
+    layer.weight.data.fill_(1)
+    assert torch.equal(layer(torch.ones(1, 5)), torch.full((1, 6), 5.0))
+    layer.constraint.settle(layer.weight)
+    refill(layer.weight.detach().zero_())
+    assert torch.equal(layer(torch.ones(1, 5)), torch.eye(6)[:1])
+
+
+def test_what_was_seen_while_a_step_was_settled_is_forgotten_when_training_begins_anew():
+    layer = linear(torch.zeros(6, 5))
+    layer.constraint.settle(layer.weight)
+    layer.weight.data.fill_(1)
+    assert torch.equal(layer.train()(torch.ones(1, 5)), torch.full((1, 6), 5.0))
+
+
+@pytest.mark.parametrize("plain", [nn.Linear(6, 5), nn.Linear(6, 5).bfloat16(), nn.Conv2d(6, 5, 3)], ids=str)
+def test_every_weight_is_brought_into_0_to_1(plain):
+    layer = constrain(nn.Sequential(plain), "BinaryConv")[0]
+    few, many = torch.full_like(layer.weight, 0.25), random(*layer.weight.shape).to(layer.weight)
+    few.view(-1)[:3] = torch.tensor([7.0, -7.0, 0.75])
+    for weight in (few, many):
+        layer.weight.data = weight.clone()
+        layer.constraint.settle(layer.weight)
+        assert torch.equal(layer.weight, weight.clamp(0, 1))
 
 
 def test_a_changed_on_is_seen_in_evaluation():
