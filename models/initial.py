@@ -1,4 +1,4 @@
-"""Initial weights, tensor in, tensor out: BIPROP's `init` table (reference: its 3.6).
+"""Initial weights, tensor in, tensor out: BIPROP's `init` table.
 
 With fan = fan_in or fan_out (`mode`) and gain of the nonlinearity, std = gain / sqrt(fan).
 """

@@ -83,7 +83,7 @@ def bench_net(net: str, act: str, here: dict[str, Runtime], batch: int, repeat: 
 
 
 def targets(net: str, act: str) -> dict[str, float]:
-    """The issue's targets by the ratios' names; empty where it sets none."""
+    """Target ratios by name; empty where it sets none."""
     if act != "1/32" or net not in TARGETS:
         return {}
     bf16, fp32, evaluation, dense = TARGETS[net]
@@ -200,7 +200,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--device", default="cpu", choices=["auto", "cpu", "cuda"])
     other = top.add_mutually_exclusive_group()
     other.add_argument("--startup", action="store_true", help="measure instead how long a start takes")
-    other.add_argument("--binary", action="store_true", help="measure instead the network of zeros and ones, in fp32")
+    other.add_argument("--binary", action="store_true", help="measure instead the network of zeros and ones")
     other.add_argument("--strengths", action="store_true", help="measure instead what connections' strengths cost")
     other.add_argument(
         "--parallel", action="store_true", help=f"measure instead several processes on {bench_parallel.NET}, beside one"

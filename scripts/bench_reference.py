@@ -24,7 +24,7 @@ PAD = 4  # of the random crop
 
 
 class AlphaMask(torch.autograd.Function):
-    """α·M of a layer, from |s|, W and the fraction k kept (reference: biprop.md 3.2).
+    """α·M of a layer, from |s|, W and the fraction k kept, in the exact arithmetic of its code.
 
     forward:  M = 0 for the int((1 − k)·n) smallest |s|, else 1; α = Σ|W|·M / int(k·n)
     backward: dL/d|s| = dL/d(αM) · |W|: straight through the mask

@@ -1,15 +1,18 @@
-"""Write README's tables from the measured records in scripts/records; `python scripts/readme.py [--check]`.
+"""Write the tables of README.md and docs/results.md from the measured records in scripts/records.
 
 Speed comes from bench_*.json (scripts/bench.py --out), accuracy from runs.csv: rows of results.csv as runs left them;
 published numbers from scripts/reproduce/targets.csv.
 """
 
+import argparse
 import csv
 import json
+import re
 import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -25,8 +28,9 @@ def speed() -> str:
     measured = next(record for record in records if "rows" in record)
     lines = [
         f"Medians of {rows[0]['summary']['ours/fp32/train']['n']} on {measured['device']}, torch {measured['torch']}, "
-        f"batch {measured['batch_size']}, half the weights kept (`python scripts/bench.py`). BIPROP's way: fp32, a "
-        "full sort in every forward pass, anomaly detection, images one by one; but with our allocator settings.",
+        f"batch {measured['batch_size']}, half the weights kept (`python scripts/bench.py`). BIPROP's way is a "
+        "step of our own writing that works as theirs: fp32, a full sort in every pass, anomaly detection, images "
+        "one by one; but with our allocator settings.",
         "",
         "| network | kind | BIPROP's way, ms per step | ours bf16 | ours fp32 | gain bf16 | gain fp32 "
         "| gain in evaluation, bf16 | over the dense step, bf16 |",
@@ -42,27 +46,39 @@ def speed() -> str:
         )
     start = next((record["startup"]["over_import_torch"] for record in records if "startup" in record), None)
     if start:
-        lines += ["", f"From the start of Python to the first batch: {start['first batch']:.2f} × `import torch`."]
+        lines += ["", f"`main.py` has its first batch after {start['main.py to first batch']:.2f} × the time that "]
+        lines[-1] += "`import torch` takes by itself."
     return "\n".join(lines)
+
+
+def records() -> list[dict[str, str]]:
+    with (RECORDS / "runs.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def accuracy() -> str:
     """A line per configuration: mean ± standard deviation over its seeds."""
     groups: dict[tuple[str, ...], list[dict[str, str]]] = defaultdict(list)
-    with (RECORDS / "runs.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            key = ("Base Config", "Conv Type", "Prune Rate", "Epochs", "Precision")
-            groups[(*(row[name] for name in key), variant(row))].append(row)
+    for row in records():
+        key = ("Base Config", "Conv Type", "Prune Rate", "Epochs", "Precision")
+        groups[(*(row[name] for name in key), variant(row))].append(row)
     lines = [
         "| config | conv_type | kept | epochs | precision | test accuracy, last epoch (%) | best epoch (%) | seeds |",
         "|" + "---|" * 8,
     ]
     for (config, conv_type, _, epochs, precision, other), rows in sorted(groups.items()):
         last, best = (spread([float(r[f"{which} Epoch Test Top 1"]) for r in rows]) for which in ("Last", "Best"))
-        kept = f"{100 * float(rows[0]['Kept']):.3g} %"
+        kept = f"{100 * statistics.mean(float(row['Kept']) for row in rows):.3g} %"
+        of = "" if int(epochs) == epochs_of(config) else f" of {epochs_of(config)}"
         named = f"`{config}`{other and f' {other}'}"
-        lines.append(f"| {named} | {conv_type} | {kept} | {epochs} | {precision} | {last} | {best} | {len(rows)} |")
+        lines.append(f"| {named} | {conv_type} | {kept} | {epochs}{of} | {precision} | {last} | {best} | {len(rows)} |")
     return "\n".join(lines)
+
+
+@cache
+def epochs_of(config: str) -> int:
+    """How long the recipe trains."""
+    return int(yaml.safe_load((ROOT / config).read_text())["epochs"])
 
 
 def variant(row: dict[str, str]) -> str:
@@ -71,19 +87,21 @@ def variant(row: dict[str, str]) -> str:
 
 
 def published() -> str:
-    """A line per published row: the number there and ours, where the whole recipe has been run."""
+    """A line per published row whose whole recipe has been run, the number there and ours; then the other rows."""
     with (ROOT / "scripts" / "reproduce" / "targets.csv").open(newline="") as file:
         targets = list(csv.DictReader(file))
-    with (RECORDS / "runs.csv").open(newline="") as file:
-        records = list(csv.DictReader(file))
-    lines = ["| row | config | published (%) | ours, best epoch (%) | seeds |", "|" + "---|" * 5]
+    lines = ["| published by | row | config | published (%) | ours (%) | seeds |", "|" + "---|" * 6]
+    missing = []
     for target in targets:
-        recipe = yaml.safe_load((ROOT / target["config"]).read_text())
-        whole = [r for r in records if r["Base Config"] == target["config"] and int(r["Epochs"]) == recipe["epochs"]]
-        ours = spread([float(r[target["metric"]]) for r in whole]) if whole else "not run"
-        name = f"{target['table'].removeprefix('README ')}, {target['row']}"
-        lines.append(f"| {name} | `{target['config']}` | {target['published']} | {ours} | {len(whole)} |")
-    return "\n".join(lines)
+        config, of = target["config"], f"{target['paper']}'s {target['table']}"
+        recipe = (config, re.sub(r"--(\S+) ", r"\1=", target["overrides"]), str(epochs_of(config)))
+        whole = [row for row in records() if (row["Base Config"], variant(row), row["Epochs"]) == recipe]
+        if ours := [float(row[target["metric"]]) for row in whole]:
+            cells = (of, target["row"], f"`{config}`", target["published"], spread(ours), str(len(ours)))
+            lines.append(f"| {' | '.join(cells)} |")
+        else:
+            missing.append(f"- {of}, {target['row']}: {target['published']}, `{config}`")
+    return "\n".join([*lines, "", "Not run in full yet, published accuracy (%) and config:", "", *missing])
 
 
 def pruning() -> str:
@@ -114,11 +132,9 @@ def spread(values: list[float]) -> str:
     return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
 
 
-TABLES: dict[str, Callable[[], str]] = {
-    "speed": speed,
-    "published": published,
-    "accuracy": accuracy,
-    "pruning": pruning,
+PAGES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"speed": speed, "published": published, "pruning": pruning},
+    "docs/results.md": {"accuracy": accuracy},
 }
 
 
@@ -133,12 +149,16 @@ def filled(text: str, tables: Mapping[str, Callable[[], str]], script: str) -> s
 
 
 def main(argv: list[str]) -> int:
-    readme = ROOT / "README.md"
-    text = filled(readme.read_text(), TABLES, "scripts/readme.py")
-    if argv == ["--check"]:
-        return int(text != readme.read_text())
-    readme.write_text(text)
-    return 0
+    parser = argparse.ArgumentParser(description="Write the tables of README.md and docs/results.md from the records.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where they would change")
+    check, changed = parser.parse_args(argv).check, False
+    for name, tables in PAGES.items():
+        page = ROOT / name
+        text = filled(page.read_text(), tables, "scripts/readme.py")
+        changed |= text != page.read_text()
+        if not check:
+            page.write_text(text)
+    return int(check and changed)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +40,23 @@ NETS = {  # name -> (arch, data set, images of a batch and of its test set, as i
 }
 
 
+def _usual(value: Any, meaning: str) -> Any:
+    return field(default=value, metadata={"help": meaning})
+
+
 @dataclass(frozen=True)
 class Cluster:
     """What is assumed, for want of such machines."""
 
-    flops: float = 5e13  # operations a second that one GPU sustains in a training step
-    layer: float = 1.5e-4  # seconds that a layer takes of a step however few the images: launches, mask, optimizer
-    node: int = 8  # GPUs that reach each other without the network
-    inside: float = 2e11  # bytes a second of each of them there
-    between: float = 2.5e10  # bytes a second between nodes, for a whole node: 200 Gb/s
-    latency_inside: float = 5e-6  # seconds a message
-    latency_between: float = 1.5e-5
+    flops: float = _usual(5e13, "operations per second that one GPU sustains in a training step")
+    layer: float = _usual(
+        1.5e-4, "seconds that a layer takes of a step however few the images: launches, mask, optimizer"
+    )
+    node: int = _usual(8, "GPUs per node, which reach each other without the network")
+    inside: float = _usual(2e11, "bytes per second of each GPU within a node")
+    between: float = _usual(2.5e10, "bytes per second of a whole node to others: 200 Gb/s")
+    latency_inside: float = _usual(5e-6, "seconds per message within a node")
+    latency_between: float = _usual(1.5e-5, "seconds per message between nodes")
 
 
 @dataclass(frozen=True)
@@ -277,9 +283,9 @@ def main(argv: Sequence[str]) -> int:
     """Write the page, or with --check say by 1 that it is not what would be written, or print for another cluster."""
     top = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     top.add_argument("--check", action="store_true", help="write nothing; exit with 1 where the page is out of date")
-    for field in fields(Cluster):
-        name, usual = field.name.replace("_", "-"), field.default
-        top.add_argument(f"--{name}", type=type(usual), help=f"default {usual:g}")
+    for entry in fields(Cluster):
+        name, usual = entry.name.replace("_", "-"), entry.default
+        top.add_argument(f"--{name}", type=type(usual), help=f"{entry.metadata['help']}; default {usual:g}")
     options = vars(top.parse_args(argv))
     check = options.pop("check")
     if given := {name: value for name, value in options.items() if value is not None}:

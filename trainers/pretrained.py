@@ -47,8 +47,17 @@ class Stored:
 
 
 def read(path: str) -> Stored:
-    """The network in a file, whoever wrote it; nothing in it is executed. Raises UsageError where there is none."""
-    return from_content(checkpoints.read(Path(path).expanduser()), path)
+    """The network in a file, whoever wrote it, or in the newest checkpoint of a run's directory; nothing in it is
+    executed. Raises UsageError where there is none."""
+    place = Path(path).expanduser()
+    if not place.is_dir():
+        return from_content(checkpoints.read(place), path)
+    content, newest, complaints = checkpoints.newest(place / "checkpoints")
+    if newest is None:
+        raise UsageError("; ".join([f"{path} is no run: it has no readable checkpoint", *complaints]))
+    for complaint in complaints:
+        warn(f"{complaint}; {newest} is used instead")
+    return from_content(content, str(newest))
 
 
 def from_content(content: Any, path: str) -> Stored:

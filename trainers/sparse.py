@@ -59,7 +59,7 @@ class Sparse(Method):
         until = rules.progress_until or (1.0 if rules.by_filter else 0.75)
         self._end = int(until * steps * epochs)
         if self._every > self._end:
-            warn(f"no connection will move, and none go: that takes {self._every} steps of the first {self._end}")
+            warn(f"no connection will move: updates come every {self._every} steps, and end after {self._end}")
         with torch.no_grad():
             for layer in self._layers.values():
                 layer.weight.mul_(layer.constraint.mask)

@@ -1,4 +1,4 @@
-"""What options can be: the names in the tables of the rooms above, which `--help` lists without loading them."""
+"""What options can be: the names in other modules' tables, which `--help` lists without loading them."""
 
 SETS = ["digits", "MNIST", "FashionMNIST", "CIFAR10", "CIFAR100", "SVHN", "BigCIFAR10", "TinyImageNet", "ImageNet"]
 SETS += ["ImageFolder"]

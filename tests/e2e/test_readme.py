@@ -13,7 +13,7 @@ import torch
 
 import args
 import models
-from models.constraints import constrain
+from models.constraints import constrain, constrained_layers
 from tests.originals import original, write
 from trainers import assembly, pretrained
 from utils import checkpoints
@@ -108,12 +108,16 @@ def test_the_originals_file_of_the_readme_is_tested(tmp_path, theirs, monkeypatc
 
 
 def test_the_python_of_the_readme_runs():
-    (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
     names: dict[str, object] = {}
-    exec(block, names)
+    for block in re.findall(r"```python\n(.*?)```", README, flags=re.S):
+        exec(block, names)
     net, plain, x = names["net"].eval(), names["plain"].eval(), torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.allclose(net(x), plain(x), atol=1e-5)
+    names["ternary"](x).logsumexp(1).sum().backward()
+    for layer in constrained_layers(names["ternary"]).values():
+        weight = layer.constraint(layer.weight)
+        assert len(weight.round(decimals=6).unique()) == 3 and layer.weight.grad[weight == 0].any()
 
 
 def test_the_tables_of_the_readme_are_those_of_the_records(monkeypatch):

@@ -81,6 +81,20 @@ def test_our_own_checkpoint_says_as_much(tmp_path, options, capsys):
     assert (heard.out, heard.err) == (f"{stored.path}: 30 of 30 tensors taken\n", "")
 
 
+def test_of_a_run_the_newest_checkpoint_that_can_be_read_is_taken(tmp_path, options, capsys):
+    (folder := tmp_path / "checkpoints").mkdir()
+    for epoch, name in ((2, "best.pt"), (1, "epoch_1.pt")):
+        write({"model": small_net(seed=epoch).state_dict(), "epoch": epoch, "step": 0}, folder / name)
+    stored = read(str(tmp_path))
+    assert stored.path == str(folder / "best.pt") and stored.ours and not capsys.readouterr().err
+    load(stored, net := small_net(seed=1), whole=True)
+    assert all(torch.equal(net.state_dict()[key], value) for key, value in small_net(seed=2).state_dict().items())
+    capsys.readouterr()
+    (folder / "best.pt").write_bytes(b"PK")
+    assert read(str(tmp_path)).path == str(folder / "epoch_1.pt")
+    assert capsys.readouterr().err.endswith(f"{folder / 'epoch_1.pt'} is used instead\n")
+
+
 # what is refused unexecuted
 
 
@@ -190,7 +204,7 @@ def test_a_zip_of_something_else_is_no_checkpoint(tmp_path, recwarn):
 
 
 def test_a_place_without_a_file_is_told(tmp_path):
-    assert refusal(lambda: read(str(tmp_path)), tmp_path) == f"{tmp_path} cannot be read: Is a directory"
+    assert refusal(lambda: read(str(tmp_path)), tmp_path) == f"{tmp_path} is no run: it has no readable checkpoint"
     gone = tmp_path / "gone.pth"
     assert refusal(lambda: read(str(gone)), gone) == f"{gone} does not exist"
 

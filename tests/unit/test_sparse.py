@@ -186,7 +186,7 @@ def test_without_one_they_move_at_the_end_of_every_epoch(capsys):
 
 def test_it_is_said_where_none_will_move(capsys):
     assert moves(1, DENSITY) == []
-    assert "no connection will move, and none go: that takes 100 steps of the first 4" in capsys.readouterr().err
+    assert "no connection will move: updates come every 100 steps, and end after 4" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("grow", ["gradient", "random", "hebbian"])
