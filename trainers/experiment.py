@@ -99,8 +99,11 @@ def _go(
             run.set_status("running", epoch=state.epoch, epochs=options.optim.epochs)
             if snapshot is None:
                 journal.save_initial(state)
-            elif state.epoch == options.optim.epochs:  # nothing is left to train: last.pt may be what was damaged
-                journal.save(state, is_best=False)
+            elif state.epoch == options.optim.epochs:  # nothing is left to train: last.pt or best.pt may be damaged
+                best_is_lost = not state.best
+                if best_is_lost:
+                    state.best = state.last | {"epoch": state.epoch}
+                journal.save(state, is_best=best_is_lost)
             fit(parts, state, options.optim.epochs, journal)
             if state.epoch < options.optim.epochs:
                 reason = journal.stop_reason or "a signal to another process"

@@ -8,7 +8,7 @@ from args import Options, UsageError
 from trainers import report
 from trainers.loop import Parts, Score, State
 from utils import checkpoints
-from utils.progress import say
+from utils.progress import say, warn
 from utils.recorders import MetricsCsv, TensorBoard
 from utils.run import Run
 from utils.runtime import rng_state, set_rng_state
@@ -165,8 +165,12 @@ def restore(parts: Parts, snapshot: dict[str, Any], best_epoch: int | None) -> S
 
 
 def best_epoch(run: Run) -> int | None:
-    """The epoch whose network best.pt holds; none where it cannot be read."""
+    """The epoch whose network best.pt holds; none, with a word, where it is gone or damaged. Raises RunFailed where it
+    cannot be read for another reason: a new best would be written over it."""
     try:
         return int(checkpoints.load(run.path / "checkpoints" / "best.pt")["epoch"])
-    except UsageError:
+    except checkpoints.NotRead as error:
+        raise checkpoints.RunFailed(f"{error}; nothing was changed") from error
+    except UsageError as error:
+        warn(f"{error}: the best epoch is picked anew from here on")
         return None

@@ -32,16 +32,18 @@ def find(options: Options) -> Point:
         say(f"no unfinished run in {runs.base(options)}: a fresh one begins")
         return Point(options)
     options, longer = _merged(options, from_flat(load_yaml(run.path / "config.yaml")), run.path)
+    status = runs.read_status(run.path)
+    if status.get("status") == "done" and status.get("epochs", 0) >= options.optim.epochs:
+        return Point(options, run, finished=True)
     snapshot, path = _snapshot(run.path, options.run.resume)
+    if snapshot is None and status.get("epoch", 0) > (options.optim.start_epoch or 0):
+        raise UsageError(f"resume: {run.path} has trained {status['epoch']} epochs and has no readable checkpoint")
     if snapshot is None:
         say(f"{run.path} has no checkpoint yet: it starts over")
         return Point(options, run)
-    status = runs.read_status(run.path)
-    finished = status.get("status") == "done" and status.get("epochs", 0) >= options.optim.epochs
-    if not finished:
-        inside = f" and {snapshot['step']} batches" if snapshot["step"] else ""
-        say(f"going on from {path}: {snapshot['epoch']} epochs{inside} done")
-    return Point(options, run, snapshot, finished, longer)
+    inside = f" and {snapshot['step']} batches" if snapshot["step"] else ""
+    say(f"going on from {path}: {snapshot['epoch']} epochs{inside} done")
+    return Point(options, run, snapshot, longer=longer)
 
 
 def stored(options: Options) -> tuple[Options, dict[str, Any], str]:

@@ -1,5 +1,6 @@
 """Checkpoints: tensors and plain types only, whole or absent, read without running anybody's code."""
 
+import errno
 import os
 import pickle
 import re
@@ -27,6 +28,10 @@ FLOAT64 += [np.dtype, np.dtypes.Float64DType]
 
 class RunFailed(RuntimeError):
     """The run cannot go on for a reason that one line says: main prints it and exits with 1."""
+
+
+class NotRead(UsageError):
+    """The system did not give a file that is there: what is in it is not known, and may be whole."""
 
 
 def save(directory: Path, state: State, names: list[str]) -> None:
@@ -102,7 +107,9 @@ def _one_line(path: Path) -> Iterator[None]:
         raise UsageError(f"{path} is refused: it {reason} than tensors and plain values") from error
     except Exception as error:  # a damaged or malicious pickle ends in any of them
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or "damaged"
-        raise UsageError(f"{path} cannot be read: {reason}") from error
+        told = f"{path} cannot be read: {reason}"
+        of_system = isinstance(error, OSError | MemoryError) and getattr(error, "errno", None) != errno.EINVAL
+        raise NotRead(told) if of_system else UsageError(told) from error  # EINVAL: a damaged zip points outside itself
 
 
 def _verify(path: Path) -> list[str]:
@@ -118,15 +125,25 @@ def _verify(path: Path) -> list[str]:
 
 
 def newest(directory: Path) -> tuple[State | None, Path | None, list[str]]:
-    """(state, path, complaints) of the furthest readable checkpoint; a complaint for each unreadable one.
+    """(state, path, complaints) of the furthest whole checkpoint; a complaint for each damaged one.
 
-    last.pt is the furthest whenever it is whole, so the others are read only where it is not.
+    last.pt is the furthest whenever it is whole, so the others are read only where it is not. Raises RunFailed where one
+    cannot be read for another reason: who went on from another would write over it.
     """
+    try:
+        return _furthest(directory)
+    except NotRead as error:
+        raise RunFailed(f"{error}; nothing was changed") from error
+
+
+def _furthest(directory: Path) -> tuple[State | None, Path | None, list[str]]:
     complaints: list[str] = []
     last = directory / "last.pt"
     if last.exists():
         try:
             return load(last), last, complaints
+        except NotRead:
+            raise
         except UsageError as error:
             complaints.append(str(error))
     readable: list[tuple[tuple[int, int], Path, State]] = []
@@ -135,6 +152,8 @@ def newest(directory: Path) -> tuple[State | None, Path | None, list[str]]:
             continue
         try:
             state = load(path)
+        except NotRead:
+            raise
         except UsageError as error:
             complaints.append(str(error))
             continue

@@ -1,6 +1,7 @@
 """Stopping, dying and going on: to the bit, in the same directory, with one row."""
 
 import csv
+import errno
 import json
 import os
 import random
@@ -15,6 +16,8 @@ import pytest
 import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from utils import checkpoints
 
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("FEATHERWEIGHT_KILLS", "3"))
@@ -141,6 +144,69 @@ def test_a_damaged_last_checkpoint_is_said_and_the_one_before_is_used(program, w
     assert "last.pt" in err and "is used instead" in err
     assert_same(run, expected)
     assert losses(run) == losses(expected) and row_count(tmp_path / "runs/results.csv") == 1
+
+
+def contents(run):
+    return {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file() and path.name != "status.json"}
+
+
+def not_done(run):
+    (run / "status.json").write_text((run / "status.json").read_text().replace('"done"', '"running"'))
+
+
+@pytest.mark.parametrize("name", ["last.pt", "best.pt"])
+@pytest.mark.parametrize("failure", [OSError(errno.EIO, "Input/output error"), MemoryError()], ids=["EIO", "memory"])
+def test_a_checkpoint_that_the_system_does_not_give_is_not_taken_for_none(
+    program, config, tmp_path, monkeypatch, name, failure
+):
+    program("--config", config(), "--save-every", 1)
+    run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
+    not_done(run)
+    before = contents(run)
+
+    def fail(path, verify=checkpoints._verify):
+        if path.name == name:
+            raise failure
+        return verify(path)
+
+    monkeypatch.setattr(checkpoints, "_verify", fail)
+    code, _, err = program("--resume", run, "--epochs", 3)
+    assert code == 1 and f"{name} cannot be read: " in err.splitlines()[-1] and "nothing was changed" in err
+    assert {path: data for path, data in contents(run).items() if path.suffix == ".pt"} == {
+        path: data for path, data in before.items() if path.suffix == ".pt"
+    }
+
+
+def test_a_run_without_its_checkpoints_is_not_trained_over(program, config, tmp_path):
+    program("--config", config())
+    run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
+    for file in (run / "checkpoints").iterdir():
+        file.unlink()
+    before = contents(run)
+    code, out, _ = program("--resume", run)
+    assert code == 0 and "is finished already" in out
+    not_done(run)
+    code, _, err = program("--resume", run)
+    assert code == 2 and err.splitlines()[-1].endswith("has trained 2 epochs and has no readable checkpoint")
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize("damaged", [True, False])
+def test_a_trained_run_that_lost_its_best_checkpoint_ends_with_its_last_epoch(program, config, tmp_path, damaged):
+    program("--config", config(epochs=3, lr=2.0))
+    run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
+    not_done(run)
+    best = run / "checkpoints/best.pt"
+    best.unlink()
+    if damaged:
+        best.write_bytes(b"PK")
+    (tmp_path / "runs/results.csv").unlink()
+    code, _, err = program("--resume", run)
+    assert code == 0 and "the best epoch is picked anew from here on" in err
+    assert torch.load(best, weights_only=True)["epoch"] == 3
+    with (tmp_path / "runs/results.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["Best Epoch"] == "3" and row["Best Val Top 1"] == row["Current Val Top 1"]
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_over_in_its_directory(program, config, tmp_path):
