@@ -127,8 +127,8 @@ def _verify(path: Path) -> list[str]:
 def newest(directory: Path) -> tuple[State | None, Path | None, list[str]]:
     """(state, path, complaints) of the furthest whole checkpoint; a complaint for each damaged one.
 
-    last.pt is the furthest whenever it is whole, so the others are read only where it is not. Raises RunFailed where one
-    cannot be read for another reason: who went on from another would write over it.
+    last.pt is the furthest whenever it is whole, so the others are read only where it is not. Raises RunFailed where
+    one cannot be read for another reason: who went on from another would write over it.
     """
     try:
         return _furthest(directory)

@@ -169,15 +169,23 @@ class Board:
 
     def _watch(self) -> None:
         while not self._over.wait(LOOK_EVERY):
-            if self._word() and not self._over.wait(GRACE):
+            if self._word() is False or self._over.wait(GRACE):
+                continue
+            word = self._word()  # an answer that failed to come once is no reason to end
+            if word is None:
+                told = (
+                    f"failed: rank {self._place.rank} of {self._place.world} has lost the process that keeps the store"
+                )
+                os.write(2, f"{told}, for {GRACE:g} s\n".encode())
+            if word is not False:
                 os._exit(1)
 
-    def _word(self) -> bool:
-        """Whether a process has left word of a failure, or the one that keeps the store is gone."""
+    def _word(self) -> bool | None:
+        """Whether a process has left word of a failure; None where the one that keeps the store does not answer."""
         try:
             return bool(self._store.check([self._failed]))
         except RuntimeError:
-            return True
+            return None
 
     def told(self, error: Exception) -> None:
         """Leave word of `error`. Raises RunFailed in place of one that says no more than that another process is gone.

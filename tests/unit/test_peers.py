@@ -113,6 +113,31 @@ def test_a_process_that_ends_in_time_is_left_to_end(store, monkeypatch):
         assert bool(ended) is not in_time
 
 
+@pytest.mark.parametrize("answers", [[RuntimeError, False], [True], [RuntimeError]], ids=["once", "word", "gone"])
+def test_a_store_that_does_not_answer_once_ends_nobody_and_one_that_is_gone_is_told(store, monkeypatch, capfd, answers):
+    ended = []
+    monkeypatch.setattr(peers.os, "_exit", ended.append)
+    monkeypatch.setattr(peers, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(peers, "GRACE", 0.1)
+    board = peers.Board(Place(1, 2, port=store.port), "start")
+
+    class Store:
+        def check(self, _keys):
+            answer = answers.pop(0) if len(answers) > 1 else answers[0]
+            if answer is RuntimeError:
+                raise RuntimeError("Broken pipe")
+            return answer
+
+    board._store = Store()
+    last = answers[-1]
+    board.watch()
+    time.sleep(0.5)
+    board.close()
+    assert bool(ended) is (last is not False)
+    told = "failed: rank 1 of 2 has lost the process that keeps the store, for 0.1 s\n"
+    assert set(capfd.readouterr().err.splitlines(True)) == ({told} if last is RuntimeError else set())
+
+
 @pytest.mark.parametrize(
     ("there", "gpus", "place", "found"),
     [
