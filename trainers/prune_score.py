@@ -25,6 +25,11 @@ class PruneScore(Method):
         self._scored: list[Any] = []
         self._scheduled: list[tuple[Any, float]] = []
 
+    @property
+    def _asked_for(self) -> int:
+        """The epoch from which the network is the one that was asked for."""
+        return self._length if any(final < schedules.DENSITY_START for _, final in self._scheduled) else 0
+
     def prepare(self, model: nn.Module) -> None:
         constraints = [layer.constraint for layer in constrained_layers(model).values()]
         self._scored = [c for c in constraints if "scores" in dict(c.named_parameters())]
@@ -34,8 +39,7 @@ class PruneScore(Method):
         self._scheduled = [(selection, selection.density) for selection in selections.values()]
 
     def begins_anew(self, epoch: int) -> bool:
-        falling = any(final < schedules.DENSITY_START for _, final in self._scheduled)
-        return falling and 0 < epoch == self._length
+        return 0 < epoch == self._asked_for
 
     def before_epoch(self, model: nn.Module, epoch: int) -> None:  # noqa: ARG002
         for selection, final in self._scheduled:
@@ -44,7 +48,7 @@ class PruneScore(Method):
 
 class Lottery(PruneScore):
     """A ticket in a trained network: for `dense_epochs` the weights and biases of every layer train, whatever else is
-    frozen; then they are frozen, and the scores train.
+    frozen; then they are frozen, the scores train, and layers that select together begin to come to their density.
 
     What BIPROP's trainer of that name was meant to do: there the first phase kept nothing, and its weights were not in
     the optimizer.
@@ -61,11 +65,12 @@ class Lottery(PruneScore):
         self._open(model, weights=True, scores=True)
         return super().parameter_groups(model)
 
-    def begins_anew(self, epoch: int) -> bool:
-        return epoch == self._dense_epochs or super().begins_anew(epoch)
+    @property
+    def _asked_for(self) -> int:
+        return self._dense_epochs + super()._asked_for
 
     def before_epoch(self, model: nn.Module, epoch: int) -> None:
-        super().before_epoch(model, epoch)
+        super().before_epoch(model, max(0, epoch - self._dense_epochs))
         dense = epoch < self._dense_epochs
         self._open(model, weights=dense, scores=not dense)
         for constraint in self._scored:

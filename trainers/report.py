@@ -53,7 +53,8 @@ def coming(options: Options) -> str:
     """What the first epochs do otherwise."""
     c, o = options.constraint, options.optim
     dense = f"; all of them in the first {o.dense_epochs} epochs" * (o.trainer == "lottery")
-    falling = f"; GlobalSubnetConv comes down to that from 50 % in {c.prune_rate_epoch} epochs"
+    then = "then " if dense else ""
+    falling = f"; {then}GlobalSubnetConv comes down to that from 50 % in {c.prune_rate_epoch} epochs"
     cubic = f"; SparseConv comes down to {100 * c.density:g} %" * (by_layer(c) and c.density_schedule == "cubic")
     progress = "; SparseConv comes down when connections first move" * (by_filter(c) and leaves_less(c))
     return dense + falling * (falls(c) and c.prune_rate_epoch > 0) + cubic + progress

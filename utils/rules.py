@@ -113,6 +113,11 @@ def schedule_unfinished(v: Any) -> bool:
     return falls(v) and v.prune_rate_epoch >= v.epochs and not v.dry_run
 
 
+def ticket_unfinished(v: Any) -> bool:
+    late = falls(v) and v.trainer == "lottery" and v.dense_epochs + v.prune_rate_epoch >= v.epochs
+    return late and not (schedule_unfinished(v) or ticket_undrawn(v) or v.dry_run)
+
+
 def ticket_undrawn(v: Any) -> bool:
     return v.trainer == "lottery" and v.dense_epochs >= v.epochs and not v.dry_run
 
@@ -193,6 +198,7 @@ ERRORS: list[Rule] = [
     ("sparse_hold", lambda v: not v.sparse_hold and by_layer(v), NOT_HELD),
     ("keep_share", lambda v: v.keep_share > v.live_share and by_filter(v) and v.drop != "random", LESS_LIVE),
     ("dense_epochs", ticket_undrawn, "it must be < epochs, {epochs}"),
+    ("dense_epochs", ticket_unfinished, "dense_epochs + prune_rate_epoch must be < epochs, {epochs}"),
     ("nesterov", lambda v: v.nesterov and v.optimizer != "sgd", "it needs optimizer sgd, not {optimizer}"),
     ("nesterov", lambda v: v.nesterov and v.momentum == 0, "it needs momentum > 0"),
     ("start_epoch", lambda v: v.start_epoch is not None and v.start_epoch >= v.epochs, "it must be < epochs, {epochs}"),

@@ -33,8 +33,7 @@ class Runtime:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
     def at(self, precision: str) -> "Runtime":
-        """The same place at "bf16" or "fp32"; fp32 on a GPU is IEEE float32, not TF32."""
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
+        """The same place at "bf16" or "fp32"."""
         return replace(self, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
 
     @property
@@ -151,6 +150,9 @@ def choose(
     Raises UsageError for a device that is not there.
     """
     where = _device(device, gpus, place)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = (
+        False  # float32 is IEEE's, beside bf16 too
+    )
     if where.type == "cuda":
         torch.cuda.set_device(where)
         # The same seed gives the same losses: cuDNN may neither pick its algorithms by the clock nor add in any order.

@@ -10,6 +10,7 @@ from utils.files import write_text
 from utils.plots import Line, line_chart
 
 Row = dict[str, float | str]
+DRAWN = 10  # lines that a picture has at most: more could not be told apart, and each epoch would take longer to draw
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ def record_table(directory: Path, name: str, epoch: int, table: Table) -> list[L
     """Put the table of `epoch` (from 1) into <name>.csv of `directory`, below those of earlier epochs, in place of
     those of later ones; the epoch is the first column.
 
-    Of a curve <name>.png is drawn too, and a line an epoch returned. Raises UsageError where the file that is there is
-    no table of this kind.
+    Of a curve a line an epoch is returned, and <name>.png is drawn: `DRAWN` of them, the first and the last included.
+    Raises UsageError where the file that is there is no table of this kind.
     """
     path = directory / f"{name}.csv"
     rows = [*_before(path, epoch), *({"epoch": epoch} | row for row in table.rows)]
@@ -42,8 +43,10 @@ def record_table(directory: Path, name: str, epoch: int, table: Table) -> list[L
         line = lines.setdefault(str(row["epoch"]), Line(f"epoch {row['epoch']}", [], []))
         line.xs.append(float(row[table.x]))
         line.ys.append(float(row[table.y]))
-    line_chart(directory / f"{name}.png", [*lines.values()], table.x, table.y, title=str(directory))
-    return [*lines.values()]
+    every = [*lines.values()]
+    drawn = sorted({round(i * (len(every) - 1) / (DRAWN - 1)) for i in range(DRAWN)})
+    line_chart(directory / f"{name}.png", [every[i] for i in drawn], table.x, table.y, title=str(directory))
+    return every
 
 
 def _before(path: Path, epoch: int) -> list[Row]:

@@ -39,6 +39,11 @@ TABLE = [
     (DENSE + "trainer: lottery\n", "", ["trainer", FILE, "trains scores", "SampleSubnetConv"]),
     (SUBNET + "trainer: lottery\nepochs: 6\n", "", ["dense_epochs: 6 by default, but it must be < epochs, 6"]),
     (
+        SUBNET,
+        f"{GLOBAL} --trainer lottery --epochs 16",
+        ["dense_epochs: 6 by d", "prune_rate_epoch must be < epochs, 16"],
+    ),
+    (
         SUBNET + "epochs: 10\n",
         GLOBAL,
         ["prune_rate_epoch: 10 by default", "must end before the run", "10 (0: no sched"],

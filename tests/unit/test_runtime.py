@@ -41,6 +41,13 @@ def test_autocast_is_on_only_where_precision_is_not_fp32():
             assert layer(x).dtype == dtype
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_float32_is_never_tf32_whatever_was_chosen_before(precision):
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    runtime.choose("cpu", precision, None, deterministic=False).at("bf16")
+    assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
+
+
 def test_every_generator_goes_on_where_its_state_was_taken(tmp_path):
     def draw():
         return random.random(), float(np.random.rand()), np.random.randn(), random.gauss(0, 1), torch.rand(3).tolist()

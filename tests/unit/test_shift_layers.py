@@ -156,6 +156,12 @@ def test_the_table_tells_the_share_of_every_exponent(kind):
     assert sum(row["share"] for row in table.rows) == pytest.approx(1 - zero)
 
 
+@pytest.mark.parametrize(("epochs", "told"), [(1, [1]), (5, [1, 2, 3, 4, 5]), (25, [*range(2, 25, 2), 25])])
+def test_a_long_run_tells_it_of_some_epochs_and_of_the_last(epochs, told):
+    net = network("ShiftQ").eval()
+    assert [e for e in range(1, epochs + 1) if Shift().tables(net, None, None, e, epochs)] == told
+
+
 # from a trained dense network
 
 

@@ -39,6 +39,16 @@ def test_a_curve_has_a_line_an_epoch_and_a_picture(tmp_path):
     assert (tmp_path / "sweep.png").read_bytes().startswith(PNG)
 
 
+def test_a_picture_of_many_epochs_shows_ten_with_the_first_and_the_last(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("utils.tables.line_chart", lambda _path, lines, *_, **__: drawn.append([*lines]))
+    for epoch in range(1, 41):
+        lines = record_table(tmp_path, "shifts", epoch, curve(epoch))
+    assert len(lines) == 40
+    assert [len(these) for these in drawn] == [*range(1, 11), *[10] * 30]
+    assert all((these[0].label, these[-1].label) == ("epoch 1", f"epoch {i}") for i, these in enumerate(drawn, 1))
+
+
 def test_what_an_interrupted_process_wrote_of_later_epochs_is_replaced(tmp_path):
     for epoch in (10, 20, 30):
         record_table(tmp_path, "sweep", epoch, curve(epoch))
