@@ -49,8 +49,8 @@ class SourceStep:
     """A step as there: binarised copies in the weights' place, loss, gradients, the real weights back, Adam tensor by
     tensor, clamp."""
 
-    def __init__(self, width: int) -> None:
-        self.model = Source(width)
+    def __init__(self, width: int, device: torch.device) -> None:
+        self.model = Source(width).to(device)
         self.weights: list[nn.Parameter] = [layer.weight for layer in self.model.layers]  # type: ignore[misc]
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=RATE)
 
@@ -72,7 +72,7 @@ def draw(weights: Sequence[Tensor]) -> None:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight, share in zip(weights, [*ONES, ONES[1]], strict=False):
-            weight.bernoulli_(share, generator=generator)
+            weight.copy_(torch.empty(weight.shape).bernoulli_(share, generator=generator))
 
 
 def loop_parts(conv_type: str, width: int, batch: int, runtime: Runtime) -> Parts:
@@ -84,6 +84,7 @@ def loop_parts(conv_type: str, width: int, batch: int, runtime: Runtime) -> Part
     method.prepare(model)
     if conv_type == "BinaryConv":
         draw([layer.weight for layer in weight_layers(model).values()])
+    runtime.put(model)
     random, images = np.random.default_rng(0), batch * STEPS
     split = Split(random.integers(0, 256, (images, 28, 28, 1), np.uint8), random.integers(0, 10, images))
     batches = partial(DeviceBatches, split, SPEC, device=runtime.device, batch_size=batch, seed=0, limit=STEPS)
@@ -94,14 +95,15 @@ def loop_parts(conv_type: str, width: int, batch: int, runtime: Runtime) -> Part
 
 def works(runtime: Runtime, width: int = WIDTH, batch: int = BATCH) -> dict[str, Work]:
     """The contenders by name: samplers of the seconds a training step takes."""
-    source = SourceStep(width)
+    source = SourceStep(width, runtime.device)
     draw(source.weights)
     images = torch.rand(batch, 784).ge(0.5).float(), torch.randint(0, 10, (batch,))
+    images = images[0].to(runtime.device), images[1].to(runtime.device)
     entrants = {"ours": ("BinaryConv", runtime), "dense": ("DenseConv", runtime)}
     if has_bf16(runtime.device):
         entrants["ours, bf16"] = ("BinaryConv", replace(runtime, dtype=torch.bfloat16))
     ours = {name: our_work(loop_parts(kind, width, batch, here))[0] for name, (kind, here) in entrants.items()}
-    return {"source": timed(lambda: source(*images)), **ours}
+    return {"source": timed(lambda: source(*images), wait=runtime.wait), **ours}
 
 
 def table(short: dict[str, dict[str, float]]) -> str:

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import data
 import models
@@ -17,6 +18,7 @@ from trainers.method import Method
 from trainers.optimizers import freeze_weights, make_optimizer
 from trainers.replicas import Replicas
 from trainers.schedules import schedule
+from utils.progress import warn
 from utils.runtime import Runtime, seed_everything
 from utils.shares import check_batch
 
@@ -52,6 +54,9 @@ def build(options: Options, spec: data.SetSpec | None = None) -> tuple[nn.Module
             bn_momentum=m.bn_momentum,
             generator=generator,
         )
+        unused = ["bn_weight_init", "bn_bias_init", "bn_eps", "bn_momentum"]
+        if unused := [name for name in unused if getattr(m, name) is not None and not _has_norms(model)]:
+            warn(f"{', '.join(unused)}: no effect without batch norm, and {m.arch} has none")
         first = None if c.first_layer_dense else c.first_layer_type
         constrain(
             model,
@@ -80,6 +85,10 @@ def network_options(options: Options, spec: data.SetSpec) -> dict[str, Any]:
     m = options.model
     shared = {"bn_type": m.bn_type, "width_mult": m.width_mult, **arch_options(options)}
     return {"name": m.arch, "num_classes": spec.num_classes, "in_shape": spec.in_shape, **shared}
+
+
+def _has_norms(model: nn.Module) -> bool:
+    return any(isinstance(module, _BatchNorm) for module in model.modules())
 
 
 def dense_layers(options: Options, names: list[str]) -> tuple[str, ...]:

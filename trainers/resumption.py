@@ -10,6 +10,8 @@ from utils import run as runs
 from utils.declared import shown
 from utils.progress import say, warn
 
+OF_TESTS = ("precision", "batch_size", "test_batch_size")  # in which a test may be another than the training
+
 
 @dataclass(frozen=True)
 class Point:
@@ -54,7 +56,8 @@ def stored(options: Options) -> tuple[Options, dict[str, Any], str]:
     directory = runs.directory_of(Path(options.run.resume))
     if not (directory / "config.yaml").exists():
         raise UsageError(f"resume: {options.run.resume} is no run directory and no checkpoint of one")
-    options, _ = _merged(options, from_flat(load_yaml(directory / "config.yaml")), directory)
+    asked = {name: value for name, value in options.flat().items() if name in OF_TESTS and value != "auto"}
+    options, _ = _merged(options, from_flat(load_yaml(directory / "config.yaml")).replace(**asked), directory)
     snapshot, path = _snapshot(directory, options.run.resume)
     if snapshot is None or path is None:
         raise UsageError(f"resume: {directory} has no readable checkpoint")

@@ -22,6 +22,7 @@ ONLY = {  # option -> the option that gives it its effect
     **dict.fromkeys(("std_gauss", "p_clean"), "gaussian_aug"),
     **dict.fromkeys(("all_augmix_augmentations", "mixture_width", "mixture_depth", "aug_severity"), "augmix"),
 }
+DECAYED = ("sgd", "adamw")  # the optimizers that weight_decay reaches, as in the original
 FAN_SCALED = ("kaiming_normal", "signed_constant", "unsigned_constant", "usc_bernoulli")
 WARMED = ("constant_lr", "cosine_lr", "cos_multi_lr")  # the lr_policies that warmup_length reaches
 MLP_ONLY = ("hidden", "bias", "activation", "norm", "dropout")
@@ -30,6 +31,7 @@ BN_TRAINED = ("learn_batchnorm", "tune_batchnorm", "bn_bias_only")
 TICKETS = ("prune_score", "lottery", "ss")
 SMALL_RESNET = r"cResNet(20|32|44|56|110)(_BinAct)?"
 NOT_DENSE = "it contradicts first_layer_dense; leave out one of the two"
+NOT_DEEP = "it contradicts shift_depth, which counts from the last layer; leave out one of the two"
 NO_AFFINE = "NonAffineBatchNorm has neither weight nor bias; it needs another bn_type"
 GIVE_IT = "it must be given: the fraction of weights kept, e.g. --prune-rate 0.5 (-1 leaves it to the command line)"
 FRESH = "a resumed run goes on where it stopped; leave out this or resume"
@@ -164,6 +166,7 @@ ERRORS: list[Rule] = [
     ("bn_weight_init", lambda v: v.bn_weight_init is not None and v.bn_type == "NonAffineBatchNorm", NO_AFFINE),
     ("bn_bias_init", lambda v: v.bn_bias_init is not None and v.bn_type == "NonAffineBatchNorm", NO_AFFINE),
     ("first_layer_type", lambda v: v.first_layer_dense and v.first_layer_type not in (None, "DenseConv"), NOT_DENSE),
+    ("first_layer_type", lambda v: v.shift_depth and v.conv_type in SHIFTS and v.first_layer_type, NOT_DEEP),
     ("prune_rate", lambda v: types(v) & RANKED and v.prune_rate in (None, -1), GIVE_IT),
     ("prune_rate", no_share, "it must be a float > 0 and <= 1: the fraction of weights kept"),
     ("prune_rate_epoch", schedule_unfinished, NEVER),
@@ -239,6 +242,19 @@ REMARKS: list[Rule] = [
     ),
     ("optimizer_eps", lambda v: v.optimizer_eps is not None and v.optimizer == "sgd", "optimizer adam or another"),
     ("momentum", lambda v: "momentum" in v.typed and v.optimizer != "sgd", "optimizer sgd"),
+    *(
+        (n, lambda v, n=n: n in v.typed and getattr(v, n) and v.optimizer not in DECAYED, "optimizer sgd or adamw")
+        for n in ("weight_decay", "no_bn_decay")
+    ),
+    *(
+        (n, lambda v, n=n: n in v.typed and v.init not in (*FAN_SCALED, "kaiming_uniform"), "an init that scales by it")
+        for n in ("mode", "nonlinearity")
+    ),
+    (
+        "init",
+        lambda v: "init" in v.typed and types(v) <= {"BinaryConv", None} and not v.last_layer_dense,
+        "layers that are not BinaryConv",
+    ),
     ("width_mult", lambda v: v.width_mult != 1 and "Wide" not in v.arch, "a Wide arch, such as Conv4Wide"),
     ("prune_rate_epoch", lambda v: "prune_rate_epoch" in v.typed and not falls(v), TOO_DENSE),
     ("dense_epochs", lambda v: "dense_epochs" in v.typed and v.trainer != "lottery", "trainer lottery"),

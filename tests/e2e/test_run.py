@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -195,6 +196,20 @@ def test_evaluate_prints_the_accuracy_of_the_stored_network(program, config, tmp
     assert sorted(p for p in tmp_path.rglob("*")) == before
 
 
+def test_a_run_is_tested_in_another_precision_and_batch_size_than_it_was_trained_in(program, config, tmp_path):
+    program("--config", config(), "--precision", "fp32")
+    run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
+    told = {}
+    for more in ((), ("--batch-size", 500), ("--test-batch-size", 7), ("--precision", "bf16")):
+        code, told[more], err = program("--resume", run, "--evaluate", *more)
+        assert code == 0, err
+    exact, whole, few, coarse = (float(re.search(r"test loss ([\d.]+)", out)[1]) for out in told.values())
+    assert whole == pytest.approx(exact, abs=2e-4) and few == pytest.approx(exact, abs=2e-4)
+    assert coarse != exact and coarse == pytest.approx(exact, rel=0.05)
+    code, _, err = program("--resume", run, "--evaluate", "--set", "MNIST")
+    assert code == 2 and "is another run: set: 'digits' in the run, 'MNIST' now" in err
+
+
 def test_pretrained_starts_from_the_stored_network_and_refuses_another(program, config, tmp_path):
     program("--config", config())
     best = tmp_path / "runs/ticket/prune-rate=0.5/ticket/checkpoints/best.pt"
@@ -205,3 +220,10 @@ def test_pretrained_starts_from_the_stored_network_and_refuses_another(program, 
     assert all(torch.equal(initial["model"][key], value) for key, value in stored["model"].items())
     code, _, err = program("--config", config(), "--prune-rate", 0.3, "--pretrained", best)
     assert code == 2 and "0.3 here; --prune-rate decides: give --prune-rate 0.5" in err
+
+
+def test_batch_norms_settings_are_said_to_do_nothing_where_there_is_none(program, config):
+    words = ("--bn-eps", 0.1, "--bn-momentum", 0.5, "--check")
+    _, _, err = program("--config", config(), *words)
+    assert err == "warning: bn_eps, bn_momentum: no effect without batch norm, and FC has none\n"
+    assert not program("--config", config(arch="VGG_Small"), *words)[2]

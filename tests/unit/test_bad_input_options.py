@@ -36,6 +36,11 @@ TABLE = [
     (DENSE + "p_clean: 1.5\n", "", ["p_clean", "1.5", FILE, "a float >= 0 and <= 1"]),
     (DENSE + "low_data: 0\n", "", ["low_data", "0", FILE, "a float > 0 and <= 1"]),
     (DENSE + "readout: original40\n", "", ["readout", FILE, "cResNet20 to cResNet110, not Conv2"]),
+    (
+        DENSE + "conv_type: ShiftQ\nfirst_layer_type: ShiftPS\n",
+        "--shift-depth 1",
+        ["first_layer_type", "contradicts shift_depth"],
+    ),
     (DENSE + "trainer: lottery\n", "", ["trainer", FILE, "trains scores", "SampleSubnetConv"]),
     (SUBNET + "trainer: lottery\nepochs: 6\n", "", ["dense_epochs: 6 by default, but it must be < epochs, 6"]),
     (

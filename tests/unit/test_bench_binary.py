@@ -33,7 +33,7 @@ def test_steps_of_the_source_are_ours(monkeypatch):
     monkeypatch.setattr(bench_binary, "RATE", 1.0)  # weights flip in these steps
     parts = loop_parts("BinaryConv", 30, 16, FLOAT32)
     parts.model.double()
-    parts.train, source = Kept(parts.train), SourceStep(30)
+    parts.train, source = Kept(parts.train), SourceStep(30, torch.device("cpu"))
     source.model.double()
     for group in (*parts.optimizer.param_groups, *source.optimizer.param_groups):
         group["eps"] = 0.01  # Adam's own would make steps of what rounding leaves of a gradient that is 0
