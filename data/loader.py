@@ -1,6 +1,7 @@
 """Batches of images that each need work of their own (decode, resize, mix): done in worker processes, ahead of use."""
 
 import atexit
+import multiprocessing
 import signal
 import sys
 import threading
@@ -22,7 +23,7 @@ from data import Augmentation, SetSpec
 from data.batches import Batches, derived_seed
 from data.sources import AnySplit, FileSplit
 from data.views import Image, decode, make_views
-from utils.checkpoints import RunFailed
+from utils.files import RunFailed
 
 # fork starts at once and shares the set's memory; where it is unsafe or absent, each worker reads a copy of its own
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
@@ -156,6 +157,9 @@ def close_all() -> None:
     for loader in list(OPEN):
         if loader._iterator is not None:  # an epoch broken off may hold it as well: to let go of it is not enough
             getattr(loader._iterator, "_shutdown_workers")()  # noqa: B009 (of the kind with workers)
+    for process in multiprocessing.active_children():
+        if process.daemon:  # a worker that its loader left behind when it was collected
+            process.kill()
 
 
 def settle(_worker: int) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from data import Augmentation, SetSpec
 from data.augment import CROP_PAD
-from utils.checkpoints import RunFailed
+from utils.files import RunFailed
 from utils.vision import import_transforms
 
 Image = PIL.Image.Image

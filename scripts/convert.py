@@ -23,12 +23,12 @@ from typing import Any
 
 import torch
 
-from args import UsageError
 from models.constraints.attach import from_biprop
 from trainers import pretrained
 from trainers.pretrained import Stored
-from utils.checkpoints import RunFailed
-from utils.files import write_atomic
+from utils import ending
+from utils.files import check_new, write_atomic, writing
+from utils.progress import say
 
 MEASURES = {  # BIPROP's key -> (group, name) in our `state`
     "best_acc1": ("best", "acc@1"),
@@ -70,16 +70,11 @@ def convert(source: str, target: Path, *, force: bool) -> str:
     Raises UsageError for a source that holds no network or a target that is there (but for `force`), RunFailed where
     the disk takes no more.
     """
-    if target.is_dir() or not target.parent.is_dir():
-        raise UsageError(f"{target} is a directory" if target.is_dir() else f"{target.parent} is no directory")
-    if target.exists() and not force:
-        raise UsageError(f"{target} is there already; --force replaces it")
+    check_new(target, force=force)
     stored = pretrained.read(source)
     content = to_theirs(stored) if stored.ours else to_ours(stored)
-    try:
+    with writing(target):
         write_atomic(target, lambda file: torch.save(content, file, _use_new_zipfile_serialization=not stored.ours))
-    except (OSError, RuntimeError) as error:
-        raise RunFailed(f"cannot write {target}: {getattr(error, 'strerror', None) or error}") from error
     said = ", ".join(f"{name} {value}" for name, value in stored.said.items()) or "arch and conv_type unknown"
     use = "in BIPROP, with --multigpu" if stored.ours else "here; it cannot be resumed: it has no optimizer state"
     return f"{target}: {len(stored.state)} tensors, {said}; for --pretrained {use}"
@@ -97,16 +92,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """Convert; returns 0, 2 for bad input, 1 where OUT cannot be written."""
-    options = parser().parse_args(argv)
-    try:
-        print(convert(options.file, options.out.expanduser(), force=options.force))
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except RunFailed as error:
-        print(f"failed: {error}", file=sys.stderr)
-        return 1
-    return 0
+    given = parser().parse_args(argv)
+    return ending.code(
+        lambda: say(convert(given.file, given.out.expanduser(), force=given.force)), interrupted=ending.INTERRUPTED
+    )
 
 
 if __name__ == "__main__":

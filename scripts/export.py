@@ -43,9 +43,10 @@ from scripts.export_packed import FORMAT, opened, packed_powers
 from trainers import pretrained, resumption
 from trainers.assembly import build
 from trainers.shift import shift_layers
+from utils import ending
 from utils import run as runs
-from utils.checkpoints import RunFailed
-from utils.files import write_atomic
+from utils.files import check_new, write_atomic, writing
+from utils.progress import say
 
 STORED = ("set", "pixels", "image_size", *NAMES["model"], *NAMES["constraint"])  # options that make the network
 
@@ -104,16 +105,11 @@ def export(run: str, target: Path, *, force: bool) -> str:
     Raises UsageError for a run that is none, or has no shift weights, or a target that is there (but for `force`),
     RunFailed where the disk takes no more.
     """
-    if target.is_dir() or not target.parent.is_dir():
-        raise UsageError(f"{target} is a directory" if target.is_dir() else f"{target.parent} is no directory")
-    if target.exists() and not force:
-        raise UsageError(f"{target} is there already; --force replaces it")
+    check_new(target, force=force)
     model, options = trained(run)
     content = exported(model, options)
-    try:
+    with writing(target):
         write_atomic(target, lambda file: torch.save(content, file))
-    except (OSError, RuntimeError) as error:
-        raise RunFailed(f"cannot write {target}: {getattr(error, 'strerror', None) or error}") from error
     weights = sum(int(np.prod(layer["shape"])) for layer in content["layers"].values())
     dense = 4 * (weights + sum(len(m.bias) for m in constrained_layers(model).values() if m.bias is not None))
     dense += sum(tensor.numel() * tensor.element_size() for tensor in content["rest"].values())
@@ -139,23 +135,21 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def main(argv: Sequence[str]) -> int:
-    """Export or check; returns 0, 2 for bad input, 1 where OUT cannot be written or a prediction differs."""
-    given = parser().parse_args(argv)
+def work(given: argparse.Namespace) -> int:
+    """Export or check; returns 1 where a prediction differs, else 0."""
     path = given.out.expanduser()
-    try:
-        if given.program == "shift":
-            print(export(given.run, path, force=given.force))
-            return 0
-        same, told = check(opened(path), path, given.data, given.images)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except RunFailed as error:
-        print(f"failed: {error}", file=sys.stderr)
-        return 1
-    print(told)
+    if given.program == "shift":
+        say(export(given.run, path, force=given.force))
+        return 0
+    same, told = check(opened(path), path, given.data, given.images)
+    say(told)
     return 0 if same else 1
+
+
+def main(argv: Sequence[str]) -> int:
+    """Returns 0, 2 for bad input, 1 where OUT cannot be written or a prediction differs."""
+    given = parser().parse_args(argv)
+    return ending.code(lambda: work(given), interrupted=ending.INTERRUPTED)
 
 
 if __name__ == "__main__":

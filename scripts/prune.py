@@ -18,8 +18,7 @@ if __name__ == "__main__":  # run as a file: the project is one level up, and th
 
 import argparse
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import islice
 from typing import NoReturn
 
@@ -31,10 +30,10 @@ from models import compact, pruning
 from scripts import prune_report as report
 from scripts.prune_levels import METHODS, Pruner, Trained, add_times, difference, has_norms, opened, pruned, row
 from trainers.assembly import network_options
+from utils import ending
 from utils import runtime as runtimes
-from utils.checkpoints import RunFailed
 from utils.declared import writable
-from utils.files import write_atomic
+from utils.files import RunFailed, check_new, write_atomic, writing
 from utils.progress import say
 
 PERCENT = [0.0, 25.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0, 97.0, 99.0]
@@ -85,10 +84,7 @@ def checked(argv: Sequence[str]) -> argparse.Namespace:
     if asked.out is not None:
         raise UsageError("--out: with --compact nothing but its own file is written; leave out one of the two")
     target = asked.compact = asked.compact.expanduser()
-    if target.is_dir() or not target.parent.is_dir():
-        raise UsageError(f"--compact: {target} is a directory" if target.is_dir() else f"--compact: no {target.parent}")
-    if target.exists() and not asked.force:
-        raise UsageError(f"--compact: {target} is there already; --force replaces it")
+    check_new(target, force=asked.force, option="--compact: ")
     return asked
 
 
@@ -129,7 +125,7 @@ def levels(asked: argparse.Namespace, trained: Trained) -> None:
     say(report.table(rows))
     config = trained.options.run.config
     title = f"{trained.options.model.arch} on {trained.options.data.set}, pruned after training"
-    with _writing(folder):
+    with writing(folder):
         written = report.write(folder, rows, title, config)
     say("written: " + ", ".join(map(str, written)))
 
@@ -159,40 +155,21 @@ def write_compact(asked: argparse.Namespace, trained: Trained) -> None:
         f"largest difference of the logits with zeros and without: {difference(model, back, images):.2g} in float32, "
         f"{exact:.2g} in float64, on {sum(map(len, images)):,} images"
     )
-    with _writing(asked.compact):
+    with writing(asked.compact):
         write_atomic(asked.compact, lambda file: torch.save(stored, file))
     say(f"written: {asked.compact} ({asked.compact.stat().st_size:,} bytes)")
 
 
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """A full disk or a folder that has gone becomes a RunFailed of one line."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:  # RuntimeError: torch.save's
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise RunFailed(f"cannot write {path}: {reason}") from error
+def work(argv: Sequence[str]) -> None:
+    """Prune. Raises UsageError for bad input, RunFailed where training on diverges or a file cannot be written."""
+    asked = checked(argv)
+    trained = opened(asked.run, asked.data, runtimes.choose(asked.device, "fp32", None, deterministic=False))
+    (levels if asked.compact is None else write_compact)(asked, trained)
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prune; returns 0, 2 for bad input, 1 where training on diverges or a file cannot be written."""
-    try:
-        asked = checked(argv)
-        trained = opened(asked.run, asked.data, runtimes.choose(asked.device, "fp32", None, deterministic=False))
-        (levels if asked.compact is None else write_compact)(asked, trained)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (RunFailed, OSError, MemoryError, torch.OutOfMemoryError) as error:
-        print(f"failed: {str(error).partition(chr(10))[0] or 'out of memory'}", file=sys.stderr)
-        return 1
-    except ModuleNotFoundError as missing:
-        print(f"failed: {missing.name} is not installed; pip install -r requirements.txt", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; no file is half-written", file=sys.stderr)
-        return 130
-    return 0
+    """Returns the exit code: 0, 2 for bad input, 1 for a failure."""
+    return ending.code(lambda: work(argv), interrupted=ending.INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,13 @@ from collections.abc import Mapping, Sequence
 
 from args import FIELDS, UsageError, from_flat, load_yaml, nearest
 from scripts.sweep_cells import spread
+from utils import ending
+from utils.files import writing
 from utils.plots import Line, line_chart
+from utils.progress import say
 
-Curves = dict[str, list[list[float]]]  # label -> the values of each of its runs, epoch by epoch
+Curve = dict[int, float]  # epoch -> value
+Curves = dict[str, list[Curve]]  # by label, of each of its runs
 
 
 def options_of(run: Path) -> dict[str, object]:
@@ -38,14 +42,14 @@ def labels(runs: Sequence[Mapping[str, object]]) -> list[str]:
     return [", ".join(f"{name} {run[name]}" for name in differ) for run in runs]
 
 
-def curve(run: Path, measure: str) -> list[float]:
+def curve(run: Path, measure: str) -> Curve:
     """The column `measure` of its metrics. Raises UsageError where there is none."""
     with (run / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     if not rows or not rows[0].get(measure):
         names = list(rows[0]) if rows else []
         raise UsageError(f"--measure: {run} has no {measure!r}{nearest(measure, names)}; one of {', '.join(names)}")
-    return [float(row[measure]) for row in rows]
+    return {int(row["epoch"]): float(row[measure]) for row in rows}
 
 
 def gather(runs: Sequence[Path], measure: str) -> Curves:
@@ -56,17 +60,18 @@ def gather(runs: Sequence[Path], measure: str) -> Curves:
     return curves
 
 
-def mean_line(label: str, of: Sequence[Sequence[float]]) -> Line:
+def mean_line(label: str, of: Sequence[Curve]) -> Line:
     """The mean over runs for every epoch that all of them have."""
-    means = [statistics.mean(values) for values in zip(*of, strict=False)]
-    return Line(f"{label} ({len(of)} runs)" if len(of) > 1 else label, [*map(float, range(1, len(means) + 1))], means)
+    epochs = [epoch for epoch in of[0] if all(epoch in values for values in of)]
+    means = [statistics.mean(values[epoch] for values in of) for epoch in epochs]
+    return Line(f"{label} ({len(of)} runs)" if len(of) > 1 else label, [*map(float, epochs)], means)
 
 
 def table(curves: Curves) -> str:
     """Last and largest value of each label, mean ± standard deviation over its runs (how many)."""
     rows = [("", "epochs", "last", "largest")]
     for label, of in curves.items():
-        last, best = (spread([pick(values) for values in of]) for pick in (lambda v: v[-1], max))
+        last, best = (spread([pick([*values.values()]) for values in of]) for pick in (lambda v: v[-1], max))
         rows.append((label, str(min(map(len, of))), last, best))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
@@ -79,18 +84,15 @@ def main(argv: Sequence[str]) -> int:
     top.add_argument("--measure", default="test/acc@1", help="default test/acc@1")
     top.add_argument("--title", default="", help="above the picture")
     top.add_argument("--out", type=Path, default=Path("report.png"), help="default report.png")
-    options = top.parse_args(argv)
-    try:
-        curves = gather([run.expanduser() for run in options.runs], options.measure)
-        line_chart(options.out, [mean_line(*of) for of in curves.items()], "epoch", options.measure, options.title)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"failed: cannot write {options.out}: {error.strerror}", file=sys.stderr)
-        return 1
-    print(f"{table(curves)}\nwritten: {options.out}")
-    return 0
+    given = top.parse_args(argv)
+
+    def work() -> None:
+        curves = gather([run.expanduser() for run in given.runs], given.measure)
+        with writing(given.out):
+            line_chart(given.out, [mean_line(*of) for of in curves.items()], "epoch", given.measure, given.title)
+        say(f"{table(curves)}\nwritten: {given.out}")
+
+    return ending.code(work, interrupted=ending.INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -16,12 +16,12 @@ from typing import Any
 from args import FIELDS, UsageError, parse
 from scripts.sweep_cells import OTHER_RUNS, Cell, finished, lost, table
 from scripts.sweep_children import Stop, run
+from utils import ending
 from utils.declared import TYPED, Reader, flags, help_lines, opt
 from utils.progress import say, warn
 from utils.signals import RESUMABLE
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTHING_SAVED = 130
 REFUSED = ("resume", "evaluate", "check", "start_epoch")
 SPELLED = {flag: name for name, option in FIELDS.items() for flag in flags(name, option)}
 
@@ -182,16 +182,7 @@ def main(argv: Sequence[str]) -> int:
     if {"-h", "--help"} & {*argv}:
         say(HELP.format("\n".join(help_lines(OWN.values()))))
         return 0
-    try:
-        return sweep(*checked(argv))
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as failure:
-        print(f"failed: {failure}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return NOTHING_SAVED
+    return ending.code(lambda: sweep(*checked(argv)), interrupted="interrupted; the same command goes on")
 
 
 if __name__ == "__main__":

@@ -193,7 +193,7 @@ def assemble(options: Options, runtime: Runtime, model: nn.Module, method: Metho
     runtime.put(model)
     factor = schedule(o.lr_policy, epochs=o.epochs, warmup=o.warmup_length, step=o.lr_adjust, gamma=o.lr_gamma)
     try:
-        assert all(o.lr * factor(epoch) >= 0 for epoch in range(o.epochs))
+        [o.lr * factor(epoch) for epoch in range(o.epochs)]
     except OverflowError as error:
         raise UsageError(
             f"lr_gamma: {o.lr_gamma} makes the learning rate infinite; it is a factor, such as 0.1"

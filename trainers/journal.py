@@ -1,13 +1,13 @@
 """The record of a run while it trains: checkpoints, measures, status, a line an epoch."""
 
 import time
-from contextlib import ExitStack
 from typing import Any
 
 from args import Options, UsageError
 from trainers import report
 from trainers.loop import Parts, Score, State
 from utils import checkpoints
+from utils.files import RunFailed
 from utils.progress import say, warn
 from utils.recorders import MetricsCsv, TensorBoard
 from utils.run import Run
@@ -131,11 +131,9 @@ class Journal(Listener):
         }
 
     def close(self, final: dict[str, float]) -> None:
-        """End the recorders; `final` are the measures beside the hparams, empty where the run did not end."""
-        with ExitStack() as stack:
-            stack.callback(self._metrics.close, final)
-            if self._board is not None or final:
-                stack.callback(self._tensorboard().close, final)
+        """End the event files; `final` are the measures beside the hparams, empty where the run did not end."""
+        if self._board is not None or final:
+            self._tensorboard().close(final)
 
     def _tensorboard(self) -> TensorBoard:
         """Made when there is something to write: importing it would delay the first batch."""
@@ -170,7 +168,7 @@ def best_epoch(run: Run) -> int | None:
     try:
         return int(checkpoints.load(run.path / "checkpoints" / "best.pt")["epoch"])
     except checkpoints.NotRead as error:
-        raise checkpoints.RunFailed(f"{error}; nothing was changed") from error
+        raise RunFailed(f"{error}; nothing was changed") from error
     except UsageError as error:
         warn(f"{error}: the best epoch is picked anew from here on")
         return None

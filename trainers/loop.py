@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from trainers.method import Method
 from trainers.optimizers import set_rate
 from trainers.replicas import Replicas
-from utils.checkpoints import RunFailed
+from utils.files import RunFailed
 from utils.progress import Progress
 from utils.runtime import Runtime
 from utils.shares import Share

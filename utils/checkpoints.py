@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from args import UsageError
-from utils.files import write_atomic
+from utils.files import RunFailed, write_atomic, writing
 
 State = dict[str, Any]
 
@@ -24,10 +24,6 @@ State = dict[str, Any]
 _rebuild_scalar = np.float64().__reduce__()[0]
 FLOAT64: list[Any] = [(_rebuild_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
 FLOAT64 += [np.dtype, np.dtypes.Float64DType]
-
-
-class RunFailed(RuntimeError):
-    """The run cannot go on for a reason that one line says: main prints it and exits with 1."""
 
 
 class NotRead(UsageError):
@@ -40,13 +36,10 @@ def save(directory: Path, state: State, names: list[str]) -> None:
     Raises RunFailed where the disk is full or the directory gone; what was there before is kept.
     """
     first, *others = names
-    try:
+    with writing(directory / first):
         write_atomic(directory / first, lambda file: torch.save(state, file))
         for name in others:
             _same_file(directory / first, directory / name)
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
-        raise RunFailed(f"cannot write {directory / first}: {reason}") from error
 
 
 def _same_file(source: Path, target: Path) -> None:

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 
 NOTHING_SAVED = 130  # left by Ctrl-C before there was anything to save
+INTERRUPTED = "interrupted; no file is half-written"
 
 
 class Quiet(Exception):
@@ -18,8 +19,13 @@ def complain(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def code(work: Callable[[], None], tell: Callable[[str], None] = complain) -> int:
-    """Do `work`; the exit code. `tell` is given the one line that there is to say of a failure."""
+def code(
+    work: Callable[[], int | None],
+    tell: Callable[[str], None] = complain,
+    interrupted: str = "interrupted before training began; nothing was saved",
+) -> int:
+    """Do `work`; the exit code, its own where it gives one. `tell` is given the one line that there is to say of a
+    failure, `interrupted` that of Ctrl-C."""
     try:
         from args import UsageError
         from utils.signals import RESUMABLE, Stopped
@@ -28,7 +34,7 @@ def code(work: Callable[[], None], tell: Callable[[str], None] = complain) -> in
     except ModuleNotFoundError as missing:
         return _missing(missing, tell)
     try:
-        work()
+        return work() or 0
     except Stopped as stopped:
         tell(str(stopped))
         return RESUMABLE
@@ -38,7 +44,7 @@ def code(work: Callable[[], None], tell: Callable[[str], None] = complain) -> in
         tell(f"error: {error}{_notes(error)}")
         return 2
     except KeyboardInterrupt:
-        tell("interrupted before training began; nothing was saved")
+        tell(interrupted)
         return NOTHING_SAVED
     except ModuleNotFoundError as missing:
         return _missing(missing, tell)
@@ -47,7 +53,6 @@ def code(work: Callable[[], None], tell: Callable[[str], None] = complain) -> in
             raise
         tell(f"failed: {str(failure).splitlines()[0] if str(failure) else 'out of memory'}{_notes(failure)}")
         return 1
-    return 0
 
 
 def _notes(error: Exception) -> str:
@@ -66,6 +71,6 @@ def _foreseen(failure: Exception) -> bool:
         return True
     import torch
 
-    from utils.checkpoints import RunFailed
+    from utils.files import RunFailed
 
     return isinstance(failure, RunFailed | torch.OutOfMemoryError)

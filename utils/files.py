@@ -7,6 +7,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from utils.declared import UsageError
+
+
+class RunFailed(RuntimeError):
+    """The run cannot go on for a reason that one line says: main prints it and exits with 1."""
+
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to the disk and rename it to `path`.
@@ -24,6 +30,25 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise
+
+
+def check_new(path: Path, *, force: bool, option: str = "") -> None:
+    """Raises UsageError where `path`, which `option` named, is no place for a new file, or one is there (but for
+    `force`)."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise UsageError(option + (f"{path} is a directory" if path.is_dir() else f"{path.parent} is no directory"))
+    if path.exists() and not force:
+        raise UsageError(f"{option}{path} is there already; --force replaces it")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Whatever keeps `path` from being written in here, by torch.save too, becomes a RunFailed of one line."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
+        raise RunFailed(f"cannot write {path}: {reason}") from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -16,8 +16,8 @@ from typing import Any
 import torch.distributed as dist
 
 from args import UsageError
-from utils.checkpoints import RunFailed
 from utils.ending import Quiet
+from utils.files import RunFailed
 from utils.progress import say
 from utils.ranks import FIRST_GOES, Place
 from utils.runtime import Runtime

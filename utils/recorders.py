@@ -47,9 +47,6 @@ class MetricsCsv:
         writer.writerows(self._rows)
         write_text(self._path, text.getvalue())
 
-    def close(self, final: Mapping[str, float]) -> None:
-        """Nothing is left to write."""
-
 
 class TensorBoard:
     """Event files in `directory`: scalars by epoch, the run's hparams with its final measures, histograms when asked.

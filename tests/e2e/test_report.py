@@ -50,3 +50,15 @@ def test_what_cannot_be_drawn_is_said_in_one_line(runs, tmp_path, capsys):
     assert report.main([runs[0], "--out", str(tmp_path / "nowhere" / "a.png")]) == 1
     assert "cannot write" in capsys.readouterr().err
     assert not (tmp_path / "curves.png").exists()
+
+
+def test_epochs_are_those_of_the_runs(program, config, tmp_path):
+    program("--config", config(epochs=4), "--start-epoch", 1)
+    program("--config", config(epochs=3), "--lr", 0.2)
+    late, whole = (
+        report.gather([tmp_path / f"runs/ticket/prune-rate=0.5/ticket{tail}"], "test/acc@1") for tail in ("", "/0")
+    )
+    (late,), (whole,) = *late.values(), *whole.values()
+    assert ([*late], [*whole]) == ([2, 3, 4], [1, 2, 3])
+    line = report.mean_line("both", [late, whole])
+    assert line.xs == [2, 3] and line.ys == [(late[e] + whole[e]) / 2 for e in (2, 3)]

@@ -9,8 +9,8 @@ import pytest
 
 from args import UsageError
 from utils import results
-from utils.checkpoints import RunFailed, load, newest, save
-from utils.files import locked, try_lock, write_atomic, write_text
+from utils.checkpoints import load, newest, save
+from utils.files import RunFailed, locked, try_lock, write_atomic, write_text
 from utils.recorders import MetricsCsv
 from utils.signals import StopRequest
 

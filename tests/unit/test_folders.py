@@ -12,7 +12,7 @@ from args import UsageError
 from data import SPECS, FileSplit, folders, load, spec
 from data.views import decode
 from tests.folders import CLASSES, pictures, write_set, write_split
-from utils.checkpoints import RunFailed
+from utils.files import RunFailed
 
 
 def names(split):

@@ -19,7 +19,7 @@ from data import SPECS, Augmentation, loader, make_batches, spec
 from data.batches import DeviceBatches
 from data.loader import LoaderBatches
 from tests.folders import REAL, pictures, write_set, write_split
-from utils.checkpoints import RunFailed
+from utils.files import RunFailed
 
 ROOT = Path(__file__).parents[2]
 
@@ -322,9 +322,13 @@ BROKEN_OFF = """
     next(epoch)
     sys.held = epoch
 """
+LEFT_BEHIND = f"""{BROKEN_OFF}
+    data.loader.OPEN.clear()
+"""
 
 
-def test_a_program_that_ends_within_an_epoch_ends(folder):
-    words = [sys.executable, "-c", textwrap.dedent(BROKEN_OFF), str(folder)]
+@pytest.mark.parametrize("program", [BROKEN_OFF, LEFT_BEHIND], ids=["held", "left behind"])
+def test_a_program_that_ends_within_an_epoch_ends(folder, program):
+    words = [sys.executable, "-c", textwrap.dedent(program), str(folder)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")

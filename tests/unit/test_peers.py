@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from args import UsageError
 from utils import peers, runtime
-from utils.checkpoints import RunFailed
+from utils.files import RunFailed
 from utils.ranks import Place
 
 
