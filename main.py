@@ -13,6 +13,7 @@ def main(argv: Sequence[str]) -> int:
 
 def work(argv: Sequence[str]) -> None:
     """What `main` does, failures as exceptions."""
+    ending.leave_at_once()
     import args
 
     options = args.parse(argv)
@@ -22,6 +23,7 @@ def work(argv: Sequence[str]) -> None:
     from trainers import experiment
     from utils import launch, runtime
 
+    ending.politely()
     gpus = options.run.multigpu or ()
     if len(gpus) > 1 and not options.run.check:
         runtime.check_gpus(gpus)

@@ -17,6 +17,7 @@ def main(argv: Sequence[str]) -> int:
 
 def work(argv: Sequence[str]) -> None:
     """What `main` does, failures as exceptions: what all processes of a machine have to say, its first one says."""
+    ending.leave_at_once()
     import args
     from utils import process, ranks
 
@@ -27,6 +28,7 @@ def work(argv: Sequence[str]) -> None:
         from trainers import experiment
         from utils import peers, runtime
 
+        ending.politely()
         here = runtime.of(options, place)
     with peers.joined(here, options.run.init_timeout) as again:
         if again and options.run.resume is None:  # the launcher has lost a process and started all of them anew

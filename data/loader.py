@@ -29,7 +29,7 @@ from utils.files import RunFailed
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 # Sent to the whole process group, these ask the run to finish its step and save, for which it needs its workers; they
 # end when it lets them go, or within seconds of its death.
-FOR_THE_RUN = ("SIGINT", "SIGTERM", "SIGUSR2")
+FOR_THE_RUN = ("SIGINT", "SIGTERM", "SIGUSR2", "SIGHUP")
 OPEN: WeakSet[DataLoader[Any]] = WeakSet()  # whose workers may be running
 Key = tuple[int, NDArray[np.intp]]  # (epoch, rows of one batch)
 

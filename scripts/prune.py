@@ -12,8 +12,9 @@ from pathlib import Path
 
 if __name__ == "__main__":  # run as a file: the project is one level up, and the tuning comes before numpy and torch
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from utils import process
+    from utils import ending, process
 
+    ending.leave_at_once()
     process.tune()
 
 import argparse
@@ -64,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--repeat", type=int, default=21, help="timings of each network, default 21")
     top.add_argument("--out", type=Path, metavar="DIR", help="default: RUN/pruning")
     top.add_argument("--compact", type=Path, metavar="OUT", help="write the smaller network of one percent of units")
-    top.add_argument("--force", action="store_true", help="replace OUT where it is there")
+    top.add_argument("--force", action="store_true", help="replace what is there")
     return top
 
 
@@ -75,8 +76,9 @@ def checked(argv: Sequence[str]) -> argparse.Namespace:
     for percent in asked.percent:
         if not 0 <= percent <= 100:
             raise UsageError(f"--percent: {percent:g} given, 0 to 100 expected")
-    if min(asked.recalibrate_bn, asked.finetune, asked.seed) < 0 or asked.repeat < 1:
-        raise UsageError("--recalibrate-bn, --finetune and --seed must be at least 0, --repeat at least 1")
+    for name, least in (("recalibrate_bn", 0), ("finetune", 0), ("seed", 0), ("repeat", 1)):
+        if (given := getattr(asked, name)) < least:
+            raise UsageError(f"--{name.replace('_', '-')}: {given} given, at least {least} expected")
     if asked.compact is None:
         return asked
     if asked.method != ["unit"] or len(asked.percent) != 1:
@@ -112,6 +114,8 @@ def levels(asked: argparse.Namespace, trained: Trained) -> None:
     folder = (asked.out or trained.path / "pruning").expanduser()
     if not writable(str(folder)):
         raise UsageError(f"--out: {folder} cannot be written; it must be a folder one can write")
+    if (folder / "pruning.csv").exists() and not asked.force:
+        raise UsageError(f"{folder / 'pruning.csv'} is there already; --force replaces it, --out DIR writes elsewhere")
     report.check_installed()
     wanted = pruners(asked, trained)
     rows, networks = [row(trained, report.BEFORE, 0.0, trained.model, trained.model)], [trained.model]

@@ -2,8 +2,9 @@
 
     python scripts/report.py RUN [RUN ...] [--measure test/acc@1] [--out report.png]
 
-RUN is a run's directory, finished or not. A line is named by the options in which the runs differ; runs that differ in
-nothing but the seed are one line, their mean. A measure is a column of metrics.csv.
+RUN is a run's directory, finished or not. A line is named by the options in which the runs differ, or by its directory
+where these are many; runs that differ in nothing but the seed are one line, their mean. A measure is a column of
+metrics.csv.
 """
 
 import sys
@@ -11,6 +12,9 @@ from pathlib import Path
 
 if __name__ == "__main__":  # run as a file: the project is one level up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from utils import ending
+
+    ending.leave_at_once()
 
 import argparse
 import csv
@@ -24,6 +28,7 @@ from utils.files import writing
 from utils.plots import Line, line_chart
 from utils.progress import say
 
+MANY = 3  # options that a label names at most
 Curve = dict[int, float]  # epoch -> value
 Curves = dict[str, list[Curve]]  # by label, of each of its runs
 
@@ -33,13 +38,18 @@ def options_of(run: Path) -> dict[str, object]:
     if not (run / "config.yaml").exists() or not (run / "metrics.csv").exists():
         raise UsageError(f"{run} is no run directory with an epoch done: it has no config.yaml and metrics.csv")
     values = from_flat(load_yaml(run / "config.yaml")).flat()
-    return {name: values[name] for name, option in FIELDS.items() if option.metadata["maths"] and name != "seed"}
+    told = {name for name, option in FIELDS.items() if option.metadata["maths"] and name != "seed"} | {"epochs"}
+    return {name: value for name, value in values.items() if name in told}
 
 
-def labels(runs: Sequence[Mapping[str, object]]) -> list[str]:
-    """A name for each run of what differs among them; of one kind alone the architecture."""
-    differ = [name for name in runs[0] if len({str(run[name]) for run in runs}) > 1] or ["arch"]
-    return [", ".join(f"{name} {run[name]}" for name in differ) for run in runs]
+def labels(runs: Mapping[Path, Mapping[str, object]]) -> list[str]:
+    """A name for each run of what differs among them, or of its directory where that is much; of one kind alone the
+    architecture."""
+    kinds = [*runs.values()]
+    differ = [name for name in kinds[0] if len({str(kind[name]) for kind in kinds}) > 1] or ["arch"]
+    if len(differ) <= MANY:
+        return [", ".join(f"{name} {kind[name]}" for name in differ) for kind in kinds]
+    return [str(next(run for run, same in runs.items() if same == kind)) for kind in kinds]
 
 
 def curve(run: Path, measure: str) -> Curve:
@@ -55,14 +65,21 @@ def curve(run: Path, measure: str) -> Curve:
 def gather(runs: Sequence[Path], measure: str) -> Curves:
     """The curves by label, in the order in which the labels come."""
     curves: Curves = {}
-    for label, run in zip(labels([options_of(run) for run in runs]), runs, strict=True):
+    for label, run in zip(labels({run: options_of(run) for run in runs}), dict.fromkeys(runs), strict=True):
         curves.setdefault(label, []).append(curve(run, measure))
     return curves
 
 
+def common(of: Sequence[Curve]) -> list[int]:
+    """The epochs that all of the runs have. Raises UsageError where there is none."""
+    if epochs := [epoch for epoch in of[0] if all(epoch in values for values in of)]:
+        return epochs
+    raise UsageError("two runs that differ in their seeds alone have no epoch in common")
+
+
 def mean_line(label: str, of: Sequence[Curve]) -> Line:
     """The mean over runs for every epoch that all of them have."""
-    epochs = [epoch for epoch in of[0] if all(epoch in values for values in of)]
+    epochs = common(of)
     means = [statistics.mean(values[epoch] for values in of) for epoch in epochs]
     return Line(f"{label} ({len(of)} runs)" if len(of) > 1 else label, [*map(float, epochs)], means)
 
@@ -71,8 +88,10 @@ def table(curves: Curves) -> str:
     """Last and largest value of each label, mean ± standard deviation over its runs (how many)."""
     rows = [("", "epochs", "last", "largest")]
     for label, of in curves.items():
-        last, best = (spread([pick([*values.values()]) for values in of]) for pick in (lambda v: v[-1], max))
-        rows.append((label, str(min(map(len, of))), last, best))
+        epochs = common(of)
+        last = spread([values[epochs[-1]] for values in of])
+        best = spread([max(values[epoch] for epoch in epochs) for values in of])
+        rows.append((label, str(len(epochs)), last, best))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 

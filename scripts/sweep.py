@@ -5,6 +5,9 @@ from pathlib import Path
 
 if __name__ == "__main__":  # run as a file: the project is one level up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from utils import ending
+
+    ending.leave_at_once()
 
 import itertools
 import re

@@ -46,7 +46,8 @@ def program(tmp_path, monkeypatch, capsys):
     import main
 
     monkeypatch.chdir(tmp_path)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)}
+    taken = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
+    handlers = {number: signal.getsignal(number) for number in taken}
 
     def run(*argv):
         capsys.readouterr()

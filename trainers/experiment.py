@@ -1,6 +1,7 @@
 """One run from options to results: the order in which everything is built, written once."""
 
 import secrets
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,8 @@ def _go(
             if state.epoch < options.optim.epochs:
                 reason = journal.stop_reason or "a signal to another process"
                 program = "python main.py" if runtime.alone else "the launcher and parallel_main.py"
-                raise Stopped(f"stopped by {reason} and saved; go on with: {program} --resume {run.path}")
+                directory = shlex.quote(str(run.path))
+                raise Stopped(f"stopped by {reason} and saved; go on with: {program} --resume {directory}")
             final = _finish(options, runtime, parts, run, state, image_set)
         finally:
             journal.close(final)

@@ -1,5 +1,6 @@
 """What a run says of itself in words, tables and its row of results.csv."""
 
+import shlex
 import time
 
 import yaml
@@ -86,7 +87,7 @@ def summary(options: Options, model: nn.Module, state: State, tests: tuple[Score
             f"speed          {state.train_images / max(state.train_seconds, 1e-9):,.0f} images/s in training, "
             f"{state.seconds:.1f} s in all",
             f"run directory  {run.path}" + " (a dry run: no row of results)" * bool(options.run.dry_run),
-            f"curves         tensorboard --logdir {run.path / 'logs'}",
+            f"curves         tensorboard --logdir {shlex.quote(str(run.path / 'logs'))}",
         ]
     )
 

@@ -9,6 +9,7 @@ from utils import checkpoints
 from utils import run as runs
 from utils.declared import shown
 from utils.progress import say, warn
+from utils.recorders import MetricsCsv
 
 OF_TESTS = ("precision", "batch_size", "test_batch_size")  # in which a test may be another than the training
 
@@ -43,6 +44,7 @@ def find(options: Options) -> Point:
     if snapshot is None:
         say(f"{run.path} has no checkpoint yet: it starts over")
         return Point(options, run)
+    MetricsCsv(run.path / "metrics.csv", snapshot["epoch"])  # a damaged one is refused before anything is changed
     inside = f" and {snapshot['step']} batches" if snapshot["step"] else ""
     say(f"going on from {path}: {snapshot['epoch']} epochs{inside} done")
     return Point(options, run, snapshot, longer=longer)

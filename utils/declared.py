@@ -120,7 +120,8 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         reason = getattr(error, "strerror", None) or getattr(error, "problem", None) or " ".join(str(error).split())
         line = f", line {mark.line + 1}" if mark else ""
-        raise UsageError(f"config: {path}{line} cannot be read: {reason}; give a YAML file") from error
+        advice = "" if mark else "; give a YAML file"
+        raise UsageError(f"config: {path}{line} cannot be read: {reason}{advice}") from error
     return {str(key).replace("-", "_"): value for key, value in content.items()}
 
 

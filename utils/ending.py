@@ -1,7 +1,10 @@
 """How a program of ours ends: every failure is one line and an exit code that --help lists."""
 
+import os
+import signal
 import sys
 from collections.abc import Callable
+from types import FrameType
 
 NOTHING_SAVED = 130  # left by Ctrl-C before there was anything to save
 INTERRUPTED = "interrupted; no file is half-written"
@@ -15,6 +18,24 @@ class Quiet(Exception):
         self.code = code
 
 
+def leave_at_once() -> None:
+    """Until `politely`, Ctrl-C ends the program where it is: in the middle of the import of a C++ library the exception
+    that it usually is would abort the process, or be lost."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _leave)
+
+
+def politely() -> None:
+    """Ctrl-C is a KeyboardInterrupt again."""
+    if signal.getsignal(signal.SIGINT) is _leave:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    os.write(2, b"interrupted before it began; nothing was saved\n")
+    os._exit(NOTHING_SAVED)
+
+
 def complain(line: str) -> None:
     print(line, file=sys.stderr)
 
@@ -26,13 +47,14 @@ def code(
 ) -> int:
     """Do `work`; the exit code, its own where it gives one. `tell` is given the one line that there is to say of a
     failure, `interrupted` that of Ctrl-C."""
+    leave_at_once()
     try:
         from args import UsageError
         from utils.signals import RESUMABLE, Stopped
-    except KeyboardInterrupt:
-        return NOTHING_SAVED
     except ModuleNotFoundError as missing:
         return _missing(missing, tell)
+    finally:
+        politely()
     try:
         return work() or 0
     except Stopped as stopped:

@@ -39,6 +39,8 @@ def check_new(path: Path, *, force: bool, option: str = "") -> None:
         raise UsageError(option + (f"{path} is a directory" if path.is_dir() else f"{path.parent} is no directory"))
     if path.exists() and not force:
         raise UsageError(f"{option}{path} is there already; --force replaces it")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"{option}{path.parent} cannot be written to")
 
 
 @contextmanager
@@ -48,6 +50,8 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
+        if "unexpected pos" in reason:  # torch.save's
+            reason = "the disk took no more of it: it is full, or over a quota"
         raise RunFailed(f"cannot write {path}: {reason}") from error
 
 

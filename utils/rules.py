@@ -157,7 +157,10 @@ def tunes_alone(v: Any) -> bool:
 
 # (option, when it is wrong, what would be right). A rule that looks at a value that is wrong by itself is skipped.
 ERRORS: list[Rule] = [
-    *((n, lambda v, n=n: getattr(v, n) and v.arch not in MLPS, "it needs arch MLP, not {arch}") for n in MLP_ONLY),
+    *(
+        (n, lambda v, n=n: getattr(v, n) and v.arch not in MLPS, "it needs arch MLP or CircuitMLP, not {arch}")
+        for n in MLP_ONLY
+    ),
     (
         "readout",
         lambda v: v.readout != "pooled" and not re.fullmatch(SMALL_RESNET, v.arch),

@@ -12,7 +12,7 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Set by SIGTERM, SIGUSR2 or the first Ctrl-C, from `listen` on."""
+    """Set by SIGTERM, SIGUSR2, the first Ctrl-C, or SIGHUP where nohup has not switched it off, from `listen` on."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
@@ -21,8 +21,9 @@ class StopRequest:
         return self.reason is not None
 
     def listen(self) -> "StopRequest":
-        for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
-            signal.signal(number, self._asked)
+        for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._asked)
         return self
 
     def _asked(self, number: int, _frame: FrameType | None) -> None:

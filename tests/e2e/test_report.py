@@ -30,12 +30,32 @@ def test_runs_are_told_apart_by_what_differs_and_seeds_are_averaged(runs, tmp_pa
     assert any(line.startswith("prune_rate 0.5") and line.endswith("(2)") and "±" in line for line in out)
     (alone,) = (line for line in out if line.startswith("prune_rate 0.2"))
     last = column(sparse, "test/acc@1")
-    assert alone.split()[2:] == ["3", f"{last[-1]:.2f}", "(1)", f"{max(last):.2f}", "(1)"]
+    assert alone.removeprefix("prune_rate 0.2, epochs 3").split() == ["3", f"{last[-1]:.2f}", "(1)", f"{max(last):.2f}", "(1)"]
     assert (tmp_path / "curves.png").read_bytes().startswith(PNG)
     curves = report.gather([report.Path(run) for run in (first, second)], "train/loss")
     line = report.mean_line(*next(iter(curves.items())))
     means = [(a + b) / 2 for a, b in zip(column(first, "train/loss"), column(second, "train/loss"), strict=True)]
     assert line.label == "arch FC (2 runs)" and line.xs == [1, 2] and line.ys == pytest.approx(means)
+
+
+def test_runs_of_another_length_are_no_seeds_of_one(program, config, tmp_path):
+    for seed, epochs in ((1, 2), (2, 2), (3, 3)):
+        program("--config", config(epochs=epochs), "--seed", seed)
+    paths = [tmp_path / f"runs/ticket/prune-rate=0.5/ticket{tail}" for tail in ("", "/0", "/1")]
+    curves = report.gather(paths, "test/acc@1")
+    assert {label: len(of) for label, of in curves.items()} == {"epochs 2": 2, "epochs 3": 1}
+    text = (paths[1] / "metrics.csv").read_text().splitlines(True)
+    (paths[1] / "metrics.csv").write_text("".join(text[:2]))  # not yet done
+    curves = report.gather(paths[:2], "test/acc@1")
+    (of,) = curves.values()
+    assert report.table(curves).splitlines()[1].split()[2:4] == ["1", f"{(of[0][1] + of[1][1]) / 2:.2f}"]
+
+
+def test_runs_that_differ_in_much_are_named_by_their_directories(program, config, tmp_path):
+    for name, changes in (("a", {}), ("b", {"lr": 0.2, "batch_size": 32, "momentum": 0.5, "epochs": 1})):
+        program("--config", config(**changes), "--name", name)
+    paths = [tmp_path / f"runs/ticket/prune-rate=0.5/{name}" for name in "ab"]
+    assert [*report.gather(paths, "test/acc@1")] == [str(path) for path in paths]
 
 
 def test_what_cannot_be_drawn_is_said_in_one_line(runs, tmp_path, capsys):

@@ -91,7 +91,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights_and_one_row(whol
     assert [e.step for e in board.Scalars("test/loss")] == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_stops_it_within_an_epoch_with_75_and_it_goes_on_to_the_bit(whole, tmp_path, number):
     expected, path = whole
     run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
@@ -189,6 +189,17 @@ def test_a_run_without_its_checkpoints_is_not_trained_over(program, config, tmp_
     code, _, err = program("--resume", run)
     assert code == 2 and err.splitlines()[-1].endswith("has trained 2 epochs and has no readable checkpoint")
     assert contents(run) == before
+
+
+def test_damaged_metrics_are_refused_before_anything_is_changed(program, config, tmp_path):
+    program("--config", config())
+    run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
+    with (run / "metrics.csv").open("a") as file:
+        file.write("garbage\n")
+    before = contents(run) | {run / "status.json": (run / "status.json").read_bytes()}
+    code, _, err = program("--resume", run, "--epochs", 3)
+    assert code == 2 and "metrics.csv is damaged" in err.splitlines()[-1]
+    assert contents(run) | {run / "status.json": (run / "status.json").read_bytes()} == before
 
 
 @pytest.mark.parametrize("damaged", [True, False])

@@ -1,0 +1,62 @@
+"""How programs end: Ctrl-C while libraries are loaded, one line and an exit code."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+INTERRUPT = "import os, signal; os.kill(os.getpid(), signal.SIGINT)"
+
+
+def python(program, *, within="nothing"):
+    """A program that is interrupted when it imports `within`."""
+    hook = f"""
+import builtins
+def hooked(name, *rest, real=builtins.__import__):
+    if name == {within!r}:
+        {INTERRUPT}
+    return real(name, *rest)
+builtins.__import__ = hooked
+"""
+    words = [sys.executable, "-c", hook + program]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("program", ["main", "parallel_main"])
+@pytest.mark.parametrize("within", ["args", "trainers", "torch.utils.data"])
+def test_ctrl_c_while_libraries_are_loaded_is_one_line(program, within):
+    words = "'--config', 'configs/quickstart.yml', '--check'"
+    done = python(f"import sys, {program}; sys.exit({program}.main([{words}]))", within=within)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "interrupted before it began; nothing was saved\n"
+
+
+@pytest.mark.parametrize("name", ["convert", "export", "prune", "report", "sweep"])
+def test_ctrl_c_while_a_script_is_loaded_is_one_line(name):
+    program = f"import runpy, sys; sys.argv[1:] = ['--help']; runpy.run_path('scripts/{name}.py', run_name='__main__')"
+    done = python(program, within="argparse" if name != "sweep" else "shlex")
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "interrupted before it began; nothing was saved\n"
+
+
+def test_afterwards_it_is_an_exception_again_and_nohups_stay():
+    program = f"""
+import signal, sys
+from utils import ending
+def work():
+    try:
+        {INTERRUPT}
+    except KeyboardInterrupt:
+        print("caught")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ending.leave_at_once()
+    {INTERRUPT}
+    ending.politely()
+    {INTERRUPT}
+    return 7
+sys.exit(ending.code(work))
+"""
+    done = python(program)
+    assert (done.returncode, done.stdout, done.stderr) == (7, "caught\n", "")
