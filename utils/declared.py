@@ -120,8 +120,8 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         reason = getattr(error, "strerror", None) or getattr(error, "problem", None) or " ".join(str(error).split())
         line = f", line {mark.line + 1}" if mark else ""
-        advice = "" if mark else "; give a YAML file"
-        raise UsageError(f"config: {path}{line} cannot be read: {reason}{advice}") from error
+        advice = "leave one out" if "given twice" in reason else "give a YAML file"
+        raise UsageError(f"config: {path}{line} cannot be read: {reason}; {advice}") from error
     return {str(key).replace("-", "_"): value for key, value in content.items()}
 
 

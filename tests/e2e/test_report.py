@@ -30,7 +30,13 @@ def test_runs_are_told_apart_by_what_differs_and_seeds_are_averaged(runs, tmp_pa
     assert any(line.startswith("prune_rate 0.5") and line.endswith("(2)") and "±" in line for line in out)
     (alone,) = (line for line in out if line.startswith("prune_rate 0.2"))
     last = column(sparse, "test/acc@1")
-    assert alone.removeprefix("prune_rate 0.2, epochs 3").split() == ["3", f"{last[-1]:.2f}", "(1)", f"{max(last):.2f}", "(1)"]
+    assert alone.removeprefix("prune_rate 0.2, epochs 3").split() == [
+        "3",
+        f"{last[-1]:.2f}",
+        "(1)",
+        f"{max(last):.2f}",
+        "(1)",
+    ]
     assert (tmp_path / "curves.png").read_bytes().startswith(PNG)
     curves = report.gather([report.Path(run) for run in (first, second)], "train/loss")
     line = report.mean_line(*next(iter(curves.items())))

@@ -216,7 +216,7 @@ TABLE = [
     (DENSE, "--multigpu 0 --device cpu", ["multigpu", "'0'", HERE, "leave out one of the two"]),
     # the file itself
     (DENSE + "lr: [1\n", "", ["config: c.yml, line 4", "give a YAML file"]),
-    (DENSE + "lr: 1\nset: MNIST\n", "", ["config: c.yml, line 4", "'set' is given twice"]),
+    (DENSE + "lr: 1\nset: MNIST\n", "", ["config: c.yml, line 4", "'set' is given twice; leave one out"]),
     (DENSE + "val-split: 0.1\nval_split: 0.2\n", "", ["config: c.yml, line 4", "'val_split' is given twice"]),
     ("- set\n", "", ["config: c.yml", "['set']", "`key: value`", "give a YAML file"]),
     ("", "", ["config: c.yml", "empty"]),
