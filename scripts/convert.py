@@ -31,6 +31,7 @@ from trainers import pretrained
 from trainers.pretrained import Stored
 from utils import ending
 from utils.files import check_new, write_atomic, writing
+from utils.parser import Parser
 from utils.progress import say
 
 MEASURES = {  # BIPROP's key -> (group, name) in our `state`
@@ -85,7 +86,7 @@ def convert(source: str, target: Path, *, force: bool) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    top = Parser(__doc__)
     top.add_argument("program", choices=["biprop"], help="whose checkpoints FILE or OUT is")
     top.add_argument("file", metavar="FILE")
     top.add_argument("out", metavar="OUT", type=Path)
@@ -95,10 +96,12 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """Convert; returns 0, 2 for bad input, 1 where OUT cannot be written."""
-    given = parser().parse_args(argv)
-    return ending.code(
-        lambda: say(convert(given.file, given.out.expanduser(), force=given.force)), interrupted=ending.INTERRUPTED
-    )
+
+    def work() -> None:
+        given = parser().parse_args(argv)
+        say(convert(given.file, given.out.expanduser(), force=given.force))
+
+    return ending.code(work, interrupted=ending.INTERRUPTED)
 
 
 if __name__ == "__main__":

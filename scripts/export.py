@@ -49,6 +49,7 @@ from trainers.shift import shift_layers
 from utils import ending
 from utils import run as runs
 from utils.files import check_new, write_atomic, writing
+from utils.parser import Parser
 from utils.progress import say
 
 STORED = ("set", "pixels", "image_size", *NAMES["model"], *NAMES["constraint"])  # options that make the network
@@ -125,7 +126,7 @@ def export(run: str, target: Path, *, force: bool) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    top = Parser(__doc__)
     programs = top.add_subparsers(dest="program", required=True)
     shift = programs.add_parser("shift", help="write a run's network as packed integers")
     shift.add_argument("run", metavar="RUN")
@@ -151,8 +152,7 @@ def work(given: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str]) -> int:
     """Returns 0, 2 for bad input, 1 where OUT cannot be written or a prediction differs."""
-    given = parser().parse_args(argv)
-    return ending.code(lambda: work(given), interrupted=ending.INTERRUPTED)
+    return ending.code(lambda: work(parser().parse_args(argv)), interrupted=ending.INTERRUPTED)
 
 
 if __name__ == "__main__":

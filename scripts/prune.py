@@ -21,7 +21,6 @@ import argparse
 import copy
 from collections.abc import Sequence
 from itertools import islice
-from typing import NoReturn
 
 import torch
 from torch import nn
@@ -35,6 +34,7 @@ from utils import ending
 from utils import runtime as runtimes
 from utils.declared import writable
 from utils.files import RunFailed, check_new, write_atomic, writing
+from utils.parser import Parser
 from utils.progress import say
 
 PERCENT = [0.0, 25.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0, 97.0, 99.0]
@@ -42,14 +42,9 @@ CLOSE = 1e-6  # logits of the smaller network and of the one with zeros, in floa
 COMPARED = 8  # batches of the test set on which they are compared
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    top = Parser(__doc__)
     top.add_argument("run", metavar="RUN")
     top.add_argument("--method", nargs="+", choices=METHODS, default=list(METHODS), help="default: weight unit")
     top.add_argument("--percent", nargs="+", type=float, default=PERCENT, help="percent removed of every hidden layer")

@@ -16,7 +16,6 @@ if __name__ == "__main__":  # run as a file: the project is one level up
 
     ending.leave_at_once()
 
-import argparse
 import csv
 import statistics
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from args import FIELDS, UsageError, from_flat, load_yaml, nearest
 from scripts.sweep_cells import spread
 from utils import ending
 from utils.files import writing
+from utils.parser import Parser
 from utils.plots import Line, line_chart
 from utils.progress import say
 
@@ -98,14 +98,14 @@ def table(curves: Curves) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Draw and print; returns 0, 2 for bad input, 1 where the picture cannot be written."""
-    top = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    top = Parser(__doc__)
     top.add_argument("runs", metavar="RUN", nargs="+", type=Path)
     top.add_argument("--measure", default="test/acc@1", help="default test/acc@1")
     top.add_argument("--title", default="", help="above the picture")
     top.add_argument("--out", type=Path, default=Path("report.png"), help="default report.png")
-    given = top.parse_args(argv)
 
     def work() -> None:
+        given = top.parse_args(argv)
         curves = gather([run.expanduser() for run in given.runs], given.measure)
         with writing(given.out):
             line_chart(given.out, [mean_line(*of) for of in curves.items()], "epoch", given.measure, given.title)

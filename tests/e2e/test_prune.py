@@ -128,7 +128,7 @@ def test_the_compact_network_is_smaller_and_computes_the_same(runs, run, tmp_pat
 def test_a_checkpoint_is_taken_in_the_state_that_it_was_trained_in(runs, run, tmp_path):
     for name, kept in (("initial.pt", "50.00 %"), ("last.pt", "30.00 %")):  # the global schedule comes down from a half
         file = runs("ticket") / "checkpoints" / name
-        code, out, err = run(file, "--percent", 0, "--repeat", 1, "--out", tmp_path)
+        code, out, err = run(file, "--percent", 0, "--repeat", 1, "--out", tmp_path / name)
         assert (code, err) == (0, "") and out.startswith(str(file)) and f"weights kept ({kept})" in out.splitlines()[0]
 
 
@@ -340,3 +340,14 @@ def test_it_runs_as_a_file_from_anywhere(runs, tmp_path):
     assert (done.returncode, done.stderr) == (0, "") and (tmp_path / "here" / "pruning.csv").exists()
     again = subprocess.run([*command, "--percent", "300"], cwd=tmp_path, capture_output=True, text=True)
     assert (again.returncode, again.stderr) == (2, "error: --percent: 300 given, 0 to 100 expected\n")
+
+
+def test_an_earlier_result_is_replaced_only_with_force(runs, run, tmp_path):
+    words = ("--method", "unit", "--percent", 50, "--repeat", 1, "--out", tmp_path)
+    assert run(runs("mlp"), *words)[0] == 0
+    before = (tmp_path / "pruning.csv").read_text()
+    code, out, err = run(runs("mlp"), "--percent", 20, *words[4:])
+    told = f"error: {tmp_path / 'pruning.csv'} is there already; --force replaces it, --out DIR writes elsewhere\n"
+    assert (code, out, err) == (2, "", told) and (tmp_path / "pruning.csv").read_text() == before
+    assert run(runs("mlp"), "--percent", 20, *words[4:], "--force")[0] == 0
+    assert (tmp_path / "pruning.csv").read_text() != before

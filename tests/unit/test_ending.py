@@ -1,5 +1,6 @@
 """How programs end: Ctrl-C while libraries are loaded, one line and an exit code."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -60,3 +61,12 @@ sys.exit(ending.code(work))
 """
     done = python(program)
     assert (done.returncode, done.stdout, done.stderr) == (7, "caught\n", "")
+
+
+@pytest.mark.parametrize("words", [[], ["--no-such-option"], ["a", "b", "--force=5"]])
+@pytest.mark.parametrize("name", ["convert", "export", "prune", "report"])
+def test_words_that_a_script_does_not_understand_are_told_in_one_line(name, words, capsys):
+    assert importlib.import_module(f"scripts.{name}").main(words) == 2
+    heard = capsys.readouterr()
+    assert heard.out == "" and heard.err.startswith("error: ") and heard.err.endswith("; --help says more\n")
+    assert heard.err.count("\n") == 1
