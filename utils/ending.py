@@ -8,6 +8,7 @@ from types import FrameType
 
 NOTHING_SAVED = 130  # left by Ctrl-C before there was anything to save
 INTERRUPTED = "interrupted; no file is half-written"
+INTERRUPTS: list[int] = []  # that there have been
 
 
 class Quiet(Exception):
@@ -21,14 +22,25 @@ class Quiet(Exception):
 def leave_at_once() -> None:
     """Until `politely`, Ctrl-C ends the program where it is: in the middle of the import of a C++ library the exception
     that it usually is would abort the process, or be lost."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, _interrupt):
         signal.signal(signal.SIGINT, _leave)
 
 
 def politely() -> None:
     """Ctrl-C is a KeyboardInterrupt again."""
     if signal.getsignal(signal.SIGINT) is _leave:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, _interrupt)
+
+
+def go_on() -> None:
+    """Raises KeyboardInterrupt where one was swallowed: what is raised within a destructor is written and lost."""
+    if INTERRUPTS:
+        raise KeyboardInterrupt
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    INTERRUPTS.append(number)
+    raise KeyboardInterrupt
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:
@@ -48,6 +60,7 @@ def code(
     """Do `work`; the exit code, its own where it gives one. `tell` is given the one line that there is to say of a
     failure, `interrupted` that of Ctrl-C."""
     leave_at_once()
+    INTERRUPTS.clear()
     try:
         from args import UsageError
         from utils.signals import RESUMABLE, Stopped

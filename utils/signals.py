@@ -4,6 +4,8 @@ import os
 import signal
 from types import FrameType
 
+from utils import ending
+
 RESUMABLE = 75  # EX_TEMPFAIL: try again
 
 
@@ -24,6 +26,7 @@ class StopRequest:
         for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._asked)
+        ending.go_on()
         return self
 
     def _asked(self, number: int, _frame: FrameType | None) -> None:

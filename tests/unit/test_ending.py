@@ -70,3 +70,23 @@ def test_words_that_a_script_does_not_understand_are_told_in_one_line(name, word
     heard = capsys.readouterr()
     assert heard.out == "" and heard.err.startswith("error: ") and heard.err.endswith("; --help says more\n")
     assert heard.err.count("\n") == 1
+
+
+def test_a_ctrl_c_that_was_swallowed_is_raised_before_training_begins():
+    program = f"""
+import sys
+from utils import ending
+class Gone:
+    def __del__(self):
+        {INTERRUPT}
+def work():
+    Gone()
+    print("going on")
+    from utils.signals import StopRequest
+    StopRequest().listen()
+    print("training")
+sys.exit(ending.code(work))
+"""
+    done = python(program)
+    assert (done.returncode, done.stdout) == (130, "going on\n")
+    assert done.stderr.endswith("interrupted before training began; nothing was saved\n")
