@@ -201,8 +201,8 @@ def measured() -> str:
     lines = [
         _conditions(records),
         "",
-        "| step | alone, ms | one batch shared, ms | efficiency | = unshrunk · machine · together "
-        "| a batch each, ms | efficiency | = machine · together |",
+        "| step | alone, ms | one batch shared, ms | efficiency | ≈ unshrunk · machine · together "
+        "| a batch each, ms | efficiency | ≈ machine · together |",
         "|" + "---|" * 8,
     ]
     for record in records:
