@@ -95,7 +95,10 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights_and_one_row(whol
 def test_a_signal_stops_it_within_an_epoch_with_75_and_it_goes_on_to_the_bit(whole, tmp_path, number):
     expected, path = whole
     run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
-    process = start(tmp_path, "--config", path)
+    heard = {
+        "preexec_fn": lambda: signal.signal(number, signal.SIG_DFL)
+    }  # nohup may have switched it off for the tests
+    process = start(tmp_path, "--config", path, **({} if number == signal.SIGINT else heard))
     wait_for(lambda: (run / "checkpoints/initial.pt").exists())
     time.sleep(0.3)
     process.send_signal(number)

@@ -80,7 +80,12 @@ def test_help_lists_every_option_once_with_type_default_and_range(capsys: pytest
     assert "[one of digits, MNIST, FashionMNIST, CIFAR10, " in words
     assert "fraction of the weights KEPT" in words
     assert "with SGD (and AdamW, decoupled) it acts on the scores too" in words
-    for code in ("0 done", "1 the run failed", "2 bad input", "75 stopped by SIGTERM, SIGUSR2 or the first Ctrl-C"):
+    for code in (
+        "0 done",
+        "1 the run failed",
+        "2 bad input",
+        "75 stopped by SIGTERM, SIGUSR2, SIGHUP or the first Ctrl-C",
+    ):
         assert code in words
     assert max(len(line) for line in text.splitlines()) <= 120
 
