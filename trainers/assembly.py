@@ -193,7 +193,8 @@ def assemble(options: Options, runtime: Runtime, model: nn.Module, method: Metho
     runtime.put(model)
     factor = schedule(o.lr_policy, epochs=o.epochs, warmup=o.warmup_length, step=o.lr_adjust, gamma=o.lr_gamma)
     try:
-        [o.lr * factor(epoch) for epoch in range(o.epochs)]
+        for epoch in range(o.epochs):
+            factor(epoch)
     except OverflowError as error:
         raise UsageError(
             f"lr_gamma: {o.lr_gamma} makes the learning rate infinite; it is a factor, such as 0.1"
