@@ -36,6 +36,11 @@ run() {
 
 # By its own number the last task of an array is the whole array, tasks that have finished included.
 requeue() {
+  local job=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}
   echo "saved: back into the queue"
-  scontrol requeue "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
+  for _ in 1 2 3 4; do # a controller that is busy answers later
+    scontrol requeue "$job" && return
+    sleep 5
+  done
+  echo "failed: the queue did not take job $job back; sbatch the same command again" >&2
 }

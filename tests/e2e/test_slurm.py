@@ -89,11 +89,11 @@ def epochs(tmp_path):
     return sum(len(path.read_text().splitlines()) - 1 for path in (tmp_path / "runs").rglob("metrics.csv"))
 
 
-def back_soon(job):
+def back_soon(job, tmp_path):
     """Slurm lets a job that was put back wait for two minutes: started within the same second it would be taken for the
     one that has just been ended."""
     wait_for(lambda: not {*states(job)} & {"RUNNING", "COMPLETING"})
-    assert states(job) == ["PENDING"]
+    assert states(job) == ["PENDING"], log(tmp_path, job)
     time.sleep(2)
     slurm("scontrol", "update", f"JobId={job}", "StartTime=now")
 
@@ -116,7 +116,7 @@ def test_a_job_that_gets_the_signal_saves_requeues_itself_and_ends_with_one_row(
     job = submit("--nodes=2", "--ntasks-per-node=1", TRAIN, "--config", config(**LONG))
     wait_for(lambda: epochs(tmp_path) >= 2)
     slurm("scancel", "--batch", "--signal=USR2", job)  # what --signal=B:USR2@120 does two minutes before the end
-    back_soon(job)
+    back_soon(job, tmp_path)
     assert statuses(tmp_path) == ["stopped"] and epochs(tmp_path) < LONG["epochs"]
     assert ended(job) == ["COMPLETED"], log(tmp_path, job)
     said = log(tmp_path, job)
@@ -151,7 +151,7 @@ def test_each_task_runs_its_line_of_a_list_and_only_the_one_that_was_stopped_run
     job = submit("--array=0-1", SWEEP, "--list", "list", "--lr", 0.05)
     wait_for(lambda: states(job) == ["COMPLETED", "RUNNING"] and epochs(tmp_path) >= 3)
     slurm("scancel", "--batch", "--signal=USR2", f"{job}_1")
-    back_soon(f"{job}_1")
+    back_soon(f"{job}_1", tmp_path)
     assert states(f"{job}_0") == ["COMPLETED"]
     assert ended(job) == ["COMPLETED", "COMPLETED"], log(tmp_path, f"{job}_*")
     assert {(row["Seed"], row["Epochs"]) for row in rows(tmp_path)} == {("1", "1"), ("3", "20")}
