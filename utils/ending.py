@@ -49,7 +49,7 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
 
 
 def complain(line: str) -> None:
-    print(line, file=sys.stderr)
+    print(f"{line}\n", end="", file=sys.stderr)
 
 
 def code(

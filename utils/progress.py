@@ -48,9 +48,10 @@ class Progress:
 
 
 def say(line: str) -> None:
-    """One line to the person, at once, also into a file. A reader who has gone away does not stop a run."""
+    """One line to the person, at once, also into a file, and in one piece: torchrun's processes are not buffered, and
+    those of others would come between it and its end. A reader who has gone away does not stop a run."""
     try:
-        print(line, flush=True)
+        print(f"{line}\n", end="", flush=True)
     except OSError:
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 it is standard output from here on
 
@@ -58,4 +59,4 @@ def say(line: str) -> None:
 def warn(line: str) -> None:
     """One line about something the person should know, on standard error."""
     with contextlib.suppress(OSError):
-        print(f"warning: {line}", file=sys.stderr, flush=True)
+        print(f"warning: {line}\n", end="", file=sys.stderr, flush=True)

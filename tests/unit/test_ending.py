@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from utils import ending, progress
+
 ROOT = Path(__file__).parents[2]
 INTERRUPT = "import os, signal; os.kill(os.getpid(), signal.SIGINT)"
 
@@ -90,3 +92,19 @@ sys.exit(ending.code(work))
     done = python(program)
     assert (done.returncode, done.stdout) == (130, "going on\n")
     assert done.stderr.endswith("interrupted before training began; nothing was saved\n")
+
+
+@pytest.mark.parametrize("told", [progress.say, progress.warn, ending.complain])
+def test_a_line_and_its_end_are_one_piece(monkeypatch, told):
+    pieces = []
+
+    class Unbuffered:
+        def write(self, text):
+            pieces.extend([text] * bool(text))
+
+        def flush(self): ...
+
+    monkeypatch.setattr(sys, "stdout", Unbuffered())
+    monkeypatch.setattr(sys, "stderr", sys.stdout)
+    told("so it is")
+    assert [piece.removeprefix("warning: ") for piece in pieces] == ["so it is\n"]
