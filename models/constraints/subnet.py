@@ -4,6 +4,9 @@ Diffenderfer & Kailkhura, "Multi-Prize Lottery Ticket Hypothesis", ICLR 2021; th
 these repairs: α is the mean over the weights kept, at least one weight is kept, sign(0) is +1, ties have an order.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -39,7 +42,7 @@ class SubnetWeight(Constraint):
         self.bypassed = False
         self.scores = nn.Parameter(initial_scores(weight.shape, generator=generator).to(weight))
         self._parts: tuple[object, Tensor, Tensor] | None = None
-        self._ready: tuple[object, Tensor] | None = None
+        self._ready: tuple[object, Any] | None = None
 
     @property
     def kept(self) -> int:
@@ -61,17 +64,28 @@ class SubnetWeight(Constraint):
     @torch.no_grad()
     def effective_weight(self, weight: Tensor) -> Tensor:
         """α · M · sign(W), a new tensor of the shape of `weight`, without gradient."""
+        signs, alpha = self._signs_and_alpha(weight)
+        return signs.mul_(alpha)
+
+    @torch.no_grad()
+    def _signs_and_alpha(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """M · sign(W), a new tensor, and α."""
         magnitude, sign = self._magnitude_and_sign(weight)
         mask = self.mask()
         alpha = _inner(magnitude, mask) / self._divisor(mask)
-        return mask.mul_(sign).mul_(alpha)
+        return mask.mul_(sign), alpha
 
     def forward(self, weight: Tensor) -> Tensor:
         if self.bypassed:
             return weight
-        if not self.training:
-            return self._cached(weight)
-        return ScoreThroughMask.apply(self.scores, weight, self.effective_weight(weight))
+        return ScoreThroughMask.apply(self.scores, weight, self._made(self.effective_weight, weight))
+
+    def signs(self, weight: Tensor) -> tuple[Tensor, Tensor] | None:
+        """(M · sign(W), α)."""
+        if self.bypassed:
+            return None
+        signs, alpha = self._made(self._signs_and_alpha, weight)
+        return ScoreThroughMask.apply(self.scores, weight, signs), alpha
 
     def train(self, mode: bool = True) -> "SubnetWeight":
         self._ready = self._parts = None  # in-place writes through .data leave no other trace
@@ -81,11 +95,14 @@ class SubnetWeight(Constraint):
         """What the mask depends on: equal as long as it cannot have changed."""
         return identity(self.scores), self.density
 
-    def _cached(self, weight: Tensor) -> Tensor:
-        state = (self._selected_by(), identity(weight))
+    def _made(self, make: Callable[[Tensor], Any], weight: Tensor) -> Any:
+        """make(weight); in evaluation made once until something changes, the last of them is kept."""
+        if self.training:
+            return make(weight)
+        state = (make.__name__, self._selected_by(), identity(weight))
         if self._ready is None or self._ready[0] != state:
-            self._ready = (state, self.effective_weight(weight))
-        return ScoreThroughMask.apply(self.scores, weight, self._ready[1])
+            self._ready = (state, make(weight))
+        return self._ready[1]
 
     def _magnitude_and_sign(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """|W| and sign(W): W is frozen, so they are computed when it is first seen, moved or loaded, not every step."""
