@@ -23,10 +23,10 @@ class _Tracer(fx.Tracer):
 
 
 def sign_layers(model: nn.Module) -> set[str]:
-    """Names of the Conv2d and Linear layers between binary activations, with max-pools, ReLU or reshapes between at most.
+    """Names of the Conv2d and Linear layers between binary activations: with max-pools, ReLU or reshapes at most between.
 
-    Their inputs are always small whole numbers, and of their outputs nothing but the signs is used. Empty for a network
-    that torch.fx cannot trace.
+    Their inputs are always small whole numbers. Nothing but the signs of their outputs is used. A layer behind dropout
+    is none: it scales what is kept. Empty for a network that torch.fx cannot trace.
     """
     if not any(isinstance(module, Sign) for module in model.modules()):
         return set()
