@@ -166,6 +166,8 @@ def _set(model: nn.Module, name: str, layer: nn.Module) -> None:
 def bake(model: nn.Module) -> nn.Module:
     """A new plain network whose weights are the effective weights of `model`: equal output, no constraint left.
 
+    Between binary activations α differs by less than 2⁻¹⁰ of it (see `Constraint.plain`), which changes no sign. Where
+    other sums decide signs, as a batch norm's of 0 does, the output is equal as long as both are added up in one order.
     The result shares nothing with `model`; its parameters require gradients and it is in the same mode.
     """
     plain = copy.deepcopy(model)

@@ -23,7 +23,7 @@ class _Tracer(fx.Tracer):
 
 
 def sign_layers(model: nn.Module) -> set[str]:
-    """Names of the Conv2d and Linear layers between binary activations: with max-pools, ReLU or reshapes at most between.
+    """Names of the Conv2d and Linear layers between binary activations, max-pools, ReLU and reshapes aside.
 
     Their inputs are always small whole numbers. Nothing but the signs of their outputs is used. A layer behind dropout
     is none: it scales what is kept. Empty for a network that torch.fx cannot trace.
@@ -68,6 +68,8 @@ def _reaches_signs_alone(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
 
 def short(scale: float, terms: int, dtype: torch.dtype) -> float:
     """`scale` rounded to so few bits that sums of up to `terms` of ± it are exact in `dtype`, float32 at least."""
+    if not math.isfinite(scale):
+        return scale
     precision = 1 - round(math.log2(torch.finfo(torch.promote_types(dtype, torch.float32)).eps))
     bits = max(1, precision - 1 - terms.bit_length())
     mantissa, exponent = math.frexp(scale)

@@ -281,5 +281,6 @@ def test_sums_of_a_short_number_are_exact(terms, dtype):
         assert torch.equal(added.double(), found * torch.arange(1, terms + 1, dtype=torch.float64))
 
 
-def test_no_scale_is_too_small_to_be_short():
-    assert short(0.0, 100, torch.float32) == 0
+@pytest.mark.parametrize("scale", [0.0, float("inf"), float("nan")])
+def test_a_scale_without_bits_stays(scale):
+    assert short(scale, 100, torch.float32) == pytest.approx(scale, nan_ok=True)
