@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.constraints.gradients import ScaledGradient, ScaledSums
+from models.constraints.signs import short, sign_layers
+
 
 class Constraint(nn.Module):
     """The base of every constraint: forward(weight) -> effective weight, of the same shape; owns its parameters.
@@ -16,10 +19,15 @@ class Constraint(nn.Module):
     `learns_weight = False` freezes the layer's weight. With `owns_weight = True` the layer keeps none (`layer.weight`
     is None, and so is the argument of forward): `shape` is then the weight's, and `from_dense(weight)` gives the values
     of the constraint's own parameters, by name, that stand for a dense weight.
+
+    `attach` sets `between_signs` for a layer whose inputs come from binary activations and whose outputs go to binary
+    activations (`sign_layers`). Weights of one magnitude (`signs`) are multiplied as −1, 0 and 1 there and the sums
+    scaled: so a sum that should be 0 is 0 on every device and in every order, where rounding would decide its sign.
     """
 
     learns_weight = True
     owns_weight = False
+    between_signs = False
     shape: torch.Size
 
     def effective_bias(self, bias: Tensor) -> Tensor:
@@ -30,9 +38,36 @@ class Constraint(nn.Module):
         """A forward pre-hook that the layer gets for its inputs, and keeps when it is baked; None: none."""
         return None
 
+    def signs(self, weight: Tensor) -> tuple[Tensor, Tensor | float] | None:  # noqa: ARG002
+        """(S, α) with α · S the effective weight, S of −1, 0 and 1 and α > 0 a scalar; None where there are none such.
+
+        A gradient for S is passed on as one for the effective weight.
+        """
+        return None
+
+    def product(self, multiply: Callable[..., Tensor], input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """multiply(input, effective weight, effective bias), a convolution or a product of matrices."""
+        bias = bias if bias is None else self.effective_bias(bias)
+        parts = self.signs(weight) if self.between_signs else None
+        if parts is None:
+            return multiply(input, self(weight), bias)
+        signs, scale = parts
+        out = ScaledSums.apply(multiply(ScaledGradient.apply(input, scale), signs, None), scale)
+        return out if bias is None else out + bias.to(out.dtype).view(-1, *[1] * (signs.dim() - 2))
+
     def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """What a Linear layer gives, (..., in) -> (..., out); there may be a shorter way than by the whole weight."""
-        return F.linear(input, self(weight), bias if bias is None else self.effective_bias(bias))
+        return self.product(F.linear, input, weight, bias)
+
+    def plain(self, weight: Tensor) -> Tensor:
+        """The effective weight for a layer without constraint.
+
+        Between signs its α is rounded to so few bits that sums of ±α are exact: that changes no sign.
+        """
+        parts = self.signs(weight) if self.between_signs else None
+        if parts is None:
+            return self(weight)
+        return parts[0] * short(float(parts[1]), parts[0][0].numel(), parts[0].dtype)
 
     def kept_of(self, weight: Tensor | None) -> int:
         """How many of the layer's weights are not 0: `kept` where the constraint knows without its weight."""
@@ -52,8 +87,7 @@ class ConstrainedConv2d(nn.Conv2d):
     constraint: Constraint
 
     def forward(self, input: Tensor) -> Tensor:
-        bias = self.bias if self.bias is None else self.constraint.effective_bias(self.bias)
-        return self._conv_forward(input, self.constraint(self.weight), bias)
+        return self.constraint.product(self._conv_forward, input, self.weight, self.bias)
 
 
 class ConstrainedLinear(nn.Linear):
@@ -98,6 +132,9 @@ def attach(model: nn.Module, make: MakeConstraint, names: Collection[str]) -> No
                 f"no plain Conv2d or Linear is called {name!r} in this network; there are {', '.join(layers)}"
             )
         _set(model, name, _constrained(layer, make))
+    between_signs = sign_layers(model)
+    for name, layer in constrained_layers(model).items():
+        layer.constraint.between_signs = name in between_signs
 
 
 def _constrained(layer: Any, make: MakeConstraint) -> nn.Module:
@@ -129,6 +166,8 @@ def _set(model: nn.Module, name: str, layer: nn.Module) -> None:
 def bake(model: nn.Module) -> nn.Module:
     """A new plain network whose weights are the effective weights of `model`: equal output, no constraint left.
 
+    Between binary activations α differs by less than 2⁻¹⁰ of it (see `Constraint.plain`), which changes no sign. Where
+    other sums decide signs, as a batch norm's of 0 does, the output is equal as long as both are added up in one order.
     The result shares nothing with `model`; its parameters require gradients and it is in the same mode.
     """
     plain = copy.deepcopy(model)
@@ -136,7 +175,7 @@ def bake(model: nn.Module) -> nn.Module:
     for layer in layers.values():
         layer.eval()  # all before the first weight: layers that select together then select once
     for name, layer in layers.items():
-        effective = layer.constraint(layer.weight).detach().clone()
+        effective = layer.constraint.plain(layer.weight).detach().clone()
         new = _recast(layer, PLAIN[type(layer)])
         del new._modules["constraint"]
         new._parameters["weight"] = nn.Parameter(effective)

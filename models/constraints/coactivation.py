@@ -70,8 +70,10 @@ def correlation(layer: Layer, x: Tensor, y: Tensor) -> Tensor:
     """|correlation over the batch| of the two ends of every connection, averaged over output positions: float64.
 
     mean_b((x − x̄)(y − ȳ)) / (std(x) std(y)), the mean with 1/B and std with 1/(B − 1), 0 where a std is 0 or in a batch
-    of one (the notebook's f2b). Shapes as of `coactivation`.
+    of one or none (the notebook's f2b). Shapes as of `coactivation`.
     """
+    if not len(x):
+        return torch.zeros(layer.weight.shape, dtype=torch.float64, device=x.device)
     a, b = _standardised(x), _standardised(y)
     if isinstance(layer, nn.Linear):
         batch, inputs, outputs = len(a), a.shape[-1], b.shape[-1]

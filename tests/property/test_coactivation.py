@@ -151,6 +151,13 @@ def test_counts_above_two_to_the_24_are_exact():
 
 
 @pytest.mark.parametrize("strength", [coactivation, correlation])
+@pytest.mark.parametrize("layer, shape", [(nn.Conv2d(2, 3, 3), (0, 2, 5, 5)), (nn.Linear(4, 3), (0, 4))])
+def test_an_empty_batch_has_no_strength(strength, layer, shape):
+    found = strength(layer, torch.zeros(shape), layer(torch.zeros(shape)))
+    assert torch.equal(found, torch.zeros(layer.weight.shape, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("strength", [coactivation, correlation])
 def test_bfloat16_and_autocast_count_in_float32(strength):
     """Beyond 256 a bfloat16 count would stand still."""
     torch.manual_seed(0)

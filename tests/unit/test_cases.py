@@ -105,6 +105,17 @@ def test_gradients_are_finite_and_on_exactly_the_trainable_parameters(case):
 
 
 @EVERY
+@pytest.mark.parametrize("training", [True, False])
+def test_an_empty_batch_passes_forward_and_back(case, training):
+    model = built(case).train(training)
+    logits = model(images(case, 0))
+    logits.sum().backward()
+    assert logits.shape == (0, CLASSES)
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+    assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
+
+
+@EVERY
 def test_a_step_changes_nothing_but_trainable_parameters_and_running_statistics(case):
     model = built(case)
     before = copy.deepcopy(model.state_dict())
