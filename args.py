@@ -18,6 +18,8 @@ from utils.rules import ALIASES, DEAD, ERRORS, REMARKS, RENAMED, pruned
 __all__ = ["Options", "UsageError", "changed_mathematics", "from_flat", "load_yaml", "nearest", "parse"]
 
 MOVES = "SparseConv: steps between moves of connections; default: 100 with a prune_rate, else an epoch's"
+LIVES = """SparseConv without prune_rate: share of a filter that lives, the rest of it redrawn; with drop random, the
+probability that a weight lives"""
 MOVED = "SparseConv: share of training in which connections move; default: 0.75 with a prune_rate, else 1"
 PIXEL_TEXT = """what pixels become: standard (mean 0, deviation 1 over the set), unit (0 to 1), signed (-1 to 1), binary
 (1 from a half of full brightness on, else 0)"""
@@ -94,7 +96,7 @@ class ConstraintOptions:
     progress_until: float | None = opt(None, MOVED, "> 0 and <= 1")
     drop_fraction: float = opt(0.3, "SparseConv: share replaced at first, falling to 0 by a cosine", "> 0 and <= 1")
     keep_share: float = opt(0.1, "SparseConv without prune_rate: share of a filter that stays as it is", "> 0 and <= 1")
-    live_share: float = opt(0.15, "SparseConv without prune_rate: that share and what is drawn anew", "> 0 and <= 1")
+    live_share: float = opt(0.15, LIVES, "> 0 and <= 1")
     layer_density: str = opt("uniform", "SparseConv: how prune_rate is spread over the layers", choices.SPREADS)
     density_schedule: str = opt("constant", "SparseConv: cubic falls from 0.5 to prune_rate", choices.SCHEDULES)
     sparse_hold: bool = opt(True, "SparseConv: what is dropped stays 0; else it is set to 0 and trains on")

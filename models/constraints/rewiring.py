@@ -11,6 +11,7 @@ from models.constraints.progress import (
     kept_per_layer,
     progress_connections,
     prune_randomly,
+    rank_within_sign,
     replace_connections,
 )
 
@@ -43,7 +44,7 @@ class Rules:
     def thins(self) -> bool:
         """Whether changes leave fewer connections than before them."""
         if self.by_filter:
-            return self.sparse_hold and self.drop != "random"
+            return self.sparse_hold
         return self.density_schedule == "cubic"
 
     @property
@@ -76,7 +77,7 @@ class Rules:
         """
         drop = _scores(self.drop, weight, strengths, gradient)
         if self.by_filter and self.drop == "random":
-            return prune_randomly(drop, self.live_share)
+            return prune_randomly(weight, drop, self.live_share)
         grow, grows = _scores(self.grow, weight, strengths, gradient), self.grow != "none"
         if self.by_filter:
             shares = {"keep_share": self.keep_share, "live_share": self.live_share}
@@ -92,6 +93,8 @@ def _scores(rule: str, weight: Tensor, strengths: Tensor | None, gradient: Tenso
     if rule == "gradient":
         assert gradient is not None
         return gradient.abs()
+    if rule == "magnitude_per_sign":
+        return rank_within_sign(weight)
     if rule == "random":
         return torch.rand(weight.shape).to(weight.device)
     return weight.abs() if rule == "magnitude" else torch.zeros_like(weight)

@@ -9,6 +9,7 @@ from torch import nn
 from models.constraints import bake, constrain, constrained_layers, layer_counts
 from models.constraints.coactivation import coactivation, correlation
 from models.constraints.progress import filter_counts, filters, kept_per_layer
+from models.constraints.rewiring import Rules
 from models.constraints.selection import kept_count
 from models.constraints.sparse import SparseWeight
 from trainers.loop import Parts, State, fit
@@ -244,10 +245,11 @@ def test_a_cubic_density_falls_from_a_half_and_ends_exact(grow):
 
 def test_best_counts_from_where_the_network_is_as_sparse_as_asked_for():
     steady = {"prune_rate": DENSITY, "progress_interval": 5}
-    control, free = {"drop": "random", "grow": "random"}, {"sparse_hold": False}  # neither makes it sparser
+    free = {"sparse_hold": False, "progress_interval": 13}  # makes it no sparser
     never = {"progress_interval": 13, "progress_until": 0.5}
-    unchanged = [(rules | {"progress_interval": 13}, None) for rules in (control, free)] + [(never, None)]
-    for rules, epoch in (({}, None), ({"progress_interval": 13}, 2), (steady, None), *unchanged):
+    control = {"drop": "random", "grow": "random", "progress_interval": 13}
+    late = [({"progress_interval": 13}, 2), (control, 2)]
+    for rules, epoch in (({}, None), *late, (steady, None), (free, None), (control | free, None), (never, None)):
         parts = run(network(rules.get("prune_rate", 1.0)), 4, **rules)
         assert [e for e in range(4) if parts.method.begins_anew(e)] == ([] if epoch is None else [epoch])
 
@@ -327,16 +329,43 @@ def test_without_a_density_every_filter_keeps_its_strongest_as_in_the_notebook()
         assert layer.constraint.kept == rows * k2
 
 
-def test_the_random_control_redraws_a_share_and_leaves_the_network_dense():
-    net, seen = network(), {}
+@pytest.mark.parametrize("hold", [True, False])
+def test_the_random_control_zeroes_all_but_the_live_share_whichever_they_were_and_redraws_kept_zeros(hold):
+    net, moves = network(), []
 
     def look(method, when, step):
-        seen[when] = [layer.weight.clone() for layer in layers(net)]
+        if step == STEPS - 1:
+            moves.append(torch.cat([layer.weight.detach().flatten() for layer in layers(net)]))
 
-    run(net, 1, look, drop="random", grow="random")
-    for before, after in zip(seen["trained"], seen["after"], strict=True):
-        assert int((before != after).sum()) == int(0.15 * before.numel())
-    assert all(count.kept == count.total for count in layer_counts(net))
+    run(net, 3, look, drop="random", grow="random", live_share=0.4, sparse_hold=hold)
+    for before, after in zip(moves[1::3], moves[2::3], strict=True):
+        lives = after != 0
+        assert int(lives.sum()) == pytest.approx(120, abs=42)  # 300 weights, five standard deviations
+        assert torch.equal(after[lives & (before != 0)], before[lives & (before != 0)])
+        assert (lives & (before == 0)).any() == (hold and before is not moves[1])  # at first, and if free, none is 0
+    mask = torch.cat([layer.constraint.mask.flatten() for layer in layers(net)])
+    assert torch.equal(mask > 0, moves[-1] != 0) if hold else mask.all()
+
+
+def test_a_layer_that_the_random_control_empties_lives_again_after_the_next_move():
+    net, seen = network(), []
+    run(
+        net,
+        3,
+        lambda method, when, step: seen.append(net[5].constraint.kept),
+        drop="random",
+        grow="random",
+        live_share=1e-9,
+    )
+    assert seen[-1] == 0 and all(torch.isfinite(layer.weight).all() for layer in layers(net))
+    net[5].constraint.change(
+        net[5].weight,
+        Rules(drop="random", grow="random").change(
+            net[5].weight, net[5].constraint.mask, None, None, target=0, fraction=0.0
+        ),
+        hold=True,
+    )
+    assert net[5].constraint.kept > 0 and net[5].weight.count_nonzero() == net[5].constraint.kept
 
 
 def test_rigl_grows_by_the_dense_gradient_of_the_batch_just_trained_on():
