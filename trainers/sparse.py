@@ -59,7 +59,8 @@ class Sparse(Method):
         until = rules.progress_until or (1.0 if rules.by_filter else 0.75)
         self._end = int(until * steps * epochs)
         if self._every > self._end:
-            warn(f"no connection will move: updates come every {self._every} steps, and end after {self._end}")
+            stays = f"; {100 * schedules.DENSITY_START:g} % stay" * (rules.density_schedule == "cubic")
+            warn(f"no connection will move: updates come every {self._every} steps, and end after {self._end}{stays}")
         with torch.no_grad():
             for layer in self._layers.values():
                 layer.weight.mul_(layer.constraint.mask)
@@ -81,7 +82,8 @@ class Sparse(Method):
         done = self._epoch * self._steps + step
         if done >= self._last:
             return
-        if self._rules.count_strengths and done % self._every % self._rules.update_interval == 0:
+        due = done % self._every % self._rules.update_interval == 0
+        if self._rules.count_strengths and (due or not self._strengths.found):  # start_epoch may begin within a period
             self._strengths.watch(self._runtime)
         for layer in self._layers.values():
             layer.constraint.watched = self._rules.grow == "gradient" and (done + 1) % self._every == 0

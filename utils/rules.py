@@ -50,6 +50,7 @@ NO_GROWTH = "with a constant prune_rate as many must grow as are dropped; it nee
 CONTROL = "drop random without a prune_rate is the notebook's control, which redraws at random: give grow random"
 OF_LAYER = "it drops a share of a layer's weights of either sign: it needs a prune_rate"
 NOT_HELD = "with a prune_rate what is dropped must stay 0; leave out one of the two"
+LATE = "density_schedule cubic ends before that epoch; it must be < progress_until * epochs"
 TOO_FULL = "it falls from 0.5 to prune_rate, which must be given and below that"
 LESS_LIVE = "it must be at most live_share, {live_share}"
 SPARSE_ONLY = ["drop", "grow", "update_interval", "progress_interval", "progress_until", "drop_fraction", "keep_share"]
@@ -142,6 +143,12 @@ def never_falls(v: Any) -> bool:
     return v.density_schedule == "cubic" and sparse(v) and not (by_layer(v) and v.prune_rate < 0.5)
 
 
+def begins_late(v: Any) -> bool:
+    """Return whether the density of SparseConv stops falling before the first epoch."""
+    falling = by_layer(v) and v.density_schedule == "cubic" and v.start_epoch is not None
+    return falling and (v.progress_until or 0.75) * v.epochs <= v.start_epoch < v.epochs
+
+
 def uncounted(v: Any) -> bool:
     """Whether no rule of SparseConv looks at strengths."""
     return v.drop not in ("hebbian", "correlation") and v.grow != "hebbian"
@@ -205,6 +212,7 @@ ERRORS: list[Rule] = [
     ("nesterov", lambda v: v.nesterov and v.optimizer != "sgd", "it needs optimizer sgd, not {optimizer}"),
     ("nesterov", lambda v: v.nesterov and v.momentum == 0, "it needs momentum > 0"),
     ("start_epoch", lambda v: v.start_epoch is not None and v.start_epoch >= v.epochs, "it must be < epochs, {epochs}"),
+    ("start_epoch", begins_late, LATE),
     ("start_epoch", lambda v: "start_epoch" in v.typed and v.resume, FRESH),
     ("pretrained", lambda v: v.pretrained and v.resume not in (None, "auto"), FRESH),
     (

@@ -199,6 +199,11 @@ TABLE = [
     (SPARSE, "--drop magnitude_per_sign", ["drop", "'magnitude_per_sign'", HERE, "either sign", "needs a prune_rate"]),
     (SPARSE + "density_schedule: cubic\n", "", ["density_schedule", FILE, "falls from 0.5 to prune_rate", "given"]),
     (SPARSE + "density_schedule: cubic\n", "--density 0.5", ["density_schedule", FILE, "given and below that"]),
+    (
+        SPARSE + "density: 0.1\ndensity_schedule: cubic\n",
+        "--epochs 4 --start-epoch 3",
+        ["start_epoch", "'3'", HERE, "ends before that epoch", "< progress_until * epochs"],
+    ),
     (SPARSE, "--density 0.1 --no-sparse-hold", ["sparse_hold", HERE, "must stay 0"]),
     (SPARSE, "--keep-share 0.2", ["keep_share", "'0.2'", HERE, "at most live_share, 0.15"]),
     (SPARSE, "--drop-fraction 0", ["drop_fraction", "'0'", HERE, "a float > 0 and <= 1"]),

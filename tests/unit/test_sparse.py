@@ -155,6 +155,19 @@ def test_after_the_last_move_nothing_is_counted():
     assert counted == [True] * STEPS + [False] * STEPS
 
 
+@pytest.mark.parametrize("drop", ["hebbian", "correlation"])
+def test_a_run_that_starts_within_a_period_counts_its_first_step(drop):
+    """--start-epoch 1: six steps are done, the period of ten ends after four more, and none of them is a twentieth."""
+    counted = []
+
+    def look(method, when, step):
+        counted.append(bool(method._strengths._hooks)) if when == "before" else None
+
+    rules = {"drop": drop, "progress_interval": 10, "update_interval": 20, "progress_until": 1.0}
+    run(network(DENSITY), 4, look, State(epoch=1), prune_rate=DENSITY, **rules)
+    assert [6 + step for step, was in enumerate(counted) if was] == [6, 10]
+
+
 # when connections move
 
 
@@ -187,7 +200,9 @@ def test_without_one_they_move_at_the_end_of_every_epoch(capsys):
 
 def test_it_is_said_where_none_will_move(capsys):
     assert moves(1, DENSITY) == []
-    assert "no connection will move: updates come every 100 steps, and end after 4" in capsys.readouterr().err
+    assert "no connection will move: updates come every 100 steps, and end after 4\n" in capsys.readouterr().err
+    assert moves(1, 0.1, density_schedule="cubic") == []
+    assert "updates come every 100 steps, and end after 4; 50 % stay\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("grow", ["gradient", "random", "hebbian"])
