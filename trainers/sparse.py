@@ -82,8 +82,7 @@ class Sparse(Method):
         done = self._epoch * self._steps + step
         if done >= self._last:
             return
-        due = done % self._every % self._rules.update_interval == 0
-        if self._rules.count_strengths and (due or not self._strengths.found):  # start_epoch may begin within a period
+        if self._rules.counts(done % self._every, self._strengths.found):
             self._strengths.watch(self._runtime)
         for layer in self._layers.values():
             layer.constraint.watched = self._rules.grow == "gradient" and (done + 1) % self._every == 0
@@ -94,8 +93,7 @@ class Sparse(Method):
         if done % self._every == 0 and done <= self._last:
             fraction = self._rules.drop_fraction * schedules.cosine(done, self._end, 0, 1, 1.0)
             for (name, layer), target in zip(self._layers.items(), self._targets(done), strict=True):
-                slope = layer.constraint.gradient
-                total = None if slope is None else self._runtime.total(slope)
+                total = None if (slope := layer.constraint.gradient) is None else self._runtime.total(slope)
                 given = layer.weight.detach(), layer.constraint.mask, self._strengths.found.get(name), total
                 self._move(layer, self._rules.change(*given, target=target, fraction=fraction))
             self._strengths.found.clear()

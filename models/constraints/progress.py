@@ -58,7 +58,7 @@ def progress_connections(drop: Tensor, grow: Tensor, *, keep_share: float, live_
     """In every filter: the k1 best by `drop` stay, the next k2 − k1 by `grow` begin anew, the others are dropped.
 
     `drop` and `grow` have the shape of the weight. New ones are Kaiming uniform as in the notebook, on a 1×m tensor, m
-    being their number in a filter: bound √(6/m).
+    being their number in a filter: bound √(6/m). The notebook loses what it redraws in a copy, so that k1 live there.
     """
     rows, n = filters(drop)
     k1, k2 = filter_counts(n, keep_share, live_share)

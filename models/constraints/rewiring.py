@@ -1,6 +1,6 @@
 """The drop and grow rules of trainer `sparse` put together: from a layer's scores to the change of its connections."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,10 +47,13 @@ class Rules:
             return self.sparse_hold
         return self.density_schedule == "cubic"
 
-    @property
-    def count_strengths(self) -> bool:
-        """Whether any rule looks at strengths."""
-        return self.drop in BY_STRENGTH or self.grow == "hebbian"
+    def counts(self, since: int, found: Mapping[str, Tensor]) -> bool:
+        """Return whether strengths are counted `since` steps after the last change.
+
+        They are at once where none are `found`: --start-epoch may begin between two changes.
+        """
+        needed = self.drop in BY_STRENGTH or self.grow == "hebbian"
+        return needed and (since % self.update_interval == 0 or not found)
 
     def targets(self, shapes: Sequence[Sequence[int]], start: float, left: float) -> list[int]:
         """How many connections each layer has where a share `left` of the way from density `start` lies ahead."""
