@@ -12,6 +12,7 @@ from models.constraints.progress import filter_counts, filters, kept_per_layer
 from models.constraints.rewiring import Rules
 from models.constraints.selection import kept_count
 from models.constraints.sparse import SparseWeight
+from tests.cases import SPARSE_RULES
 from trainers.loop import Parts, State, fit
 from trainers.optimizers import make_optimizer
 from trainers.sparse import Sparse
@@ -220,6 +221,23 @@ def test_the_share_replaced_falls_by_rigls_cosine(grow):
     assert all(n <= m for n, m in zip(replaced, most, strict=True)) and replaced[0] > replaced[-1]
     if grow == "random":
         assert replaced[0] >= most[0] / 4  # a dropped one may grow again at once
+
+
+# rules
+
+
+@pytest.mark.parametrize(("drop", "grow", "density"), SPARSE_RULES)
+def test_every_pair_of_rules_trains_and_keeps_what_it_promises(drop, grow, density):
+    net = network(density or 1.0)
+    run(net, 3, drop=drop, grow=grow, prune_rate=density, progress_interval=4, update_interval=2, progress_until=1.0)
+    for layer in layers(net):
+        assert layer.weight.isfinite().all() and not layer.weight[layer.constraint.mask == 0].any()
+        rows, n = filters(layer.weight)
+        k1, k2 = filter_counts(n, 0.1, 0.15)
+        if density is None and drop != "random":
+            assert layer.constraint.kept == rows * (k1 if grow == "none" else k2)
+    if density:
+        assert sum(layer.constraint.kept for layer in layers(net)) == kept_count(300, density)
 
 
 # densities
