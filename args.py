@@ -89,7 +89,7 @@ class ConstraintOptions:
     first_layer_dense: bool = opt(False, "leave the first layer unconstrained")
     last_layer_dense: bool = opt(False, "leave the last layer unconstrained")
     first_layer_type: str | None = opt(None, "conv_type of the first layer alone", choices.CONV_TYPES)
-    drop: str = opt("hebbian", "SparseConv: the connections dropped are the lowest by this", choices.DROPS)
+    drop: str = opt("hebbian", "SparseConv: dropped are the lowest by this; SET's: magnitude_per_sign", choices.DROPS)
     grow: str = opt("hebbian", "SparseConv: the connections grown are the highest by this", choices.GROWS)
     update_interval: int = opt(20, "SparseConv: steps between those on which strengths are counted", ">= 1")
     progress_interval: int | None = opt(None, MOVES, ">= 1")
