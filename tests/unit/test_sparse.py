@@ -446,6 +446,8 @@ def test_a_watched_layer_gives_the_dense_gradient_and_only_then():
     [
         {"update_interval": 2},
         {"drop": "correlation", "grow": "random", "prune_rate": DENSITY, "progress_interval": 4, "update_interval": 2},
+        {"drop": "random", "grow": "random", "progress_interval": 4},
+        {"drop": "magnitude_per_sign", "grow": "random", "prune_rate": DENSITY, "progress_interval": 4},
         {
             "drop": "magnitude",
             "grow": "gradient",
