@@ -53,6 +53,8 @@ CASES = {
     "correlation": MOVING | {"drop": "correlation", "grow": "hebbian"},
     "SET": MOVING | {"drop": "magnitude", "grow": "random"},
     "RigL": MOVING | {"drop": "magnitude", "grow": "gradient"},
+    "SET per sign": MOVING | {"drop": "magnitude_per_sign", "grow": "random"},
+    "control": MOVING | {"prune_rate": None, "drop": "random", "grow": "random"},
     "filters": MOVING | {"prune_rate": None, "keep_share": 0.3, "live_share": 0.5},
     "circuit": CIRCUIT | {"norm": "batch_norm", "sync_bn": True, "random_mag": 0.5, "test_batch_size": 100},
     "circuit of inverters": CIRCUIT | {"norm": "soft_invert"},

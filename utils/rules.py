@@ -47,8 +47,10 @@ MIXED = "its trainer is not that of conv_type {conv_type}; a run has one"
 FROZEN = "SparseConv trains its weights"
 KEPT_ALL = "nothing could move: it needs to be < 1, or -1 for progress filter by filter"
 NO_GROWTH = "with a constant prune_rate as many must grow as are dropped; it needs density_schedule cubic"
-CONTROL = "drop random without a prune_rate is the notebook's control, which draws anew what it drops: grow random"
+CONTROL = "drop random without a prune_rate is the notebook's control, which redraws at random: give grow random"
+OF_LAYER = "it drops a share of a layer's weights of either sign: it needs a prune_rate"
 NOT_HELD = "with a prune_rate what is dropped must stay 0; leave out one of the two"
+LATE = "density_schedule cubic ends before that epoch; it must be < progress_until * epochs"
 TOO_FULL = "it falls from 0.5 to prune_rate, which must be given and below that"
 LESS_LIVE = "it must be at most live_share, {live_share}"
 SPARSE_ONLY = ["drop", "grow", "update_interval", "progress_interval", "progress_until", "drop_fraction", "keep_share"]
@@ -137,13 +139,14 @@ def by_filter(v: Any) -> bool:
     return sparse(v) and not by_layer(v)
 
 
-def leaves_less(v: Any) -> bool:
-    """Whether progress filter by filter makes the network sparse: neither its control nor without hold."""
-    return v.sparse_hold and v.drop != "random"
-
-
 def never_falls(v: Any) -> bool:
     return v.density_schedule == "cubic" and sparse(v) and not (by_layer(v) and v.prune_rate < 0.5)
+
+
+def begins_late(v: Any) -> bool:
+    """Return whether the density of SparseConv stops falling before the first epoch."""
+    falling = by_layer(v) and v.density_schedule == "cubic" and v.start_epoch is not None
+    return falling and (v.progress_until or 0.75) * v.epochs <= v.start_epoch < v.epochs
 
 
 def uncounted(v: Any) -> bool:
@@ -200,6 +203,7 @@ ERRORS: list[Rule] = [
     ("prune_rate", lambda v: v.prune_rate == 1 and sparse(v), KEPT_ALL),
     ("grow", lambda v: v.grow == "none" and by_layer(v) and v.density_schedule == "constant", NO_GROWTH),
     ("grow", lambda v: v.grow != "random" and v.drop == "random" and by_filter(v), CONTROL),
+    ("drop", lambda v: v.drop == "magnitude_per_sign" and by_filter(v), OF_LAYER),
     ("density_schedule", never_falls, TOO_FULL),
     ("sparse_hold", lambda v: not v.sparse_hold and by_layer(v), NOT_HELD),
     ("keep_share", lambda v: v.keep_share > v.live_share and by_filter(v) and v.drop != "random", LESS_LIVE),
@@ -208,6 +212,7 @@ ERRORS: list[Rule] = [
     ("nesterov", lambda v: v.nesterov and v.optimizer != "sgd", "it needs optimizer sgd, not {optimizer}"),
     ("nesterov", lambda v: v.nesterov and v.momentum == 0, "it needs momentum > 0"),
     ("start_epoch", lambda v: v.start_epoch is not None and v.start_epoch >= v.epochs, "it must be < epochs, {epochs}"),
+    ("start_epoch", begins_late, LATE),
     ("start_epoch", lambda v: "start_epoch" in v.typed and v.resume, FRESH),
     ("pretrained", lambda v: v.pretrained and v.resume not in (None, "auto"), FRESH),
     (
@@ -267,6 +272,11 @@ REMARKS: list[Rule] = [
     *((n, lambda v, n=n: n in v.typed and not sparse(v), "conv_type SparseConv") for n in SPARSE_ONLY),
     *((n, lambda v, n=n: n in v.typed and by_layer(v), "leaving out prune_rate") for n in BY_FILTER),
     *((n, lambda v, n=n: n in v.typed and by_filter(v), "prune_rate") for n in BY_LAYER),
+    (
+        "keep_share",
+        lambda v: "keep_share" in v.typed and by_filter(v) and v.drop == "random",
+        "another drop than random",
+    ),
     ("update_interval", lambda v: "update_interval" in v.typed and sparse(v) and uncounted(v), "a hebbian rule"),
     ("score_l1", lambda v: "score_l1" in v.typed and v.trainer != "ss", "trainer ss"),
     *(

@@ -124,6 +124,20 @@ def test_correlations_of_a_linear_layer_are_those_of_numpy(inputs, outputs, batc
 
 
 @FAST
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(2, 6), st.integers(1, 4), SEEDS)
+def test_correlations_of_a_linear_layer_are_averaged_over_the_positions_between(
+    inputs, outputs, batch, positions, seed
+):
+    layer = nn.Linear(inputs, outputs)
+    x = torch.randn(batch, positions, inputs, generator=torch.Generator().manual_seed(seed))
+    y = layer(x).detach()
+    each = [correlated(layer, x[:, p].numpy(), y[:, p].numpy()) for p in range(positions)]
+    np.testing.assert_allclose(correlation(layer, x, y).numpy(), np.mean(each, 0), rtol=1e-4, atol=1e-5)
+    squared = x.unsqueeze(1), y.unsqueeze(1)  # two dimensions between
+    assert torch.equal(correlation(layer, *squared), correlation(layer, x, y))
+
+
+@FAST
 @given(layers(), SEEDS, st.integers(1, 20))
 def test_a_small_bound_splits_the_batch_and_changes_nothing(made, seed, bound):
     layer, size = made

@@ -1,6 +1,8 @@
 """What every row of `tests/cases.py` must be able to do, and that nothing registered is missing from it."""
 
+import contextlib
 import copy
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -22,7 +24,7 @@ from models.constraints import (
     weight_layers,
 )
 from models.initial import INITIALISERS, initialise
-from tests.cases import CASES, CLASSES, METHOD_CASES, NARROW, SET_CASES
+from tests.cases import CASES, CLASSES, METHOD_CASES, NARROW, SET_CASES, SPARSE_DENSITY, SPARSE_RULES
 from trainers import METHODS
 from trainers.optimizers import OPTIMIZERS, make_optimizer, parameter_groups
 from trainers.replicas import COMPRESSIONS
@@ -240,6 +242,16 @@ REGISTRIES = {
     "activation": models.mlp.ACTIVATIONS,
     "grad_compression": COMPRESSIONS,
 }
+
+
+def test_the_pairs_of_sparse_rules_are_those_that_the_options_allow():
+    common = {"set": "digits", "arch": "Conv2", "conv_type": "SparseConv"}
+    allowed = []
+    for pair in itertools.product(choices("drop"), choices("grow"), (SPARSE_DENSITY, None)):
+        with contextlib.suppress(args.UsageError):
+            args.from_flat(common | dict(zip(("drop", "grow", "prune_rate"), pair, strict=True)))
+            allowed.append(pair)
+    assert sorted(allowed, key=str) == sorted(SPARSE_RULES, key=str)
 
 
 @pytest.mark.parametrize("option", REGISTRIES)

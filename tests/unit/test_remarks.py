@@ -101,6 +101,11 @@ PRUNE_RATE = "prune_rate: '0.5' {} conv_type SubnetConv or another that it belon
         (DENSE, "--no-sparse-hold", "sparse_hold: false {} conv_type SparseConv"),
         (DENSE, "--layer-density uniform", "layer_density: 'uniform' {} conv_type SparseConv"),
         ({**SPARSE, "prune_rate": 0.1}, "--live-share 0.3", "live_share: '0.3' {} leaving out prune_rate"),
+        (
+            {**SPARSE, "drop": "random", "grow": "random"},
+            "--keep-share 0.9",
+            "keep_share: '0.9' {} another drop than random",
+        ),
         (SPARSE, "--drop-fraction 0.3", "drop_fraction: '0.3' {} prune_rate"),
         (SPARSE, "--layer-density uniform", "layer_density: 'uniform' {} prune_rate"),
         (
