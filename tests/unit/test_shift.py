@@ -135,10 +135,46 @@ def test_crude_overwrites_weights_and_biases_and_the_optimizer_steps_from_there(
     weight, bias = nn.Parameter(torch.tensor([[0.3, -0.8, 0.0]])), nn.Parameter(torch.tensor([0.7, -1e-9]))
     made = q(shift_update="crude").train(training)
     assert made(weight) is weight and made.effective_bias(bias) is bias
-    assert weight.tolist() == [[0.25, -1.0, 0.0]] and bias.tolist() == [0.5, -(2.0**-15)]
+    assert weight.tolist() == [[0.25, -1.0, 0.0]] and bias.tolist() == [0.5, -(2.0**-30)]
     weight.data += 0.05  # lost: 0.3 is rounded to 0.25 again
     made.train(training)
     assert made(weight).tolist() == [[0.25, -1.0, pytest.approx(2.0**-4)]]
+
+
+@pytest.mark.parametrize("bits", [2, 5])
+def test_crude_clamps_nothing(bits):
+    weight = nn.Parameter(torch.tensor([[3.0, -3.0, 2.0**-20, -100.0, 0.0]]))
+    made = q(shift_update="crude", weight_bits=bits)
+    assert made(weight).tolist() == [[4.0, -4.0, 2.0**-20, -128.0, 0.0]]
+    assert made.effective_bias(nn.Parameter(torch.tensor([3.0]))).tolist() == [4.0]
+
+
+def linear_like_conv():
+    """The constraints of a Linear layer and of a convolution, by kind."""
+    shapes = {"linear": (2, 3), "conv": (2, 3, 1, 1)}
+    kinds = {"Q": ShiftQWeight, "PS": ShiftPSWeight}
+    return {
+        (k, name): kind(torch.zeros(s), shift_init="weights") if k == "PS" else kind(torch.zeros(s))
+        for k, kind in kinds.items()
+        for name, s in shapes.items()
+    }
+
+
+def test_what_is_fixed_point_by_default_is_what_the_papers_code_rounds():
+    bias = torch.tensor([0.1, -0.1])
+    fixed = FixedPoint(16, 16)
+    rounds = {
+        of: (made.input_quantiser() is not None, made.effective_bias(bias)) for of, made in linear_like_conv().items()
+    }
+    assert {of: inputs for of, (inputs, _) in rounds.items()} == {
+        ("Q", "linear"): True,
+        ("Q", "conv"): True,
+        ("PS", "linear"): False,
+        ("PS", "conv"): True,
+    }
+    for (_, layer), (_, found) in rounds.items():
+        assert torch.equal(found, bias if layer == "linear" else fixed.of(bias))
+    assert not torch.equal(fixed.of(bias), bias)
 
 
 def test_a_bias_is_fixed_point_unless_crude():
