@@ -57,7 +57,9 @@ BY_FILTER = ("keep_share", "live_share")  # options of SparseConv that need its 
 BY_LAYER = ("drop_fraction", "layer_density")  # and those that need it given
 PRUNING = "conv_type SubnetConv or another that it belongs to"
 A_SHIFT = "conv_type ShiftQ or ShiftPS"
-FIXED_POINT = "it must be two ints: bits before the point, the sign among them (2 to 25), and behind it, together <= 32"
+FIXED_POINT = (
+    "it must be two ints: bits before the point, sign included (>= 2 and <= 25), and behind it, together <= 32"
+)
 NO_SCORE = "shift weights have no scores to train in their place; leave it out"
 MORE_BITS = "inputs in fixed point have more bits than bf16; it must be fp32 or auto"
 
@@ -272,6 +274,11 @@ REMARKS: list[Rule] = [
     *(
         (n, lambda v, n=n: n in v.typed and not shifting(v), A_SHIFT)
         for n in ("weight_bits", "rounding", "activation_bits")
+    ),
+    (
+        "weight_bits",
+        lambda v: "weight_bits" in v.typed and v.shift_update == "crude" and types(v) & SHIFTS == {"ShiftQ"},
+        "shift_update ste",
     ),
     ("shift_depth", lambda v: "shift_depth" in v.typed and v.conv_type not in SHIFTS, A_SHIFT),
     ("shift_update", lambda v: "shift_update" in v.typed and "ShiftQ" not in types(v), "conv_type ShiftQ"),
