@@ -209,8 +209,8 @@ class ShiftPSWeight(ShiftWeight):
     @torch.no_grad()
     def from_dense(self, weight: Tensor) -> dict[str, Tensor]:
         """`shift` and `sign` of a dense weight: P = round(log2 |w|) in its range, S = sign(w)."""
-        shift = torch.round(torch.log2(weight.abs())).clamp_(self.lowest, 0)
-        return {"shift": shift, "sign": torch.sign(weight)}
+        shift = _wide(weight).abs().log2_().round_().clamp_(self.lowest, 0)
+        return {"shift": shift.to(weight.dtype), "sign": torch.sign(weight)}
 
     @property
     def kept(self) -> int:

@@ -116,6 +116,17 @@ def test_a_network_that_is_not_integers_alone_is_exported_and_the_check_says_why
         assert run("check", out) == (2, "", f"error: {told}\n")
 
 
+def test_a_network_that_has_diverged_is_not_exported(trained, run, tmp_path):
+    directory = trained()
+    path = directory / "checkpoints/last.pt"
+    content = torch.load(path, weights_only=True)
+    content["model"]["linear.0.weight"][0, 0] = float("nan")
+    torch.save(content, path)
+    code, _, err = run("shift", directory, tmp_path / "shift.pt")
+    assert (code, err) == (2, "error: linear.0.weight holds values that are not finite: the network has diverged\n")
+    assert not (tmp_path / "shift.pt").exists()
+
+
 def test_a_prediction_that_differs_is_exit_code_one(trained, run, tmp_path, monkeypatch):
     from scripts.export_check import IntegerLayer
 
