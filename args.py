@@ -107,7 +107,7 @@ class ConstraintOptions:
     weight_bits: int = opt(5, "ShiftQ, ShiftPS: bits of a weight, sign and shift", ">= 2 and <= 8")
     rounding: str = opt("deterministic", "ShiftQ, ShiftPS: of shifts in training", ["deterministic", "stochastic"])
     activation_bits: tuple[int, ...] | None = opt(
-        None, "ShiftQ, ShiftPS: bits before and behind the point of a layer's inputs and biases; default: 16,16", ">= 0"
+        None, "ShiftQ, ShiftPS: bits before and behind the point of all inputs, biases; default: 16,16 of most", ">= 0"
     )
     shift_depth: int | None = opt(None, "ShiftQ, ShiftPS: so many layers from the output on; default: all", ">= 1")
     shift_update: str = opt("ste", "ShiftQ: what is rounded: a copy, or (crude) what is stored", ["ste", "crude"])

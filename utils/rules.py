@@ -59,7 +59,9 @@ BY_FILTER = ("keep_share", "live_share")  # options of SparseConv that need its 
 BY_LAYER = ("drop_fraction", "layer_density")  # and those that need it given
 PRUNING = "conv_type SubnetConv or another that it belongs to"
 A_SHIFT = "conv_type ShiftQ or ShiftPS"
-TWO_BITS = "it must be two ints: bits before the point (>= 1) and behind it, together <= 32"
+FIXED_POINT = (
+    "it must be two ints: bits before the point, sign included (>= 2 and <= 25), and behind it, together <= 32"
+)
 NO_SCORE = "shift weights have no scores to train in their place; leave it out"
 MORE_BITS = "inputs in fixed point have more bits than bf16; it must be fp32 or auto"
 
@@ -99,10 +101,10 @@ def shifting(v: Any) -> bool:
     return bool(types(v) & SHIFTS)
 
 
-def no_fixed_point(v: Any) -> bool:
-    """Whether activation_bits are no two sizes that a 32-bit integer has room for."""
-    bits = v.activation_bits
-    return bits is not None and not (len(bits) == 2 and bits[0] >= 1 and sum(bits) <= 32)
+def is_fixed_point(bits: tuple[int, ...]) -> bool:
+    """Whether [i, f] is a usable fixed point of at most 32 bits: with i = 1 the largest number, 2^(i-1) - 1, is 0, and
+    beyond i = 25 it is no float32."""
+    return len(bits) == 2 and 2 <= bits[0] <= 25 and bits[1] >= 0 and sum(bits) <= 32
 
 
 def no_steps(text: str) -> bool:
@@ -195,7 +197,7 @@ ERRORS: list[Rule] = [
     ),
     ("trainer", lambda v: v.trainer == "shift" and not shifting(v), f"it needs {A_SHIFT}"),
     ("first_layer_type", lambda v: len(trainers(v)) > 1, MIXED),
-    ("activation_bits", no_fixed_point, TWO_BITS),
+    ("activation_bits", lambda v: v.activation_bits is not None and not is_fixed_point(v.activation_bits), FIXED_POINT),
     ("freeze_weights", lambda v: v.freeze_weights and shifting(v), NO_SCORE),
     ("precision", lambda v: v.precision == "bf16" and shifting(v), MORE_BITS),
     ("sweep_on", lambda v: no_steps(v.sweep_on), STEPS),
@@ -282,6 +284,11 @@ REMARKS: list[Rule] = [
     *(
         (n, lambda v, n=n: n in v.typed and not shifting(v), A_SHIFT)
         for n in ("weight_bits", "rounding", "activation_bits")
+    ),
+    (
+        "weight_bits",
+        lambda v: "weight_bits" in v.typed and v.shift_update == "crude" and types(v) & SHIFTS == {"ShiftQ"},
+        "shift_update ste",
     ),
     ("shift_depth", lambda v: "shift_depth" in v.typed and v.conv_type not in SHIFTS, A_SHIFT),
     ("shift_update", lambda v: "shift_update" in v.typed and "ShiftQ" not in types(v), "conv_type ShiftQ"),

@@ -87,7 +87,7 @@ class ThroughSampling(torch.autograd.Function):
 
 class ThroughRounding(torch.autograd.Function):
     """A value in place of the one it was rounded from (straight-through: Bengio et al., arXiv:1308.3432): the weights
-    of DeepShift-Q, and the fixed-point inputs and biases of all DeepShift layers (Elhoushi et al., CVPR-W 2021).
+    of DeepShift-Q, and the fixed-point inputs and biases of DeepShift layers (Elhoushi et al., CVPR-W 2021).
 
     forward:  y = round(x), given ready-made as `rounded`, whatever was clamped on the way
     backward: dL/dx = dL/dy
