@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from models.constraints.attach import (
-    Constraint,
     MakeConstraint,
     attach,
     bake,
@@ -19,6 +18,7 @@ from models.constraints.attach import (
     weight_layers,
     weight_shape,
 )
+from models.constraints.base import Constraint
 from models.constraints.binary import BinaryWeight
 from models.constraints.masks import FixedSubnetWeight, RandomMaskWeight, SampleSubnetWeight
 from models.constraints.shift import ShiftPSWeight, ShiftQWeight

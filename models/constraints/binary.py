@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.constraints.attach import Constraint
+from models.constraints.base import Constraint
 from models.constraints.gradients import ThroughOnes, ThroughThreshold
 from models.constraints.ones import NUMPY, Ones, ones_of
 from models.constraints.subnet import identity

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.constraints.attach import Constraint
+from models.constraints.base import Constraint
 from models.constraints.gradients import ScoreThroughMask
 from models.constraints.selection import count_ones, keep_largest, keep_largest_of_all, kept_count
 from models.initial import initial_scores
