@@ -31,6 +31,8 @@ def decode(path: str) -> Image:
             return image.convert("RGB")
     except PIL.UnidentifiedImageError:
         reason = "not an image of a known format"
+    except MemoryError:
+        raise
     except Exception as error:  # whatever the parser of a format meets: OSError, SyntaxError, struct.error, ...
         reason = str(error).split("\n")[0] or type(error).__name__
     raise RunFailed(f"{path}: cannot be decoded: {reason}")
