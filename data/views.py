@@ -9,7 +9,7 @@ from torch import Tensor
 
 from data import Augmentation, SetSpec
 from data.augment import CROP_PAD
-from utils.files import RunFailed
+from utils.files import RunFailed, irregular
 from utils.vision import import_transforms
 
 Image = PIL.Image.Image
@@ -21,6 +21,8 @@ def decode(path: str) -> Image:
     Raises RunFailed naming the file.
     """
     try:
+        if fault := irregular(path):
+            raise ValueError(f"it {fault}")
         with PIL.Image.open(path) as image:
             if image.mode.startswith("I;16"):  # Pillow's own conversion sets all that is above 255 to white
                 return PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")

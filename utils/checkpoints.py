@@ -17,7 +17,7 @@ import torch
 
 from args import UsageError
 from utils import memory
-from utils.files import RunFailed, write_atomic, writing
+from utils.files import RunFailed, check_regular, write_atomic, writing
 
 State = dict[str, Any]
 
@@ -89,6 +89,7 @@ def read(path: Path) -> Any:
 def _one_line(path: Path) -> Iterator[None]:
     """Whatever goes wrong in here while `path` is read becomes a UsageError of one line."""
     try:
+        check_regular(path)
         with warnings.catch_warnings(action="ignore"):  # about pickle protocols and storages: nothing a user can change
             yield
     except UsageError:
