@@ -83,7 +83,7 @@ def code(
         return NOTHING_SAVED
     except ModuleNotFoundError as missing:
         return _missing(missing, tell)
-    except (OSError, MemoryError, RuntimeError) as failure:
+    except (OSError, MemoryError, RuntimeError, ImportError) as failure:
         if not foreseen(failure):
             raise
         tell(f"failed: {one_line(failure)}{_notes(failure)}")
