@@ -86,7 +86,7 @@ class Batches(ABC):
         """Batches per epoch."""
         return math.ceil(self.samples / self.batch_size)
 
-    def prepare(self) -> None:
+    def prepare(self) -> None:  # noqa: B027 (most need nothing)
         """Take what every epoch needs, so that a lack of it ends a run before training."""
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:

@@ -48,7 +48,7 @@ class Workers:
         self._pipes: list[Connection] = []
         # Run at exit too, before multiprocessing sends SIGTERM, which the workers ignore, and waits for ever.
         self.close = multiprocessing.util.Finalize(self, end, [self.processes, self._pipes], exitpriority=10)
-        context = multiprocessing.get_context(START_METHOD)
+        context: Any = multiprocessing.get_context(START_METHOD)
         try:
             for slots in self._slots:
                 ours, theirs = context.Pipe()
@@ -66,10 +66,10 @@ class Workers:
             raise
 
     def batches(self, keys: Sequence[Any]) -> Iterator[Tensor]:
-        """What `make` gives for each of `keys`, in their order; a batch is overwritten when the next one is asked for.
+        """Yield `make(key)` for each of `keys`, in their order. A batch is overwritten by the next one.
 
-        Another call ends this one. Raises RunFailed for an error of `make` that a line can tell, a worker that died, and
-        NothingCame where a signal asks the run to stop and no batch comes.
+        Another call ends this one. Raises RunFailed for an error of `make` that one line tells and for a worker that died, RuntimeError for other
+        errors of `make`, NothingCame where a signal asks the run to stop and no batch comes.
         """
         self._pass += 1
         current = self._pass
@@ -164,7 +164,7 @@ def serve(pipe: Connection, make: Callable[[Any], Tensor], slots: Tensor) -> Non
 
 
 def answer(make: Callable[[Any], Tensor], key: Any, slot: Tensor) -> tuple[int, str, str]:
-    """Put `make(key)` into `slot`. Returns (images, failure, its traceback), in plain types: they can always be sent."""
+    """Put `make(key)` into `slot`. Return (images, failure, its traceback): plain types, which can always be sent."""
     try:
         made = make(key)
         slot[: len(made)] = made

@@ -35,6 +35,7 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
 KINDS |= {stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+NEEDED = "a regular file is needed"
 
 
 def irregular(path: str | Path) -> str:
@@ -42,15 +43,15 @@ def irregular(path: str | Path) -> str:
 
     To open anything else may wait for ever (a FIFO), lose what is written (/dev/null) or never end (/dev/zero).
     """
+    path = Path(path)
     try:
-        mode = os.stat(path).st_mode
+        mode = path.stat().st_mode
     except FileNotFoundError:
-        broken = os.path.islink(path)
-        return f"is a link to {os.readlink(path)}, which is not there; a regular file is needed" if broken else ""
+        return f"is a link to {path.readlink()}, which is not there; {NEEDED}" if path.is_symlink() else ""
     except (OSError, ValueError):  # who opens it says why
         return ""
     kind = stat.S_IFMT(mode)
-    return "" if kind == stat.S_IFREG else f"is {KINDS.get(kind, 'no file')}; a regular file is needed"
+    return "" if kind == stat.S_IFREG else f"is {KINDS.get(kind, 'no file')}; {NEEDED}"
 
 
 def check_regular(path: Path, option: str = "") -> None:

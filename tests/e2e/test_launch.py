@@ -28,7 +28,7 @@ def tree(pid):
 def sockets(pid):
     for path in Path(f"/proc/{pid}/fd").glob("*"):
         try:
-            yield os.readlink(path)
+            yield str(path.readlink())
         except OSError:
             continue
 

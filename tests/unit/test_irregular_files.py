@@ -132,7 +132,9 @@ def test_as_an_image(program, config, tmp_path, strange):
     strange[0].rename(image)
     if image.is_dir():
         pytest.skip("a directory in a class folder is looked into")
-    with pytest.raises(RunFailed, match=f"x.png: cannot be decoded: it {strange[1].split(';')[0].replace('which', '.*')}"):
+    with pytest.raises(
+        RunFailed, match=f"x.png: cannot be decoded: it {strange[1].split(';')[0].replace('which', '.*')}"
+    ):
         decode(str(image))
     path = config(arch="FC", set="ImageFolder", data=str(root), image_size=16)
     one_line(*program("--config", path)[::2], (image, strange[1]))

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 import data
-from data import SPECS, Augmentation, loader, make_batches, spec, workers
+from data import SPECS, Augmentation, loader, make_batches, spec
+from data import workers as processes
 from data.batches import DeviceBatches
 from data.loader import LoaderBatches
 from tests.folders import REAL, pictures, write_set, write_split
@@ -167,7 +168,7 @@ def test_workers_that_do_not_start_by_fork_give_the_same(folder, monkeypatch):
 
     forkserver pickles what a worker gets, as spawn does, and is the quicker of the two.
     """
-    monkeypatch.setattr(workers, "START_METHOD", "forkserver")
+    monkeypatch.setattr(processes, "START_METHOD", "forkserver")
     changed = {"augmentation": Augmentation(augmix=True, jsd=True)}
     alone, helped = (list(batches_of(folder, workers=w, **changed).epoch(2)) for w in (0, 1))
     for (images, labels), (others, other_labels) in zip(alone, helped, strict=True):
@@ -196,10 +197,10 @@ def test_a_worker_takes_one_thread_and_leaves_signals_to_the_run(folder, monkeyp
     """Told by the pixels: with fork, the worker has our decoder."""
 
     def facts(_path):
-        ignored = all(signal.getsignal(getattr(signal, name)) == signal.SIG_IGN for name in workers.FOR_THE_RUN)
+        ignored = all(signal.getsignal(getattr(signal, name)) == signal.SIG_IGN for name in processes.FOR_THE_RUN)
         return PIL.Image.new("RGB", (24, 24), (torch.get_num_threads(), ignored, 9))
 
-    monkeypatch.setattr(workers, "START_METHOD", "fork")
+    monkeypatch.setattr(processes, "START_METHOD", "fork")
     monkeypatch.setattr(loader, "decode", facts)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)

@@ -104,9 +104,11 @@ def test_a_worker_that_dies_is_told_by_its_signal_or_code():
     def kill(_key):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(RunFailed, match="^a loader process ended too early: killed by SIGKILL; memory may .*workers 0"):
+    with pytest.raises(
+        RunFailed, match=r"^a loader process ended too early: killed by SIGKILL; memory may .*workers 0"
+    ):
         seen(started(kill).batches(range(9)))
-    with pytest.raises(RunFailed, match="^a loader process ended too early: exit code 3; "):
+    with pytest.raises(RunFailed, match=r"^a loader process ended too early: exit code 3; "):
         seen(started(lambda _key: os._exit(3)).batches(range(9)))
 
 
@@ -128,7 +130,7 @@ def test_a_signal_is_honoured_while_a_stopped_worker_is_waited_for():
     StopRequest().listen()
     threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGUSR2]).start()
     try:
-        with pytest.raises(NothingCame, match="^asked to stop by SIGUSR2 while a loader process prepares a batch$"):
+        with pytest.raises(NothingCame, match=r"^asked to stop by SIGUSR2 while a loader process prepares a batch$"):
             seen(batches)
     finally:
         for name, handler in handlers.items():
@@ -159,7 +161,9 @@ def test_shared_memory_that_cannot_be_had_is_told_before_a_process_is_started(mo
         raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
 
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
-    with pytest.raises(RunFailed, match=r"MiB of shared memory \(/dev/shm\).*: No space left .*--workers 0 none$") as told:
+    with pytest.raises(
+        RunFailed, match=r"MiB of shared memory \(/dev/shm\).*: No space left .*--workers 0 none$"
+    ) as told:
         started()
     assert "\n" not in str(told.value) and "torch_1" not in str(told.value)
 
