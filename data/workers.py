@@ -68,8 +68,9 @@ class Workers:
     def batches(self, keys: Sequence[Any]) -> Iterator[Tensor]:
         """Yield `make(key)` for each of `keys`, in their order. A batch is overwritten by the next one.
 
-        Another call ends this one. Raises RunFailed for an error of `make` that one line tells and for a worker that died, RuntimeError for other
-        errors of `make`, NothingCame where a signal asks the run to stop and no batch comes.
+        Another call ends this one. Raises RunFailed for an error of `make` that one line tells and for a worker that
+        died, RuntimeError for any other error of `make`, NothingCame where a signal asks the run to stop and no batch
+        comes.
         """
         self._pass += 1
         current = self._pass

@@ -116,10 +116,10 @@ def _go(
             journal.close(final)
     except Stopped:
         raise
-    except NothingCame as error:
-        run.set_status("stopped", epoch=state.epoch, epochs=options.optim.epochs)
-        raise Stopped(f"{error}; {_to_go_on(runtime, run)}") from error
     except BaseException as error:
+        if isinstance(error, NothingCame) and runtime.alone:  # several cannot agree to stop: one waits elsewhere
+            run.set_status("stopped", epoch=state.epoch, epochs=options.optim.epochs)
+            raise Stopped(f"{error}; {_to_go_on(runtime, run)}") from error
         gone = isinstance(error, Exception) and peers.lost(error)
         reason = "another process is gone" if gone else (str(error) or type(error).__name__).split("\n")[0]
         run.set_status("failed", epoch=state.epoch, epochs=options.optim.epochs, reason=reason)

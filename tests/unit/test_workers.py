@@ -1,6 +1,7 @@
 """Loader processes: every batch comes in its order, or one line says why it does not; no process is left behind."""
 
 import errno
+import json
 import multiprocessing
 import os
 import signal
@@ -137,6 +138,21 @@ def test_a_signal_is_honoured_while_a_stopped_worker_is_waited_for():
             signal.signal(name, handler)
     made.close()
     assert not children(made.processes)
+
+
+def test_a_signal_in_an_evaluation_without_batches_leaves_the_last_checkpoint(program, config, tmp_path, monkeypatch):
+    def waits(*_):
+        raise NothingCame("asked to stop by SIGTERM while a loader process prepares a batch")
+
+    monkeypatch.setattr("trainers.loop.evaluate", waits)
+    code, _, err = program("--config", config())
+    run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
+    assert code == 75 and err.startswith("asked to stop by SIGTERM while ")
+    assert "; go on with: python main.py --resume " in err and err.count("\n") == 1
+    assert json.loads((run / "status.json").read_text())["status"] == "stopped"
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert program("--resume", run)[0] == 0
 
 
 @pytest.mark.parametrize("before", [0, 3])
