@@ -110,7 +110,11 @@ class UniqueKeys(yaml.SafeLoader):
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
     """The options in a YAML file; hyphens in its keys become underscores. Raises UsageError with file and line."""
+    from utils.files import irregular  # which needs UsageError
+
     try:
+        if fault := irregular(path):
+            raise ValueError(f"it {fault}")
         content = yaml.load(Path(path).read_text(encoding="utf-8"), UniqueKeys)
         if not isinstance(content, dict):
             raise ValueError(
