@@ -40,5 +40,6 @@ def _fits(path: str) -> bool:
 
 
 def stem(path: str) -> str:
-    """Return the file name without its ending, as the name of a folder: not hidden, not `..`, not too long."""
-    return Path(path).stem.lstrip(".").encode()[:LONGEST_STEM].decode(errors="ignore")
+    """Return a config's file name without its ending, as the name of a folder: not hidden, not `..`, not too long."""
+    name = Path(path).stem.lstrip(".").encode()[:LONGEST_STEM].decode(errors="ignore")
+    return name or ("config" if path else "")

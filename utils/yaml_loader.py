@@ -11,7 +11,7 @@ import yaml
 from utils.errors import UsageError
 
 BYTES = 250_000  # of a file
-NODES = 10_000  # values in it
+NODES = 5_000  # values in it
 DEPTH = 20  # of lists and mappings within each other
 CHARACTERS = 250_000  # with every alias spelled out
 NULLS = ("null", "Null", "NULL", "~")
