@@ -231,7 +231,7 @@ def test_published_curves_are_dashed_for_the_configuration_that_has_them(runs, m
 # bad input
 
 BAD = [  # (words after RUN, parts of the message)
-    (("--percent", 101), ["--percent", "101", "0 to 100"]),
+    (("--percent", 101), ["--percent", "101", ">= 0 and <= 100"]),
     (("--percent", "half"), ["--percent", "half"]),
     (("--method", "neuron"), ["--method", "neuron", "weight", "unit"]),
     (("--criterion", "l7"), ["--criterion", "l7"]),
