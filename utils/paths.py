@@ -8,6 +8,7 @@ from utils.errors import UsageError
 
 VARIABLE = re.compile(r"\$(?:[A-Za-z_]\w*|\{[^}]*\})", re.ASCII)
 LONGEST, LONGEST_PART = 4095, 255  # bytes of a path and of one of its parts that file systems take
+LONGEST_NAME = 99  # characters of the name of a run
 LONGEST_STEM = 150  # bytes: a name that is made of it has room for an option or two
 
 
@@ -40,6 +41,6 @@ def _fits(path: str) -> bool:
 
 
 def stem(path: str) -> str:
-    """Return a config's file name without its ending, as the name of a folder: not hidden, not `..`, not too long."""
-    name = Path(path).stem.lstrip(".").encode()[:LONGEST_STEM].decode(errors="ignore")
-    return name or ("config" if path else "")
+    """Return a config's file name without its ending, as the name of a run: not hidden, not `..`, not too long."""
+    name = Path(path).stem.lstrip(".")[:LONGEST_NAME].encode()[:LONGEST_STEM].decode(errors="ignore")
+    return "config" if path and name.strip() in ("", "None") else name

@@ -138,18 +138,22 @@ def test_a_tilde_alone_is_null_in_yaml_and_home_elsewhere_so_it_is_refused_there
         (".hidden.yml", "hidden"),
         ("..a.b.yml", "a.b"),
         ("é" * 100 + ".yml", "é" * 75),
+        ("x" * 120 + ".yml", "x" * 99),
+        (" .yml", "config"),
+        ("None.yml", "config"),
     ],
 )
 def test_the_stem_of_a_config_is_the_name_of_a_folder(file: str, expected: str) -> None:
     assert stem(file) == expected
 
 
-@pytest.mark.parametrize("file", ["..yml", "...yml", ".yml", "x" * 250 + ".yml"])
+@pytest.mark.parametrize("file", ["..yml", "...yml", ".yml", "x" * 250 + ".yml", "None.yml", " .yml"])
 def test_no_config_leaves_the_log_directory(parse: Any, tmp_path: Path, file: str) -> None:
     from utils import run as runs
 
     (tmp_path / file).write_text(yaml.safe_dump({**DENSE, "log_dir": "logs", "dry_run": 1}))
     options = args.parse(["--config", file])
+    assert args.from_flat(options.flat()).flat() == options.flat()  # what is stored can be read again
     made = runs.create(options).path.resolve()
     assert (tmp_path / "logs").resolve() in made.parents and "None" not in made.name
     assert all(part not in ("", ".", "..") and not part.startswith(".") for part in runs.base(options).parts)

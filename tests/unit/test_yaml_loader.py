@@ -1,5 +1,6 @@
 """YAML files that are no configuration: each is refused in one short line, at once."""
 
+import os
 import time
 from pathlib import Path
 
@@ -21,7 +22,10 @@ MERGES = "a: &a {k: 1}\n" + "".join(
 LONG = f"a: &a {'x' * 100_000}\nb: [{', '.join(['*a'] * 1000)}]\n"
 # name -> (what the file holds, what is said of it)
 REFUSED = {
-    "aliases of aliases": (LAUGHS, r"line \d cannot be read: with its aliases spelled out it has more than 250,000"),
+    "aliases of aliases": (
+        LAUGHS + "lr: *i\n",
+        r"line \d cannot be read: with its aliases spelled out it has more than 250,000",
+    ),
     "merges of merges": (MERGES, r"line \d cannot be read: with its aliases spelled out it has more than 250,000"),
     "a long text many times": (LONG, "with its aliases spelled out it has more than 250,000 characters"),
     "a list within itself": ("a: &a [*a]\n", "with its aliases spelled out"),
@@ -61,6 +65,12 @@ def test_no_file_takes_long_or_says_much(name: str, tmp_path: Path) -> None:
 def test_a_file_without_end_is_refused() -> None:
     with pytest.raises(UsageError, match="more than 250,000 bytes"):
         load_yaml("/dev/zero")
+
+
+def test_a_fifo_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "c.yml")
+    with pytest.raises(UsageError, match="it is a FIFO"):
+        load_yaml(tmp_path / "c.yml")
 
 
 def test_many_wrong_keys_are_counted_and_a_few_listed(tmp_path: Path) -> None:
