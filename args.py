@@ -325,7 +325,7 @@ def changed_mathematics(old: Options, new: Options) -> list[str]:
 HELP = """usage: python main.py --config FILE [options]
 
 Trains a network with constrained weights. --prune-rate on the command line is prune_rate in the YAML file; the command
-line beats the file, the file beats the default.
+line beats the file, the file beats the default. In paths ~, ~user and $NAME are replaced, in the file too.
 {}
 Exit codes: 0 done; 1 the run failed; 2 bad input; 75 stopped by SIGTERM, SIGUSR2, SIGHUP or the first Ctrl-C, saved,
 can be resumed (--resume); 130 left by Ctrl-C with nothing to save.

@@ -64,7 +64,7 @@ def shown(value: object) -> str:
 
 def word(text: str) -> str:
     """The name of an option as given, or what is short and on one line in its place."""
-    return text if text.isprintable() and len(text) <= LONGEST_SHOWN else shown(text)
+    return text if text and text.isprintable() and len(text) <= LONGEST_SHOWN else shown(text)
 
 
 def together(problems: Iterable[str]) -> UsageError:
@@ -201,7 +201,7 @@ class Reader:
                 setattr(self.v, name, cast(self.declared[name], value))
             except (ValueError, TypeError, OverflowError) as error:
                 allowed = self.declared[name].metadata["allowed"]
-                hint = "" if isinstance(allowed, str) else self.hint(str(value), allowed)
+                hint = "" if isinstance(allowed, str) else self.hint(value if isinstance(value, str) else "", allowed)
                 right = str(error) if isinstance(error, UsageError) else f"it must be {wanted(self.declared[name])}"
                 self.problems.append(f"{self.said[name]}{placed}{hint}, but {right}")
                 self.bad.add(name)
