@@ -19,6 +19,8 @@ from args import UsageError
 from data import cifar, folders, sources
 from data.sources import AnySplit, FileSplit, Split, compact
 from utils.choose import pick
+from utils.declared import shown
+from utils.paths import expanded
 
 if TYPE_CHECKING:
     import torch
@@ -187,10 +189,13 @@ def load(
 def _found_under(name: str, root: str | Path) -> Iterator[Path]:
     """The folder `root`; what cannot be read there becomes a UsageError."""
     try:
-        yield Path(root).expanduser()
-    except (OSError, RuntimeError) as error:  # RuntimeError: a home folder that is nobody's
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"data: {name} cannot be read under {str(root)[:200]}: {reason}") from error
+        folder = Path(expanded(str(root)))
+    except UsageError as error:
+        raise UsageError(f"data: {shown(str(root))}: {error}") from error
+    try:
+        yield folder
+    except OSError as error:
+        raise UsageError(f"data: {name} cannot be read under {str(root)[:200]}: {error.strerror or error}") from error
 
 
 def hold_out(split: AnySplit, fraction: float) -> tuple[AnySplit, AnySplit]:

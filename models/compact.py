@@ -13,6 +13,7 @@ import models
 from args import UsageError
 from models.units import Units, tensors
 from utils import checkpoints
+from utils.paths import expanded
 
 KIND = "featherweight compact network 1"
 
@@ -93,7 +94,7 @@ def load_compact(path: str | Path) -> nn.Module:
 
     Nothing in the file is executed. Raises UsageError for a file that is missing, damaged or something else.
     """
-    stored = checkpoints.read(Path(path).expanduser())
+    stored = checkpoints.read(Path(expanded(str(path), existing=True)))
     if not isinstance(stored, dict) or stored.get("kind") != KIND:
         raise UsageError(f"{path} holds no compact network; scripts/prune.py --compact writes one")
     try:

@@ -40,6 +40,7 @@ from utils import ending
 from utils import runtime as runtimes
 from utils.choose import pick
 from utils.files import check_new, write_text
+from utils.parser import count, path
 from utils.run import environment
 from utils.runtime import Runtime
 
@@ -195,9 +196,9 @@ def parser() -> argparse.ArgumentParser:
         "--acts", type=_comma, default=list(OPTIMIZER), help="default 1/32,1/1; 1/1: binary activations too"
     )
     top.add_argument("--precision", type=_comma, default=["bf16", "fp32"], help="ours, default bf16,fp32")
-    top.add_argument("--repeat", type=int, default=7, help="samples of each contender, default 7")
-    top.add_argument("--batch-size", type=int, default=128)
-    top.add_argument("--threads", type=int, help="default: torch's own choice")
+    top.add_argument("--repeat", type=count(10_000), default=7, help="samples of each contender, default 7")
+    top.add_argument("--batch-size", type=count(10_000_000), default=128)
+    top.add_argument("--threads", type=count(1_024), help="default: torch's own choice")
     top.add_argument("--device", default="cpu", choices=["auto", "cpu", "cuda"])
     other = top.add_mutually_exclusive_group()
     other.add_argument("--startup", action="store_true", help="measure instead how long a start takes")
@@ -206,8 +207,13 @@ def parser() -> argparse.ArgumentParser:
     other.add_argument(
         "--parallel", action="store_true", help=f"measure instead several processes on {bench_parallel.NET}, beside one"
     )
-    top.add_argument("--processes", type=int, default=2, help="of --parallel, with one thread each, default 2")
-    top.add_argument("--out", type=Path, default=Path("runs/bench.json"), help="default runs/bench.json")
+    top.add_argument(
+        "--processes",
+        type=count(256),
+        default=2,
+        help="of --parallel, with one thread each, default 2",
+    )
+    top.add_argument("--out", type=path, default=Path("runs/bench.json"), help="default runs/bench.json")
     return top
 
 
@@ -215,8 +221,6 @@ def checked(argv: Sequence[str]) -> argparse.Namespace:
     """The options; every fault ends the program with code 2 before anything is measured."""
     top = parser()
     options = top.parse_args(argv)
-    if min(options.repeat, options.batch_size, options.threads or 1, options.processes) < 1:
-        top.error("--repeat, --batch-size, --threads and --processes must be at least 1")
     if options.parallel:
         options.threads = options.threads or 1
         if options.batch_size % options.processes:

@@ -31,7 +31,7 @@ from trainers import pretrained
 from trainers.pretrained import Stored
 from utils import ending
 from utils.files import check_new, write_atomic, writing
-from utils.parser import Parser
+from utils.parser import Parser, old_path, path
 from utils.progress import say
 
 MEASURES = {  # BIPROP's key -> (group, name) in our `state`
@@ -88,8 +88,8 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = Parser(__doc__)
     top.add_argument("program", choices=["biprop"], help="whose checkpoints FILE or OUT is")
-    top.add_argument("file", metavar="FILE")
-    top.add_argument("out", metavar="OUT", type=Path)
+    top.add_argument("file", metavar="FILE", type=old_path)
+    top.add_argument("out", metavar="OUT", type=path)
     top.add_argument("--force", action="store_true", help="replace OUT where it is there")
     return top
 
@@ -99,7 +99,7 @@ def main(argv: Sequence[str]) -> int:
 
     def work() -> None:
         given = parser().parse_args(argv)
-        say(convert(given.file, given.out.expanduser(), force=given.force))
+        say(convert(str(given.file), given.out, force=given.force))
 
     return ending.code(work, interrupted=ending.INTERRUPTED)
 

@@ -54,7 +54,7 @@ from trainers.shift import shift_layers
 from utils import ending
 from utils import run as runs
 from utils.files import check_new, write_atomic, writing
-from utils.parser import Parser
+from utils.parser import Parser, count, old_path, path
 from utils.progress import say
 
 STORED = ("set", "pixels", "image_size", *NAMES["model"], *NAMES["constraint"])  # options that make the network
@@ -97,7 +97,6 @@ def trained(run: str) -> tuple[nn.Module, Options]:
 
     Raises UsageError where there is none, or none with shift weights.
     """
-    run = str(Path(run).expanduser())
     config = runs.directory_of(Path(run)) / "config.yaml"
     if not config.exists():
         raise UsageError(f"{run} is no run directory and no checkpoint of one")
@@ -140,23 +139,22 @@ def parser() -> argparse.ArgumentParser:
     top = Parser(__doc__)
     programs = top.add_subparsers(dest="program", required=True)
     shift = programs.add_parser("shift", help="write a run's network as packed integers")
-    shift.add_argument("run", metavar="RUN")
-    shift.add_argument("out", metavar="OUT", type=Path)
+    shift.add_argument("run", metavar="RUN", type=old_path)
+    shift.add_argument("out", metavar="OUT", type=path)
     shift.add_argument("--force", action="store_true", help="replace OUT where it is there")
     checker = programs.add_parser("check", help="run such a file on integers alone")
-    checker.add_argument("out", metavar="OUT", type=Path)
-    checker.add_argument("--data", default="./datasets", help="folder of the data sets")
-    checker.add_argument("--images", type=int, default=1000, help="the first so many of the test set")
+    checker.add_argument("out", metavar="OUT", type=old_path)
+    checker.add_argument("--data", type=path, default="./datasets", help="folder of the data sets")
+    checker.add_argument("--images", type=count(1_000_000), default=1000, help="the first so many of the test set")
     return top
 
 
 def work(given: argparse.Namespace) -> int:
     """Export or check; returns 1 where a prediction differs, else 0."""
-    path = given.out.expanduser()
     if given.program == "shift":
-        say(export(given.run, path, force=given.force))
+        say(export(str(given.run), given.out, force=given.force))
         return 0
-    same, told = check(opened(path), path, given.data, given.images)
+    same, told = check(opened(given.out), given.out, str(given.data), given.images)
     say(told)
     return 0 if same else 1
 

@@ -34,10 +34,11 @@ from utils import ending
 from utils import runtime as runtimes
 from utils.declared import writable
 from utils.files import RunFailed, check_new, check_regular, write_atomic, writing
-from utils.parser import Parser
+from utils.parser import Parser, count, limited, old_path, path
 from utils.progress import say
 
 PERCENT = [0.0, 25.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0, 97.0, 99.0]
+PERCENTS, SOME = limited(float, ">= 0 and <= 100"), count(1_000_000, least=0)
 CLOSE = 1e-6  # logits of the smaller network and of the one with zeros, in float64: float32 rounds large logits more
 COMPARED = 8  # batches of the test set on which they are compared
 
@@ -45,21 +46,23 @@ COMPARED = 8  # batches of the test set on which they are compared
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = Parser(__doc__)
-    top.add_argument("run", metavar="RUN")
+    top.add_argument("run", metavar="RUN", type=old_path)
     top.add_argument("--method", nargs="+", choices=METHODS, default=list(METHODS), help="default: weight unit")
-    top.add_argument("--percent", nargs="+", type=float, default=PERCENT, help="percent removed of every hidden layer")
+    top.add_argument(
+        "--percent", nargs="+", type=PERCENTS, default=PERCENT, help="percent removed of each hidden layer"
+    )
     top.add_argument("--scope", choices=pruning.SCOPES, default="layer", help="global: percent of all layers together")
     top.add_argument(
         "--criterion", choices=pruning.CRITERIA, help="default: magnitude for weights, l2 (the norm) for units"
     )
-    top.add_argument("--recalibrate-bn", type=int, default=0, metavar="N", help="batch-norm statistics from N batches")
-    top.add_argument("--finetune", type=int, default=0, metavar="E", help="train E epochs more by the run's own recipe")
-    top.add_argument("--data", metavar="DIR", help="folder of the data sets; default: the run's")
+    top.add_argument("--recalibrate-bn", type=SOME, default=0, metavar="N", help="batch-norm statistics of N batches")
+    top.add_argument("--finetune", type=SOME, default=0, metavar="E", help="train E epochs more by the run's recipe")
+    top.add_argument("--data", type=path, metavar="DIR", help="folder of the data sets; default: the run's")
     top.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    top.add_argument("--seed", type=int, default=0, help="of criterion random")
-    top.add_argument("--repeat", type=int, default=21, help="timings of each network, default 21")
-    top.add_argument("--out", type=Path, metavar="DIR", help="default: RUN/pruning")
-    top.add_argument("--compact", type=Path, metavar="OUT", help="write the smaller network of one percent of units")
+    top.add_argument("--seed", type=count(2**63 - 1, least=0), default=0, help="of criterion random")
+    top.add_argument("--repeat", type=count(10_000), default=21, help="timings of each network, default 21")
+    top.add_argument("--out", type=path, metavar="DIR", help="default: RUN/pruning")
+    top.add_argument("--compact", type=path, metavar="OUT", help="write the smaller network of one percent of units")
     top.add_argument("--force", action="store_true", help="replace what is there")
     return top
 
@@ -68,20 +71,13 @@ def checked(argv: Sequence[str]) -> argparse.Namespace:
     """The options. Raises UsageError for what cannot be, before anything is read."""
     asked = parser().parse_args(argv)
     asked.method, asked.percent = list(dict.fromkeys(asked.method)), sorted(set(asked.percent))
-    for percent in asked.percent:
-        if not 0 <= percent <= 100:
-            raise UsageError(f"--percent: {percent:g} given, 0 to 100 expected")
-    for name, least in (("recalibrate_bn", 0), ("finetune", 0), ("seed", 0), ("repeat", 1)):
-        if (given := getattr(asked, name)) < least:
-            raise UsageError(f"--{name.replace('_', '-')}: {given} given, at least {least} expected")
     if asked.compact is None:
         return asked
     if asked.method != ["unit"] or len(asked.percent) != 1:
         raise UsageError("--compact: it writes one network: give --method unit and one --percent, such as 50")
     if asked.out is not None:
         raise UsageError("--out: with --compact nothing but its own file is written; leave out one of the two")
-    target = asked.compact = asked.compact.expanduser()
-    check_new(target, force=asked.force, option="--compact: ")
+    check_new(asked.compact, force=asked.force, option="--compact: ")
     return asked
 
 
@@ -106,13 +102,13 @@ def level(asked: argparse.Namespace, trained: Trained, pruner: Pruner, percent: 
 
 def levels(asked: argparse.Namespace, trained: Trained) -> None:
     """Every method at every percentage: a line each as they come, then the table and the files."""
-    folder = (asked.out or trained.path / "pruning").expanduser()
+    folder = asked.out or trained.path / "pruning"
     if not writable(str(folder)):
         raise UsageError(f"--out: {folder} cannot be written; it must be a folder one can write")
     if (folder / "pruning.csv").exists() and not asked.force:
         raise UsageError(f"{folder / 'pruning.csv'} is there already; --force replaces it, --out DIR writes elsewhere")
-    for path in report.files(folder):
-        check_regular(path, "--out: ")
+    for file in report.files(folder):
+        check_regular(file, "--out: ")
     report.check_installed()
     wanted = pruners(asked, trained)
     rows, networks = [row(trained, report.BEFORE, 0.0, trained.model, trained.model)], [trained.model]
@@ -164,7 +160,7 @@ def write_compact(asked: argparse.Namespace, trained: Trained) -> None:
 def work(argv: Sequence[str]) -> None:
     """Prune. Raises UsageError for bad input, RunFailed where training on diverges or a file cannot be written."""
     asked = checked(argv)
-    trained = opened(asked.run, asked.data, runtimes.choose(asked.device, "fp32", None, deterministic=False))
+    trained = opened(str(asked.run), asked.data, runtimes.choose(asked.device, "fp32", None, deterministic=False))
     (levels if asked.compact is None else write_compact)(asked, trained)
 
 

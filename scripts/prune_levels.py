@@ -65,12 +65,12 @@ class Trained:
         return batches(self.options, self.runtime, self.image_set, self.image_set.train)
 
 
-def opened(run: str, data_folder: str | None, runtime: Runtime) -> Trained:
+def opened(run: str, data_folder: Path | None, runtime: Runtime) -> Trained:
     """The run in the directory `run`, or its checkpoint of that path. Raises UsageError where there is none."""
-    path = directory_of(Path(run).expanduser())
+    path = directory_of(Path(run))
     if not (path / "config.yaml").is_file():
         raise UsageError(f"{run} is no run directory and no checkpoint of one: there is no config.yaml in {path}")
-    words = ["--resume", str(Path(run).expanduser()), "--evaluate", *(["--data", data_folder] if data_folder else [])]
+    words = [f"--resume={run}", "--evaluate", *([f"--data={data_folder}"] if data_folder else [])]
     options, snapshot, file = resumption.stored(args.parse(words))
     if read_status(path).get("status") != "done":
         warn(f"{path} is not finished: {file} is from epoch {snapshot['epoch']} of {options.optim.epochs}")

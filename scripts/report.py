@@ -24,7 +24,7 @@ from args import FIELDS, UsageError, from_flat, load_yaml, nearest
 from scripts.sweep_cells import spread
 from utils import ending
 from utils.files import check_new, writing
-from utils.parser import Parser
+from utils.parser import Parser, old_path, path
 from utils.plots import Line, line_chart
 from utils.progress import say
 
@@ -99,15 +99,15 @@ def table(curves: Curves) -> str:
 def main(argv: Sequence[str]) -> int:
     """Draw and print; returns 0, 2 for bad input, 1 where the picture cannot be written."""
     top = Parser(__doc__)
-    top.add_argument("runs", metavar="RUN", nargs="+", type=Path)
+    top.add_argument("runs", metavar="RUN", nargs="+", type=old_path)
     top.add_argument("--measure", default="test/acc@1", help="default test/acc@1")
     top.add_argument("--title", default="", help="above the picture")
-    top.add_argument("--out", type=Path, default=Path("report.png"), help="default report.png")
+    top.add_argument("--out", type=path, default=Path("report.png"), help="default report.png")
 
     def work() -> None:
         given = top.parse_args(argv)
         check_new(given.out, force=True, option="--out: ")
-        curves = gather([run.expanduser() for run in given.runs], given.measure)
+        curves = gather(given.runs, given.measure)
         with writing(given.out):
             line_chart(given.out, [mean_line(*of) for of in curves.items()], "epoch", given.measure, given.title)
         say(f"{table(curves)}\nwritten: {given.out}")

@@ -29,6 +29,7 @@ from data import SPECS
 from models.blocks import OneValue
 from models.constraints import weight_layers
 from scripts.readme import RECORDS, ROOT, filled
+from utils.parser import limited
 
 PAGE = ROOT / "docs" / "scaling.md"
 GPUS = (8, 64, 512)
@@ -38,6 +39,8 @@ NETS = {  # name -> (arch, data set, images of a batch and of its test set, as i
     "ResNet-18": ("cResNet18", "CIFAR10", 256, 10_000),
     "ResNet-50": ("ResNet50", "ImageNet", 256, 50_000),
 }
+
+LIMITS = {float: limited(float, ">= 0 and <= 1e30"), int: limited(int, ">= 1 and <= 1e6")}  # of what is assumed
 
 
 def _usual(value: Any, meaning: str) -> Any:
@@ -285,7 +288,7 @@ def main(argv: Sequence[str]) -> int:
     top.add_argument("--check", action="store_true", help="write nothing; exit with 1 where the page is out of date")
     for entry in fields(Cluster):
         name, usual = entry.name.replace("_", "-"), entry.default
-        top.add_argument(f"--{name}", type=type(usual), help=f"{entry.metadata['help']}; default {usual:g}")
+        top.add_argument(f"--{name}", type=LIMITS[type(usual)], help=f"{entry.metadata['help']}; default {usual:g}")
     options = vars(top.parse_args(argv))
     check = options.pop("check")
     if given := {name: value for name, value in options.items() if value is not None}:

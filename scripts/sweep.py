@@ -10,6 +10,7 @@ if __name__ == "__main__":  # run as a file: the project is one level up
     ending.leave_at_once()
 
 import itertools
+import math
 import re
 import shlex
 from collections.abc import Sequence
@@ -20,19 +21,23 @@ from args import FIELDS, UsageError, parse
 from scripts.sweep_cells import OTHER_RUNS, Cell, finished, lost, table
 from scripts.sweep_children import Stop, run
 from utils import ending
-from utils.declared import TYPED, Reader, flags, help_lines, opt
+from utils.declared import TYPED, Reader, flags, help_lines, opt, together
 from utils.progress import say, warn
 from utils.signals import RESUMABLE
 
 ROOT = Path(__file__).resolve().parents[1]
+COUNTED = r"[\d,]+ problems:|and [\d,]+ more"  # lines of `together` that are no problem
+MOST_CELLS = 10_000
 REFUSED = ("resume", "evaluate", "check", "start_epoch")
 SPELLED = {flag: name for name, option in FIELDS.items() for flag in flags(name, option)}
 
 
 @dataclass(frozen=True)
 class SweepOptions:
-    jobs: int = opt(1, "cells run at a time; unless OMP_NUM_THREADS is set they share the CPU's threads", ">= 1")
-    only: int | None = opt(None, "run one cell: its place in what --dry-run prints, from 0", ">= 0")
+    jobs: int = opt(
+        1, "cells run at a time; they share the CPU's threads unless OMP_NUM_THREADS is set", ">= 1 and <= 256"
+    )
+    only: int | None = opt(None, "run one cell: its place in what --dry-run prints, from 0", ">= 0 and <= 1e6")
     dry_run: bool = opt(False, "print the command of every cell and stop; main.py's --dry-run N is not for a sweep")
     table: bool = opt(False, "print the table of what is finished and stop")
 
@@ -121,6 +126,8 @@ def checked(argv: Sequence[str]) -> tuple[SweepOptions, list[Cell]]:
     for name in several & FIELDS.keys() - {"config", *OTHER_RUNS}:
         if not FIELDS[name].metadata["maths"]:
             problems.append(f"{name}: several values {TYPED}, but the results do not depend on it; give one")
+    if (count := math.prod(map(len, axes.values()))) > MOST_CELLS:
+        raise UsageError(f"a grid of {count:,} cells; at most {MOST_CELLS:,}")
     made = []
     for ways in combinations(argv):
         varied = {name: " ".join(ways[name][1:]) or ways[name][0].partition("=")[2] for name in several - {"config"}}
@@ -128,12 +135,12 @@ def checked(argv: Sequence[str]) -> tuple[SweepOptions, list[Cell]]:
             cell = main_argv(ways)
             made.append(Cell(cell, {name: varied[name] for name in ways if name in varied}, parse(cell)))
         except UsageError as error:
-            problems += [line for line in str(error).splitlines() if not re.fullmatch(r"\d+ problems:", line)]
+            problems += [line for line in str(error).splitlines() if not re.fullmatch(COUNTED, line)]
     only = None if "only" in reader.bad else reader.v.only
     if not problems and only is not None and only >= len(made):
         problems.append(f"{reader.said['only']}, but the cells of this grid are 0 to {len(made) - 1}")
-    if problems := list(dict.fromkeys(problems)):
-        raise UsageError("\n".join([f"{len(problems)} problems:"] * (len(problems) > 1) + problems))
+    if problems:
+        raise together(problems)
     options = SweepOptions(**{name: getattr(reader.v, name) for name in OWN})
     return options, made if only is None else made[only : only + 1]
 

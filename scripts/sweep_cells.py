@@ -40,7 +40,7 @@ class Cell:
 
     @property
     def results(self) -> Path:
-        return Path(self.options.run.results).expanduser()
+        return Path(self.options.run.results)
 
     @property
     def log(self) -> Path:
@@ -48,7 +48,7 @@ class Cell:
         run, constraint = self.options.run, self.options.constraint
         named = {"prune-rate": constraint.prune_rate, "seed": run.seed}
         parts = [run.stem, *(f"{name}={value}" for name, value in named.items() if value is not None), self.key]
-        return Path(run.log_dir or "runs").expanduser() / "sweep-logs" / f"{','.join(parts)}.log"
+        return Path(run.log_dir or "runs") / "sweep-logs" / f"{','.join(parts)}.log"
 
 
 def finished(cells: Sequence[Cell]) -> list[Row | None]:

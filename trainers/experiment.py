@@ -66,7 +66,7 @@ def train(options: Options, runtime: Runtime) -> None:
 
 
 def _results(options: Options) -> Path:
-    return Path(options.run.results).expanduser()
+    return Path(options.run.results)
 
 
 def _settled(options: Options, runtime: Runtime) -> Options:

@@ -49,7 +49,7 @@ class Stored:
 def read(path: str) -> Stored:
     """The network in a file, whoever wrote it, or in the newest checkpoint of a run's directory; nothing in it is
     executed. Raises UsageError where there is none."""
-    place = Path(path).expanduser()
+    place = Path(path)
     if not place.is_dir():
         return from_content(checkpoints.read(place), path)
     content, newest, complaints = checkpoints.newest(place / "checkpoints")

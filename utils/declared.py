@@ -16,9 +16,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
 
-import yaml
+from utils.errors import UsageError
+from utils.paths import expanded
+from utils.yaml_loader import NULLS, Bare
 
 TYPED = "on the command line"
+BUT = ", but "  # between a value and what would be right
 Rule = tuple[str, Callable[[Any], object], str]
 Ints = tuple[int, ...]
 Renamed = Mapping[tuple[str, str], Mapping[str, object]]  # (option, value) -> what it is called here
@@ -30,27 +33,52 @@ NOUNS = {
     Ints: "a list of ints",
 }
 COMPARE = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
+SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}  # YAML's
+LONGEST_LIST = 1000
+LONGEST_SHOWN = 200  # characters of a value
+MOST_PROBLEMS = 20  # that are listed
 
 
-class UsageError(ValueError):
-    """The user's mistake: main prints it and exits with 2. One line per problem."""
-
-
-def opt(default: Any, text: str, allowed: str | Sequence[str] = "", *flags: str, maths: bool = True) -> Any:
+def opt(
+    default: Any, text: str, allowed: str | Sequence[str] = "", *flags: str, maths: bool = True, path: str = ""
+) -> Any:
     """One option. `allowed`: choices, or limits such as ">= 0 and < 1". `flags`: more spellings.
 
-    `maths`: whether a resumed run with another value would be another run.
+    `maths`: whether a resumed run with another value would be another run. `path`: "old" for a path to be read, "new"
+    for any other, "" for what is no path.
     """
-    return field(default=default, metadata={"text": text, "allowed": allowed, "flags": flags, "maths": maths})
+    facts = {"text": text, "allowed": allowed, "flags": flags, "maths": maths, "path": path}
+    return field(default=default, metadata=facts)
 
 
 def shown(value: object) -> str:
+    """A value in a message: short, on one line, whatever it is."""
     plain = {"None": "null", "True": "true", "False": "false", "''": "no value"}
-    return plain.get(repr(value), f"{value!r:.200}")
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no int of more than 4300 digits
+        text = "a number of thousands of digits"
+    rest = f"... ({len(text):,} characters)" if len(text) > LONGEST_SHOWN else ""
+    return plain.get(text, text[:LONGEST_SHOWN] + rest)
+
+
+def word(text: str) -> str:
+    """The name of an option as given, or what is short and on one line in its place."""
+    return text if text and text.isprintable() and len(text) <= LONGEST_SHOWN else shown(text)
+
+
+def together(problems: Iterable[str]) -> UsageError:
+    """One error for all problems, a line each and no more than MOST_PROBLEMS of them."""
+    lines = list(dict.fromkeys(problems))
+    head = [f"{len(lines):,} problems:"] if len(lines) > 1 else []
+    rest = [f"and {len(lines) - MOST_PROBLEMS:,} more"] if len(lines) > MOST_PROBLEMS else []
+    return UsageError("\n".join([*head, *lines[:MOST_PROBLEMS], *rest]))
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """The most similar of the names, as a remark to end a message with; empty when none is similar."""
+    if len(name) > LONGEST_SHOWN:
+        return ""
     spelled = {known.lower(): known for known in names}
     close = difflib.get_close_matches(name.lower(), spelled, n=1)
     return f" (did you mean {spelled[close[0]]!r}?)" if close else ""
@@ -59,7 +87,9 @@ def nearest(name: str, names: Iterable[str]) -> str:
 def wanted(option: Any) -> str:
     """What an option takes, in words: "an int >= 1"."""
     kind, allowed = (get_args(option.type) or (option.type,))[0], option.metadata["allowed"]
-    return f"{NOUNS[kind]} {allowed}".rstrip() if isinstance(allowed, str) else f"one of {', '.join(allowed)}"
+    if not isinstance(allowed, str):
+        return f"one of {', '.join(allowed)}"
+    return f"{NOUNS[kind]} {allowed}".rstrip() + f"; at most {LONGEST_LIST} of them" * (kind == Ints)
 
 
 def fits(value: Any, allowed: str | Sequence[str]) -> bool:
@@ -80,53 +110,25 @@ def plain(kind: Any, value: Any) -> Any:
 
 
 def cast(option: Any, value: Any) -> Any:
-    """A value as the option's declared type. Raises ValueError, TypeError or OverflowError where it is none."""
+    """A value as the option's declared type. Raises ValueError, TypeError or OverflowError where it is none, UsageError
+    where there is more to say than what the type is."""
     kind, *nullable = get_args(option.type) or (option.type,)
-    if nullable and value in (None, "null"):
+    path = option.metadata["path"]
+    if path and value == "~" and isinstance(value, Bare):
+        raise UsageError("YAML reads it as no value: write null, or ~/ for the home folder")
+    if nullable and (value is None or (isinstance(value, str) and value in NULLS and not (path and value == "~"))):
         return None
+    if value == "None" and (nullable or path):
+        raise UsageError("None is text here; " + ("write null for no value" if nullable else "leave it out"))
+    if kind is bool and isinstance(value, Bare):
+        value = SWITCHES.get(value.lower())
+    if path and isinstance(value, str):
+        return expanded(str(value), existing=path == "old")
     listed = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
     items = tuple(plain(int, item) for item in listed) if kind == Ints else (plain(kind, value),)
-    if not items or not all(fits(item, option.metadata["allowed"]) for item in items):
+    if not 0 < len(items) <= LONGEST_LIST or not all(fits(item, option.metadata["allowed"]) for item in items):
         raise ValueError
     return items if kind == Ints else items[0]
-
-
-class UniqueKeys(yaml.SafeLoader):
-    """YAML's plain values, where a key given twice is an error; 0:4:0.1 is text, not YAML 1.1's number to base 60."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 (as in yaml itself)
-        first: [("tag:yaml.org,2002:str", re.compile(r"[-+]?\d+(:[\d.]+)+$")), *known]
-        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [str(key.value).replace("-", "_") for key, _ in node.value]
-        for place, name in enumerate(names):
-            if name in names[:place]:
-                mark = node.value[place][0].start_mark
-                raise yaml.MarkedYAMLError(problem=f"key {name!r} is given twice", problem_mark=mark)
-        return super().construct_mapping(node, deep)
-
-
-def load_yaml(path: str | Path) -> dict[str, Any]:
-    """The options in a YAML file; hyphens in its keys become underscores. Raises UsageError with file and line."""
-    from utils.files import irregular  # which needs UsageError
-
-    try:
-        if fault := irregular(path):
-            raise ValueError(f"it {fault}")
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), UniqueKeys)
-        if not isinstance(content, dict):
-            raise ValueError(
-                "it is empty" if content is None else f"it holds no `key: value` lines but {shown(content)}"
-            )
-    except (OSError, yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        reason = getattr(error, "strerror", None) or getattr(error, "problem", None) or " ".join(str(error).split())
-        line = f", line {mark.line + 1}" if mark else ""
-        advice = "leave one out" if "given twice" in reason else "give a YAML file"
-        raise UsageError(f"config: {path}{line} cannot be read: {reason}; {advice}") from error
-    return {str(key).replace("-", "_"): value for key, value in content.items()}
 
 
 def flags(name: str, option: Any = None) -> list[str]:
@@ -139,15 +141,16 @@ def flags(name: str, option: Any = None) -> list[str]:
 
 
 STEPPED = "start:stop:step or none"
+LARGEST_STEP = 1_000_000
 
 
 def stepped(text: str, most: int = 1000) -> list[float]:
     """The numbers of "start:stop:step", both ends among them, or of "none". Raises ValueError where it is neither, or
-    more than `most` numbers, or one below 0."""
+    more than `most` numbers, or one below 0 or above LARGEST_STEP."""
     if text == "none":
         return []
     start, stop, step = map(float, text.split(":"))
-    count = math.floor((stop - start) / step + 1e-9) + 1 if 0 <= start <= stop < math.inf and step > 0 else 0
+    count = math.floor((stop - start) / step + 1e-9) + 1 if 0 <= start <= stop <= LARGEST_STEP and step > 0 else 0
     if not 0 < count <= most:
         raise ValueError
     return [round(start + i * step, 9) for i in range(count)]
@@ -164,18 +167,23 @@ class Reader:
 
     def __init__(self, declared: Mapping[str, Any], dead: Sequence[str], renamed: Renamed) -> None:
         self.declared, self.dead, self.renamed = declared, dead, renamed
-        self.v = SimpleNamespace(typed={}, **{name: option.default for name, option in declared.items()})
+        self.v = SimpleNamespace(typed={}, chosen=set(), **{name: option.default for name, option in declared.items()})
         none = (None, MISSING)
         self.said = {
             name: f"{name}: {'no value given' if option.default in none else f'{shown(option.default)} by default'}"
             for name, option in declared.items()
         }
+        self.lines: dict[str, str] = {}  # where in its file an option stands, for messages
+        self.spellings = {
+            flag[2:].replace("-", "_"): name for name, option in declared.items() for flag in flags(name, option)
+        }
         self.problems: list[str] = []
         self.warnings: list[str] = []
         self.bad: set[str] = set()
 
-    def take(self, name: str, value: Any, where: str) -> None:
-        """One value as written; `where` is "in FILE" or "on the command line"."""
+    def take(self, name: str, value: Any, where: str, line: int | None = None) -> None:
+        """One value as written; `where` is "in FILE" or "on the command line", `line` its line in that file."""
+        placed = f", line {line}" if line else ""
         if name in self.dead:
             self.warnings.append(f"{name} has no effect here")
         elif isinstance(value, str) and (name, value) in self.renamed:
@@ -183,22 +191,24 @@ class Reader:
             words = ", ".join(f"{other}: {shown(new)}" for other, new in meant.items())
             self.warnings.append(f"{name}: {value} {where} is {words} here")
             for other, new in meant.items():
-                self.take(other, new, where)
+                self.take(other, new, where, line)
         elif name not in self.declared:
-            aliases = {
-                flag[2:].replace("-", "_"): known for known, one in self.declared.items() for flag in flags(known, one)
-            }
-            hint = nearest(aliases.get(name, name), self.declared)
-            self.problems.append(f"{name}: unknown option {where}{hint}; see --help")
+            hint = self.hint(self.spellings.get(name, name), self.declared)
+            self.problems.append(f"{word(name)}: unknown option {where}{placed}{hint}; see --help")
         else:
-            self.said[name] = f"{name}: {shown(value)} {where}"
+            self.said[name], self.lines[name] = f"{name}: {shown(value)} {where}", placed
             try:
                 setattr(self.v, name, cast(self.declared[name], value))
-            except (ValueError, TypeError, OverflowError):
+            except (ValueError, TypeError, OverflowError) as error:
                 allowed = self.declared[name].metadata["allowed"]
-                hint = "" if isinstance(allowed, str) else nearest(str(value), allowed)
-                self.problems.append(f"{self.said[name]}{hint}, but it must be {wanted(self.declared[name])}")
+                hint = "" if isinstance(allowed, str) else self.hint(value if isinstance(value, str) else "", allowed)
+                right = str(error) if isinstance(error, UsageError) else f"it must be {wanted(self.declared[name])}"
+                self.problems.append(f"{self.said[name]}{placed}{hint}, but {right}")
                 self.bad.add(name)
+
+    def hint(self, name: str, names: Iterable[str]) -> str:
+        """`nearest`, as long as problems are few enough to be listed: the search takes a millisecond."""
+        return nearest(name, names) if len(self.problems) < MOST_PROBLEMS else ""
 
     def command_line(self, argv: Sequence[str]) -> None:
         """Split into `v.typed`: option -> its texts in order, "" for no text, a bool for a flag alone."""
@@ -216,18 +226,23 @@ class Reader:
         pairs = set(itertools.pairwise(tokens))
         for before, stray in itertools.pairwise(["", *strays]):
             if stray[:1] == "-" and stray.strip("-"):
-                hint = nearest(stray.partition("=")[0], [flag for name in self.declared for flag in spellings[name]])
-                self.problems.append(f"{stray}: unknown option {TYPED}{hint}; see --help")
+                known = [flag for name in self.declared for flag in spellings[name]]
+                hint = self.hint(stray.partition("=")[0], known)
+                self.problems.append(f"{word(stray)}: unknown option {TYPED}{hint}; see --help")
             elif before[:1] != "-" or "=" in before or (before, stray) not in pairs:  # else: an unknown option's value
                 hint = f"; did you mean --config {stray}?" if stray.endswith((".yml", ".yaml")) else ""
-                self.problems.append(f"{stray!r}: stray word {TYPED}; an option starts with --{hint}")
+                self.problems.append(
+                    f"{shown(stray) if stray else repr(stray)}: stray word {TYPED}; an option starts with --{hint}"
+                )
 
     def found(self, rules: Iterable[Rule], joint: str) -> list[str]:
+        """The rules that apply, a line each. `joint` stands between what was given and what would be right."""
         lines = []
         for name, wrong, right in rules:
             with contextlib.suppress(AttributeError):
                 if wrong(self.v):
-                    lines.append(self.said[name] + joint + right.format(**vars(self.v)))
+                    placed = self.lines.get(name, "") if joint == BUT else ""
+                    lines.append(self.said[name] + placed + joint + right.format(**vars(self.v)))
         return lines
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from utils.declared import UsageError
+from utils.errors import UsageError
 
 
 class RunFailed(RuntimeError):

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from utils.declared import STEPPED, Renamed, Rule, stepped, writable
+from utils.declared import LARGEST_STEP, STEPPED, Renamed, Rule, stepped, writable
 
 ALIASES = {"density": "prune_rate"}
 DEAD = ["world_size", "rank", "random_subnet", "debug", "multistep_lr_adjust", "multistep_lr_gamma"]
@@ -41,7 +41,8 @@ TOO_DENSE = "conv_type GlobalSubnetConv and a prune_rate below 0.5"
 NO_SCORES = "it trains scores: conv_type SubnetConv, GlobalSubnetConv or SampleSubnetConv"
 NO_NOISE = "p_clean below 1: every image stays clean"
 UNTAUGHT = "it needs the ticket whose mask it keeps: --pretrained FILE (RGConv takes a random mask)"
-STEPS = f"it must be {STEPPED}, such as 0:4:0.1: at most 1000 numbers, none below 0"
+NO_FOLDER = "it must be one path component of at most 99 characters (200 bytes) that does not begin with a dot"
+STEPS = f"it must be {STEPPED}, such as 0:4:0.1: at most 1000 numbers from 0 to {LARGEST_STEP}"
 BINARY = ("epsilon", "random_mag", "sweep_on", "sweep_every")
 MIXED = "its trainer is not that of conv_type {conv_type}; a run has one"
 FROZEN = "SparseConv trains its weights"
@@ -105,6 +106,11 @@ def is_fixed_point(bits: tuple[int, ...]) -> bool:
     """Whether [i, f] is a usable fixed point of at most 32 bits: with i = 1 the largest number, 2^(i-1) - 1, is 0, and
     beyond i = 25 it is no float32."""
     return len(bits) == 2 and 2 <= bits[0] <= 25 and bits[1] >= 0 and sum(bits) <= 32
+
+
+def no_folder(name: str) -> bool:
+    """Whether a name is that of no folder, a hidden one, or too long with what is added to it."""
+    return not re.fullmatch(r"(?!\.)[^/]{1,99}", name) or len(name.encode()) > 200
 
 
 def no_steps(text: str) -> bool:
@@ -223,8 +229,8 @@ ERRORS: list[Rule] = [
         UNTAUGHT,
     ),
     ("evaluate", lambda v: v.evaluate and not (v.resume or v.pretrained), TESTED),
-    ("name", lambda v: v.name and not re.fullmatch(r"(?!\.\.?$)[^/]{1,99}", v.name), "it must be one path component"),
-    ("log_dir", lambda v: "log_dir" in v.typed and not writable(v.log_dir or ""), "it must be a folder one can write"),
+    ("name", lambda v: v.name and no_folder(v.name), NO_FOLDER),
+    ("log_dir", lambda v: "log_dir" in v.chosen and not writable(v.log_dir or ""), "it must be a folder one can write"),
     ("multigpu", lambda v: v.multigpu and len(set(v.multigpu)) < len(v.multigpu), "each GPU can be named once"),
     (
         "multigpu",

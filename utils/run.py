@@ -86,7 +86,7 @@ def base(options: Options) -> Path:
     """<log-dir>/<config stem>[/prune-rate=<k>]/<name>: where the runs of this configuration live, dry runs apart."""
     name = f"{options.run.name}{',dry-run' * bool(options.run.dry_run)}"
     level = () if options.constraint.prune_rate is None else (f"prune-rate={options.constraint.prune_rate}",)
-    return Path(options.run.log_dir or "runs").expanduser().joinpath(options.run.stem, *level, name)
+    return Path(options.run.log_dir or "runs").joinpath(options.run.stem, *level, name)
 
 
 def unfinished(options: Options, is_same: Callable[[Path], bool]) -> Run | None:

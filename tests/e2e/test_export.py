@@ -161,7 +161,10 @@ def test_bad_input_is_answered_in_one_line(program, config, trained, run, tmp_pa
 def test_a_damaged_file_and_too_many_images_are_one_line(trained, run, tmp_path):
     out = tmp_path / "shift.pt"
     run("shift", trained(), out)
-    for count, told in ((0, "images: 0 given, at least 1"), (10**6, "images: 1000000 asked for, and the test set of")):
+    for count, told in (
+        (0, "--images: '0' given, an int >= 1"),
+        (10**6, "images: 1000000 asked for, and the test set of"),
+    ):
         code, said, err = run("check", out, "--images", count)
         assert (code, said, err.count("\n")) == (2, "", 1) and told in err
     content = torch.load(out, weights_only=True)

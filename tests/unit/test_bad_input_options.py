@@ -120,7 +120,7 @@ TABLE = [
     (DENSE + "nesterov: 'False'\n", "", ["nesterov", "'False'", FILE, "true or false"]),
     (DENSE + "nesterov: 1\n", "", ["nesterov", "1", FILE, "true or false"]),
     (DENSE, "--nesterov yes", ["nesterov", "'yes'", HERE, "no value"]),
-    (DENSE + "name: 7\n", "", ["name", "7", FILE, "text"]),
+    (DENSE + "name: [7]\n", "", ["name", "[7]", "in c.yml, line 3", "text"]),
     (DENSE + "name: ' '\n", "", ["name", "' '", FILE, "text"]),
     (DENSE + 'results: "a\\0b"\n', "", ["results", FILE, "text"]),
     (MLP + "hidden: [300, 2.5]\n", "", ["hidden", "[300, 2.5]", FILE, "a list of ints >= 1"]),
@@ -239,7 +239,7 @@ TABLE = [
     ("- set\n", "", ["config: c.yml", "['set']", "`key: value`", "give a YAML file"]),
     ("", "", ["config: c.yml", "empty"]),
     ("lr: !!python/object:os.system {}\n", "", ["config: c.yml, line 1", "python/object"]),
-    ("a: 2023-99-99\n", "", ["config: c.yml", "month", "give a YAML file"]),
+    (DENSE + "seed: 2023-99-99\n", "", ["seed: 2023-99-99", "in c.yml, line 3", "an int >= 0"]),
     ("a: \x00\n", "", ["config: c.yml", "give a YAML file"]),
     ("[" * 5000, "", ["config: c.yml", "give a YAML file"]),
 ]

@@ -233,8 +233,8 @@ def test_targets_stand_beside_what_they_are_for():
         (["--nets", "Conv3"], "Conv2"),
         (["--acts", "1/2"], "1/32"),
         (["--precision", "fp16"], "bf16"),
-        (["--repeat", "0"], "at least 1"),
-        (["--threads", "-1"], "at least 1"),
+        (["--repeat", "0"], ">= 1"),
+        (["--threads", "-1"], ">= 1"),
     ],
 )
 def test_bad_input_is_said_before_anything_is_measured(argv, said, capsys):

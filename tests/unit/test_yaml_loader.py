@@ -1,0 +1,119 @@
+"""YAML files that are no configuration: each is refused in one short line, at once."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+import args
+from args import UsageError, load_yaml
+from utils.declared import MOST_PROBLEMS, nearest, shown
+from utils.yaml_loader import Bare
+
+DENSE = "set: digits\narch: Conv2\n"
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+MERGES = "a: &a {k: 1}\n" + "".join(
+    f"{name}: &{name} {{<<: [{', '.join([f'*{before}'] * 10)}]}}\n"
+    for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+LONG = f"a: &a {'x' * 100_000}\nb: [{', '.join(['*a'] * 1000)}]\n"
+# name -> (what the file holds, what is said of it)
+REFUSED = {
+    "aliases of aliases": (
+        LAUGHS + "lr: *i\n",
+        r"line \d cannot be read: with its aliases spelled out it has more than 250,000",
+    ),
+    "merges of merges": (MERGES, r"line \d cannot be read: with its aliases spelled out it has more than 250,000"),
+    "a long text many times": (LONG, "with its aliases spelled out it has more than 250,000 characters"),
+    "a list within itself": ("a: &a [*a]\n", "with its aliases spelled out"),
+    "a mapping within itself": ("&a\na: *a\n", "with its aliases spelled out"),
+    "20,000 keys": ("".join(f"k{i}: 1\n" for i in range(20_000)), "it holds more than 5,000 values"),
+    "a long list": ("hidden: [" + "1," * 100_000 + "1]", "it holds more than 5,000 values"),
+    "deep lists": ("a: " + "[" * 100_000, "it is more than 20 levels deep"),
+    "deep mappings": ("a: " + "{a: " * 1000, "it is more than 20 levels deep"),
+    "deep blocks": ("".join(" " * i + "a:\n" for i in range(400)), "it is more than 20 levels deep"),
+    "a list as a key": (DENSE + "? [a, b]\n: c\n", "line 3 cannot be read: a list or a mapping is no key"),
+    "a mapping as a key": (DENSE + "? {a: b}\n: c\n", "line 3 cannot be read: a list or a mapping is no key"),
+    "a list as an inner key": (DENSE + "lr:\n  ? [a]\n  : c\n", "line 4 cannot be read: a list or a mapping is no key"),
+    "aliases as a key": (LAUGHS + "? *i\n: 1\n", "line 10 cannot be read: a list or a mapping is no key|spelled out"),
+    "a huge file": ("#" * 300_000, "more than 250,000 bytes, and a configuration has a few thousand"),
+    "bytes": (bytes(range(256)), "it is no text: it has a byte 0"),
+    "a byte 0": ("a: \0\n", "it is no text: it has a byte 0"),
+    "UTF-16": (DENSE.encode("utf-16"), "it is UTF-16, and UTF-8 is needed"),
+    "Latin 1": ("name: é\n".encode("latin-1"), "can't decode byte 0xe9"),
+    "two documents": (DENSE + "---\n" + DENSE, "line 3 cannot be read: but found another document"),
+    "a tag": ("seed: !!set {a, b}\n", "line 1 cannot be read: could not determine a constructor"),
+    "code": ("lr: !!python/object/apply:os.system [ls]\n", "line 1 cannot be read: could not determine a constructor"),
+    "an int that is a list": ("seed: !!int [1]\n", "line 1 cannot be read: expected a scalar node"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_no_file_takes_long_or_says_much(name: str, tmp_path: Path) -> None:
+    content, reason = REFUSED[name]
+    (tmp_path / "c.yml").write_bytes(content.encode() if isinstance(content, str) else content)
+    start = time.monotonic()
+    with pytest.raises(UsageError, match=rf"\Aconfig: [^\n]*({reason})[^\n]*; give a YAML file\Z") as error:
+        args.parse(["--config", str(tmp_path / "c.yml")])
+    assert time.monotonic() - start < 20, "it takes a second where this is put right, and minutes where not"
+    assert len(str(error.value)) < 700
+
+
+def test_a_file_without_end_is_refused() -> None:
+    with pytest.raises(UsageError, match="more than 250,000 bytes"):
+        load_yaml("/dev/zero")
+
+
+def test_a_fifo_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "c.yml")
+    with pytest.raises(UsageError, match="it is a FIFO"):
+        load_yaml(tmp_path / "c.yml")
+
+
+def test_many_wrong_keys_are_counted_and_a_few_listed(tmp_path: Path) -> None:
+    (tmp_path / "c.yml").write_text(DENSE + "".join(f"lr_{i}: 1\n" for i in range(2000)))
+    with pytest.raises(UsageError) as error:
+        args.parse(["--config", str(tmp_path / "c.yml")])
+    head, *lines, rest = str(error.value).splitlines()
+    assert (head, len(lines), rest) == ("2,000 problems:", MOST_PROBLEMS, f"and {2000 - MOST_PROBLEMS:,} more")
+    assert lines[0].startswith("lr_0: unknown option in ") and "line 3 (did you mean 'lr'?)" in lines[0]
+
+
+def test_a_forged_line_stays_within_its_own(tmp_path: Path) -> None:
+    (tmp_path / "c.yml").write_text(DENSE + '"x\\nerror: forged": 1\n? ' + "k" * 900 + "\n: 1\n")
+    with pytest.raises(UsageError) as error:
+        args.parse(["--config", str(tmp_path / "c.yml")])
+    assert len(str(error.value).splitlines()) == 3 and r"x\nerror: forged" in str(error.value)
+    assert max(map(len, str(error.value).splitlines())) < 500
+
+
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_byte_order_mark_and_windows_ends_of_lines_are_taken(tmp_path: Path, start: bytes, end: str) -> None:
+    (tmp_path / "c.yml").write_bytes(start + DENSE.replace("\n", end).encode())
+    assert load_yaml(tmp_path / "c.yml") == {"set": "digits", "arch": "Conv2"}
+
+
+def test_anchors_and_merges_are_taken(tmp_path: Path) -> None:
+    (tmp_path / "c.yml").write_text("set: digits\narch: MLP\nhidden: &h [30, 20]\nactivation_bits: *h\n")
+    options = args.parse(["--config", str(tmp_path / "c.yml"), "--activation-bits", "8,8"])
+    assert options.model.hidden == (30, 20)
+
+
+def test_values_are_as_they_are_written(tmp_path: Path) -> None:
+    (tmp_path / "c.yml").write_text(
+        "a: 010\nb: 1:30\nc: 2001-01-01\nd: no\ne: '010'\nf: ~\ng: null\nh:\ni: [08, 0x1f]\n"
+    )
+    content = load_yaml(tmp_path / "c.yml")
+    texts = ["010", "1:30", "2001-01-01", "no", "010", "~", None, None, ["08", "0x1f"]]
+    assert [*content.values()] == texts
+    assert [isinstance(value, Bare) for value in content.values()] == [True] * 4 + [False, True] + [False] * 3
+
+
+def test_a_value_in_a_message_is_short() -> None:
+    for value in (10**5000, "9" * 5000, ["x" * 100] * 1000, "\0" * 500, {1: "y" * 10**6}):
+        assert len(shown(value)) < 240 and shown(value).isprintable()
+    assert nearest("lr" * 10**6, ["lr"]) == ""
