@@ -117,4 +117,8 @@ class Sparse(Method):
         return {"strengths": dict(self._strengths.found)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._strengths.found.update({n: s.to(self._layers[n].weight.device) for n, s in state["strengths"].items()})
+        for name, strengths in state["strengths"].items():
+            weight = self._layers[name].weight
+            if strengths.shape != weight.shape:
+                raise ValueError(f"strengths of {name} have the shape {list(strengths.shape)}")
+            self._strengths.found[name] = strengths.to(weight.device)
