@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from args import FIELDS, UsageError, parse
-from scripts.sweep_cells import OTHER_RUNS, Cell, finished, lost, table
+from scripts.sweep_cells import OTHER_RUNS, Cell, damaged, finished, lost, table
 from scripts.sweep_children import Stop, run
 from utils import ending
 from utils.declared import TYPED, Reader, flags, help_lines, opt
@@ -164,7 +164,7 @@ def sweep(options: SweepOptions, grid: Sequence[Cell]) -> int:
         for cell in grid:
             say(command(cell.argv))
         return 0
-    for line in lost(grid):
+    for line in [*damaged(grid), *lost(grid)]:
         warn(line)
     if options.table:
         say(table(grid, finished(grid)))

@@ -5,7 +5,12 @@ from typing import Any
 
 from tensorboard.backend.event_processing import event_accumulator
 
-KINDS = {"scalars": "value", "histograms": "histogram_value", "images": "encoded_image_string", "tensors": "tensor_proto"}
+KINDS = {
+    "scalars": "value",
+    "histograms": "histogram_value",
+    "images": "encoded_image_string",
+    "tensors": "tensor_proto",
+}
 EVERYTHING = dict.fromkeys([*event_accumulator.DEFAULT_SIZE_GUIDANCE], 0)  # 0: no point is left out
 CLOCKS = ("train/images_per_second", "train/elapsed_seconds")
 

@@ -2,8 +2,8 @@
 
     python tests/kills.py --kills 100 --seed 0
 
-Each kill is a run of its own, of one of the trainers in `CASES`: it ends at a random moment by SIGKILL, SIGTERM, SIGUSR2
-or SIGINT, or by SIGKILL at a random one of its writes, which finds the short moments too. Then `--resume auto` goes on
+Each kill is a run of its own, of one of the trainers in `CASES`. At a random moment SIGKILL, SIGTERM, SIGUSR2 or SIGINT
+ends it, or SIGKILL at a random one of its writes, which finds the short moments too. Then `--resume auto` goes on
 until the run is done. The table counts, by trainer, the runs whose checkpoints, metrics, tables, row and event files
 equal those of a run that nobody killed; the exit code is 1 where one differs.
 """
@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
+if __name__ == "__main__":  # run as a file: the project is one level up
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse
 import csv
@@ -50,7 +50,13 @@ CASES: dict[str, dict[str, object]] = {
         "random_mag": 1.0,
         "histograms": True,
     },
-    "sparse": {"arch": "FC", "conv_type": "SparseConv", "prune_rate": 0.2, "progress_interval": 5, "update_interval": 1},
+    "sparse": {
+        "arch": "FC",
+        "conv_type": "SparseConv",
+        "prune_rate": 0.2,
+        "progress_interval": 5,
+        "update_interval": 1,
+    },
     "dense": {"arch": "FC", "val_split": 0.2, "optimizer": "adam", "lr": 0.001},
 }
 

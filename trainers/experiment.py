@@ -137,6 +137,7 @@ def _finish(
         tests = (last, evaluate(parts.model, test, parts.method, runtime))
     if not options.run.dry_run and runtime.first:
         row = report.row(options, parts.model, state, tests, run, runtime, trainer_name(options))
+        results.keep(run.path / runs.ROW, row)
         results.append(_results(options), row)
     say(report.summary(options, parts.model, state, tests, run))
     return report.final_measures(state, tests)

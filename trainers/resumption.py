@@ -8,7 +8,7 @@ from typing import Any
 
 from args import FIELDS, Options, UsageError, changed_mathematics, from_flat, load_yaml
 from trainers.restore import progress
-from utils import checkpoints
+from utils import checkpoints, results
 from utils import run as runs
 from utils.declared import shown
 from utils.progress import say, warn
@@ -52,7 +52,7 @@ def find(options: Options) -> Point:
         say(f"{run.path} has no checkpoint yet: it starts over")
         return Point(options, run)
     for table in run.path.glob("*.csv"):  # a damaged one is refused before anything is changed
-        earlier_rows(table, 0)
+        results.read(table) if table.name == runs.ROW else earlier_rows(table, 0)
     if options.optim.epochs > epochs:
         both = f"epochs: {epochs} in the run, {options.optim.epochs} now"
         warn(f"{both}: the learning rates from here on may differ from those of a run that had them from the start")

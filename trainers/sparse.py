@@ -117,8 +117,5 @@ class Sparse(Method):
         return {"strengths": dict(self._strengths.found)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, strengths in state["strengths"].items():
-            weight = self._layers[name].weight
-            if strengths.shape != weight.shape:
-                raise ValueError(f"strengths of {name} have the shape {list(strengths.shape)}")
-            self._strengths.found[name] = strengths.to(weight.device)
+        weights = {name: self._layers[name].weight for name in state["strengths"]}
+        self._strengths.found.update({n: state["strengths"][n].to(w.device).view_as(w) for n, w in weights.items()})

@@ -21,12 +21,13 @@ from utils.files import InUse, RunFailed, locked, try_lock, write_text
 
 STATUSES = ("running", "done", "failed", "stopped")
 COUNTS = ("epoch", "epochs", "step")  # of status.json
+ROW = "result.csv"  # the run's own rows of results.csv
 PROCESS = uuid.uuid4().hex
 
 
 class Run:
     """A run's directory, locked by this process. `path` holds config.yaml, environment.json, metrics.csv, status.json,
-    logs/ and checkpoints/. Told to another process, it writes nothing there.
+    result.csv, logs/ and checkpoints/. Told to another process, it writes nothing there.
 
     The lock file says who holds the lock: machine, pid, and a name that no other process has. Raises UsageError
     where status.json is damaged.
