@@ -27,6 +27,8 @@ def put_back(path: Path | str, snapshot: Snapshot, **loaders: Callable[[Any], ob
     """Give each loader the entry of its name. Raises UsageError with the entry that is missing or does not fit."""
     for name, load in loaders.items():
         try:
+            if not isinstance(snapshot[name], Mapping):
+                raise TypeError(f"it is {shown(snapshot[name])}")
             load(snapshot[name])
         except WRONG as error:
             reason = "it is missing" if name not in snapshot else str(error).strip().splitlines()[-1:] or repr(error)
@@ -37,15 +39,18 @@ def put_back(path: Path | str, snapshot: Snapshot, **loaders: Callable[[Any], ob
 def restore(parts: Parts, snapshot: Snapshot, path: Path, best_epoch: int | None) -> State:
     """Put a snapshot back into `parts` and every generator; returns how far its run had come, of whose best.pt
     `best_epoch` is the epoch. Raises UsageError where the snapshot does not fit."""
+    state = progress(path, snapshot)
+    begun = state.train_images > 0
+    if begun:  # what this freezes needs no state of the optimizer
+        parts.method.before_epoch(parts.model, max(state.epoch - (state.step == 0), 0))
     put_back(
         path,
         snapshot,
         model=lambda saved: load_model(parts.model, saved),
-        optimizer=lambda saved: load_optimizer(parts.optimizer, saved),
+        optimizer=lambda saved: load_optimizer(parts.optimizer, saved, begun=begun),
         method=parts.method.load_state_dict,
         rng=set_rng_state,
     )
-    state = progress(path, snapshot)
     if state.step and state.step >= len(parts.train):
         raise UsageError(f"{path} is damaged: it has {state.step} batches of an epoch of {len(parts.train)}")
     if state.best and best_epoch != state.best["epoch"]:
@@ -56,35 +61,36 @@ def restore(parts: Parts, snapshot: Snapshot, path: Path, best_epoch: int | None
 def load_model(model: nn.Module, saved: dict[str, Any]) -> None:
     """Load weights, scores and buffers. Raises ValueError or RuntimeError where they do not fit."""
     model.load_state_dict(saved)
-    for name, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
+    for name, values in model.state_dict().items():
+        if not bool(torch.isfinite(values).all()):
             raise ValueError(f"{name} is not finite")
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Load what torch's own loading does not check: the settings, and names and shapes of each parameter's state.
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], *, begun: bool) -> None:
+    """Load, and check what torch does not: the settings, and names and shapes of each parameter's state, which every
+    parameter that trains has once training has begun.
 
     Raises ValueError where one is not what the options make it; the learning rate is set anew for every epoch.
     """
     fresh = optimizer.state_dict()["param_groups"]
-    groups = [dict(mine) | theirs for mine, theirs in zip(fresh, saved["param_groups"], strict=True)]
+    groups = [mine | theirs for mine, theirs in zip(fresh, saved["param_groups"], strict=True) if theirs["params"]]
     for mine, theirs in zip(fresh, groups, strict=True):
-        for name, value in theirs.items():
-            right = _is_count(value) if name == "lr" else value == mine.get(name, value)
-            if not right:
-                raise ValueError(f"{name} is {shown(value)}, {shown(mine.get(name))} expected")
+        for name in mine.keys() - {"lr"}:
+            if theirs[name] != mine[name]:
+                raise ValueError(f"{name} is {shown(theirs[name])}, {shown(mine[name])} expected")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     names = _state_names(optimizer)
-    for index, entry in saved["state"].items():
-        parameter = parameters[index]
-        if entry.keys() != names:
-            raise ValueError(f"parameter {index} has {', '.join(map(str, entry))}, {', '.join(names)} expected")
+    for index, parameter in enumerate(parameters):
+        entry = saved["state"].get(index, {})
+        if entry.keys() != names and (entry or (begun and parameter.requires_grad)):
+            raise ValueError(f"parameter {index} has {', '.join(entry) or 'none'}, {', '.join(names)} expected")
         for name, value in entry.items():
-            if name != "step" and value.shape != parameter.shape:
-                raise ValueError(f"{name} of parameter {index} has the shape {list(value.shape)}")
-            if not bool(torch.isfinite(torch.as_tensor(value)).all()) or torch.as_tensor(value).is_complex():
+            if value.shape != (() if name == "step" else parameter.shape) or not value.is_floating_point():
+                raise ValueError(f"{name} of parameter {index} is of the shape {list(value.shape)}, {value.dtype}")
+            if not bool(torch.isfinite(value).all()):
                 raise ValueError(f"{name} of parameter {index} is not finite")
-    optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+    known = {index: entry for index, entry in saved["state"].items() if index in range(len(parameters))}
+    optimizer.load_state_dict({"state": known, "param_groups": [group | {"lr": 0.0} for group in groups]})
 
 
 def _state_names(optimizer: torch.optim.Optimizer) -> set[str]:
@@ -110,16 +116,25 @@ def _state(saved: dict[str, Any], snapshot: Snapshot, start_epoch: int) -> State
         if kind in (int, float):
             right = _is_count(value) and (kind is float or type(value) is int)
         elif field.name == "sums":
-            right = len(value) == len(State().sums) and all(map(_is_count, value))
+            right = (
+                len(value) == len(State().sums) and all(map(_is_count, value)) and (saved["step"] > 0 or not any(value))
+            )
         else:
-            wanted = MEASURED | ({"epoch"} if field.name == "best" else set())
-            empty = not value and (saved["step"] > 0 or saved["epoch"] <= start_epoch)
-            right = empty or (value.keys() == wanted and all(map(_is_count, value.values())))
+            right = _is_score(value, saved["epoch"] if field.name == "best" else None)
+            right = right or (value == {} and (saved["step"] > 0 or saved["epoch"] <= start_epoch))
         if not right:
             raise ValueError(f"{field.name} is {shown(value)}")
     if any(saved[name] != snapshot[name] for name in ("epoch", "step")):
         raise ValueError("its epoch and step are not those of the checkpoint")
     return State(**saved)
+
+
+def _is_score(measures: dict[str, Any], epochs: int | None) -> bool:
+    """Whether these are a loss and accuracies, with the epoch they are of where there have been `epochs`."""
+    names = MEASURED if epochs is None else MEASURED | {"epoch"}
+    right = measures.keys() == names and all(map(_is_count, measures.values()))
+    right = right and all(measures[name] <= 100 + 1e-9 for name in MEASURED - {"loss"})
+    return right and (epochs is None or (type(measures["epoch"]) is int and 1 <= measures["epoch"] <= epochs))
 
 
 def _is_count(value: object) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from args import FIELDS, Options, UsageError, changed_mathematics, from_flat, load_yaml
-from trainers.restore import progress
+from trainers.restore import WRONG, progress
 from utils import checkpoints, results
 from utils import run as runs
 from utils.declared import shown
@@ -101,7 +101,7 @@ def compare(snapshot: Mapping[str, Any], path: Path, theirs: Options) -> int:
         raise UsageError(f"{path} is damaged: options: it does not say with which it was made")
     try:
         made = from_flat(own)
-    except UsageError as error:
+    except (UsageError, *WRONG) as error:
         raise UsageError(f"{path} is damaged: options: {'; '.join(str(error).splitlines())}") from error
     before, after = made.flat(), theirs.flat()
     names = [name for name, option in FIELDS.items() if option.metadata["maths"] or name == "pretrained"]

@@ -49,6 +49,11 @@ def load(path: Path) -> State:
     with _one_line(path):
         _verify(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
+    return checked(state, path)
+
+
+def checked(state: Any, path: Path) -> State:
+    """What `path` holds, if it is a checkpoint of this program. Raises UsageError where it is none."""
     whole = isinstance(state, dict) and isinstance(state.get("model"), dict)
     whole = whole and all(isinstance(entry, torch.Tensor) for entry in state["model"].values())
     if not whole or not all(type(state.get(key)) is int and state[key] >= 0 for key in ("epoch", "step")):
