@@ -104,6 +104,7 @@ def stored(run: Path, folder: Path) -> dict[str, Any]:
     for path in (run / "checkpoints").glob("*.pt"):
         content = torch.load(path, weights_only=True)
         content.pop("events", None)
+        content["options"].pop("resume")
         del content["state"]["seconds"], content["state"]["train_seconds"]
         found[path.name] = content
     return found | {f"events, {tag}": points for tag, points in events.shown(run / "logs").items()}

@@ -78,6 +78,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], *, b
         for name in mine.keys() - {"lr"}:
             if theirs[name] != mine[name]:
                 raise ValueError(f"{name} is {shown(theirs[name])}, {shown(mine[name])} expected")
+        if not _is_count(theirs["lr"]):
+            raise ValueError(f"lr is {shown(theirs['lr'])}")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     names = _state_names(optimizer)
     for index, parameter in enumerate(parameters):
@@ -90,7 +92,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], *, b
             if not bool(torch.isfinite(value).all()):
                 raise ValueError(f"{name} of parameter {index} is not finite")
     known = {index: entry for index, entry in saved["state"].items() if index in range(len(parameters))}
-    optimizer.load_state_dict({"state": known, "param_groups": [group | {"lr": 0.0} for group in groups]})
+    optimizer.load_state_dict({"state": known, "param_groups": groups})
 
 
 def _state_names(optimizer: torch.optim.Optimizer) -> set[str]:
