@@ -73,7 +73,9 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], *, b
     Raises ValueError where one is not what the options make it; the learning rate is set anew for every epoch.
     """
     fresh = optimizer.state_dict()["param_groups"]
-    groups = [mine | theirs for mine, theirs in zip(fresh, saved["param_groups"], strict=True) if theirs["params"]]
+    groups = [{**mine, **theirs} for mine, theirs in zip(fresh, saved["param_groups"], strict=True)]
+    if not all("params" in group for group in saved["param_groups"]):
+        raise ValueError("params are missing")
     for mine, theirs in zip(fresh, groups, strict=True):
         for name in mine.keys() - {"lr"}:
             if theirs[name] != mine[name]:

@@ -22,8 +22,8 @@ KINDS = {
     "sgd": {},
     "sparse": {"conv_type": "SparseConv", "freeze_weights": None, "progress_interval": 5, "update_interval": 1},
 }
-# With these the run goes on as it was: the learning rate is set for every epoch, a setting that is missing is that of the
-# options, a CPU has no use for a GPU's generator, event files have their own tests, and clocks may say anything.
+# With these the run goes on as it was: the learning rate is set for every epoch, a setting that is missing comes from
+# the options, a CPU has no use for a GPU's generator, event files have their own tests, and clocks may say anything.
 FREE = {"events", "cuda", "seconds", "train_seconds", "train_images", "loss"}
 
 
