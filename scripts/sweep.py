@@ -47,8 +47,8 @@ deviation over the seeds. Every option of `python main.py --help` may be given: 
 it is an axis of the grid. The first axis varies slowest; an option given again replaces what was given before.
 
 A cell is skipped when it is finished: the results file (--results) has its row, and the config.yaml of that row's run
-directory the same configuration and seed. One that was stopped or killed is resumed, one that another sweep is running
-is passed by. So the same command goes on after an interruption and, once all is done, prints the table again.
+directory the same configuration and seed. One that was stopped or killed is resumed, one that another process is
+training is passed by. So the same command goes on after an interruption and, once all is done, prints the table again.
 What a cell says goes to <log-dir>/sweep-logs/.
 
 Options of the sweep itself:

@@ -32,6 +32,7 @@ import main
 from tests import events
 
 CLOCKS = ("train/images_per_second", "train/elapsed_seconds", "Date Finished", "Images/s", "Seconds", "Run ID")
+CLOCKS += ("Commit",)  # may change while this runs
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 WRITES = {"os.rename", "os.truncate", "os.remove", "os.mkdir"}
 COMMON = {"set": "digits", "epochs": 4, "batch_size": 128, "seed": 1, "precision": "fp32", "print_freq": 1}

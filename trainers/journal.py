@@ -8,8 +8,9 @@ from args import Options
 from trainers import report
 from trainers.loop import Parts, Score, State
 from utils import checkpoints
+from utils.event_files import event_sizes, keep_events
 from utils.progress import say
-from utils.recorders import MetricsCsv, TensorBoard, event_sizes, keep_events
+from utils.recorders import MetricsCsv, TensorBoard
 from utils.run import Run
 from utils.runtime import rng_state
 from utils.signals import StopRequest

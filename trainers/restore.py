@@ -49,7 +49,7 @@ def restore(parts: Parts, snapshot: Snapshot, path: Path, best_epoch: int | None
         model=lambda saved: load_model(parts.model, saved),
         optimizer=lambda saved: load_optimizer(parts.optimizer, saved, begun=begun),
         method=parts.method.load_state_dict,
-        rng=set_rng_state,
+        rng=load_generators,
     )
     if state.step and state.step >= len(parts.train):
         raise UsageError(f"{path} is damaged: it has {state.step} batches of an epoch of {len(parts.train)}")
@@ -104,6 +104,17 @@ def _state_names(optimizer: torch.optim.Optimizer) -> set[str]:
     like = type(optimizer)([probe], **optimizer.defaults)
     like.step()
     return {*like.state[probe]}
+
+
+def load_generators(saved: dict[str, Any]) -> None:
+    """Set every generator. Raises ValueError for what numpy and Python take unseen: any position, any spare number."""
+    _, keys, position, has_gauss, gauss = saved["numpy"]
+    spares = [gauss, 0.0 if saved["python"][2] is None else saved["python"][2]]
+    sound = type(position) is int and 0 <= position <= len(keys) and has_gauss in (0, 1)
+    sound = sound and all(type(spare) in (int, float) and math.isfinite(spare) for spare in spares)
+    if not sound or not isinstance(saved["cuda"], list):
+        raise ValueError("no state of random generators")
+    set_rng_state(saved)
 
 
 def progress(path: Path | str, snapshot: Snapshot, start_epoch: int = 0) -> State:

@@ -117,5 +117,4 @@ class Sparse(Method):
         return {"strengths": dict(self._strengths.found)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        of = {name: (self._layers[name].weight, values) for name, values in state["strengths"].items()}
-        self._strengths.found.update({name: values.to(w.device).view_as(w) for name, (w, values) in of.items()})
+        self._strengths.restore(state["strengths"])

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,23 +38,6 @@ class MetricsCsv:
         writer.writeheader()
         writer.writerows(self._rows)
         write_text(self._path, text.getvalue())
-
-
-def event_sizes(directory: Path) -> dict[str, int]:
-    """The bytes of each event file."""
-    return {path.name: path.stat().st_size for path in sorted(directory.glob("*tfevents*"))}
-
-
-def keep_events(directory: Path, sizes: Mapping[str, int] | None) -> None:
-    """Cut each event file to the size it had when a checkpoint was saved, and remove those that came later: TensorBoard
-    then shows what an unbroken run had shown. Does nothing where the sizes are unknown."""
-    if sizes is None:
-        return
-    for path in directory.glob("*tfevents*"):
-        if path.name not in sizes:
-            path.unlink()
-        elif path.stat().st_size > sizes[path.name]:
-            os.truncate(path, sizes[path.name])
 
 
 class TensorBoard:

@@ -1,6 +1,5 @@
 """Device, precision and ranks of this process, chosen once in the two mains."""
 
-import math
 import os
 import platform
 import random
@@ -241,19 +240,11 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """The inverse of `rng_state`, into the GPU in use; older checkpoints hold a state for each of their machine.
-
-    Raises ValueError where it is none: numpy itself would take any position within its keys.
-    """
-    name, keys, position, has_gauss, gauss = state["numpy"]
-    spares = [gauss, 0.0 if state["python"][2] is None else state["python"][2]]
-    sound = type(position) is int and 0 <= position <= len(keys) and has_gauss in (0, 1)
-    sound = sound and all(type(spare) in (int, float) and math.isfinite(spare) for spare in spares)
-    if not sound or not isinstance(state["cuda"], list):
-        raise ValueError("no state of random generators")
+    """The inverse of `rng_state`, into the GPU in use; older checkpoints hold a state for each of their machine."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_initialized():
         torch.cuda.set_rng_state(state["cuda"][torch.cuda.current_device() % len(state["cuda"])])
-    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
