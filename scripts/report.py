@@ -16,7 +16,6 @@ if __name__ == "__main__":  # run as a file: the project is one level up
 
     ending.leave_at_once()
 
-import csv
 import statistics
 from collections.abc import Mapping, Sequence
 
@@ -27,6 +26,7 @@ from utils.files import check_new, writing
 from utils.parser import Parser, old_path, path
 from utils.plots import Line, line_chart
 from utils.progress import say
+from utils.tables import earlier_rows
 
 MANY = 3  # options that a label names at most
 Curve = dict[int, float]  # epoch -> value
@@ -54,12 +54,14 @@ def labels(runs: Mapping[Path, Mapping[str, object]]) -> list[str]:
 
 def curve(run: Path, measure: str) -> Curve:
     """The column `measure` of its metrics. Raises UsageError where there is none."""
-    with (run / "metrics.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = earlier_rows(run / "metrics.csv", sys.maxsize)
     if not rows or not rows[0].get(measure):
         names = list(rows[0]) if rows else []
         raise UsageError(f"--measure: {run} has no {measure!r}{nearest(measure, names)}; one of {', '.join(names)}")
-    return {int(row["epoch"]): float(row[measure]) for row in rows}
+    try:
+        return {int(row["epoch"]): float(row[measure]) for row in rows}
+    except ValueError:
+        raise UsageError(f"{run / 'metrics.csv'} is damaged: {measure} is not a number in every epoch") from None
 
 
 def gather(runs: Sequence[Path], measure: str) -> Curves:
