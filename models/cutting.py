@@ -61,7 +61,7 @@ def cut_state(model: nn.Module, groups: Sequence[Units], kept: Sequence[Tensor])
 
     A unit's row goes from its writers, its entry from its norms, and from each reader the inputs that came from it.
     """
-    state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    state = model.state_dict()  # no plain dict: the versions of its modules come with it
     for name, mask in masks([group.readers for group in groups], kept).items():
         state[f"{name}.weight"] = state[f"{name}.weight"][:, mask]
     for name, mask in masks([group.writers | group.norms for group in groups], kept).items():

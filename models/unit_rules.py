@@ -5,7 +5,7 @@ moves the values, and joins those that it combines: joined units can be cut only
 outputs depend on several units, or where a network without some of them would compute something else.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ REDUCTIONS = {aten.mean, aten.sum, aten.amax, aten.amin}
 
 
 class Mixes(Exception):
-    """The verb of a refusal: the operation … some layer's units."""
+    """Raised by a rule; the message is a verb that has some layer's units as its object."""
 
 
 def has_units(value: Any) -> bool:
@@ -41,11 +41,11 @@ def units_of(value: Any) -> Any:
 
 
 def attach(out: Any, units: Any) -> None:
-    """Set the numbers of one tensor or of several."""
+    """Set the numbers of a tensor, or of several; all have the same where there are fewer numbers than tensors."""
     values = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
-    several = tree_leaves(units)
-    for value, of in zip(values, several * (len(values) // len(several)), strict=True):
-        value._units = of
+    each = tree_leaves(units)
+    for value, numbers in zip(values, each * (len(values) // len(each)), strict=True):
+        value._units = numbers
 
 
 def is_pointwise(func: Any) -> bool:
@@ -53,39 +53,42 @@ def is_pointwise(func: Any) -> bool:
     return torch.Tag.pointwise in func.tags or func.overloadpacket in POINTWISE
 
 
-def varying(units: Tensor) -> list[int]:
-    """The axes along which the numbers differ."""
-    return [axis for axis in range(units.dim()) if (units != units.narrow(axis, 0, 1)).any()]
-
-
-def outputs(func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any, join: Join) -> Any:
-    """The numbers of `out`, what the operator `func` gave for `args` and `kwargs`, in the structure of `out`."""
+def outputs(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any, join: Join) -> Any:
+    """Return the numbers of `out`, what the operator `func` gave for `args` and `kwargs`, in the structure of `out`."""
     packet = func.overloadpacket
     if is_pointwise(func) and isinstance(out, Tensor):
         return _pointwise([x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)], out, join)
     if packet in MOVES and func is not aten.view.dtype:
         return tree_map(lambda units: _along_one_axis(units, join), func(*tree_map(_moved, tuple(args)), **kwargs))
-    given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
     if not has_units(args[0]):
         raise Mixes("may mix or move")
-    units = units_of(args[0])
+    units = units_of(args[0]).contiguous()
+    given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | dict(kwargs)
     if packet in PARTS:
         axis = given.get("dim", 0) % units.dim()
-        cut = lambda numbers: func(numbers.contiguous(), *args[1:], **kwargs)  # noqa: E731
-        _join_parts(cut, units, axis, join)
-        return cut(units)
+        if axis in varying(units):
+            along = torch.arange(units.shape[axis], device=units.device)
+            places = along.view([-1 if a == axis else 1 for a in range(units.dim())]).expand_as(units).contiguous()
+            for part in tree_leaves(func(places, *args[1:], **kwargs)):
+                _join_parts(part.unique(), units.movedim(axis, 0), join)
+        return func(units, *args[1:], **kwargs)
     if packet in INDEXED and not any(map(has_units, args[1])):
         if any(axis in varying(units) for axis, index in enumerate(args[1]) if index is not None):
             raise Mixes("picks some of")
-        return func(units, *args[1:])
+        return func(units, args[1])
     if packet in SPATIAL:
         return _spatial(units, len(given["pad"]) // 2 if "pad" in given else 2, out)
     if packet in REDUCTIONS:
-        axes = given.get("dim") or range(units.dim())
-        if {axis % units.dim() for axis in axes} & set(varying(units)):
+        axes = tuple(axis % units.dim() for axis in given.get("dim") or range(units.dim()))
+        if set(axes) & set(varying(units)):
             raise Mixes("adds up")
-        return units.amax(tuple(axes), given.get("keepdim", False))
+        return units.amax(axes, given.get("keepdim", False))
     raise Mixes("may mix or move")
+
+
+def varying(units: Tensor) -> list[int]:
+    """Return the axes along which the numbers differ."""
+    return [axis for axis in range(units.dim()) if (units != units.narrow(axis, 0, 1)).any()]
 
 
 def _moved(value: Any) -> Any:
@@ -95,16 +98,16 @@ def _moved(value: Any) -> Any:
 
 
 def _pointwise(operands: Sequence[Tensor], out: Tensor, join: Join) -> Tensor:
-    """Units that meet are joined."""
+    """Join the units that meet."""
     first, *others = (units_of(x).expand(out.shape) for x in operands if has_units(x))
     for other in others:
         if ((first == NONE) != (other == NONE)).any():
-            raise Mixes("combines with the images")
+            raise Mixes("combines the images with")
         join(first, other)
     axes = [axis - out.dim() for axis in varying(first)]
     for x in operands:
         if not has_units(x) and any(x.dim() >= -axis and x.shape[axis] > 1 for axis in axes):
-            raise Mixes("combines with a tensor of fixed width")
+            raise Mixes("combines a tensor of fixed width with")
     return first
 
 
@@ -120,26 +123,21 @@ def _along_one_axis(units: Tensor, join: Join) -> Tensor:
     return first.expand_as(units)
 
 
-def _join_parts(cut: Callable[[Tensor], Any], units: Tensor, axis: int, join: Join) -> None:
-    """Join the units at the same place of all parts, so that these stay equally long; `cut` gives the parts."""
-    if axis not in varying(units):
-        return
-    size = units.shape[axis]
+def _join_parts(places: Tensor, units: Tensor, join: Join) -> None:
+    """Join the units (n, …) at the same place of all parts of n, so that they stay equally long; one has `places`."""
+    size, length = len(units), len(places)
     every = torch.arange(size, device=units.device)
-    along, rows = every.view([-1 if a == axis else 1 for a in range(units.dim())]), units.movedim(axis, 0)
-    for part in tree_leaves(cut(along.expand_as(units))):
-        places = part.unique()
-        number = size / max(len(places), 1)
-        if number == int(number) and torch.equal(places, every[: len(places)] + places[0] // len(places) * len(places)):
-            join(rows, rows[every % len(places)])
-        elif number == int(number) and torch.equal(places, every[places[0] % int(number) :: int(number)]):
-            join(rows, rows[every // int(number) * int(number)])
-        else:
-            raise Mixes("takes a part, which is no equal share, of")
+    if length and size % length == 0:
+        step = size // length
+        if torch.equal(places, every[:length] + places[0] // length * length):  # blocks
+            return join(units, units[every % length])
+        if torch.equal(places, every[places[0] % step :: step]):
+            return join(units, units[every // step * step])
+    raise Mixes("takes a part, which is no equal share, of")
 
 
 def _spatial(units: Tensor, axes: int, out: Any) -> Any:
-    """Of an operation on each channel by itself, over the last `axes` axes."""
+    """The numbers behind an operation on each channel by itself, over the last `axes` axes."""
     if any(axis >= units.dim() - axes for axis in varying(units)):
         raise Mixes("pools or pads")
     one = units[(..., *[slice(1)] * axes)]

@@ -104,10 +104,10 @@ class Trace(TorchDispatchMode):
         out = func(*args, **kwargs)
         units = self._outputs(func, args, kwargs, out, found)
         if not any(isinstance(x, Tensor) for x in tree_leaves(out)):
-            raise self._refusal(Mixed(self._where(func), "decides by the values of", units))
+            raise self._refusal(Mixed(self._where(func), "decides by the values of", numbers(units)))
         in_place = func._schema.is_mutable
         if in_place and (not is_pointwise(func) or isinstance(units, Mixed) or not has_units(args[0])):
-            raise self._refusal(Mixed(self._where(func), "writes into another tensor", units))
+            raise self._refusal(Mixed(self._where(func), "writes into another tensor", numbers(units)))
         attach(out, units)
         return out
 

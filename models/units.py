@@ -17,7 +17,6 @@ from models.unit_trace import KNOWN, REFUSED, Trace
 
 __all__ = ["Units", "unit_groups", "zero_units"]
 TENSORS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
-TRIALS = 2  # cuts of random halves of the units
 CLOSE = 1e-6  # of the activations with zeros and without, in float64
 
 
@@ -33,6 +32,9 @@ def unit_groups(model: nn.Module, images: Tensor) -> list[Units]:
         if own - (TENSORS if isinstance(module, KNOWN) else set()):
             told = f"{name or 'the network'}, a {type(module).__name__}, may make something of zeros"
             raise ValueError(f"{REFUSED}{told}: only Conv2d, Linear and batch norms are known not to")
+    generator = torch.Generator().manual_seed(0)
+    if images.is_floating_point():  # real ones have too many zeros
+        images = torch.randn(images.shape, generator=generator).to(images)
     groups = _groups(Trace(model, images), [name for name, _ in model.named_modules()])
     if not groups:
         raise ValueError("there is nothing to prune: the network has an output layer alone")
@@ -43,29 +45,31 @@ def unit_groups(model: nn.Module, images: Tensor) -> list[Units]:
                 raise ValueError(f"{REFUSED}those of {name} can go only together")
             if name == last:
                 raise ValueError(f"{REFUSED}{name}, the last layer of the network, is not its output layer")
-    for trial in range(TRIALS):
-        _check_cut(model, groups, images, torch.Generator().manual_seed(trial))
+    _check_cut(model, groups, images.double() if images.is_floating_point() else images, generator)
     return groups
 
 
 def _groups(trace: Trace, order: Sequence[str]) -> list[Units]:
     """Units that are joined are one; layers that write one unit are of one group."""
     unit = _components(trace.count, trace.joined)
-    kinds = [
+    writers, norms, readers = (
         {name: _at(unit, found[name]) for name in order if name in found}
         for found in (trace.rows, trace.entries, trace.columns)
+    )
+    of_one_layer = [torch.stack([units, units[:1].expand_as(units)], 1) for units in writers.values()]
+    group = _components(trace.count, torch.cat([trace.joined[:0], *of_one_layer]))
+    kinds = [
+        [(name, units, set(_at(group, units).tolist())) for name, units in layers.items()]
+        for layers in (writers, norms, readers)
     ]
-    of_one_layer = [torch.stack([units, units[:1].expand_as(units)], 1) for units in kinds[0].values()]
-    group = _components(trace.count, torch.cat(of_one_layer)) if of_one_layer else unit
+    output = set(group[unit[trace.returned]].tolist())
     groups = []
-    for number in dict.fromkeys(int(group[units[0]]) for units in kinds[0].values()):
-        members = (unit == torch.arange(len(unit))) & (group == number)
-        if members[unit[trace.returned]].any():
-            continue
-        place = torch.where(members, members.cumsum(0) - 1, NONE)
-        found = [{name: _at(place, units) for name, units in layers.items()} for layers in kinds]
-        found = [{name: units for name, units in layers.items() if (units != NONE).any()} for layers in found]
-        groups.append(Units(int(members.sum()), *found))
+    for number in dict.fromkeys(int(group[units[0]]) for units in writers.values()):
+        if number not in output:
+            members = (unit == torch.arange(len(unit))) & (group[unit] == number)
+            place = torch.where(members, members.cumsum(0) - 1, NONE)
+            layers = ({name: _at(place, units) for name, units, of in kind if number in of} for kind in kinds)
+            groups.append(Units(int(members.sum()), *layers))
     return groups
 
 
@@ -92,8 +96,6 @@ def _check_cut(model: nn.Module, groups: Sequence[Units], images: Tensor, genera
     That finds what the trace does not show: a number of channels that is written down in a forward.
     """
     zeros = _randomised(model, generator)
-    if images.is_floating_point():
-        images = torch.randn(images.shape, dtype=torch.float64, generator=generator).to(images.device)
     kept = [torch.randperm(group.width, generator=generator) < (group.width + 1) // 2 for group in groups]
     smaller = compacted(zeros, groups, kept)
     zero_units(zeros, groups, kept)
@@ -107,8 +109,7 @@ def _check_cut(model: nn.Module, groups: Sequence[Units], images: Tensor, genera
     rows = masks([group.writers for group in groups], kept)
     for (name, one), (_, other) in zip(expected, found, strict=False):
         if name in rows:
-            one = one.movedim(1 if one.dim() == 4 else -1, 0)[rows[name]]
-            other = other.movedim(1 if other.dim() == 4 else -1, 0)
+            one = one[rows[name]]
         if one.shape != other.shape or not float((one - other).abs().max()) <= CLOSE * (1 + float(one.abs().max())):
             raise ValueError(f"{REFUSED}{name or 'the network'} computes something else behind layers without some")
     if len(found) < len(expected):
@@ -116,12 +117,17 @@ def _check_cut(model: nn.Module, groups: Sequence[Units], images: Tensor, genera
 
 
 def _recorded(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """The list into which each Conv2d and Linear, and at last the whole network as "", puts its name and outputs."""
+    """The list into which each Conv2d and Linear puts (name, output) with its units first, and the network ("", output)
+    at the end of a pass."""
     found: list[tuple[str, Tensor]] = []
-    for name, layer in [*weight_layers(model).items(), ("", model)]:
+    for name, layer in weight_layers(model).items():
+        axis = -1 if isinstance(layer, nn.Linear) else -3
         layer.register_forward_hook(
-            lambda _layer, _inputs, out, name=name: found.extend((name, x) for x in tree_leaves(out))
+            lambda _layer, _inputs, out, name=name, axis=axis: found.append((name, out.movedim(axis, 0)))
         )
+    model.register_forward_hook(
+        lambda _model, _inputs, out: found.extend(("", x) for x in tree_leaves(out) if isinstance(x, Tensor))
+    )
     return found
 
 
@@ -130,12 +136,8 @@ def _randomised(model: nn.Module, generator: torch.Generator) -> nn.Module:
     model = copy.deepcopy(model).double().eval()
     for layer in model.modules():
         for of, tensor in layer.state_dict().items() if isinstance(layer, KNOWN) else ():
-            noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
-            if of == "running_var":
-                noise = noise.abs() + 0.5
-            elif tensor.dim() > 1:
-                noise *= (2 / tensor[0].numel()) ** 0.5
-            elif of == "weight":
-                noise = 1 + 0.3 * noise
-            tensor.copy_(noise)
+            noise = torch.rand(tensor.shape, generator=generator)
+            positive = of == "running_var" or (of == "weight" and tensor.dim() == 1)
+            bound = (6 / tensor[0].numel()) ** 0.5 if tensor.dim() > 1 else 1
+            tensor.copy_(noise + 0.5 if positive else (2 * noise - 1) * bound)
     return model
