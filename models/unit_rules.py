@@ -23,7 +23,7 @@ PARTS = {aten.slice, aten.select, aten.split, aten.split_with_sizes, aten.unbind
 INDEXED = {aten.index, aten._unsafe_index}
 SPATIAL = {aten.max_pool2d_with_indices, aten.avg_pool2d, aten._adaptive_avg_pool2d, aten.adaptive_max_pool2d}
 SPATIAL |= {aten.constant_pad_nd, aten.reflection_pad2d, aten.replication_pad2d}
-REDUCTIONS = {aten.mean, aten.sum, aten.amax, aten.amin}
+REDUCTIONS = {aten.mean, aten.sum, aten.amax, aten.amin, aten.max, aten.min}
 
 
 class Mixes(Exception):
@@ -41,11 +41,12 @@ def units_of(value: Any) -> Any:
 
 
 def attach(out: Any, units: Any) -> None:
-    """Set the numbers of a tensor, or of several; all have the same where there are fewer numbers than tensors."""
+    """Set the numbers of a tensor or of several, one for all or one for each; a tensor without units gets none."""
     values = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
     each = tree_leaves(units)
     for value, numbers in zip(values, each * (len(values) // len(each)), strict=True):
-        value._units = numbers
+        if not isinstance(numbers, Tensor) or (numbers != NONE).any():
+            value._units = numbers  # type: ignore[attr-defined]
 
 
 def is_pointwise(func: Any) -> bool:
@@ -79,10 +80,12 @@ def outputs(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any,
     if packet in SPATIAL:
         return _spatial(units, len(given["pad"]) // 2 if "pad" in given else 2, out)
     if packet in REDUCTIONS:
-        axes = tuple(axis % units.dim() for axis in given.get("dim") or range(units.dim()))
-        if set(axes) & set(varying(units)):
-            raise Mixes("adds up")
-        return units.amax(axes, given.get("keepdim", False))
+        axes = given.get("dim", ())
+        axes = {axis % units.dim() for axis in ([axes] if isinstance(axes, int) else axes or range(units.dim()))}
+        if axes & set(varying(units)):
+            raise Mixes("mixes")
+        reduced = units.amax(tuple(axes), given.get("keepdim", False))
+        return tree_map(lambda _: reduced, out)
     raise Mixes("may mix or move")
 
 
@@ -140,5 +143,7 @@ def _spatial(units: Tensor, axes: int, out: Any) -> Any:
     """The numbers behind an operation on each channel by itself, over the last `axes` axes."""
     if any(axis >= units.dim() - axes for axis in varying(units)):
         raise Mixes("pools or pads")
-    one = units[(..., *[slice(1)] * axes)]
+    one = units
+    for axis in range(units.dim() - axes, units.dim()):
+        one = one.narrow(axis, 0, 1)
     return tree_map(lambda value: one.expand(value.shape), out)

@@ -1,7 +1,7 @@
 """A pass through a network in which every unit is zero, and which follows the units to the layers that read them.
 
-A unit is an output channel of a Conv2d or a Linear. All that a layer reads of units has to be 0 then. As a value belongs
-to one unit alone (`models.unit_rules`), it is 0 whenever that unit is, whatever the images and the other units are.
+A unit is an output channel of a Conv2d or a Linear. What a layer reads of units has to be 0 in this pass. As each value
+belongs to one unit alone (`models.unit_rules`), it is 0 whenever that unit is, for all images and other units.
 """
 
 import copy
@@ -92,7 +92,7 @@ class Trace(TorchDispatchMode):
 
     # operations
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         found = [units_of(x) for x in tree_leaves((args, kwargs)) if has_units(x)]
         if not found or any(isinstance(module, KNOWN) for _, module in self._path):
@@ -123,7 +123,9 @@ class Trace(TorchDispatchMode):
 
     def _where(self, func: Any) -> str:
         name, module = self._path[-1]
-        return f"{func.overloadpacket.__name__} in " + (f"{name}, a {type(module).__name__}," if name else "the network")
+        return f"{func.overloadpacket.__name__} in " + (
+            f"{name}, a {type(module).__name__}," if name else "the network"
+        )
 
     def _writer(self, units: Any) -> str:
         """The layer that writes one of the units."""

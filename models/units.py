@@ -42,7 +42,7 @@ def unit_groups(model: nn.Module, images: Tensor) -> list[Units]:
     for group in groups:
         for name, rows in group.writers.items():
             if group.width == 1 < len(rows):
-                raise ValueError(f"{REFUSED}those of {name} can go only together")
+                raise ValueError(f"{REFUSED}those of {name} can go only together: operations behind it join them")
             if name == last:
                 raise ValueError(f"{REFUSED}{name}, the last layer of the network, is not its output layer")
     _check_cut(model, groups, images.double() if images.is_floating_point() else images, generator)
@@ -105,7 +105,7 @@ def _check_cut(model: nn.Module, groups: Sequence[Units], images: Tensor, genera
         smaller(images)
         fault = ""
     except (RuntimeError, ValueError, LookupError, TypeError, AssertionError) as error:
-        fault = str(error).splitlines()[0]
+        fault = (str(error).splitlines() or [type(error).__name__])[0]
     rows = masks([group.writers for group in groups], kept)
     for (name, one), (_, other) in zip(expected, found, strict=False):
         if name in rows:
@@ -113,7 +113,9 @@ def _check_cut(model: nn.Module, groups: Sequence[Units], images: Tensor, genera
         if one.shape != other.shape or not float((one - other).abs().max()) <= CLOSE * (1 + float(one.abs().max())):
             raise ValueError(f"{REFUSED}{name or 'the network'} computes something else behind layers without some")
     if len(found) < len(expected):
-        raise ValueError(f"{REFUSED}without some, the network fails before {expected[len(found)][0]}: {fault}")
+        raise ValueError(
+            f"{REFUSED}without some, the network fails before {expected[len(found)][0] or 'its end'}: {fault}"
+        )
 
 
 def _recorded(model: nn.Module) -> list[tuple[str, Tensor]]:

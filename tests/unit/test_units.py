@@ -88,15 +88,23 @@ def shared(n, x):
 IMAGE = (3, 6, 5)
 CUT = {
     "crelu mlp": lambda: Net(
-        lambda n, x: n.c(crelu(n.b(crelu(n.a(x.flatten(1)))))), a=nn.Linear(90, 7), b=nn.Linear(14, 6), c=nn.Linear(12, 4)
+        lambda n, x: n.c(crelu(n.b(crelu(n.a(x.flatten(1)))))),
+        a=nn.Linear(90, 7),
+        b=nn.Linear(14, 6),
+        c=nn.Linear(12, 4),
     ),
     "crelu conv": lambda: Net(
         lambda n, x: n.out(n.bn(crelu(n.b(crelu(n.a(x))))).flatten(1)),
-        a=conv(3, 5), b=conv(10, 6), bn=nn.BatchNorm2d(12), out=nn.Linear(12 * 30, 4),
+        a=conv(3, 5),
+        b=conv(10, 6),
+        bn=nn.BatchNorm2d(12),
+        out=nn.Linear(12 * 30, 4),
     ),
     "concat": lambda: Net(
         lambda n, x: n.out(torch.cat([n.a(x).relu(), n.b(x).tanh(), x], 1).flatten(1)),
-        a=conv(3, 5), b=conv(3, 4), out=nn.Linear(12 * 30, 4),
+        a=conv(3, 5),
+        b=conv(3, 4),
+        out=nn.Linear(12 * 30, 4),
     ),
     "dense block": lambda: Net(
         dense, a=conv(3, 5), bn=nn.BatchNorm2d(8), b=conv(8, 4), bn2=nn.BatchNorm2d(12), out=nn.Linear(12, 4)
@@ -109,16 +117,26 @@ CUT = {
     "maxout": lambda: Net(
         lambda n, x: n.out(head(n.a(x).unflatten(1, (-1, 2)).amax(2))), a=conv(3, 12), out=nn.Linear(6, 4)
     ),
+    "maxout of blocks": lambda: Net(
+        lambda n, x: n.out(head(n.a(x).unflatten(1, (2, -1)).max(1)[0])), a=conv(3, 12), out=nn.Linear(6, 4)
+    ),
     "grouped": lambda: Net(
         lambda n, x: n.out(head(n.c(n.b(n.a(x).relu()).relu()))),
-        a=conv(3, 12), b=conv(12, 18, groups=3), c=conv(18, 6, 1), out=nn.Linear(6, 4),
+        a=conv(3, 12),
+        b=conv(12, 18, groups=3),
+        c=conv(18, 6, 1),
+        out=nn.Linear(6, 4),
     ),
     "grouped images": lambda: Net(
         lambda n, x: n.out(head(n.a(torch.cat([x, -x], 1)).relu())), a=conv(6, 12, groups=3), out=nn.Linear(12, 4)
     ),
     "depthwise": lambda: Net(
         lambda n, x: n.out(head(n.c(n.bn(n.b(n.a(x).relu())).relu()))),
-        a=conv(3, 6), b=conv(6, 12, groups=6), bn=nn.BatchNorm2d(12), c=conv(12, 6, 1), out=nn.Linear(6, 4),
+        a=conv(3, 6),
+        b=conv(6, 12, groups=6),
+        bn=nn.BatchNorm2d(12),
+        c=conv(12, 6, 1),
+        out=nn.Linear(6, 4),
     ),
     "one output a group": lambda: Net(
         lambda n, x: n.out(head(n.b(n.a(x).relu()).relu())), a=conv(3, 12), b=conv(12, 6, groups=6), out=nn.Linear(6, 4)
@@ -128,27 +146,40 @@ CUT = {
         excited, a=conv(3, 8), down=conv(8, 4, 1), up=conv(4, 8, 1), b=conv(8, 6), out=nn.Linear(6, 4)
     ),
     "in place": lambda: Net(in_place, a=conv(3, 6), b=conv(6, 6), out=nn.Linear(6, 4)),
-    "shuffle": lambda: Net(shuffled, a=conv(3, 6), b=conv(3, 6), c=conv(12, 8, groups=2), bn=nn.BatchNorm2d(8), out=nn.Linear(8, 4)),
-    "unused": lambda: Net(lambda n, x: n.out(head(n.a(x).relu())), a=conv(3, 6), out=nn.Linear(6, 4), more=nn.Linear(5, 5)),
+    "shuffle": lambda: Net(
+        shuffled, a=conv(3, 6), b=conv(3, 6), c=conv(12, 8, groups=2), bn=nn.BatchNorm2d(8), out=nn.Linear(8, 4)
+    ),
+    "unused": lambda: Net(
+        lambda n, x: n.out(head(n.a(x).relu())), a=conv(3, 6), out=nn.Linear(6, 4), more=nn.Linear(5, 5)
+    ),
     "features": lambda: Net(with_features, a=conv(3, 6), b=conv(6, 7), c=conv(7, 6), out=nn.Linear(6, 4)),
     "softmax at the end": lambda: Net(
         lambda n, x: F.log_softmax(n.out(n.a(x.flatten(1)).relu()), 1), a=nn.Linear(90, 9), out=nn.Linear(9, 4)
     ),
     "tokens": lambda: Net(
-        lambda n, x: n.out(n.b(F.gelu(n.a(x.flatten(2).mT))).mean(1)), a=nn.Linear(3, 8), b=nn.Linear(8, 6), out=nn.Linear(6, 4)
+        lambda n, x: n.out(n.b(F.gelu(n.a(x.flatten(2).mT))).mean(1)),
+        a=nn.Linear(3, 8),
+        b=nn.Linear(8, 6),
+        out=nn.Linear(6, 4),
     ),
     "linear on images": lambda: Net(
         lambda n, x: n.out(head(n.b(F.gelu(n.a(x.permute(0, 2, 3, 1)))).permute(0, 3, 1, 2))),
-        a=nn.Linear(3, 8), b=nn.Linear(8, 6), out=nn.Linear(6, 4),
+        a=nn.Linear(3, 8),
+        b=nn.Linear(8, 6),
+        out=nn.Linear(6, 4),
     ),
     "upsampled": lambda: Net(
         lambda n, x: n.out(head(n.b(F.pad(F.interpolate(F.hardswish(n.a(x)), scale_factor=2), (1, 0, 2, 0))))),
-        a=conv(3, 8), b=conv(8, 6), out=nn.Linear(6, 4),
+        a=conv(3, 8),
+        b=conv(8, 6),
+        out=nn.Linear(6, 4),
     ),
     "leaky by hand": lambda: Net(
-        lambda n, x: n.out(torch.where((y := n.a(x.flatten(1))) > 0, y, 0.1 * y).clamp(-2, 2)), a=nn.Linear(90, 9), out=nn.Linear(9, 4)
+        lambda n, x: n.out(torch.where((y := n.a(x.flatten(1))) > 0, y, 0.1 * y).clamp(-2, 2)),
+        a=nn.Linear(90, 9),
+        out=nn.Linear(9, 4),
     ),
-}  # fmt: skip
+}
 
 
 def lively(model, seed=0):
@@ -164,7 +195,7 @@ def lively(model, seed=0):
 
 
 def cut(model, images):
-    """(outputs before, with zeros, of the smaller network; the smaller network): half of the units go by their norms."""
+    """(outputs before, with zeros and of the smaller network, which is last): half of the units go by their norms."""
     groups = units.unit_groups(model, images[:2])
     kept = pruning.survivors(pruning.unit_scores(pruning.hidden_weights(model), groups), 50)
     assert any(not mask.all() for mask in kept)
@@ -223,7 +254,7 @@ REFUSED = {  # (network, what the one line says)
     "padded": (two_convs(lambda _, x: F.pad(x, (1, 1, 1, 1), value=1.0)), "still gives something to b"),
     "softmax": (two_convs(lambda _, x: x.softmax(1)), "_softmax in the network may mix or move those of a, before b"),
     "layer norm": (two_convs(lambda _, x: F.layer_norm(x, x.shape[1:])), "native_layer_norm in the network may mix"),
-    "channel mean": (two_convs(lambda _, x: x - x.mean(1, keepdim=True)), "mean in the network adds up those of a"),
+    "channel mean": (two_convs(lambda _, x: x - x.mean(1, keepdim=True)), "mean in the network mixes those of a"),
     "norm": (two_convs(lambda _, x: F.normalize(x)), "linalg_vector_norm in the network may mix"),
     "attention": (two_convs(lambda _, x: (x @ x.mT) @ x), "bmm in the network may mix or move those of a, before b"),
     "local response": (two_convs(lambda _, x: F.local_response_norm(x, 3)), "in the network .* those of a, before b"),
@@ -231,15 +262,31 @@ REFUSED = {  # (network, what the one line says)
     "picked": (two_convs(lambda _, x: x[:, [1, 0, 2, 3, 5, 4]]), "index in the network picks some of those of a"),
     "random": (two_convs(lambda _, x: F.dropout(x, training=True)), "native_dropout in the network may mix"),
     "constant": (two_convs(lambda _, x: x * torch.ones(6, 1, 1)), "mul in the network combines a tensor of fixed"),
-    "channel pad": (two_convs(lambda _, x: F.pad(x[:, :3], (0, 0, 0, 0, 0, 3))), "constant_pad_nd in the network pools or"),
-    "written number": (two_convs(lambda _, x: x.reshape(-1, 6, 6, 5)), "without some, the network fails before b: Given"),
+    "channel pad": (
+        two_convs(lambda _, x: F.pad(x[:, :3], (0, 0, 0, 0, 0, 3))),
+        "constant_pad_nd in the network pools or",
+    ),
+    "written number": (
+        two_convs(lambda _, x: x.reshape(-1, 6, 6, 5)),
+        "without some, the network fails before b: Given",
+    ),
     "written slice": (two_convs(lambda _, x: torch.cat([x[:, 3:], x[:, :3]], 1)), "b computes something else"),
     "written width": (two_convs(lambda _, x: x / x.shape[1]), "b computes something else behind layers without some"),
-    "unequal split": (two_convs(lambda _, x: torch.cat(x.split([2, 4], 1), 1)), "takes a part, which is no equal share,"),
+    "unequal split": (
+        two_convs(lambda _, x: torch.cat(x.split([2, 4], 1), 1)),
+        "takes a part, which is no equal share,",
+    ),
     "uneven split": (two_convs(lambda _, x: torch.cat(x.split(4, 1), 1)), "takes a part, which is no equal share, of"),
     "batch mixing": (two_convs(lambda _, x: x.cumsum(0)), "cumsum in the network may mix or move those of a, before b"),
-    "decision": (two_convs(lambda _, x: x if x.sum() > 0 else -x), "in the network decides by the values of those of a"),
+    "decision": (
+        two_convs(lambda _, x: x if x.sum() > 0 else -x),
+        "in the network decides by the values of those of a",
+    ),
     "one for all": (two_convs(lambda n, x: x * n.b(x)[:, :1]), "those of . can go only together"),
+    "taken apart again": (
+        Net(lambda n, x: n.out(head(torch.cat([x, n.a(x)], 1)[:, 3:])), a=conv(3, 6), out=nn.Linear(6, 4)),
+        "slice in the network takes a part, which is no equal share, of those of a, before out",
+    ),
     "images": (
         Net(lambda n, x: n.out(head(n.b(n.a(x) + x))), a=conv(3, 3), b=conv(3, 6), out=nn.Linear(6, 4)),
         "add in the network combines a tensor of fixed width with those of a, before b",
@@ -259,16 +306,18 @@ REFUSED = {  # (network, what the one line says)
     "a parameter": (nn.Sequential(conv(3, 6), nn.PReLU(), conv(6, 6)), "1, a PReLU, may make something of zeros"),
     "a buffer": (nn.Sequential(conv(3, 6), Shift(), conv(6, 6)), "1, a Shift, may make something of zeros"),
     "weight norm": (
-        nn.Sequential(nn.utils.parametrizations.weight_norm(conv(3, 6)), conv(6, 6)), "may make something of zeros"
+        nn.Sequential(nn.utils.parametrizations.weight_norm(conv(3, 6)), conv(6, 6)),
+        "may make something of zeros",
     ),
     "old weight norm": (
-        nn.Sequential(nn.utils.spectral_norm(conv(3, 6)), conv(6, 6)), "0, a Conv2d, may make something of zeros"
+        nn.Sequential(nn.utils.spectral_norm(conv(3, 6)), conv(6, 6)),
+        "0, a Conv2d, may make something of zeros",
     ),
     "wrong order": (
         Net(lambda n, x: n.out(n.a(x.flatten(1)).relu()), out=nn.Linear(9, 4), a=nn.Linear(90, 9)),
         "a, the last layer of the network, is not its output layer",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)
