@@ -140,6 +140,6 @@ def _randomised(model: nn.Module, generator: torch.Generator) -> nn.Module:
         for of, tensor in layer.state_dict().items() if isinstance(layer, KNOWN) else ():
             noise = torch.rand(tensor.shape, generator=generator)
             positive = of == "running_var" or (of == "weight" and tensor.dim() == 1)
-            bound = (6 / tensor[0].numel()) ** 0.5 if tensor.dim() > 1 else 1
+            bound = tensor[0].numel() ** -0.5 if tensor.dim() > 1 else 1  # larger ones let rounding grow with depth
             tensor.copy_(noise + 0.5 if positive else (2 * noise - 1) * bound)
     return model
