@@ -64,7 +64,7 @@ def unit_scores(
         rows = {name: weights[name].double() for name in group.writers}
         total = torch.zeros(group.width, dtype=torch.float64)
         for units, score in zip(group.writers.values(), weight_scores(rows, criterion, effects), strict=True):
-            total.index_add_(0, units, score.flatten(1).sum(1).double().cpu())
+            total.index_add_(0, units[units >= 0], score.flatten(1).sum(1).double().cpu()[units >= 0])
         found.append(total.sqrt() if criterion == "l2" else total)
     return found
 

@@ -104,8 +104,6 @@ def _pointwise(operands: Sequence[Tensor], out: Tensor, join: Join) -> Tensor:
     """Join the units that meet."""
     first, *others = (units_of(x).expand(out.shape) for x in operands if has_units(x))
     for other in others:
-        if ((first == NONE) != (other == NONE)).any():
-            raise Mixes("combines the images with")
         join(first, other)
     axes = [axis - out.dim() for axis in varying(first)]
     for x in operands:

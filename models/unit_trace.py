@@ -61,6 +61,7 @@ class Trace(TorchDispatchMode):
         self.entries: dict[str, Tensor] = {}
         self.count = 0
         self._pairs = [torch.empty(0, 2, dtype=torch.long)]
+        self._mixed: list[Mixed] = []
         self._path: list[tuple[str, nn.Module]] = []
         traced = copy.deepcopy(model).eval()
         for name, module in traced.named_modules():
@@ -71,9 +72,14 @@ class Trace(TorchDispatchMode):
             raise ValueError(f"{REFUSED}the network returns a {type(strange[0]).__name__}, not tensors")
         self.returned = torch.cat([self._pairs[0][:, 0], *(numbers(units_of(x)) for x in result if has_units(x))])
         self.joined = torch.cat(self._pairs)
+        for mixed in self._mixed:  # such an operation may fail without some units, also where nothing reads it
+            if not torch.isin(mixed.units, self.returned).all():
+                raise self._refusal(mixed)
 
     def _join(self, one: Tensor, other: Tensor) -> None:
-        differ = (one != other) & (one != NONE) & (other != NONE)
+        differ = one != other
+        if ((one == NONE) & differ).any() or ((other == NONE) & differ).any():
+            raise Mixes("combines the images with")
         if differ.any():
             pairs = (one[differ] * self.count + other[differ]).unique().cpu()  # far quicker than unique(dim=0)
             self._pairs.append(torch.stack([pairs // self.count, pairs % self.count], 1))
@@ -119,7 +125,8 @@ class Trace(TorchDispatchMode):
                 return outputs(func, args, kwargs, out, self._join)
         except Mixes as error:
             mixed = Mixed(self._where(func), str(error), found[0])
-        return replace(mixed, units=torch.cat([numbers(units) for units in found]))
+        self._mixed.append(replace(mixed, units=torch.cat([numbers(units) for units in found])))
+        return self._mixed[-1]
 
     def _where(self, func: Any) -> str:
         name, module = self._path[-1]
@@ -175,6 +182,8 @@ class Trace(TorchDispatchMode):
             raise self._refusal(units, name)
         units = units.movedim(axis, 0).flatten(1)
         first = units.amax(1)
+        if ((units == NONE) & (first != NONE)[:, None]).any():
+            raise ValueError(f"{REFUSED}{name} reads the images and those of {self._writer(first)} by one channel")
         self._join(units, first[:, None].expand_as(units))
         return first
 

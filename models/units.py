@@ -41,7 +41,7 @@ def unit_groups(model: nn.Module, images: Tensor) -> list[Units]:
     last = list(weight_layers(model))[-1]
     for group in groups:
         for name, rows in group.writers.items():
-            if group.width == 1 < len(rows):
+            if group.width == 1 < len(rows) and not rows.any():
                 raise ValueError(f"{REFUSED}those of {name} can go only together: operations behind it join them")
             if name == last:
                 raise ValueError(f"{REFUSED}{name}, the last layer of the network, is not its output layer")
@@ -50,26 +50,28 @@ def unit_groups(model: nn.Module, images: Tensor) -> list[Units]:
 
 
 def _groups(trace: Trace, order: Sequence[str]) -> list[Units]:
-    """Units that are joined are one; layers that write one unit are of one group."""
+    """Units that are joined are one; those that the same layers write are a group, so that none of these loses all."""
     unit = _components(trace.count, trace.joined)
     writers, norms, readers = (
         {name: _at(unit, found[name]) for name in order if name in found}
         for found in (trace.rows, trace.entries, trace.columns)
     )
-    of_one_layer = [torch.stack([units, units[:1].expand_as(units)], 1) for units in writers.values()]
-    group = _components(trace.count, torch.cat([trace.joined[:0], *of_one_layer]))
-    kinds = [
-        [(name, units, set(_at(group, units).tolist())) for name, units in layers.items()]
-        for layers in (writers, norms, readers)
-    ]
-    output = set(group[unit[trace.returned]].tolist())
+    written: dict[int, list[str]] = {}
+    for name, units in writers.items():
+        for number in units.unique().tolist():
+            written.setdefault(number, []).append(name)
+    together: dict[tuple[str, ...], list[int]] = {}
+    for number, names in written.items():
+        together.setdefault(tuple(names), []).append(number)
+    output = set(unit[trace.returned].tolist())
     groups = []
-    for number in dict.fromkeys(int(group[units[0]]) for units in writers.values()):
-        if number not in output:
-            members = (unit == torch.arange(len(unit))) & (group[unit] == number)
-            place = torch.where(members, members.cumsum(0) - 1, NONE)
-            layers = ({name: _at(place, units) for name, units, of in kind if number in of} for kind in kinds)
-            groups.append(Units(int(members.sum()), *layers))
+    for members in together.values():
+        if output.isdisjoint(members):
+            place = torch.full((trace.count,), NONE)
+            place[members] = torch.arange(len(members))
+            found = [{name: _at(place, units) for name, units in of.items()} for of in (writers, norms, readers)]
+            found = [{name: places for name, places in of.items() if (places != NONE).any()} for of in found]
+            groups.append(Units(len(members), *found))
     return groups
 
 
@@ -91,12 +93,13 @@ def _components(count: int, pairs: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _check_cut(model: nn.Module, groups: Sequence[Units], images: Tensor, generator: torch.Generator) -> None:
-    """Compare the network with a random half of its units zero and without them, layer by layer, with random weights.
+    """Compare the network with random ones of its units zero and without them, layer by layer, with random weights.
 
     That finds what the trace does not show: a number of channels that is written down in a forward.
     """
     zeros = _randomised(model, generator)
-    kept = [torch.randperm(group.width, generator=generator) < (group.width + 1) // 2 for group in groups]
+    counts = [int(torch.randint(1, max(group.width, 2), (), generator=generator)) for group in groups]
+    kept = [torch.randperm(g.width, generator=generator) < count for g, count in zip(groups, counts, strict=True)]
     smaller = compacted(zeros, groups, kept)
     zero_units(zeros, groups, kept)
     expected, found = _recorded(zeros), _recorded(smaller)

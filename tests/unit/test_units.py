@@ -138,6 +138,13 @@ CUT = {
         c=conv(12, 6, 1),
         out=nn.Linear(6, 4),
     ),
+    "depthwise behind a concat": lambda: Net(
+        lambda n, x: n.out(head(n.c(torch.cat([n.a(x), n.b(x)], 1).relu()))),
+        a=conv(3, 6),
+        b=conv(3, 6),
+        c=conv(12, 12, groups=12),
+        out=nn.Linear(12, 4),
+    ),
     "one output a group": lambda: Net(
         lambda n, x: n.out(head(n.b(n.a(x).relu()).relu())), a=conv(3, 12), b=conv(12, 6, groups=6), out=nn.Linear(6, 4)
     ),
@@ -215,6 +222,18 @@ def test_a_network_is_cut_with_equal_outputs(name):
     assert sum(p.numel() for p in smaller.parameters()) < 0.85 * sum(p.numel() for p in model.parameters())
 
 
+def test_no_layer_loses_all_of_its_units():
+    model, images = lively(CUT["depthwise behind a concat"]()), torch.randn(2, *IMAGE, dtype=torch.float64)
+    groups = units.unit_groups(model, images)
+    assert [(group.width, list(group.writers)) for group in groups] == [(6, ["a", "c"]), (6, ["b", "c"])]
+    kept = [torch.arange(6) == i for i in (2, 5)]
+    smaller = compact.compacted(model, groups, kept)
+    units.zero_units(model, groups, kept)
+    assert (smaller.c.groups, smaller.c.in_channels, smaller.c.out_channels) == (2, 2, 2)
+    with torch.no_grad():
+        assert torch.allclose(model(images), smaller(images), rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize("seed", range(25))
 def test_units_that_are_dead_on_the_images_hide_nothing(seed):
     torch.manual_seed(seed)
@@ -268,7 +287,7 @@ REFUSED = {  # (network, what the one line says)
     ),
     "written number": (
         two_convs(lambda _, x: x.reshape(-1, 6, 6, 5)),
-        "without some, the network fails before b: Given",
+        "without some, the network fails before b: ",
     ),
     "written slice": (two_convs(lambda _, x: torch.cat([x[:, 3:], x[:, :3]], 1)), "b computes something else"),
     "written width": (two_convs(lambda _, x: x / x.shape[1]), "b computes something else behind layers without some"),
@@ -286,6 +305,18 @@ REFUSED = {  # (network, what the one line says)
     "taken apart again": (
         Net(lambda n, x: n.out(head(torch.cat([x, n.a(x)], 1)[:, 3:])), a=conv(3, 6), out=nn.Linear(6, 4)),
         "slice in the network takes a part, which is no equal share, of those of a, before out",
+    ),
+    "read by nothing": (
+        Net(lambda n, x: (n.a(x) * x, n.out(head(n.a(x))))[1], a=conv(3, 3), out=nn.Linear(3, 4)),
+        "mul in the network combines a tensor of fixed width with those of a",
+    ),
+    "images among units": (
+        Net(lambda n, x: n.out(head(sum(torch.cat([n.a(x), x], 1).chunk(2, 1)))), a=conv(3, 5), out=nn.Linear(4, 4)),
+        "split in the network combines the images with those of a, before out",
+    ),
+    "images beside units": (
+        Net(lambda n, x: n.out(head(torch.cat([n.a(x), x], 2))), a=conv(3, 3), out=nn.Linear(3, 4)),
+        "those of a, before out",
     ),
     "images": (
         Net(lambda n, x: n.out(head(n.b(n.a(x) + x))), a=conv(3, 3), b=conv(3, 6), out=nn.Linear(6, 4)),
