@@ -173,5 +173,5 @@ def add_times(rows: Sequence[Row], networks: Sequence[nn.Module], trained: Train
 
 @torch.no_grad()
 def difference(one: nn.Module, other: nn.Module, images: Iterable[Tensor]) -> float:
-    """The largest absolute difference of the two networks' logits."""
-    return max(float((one(batch) - other(batch)).abs().max()) for batch in images)
+    """The largest absolute difference of the two networks' logits; NaN where one of them is."""
+    return float(torch.stack([(one(batch) - other(batch)).abs().max() for batch in images]).max())
