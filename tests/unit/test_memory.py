@@ -16,7 +16,7 @@ from trainers import memory
 from trainers.assembly import build
 
 GB = 1_000_000_000
-MLP = {"set": "digits", "arch": "MLP", "seed": 1}
+MLP = {"set": "digits", "arch": "MLP", "seed": 1, "device": "cpu"}
 FOLDER = replace(data.SPECS["ImageFolder"], num_classes=2)
 
 
@@ -83,7 +83,7 @@ def test_a_network_that_cannot_fit_is_refused_before_it_has_numbers(
 def test_what_is_counted_are_weights_scores_gradients_and_the_optimizers_own(
     counted: list[bool], monkeypatch: pytest.MonkeyPatch, more: dict[str, Any], tensors: int
 ) -> None:
-    options = args.from_flat({**MLP, "hidden": [100, 100], "device": "cpu", **more})
+    options = args.from_flat({**MLP, "hidden": [100, 100], **more})
     weights = sum(p.numel() for p in build(args.from_flat({**MLP, "hidden": [100, 100]}))[0].parameters())
     monkeypatch.setattr(memory, "free", lambda: 4.0 * weights * tensors)
     build(options)
@@ -96,8 +96,8 @@ def test_on_a_gpu_its_memory_must_hold_all_of_it(counted: list[bool], monkeypatc
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1000, 2000))
     with pytest.raises(UsageError, match=r"0\.0 GB are free on this GPU"):
-        build(args.from_flat(MLP))
-    build(args.from_flat({**MLP, "device": "cpu"}))
+        build(args.from_flat({**MLP, "device": "auto"}))
+    build(args.from_flat(MLP))
 
 
 def test_a_network_without_numbers_needs_no_memory(counted: list[bool]) -> None:
