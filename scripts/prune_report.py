@@ -72,7 +72,7 @@ def as_csv(rows: Sequence[Row]) -> str:
 def published(config: str | None) -> list[tuple[str, float, float]]:
     """(method, percent, accuracy) that a paper or notebook gives for the configuration of that path, wherever the
     project lies; none where there is none."""
-    with CURVES.open(newline="") as file:
+    with CURVES.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if config and f"/{config}".endswith(f"/{row['config']}")]
     return [(row["method"], float(row["percent"]), float(row["accuracy"])) for row in rows]
 

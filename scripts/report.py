@@ -54,7 +54,7 @@ def labels(runs: Mapping[Path, Mapping[str, object]]) -> list[str]:
 
 def curve(run: Path, measure: str) -> Curve:
     """The column `measure` of its metrics. Raises UsageError where there is none."""
-    with (run / "metrics.csv").open(newline="") as file:
+    with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     if not rows or not rows[0].get(measure):
         names = list(rows[0]) if rows else []

@@ -2,9 +2,10 @@
 
 import os
 import signal
-import sys
 from collections.abc import Callable
 from types import FrameType
+
+from utils import streams
 
 NOTHING_SAVED = 130  # left by Ctrl-C before there was anything to save
 INTERRUPTED = "interrupted; no file is half-written"
@@ -49,7 +50,7 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
 
 
 def complain(line: str) -> None:
-    print(f"{line}\n", end="", file=sys.stderr)
+    streams.write("stderr", line)
 
 
 def code(
@@ -60,6 +61,7 @@ def code(
     """Do `work`; the exit code, its own where it gives one. `tell` is given the one line that there is to say of a
     failure, `interrupted` that of Ctrl-C."""
     leave_at_once()
+    streams.settle()
     INTERRUPTS.clear()
     try:
         from args import UsageError
@@ -88,6 +90,8 @@ def code(
             raise
         tell(f"failed: {str(failure).splitlines()[0] if str(failure) else 'out of memory'}{_notes(failure)}")
         return 1
+    finally:
+        streams.flush()
 
 
 def _notes(error: Exception) -> str:

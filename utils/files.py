@@ -57,7 +57,7 @@ def writing(path: Path) -> Iterator[None]:
 
 def write_text(path: Path, text: str) -> None:
     """`write_atomic` for a small text."""
-    write_atomic(path, lambda file: file.write(text.encode()))
+    write_atomic(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def locked(path: Path) -> Iterator[None]:
 
 def try_lock(path: Path) -> IO[str] | None:
     """The lock on `path`, held until the returned file is closed or the process ends; None where another holds it."""
-    file = path.open("a")
+    file = path.open("a", encoding="utf-8", errors="backslashreplace")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

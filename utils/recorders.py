@@ -26,7 +26,7 @@ class MetricsCsv:
         self._path = path
         self._rows: list[dict[str, str]] = []
         if path.exists() and epochs_done:
-            with path.open(newline="") as file:
+            with path.open(newline="", encoding="utf-8") as file:
                 rows = list(csv.DictReader(file))
             try:
                 self._rows = [row for row in rows if int(row["epoch"]) <= epochs_done]

@@ -121,7 +121,7 @@ def directory_of(path: Path) -> Path:
 def read_status(path: Path) -> dict[str, Any]:
     """status.json of the run at `path`; empty where there is none."""
     try:
-        record = json.loads((path / "status.json").read_text())
+        record = json.loads((path / "status.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
@@ -154,7 +154,7 @@ def commit() -> str:
 def _git(*command: str) -> str:
     try:
         here = Path(__file__).resolve().parent
-        done = subprocess.run(["git", *command], cwd=here, capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(["git", *command], cwd=here, capture_output=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else ""

@@ -53,7 +53,7 @@ def _before(path: Path, epoch: int) -> list[Row]:
     """The rows of earlier epochs."""
     if not path.exists():
         return []
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         rows: list[Row] = [dict(row) for row in csv.DictReader(file)]
     try:
         return [row for row in rows if int(row["epoch"]) < epoch]
