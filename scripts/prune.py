@@ -111,7 +111,6 @@ def levels(asked: argparse.Namespace, trained: Trained) -> None:
         raise UsageError(f"--out: {folder} cannot be written; it must be a folder one can write")
     if (folder / "pruning.csv").exists() and not asked.force:
         raise UsageError(f"{folder / 'pruning.csv'} is there already; --force replaces it, --out DIR writes elsewhere")
-    report.check_installed()
     wanted = pruners(asked, trained)
     rows, networks = [row(trained, report.BEFORE, 0.0, trained.model, trained.model)], [trained.model]
     for pruner in wanted:

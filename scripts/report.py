@@ -23,7 +23,6 @@ from collections.abc import Mapping, Sequence
 from args import FIELDS, UsageError, from_flat, load_yaml, nearest
 from scripts.sweep_cells import spread
 from utils import ending
-from utils.files import writing
 from utils.parser import Parser
 from utils.plots import Line, line_chart
 from utils.progress import say
@@ -104,12 +103,15 @@ def main(argv: Sequence[str]) -> int:
     top.add_argument("--title", default="", help="above the picture")
     top.add_argument("--out", type=Path, default=Path("report.png"), help="default report.png")
 
-    def work() -> None:
+    def work() -> int:
         given = top.parse_args(argv)
         curves = gather([run.expanduser() for run in given.runs], given.measure)
-        with writing(given.out):
-            line_chart(given.out, [mean_line(*of) for of in curves.items()], "epoch", given.measure, given.title)
-        say(f"{table(curves)}\nwritten: {given.out}")
+        say(table(curves))
+        out = given.out.expanduser()
+        if not line_chart(out, [mean_line(*of) for of in curves.items()], "epoch", given.measure, given.title):
+            return 1
+        say(f"written: {out}")
+        return 0
 
     return ending.code(work, interrupted=ending.INTERRUPTED)
 

@@ -5,9 +5,9 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
-from args import UsageError
 from utils.files import write_text
 from utils.plots import Line, line_chart
+from utils.progress import warn
 
 Row = dict[str, float | str]
 DRAWN = 10  # lines that a picture has at most: more could not be told apart, and each epoch would take longer to draw
@@ -27,15 +27,20 @@ def record_table(directory: Path, name: str, epoch: int, table: Table) -> list[L
     those of later ones; the epoch is the first column.
 
     Of a curve a line an epoch is returned, and <name>.png is drawn: `DRAWN` of them, the first and the last included.
-    Raises UsageError where the file that is there is no table of this kind.
+    A file that is there and is no table of this kind is moved away; that, and a table that cannot be written, is a
+    warning.
     """
     path = directory / f"{name}.csv"
-    rows = [*_before(path, epoch), *({"epoch": epoch} | row for row in table.rows)]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[-1]), lineterminator="\n", extrasaction="ignore", restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    try:
+        rows = [*_before(path, epoch, table), *({"epoch": epoch} | row for row in table.rows)]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[-1]), lineterminator="\n", extrasaction="ignore", restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(path, text.getvalue())
+    except OSError as error:
+        warn(f"cannot write {path}: {error.strerror}; the table of epoch {epoch} is left out")
+        return []
     if not table.x:
         return []
     lines: dict[str, Line] = {}
@@ -49,13 +54,19 @@ def record_table(directory: Path, name: str, epoch: int, table: Table) -> list[L
     return every
 
 
-def _before(path: Path, epoch: int) -> list[Row]:
+def _before(path: Path, epoch: int, table: Table) -> list[Row]:
     """The rows of earlier epochs."""
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows: list[Row] = [dict(row) for row in csv.DictReader(file)]
     try:
-        return [row for row in rows if int(row["epoch"]) < epoch]
-    except (KeyError, TypeError, ValueError):
-        raise UsageError(f"{path} is damaged: it has no column of whole epochs; move it away to go on") from None
+        with path.open(newline="", encoding="utf-8") as file:
+            rows: list[Row] = [dict(row) for row in csv.DictReader(file)]
+        earlier = [row for row in rows if int(row["epoch"]) < epoch]
+        for row in earlier:
+            _ = [float(row[column]) for column in (table.x, table.y) if column]
+    except (KeyError, TypeError, ValueError, csv.Error):
+        aside = path.with_name(f"{path.name}.damaged")
+        path.replace(aside)
+        warn(f"{path} is damaged: it is moved to {aside.name}, and a new one begins with epoch {epoch}")
+        return []
+    return earlier
