@@ -30,11 +30,16 @@ class Form:
     key: str
 
     def places(self, root: Path) -> list[Place]:
-        """All binary places before all pickled ones: those are read without unpickling, and in half the time."""
+        """All binary places before all pickled ones: those are read without unpickling, and in half the time.
+
+        `root` may be the innermost folder itself; `train` and `test` in it may be the folders of another set.
+        """
         names = (*self.train, self.test)
+        binary = tuple(f"{name}.bin" for name in names)
         roots = (root, root / self.name.lower())
-        binary = [Place(folder / self.folders[0], tuple(f"{name}.bin" for name in names)) for folder in roots]
-        return [*binary, *(Place(folder / self.folders[1], names) for folder in roots)]
+        places = [*(Place(folder / self.folders[0], binary) for folder in roots), Place(root, binary)]
+        places += [Place(folder / self.folders[1], names) for folder in roots]
+        return places + [Place(root, names)] * (root / names[0]).is_file()
 
 
 BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))

@@ -7,7 +7,7 @@ here and never in the middle of training. One function reads each format; none k
 import gzip
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedIOBase
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from args import UsageError
+from data import elsewhere
 
 DIGITS_FILE = Path(__file__).with_name("digits.npz")
 
@@ -72,15 +73,21 @@ def compact(array: NDArray[Any], rows: NDArray[np.intp], chunk: int = 4096) -> N
 
 @dataclass(frozen=True)
 class Place:
-    """A folder that may hold a set, and the files it then has; `suffixes` may be appended to each name."""
+    """A folder that may hold a set, and the files it then has; `suffixes` may be appended to each name.
+
+    A file may also stand under one of its other `spellings`, or in a folder of its own name, as some archives have it.
+    """
 
     folder: Path
     files: tuple[str, ...]
     suffixes: tuple[str, ...] = ("",)
+    spellings: Callable[[str], tuple[str, ...]] = lambda file: (file,)
 
     def path(self, file: str) -> Path | None:
-        candidates = (self.folder / (file + suffix) for suffix in self.suffixes)
-        return next((path for path in candidates if path.exists()), None)
+        names = [spelled + suffix for spelled in self.spellings(file) for suffix in self.suffixes]
+        there = [path for name in names if (path := self.folder / name).exists()]
+        inner = [path / path.name for path in there if (path / path.name).is_file()]
+        return next((path for path in [*there, *inner] if not path.is_dir()), there[0] if there else None)
 
     def paths(self) -> list[Path]:
         """The files that are there, in the order of `files`."""
@@ -114,6 +121,8 @@ def describe_missing(name: str, root: Path, places: Sequence[Place], hint: str) 
     wanted: dict[tuple[str, ...], list[str]] = {}
     for place in places:
         wanted.setdefault(place.files, []).append(str(place.folder))
+    if found := elsewhere.hint(name, root, [*wanted]):
+        return f"{name} was not found under {root}; {found}"
     looked = "; or ".join(f"{', '.join(files)} in {' or '.join(folders)}" for files, folders in wanted.items())
     return f"{name} was not found under {root}. Looked for {looked}. Give its folder with --data{hint}"
 
@@ -152,10 +161,21 @@ def check_labels(path: Path, labels: NDArray[Any], classes: int) -> NDArray[np.i
 # --- MNIST and its relatives: idx files (http://yann.lecun.com/exdb/mnist: magic, big-endian sizes, bytes)
 
 
+IDX_SETS = {"mnist", "fashionmnist", "kmnist", "emnist", "qmnist"}
+
+
 def idx_places(name: str, root: Path) -> list[Place]:
+    """Where torchvision and others put its files, and `root` itself: but for a folder named after a set of its kind,
+    whose files have the same names."""
     files = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
-    folders = (root / name / "raw", root / name.lower() / name / "raw", root / name.lower())
-    return [Place(folder, files, suffixes=("", ".gz")) for folder in folders]
+    folders = [root / name / "raw", root / name.lower() / name / "raw", root / name.lower(), root / name]
+    if not IDX_SETS & {part.lower().replace("-", "") for part in root.resolve().parts[-2:]} - {name.lower()}:
+        folders += [root / "raw", root]
+    return [Place(folder, files, ("", ".gz"), dashed_or_dotted) for folder in folders]
+
+
+def dashed_or_dotted(file: str) -> tuple[str, str]:
+    return file, file.replace("-idx", ".idx")
 
 
 def read_idx_set(name: str, root: Path, download: bool) -> tuple[Split, Split]:
