@@ -5,6 +5,7 @@ here and never in the middle of training. One function reads each format; none k
 """
 
 import gzip
+import math
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from args import UsageError
 from data import elsewhere
+from utils import declared_sizes
 
 DIGITS_FILE = Path(__file__).with_name("digits.npz")
 
@@ -203,11 +205,13 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
         shape = np.frombuffer(header[4:].ljust(4 * dimensions, b"\0"), ">u4").tolist()
         if min(shape) == 0:
             raise UsageError(f"{path}: holds nothing: its header ends early or counts {shape}")
+        promised = math.prod(shape)
+        declared_sizes.check(path, promised)
         array = np.empty(shape, np.uint8)
         held = file.readinto(array.data.cast("B"))
-        if held < array.size or file.read(1):
-            found = f"only {held}" if held < array.size else "more"
-            raise UsageError(f"{path}: its header promises {array.size} bytes of data, it holds {found}")
+        if held < promised or file.read(1):
+            found = f"only {held}" if held < promised else "more"
+            raise UsageError(f"{path}: its header promises {promised} bytes of data, it holds {found}")
     return array
 
 
@@ -245,7 +249,10 @@ def read_svhn_split(path: Path) -> Split:
         raise UsageError("SVHN: scipy reads its MATLAB files and is not installed; pip install scipy") from error
     with reading(path), path.open("rb") as file:
         try:
+            declared_sizes.check(path, declared_sizes.of_matlab(file))
             held = loadmat(file, variable_names=("X", "y"))
+        except UsageError:
+            raise
         except Exception as error:  # loadmat has no list of what it raises for a damaged file: seven kinds were seen
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UsageError(f"{path}: not a MATLAB file that can be read: {reason}") from error

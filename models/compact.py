@@ -82,7 +82,9 @@ def _settings(layer: nn.Module) -> dict[str, Any]:
 
 def rebuilt(stored: Mapping[str, Any]) -> nn.Module:
     """The network of such a content, in evaluation mode, on the CPU. Raises ValueError where it does not fit."""
-    model = resize(models.build(**stored["build"]), stored["state"])
+    with torch.device("meta"):  # whatever width the file names: memory is taken for what it holds
+        model = models.build(**stored["build"])
+    resize(model, stored["state"])
     for name, settings in stored["norms"].items():
         vars(model.get_submodule(name)).update(settings)
     return model.eval()

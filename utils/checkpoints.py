@@ -16,7 +16,9 @@ import numpy as np
 import torch
 
 from args import UsageError
+from utils import declared_sizes
 from utils.files import RunFailed, write_atomic, writing
+from utils.text import quoted
 
 State = dict[str, Any]
 
@@ -57,6 +59,7 @@ def load(path: Path) -> State:
     with _one_line(path):
         _verify(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
+        declared_sizes.check_tensors(path, state)
     whole = isinstance(state, dict) and isinstance(state.get("model"), dict)
     if not whole or not all(isinstance(state.get(key), int) for key in ("epoch", "step")):
         raise UsageError(f"{path} is no checkpoint of this program: it has no model, epoch and step")
@@ -74,14 +77,17 @@ def read(path: Path) -> Any:
             head = file.read(64)
         if head.startswith(b"version https://git-lfs"):
             raise UsageError(f"{path} is a Git LFS pointer: fetch the file with git lfs pull")
-        written = head.startswith(b"\x80")  # a pickle of protocol 2 or later: the older format
         if head.startswith(b"PK"):
-            names = {name.rpartition("/")[2] for name in _verify(path)}
-            written = "data.pkl" in names and "constants.pkl" not in names  # that is TorchScript: a program
-        if not written:
+            _verify(path)
+        elif head.startswith(b"\x80"):  # a pickle of protocol 2 or later: the older format
+            with path.open("rb") as file:
+                declared_sizes.check_pickle(path, file)
+        else:
             raise UsageError(f"{path} is no checkpoint: " + ("torch.save did not write it" if head else "it is empty"))
         with torch.serialization.safe_globals(FLOAT64):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        declared_sizes.check_tensors(path, content)
+        return content
 
 
 @contextmanager
@@ -105,16 +111,16 @@ def _one_line(path: Path) -> Iterator[None]:
         raise NotRead(told) if of_system else UsageError(told) from error  # EINVAL: a damaged zip points outside itself
 
 
-def _verify(path: Path) -> list[str]:
-    """The names in a zip, its sums checked: torch does not check them, and a flipped bit would go on unseen."""
+def _verify(path: Path) -> None:
+    """Check the sizes and the sums of a zip: torch checks no sums, and a flipped bit would go on unseen."""
     try:
         with zipfile.ZipFile(path) as archive:
+            declared_sizes.check_zip(path, archive)
             damaged = archive.testzip()
     except zipfile.BadZipFile as error:
         raise ValueError("damaged or cut short") from error
     if damaged is not None:
-        raise ValueError(f"damaged at {damaged}")
-    return archive.namelist()
+        raise ValueError(f"damaged at {quoted(damaged)}")
 
 
 def newest(directory: Path) -> tuple[State | None, Path | None, list[str]]:
