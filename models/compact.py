@@ -13,6 +13,7 @@ import models
 from args import UsageError
 from models.units import Units, tensors
 from utils import checkpoints
+from utils.text import quoted
 
 KIND = "featherweight compact network 1"
 
@@ -57,7 +58,9 @@ def resize(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"the state does not fit this network: {str(error).splitlines()[-1].strip()}") from error
+        raise ValueError(
+            f"the state does not fit this network: {quoted(str(error).splitlines()[-1].strip(), 300)}"
+        ) from error
     return model
 
 
@@ -101,4 +104,4 @@ def load_compact(path: str | Path) -> nn.Module:
     try:
         return rebuilt(stored)
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise UsageError(f"{path} holds no compact network: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"{path} holds no compact network: {quoted(str(error).splitlines()[0], 300)}") from error

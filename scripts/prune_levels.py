@@ -27,6 +27,7 @@ from trainers.report import kept_in_words
 from utils.progress import say, warn
 from utils.run import directory_of, read_status
 from utils.runtime import Runtime
+from utils.text import quoted
 
 TAYLOR_BATCHES = 10  # of training data, for the criterion taylor
 Masks = list[Tensor]
@@ -78,7 +79,7 @@ def opened(run: str, data_folder: str | None, runtime: Runtime) -> Trained:
     try:
         model.load_state_dict(snapshot["model"])
     except RuntimeError as error:
-        raise UsageError(f"{file} does not fit its run: {str(error).splitlines()[-1].strip()}") from error
+        raise UsageError(f"{file} does not fit its run: {quoted(str(error).splitlines()[-1].strip(), 300)}") from error
     method.load_state_dict(snapshot["method"])
     method.before_epoch(model, max(snapshot["epoch"] - (snapshot["step"] == 0), 0))  # the state that it was trained in
     plain, image_set = bake(model.eval()), load_set(options)

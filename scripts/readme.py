@@ -22,6 +22,7 @@ from functools import cache
 import yaml
 
 from utils import ending
+from utils.text import original
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "scripts" / "records"
@@ -58,8 +59,8 @@ def speed() -> str:
 
 
 def records() -> list[dict[str, str]]:
-    with (RECORDS / "runs.csv").open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    with (RECORDS / "runs.csv").open(newline="", encoding="utf-8-sig") as file:
+        return [{name: original(stored) for name, stored in row.items()} for row in csv.DictReader(file)]
 
 
 def accuracy() -> str:

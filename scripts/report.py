@@ -26,6 +26,7 @@ from utils import ending
 from utils.parser import Parser
 from utils.plots import Line, line_chart
 from utils.progress import say
+from utils.text import quoted
 
 MANY = 3  # options that a label names at most
 Curve = dict[int, float]  # epoch -> value
@@ -57,7 +58,9 @@ def curve(run: Path, measure: str) -> Curve:
         rows = list(csv.DictReader(file))
     if not rows or not rows[0].get(measure):
         names = list(rows[0]) if rows else []
-        raise UsageError(f"--measure: {run} has no {measure!r}{nearest(measure, names)}; one of {', '.join(names)}")
+        raise UsageError(
+            f"--measure: {run} has no {measure!r}{nearest(measure, names)}; one of {quoted(', '.join(names), 500)}"
+        )
     return {int(row["epoch"]): float(row[measure]) for row in rows}
 
 

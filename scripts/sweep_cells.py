@@ -12,6 +12,7 @@ from pathlib import Path
 from args import FIELDS, Options, UsageError, changed_mathematics, from_flat, load_yaml
 from utils.results import COLUMNS
 from utils.run import read_status
+from utils.text import original, quoted
 
 OTHER_RUNS = ("epochs", "pretrained")  # besides the mathematics, what makes it another result
 Row = dict[str, str]
@@ -73,7 +74,7 @@ def rows(path: Path) -> tuple[list[tuple[Row, Options]], int]:
     meant to be that long. Raises UsageError for a file with other columns.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # Excel writes a byte-order mark
             reader = csv.DictReader(file)
             table, header = list(reader), reader.fieldnames
     except FileNotFoundError:
@@ -83,6 +84,7 @@ def rows(path: Path) -> tuple[list[tuple[Row, Options]], int]:
     if header is not None and list(header) != COLUMNS:
         raise UsageError(f"results: {path} has other columns than main.py writes; --results names another file")
     whole = [row for row in table if None not in row and None not in row.values()]  # a line torn by a crash is neither
+    whole = [{name: original(stored) for name, stored in row.items()} for row in whole]
     first = {row["Run ID"].rpartition("-")[0]: row for row in reversed(whole)}
     pairs = [(row, _configuration(row["Run Directory"], run_id)) for run_id, row in reversed(first.items())]
     kept = [(row, options) for row, options in pairs if options is not None]
@@ -161,8 +163,8 @@ def _conditions(found: Sequence[Row]) -> list[str]:
     """What the numbers of the table are, and under which conditions they were measured."""
     if not found:
         return ["nothing is finished yet"]
-    facts = {name: ", ".join(sorted({row[name] for row in found})) for name in ("Set", "Epochs", "Precision")}
-    picked = " and ".join(sorted({row["Best Picked On"] for row in found}))
+    facts = {name: quoted(", ".join(sorted({row[name] for row in found}))) for name in ("Set", "Epochs", "Precision")}
+    picked = quoted(" and ".join(sorted({row["Best Picked On"] for row in found})))
     return [
         "Test accuracy (%) after the last epoch, mean ± standard deviation (seeds); "
         + "; ".join(f"{name.lower()} {value}" for name, value in facts.items()),

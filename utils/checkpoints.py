@@ -105,7 +105,7 @@ def _one_line(path: Path) -> Iterator[None]:
         reason = f"asks for {asked[1]}, more" if asked else "is damaged or holds more"
         raise UsageError(f"{path} is refused: it {reason} than tensors and plain values") from error
     except Exception as error:  # a damaged or malicious pickle ends in any of them
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or "damaged"
+        reason = getattr(error, "strerror", None) or quoted(str(error).partition("\n")[0], 300) or "damaged"
         told = f"{path} cannot be read: {reason}"
         of_system = isinstance(error, OSError | MemoryError) and getattr(error, "errno", None) != errno.EINVAL
         raise NotRead(told) if of_system else UsageError(told) from error  # EINVAL: a damaged zip points outside itself

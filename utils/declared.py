@@ -8,6 +8,7 @@ import math
 import operator
 import os
 import re
+import shlex
 import shutil
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +18,8 @@ from types import SimpleNamespace
 from typing import Any, get_args
 
 import yaml
+
+from utils.text import quoted
 
 TYPED = "on the command line"
 Rule = tuple[str, Callable[[Any], object], str]
@@ -121,7 +124,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         reason = getattr(error, "strerror", None) or getattr(error, "problem", None) or " ".join(str(error).split())
         line = f", line {mark.line + 1}" if mark else ""
         advice = "leave one out" if "given twice" in reason else "give a YAML file"
-        raise UsageError(f"config: {path}{line} cannot be read: {reason}; {advice}") from error
+        raise UsageError(f"config: {path}{line} cannot be read: {quoted(reason, 300)}; {advice}") from error
     return {str(key).replace("-", "_"): value for key, value in content.items()}
 
 
@@ -185,7 +188,7 @@ class Reader:
                 flag[2:].replace("-", "_"): known for known, one in self.declared.items() for flag in flags(known, one)
             }
             hint = nearest(aliases.get(name, name), self.declared)
-            self.problems.append(f"{name}: unknown option {where}{hint}; see --help")
+            self.problems.append(f"{quoted(name)}: unknown option {where}{hint}; see --help")
         else:
             self.said[name] = f"{name}: {shown(value)} {where}"
             try:
@@ -213,9 +216,9 @@ class Reader:
         for before, stray in itertools.pairwise(["", *strays]):
             if stray[:1] == "-" and stray.strip("-"):
                 hint = nearest(stray.partition("=")[0], [flag for name in self.declared for flag in spellings[name]])
-                self.problems.append(f"{stray}: unknown option {TYPED}{hint}; see --help")
+                self.problems.append(f"{quoted(stray)}: unknown option {TYPED}{hint}; see --help")
             elif before[:1] != "-" or "=" in before or (before, stray) not in pairs:  # else: an unknown option's value
-                hint = f"; did you mean --config {stray}?" if stray.endswith((".yml", ".yaml")) else ""
+                hint = f"; did you mean --config {shlex.quote(stray)}?" if stray.endswith((".yml", ".yaml")) else ""
                 self.problems.append(f"{stray!r}: stray word {TYPED}; an option starts with --{hint}")
 
     def found(self, rules: Iterable[Rule], joint: str) -> list[str]:

@@ -1,6 +1,7 @@
 """How a program of ours ends: every failure is one line and an exit code that --help lists."""
 
 import os
+import re
 import signal
 from collections.abc import Callable
 from types import FrameType
@@ -78,7 +79,7 @@ def code(
     except Quiet as quiet:
         return quiet.code
     except UsageError as error:
-        tell(f"error: {error}{_notes(error)}")
+        tell(f"error: {_lines(str(error))}{_notes(error)}")
         return 2
     except KeyboardInterrupt:
         tell(interrupted)
@@ -92,6 +93,11 @@ def code(
         return 1
     finally:
         streams.flush()
+
+
+def _lines(message: str) -> str:
+    """`message` on one line, unless it lists several problems: what it quotes may hold the end of a line."""
+    return message if re.match(r"\d+ problems:\n", message) else message.replace("\n", "\\n")
 
 
 def _notes(error: Exception) -> str:

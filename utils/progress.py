@@ -53,4 +53,4 @@ def say(line: str) -> None:
 
 def warn(line: str) -> None:
     """One line about something the person should know, on standard error."""
-    streams.write("stderr", f"warning: {line}")
+    streams.write("stderr", "warning: " + line.replace("\n", "\\n"))

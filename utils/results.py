@@ -8,6 +8,7 @@ from pathlib import Path
 
 from args import UsageError
 from utils.files import locked
+from utils.text import cell
 
 COLUMNS = [
     "Date Finished",  # down to Run Directory: BIPROP's columns in its order
@@ -55,7 +56,7 @@ def check(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            with path.open("r+", newline="") as file:
+            with path.open("r+", newline="", encoding="utf-8-sig") as file:
                 header = next(csv.reader(file), COLUMNS)
         else:
             header = COLUMNS
@@ -88,7 +89,7 @@ def append(path: Path, row: Mapping[str, object]) -> None:
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         if not there:
             writer.writeheader()
-        writer.writerow(dict(row))
+        writer.writerow({name: cell(value) for name, value in row.items()})
         torn = b"\n" if there and not there.endswith(b"\n") else b""
         file.write(torn + text.getvalue().encode())
         file.flush()
