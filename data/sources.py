@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from args import UsageError
 from data import elsewhere
 from utils import declared_sizes
+from utils.text import quoted
 
 DIGITS_FILE = Path(__file__).with_name("digits.npz")
 
@@ -255,7 +256,7 @@ def read_svhn_split(path: Path) -> Split:
             raise
         except Exception as error:  # loadmat has no list of what it raises for a damaged file: seven kinds were seen
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise UsageError(f"{path}: not a MATLAB file that can be read: {reason}") from error
+            raise UsageError(f"{path}: not a MATLAB file that can be read: {quoted(reason, 300)}") from error
     images, digits = held.get("X"), held.get("y")
     right = all(isinstance(array, np.ndarray) and array.dtype == np.uint8 for array in (images, digits))
     if not right or images.shape[:3] != (32, 32, 3) or digits.shape != (images.shape[3], 1) or not digits.size:

@@ -12,6 +12,7 @@ from torch import Tensor
 from data import Augmentation, SetSpec
 from data.augment import CROP_PAD
 from utils.files import RunFailed
+from utils.text import quoted
 from utils.vision import import_transforms
 
 Image = PIL.Image.Image
@@ -34,8 +35,8 @@ def decode(path: str) -> Image:
     except PIL.UnidentifiedImageError:
         reason = "not an image of a known format"
     except Exception as error:  # whatever the parser of a format meets: OSError, SyntaxError, struct.error, ...
-        reason = str(error).split("\n")[0] or type(error).__name__
-    raise RunFailed(f"{path}: cannot be decoded: {reason}")
+        reason = quoted(str(error).split("\n")[0], 300) or type(error).__name__
+    raise RunFailed(f"{quoted(path, 1000)}: cannot be decoded: {reason}")
 
 
 @contextmanager

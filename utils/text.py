@@ -21,6 +21,8 @@ def quoted(value: object, most: int = 80) -> str:
 
 
 def _plain(value: object) -> str:
+    if not isinstance(value, int | float | Exception | None):
+        return f"a {type(value).__name__}"  # lists within lists may be exponentially long
     try:
         return str(value)
     except ValueError:  # of more digits than Python prints

@@ -336,3 +336,13 @@ def test_hidden_files_of_an_annotated_val_do_not_count(tiny):
     annotations.write_text(annotations.read_text() + "._000.png\tcow\n.DS_Store\tmac\n")
     loaded = load("TinyImageNet", tiny.parent)
     assert loaded.test.labels.tolist() == [2, 0, 1, 2] and loaded.train.labels.tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_file_name_cannot_forge_a_line(tmp_path):
+    path = tmp_path / "a\nerror: forged\x1b[2J.png"
+    path.write_bytes(b"no image")
+    with pytest.raises(RunFailed) as caught:
+        decode(str(path))
+    assert str(caught.value).endswith(
+        "a\\nerror: forged\\x1b[2J.png: cannot be decoded: not an image of a known format"
+    )

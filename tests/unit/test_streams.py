@@ -138,6 +138,9 @@ def test_what_is_printed_goes_through_one_place():
         ("x" * 200, "x" * 77 + "..."),
         pytest.param(10**5000, "an int of thousands of digits", id="digits"),
         (0.5, "0.5"),
+        (None, "None"),
+        (ValueError("a\nb"), "a\\nb"),
+        ([[1], [1]], "a list"),
     ],
 )
 def test_what_a_file_says_is_quoted_on_one_line(text, shown):
