@@ -3,6 +3,7 @@
 import os
 import shlex
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
@@ -16,7 +17,7 @@ BEGINNINGS = {  # of an archive's name in lower case, without - and _
     "ImageNet": ("imagenet", "ilsvrc"),
     "ImageFolder": ("",),
 }
-DEPTH, MOST = 2, 4000  # levels of folders and entries that are looked at
+DEPTH, MOST = 2, 4000  # levels of folders, and entries of each, that are looked at
 
 
 def hint(name: str, root: Path, files: Sequence[Sequence[str]]) -> str | None:
@@ -41,24 +42,19 @@ def _unpack(archive: Path, into: Path) -> str:
 
 
 def _entries(root: Path) -> Iterator[Path]:
-    """`root` where it is a file, else the files in it and in the folders below, the nearest first."""
+    """`root` where it is a file, else the files in it and in the folders below, the nearest first, no hidden ones."""
     if root.is_file():
         yield root
-    level, seen = [root] if root.is_dir() else [], 0
+    level = [root]
     for _ in range(1 + DEPTH):
-        below: list[Path] = []
-        for folder in level:
-            try:
-                with os.scandir(folder) as entries:
-                    for entry in entries:
-                        seen += 1
-                        if seen > MOST:
-                            return
-                        if not entry.name.startswith("."):
-                            if entry.is_dir():
-                                below.append(Path(entry.path))
-                            else:
-                                yield Path(entry.path)
-            except OSError:
-                continue
-        level = sorted(below)
+        entries = [*islice((entry for folder in level for entry in _listed(folder)), MOST)]
+        yield from (Path(entry.path) for entry in entries if not entry.is_dir())
+        level = [Path(entry.path) for entry in entries if entry.is_dir()]
+
+
+def _listed(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in islice(entries, MOST) if not entry.name.startswith(".")]
+    except OSError:
+        return []

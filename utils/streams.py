@@ -30,8 +30,12 @@ def write(name: str, line: str) -> None:
 
     torchrun's processes are not buffered: those of others would come between a line and its end.
     """
+    text = f"{visible(line)}\n"
     try:
-        print(f"{visible(line)}\n", end="", file=getattr(sys, name), flush=True)
+        try:
+            print(text, end="", file=getattr(sys, name), flush=True)
+        except UnicodeEncodeError:  # of a stream that nobody has settled
+            print(text.encode("ascii", "backslashreplace").decode(), end="", file=getattr(sys, name), flush=True)
     except (OSError, ValueError):  # ValueError: the stream object is closed
         silence(name)
 
@@ -48,8 +52,9 @@ def flush() -> None:
 def silence(name: str) -> None:
     """Send what is buffered and all that follows to the null device."""
     try:
+        number = getattr(sys, name).fileno()
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, getattr(sys, name).fileno())
+        os.dup2(null, number)
         os.close(null)
     except (OSError, ValueError):  # a stream without a file, as in a notebook
         _to_nowhere(name)

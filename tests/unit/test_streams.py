@@ -89,6 +89,14 @@ def test_a_stream_that_is_no_file_is_left_as_it_is(monkeypatch, capsys):
     assert sys.stdout.name == os.devnull and capsys.readouterr().out == ""
 
 
+def test_a_stream_that_nobody_has_settled_gets_its_lines_too(monkeypatch):
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="ascii"))
+    say("± 1")
+    say("and on")
+    assert shown.getvalue() == b"\\xb1 1\nand on\n"
+
+
 def test_a_bar_on_a_stream_without_unicode(monkeypatch):
     class Terminal(io.TextIOWrapper):
         def isatty(self):
@@ -115,7 +123,7 @@ def test_every_program_begins_and_ends_in_one_place(path):
 
 
 def test_what_is_printed_goes_through_one_place():
-    said = {"utils/streams.py": 1, "args.py": 1}  # args: --help, before anything of utils is loaded
+    said = {"utils/streams.py": 2, "args.py": 1}  # args: --help, before anything of utils is loaded
     found = {}
     for path in [
         *ROOT.glob("*.py"),
