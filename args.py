@@ -288,7 +288,7 @@ def parse(argv: Sequence[str]) -> Options:
     """The options of a command line and its YAML file. Raises UsageError with every problem of both together."""
     reader = Reader(FIELDS, DEAD, RENAMED)
     if {"-h", "--help"} & {*argv}:
-        with contextlib.suppress(BrokenPipeError):  # `--help | head`
+        with contextlib.suppress(OSError):  # `--help | head`, a full disk
             print(help_text(), flush=True)
             raise SystemExit(0)
         os._exit(0)  # else the interpreter would flush again, and complain

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from args import UsageError
 from data.sources import Place, Split, check_labels, locate, reading
+from utils.text import quoted
 
 ROWS = 10_000  # images in the test file and in each file of CIFAR-10's training part; CIFAR-100 has one file of five
 PIXELS = 3 * 32 * 32  # of an image: planes of R, G and B
@@ -30,11 +31,16 @@ class Form:
     key: str
 
     def places(self, root: Path) -> list[Place]:
-        """All binary places before all pickled ones: those are read without unpickling, and in half the time."""
+        """All binary places before all pickled ones: those are read without unpickling, and in half the time.
+
+        `root` may be the innermost folder itself; `train` and `test` in it may be the folders of another set.
+        """
         names = (*self.train, self.test)
+        binary = tuple(f"{name}.bin" for name in names)
         roots = (root, root / self.name.lower())
-        binary = [Place(folder / self.folders[0], tuple(f"{name}.bin" for name in names)) for folder in roots]
-        return [*binary, *(Place(folder / self.folders[1], names) for folder in roots)]
+        places = [*(Place(folder / self.folders[0], binary) for folder in roots), Place(root, binary)]
+        places += [Place(folder / self.folders[1], names) for folder in roots]
+        return places + [Place(root, names)] * (root / names[0]).is_file()
 
 
 BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
@@ -88,7 +94,7 @@ def read_pickle(form: Form, path: Path, rows: int) -> Iterator[Piece]:
         try:
             batch = Unpickler(file, encoding="bytes").load()
         except Exception as error:  # "including but not necessarily limited to", says pickle of what load() raises
-            raise UsageError(f"{what}: {error or type(error).__name__}") from error
+            raise UsageError(f"{what}: {quoted(error, 300) or type(error).__name__}") from error
     if not isinstance(batch, dict):
         raise UsageError(f"{what}: holds a {type(batch).__name__}, a dict expected")
     data, labels = (batch.get(key.encode(), batch.get(key)) for key in ("data", form.key))
@@ -112,7 +118,10 @@ class PickledArray:
         _, self.shape, self.dtype, self.fortran, self.raw = state
 
     def __str__(self) -> str:
-        return f"of shape {self.shape} and dtype {getattr(self.dtype, 'code', None)}"
+        sizes = self.shape if isinstance(self.shape, tuple) else ()
+        code = getattr(self.dtype, "code", None)
+        shape = ", ".join(map(quoted, sizes[:5]))
+        return f"of shape ({shape}) and dtype {quoted(code.decode('latin1') if isinstance(code, bytes) else code)}"
 
     def uint8(self, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
         """The array, sharing the bytes read; None when it is not a C-ordered uint8 array of that shape."""

@@ -10,6 +10,7 @@ import numpy as np
 from args import UsageError
 from data.sources import FileSplit, Place, locate, reading
 from utils.files import check_regular
+from utils.text import quoted
 
 FOLDERS = {
     "ImageNet": ("imagenet", "ImageNet"),
@@ -18,6 +19,8 @@ FOLDERS = {
 }
 CLASSES = {"ImageNet": 1000, "TinyImageNet": 200}
 ANNOTATIONS = "val_annotations.txt"
+# Folders that systems leave among others: macOS's archives, Synology's thumbnails, Windows' and ext4's own.
+LEFT_BEHIND = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 
 
 def find(name: str, root: Path) -> tuple[Path, Path]:
@@ -32,12 +35,15 @@ def find(name: str, root: Path) -> tuple[Path, Path]:
 def class_names(train: Path) -> list[str]:
     """The sub-folders of `train`, sorted, hidden ones apart. Raises UsageError where there are none."""
     with reading(train), os.scandir(train) as entries:
-        names = sorted(
-            entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."
-        )  # .cache and the like
+        names = sorted(entry.name for entry in entries if entry.is_dir() and not hidden(f"/{entry.name}/"))
     if not names:
         raise UsageError(f"{train}: no class folders found; one folder of images for each class expected")
     return names
+
+
+def hidden(path: str) -> bool:
+    """Whether a part of `path`, which begins with /, is none of the set: .ipynb_checkpoints, ._000.png and the like."""
+    return "/." in path or any(f"/{name}/" in path for name in LEFT_BEHIND)
 
 
 def count_classes(root: Path) -> int:
@@ -72,12 +78,18 @@ def list_files(folder: Path) -> FileSplit:
 
     folders = import_torchvision().datasets.folder
     numbers = {name: i for i, name in enumerate(class_names(folder))}
+
+    def is_image(path: str) -> bool:
+        return path.lower().endswith(folders.IMG_EXTENSIONS) and not hidden(path[len(str(folder)) :])
+
     try:
-        listed = folders.make_dataset(str(folder), numbers, folders.IMG_EXTENSIONS)
+        listed = folders.make_dataset(str(folder), numbers, is_valid_file=is_image)
         for name in numbers:
             check_images(folder / name, folders.IMG_EXTENSIONS)
     except OSError as error:
-        raise UsageError(f"{folder}: {' '.join(str(error).split())}") from error
+        kinds = ", ".join(folders.IMG_EXTENSIONS)
+        found = quoted(" ".join(str(error).split()), 300)
+        raise UsageError(f"{folder}: {found} Image files end in {kinds}") from error
     return file_split(*zip(*listed, strict=True))
 
 
@@ -86,6 +98,8 @@ def check_images(folder: Path, endings: tuple[str, ...]) -> None:
     alone."""
     with os.scandir(folder) as entries:
         for entry in entries:
+            if hidden(f"/{entry.name}"):
+                continue
             if entry.is_dir():
                 check_images(Path(entry.path), endings)
             elif entry.name.lower().endswith(endings) and not entry.is_file():
@@ -101,14 +115,16 @@ def read_annotated(val: Path, classes: Sequence[str]) -> FileSplit:
     annotations, number = val / ANNOTATIONS, {name: i for i, name in enumerate(classes)}
     paths, labels = [], []
     with reading(annotations):
-        lines = annotations.read_text(errors="replace").splitlines()
+        lines = os.fsdecode(annotations.read_bytes()).splitlines()  # names of files may be any bytes
     for i, line in enumerate(lines, 1):
         file, _, rest = line.partition("\t")
         name = rest.partition("\t")[0].strip()
+        if hidden(f"/{file}"):
+            continue
         if name not in number:
-            raise UsageError(f"{annotations}, line {i}: {name[:50]!r} is no class folder of train")
+            raise UsageError(f"{annotations}, line {i}: {quoted(name)!r} is no class folder of train")
         if not (val / "images" / file).is_file():
-            raise UsageError(f"{annotations}, line {i}: there is no images/{file[:50]}")
+            raise UsageError(f"{annotations}, line {i}: there is no images/{quoted(file)}")
         paths.append(str(val / "images" / file))
         labels.append(number[name])
     if not paths:

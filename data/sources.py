@@ -8,7 +8,7 @@ import gzip
 import math
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedIOBase
@@ -19,10 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from args import UsageError
+from data import elsewhere
+from utils import declared_sizes
 from utils.files import check_regular
+from utils.text import quoted
 
 DIGITS_FILE = Path(__file__).with_name("digits.npz")
-DEFLATE = 1032  # bytes that gzip makes of one at most
 
 
 @dataclass(frozen=True)
@@ -75,18 +77,24 @@ def compact(array: NDArray[Any], rows: NDArray[np.intp], chunk: int = 4096) -> N
 
 @dataclass(frozen=True)
 class Place:
-    """A folder that may hold a set, and the files it then has; `suffixes` may be appended to each name."""
+    """A folder that may hold a set, and the files it then has; `suffixes` may be appended to each name.
+
+    A file may also stand under one of its other `spellings`, or in a folder of its own name, as some archives have it.
+    """
 
     folder: Path
     files: tuple[str, ...]
     suffixes: tuple[str, ...] = ("",)
+    spellings: Callable[[str], tuple[str, ...]] = lambda file: (file,)
 
     def path(self, file: str) -> Path | None:
-        candidates = (self.folder / (file + suffix) for suffix in self.suffixes)
-        path = next((path for path in candidates if path.exists()), None)
-        if path is not None and not path.is_dir():
-            check_regular(path)
-        return path
+        names = [spelled + suffix for spelled in self.spellings(file) for suffix in self.suffixes]
+        there = [path for name in names if (path := self.folder / name).exists()]
+        inner = [path / path.name for path in there if (path / path.name).is_file()]
+        files = [path for path in [*there, *inner] if not path.is_dir()]
+        if files:
+            check_regular(files[0])
+        return next(iter([*files, *there]), None)
 
     def paths(self) -> list[Path]:
         """The files that are there, in the order of `files`."""
@@ -120,6 +128,8 @@ def describe_missing(name: str, root: Path, places: Sequence[Place], hint: str) 
     wanted: dict[tuple[str, ...], list[str]] = {}
     for place in places:
         wanted.setdefault(place.files, []).append(str(place.folder))
+    if found := elsewhere.hint(name, root, [*wanted]):
+        return f"{name} was not found under {root}; {found}"
     looked = "; or ".join(f"{', '.join(files)} in {' or '.join(folders)}" for files, folders in wanted.items())
     return f"{name} was not found under {root}. Looked for {looked}. Give its folder with --data{hint}"
 
@@ -158,10 +168,21 @@ def check_labels(path: Path, labels: NDArray[Any], classes: int) -> NDArray[np.i
 # --- MNIST and its relatives: idx files (http://yann.lecun.com/exdb/mnist: magic, big-endian sizes, bytes)
 
 
+IDX_SETS = {"mnist", "fashionmnist", "kmnist", "emnist", "qmnist"}
+
+
 def idx_places(name: str, root: Path) -> list[Place]:
+    """Where torchvision and others put its files, and `root` itself: but for a folder named after a set of its kind,
+    whose files have the same names."""
     files = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
-    folders = (root / name / "raw", root / name.lower() / name / "raw", root / name.lower())
-    return [Place(folder, files, suffixes=("", ".gz")) for folder in folders]
+    folders = [root / name / "raw", root / name.lower() / name / "raw", root / name.lower(), root / name]
+    if not IDX_SETS & {part.lower().replace("-", "") for part in root.resolve().parts[-2:]} - {name.lower()}:
+        folders += [root / "raw", root]
+    return [Place(folder, files, ("", ".gz"), dashed_or_dotted) for folder in folders]
+
+
+def dashed_or_dotted(file: str) -> tuple[str, str]:
+    return file, file.replace("-idx", ".idx")
 
 
 def read_idx_set(name: str, root: Path, download: bool) -> tuple[Split, Split]:
@@ -189,14 +210,13 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
         shape = np.frombuffer(header[4:].ljust(4 * dimensions, b"\0"), ">u4").tolist()
         if min(shape) == 0:
             raise UsageError(f"{path}: holds nothing: its header ends early or counts {shape}")
-        most = path.stat().st_size * (DEFLATE if path.suffix == ".gz" else 1)
-        if (promised := math.prod(shape)) > most:  # asked before memory is taken
-            raise UsageError(f"{path}: its header promises {promised} bytes of data, it can hold {most} at most")
+        promised = math.prod(shape)
+        declared_sizes.check(path, promised)
         array = np.empty(shape, np.uint8)
         held = file.readinto(array.data.cast("B"))
-        if held < array.size or file.read(1):
-            found = f"only {held}" if held < array.size else "more"
-            raise UsageError(f"{path}: its header promises {array.size} bytes of data, it holds {found}")
+        if held < promised or file.read(1):
+            found = f"only {held}" if held < promised else "more"
+            raise UsageError(f"{path}: its header promises {promised} bytes of data, it holds {found}")
     return array
 
 
@@ -234,10 +254,13 @@ def read_svhn_split(path: Path) -> Split:
         raise UsageError("SVHN: scipy reads its MATLAB files and is not installed; pip install scipy") from error
     with reading(path), path.open("rb") as file:
         try:
+            declared_sizes.check(path, declared_sizes.of_matlab(file))
             held = loadmat(file, variable_names=("X", "y"))
+        except UsageError:
+            raise
         except Exception as error:  # loadmat has no list of what it raises for a damaged file: seven kinds were seen
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise UsageError(f"{path}: not a MATLAB file that can be read: {reason}") from error
+            raise UsageError(f"{path}: not a MATLAB file that can be read: {quoted(reason, 300)}") from error
     images, digits = held.get("X"), held.get("y")
     right = all(isinstance(array, np.ndarray) and array.dtype == np.uint8 for array in (images, digits))
     if not right or images.shape[:3] != (32, 32, 3) or digits.shape != (images.shape[3], 1) or not digits.size:

@@ -1,6 +1,8 @@
 """From one image to its views: Pillow decodes, torchvision's transforms crop, flip and mix, on uint8 throughout."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import PIL.Image
@@ -10,6 +12,7 @@ from torch import Tensor
 from data import Augmentation, SetSpec
 from data.augment import CROP_PAD
 from utils.files import RunFailed, irregular
+from utils.text import quoted
 from utils.vision import import_transforms
 
 Image = PIL.Image.Image
@@ -23,7 +26,7 @@ def decode(path: str) -> Image:
     try:
         if fault := irregular(path):
             raise ValueError(f"it {fault}")
-        with PIL.Image.open(path) as image:
+        with refusing_bombs(), PIL.Image.open(path) as image:
             if image.mode.startswith("I;16"):  # Pillow's own conversion sets all that is above 255 to white
                 return PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
             if image.mode in ("I", "F"):
@@ -36,8 +39,16 @@ def decode(path: str) -> Image:
     except MemoryError:
         raise
     except Exception as error:  # whatever the parser of a format meets: OSError, SyntaxError, struct.error, ...
-        reason = str(error).split("\n")[0] or type(error).__name__
-    raise RunFailed(f"{path}: cannot be decoded: {reason}")
+        reason = quoted(str(error).split("\n")[0], 300) or type(error).__name__
+    raise RunFailed(f"{quoted(path, 1000)}: cannot be decoded: {reason}")
+
+
+@contextmanager
+def refusing_bombs() -> Iterator[None]:
+    """Images of more pixels than PIL.Image.MAX_IMAGE_PIXELS raise an error: up to twice as many, Pillow only warns."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
+        yield
 
 
 def framing(spec: SetSpec, *, train: bool) -> Callable[[Image], Tensor]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -12,6 +13,7 @@ from args import UsageError
 from models.cutting import compacted, cut_state, resize
 from utils import checkpoints
 from utils.paths import expanded
+from utils.text import quoted
 
 __all__ = ["compacted", "content", "cut_state", "load_compact", "rebuilt", "resize"]
 KIND = "featherweight compact network 1"
@@ -33,7 +35,9 @@ def _settings(layer: nn.Module) -> dict[str, Any]:
 
 def rebuilt(stored: Mapping[str, Any]) -> nn.Module:
     """The network of such a content, in evaluation mode, on the CPU. Raises ValueError where it does not fit."""
-    model = resize(models.build(**stored["build"]), stored["state"])
+    with torch.device("meta"):  # whatever width the file names: memory is taken for what it holds
+        model = models.build(**stored["build"])
+    resize(model, stored["state"])
     for name, settings in stored["norms"].items():
         vars(model.get_submodule(name)).update(settings)
     return model.eval()
@@ -50,4 +54,4 @@ def load_compact(path: str | Path) -> nn.Module:
     try:
         return rebuilt(stored)
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise UsageError(f"{path} holds no compact network: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"{path} holds no compact network: {quoted(str(error).splitlines()[0], 300)}") from error

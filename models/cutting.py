@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from models.unit_trace import whole_groups
+from utils.text import quoted
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +99,8 @@ def resize(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"the state does not fit this network: {str(error).splitlines()[-1].strip()}") from error
+        reason = quoted(str(error).splitlines()[-1].strip(), 300)
+        raise ValueError(f"the state does not fit this network: {reason}") from error
     return model
 
 

@@ -36,11 +36,12 @@ import models
 from args import UsageError
 from scripts import bench_binary, bench_parallel, bench_strengths
 from scripts.bench_contenders import DENSITY, EVALUATED, OPTIMIZER, STEPS, Work, contenders, measure, timed
-from utils import ending
+from utils import ending, streams
 from utils import runtime as runtimes
 from utils.choose import pick
 from utils.files import check_new, write_text
 from utils.parser import count, path
+from utils.progress import say
 from utils.run import environment
 from utils.runtime import Runtime
 
@@ -180,7 +181,7 @@ def bench_several(options: argparse.Namespace) -> dict[str, Any]:
     )
     found = bench_parallel.bench(job)
     short, shares = ({n: summary(v) for n, v in found[kind].items()} for kind in ("samples", "efficiency"))
-    print(bench_parallel.table(found, short, shares))
+    say(bench_parallel.table(found, short, shares))
     return {**found, "efficiency": shares, "summary": short, "samples": found["samples"]}
 
 
@@ -239,7 +240,12 @@ def checked(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure, print the table, write the JSON."""
+    """Measure, print the table, write the JSON. Returns the exit code."""
+    return ending.code(lambda: work(argv), interrupted=ending.INTERRUPTED)
+
+
+def work(argv: Sequence[str]) -> None:
+    """What `main` does, failures as exceptions."""
     options = checked(argv)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     check_new(options.out, force=True, option="--out: ")
@@ -247,7 +253,7 @@ def main(argv: Sequence[str]) -> int:
         torch.set_num_threads(options.threads)
     if options.startup:
         measured: dict[str, Any] = {"startup": bench_startup(options.repeat)}
-        print(startup_table(measured["startup"]))
+        say(startup_table(measured["startup"]))
     elif options.parallel:
         measured = {"parallel": bench_several(options)}
     elif chosen := [name for name in SINGLE if getattr(options, name)]:
@@ -256,17 +262,17 @@ def main(argv: Sequence[str]) -> int:
         samples = measure(SINGLE[name].works(here), options.repeat)
         short = {who: summary(values) for who, values in samples.items()}
         measured = {name: {"summary": short, "samples": samples, **SINGLE[name].FACTS}}
-        print(SINGLE[name].table(short))
+        say(SINGLE[name].table(short))
     else:
         rows = []
         for net, act in itertools.product(options.nets, options.acts):
             rows.append(bench_net(net, act, options.here, options.batch_size, options.repeat))
-            print(f"measured {net} {act}", file=sys.stderr)
+            streams.write("stderr", f"measured {net} {act}")
         measured = {"rows": rows}
-        print(table(rows, options.precision))
+        say(table(rows, options.precision))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     write_text(options.out, json.dumps(conditions(options) | measured, indent=1) + "\n")
-    print(f"every sample: {options.out}")
-    return 0
+    say(f"every sample: {options.out}")
 
 
 def conditions(options: argparse.Namespace) -> dict[str, Any]:

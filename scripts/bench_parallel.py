@@ -30,7 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from models.constraints import constrained_layers
 from scripts.bench_contenders import STEPS, Samples, Undisturbed, Work, measure, network, our_work, parts, timed
 from trainers.loop import Parts, State, train_one_epoch
-from utils import peers, ranks
+from utils import ending, peers, ranks
 from utils import runtime as runtimes
 from utils.runtime import Runtime
 
@@ -84,12 +84,17 @@ def bench(job: Job) -> dict[str, Any]:
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={job.processes}"]
         env = os.environ | {"OMP_NUM_THREADS": str(job.threads)}
         subprocess.run([*launch, __file__, json.dumps(asdict(job)), str(out)], check=True, cwd=ROOT, env=env)
-        found = json.loads(out.read_text())
+        found = json.loads(out.read_text(encoding="utf-8"))
     return {**asdict(job), "target": TARGET, **found, "efficiency": efficiencies(found["samples"], job.processes)}
 
 
-def main(argv: Sequence[str]) -> None:
-    """One of the processes: the job as JSON, and the file that the first process writes."""
+def main(argv: Sequence[str]) -> int:
+    """One of the processes: the job as JSON, and the file that the first process writes. Returns the exit code."""
+    return ending.code(lambda: work(argv), interrupted=ending.INTERRUPTED)
+
+
+def work(argv: Sequence[str]) -> None:
+    """What `main` does, failures as exceptions."""
     job, out = Job(**json.loads(argv[0])), Path(argv[1])
     place = ranks.find(os.environ)
     if job.device == "cpu":
@@ -166,7 +171,7 @@ def kept_waiting() -> float:
     nanoseconds = 0
     for path in Path("/proc/self/task").glob("*/schedstat"):
         with suppress(OSError):  # a thread may end between the two
-            nanoseconds += int(path.read_text().split()[1])
+            nanoseconds += int(path.read_text(encoding="utf-8").split()[1])
     return nanoseconds / 1e9
 
 
@@ -241,4 +246,4 @@ def table(found: dict[str, Any], short: dict[str, dict[str, float]], shares: dic
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -33,6 +33,7 @@ from utils import ending
 from utils.files import check_new, write_atomic, writing
 from utils.parser import Parser, old_path, path
 from utils.progress import say
+from utils.text import quoted
 
 MEASURES = {  # BIPROP's key -> (group, name) in our `state`
     "best_acc1": ("best", "acc@1"),
@@ -79,7 +80,7 @@ def convert(source: str, target: Path, *, force: bool) -> str:
     content = to_theirs(stored) if stored.ours else to_ours(stored)
     with writing(target):
         write_atomic(target, lambda file: torch.save(content, file, _use_new_zipfile_serialization=not stored.ours))
-    said = ", ".join(f"{name} {value}" for name, value in stored.said.items()) or "arch and conv_type unknown"
+    said = ", ".join(f"{name} {quoted(value)}" for name, value in stored.said.items()) or "arch and conv_type unknown"
     use = "in BIPROP, with --multigpu" if stored.ours else "here; it cannot be resumed: it has no optimizer state"
     return f"{target}: {len(stored.state)} tensors, {said}; for --pretrained {use}"
 

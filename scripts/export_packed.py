@@ -56,6 +56,8 @@ def packed_freely(values: Tensor) -> dict[str, Any]:
 def signs_and_shifts(packed: dict[str, Any], bits: int) -> tuple[Tensor, Tensor]:
     """(s, n) of a packed tensor, int64 in its shape: the value is s · 2^-n with s in {-1, 0, 1}."""
     shape, bits = torch.Size(packed["shape"]), packed.get("bits", bits)
+    if len(packed["codes"]) != -(-bits * shape.numel() // 8):
+        raise ValueError(f"a tensor of {shape.numel():,} weights has {len(packed['codes']):,} bytes")
     codes = unpack(packed["codes"], bits, shape.numel())
     shift = codes % 2 ** (bits - 1)
     sign = 1 - 2 * (codes >> (bits - 1))

@@ -109,7 +109,6 @@ def levels(asked: argparse.Namespace, trained: Trained) -> None:
         raise UsageError(f"{folder / 'pruning.csv'} is there already; --force replaces it, --out DIR writes elsewhere")
     for file in report.files(folder):
         check_regular(file, "--out: ")
-    report.check_installed()
     wanted = pruners(asked, trained)
     rows, networks = [row(trained, report.BEFORE, 0.0, trained.model, trained.model)], [trained.model]
     for pruner in wanted:

@@ -1,7 +1,6 @@
 """What scripts/prune.py shows: a row a network, as a table, as pruning.csv, and as charts beside published curves."""
 
 import csv
-import importlib.util
 import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -11,11 +10,10 @@ from torch import nn
 
 from models.constraints import weight_layers
 from utils.files import write_text
-from utils.plots import Line, line_chart
+from utils.plots import Line, line_chart, line_page
 
 CURVES = Path(__file__).resolve().parent / "reproduce" / "pruning_curves.csv"
 AXES = ("removed (%)", "test accuracy (%)")
-COLOURS = {"C0": "#1f77b4", "C1": "#ff7f0e"}  # matplotlib's first two: both pictures look alike
 BEFORE = "unpruned"  # the method of the row of the network as it was trained
 
 
@@ -32,13 +30,6 @@ class Row:
     kept: int
     bytes: int
     ms_per_image: float = 0.0
-
-
-def check_installed() -> None:
-    """Raises ModuleNotFoundError, before hours of work, where a picture could not be drawn at its end."""
-    for name in ("matplotlib", "plotly"):
-        if importlib.util.find_spec(name) is None:
-            raise ModuleNotFoundError(name=name)
 
 
 def sizes(model: nn.Module) -> tuple[int, int, int]:
@@ -72,7 +63,7 @@ def as_csv(rows: Sequence[Row]) -> str:
 def published(config: str | None) -> list[tuple[str, float, float]]:
     """(method, percent, accuracy) that a paper or notebook gives for the configuration of that path, wherever the
     project lies; none where there is none."""
-    with CURVES.open(newline="") as file:
+    with CURVES.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if config and f"/{config}".endswith(f"/{row['config']}")]
     return [(row["method"], float(row["percent"]), float(row["accuracy"])) for row in rows]
 
@@ -89,29 +80,19 @@ def curves(rows: Sequence[Row], config: str | None) -> list[Line]:
     return lines
 
 
-def page(lines: Sequence[Line], title: str) -> str:
-    """The same curves as a page that needs no other file: hover for values, click a name to hide its line."""
-    from plotly import graph_objects
-
-    figure = graph_objects.Figure()
-    for line in lines:
-        look = {"dash": "dash" if line.style.endswith("--") else "solid", "color": COLOURS[line.style[:2]]}
-        figure.add_scatter(x=line.xs, y=line.ys, name=line.label, mode="lines+markers", line=look)
-    figure.update_layout(title=title, xaxis_title=AXES[0], yaxis_title=AXES[1], hovermode="x unified")
-    return str(figure.to_html(include_plotlyjs=True, full_html=True, default_height="95vh"))
-
-
 def files(folder: Path) -> list[Path]:
     """What `write` writes into `folder`."""
     return [folder / f"pruning.{kind}" for kind in ("csv", "png", "html")]
 
 
 def write(folder: Path, rows: Sequence[Row], title: str, config: str | None) -> list[Path]:
-    """pruning.csv, pruning.png and pruning.html in `folder`, each whole or as it was. Raises OSError."""
+    """pruning.csv, pruning.png and pruning.html in `folder`, each whole or as it was; those that were written.
+
+    Raises OSError where the table cannot be written; a picture that fails is a warning.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     lines = curves(rows, config)
-    paths = files(folder)
-    write_text(paths[0], as_csv(rows))
-    line_chart(paths[1], lines, *AXES, title)
-    write_text(paths[2], page(lines, title))
-    return paths
+    table, png, page = files(folder)
+    write_text(table, as_csv(rows))
+    drawn = {png: line_chart(png, lines, *AXES, title), page: line_page(page, lines, *AXES, title)}
+    return [table, *(path for path, done in drawn.items() if done)]

@@ -4,18 +4,25 @@ Speed comes from bench_*.json (scripts/bench.py --out), accuracy from runs.csv: 
 published numbers from scripts/reproduce/targets.csv.
 """
 
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a file: the project is one level up
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import argparse
 import csv
 import json
 import re
 import statistics
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import cache
-from pathlib import Path
 
 import yaml
+
+from utils import ending
+from utils.text import original
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "scripts" / "records"
@@ -23,7 +30,7 @@ RECORDS = ROOT / "scripts" / "records"
 
 def speed() -> str:
     """A line per network: our step beside one that works as BIPROP's does and beside the dense one, then the start."""
-    records = [json.loads(path.read_text()) for path in sorted(RECORDS.glob("bench_*.json"))]
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RECORDS.glob("bench_*.json"))]
     rows = [row for record in records for row in record.get("rows", [])]
     measured = next(record for record in records if "rows" in record)
     lines = [
@@ -52,8 +59,8 @@ def speed() -> str:
 
 
 def records() -> list[dict[str, str]]:
-    with (RECORDS / "runs.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+    with (RECORDS / "runs.csv").open(newline="", encoding="utf-8-sig") as file:
+        return [{name: original(stored) for name, stored in row.items()} for row in csv.DictReader(file)]
 
 
 def accuracy() -> str:
@@ -78,7 +85,7 @@ def accuracy() -> str:
 @cache
 def epochs_of(config: str) -> int:
     """How long the recipe trains."""
-    return int(yaml.safe_load((ROOT / config).read_text())["epochs"])
+    return int(yaml.safe_load((ROOT / config).read_text(encoding="utf-8"))["epochs"])
 
 
 def variant(row: dict[str, str]) -> str:
@@ -88,7 +95,7 @@ def variant(row: dict[str, str]) -> str:
 
 def published() -> str:
     """A line per published row whose whole recipe has been run, the number there and ours; then the other rows."""
-    with (ROOT / "scripts" / "reproduce" / "targets.csv").open(newline="") as file:
+    with (ROOT / "scripts" / "reproduce" / "targets.csv").open(newline="", encoding="utf-8") as file:
         targets = list(csv.DictReader(file))
     lines = ["| published by | row | config | published (%) | ours (%) | seeds |", "|" + "---|" * 6]
     missing = []
@@ -106,11 +113,11 @@ def published() -> str:
 
 def pruning() -> str:
     """A line per percentage: accuracies published and ours, for weights and units; then what half of the units save."""
-    with (ROOT / "scripts" / "reproduce" / "pruning_curves.csv").open(newline="") as file:
+    with (ROOT / "scripts" / "reproduce" / "pruning_curves.csv").open(newline="", encoding="utf-8") as file:
         theirs = {(row["method"], float(row["percent"])): row["accuracy"] for row in csv.DictReader(file)}
     ours: dict[tuple[str, float], list[dict[str, str]]] = defaultdict(list)
     for path in sorted(RECORDS.glob("pruning_*.csv")):
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 ours[row["method"], float(row["percent"])].append(row)
     lines = ["| removed | weights, published (%) | ours (%) | units, published (%) | ours (%) |", "|" + "---|" * 5]
@@ -149,15 +156,20 @@ def filled(text: str, tables: Mapping[str, Callable[[], str]], script: str) -> s
 
 
 def main(argv: list[str]) -> int:
+    """Write the pages; returns 1 with --check where they would change."""
+    return ending.code(lambda: work(argv), interrupted=ending.INTERRUPTED)
+
+
+def work(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Write the tables of README.md and docs/results.md from the records.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where they would change")
     check, changed = parser.parse_args(argv).check, False
     for name, tables in PAGES.items():
         page = ROOT / name
-        text = filled(page.read_text(), tables, "scripts/readme.py")
-        changed |= text != page.read_text()
+        text = filled(page.read_text(encoding="utf-8"), tables, "scripts/readme.py")
+        changed |= text != page.read_text(encoding="utf-8")
         if not check:
-            page.write_text(text)
+            page.write_text(text, encoding="utf-8")
     return int(check and changed)
 
 

@@ -22,11 +22,12 @@ from collections.abc import Mapping, Sequence
 from args import FIELDS, UsageError, from_flat, load_yaml, nearest
 from scripts.sweep_cells import spread
 from utils import ending
-from utils.files import check_new, writing
+from utils.files import check_new
 from utils.parser import Parser, old_path, path
 from utils.plots import Line, line_chart
 from utils.progress import say
 from utils.tables import earlier_rows
+from utils.text import quoted
 
 MANY = 3  # options that a label names at most
 Curve = dict[int, float]  # epoch -> value
@@ -57,7 +58,9 @@ def curve(run: Path, measure: str) -> Curve:
     rows = earlier_rows(run / "metrics.csv", sys.maxsize)
     if not rows or not rows[0].get(measure):
         names = list(rows[0]) if rows else []
-        raise UsageError(f"--measure: {run} has no {measure!r}{nearest(measure, names)}; one of {', '.join(names)}")
+        raise UsageError(
+            f"--measure: {run} has no {measure!r}{nearest(measure, names)}; one of {quoted(', '.join(names), 500)}"
+        )
     try:
         return {int(row["epoch"]): float(row[measure]) for row in rows}
     except ValueError:
@@ -106,13 +109,16 @@ def main(argv: Sequence[str]) -> int:
     top.add_argument("--title", default="", help="above the picture")
     top.add_argument("--out", type=path, default=Path("report.png"), help="default report.png")
 
-    def work() -> None:
+    def work() -> int:
         given = top.parse_args(argv)
         check_new(given.out, force=True, option="--out: ")
         curves = gather(given.runs, given.measure)
-        with writing(given.out):
-            line_chart(given.out, [mean_line(*of) for of in curves.items()], "epoch", given.measure, given.title)
-        say(f"{table(curves)}\nwritten: {given.out}")
+        say(table(curves))
+        lines = [mean_line(*of) for of in curves.items()]
+        if not line_chart(given.out, lines, "epoch", given.measure, given.title):
+            return 1
+        say(f"written: {given.out}")
+        return 0
 
     return ending.code(work, interrupted=ending.INTERRUPTED)
 

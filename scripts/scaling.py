@@ -29,7 +29,9 @@ from data import SPECS
 from models.blocks import OneValue
 from models.constraints import weight_layers
 from scripts.readme import RECORDS, ROOT, filled
+from utils import ending
 from utils.parser import limited
+from utils.progress import say
 
 PAGE = ROOT / "docs" / "scaling.md"
 GPUS = (8, 64, 512)
@@ -200,7 +202,7 @@ def evaluation(nets: dict[str, Net]) -> str:
 
 def measured() -> str:
     """A line a contender of the records: ms a step alone and together, efficiency and where the rest of it goes."""
-    records = [json.loads(path.read_text()) for path in sorted(RECORDS.glob("bench_parallel_*.json"))]
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RECORDS.glob("bench_parallel_*.json"))]
     lines = [
         _conditions(records),
         "",
@@ -283,6 +285,11 @@ def page(text: str) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
+    """Returns the exit code."""
+    return ending.code(lambda: work(argv), interrupted=ending.INTERRUPTED)
+
+
+def work(argv: Sequence[str]) -> int:
     """Write the page, or with --check say by 1 that it is not what would be written, or print for another cluster."""
     top = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     top.add_argument("--check", action="store_true", help="write nothing; exit with 1 where the page is out of date")
@@ -292,12 +299,12 @@ def main(argv: Sequence[str]) -> int:
     options = vars(top.parse_args(argv))
     check = options.pop("check")
     if given := {name: value for name, value in options.items() if value is not None}:
-        print(many({name: counted(name) for name in NETS}, Cluster(**given)))
+        say(many({name: counted(name) for name in NETS}, Cluster(**given)))
         return 0
-    text = page(PAGE.read_text())
+    text = page(PAGE.read_text(encoding="utf-8"))
     if check:
-        return int(text != PAGE.read_text())
-    PAGE.write_text(text)
+        return int(text != PAGE.read_text(encoding="utf-8"))
+    PAGE.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -189,10 +189,15 @@ def sweep(options: SweepOptions, grid: Sequence[Cell]) -> int:
 
 def main(argv: Sequence[str]) -> int:
     """Returns the exit code that --help lists."""
+    return ending.code(lambda: work(argv), interrupted="interrupted; the same command goes on")
+
+
+def work(argv: Sequence[str]) -> int:
+    """What `main` does, failures as exceptions."""
     if {"-h", "--help"} & {*argv}:
         say(HELP.format("\n".join(help_lines(OWN.values()))))
         return 0
-    return ending.code(lambda: sweep(*checked(argv)), interrupted="interrupted; the same command goes on")
+    return sweep(*checked(argv))
 
 
 if __name__ == "__main__":

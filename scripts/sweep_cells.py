@@ -12,6 +12,7 @@ from args import FIELDS, Options, UsageError, changed_mathematics, from_flat, lo
 from utils import results
 from utils.results import Row
 from utils.run import read_status
+from utils.text import quoted
 
 OTHER_RUNS = ("epochs", "pretrained")  # besides the mathematics, what makes it another result
 
@@ -162,8 +163,8 @@ def _conditions(found: Sequence[Row]) -> list[str]:
     """What the numbers of the table are, and under which conditions they were measured."""
     if not found:
         return ["nothing is finished yet"]
-    facts = {name: ", ".join(sorted({row[name] for row in found})) for name in ("Set", "Epochs", "Precision")}
-    picked = " and ".join(sorted({row["Best Picked On"] for row in found}))
+    facts = {name: quoted(", ".join(sorted({row[name] for row in found}))) for name in ("Set", "Epochs", "Precision")}
+    picked = quoted(" and ".join(sorted({row["Best Picked On"] for row in found})))
     return [
         "Test accuracy (%) after the last epoch, mean ± standard deviation (seeds); "
         + "; ".join(f"{name.lower()} {value}" for name, value in facts.items()),

@@ -19,6 +19,7 @@ from utils import run as runs
 from utils.progress import say, warn
 from utils.runtime import Runtime
 from utils.signals import NothingCame, Stopped
+from utils.text import quoted
 
 
 def run(options: Options, runtime: Runtime) -> None:
@@ -171,7 +172,7 @@ def test_only(options: Options, runtime: Runtime) -> None:
     with runtime.one_a_machine():
         image_set = load_set(options)
     score: Score = evaluate(model, batches(options, runtime, image_set, image_set.test), method, runtime)
-    epoch = f" (epoch {stored.content['epoch']})" if "epoch" in stored.content else ""
+    epoch = f" (epoch {quoted(stored.content['epoch'])})" if "epoch" in stored.content else ""
     say(f"{stored.path}{epoch}: {options.model.arch}, {report.kept_in_words(model)}")
     say(f"test loss {score.loss:.4f}  acc@1 {score.top1:.2f} %  acc@5 {score.top5:.2f} %")
 

@@ -7,7 +7,8 @@ of a SubnetConv layer are here those of BIPROP times int(k·n) / kept.
 
 import math
 import re
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from args import Options, UsageError, from_flat, load_yaml
+from args import FIELDS, Options, UsageError, from_flat, load_yaml, nearest
 from models.constraints.attach import BipropMatch, constrained_layers, match_biprop, to_biprop
 from trainers import resumption
 from utils import checkpoints
 from utils.progress import say, warn
 from utils.rules import SMALL_RESNET
+from utils.text import quoted
 
 WITHOUT_RATE = ("DenseConv", "SampleSubnetConv")  # BIPROP stores a default or a measured share with these
 SAID = ("arch", "conv_type", "prune_rate")
@@ -29,6 +31,13 @@ TAKEN_OVER = (  # (there, here): a network of the second kind may begin from one
     ("DenseConv", "ShiftQ"),
     ("DenseConv", "ShiftPS"),
 )
+HOLDERS = (  # keys of a network among what else a file holds; of several the first is taken
+    *("model", "state_dict", "model_state_dict", "net", "network", "weights"),
+    *("ema", "model_ema", "state_dict_ema", "ema_state_dict"),
+)
+DEEPEST = 3  # holders within each other
+WRAPPERS = ("module.", "_orig_mod.", "model.", "net.")  # no architecture here has a layer of such a name
+NAME = 80  # characters of a name that similar ones are sought for
 NAMED = 4  # names that a message lists of each kind
 
 
@@ -66,10 +75,8 @@ def read(path: str) -> Stored:
 def from_content(content: Any, path: str) -> Stored:
     """The network in what the file `path` holds. Raises UsageError where there is none."""
     content = content if isinstance(content, Mapping) else {}
-    ours = isinstance(content.get("model"), Mapping)
-    state = content["model"] if ours else content.get("state_dict", content)
-    if not isinstance(state, Mapping) or not state or not all(map(_is_entry, state.items())):
-        raise UsageError(f"{path} holds no network: tensors by name are needed, bare, in `state_dict` or in `model`")
+    key, state = _state_in(content, path)
+    ours = key == "model"
     told = content.get("options") if ours else content
     told = told if isinstance(told, Mapping) else {}
     said = {name: told[name] for name in ("arch", "conv_type", "readout") if isinstance(told.get(name), str)}
@@ -78,7 +85,42 @@ def from_content(content: Any, path: str) -> Stored:
     rate = told.get("prune_rate")
     if isinstance(rate, int | float) and said.get("conv_type") not in WITHOUT_RATE:
         said["prune_rate"] = rate
-    return Stored(path, content, to_biprop(state), said, ours)
+    return Stored(path, content, to_biprop(_unwrapped(state, path)), said, ours)
+
+
+def _state_in(content: Mapping[Any, Any], path: str) -> tuple[str, Mapping[str, Tensor]]:
+    """(key, state dict) of the first of HOLDERS that has one, within others perhaps; ("", content) where it is bare."""
+    found = [*_states(content, DEEPEST)]
+    if not found:
+        raise UsageError(f"{path} holds no network: tensors by name are needed, bare, in `state_dict` or in `model`")
+    if len(found) > 1:
+        names = [key for key, _ in found]
+        warn(f"{path} holds {len(found)} networks: {names[0]} is taken, not {', '.join(names[1:])}")
+    return found[0]
+
+
+def _states(content: Mapping[Any, Any], depth: int) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+    if content and all(map(_is_entry, content.items())):
+        yield "", content
+    for holder in HOLDERS if depth else ():
+        if isinstance(held := content.get(holder), Mapping):
+            yield from ((f"{holder}.{key}".rstrip("."), state) for key, state in _states(held, depth - 1))
+
+
+def _unwrapped(state: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
+    """`state` without what torch.compile, DataParallel, Lightning and others put in front of each name.
+
+    Raises UsageError where two names are then the same: the file holds several networks.
+    """
+    plain: dict[str, Tensor] = {}
+    for key, value in state.items():
+        name = key.replace("._orig_mod.", ".")
+        while wrapper := next((w for w in WRAPPERS if name.startswith(w)), None):
+            name = name.removeprefix(wrapper)
+        if name in plain:
+            raise UsageError(f"{path} holds several networks: {quoted(name)} is in it twice, under other wrappers")
+        plain[name] = value
+    return plain
 
 
 def _is_entry(entry: tuple[Any, Any]) -> bool:
@@ -121,7 +163,7 @@ def _in_words(match: BipropMatch) -> str:
     parts = [f"{len(match.taken)} of {wanted} tensors taken"]
     for what, names in rest.items():
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        parts += [f"{what}: {', '.join(names[:NAMED])}{more}"] * bool(names)
+        parts += [f"{what}: {', '.join(map(quoted, names[:NAMED]))}{more}"] * bool(names)
     return "; ".join(parts)
 
 
@@ -131,17 +173,43 @@ def compare(stored: Stored, options: Options) -> None:
     here = {"arch": m.arch, "conv_type": c.conv_type, "prune_rate": c.prune_rate, "readout": m.readout}
     differ = {name: value for name, value in stored.said.items() if not _agree(value, here[name])}
     if differ:
-        faults = [f"{name}: {value} in {stored.path}, {here[name]} here" for name, value in differ.items()]
-        flags = {f"--{name.replace('_', '-')}": value for name, value in differ.items()}
-        decide = f"{' and '.join(flags)} {'decide' if len(flags) > 1 else 'decides'}"
-        give = " ".join(f"{flag} {value}" for flag, value in flags.items())
-        raise UsageError(f"{'; '.join(faults)}; {decide}: give {give} to take the file's network")
+        faults = [f"{name}: {quoted(value)} in {stored.path}, {here[name]} here" for name, value in differ.items()]
+        raise UsageError(f"{'; '.join(faults)}; {_advice(differ, options)}")
     unsaid = [name for name in SAID if name not in stored.said and here[name] is not None]
     if unsaid:
         warn(f"{stored.path} does not say its {' and '.join(unsaid)}: the options given here decide")
 
 
+def _advice(differ: Mapping[str, Any], options: Options) -> str:
+    """What to give for the network that a file says it has, where this program has that network."""
+    problems = _problems(options.flat() | {"pretrained": "FILE", "resume": None} | dict(differ))
+    if unknown := [name for name in differ if name in problems]:
+        return "; ".join(
+            f"this program has no {name} {quoted(differ[name])}{_similar(name, differ)}" for name in unknown
+        )
+    flags = {f"--{name.replace('_', '-')}": str(value) for name, value in differ.items()}
+    give = " ".join(f"{flag} {shlex.quote(value)}" for flag, value in flags.items())
+    advice = (
+        f"{' and '.join(flags)} {'decide' if len(flags) > 1 else 'decides'}: give {give} to take the file's network"
+    )
+    return "; then ".join([advice, *problems.values()])
+
+
+def _problems(values: Mapping[str, object]) -> dict[str, str]:
+    """Option -> what is wrong with it, where `values` are the options."""
+    try:
+        from_flat(values)
+    except UsageError as error:
+        return {line.partition(":")[0]: line for line in str(error).splitlines() if not line.endswith(" problems:")}
+    return {}
+
+
+def _similar(name: str, differ: Mapping[str, Any]) -> str:
+    allowed = FIELDS[name].metadata["allowed"]
+    return "" if isinstance(allowed, str) else nearest(str(differ[name])[:NAME], allowed)
+
+
 def _agree(theirs: Any, ours: Any) -> bool:
     if isinstance(theirs, str):
         return theirs == ours or (theirs, ours) in TAKEN_OVER
-    return ours is not None and math.isclose(theirs, ours, rel_tol=1e-6)
+    return ours is not None and -1 <= theirs <= 1 and math.isclose(theirs, ours, rel_tol=1e-6)

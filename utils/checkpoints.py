@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from args import UsageError
-from utils import memory
+from utils import declared_sizes, memory
 from utils.files import RunFailed, check_regular, write_atomic, writing
+from utils.text import quoted
 
 State = dict[str, Any]
 
@@ -50,6 +51,7 @@ def load(path: Path) -> State:
     with _one_line(path):
         _verify(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
+        declared_sizes.check_tensors(path, state)
     return checked(state, path)
 
 
@@ -73,14 +75,17 @@ def read(path: Path) -> Any:
             head = file.read(64)
         if head.startswith(b"version https://git-lfs"):
             raise UsageError(f"{path} is a Git LFS pointer: fetch the file with git lfs pull")
-        written = head.startswith(b"\x80")  # a pickle of protocol 2 or later: the older format
         if head.startswith(b"PK"):
-            names = {name.rpartition("/")[2] for name in _verify(path)}
-            written = "data.pkl" in names and "constants.pkl" not in names  # that is TorchScript: a program
-        if not written:
+            _verify(path)
+        elif head.startswith(b"\x80"):  # a pickle of protocol 2 or later: the older format
+            with path.open("rb") as file:
+                declared_sizes.check_pickle(path, file)
+        else:
             raise UsageError(f"{path} is no checkpoint: " + ("torch.save did not write it" if head else "it is empty"))
         with torch.serialization.safe_globals(FLOAT64):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        declared_sizes.check_tensors(path, content)
+        return content
 
 
 @contextmanager
@@ -101,22 +106,22 @@ def _one_line(path: Path) -> Iterator[None]:
     except Exception as error:  # a damaged or malicious pickle ends in any of them
         if memory.ran_out(error):
             raise RunFailed(f"{path} cannot be read: {memory.in_words(error)}; nothing was changed") from error
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or "damaged"
+        reason = getattr(error, "strerror", None) or quoted(str(error).partition("\n")[0], 300) or "damaged"
         told = f"{path} cannot be read: {reason}"
         of_system = isinstance(error, OSError) and error.errno != errno.EINVAL
         raise NotRead(told) if of_system else UsageError(told) from error  # EINVAL: a damaged zip points outside itself
 
 
-def _verify(path: Path) -> list[str]:
-    """The names in a zip, its sums checked: torch does not check them, and a flipped bit would go on unseen."""
+def _verify(path: Path) -> None:
+    """Check the sizes and the sums of a zip: torch checks no sums, and a flipped bit would go on unseen."""
     try:
         with zipfile.ZipFile(path) as archive:
+            declared_sizes.check_zip(path, archive)
             damaged = archive.testzip()
     except zipfile.BadZipFile as error:
         raise ValueError("damaged or cut short") from error
     if damaged is not None:
-        raise ValueError(f"damaged at {damaged}")
-    return archive.namelist()
+        raise ValueError(f"damaged at {quoted(damaged)}")
 
 
 def newest(directory: Path) -> tuple[State | None, Path | None, list[str]]:

@@ -8,6 +8,7 @@ import math
 import operator
 import os
 import re
+import shlex
 import shutil
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -230,7 +231,7 @@ class Reader:
                 hint = self.hint(stray.partition("=")[0], known)
                 self.problems.append(f"{word(stray)}: unknown option {TYPED}{hint}; see --help")
             elif before[:1] != "-" or "=" in before or (before, stray) not in pairs:  # else: an unknown option's value
-                hint = f"; did you mean --config {stray}?" if stray.endswith((".yml", ".yaml")) else ""
+                hint = f"; did you mean --config {shlex.quote(stray)}?" if stray.endswith((".yml", ".yaml")) else ""
                 self.problems.append(
                     f"{shown(stray) if stray else repr(stray)}: stray word {TYPED}; an option starts with --{hint}"
                 )

@@ -1,10 +1,12 @@
 """How a program of ours ends: every failure is one line and an exit code that --help lists."""
 
 import os
+import re
 import signal
-import sys
 from collections.abc import Callable
 from types import FrameType
+
+from utils import streams
 
 NOTHING_SAVED = 130  # left by Ctrl-C before there was anything to save
 INTERRUPTED = "interrupted; no file is half-written"
@@ -49,7 +51,7 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
 
 
 def complain(line: str) -> None:
-    print(f"{line}\n", end="", file=sys.stderr)
+    streams.write("stderr", line)
 
 
 def code(
@@ -60,6 +62,7 @@ def code(
     """Do `work`; the exit code, its own where it gives one. `tell` is given the one line that there is to say of a
     failure, `interrupted` that of Ctrl-C."""
     leave_at_once()
+    streams.settle()
     INTERRUPTS.clear()
     try:
         from args import UsageError
@@ -80,7 +83,7 @@ def code(
         tell(f"{busy}{_notes(busy)}")
         return IN_USE
     except UsageError as error:
-        tell(f"error: {error}{_notes(error)}")
+        tell(f"error: {_lines(str(error))}{_notes(error)}")
         return 2
     except KeyboardInterrupt:
         tell(interrupted)
@@ -92,6 +95,13 @@ def code(
             raise
         tell(f"failed: {one_line(failure)}{_notes(failure)}")
         return 1
+    finally:
+        streams.flush()
+
+
+def _lines(message: str) -> str:
+    """`message` on one line, unless it lists several problems: what it quotes may hold the end of a line."""
+    return message if re.match(r"\d+ problems:\n", message) else message.replace("\n", "\\n")
 
 
 def _notes(error: Exception) -> str:

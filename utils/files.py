@@ -94,7 +94,7 @@ def writing(path: Path) -> Iterator[None]:
 
 def write_text(path: Path, text: str) -> None:
     """`write_atomic` for a small text."""
-    write_atomic(path, lambda file: file.write(text.encode()))
+    write_atomic(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
 @contextmanager
@@ -110,7 +110,7 @@ def try_lock(path: Path) -> IO[str] | None:
 
     A process that is forked meanwhile, such as a loader's worker, does not keep it: it may outlive this one.
     """
-    file = path.open("a")
+    file = path.open("a", encoding="utf-8", errors="backslashreplace")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

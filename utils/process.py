@@ -31,7 +31,7 @@ def tune(*, several: bool = False) -> None:
 
 def _is_zen4() -> bool:
     try:
-        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+        first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
         facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
         family, model = int(facts["cpu family"]), int(facts["model"])
     except (OSError, KeyError, ValueError):

@@ -1,13 +1,12 @@
 """What a person sees while a run goes on: a tqdm bar on a terminal, plain lines elsewhere."""
 
-import contextlib
-import os
 import sys
 import time
-from pathlib import Path
 from types import TracebackType
 
 from tqdm import tqdm
+
+from utils import streams
 
 QUIET_SECONDS = 30.0  # a log file gets a sign of life this often
 
@@ -48,15 +47,10 @@ class Progress:
 
 
 def say(line: str) -> None:
-    """One line to the person, at once, also into a file, and in one piece: torchrun's processes are not buffered, and
-    those of others would come between it and its end. A reader who has gone away does not stop a run."""
-    try:
-        print(f"{line}\n", end="", flush=True)
-    except OSError:
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 it is standard output from here on
+    """One line to the person, at once, also into a file. A reader who has gone away does not stop a run."""
+    streams.write("stdout", line)
 
 
 def warn(line: str) -> None:
     """One line about something the person should know, on standard error."""
-    with contextlib.suppress(OSError):
-        print(f"warning: {line}\n", end="", file=sys.stderr, flush=True)
+    streams.write("stderr", "warning: " + line.replace("\n", "\\n"))

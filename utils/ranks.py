@@ -119,7 +119,7 @@ def _first_node(nodes: str) -> str:
 
 def _said_by(*command: str) -> str:
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+        return subprocess.run(command, capture_output=True, timeout=30, check=True).stdout.decode(errors="replace")
     except (OSError, subprocess.SubprocessError) as error:
         raise UsageError(
             f"environment: {' '.join(command)} failed; set MASTER_ADDR to the address of the first node"

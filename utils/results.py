@@ -11,6 +11,7 @@ from pathlib import Path
 from args import UsageError
 from utils.files import check_regular, locked, write_atomic, write_text
 from utils.progress import warn
+from utils.text import cell, original
 
 Row = dict[str, str]
 
@@ -114,7 +115,7 @@ def _as_text(rows: Iterable[Mapping[str, object]], *, header: bool = True) -> st
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     if header:
         writer.writeheader()
-    writer.writerows(map(dict, rows))
+    writer.writerows({name: cell(value) for name, value in row.items()} for row in rows)
     return text.getvalue()
 
 
@@ -179,6 +180,6 @@ def _row(line: bytes) -> Row:
     """The values of a line by column; empty where it is damaged."""
     try:
         (values,) = csv.reader([line.decode()], strict=True)
-        return dict(zip(COLUMNS, values, strict=True)) if b"\0" not in line else {}
+        return dict(zip(COLUMNS, map(original, values), strict=True)) if b"\0" not in line else {}
     except (ValueError, csv.Error):
         return {}

@@ -181,7 +181,7 @@ def directory_of(path: Path) -> Path:
 def holder(path: Path) -> str:
     """The process that holds the lock on the run at `path`, in words."""
     try:
-        record = json.loads((path / ".lock").read_text())
+        record = json.loads((path / ".lock").read_text(encoding="utf-8"))
         return f"another process (pid {int(record['pid'])} on {record['host']!r:.80})"
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "another process"
@@ -236,7 +236,7 @@ def commit() -> str:
 def _git(*command: str) -> str:
     try:
         here = Path(__file__).resolve().parent
-        done = subprocess.run(["git", *command], cwd=here, capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(["git", *command], cwd=here, capture_output=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else ""

@@ -212,7 +212,7 @@ def _cpu_flag(flag: str) -> bool:
 
 def _cpuinfo() -> list[str]:
     path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 def _processor() -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from args import UsageError
 from utils.files import write_text
 from utils.plots import Line, line_chart
+from utils.progress import warn
 
 Row = dict[str, float | str]
 DRAWN = 10  # lines that a picture has at most: more could not be told apart, and each epoch would take longer to draw
@@ -27,29 +28,47 @@ def record_table(directory: Path, name: str, epoch: int, table: Table) -> list[L
     those of later ones; the epoch is the first column.
 
     Of a curve a line an epoch is returned, and <name>.png is drawn: `DRAWN` of them, the first and the last included.
-    Raises UsageError where the file that is there is no table of this kind.
+    A file that is there and is no table of this kind is moved away; that, and a table that cannot be written, is a
+    warning.
     """
     path = directory / f"{name}.csv"
-    rows = [*earlier_rows(path, epoch), *({"epoch": epoch} | row for row in table.rows)]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[-1]), lineterminator="\n", extrasaction="ignore", restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    try:
+        rows = [*_before(path, epoch, table), *({"epoch": epoch} | row for row in table.rows)]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[-1]), lineterminator="\n", extrasaction="ignore", restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(path, text.getvalue())
+    except OSError as error:
+        warn(f"cannot write {path}: {error.strerror}; the table of epoch {epoch} is left out")
+        return []
     if not table.x:
         return []
     lines: dict[str, Line] = {}
-    try:
-        for row in rows:
-            line = lines.setdefault(str(row["epoch"]), Line(f"epoch {row['epoch']}", [], []))
-            line.xs.append(float(row[table.x]))
-            line.ys.append(float(row[table.y]))
-    except (KeyError, ValueError):
-        raise UsageError(f"{path} is damaged: {table.x} and {table.y} are no numbers; move it away to go on") from None
+    for row in rows:
+        line = lines.setdefault(str(row["epoch"]), Line(f"epoch {row['epoch']}", [], []))
+        line.xs.append(float(row[table.x]))
+        line.ys.append(float(row[table.y]))
     every = [*lines.values()]
     drawn = sorted({round(i * (len(every) - 1) / (DRAWN - 1)) for i in range(DRAWN)})
     line_chart(directory / f"{name}.png", [every[i] for i in drawn], table.x, table.y, title=str(directory))
     return every
+
+
+def _before(path: Path, epoch: int, table: Table) -> list[Row]:
+    """The rows of earlier epochs; none of a damaged file, which is moved away. Raises OSError."""
+    try:
+        earlier = earlier_rows(path, epoch)
+        for row in earlier:
+            _ = [float(row[column]) for column in (table.x, table.y) if column]
+    except (UsageError, KeyError, ValueError) as error:
+        if isinstance(error.__cause__, OSError):
+            raise error.__cause__ from None
+        aside = path.with_name(f"{path.name}.damaged")
+        path.replace(aside)
+        warn(f"{path} is damaged: it is moved to {aside.name}, and a new one begins with epoch {epoch}")
+        return []
+    return earlier
 
 
 def earlier_rows(path: Path, epoch: int) -> list[Row]:

@@ -1,7 +1,6 @@
 """scripts/prune.py on real runs of a few epochs: what it writes, that the numbers are true, what it refuses."""
 
 import csv
-import importlib.util
 import re
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ from models import compact, pruning, units
 from models.blocks import BatchNorm1d, use_batch_statistics
 from models.constraints import weight_layers
 from scripts import prune, prune_levels, prune_report
+from utils import plots
 from utils import runtime as runtimes
 
 ROOT = Path(__file__).parents[2]
@@ -224,8 +224,8 @@ def test_published_curves_are_dashed_for_the_configuration_that_has_them(runs, m
     assert (lines[3].xs[2], lines[3].ys[2]) == (50, 87.96) and (lines[1].xs[-1], lines[1].ys[-1]) == (99, 8.28)
     for path in (None, "", "mlp_pruning.yml", "configs/prune/quick.yml"):
         assert [line.label for line in prune_report.curves(rows, path)] == ["weights", "units"]
-    page = prune_report.page(lines, "title")
-    assert page.count('"dash":"dash"') == 2
+    assert plots.line_page(tmp_path / "page.html", lines, "x", "y", "title")
+    assert (tmp_path / "page.html").read_text().count('"dash":"dash"') == 2
 
 
 # bad input
@@ -306,11 +306,15 @@ def test_a_file_that_is_there_is_left_alone_without_force(runs, run, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["small.pt"]
 
 
-def test_what_is_not_installed_is_said_before_the_work(runs, run, tmp_path, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "plotly" else name)
-    code, out, err = run(runs("mlp"), "--out", tmp_path / "out")
-    assert (code, err) == (1, "failed: plotly is not installed; pip install -r requirements.txt\n")
-    assert "accuracy" not in out and not list(tmp_path.iterdir())
+@pytest.mark.parametrize(("library", "ending"), [("plotly", "html"), ("matplotlib", "png")])
+def test_without_a_library_of_pictures_the_table_is_written(runs, run, tmp_path, monkeypatch, library, ending):
+    monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.delitem(sys.modules, "matplotlib.style", raising=False)
+    code, out, err = run(runs("mlp"), "--percent", 50, "--repeat", 1, "--out", tmp_path / "out")
+    picture = tmp_path / f"out/pruning.{ending}"
+    assert code == 0 and err.startswith(f"warning: cannot write {picture}: ") and err.count("\n") == 1
+    there = {"pruning.csv", "pruning.html", "pruning.png"} - {picture.name}
+    assert {path.name for path in picture.parent.iterdir()} == there and str(picture) not in out
 
 
 def test_an_unfinished_run_is_pruned_with_a_warning(runs, run, tmp_path):

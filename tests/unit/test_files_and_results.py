@@ -10,6 +10,7 @@ import time
 import pytest
 
 from args import UsageError
+from scripts.sweep_cells import rows
 from utils import results
 from utils.checkpoints import load, newest, save
 from utils.files import RunFailed, locked, try_lock, write_atomic, write_text
@@ -22,7 +23,7 @@ def row(number):
 
 
 def read(path):
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -213,3 +214,33 @@ def test_the_second_ctrl_c_leaves_at_once(monkeypatch):
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def as_excel_saves_it(path):
+    """UTF-8 with a byte-order mark, lines that end in CR LF."""
+    text = path.read_bytes().decode()
+    path.write_bytes(text.replace("\n", "\r\n").encode("utf-8-sig"))
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+x", "-x", "@SUM(1)", "'=1", "ünï, 实验", "plain"])
+def test_a_results_file_saved_by_excel_is_read_and_appended_to(program, config, tmp_path, name):
+    """Names come back as they were given, and none begins a formula in the file."""
+    assert program("--config", config(epochs=1), f"--name={name}")[0] == 0
+    path = tmp_path / "runs/results.csv"
+    stored = read(path)[0]
+    assert (stored["Name"] == name) == (name in ("ünï, 实验", "plain")) and stored["Name"][0] not in "=+-@"
+    as_excel_saves_it(path)
+    results.check(path)
+    assert program("--config", config(epochs=1), "--seed", 2, "--name", "second")[0] == 0
+    found, lost = rows(path)
+    assert ([row["Name"] for row, _ in found], lost) == ([name, "second"], 0)
+    assert found[0][0]["Date Finished"] and [options.run.name for _, options in found] == [name, "second"]
+    assert program("--config", config(epochs=1), f"--name={name}", "--resume", "auto")[0] == 0
+
+
+def test_a_formula_in_the_path_of_a_run_is_text(program, config, tmp_path):
+    log = tmp_path / "-=x"
+    log.mkdir()
+    assert program("--config", config(epochs=1), "--log-dir=-=x", "--results", "r.csv")[0] == 0
+    assert read(tmp_path / "r.csv")[0]["Run Directory"].startswith("'-=x/")
+    assert len(rows(tmp_path / "r.csv")[0]) == 1

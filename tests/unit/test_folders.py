@@ -286,3 +286,63 @@ def test_hidden_folders_are_no_classes(tmp_path):
     assert spec("ImageFolder", root).num_classes == len(CLASSES)
     loaded = load("ImageFolder", root)
     assert sorted(set(loaded.train.labels.tolist())) == list(range(len(CLASSES)))
+
+
+# --- hidden files
+
+
+LITTER = (".DS_Store", "._000.png", ".hidden.png", "Thumbs.db", "desktop.ini")
+FOLDERS = (".ipynb_checkpoints", ".git", "__MACOSX", "@eaDir")
+
+
+def litter(folder):
+    """What notebooks, macOS, Windows and network drives leave behind, with images in it that no program can decode."""
+    for name in LITTER:
+        (folder / name).write_bytes(b"\0\5\x16\7 no image")
+    for name in FOLDERS:
+        (folder / name).mkdir()
+        (folder / name / "000-checkpoint.png").write_bytes(b"no image")
+
+
+@pytest.mark.parametrize("other", ["val", "test"])
+def test_hidden_files_are_no_images_and_hidden_folders_no_classes(tmp_path, other):
+    write_set(tmp_path, train=2, val=1, other=other)
+    before = load("ImageFolder", tmp_path)
+    for folder in (tmp_path, *(tmp_path / part for part in ("train", other, "train/ant", f"{other}/bee"))):
+        litter(folder)
+    after = load("ImageFolder", tmp_path)
+    assert names(after.train) == names(before.train) and names(after.test) == names(before.test)
+    assert after.spec.num_classes == 3 and spec("ImageFolder", tmp_path).num_classes == 3
+
+
+def test_a_set_below_a_hidden_folder_is_found(tmp_path):
+    assert len(load("ImageFolder", write_set(tmp_path / ".cache/set")).train) == 12
+
+
+def test_a_class_of_hidden_files_alone_is_empty(tmp_path):
+    write_set(tmp_path)
+    (tmp_path / "train/yak").mkdir()
+    (tmp_path / "val/yak").mkdir()
+    litter(tmp_path / "train/yak")
+    with pytest.raises(UsageError, match=r"train: Found no valid file for the classes yak.*\.png"):
+        load("ImageFolder", tmp_path)
+
+
+def test_hidden_files_of_an_annotated_val_do_not_count(tiny):
+    for folder in (tiny / "train", tiny / "train/ant/images", tiny / "val", tiny / "val/images"):
+        litter(folder)
+    (tiny / "val/._val_annotations.txt").write_bytes(b"\0\5\x16\7")
+    annotations = tiny / "val/val_annotations.txt"
+    annotations.write_text(annotations.read_text() + "._000.png\tcow\n.DS_Store\tmac\n")
+    loaded = load("TinyImageNet", tiny.parent)
+    assert loaded.test.labels.tolist() == [2, 0, 1, 2] and loaded.train.labels.tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_file_name_cannot_forge_a_line(tmp_path):
+    path = tmp_path / "a\nerror: forged\x1b[2J.png"
+    path.write_bytes(b"no image")
+    with pytest.raises(RunFailed) as caught:
+        decode(str(path))
+    assert str(caught.value).endswith(
+        "a\\nerror: forged\\x1b[2J.png: cannot be decoded: not an image of a known format"
+    )

@@ -6,7 +6,6 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from args import UsageError
 from trainers.default import Default
 from utils.event_files import event_sizes, keep_events
 from utils.plots import Line, line_chart
@@ -57,12 +56,31 @@ def test_what_an_interrupted_process_wrote_of_later_epochs_is_replaced(tmp_path)
     assert [(line.label, line.ys) for line in lines] == [("epoch 10", [10]), ("epoch 20", [99])]
 
 
-@pytest.mark.parametrize("text", ["a,b\n1,2\n", "epoch,a\nlast,2\n"])
-def test_a_file_of_another_kind_is_said_and_kept(tmp_path, text):
-    (tmp_path / "sweep.csv").write_text(text)
-    with pytest.raises(UsageError, match=r"sweep\.csv is damaged"):
-        record_table(tmp_path, "sweep", 1, curve(1))
-    assert (tmp_path / "sweep.csv").read_text() == text
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"a,b\n1,2\n",
+        b"epoch,a\nlast,2\n",
+        b"epoch,on\n1,2\n",
+        b"epoch,on,acc@1\n1,2\n",
+        b"epoch\n\xff\n",
+        b"x" * 200_000,
+    ],
+    ids=range(6),
+)
+def test_a_file_of_another_kind_is_said_and_moved_away_and_the_run_goes_on(tmp_path, capsys, content):
+    (tmp_path / "sweep.csv").write_bytes(content)
+    lines = record_table(tmp_path, "sweep", 3, curve(1))
+    err = capsys.readouterr().err
+    assert err.startswith(f"warning: {tmp_path / 'sweep.csv'} is damaged: it is moved to sweep.csv.damaged")
+    assert err.count("\n") == 1 and (tmp_path / "sweep.csv.damaged").read_bytes() == content
+    assert [line.label for line in lines] == ["epoch 3"] and rows(tmp_path / "sweep.csv")[1:] == [["3", "0.0", "1"]]
+
+
+def test_a_table_that_cannot_be_written_is_a_warning(tmp_path, capsys):
+    assert record_table(tmp_path / "gone", "sweep", 3, curve(1)) == []
+    told = "No such file or directory; the table of epoch 3 is left out"
+    assert capsys.readouterr().err == f"warning: cannot write {tmp_path / 'gone/sweep.csv'}: {told}\n"
 
 
 def scalars(directory):

@@ -1,0 +1,234 @@
+"""Files that declare more than they hold are refused before memory is taken."""
+
+import gzip
+import pickle
+import re
+import struct
+import subprocess
+import sys
+import textwrap
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import scipy.io
+import torch
+
+import data
+from args import UsageError
+from data.views import decode
+from models import compact
+from scripts import export_packed
+from tests.folders import write_set
+from tests.unit.test_data_sources import idx, write_mnist
+from utils import checkpoints
+from utils.files import RunFailed
+
+ROOT = Path(__file__).parents[2]
+MIB = 1 << 20
+ZEROS = {"model": {"a": torch.zeros(32 * MIB)}, "epoch": 1, "step": 0}  # 128 MiB
+
+
+def deflated(path, content):
+    """What torch.save writes, compressed: a thousandth of its size."""
+    torch.save(content, path.with_name("plain.pt"))
+    with zipfile.ZipFile(path.with_name("plain.pt")) as plain, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for entry in plain.infolist():
+            file.writestr(entry.filename, plain.read(entry))
+    path.with_name("plain.pt").unlink()
+
+
+def overlapping(path, content):
+    """Entries that share one block of bytes: the central directory lists it many times."""
+    torch.save(content, path)
+    with zipfile.ZipFile(path, "a") as file:
+        (block,) = (entry for entry in file.infolist() if entry.filename.endswith("/data/0"))
+        for i in range(1, 200):
+            again = zipfile.ZipInfo(f"{block.filename[:-1]}{i}")
+            for name in ("header_offset", "CRC", "compress_size", "file_size"):
+                setattr(again, name, getattr(block, name))
+            file.filelist.append(again)
+        file._didModify = True
+
+
+def legacy(path, numel):
+    """The older format, with a storage of `numel` numbers that are not there."""
+    torch.save({"a": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    at = whole.index(b"K\x03N", whole.index(b"storage"))
+    path.write_bytes(whole[:at] + b"\x8a\x08" + struct.pack("<q", numel) + whole[at + 2 :])
+
+
+BOMBS = {
+    "compressed": (lambda path: deflated(path, ZEROS), "is compressed, which torch.save never does"),
+    "overlapping": (lambda path: overlapping(path, {"a": torch.ones(MIB)}), "promises .* bytes of data"),
+    "older format": (lambda path: legacy(path, 10**13), "promises 10,000,000,000,... bytes of data, and is"),
+    "older format, small": (lambda path: legacy(path, 10**6), "promises 1,000,0.. bytes of data, and is"),
+    "repeated": (
+        lambda path: torch.save({"a": torch.ones(1).expand(10**6, 10**6)}, path),
+        "tensor of 1,000,000,000,000 ",
+    ),
+    "repeated, older format": (
+        lambda path: torch.save({"a": [torch.ones(1).expand(10**9)]}, path, _use_new_zipfile_serialization=False),
+        "tensor of 1,000,000,000 numbers",
+    ),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_checkpoint_is_refused_by_what_it_declares(tmp_path, bomb):
+    make, message = BOMBS[bomb]
+    path = tmp_path / "net.pt"
+    make(path)
+    for read in (checkpoints.read, compact.load_compact, export_packed.opened):
+        with pytest.raises(UsageError, match=message) as caught:
+            read(path)
+        assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("bomb", ["compressed", "overlapping", "repeated"])
+def test_so_is_a_checkpoint_of_a_run(tmp_path, bomb):
+    make, message = BOMBS[bomb]
+    make(tmp_path / "last.pt")
+    with pytest.raises(UsageError, match=message):
+        checkpoints.load(tmp_path / "last.pt")
+
+
+def test_what_torch_saves_is_no_bomb(tmp_path):
+    shared = torch.ones(100)
+    content = {"a": shared, "b": shared[:50], "c": shared.view(10, 10).t(), "d": [shared] * 3, "e": torch.empty(0)}
+    loop = []
+    content["f"] = [loop, loop]
+    for new in (True, False):
+        torch.save(content, tmp_path / "net.pt", _use_new_zipfile_serialization=new)
+        assert torch.equal(checkpoints.read(tmp_path / "net.pt")["c"], content["c"])
+
+
+def test_a_compact_file_takes_the_memory_of_what_it_holds(tmp_path):
+    path = tmp_path / "small.pt"
+    build = {"name": "MLP", "num_classes": 10, "in_shape": (1, 8, 8), "hidden": [10**12]}
+    torch.save({"kind": compact.KIND, "build": build, "state": {}, "norms": {}}, path)
+    with pytest.raises(UsageError, match="holds no compact network"):
+        compact.load_compact(path)
+
+
+def test_packed_codes_are_as_many_as_the_weights():
+    packed = export_packed.packed_powers(torch.ones(4), 4, zero_code=True)
+    with pytest.raises(ValueError, match="a tensor of 1,000,000,000,000 weights has 2 bytes"):
+        export_packed.values(packed | {"shape": [10**6, 10**6]}, 4)
+
+
+# --- data sets
+
+
+@pytest.mark.parametrize("shape", [(2**32 - 1,) * 3, (10**6, 28, 28), (2**31, 28, 28)], ids=str)
+@pytest.mark.parametrize("compress", [False, True], ids=["plain", "gz"])
+def test_an_idx_file_is_refused_by_its_header(tmp_path, shape, compress):
+    write_mnist(tmp_path, compress=compress)
+    path = tmp_path / f"train-images-idx3-ubyte{'.gz' * compress}"
+    content = struct.pack(">4I", 0x0803, *shape) + bytes(1000)
+    path.write_bytes(gzip.compress(content) if compress else content)
+    with pytest.raises(UsageError, match=r"promises .* bytes of data") as caught:
+        data.load("MNIST", tmp_path)
+    assert str(path) in str(caught.value)
+
+
+def png(width, height):
+    """The beginning of a PNG."""
+    chunks = [(b"IHDR", struct.pack(">2I5B", width, height, 1, 0, 0, 0, 0)), (b"IDAT", zlib.compress(bytes(10_000)))]
+    parts = [
+        struct.pack(">I", len(c)) + kind + c + struct.pack(">I", zlib.crc32(kind + c))
+        for kind, c in [*chunks, (b"IEND", b"")]
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize("size", [(65_000, 65_000), (10_000, 10_000), (2**31 - 1, 2**31 - 1)], ids=str)
+@pytest.mark.parametrize("ending", ["png", "jpg", "bmp", "ppm"])
+@pytest.mark.filterwarnings("error")
+def test_an_image_is_refused_by_its_header(tmp_path, size, ending):
+    path = tmp_path / f"large.{ending}"
+    if ending == "png":
+        path.write_bytes(png(*size))
+    elif ending == "ppm":
+        path.write_bytes(b"P6 %d %d 255\n" % size)
+    else:
+        PIL.Image.new("L", (8, 8)).save(path)
+        whole = path.read_bytes()
+        if ending == "jpg":
+            at, pack = whole.index(b"\xff\xc0") + 5, struct.pack(">2H", *(min(side, 65_535) for side in size))
+        else:
+            at, pack = 18, struct.pack("<2i", *size)
+        path.write_bytes(whole[:at] + pack + whole[at + len(pack) :])
+    with pytest.raises(RunFailed, match="cannot be decoded: Image size") as caught:
+        decode(str(path))
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_ends_with_the_name_of_the_image(program, config, tmp_path, workers):
+    write_set(tmp_path / "set")
+    for part in ("train/bee/000.png", "val/bee/000.png"):
+        (tmp_path / "set" / part).write_bytes(png(12_000, 9_000))
+    words = ("--set", "ImageFolder", "--data", tmp_path / "set", "--image-size", 8, "--workers", workers)
+    code, _, err = program("--config", config(epochs=1, batch_size=4), *words)
+    assert code == 1 and err.count("\n") == 1 and "Traceback" not in err
+    assert "train/bee/000.png: cannot be decoded: Image size (108000000 pixels) exceeds limit" in err
+
+
+# --- memory
+
+
+READING = """
+    import re, sys
+    from pathlib import Path
+    import scipy.io, torch, data
+    from args import UsageError
+    from utils import checkpoints
+    root = Path(sys.argv[1])
+    def peak():
+        return int(re.search("VmHWM:[^0-9]*([0-9]+)", Path("/proc/self/status").read_text())[1]) / 1024
+    for read in (
+        lambda: checkpoints.read(root / "net.pt"),
+        lambda: checkpoints.load(root / "net.pt"),
+        lambda: data.load("MNIST", root),
+        lambda: data.load("SVHN", root),
+    ):
+        before = peak()
+        try:
+            read()
+        except UsageError as error:
+            print(round(peak() - before), error)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_none_of_them_takes_memory(tmp_path):
+    """Small files that would take 128 MiB, 64 MiB and 123 MB: a checkpoint, a gz longer than its header says, SVHN."""
+    deflated(tmp_path / "net.pt", ZEROS)
+    write_mnist(tmp_path, compress=True)
+    content = gzip.compress(idx(np.zeros((7, 28, 28))) + bytes(64 * MIB))
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(content)
+    for part, count in (("train", 40_000), ("test", 2)):
+        held = {"X": np.zeros((32, 32, 3, count), np.uint8), "y": np.ones((2, 1), np.uint8)}
+        scipy.io.savemat(tmp_path / f"{part}_32x32.mat", held, do_compression=True)
+    assert max(path.stat().st_size for path in tmp_path.iterdir()) < MIB
+    command = [sys.executable, "-c", textwrap.dedent(READING), str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    told = ("is compressed", "is compressed", "it holds more", "promises .* bytes of data in a file of")
+    assert all(re.search(part, line) for part, line in zip(told, lines, strict=True)), lines
+    assert all(int(line.split()[0]) < 20 for line in lines), lines
+
+
+def test_numbers_that_only_the_older_format_can_declare_are_read_as_they_are(tmp_path):
+    """A pickle within a pickle is data: nothing of it is executed while its sizes are read."""
+    inner = pickle.dumps({"a": 1}, protocol=2)
+    torch.save(
+        {"a": torch.ones(3), "b": inner.decode("latin1")}, tmp_path / "net.pt", _use_new_zipfile_serialization=False
+    )
+    assert checkpoints.read(tmp_path / "net.pt")["b"] == inner.decode("latin1")

@@ -1,0 +1,166 @@
+"""Checkpoints as other programs write them: what stands around a network and in front of its names; what they say."""
+
+import shlex
+
+import pytest
+import torch
+
+import models
+from args import UsageError, parse
+from models.constraints import constrain
+from tests.originals import original, original_state, small_net, write
+from tests.unit.test_pretrained import into, same
+from trainers import pretrained
+from utils import choices
+
+
+@pytest.fixture
+def options(config):
+    """Options that fit `small_net` and what `original` says of it."""
+    return parse(["--config", config()]).replace(arch="Conv2_BinAct", prune_rate=0.3)
+
+
+def state(prefix=""):
+    return {f"{prefix}{key}": value for key, value in original_state(small_net(), module=False).items()}
+
+
+# --- names and holders
+
+
+PREFIXES = ["", "module.", "_orig_mod.", "model.", "net.", "module._orig_mod.", "_orig_mod.module.", "model.net."]
+PREFIXES += ["model._orig_mod.", "module.module.", "net.model.module._orig_mod."]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("holder", ["", "state_dict"])
+def test_what_stands_in_front_of_the_names_is_left_out(tmp_path, options, prefix, holder):
+    content = {holder: state(prefix), "epoch": 3} if holder else state(prefix)
+    path, target = write(content, tmp_path / "net.pt"), small_net(seed=1)
+    assert same(into(path, options, target), small_net())
+
+
+def test_a_part_that_was_compiled_on_its_own_is_taken(tmp_path, options):
+    compiled = {key.replace("convs.", "convs._orig_mod."): value for key, value in state().items()}
+    assert any("._orig_mod." in key for key in compiled)
+    assert same(into(write(compiled, tmp_path / "net.pt"), options, small_net(seed=1)), small_net())
+
+
+@pytest.mark.parametrize(
+    "holder", ["model", "state_dict", "model_state_dict", "net", "network", "weights", "ema", "state_dict_ema"]
+)
+@pytest.mark.parametrize("deeper", ["", "state_dict", "model"])
+def test_a_network_is_found_under_its_usual_keys(tmp_path, options, capsys, holder, deeper):
+    held = {deeper: state("module."), "epoch": 5} if deeper else state("module.")
+    content = {"epoch": 7, "optimizer": {"state": {}, "lr": 0.1}, "config": {"a": 1}, holder: held}
+    assert same(into(write(content, tmp_path / "net.pt"), options, small_net(seed=1)), small_net())
+    assert "networks" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("model", "ema"), ("state_dict", "state_dict_ema"), ("net", "model_ema")]
+)
+def test_of_a_network_and_its_average_the_network_is_taken_with_a_word(tmp_path, options, capsys, first, second):
+    other = {key: torch.zeros_like(value) for key, value in state().items()}
+    path = write({second: other, first: state()}, tmp_path / "net.pt")
+    assert same(into(path, options, small_net(seed=1)), small_net())
+    assert f"warning: {path} holds 2 networks: {first} is taken, not {second}\n" in capsys.readouterr().err
+
+
+def test_a_holder_without_a_network_is_passed_by(tmp_path, options):
+    content = {"model": {"name": "Conv2", "width": 1}, "net": {}, "state_dict": state()}
+    assert same(into(write(content, tmp_path / "net.pt"), options, small_net(seed=1)), small_net())
+
+
+def test_two_networks_under_different_wrappers_are_refused(tmp_path):
+    path = write(state("model.") | state("net."), tmp_path / "net.pt")
+    with pytest.raises(UsageError, match=r"holds several networks: \S+ is in it twice"):
+        pretrained.read(str(path))
+
+
+def test_a_content_that_holds_itself_ends(options):
+    content = {"epoch": 1}
+    content["model"] = content
+    with pytest.raises(UsageError, match="holds no network"):
+        pretrained.from_content(content, "net.pt")
+
+
+@pytest.mark.parametrize("arch", choices.ARCHS)
+def test_no_architecture_has_layers_of_the_wrappers_names(arch):
+    with torch.device("meta"):
+        net = models.build(arch, num_classes=10, in_shape=(3, 32, 32) if "MNIST" not in arch else (1, 28, 28))
+    assert not [name for name, _ in net.named_parameters() if name.startswith(pretrained.WRAPPERS)]
+
+
+# --- what a file says
+
+
+FORGED = "ResNet18\x1b[2J\rerror: all is lost\nerror: forged"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"arch": "resnet18"}, "this program has no arch resnet18 (did you mean 'ResNet18'?)"),
+        ({"arch": "vit_b_16"}, "this program has no arch vit_b_16"),
+        ({"arch": "$(reboot)"}, "this program has no arch $(reboot)"),
+        ({"arch": FORGED}, "this program has no arch ResNet18\\x1b[2J\\rerror: all is lost\\nerror: forged"),
+        ({"arch": "x" * 10**6}, "this program has no arch xxx"),
+        ({"arch": "gpj\u202e"}, "this program has no arch gpj\\u202e"),
+        ({"conv_type": "subnetconv2"}, "this program has no conv_type subnetconv2 (did you mean 'SubnetConv'?)"),
+        ({"prune_rate": 7.5}, "this program has no prune_rate 7.5"),
+        ({"prune_rate": float("nan")}, "this program has no prune_rate nan"),
+        ({"prune_rate": 10**400}, "this program has no prune_rate 1000"),
+        ({"arch": "resnet18", "prune_rate": 0.4}, "this program has no arch resnet18"),
+    ],
+    ids=lambda value: ascii(value)[:30] if isinstance(value, str) else "",
+)
+def test_a_value_that_this_program_does_not_take_is_not_advised(program, config, tmp_path, said, told):
+    path = write(original(small_net(), **said), tmp_path / "net.pth")
+    code, _, err = program("--config", config(arch="Conv2_BinAct", prune_rate=0.3), "--pretrained", path)
+    assert code == 2 and told in err and "give" not in err and err.startswith("error: ")
+    assert err.count("\n") == 1 and len(err) < 900 and "\x1b" not in err and "\r" not in err
+
+
+@pytest.mark.parametrize(
+    ("said", "ours"),
+    [
+        ({"arch": "FC"}, {}),
+        ({"arch": "ResNet18_BinAct", "prune_rate": 0.25}, {}),
+        ({"conv_type": "DenseConv"}, {}),
+        ({"conv_type": "GlobalSubnetConv", "prune_rate": 0.1}, {"prune_rate_epoch": 1}),
+        ({"prune_rate": 1}, {}),
+        ({"prune_rate": 0.1 + 0.2}, {"prune_rate": 0.5}),
+        ({}, {"arch": "Conv4"}),
+    ],
+)
+def test_what_is_advised_is_taken(config, tmp_path, said, ours):
+    base = {"arch": "Conv2_BinAct", "prune_rate": 0.3, "freeze_weights": None} | ours
+    path = write(original(small_net(), **said), tmp_path / "net.pth")
+    words = ["--config", config(**base), "--pretrained", str(path)]
+    with pytest.raises(UsageError, match=r"decides?: give .* to take the file's network") as caught:
+        pretrained.compare(pretrained.read(str(path)), parse(words))
+    advice = str(caught.value).partition(": give ")[2].partition(" to take the file's network")
+    assert not advice[2], caught.value
+    pretrained.compare(pretrained.read(str(path)), parse([*words, *shlex.split(advice[0])]))
+
+
+def test_what_the_files_network_contradicts_is_said_too(config, tmp_path):
+    path = write(original(small_net(), conv_type="GlobalSubnetConv"), tmp_path / "net.pth")
+    options = parse(["--config", config(arch="Conv2_BinAct", prune_rate=0.3), "--pretrained", str(path)])
+    with pytest.raises(UsageError, match=r"--conv-type GlobalSubnetConv to take .*; then .*prune_rate_epoch"):
+        pretrained.compare(pretrained.read(str(path)), options)
+
+
+def test_names_of_tensors_are_shown_escaped(tmp_path, options, capsys):
+    path = write(state() | {"\x1b[31m\nerror: forged": torch.ones(1), "y" * 10**5: torch.ones(1)}, tmp_path / "net.pt")
+    into(path, options, small_net(seed=1), whole=False)
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1 and "unused: \\x1b[31m\\nerror: forged, yyy" in out and len(out) < 500
+
+
+def test_an_epoch_that_is_none_is_shown_escaped(program, config, tmp_path):
+    net = constrain(models.build("FC", num_classes=10, in_shape=(1, 8, 8)), "SubnetConv", density=0.5)
+    content = original(net, arch="FC", prune_rate=0.5) | {"epoch": "1\x1b[2J\nerror: forged"}
+    path = write(content, tmp_path / "net.pth")
+    code, out, err = program("--config", config(), "--evaluate", "--pretrained", path)
+    assert (code, err) == (0, "") and "(epoch 1\\x1b[2J\\nerror: forged)" in out

@@ -1,0 +1,185 @@
+"""Output reaches any stream: it is escaped where it cannot be encoded, and nobody needs to read it."""
+
+import ast
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from utils import streams
+from utils.progress import Progress, say, warn
+from utils.text import cell, original, quoted, visible
+
+ROOT = Path(__file__).parents[2]
+TELL = """
+import sys
+from utils import ending
+from utils.progress import Progress, say, warn
+def work():
+    warn("实验 \\udcff \\x1b[31m")
+    for _ in range({lines}):
+        say("0.5 ± 0.1 (3) × 2 实验")
+    with Progress("epoch ±", 3) as bar:
+        bar.advance()
+    print("printed ±")
+    return 7
+sys.exit(ending.code(work))
+"""
+
+
+def python(text, redirection="", **env):
+    text = text.encode("ascii", "backslashreplace").decode()  # within literals it means the same
+    command = f'exec "{sys.executable}" -c "$TEXT" {redirection}'
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG", "PYTHON"))}
+    words = ["bash", "-c", f"set -o pipefail; {command.removeprefix('exec ') if '|' in redirection else command}"]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, timeout=60, env=kept | {"TEXT": text} | env)
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"PYTHONIOENCODING": "ascii:strict"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+    ids=str,
+)
+def test_what_a_stream_cannot_encode_is_escaped(env):
+    done = python(TELL.format(lines=1), **env)
+    assert (done.returncode, done.stderr) == (7, b"warning: \\u5b9e\\u9a8c \\udcff \\x1b[31m\n")
+    assert done.stdout == b"0.5 \\xb1 0.1 (3) \\xd7 2 \\u5b9e\\u9a8c\nprinted \\xb1\n"
+
+
+def test_file_names_that_are_no_utf_8_and_control_characters_are_escaped_on_every_stream():
+    done = python(TELL.format(lines=1), PYTHONIOENCODING="utf-8")
+    assert (done.returncode, done.stderr.decode()) == (7, "warning: 实验 \\udcff \\x1b[31m\n")
+    assert done.stdout.decode() == "0.5 ± 0.1 (3) × 2 实验\nprinted ±\n"
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", "<&-", ">&- 2>&- <&-", "| true", "2>&1 | true", "> /dev/full"])
+@pytest.mark.parametrize("lines", [1, 20_000])
+def test_a_closed_or_full_stream_changes_nothing_of_a_programs_end(redirection, lines):
+    done = python(TELL.format(lines=lines), redirection)
+    assert done.returncode == 7 and b"Error" not in done.stderr and b"ignored" not in done.stderr
+
+
+def test_files_that_are_opened_later_do_not_take_the_number_of_a_closed_stream(tmp_path):
+    text = "import os\n" + TELL.replace("def work():", "def work():\n    file = open(sys.argv[1], 'w')").replace(
+        "    return 7", "    os.write(1, b'from a library')\n    return file.fileno()"
+    )
+    done = python(text.format(lines=1), f"{tmp_path / 'file'} >&- 2>&-")
+    assert done.returncode > 2 and (tmp_path / "file").read_text() == ""
+
+
+def test_a_closed_error_stream_does_not_hand_its_lines_to_standard_output():
+    assert python(TELL.format(lines=0), "2>&-").stdout == "printed ±\n".encode()
+
+
+def test_a_stream_that_is_no_file_is_left_as_it_is(monkeypatch, capsys):
+    notebook = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", notebook)
+    streams.settle()
+    say("±\r\x9b2J ok")
+    notebook.close()
+    say("gone")
+    assert sys.stdout.name == os.devnull and capsys.readouterr().out == ""
+
+
+def test_a_stream_that_nobody_has_settled_gets_its_lines_too(monkeypatch):
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="ascii"))
+    say("± 1")
+    say("and on")
+    assert shown.getvalue() == b"\\xb1 1\nand on\n"
+
+
+def test_a_bar_on_a_stream_without_unicode(monkeypatch):
+    class Terminal(io.TextIOWrapper):
+        def isatty(self):
+            return True
+
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stderr", Terminal(shown, encoding="ascii"))
+    streams.settle()
+    with Progress("Epoche ±实", 2) as bar:
+        bar.advance()
+        bar.show(1, 0.5, 10.0, 3.0)
+    warn("±")
+    assert b"Epoche \\xb1\\u5b9e" in shown.getvalue() and b"warning: \\xb1\n" in shown.getvalue()
+
+
+PROGRAMS = [ROOT / "main.py", ROOT / "parallel_main.py"]
+PROGRAMS += [path for path in sorted((ROOT / "scripts").glob("*.py")) if "sys.exit(main(" in path.read_text("utf-8")]
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.name)
+def test_every_program_begins_and_ends_in_one_place(path):
+    text = path.read_text("utf-8")
+    assert "return ending.code(" in text
+
+
+def test_what_is_printed_goes_through_one_place():
+    said = {"utils/streams.py": 2, "args.py": 1}  # args: --help, before anything of utils is loaded
+    found = {}
+    for path in [
+        *ROOT.glob("*.py"),
+        *(p for room in ("data", "models", "trainers", "utils", "scripts") for p in (ROOT / room).rglob("*.py")),
+    ]:
+        calls = [n for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.Call)]
+        count = sum(isinstance(call.func, ast.Name) and call.func.id == "print" for call in calls)
+        found |= {str(path.relative_to(ROOT)): count} if count else {}
+    assert found == said
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain ± 实验", "plain ± 实验"),
+        ("a\nerror: forged", "a\\nerror: forged"),
+        ("\x1b[2J\x9b1m\r", "\\x1b[2J\\x9b1m\\r"),
+        ("gnp\u202e.exe", "gnp\\u202e.exe"),
+        ("\udcff", "\\udcff"),
+        ("x" * 200, "x" * 77 + "..."),
+        pytest.param(10**5000, "an int of thousands of digits", id="digits"),
+        (0.5, "0.5"),
+        (None, "None"),
+        (ValueError("a\nb"), "a\\nb"),
+        ([[1], [1]], "a list"),
+    ],
+)
+def test_what_a_file_says_is_quoted_on_one_line(text, shown):
+    assert quoted(text) == shown
+
+
+def test_lines_of_our_own_keep_their_ends():
+    assert visible("2 problems:\n\tone\r\n") == "2 problems:\n\tone\\r\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        ("=cmd|' /C calc'!A0", "'=cmd|' /C calc'!A0"),
+        ("+1+1", "'+1+1"),
+        ("-x", "'-x"),
+        ("@SUM(1)", "'@SUM(1)"),
+        ("\t=1", "'\t=1"),
+        ("\r=1", "'\r=1"),
+        ("＝1", "'＝1"),
+        ("'=1", "''=1"),
+        ("'quoted'", "'quoted'"),
+        ("plain", "plain"),
+        ("-0.5", "-0.5"),
+        ("+1e-4", "+1e-4"),
+    ],
+)
+def test_no_spreadsheet_executes_a_cell_and_our_readers_give_back_the_text(value, stored):
+    assert (cell(value), original(stored)) == (stored, value)
+
+
+def test_cells_that_are_no_text():
+    assert [cell(value) for value in (-1, -0.5, True, None)] == [-1, -0.5, True, None]
+    assert cell(Path("=a/b")) == "'=a/b" and cell("\udcff") == "\\udcff"
