@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from args import UsageError
-from data import cifar, folders, sources
+from data import cifar, folders, idx, sources
 from data.sources import AnySplit, FileSplit, Split, compact
 from utils.choose import pick
 from utils.declared import shown
@@ -113,9 +113,9 @@ IMAGENET = SetSpec(
 SPECS: dict[str, SetSpec] = {
     # digits: mean and std of the training part, over pixels
     "digits": SetSpec((1, 8, 8), 10, (0.30588,), (0.37622,), False, sources.read_digits),
-    "MNIST": SetSpec((1, 28, 28), 10, (0.1307,), (0.3081,), False, partial(sources.read_idx_set, "MNIST")),
+    "MNIST": SetSpec((1, 28, 28), 10, (0.1307,), (0.3081,), False, partial(idx.read_idx_set, "MNIST")),
     "FashionMNIST": SetSpec(
-        (1, 28, 28), 10, (0.2860,), (0.3530,), False, partial(sources.read_idx_set, "FashionMNIST")
+        (1, 28, 28), 10, (0.2860,), (0.3530,), False, partial(idx.read_idx_set, "FashionMNIST")
     ),
     "CIFAR10": SetSpec(
         (3, 32, 32), 10, (0.491, 0.482, 0.447), (0.247, 0.243, 0.262), True, partial(cifar.read_cifar, cifar.CIFAR10)
