@@ -114,9 +114,7 @@ SPECS: dict[str, SetSpec] = {
     # digits: mean and std of the training part, over pixels
     "digits": SetSpec((1, 8, 8), 10, (0.30588,), (0.37622,), False, sources.read_digits),
     "MNIST": SetSpec((1, 28, 28), 10, (0.1307,), (0.3081,), False, partial(idx.read_idx_set, "MNIST")),
-    "FashionMNIST": SetSpec(
-        (1, 28, 28), 10, (0.2860,), (0.3530,), False, partial(idx.read_idx_set, "FashionMNIST")
-    ),
+    "FashionMNIST": SetSpec((1, 28, 28), 10, (0.2860,), (0.3530,), False, partial(idx.read_idx_set, "FashionMNIST")),
     "CIFAR10": SetSpec(
         (3, 32, 32), 10, (0.491, 0.482, 0.447), (0.247, 0.243, 0.262), True, partial(cifar.read_cifar, cifar.CIFAR10)
     ),
