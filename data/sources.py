@@ -150,7 +150,7 @@ def reading(path: Path) -> Iterator[None]:
     """Turn what a damaged or unreadable file raises into a UsageError naming it."""
     try:
         yield
-    except (OSError, EOFError, zlib.error, MemoryError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UsageError(f"{path}: cannot be read: {reason}") from error
 

@@ -18,6 +18,7 @@ from trainers.method import Method
 from trainers.optimizers import freeze_weights, make_optimizer
 from trainers.replicas import Replicas
 from trainers.schedules import schedule
+from utils import memory
 from utils.progress import warn
 from utils.runtime import Runtime, seed_everything
 from utils.shares import check_batch
@@ -76,7 +77,9 @@ def build(options: Options, spec: data.SetSpec | None = None) -> tuple[nn.Module
         method = make_method(options)
         method.prepare(model)
         method.parameter_groups(model)
-    except (ValueError, OverflowError, RuntimeError) as error:  # RuntimeError: a network no memory can hold
+    except (ValueError, OverflowError, RuntimeError) as error:
+        if memory.ran_out(error):
+            raise
         raise UsageError(str(error).splitlines()[0]) from error
     return model, method
 

@@ -141,3 +141,16 @@ def test_an_address_space_that_is_really_full(config, tmp_path, left):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)
     assert (done.returncode, done.stderr.count("\n")) in ([(1, 1)] if left == 0 else [(1, 1), (0, 0)]), done.stderr
     assert done.returncode == 0 or done.stderr.startswith("failed: out of memory")
+
+
+@pytest.mark.parametrize("error", [OF_TORCH, OF_NUMPY, MemoryError()], ids=["torch", "numpy", "python"])
+def test_when_a_network_is_built_or_a_set_is_read(program, config, monkeypatch, error):
+    def fail(*_args, **_more):
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr("models.initial.initial_scores", fail)
+        patched.setattr("models.constraints.subnet.initial_scores", fail)
+        assert one_line(program("--config", config())).startswith("failed: out of memory")
+    monkeypatch.setattr(np, "setdiff1d", fail)
+    assert one_line(program("--config", config())).startswith("failed: out of memory")
