@@ -1,7 +1,8 @@
 """Put a checkpoint back: every entry is checked first, so that a damaged one is one line and changes nothing."""
 
+import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,8 @@ def put_back(path: Path | str, snapshot: Snapshot, **loaders: Callable[[Any], ob
                 raise TypeError(f"it is {shown(snapshot[name])}")
             load(snapshot[name])
         except WRONG as error:
-            reason = "it is missing" if name not in snapshot else str(error).strip().splitlines()[-1:] or repr(error)
-            reason = reason if isinstance(reason, str) else reason[0].strip()
+            said = str(error).strip().splitlines() or [repr(error)]
+            reason = said[-1].strip() if name in snapshot else "it is missing"
             raise UsageError(f"{path} is damaged or of another run: {name}: {reason}") from error
 
 
@@ -89,19 +90,24 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], *, b
         if entry.keys() != names and (entry or (begun and parameter.requires_grad)):
             raise ValueError(f"parameter {index} has {', '.join(entry) or 'none'}, {', '.join(names)} expected")
         for name, value in entry.items():
-            if value.shape != (() if name == "step" else parameter.shape) or not value.is_floating_point():
-                raise ValueError(f"{name} of parameter {index} is of the shape {list(value.shape)}, {value.dtype}")
-            if not bool(torch.isfinite(value).all()):
-                raise ValueError(f"{name} of parameter {index} is not finite")
+            _check_values(f"{name} of parameter {index}", value, () if name == "step" else parameter.shape)
     known = {index: entry for index, entry in saved["state"].items() if index in range(len(parameters))}
     optimizer.load_state_dict({"state": known, "param_groups": groups})
+
+
+def _check_values(name: str, values: torch.Tensor, shape: Sequence[int]) -> None:
+    if values.shape != shape or not values.is_floating_point():
+        raise ValueError(f"{name} is of the shape {list(values.shape)}, {values.dtype}")
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError(f"{name} is not finite")
 
 
 def _state_names(optimizer: torch.optim.Optimizer) -> set[str]:
     """What the optimizer keeps of a parameter, as a step on another one shows."""
     probe = nn.Parameter(torch.zeros(1))
     probe.grad = torch.zeros(1)
-    like = type(optimizer)([probe], **optimizer.defaults)
+    taken = inspect.signature(type(optimizer)).parameters
+    like = type(optimizer)([probe], **{name: value for name, value in optimizer.defaults.items() if name in taken})
     like.step()
     return {*like.state[probe]}
 
@@ -117,14 +123,15 @@ def load_generators(saved: dict[str, Any]) -> None:
     set_rng_state(saved)
 
 
-def progress(path: Path | str, snapshot: Snapshot, start_epoch: int = 0) -> State:
+def progress(path: Path | str, snapshot: Snapshot) -> State:
     """How far the run of a snapshot had come. Raises UsageError where the entry `state` is damaged."""
     made: list[State] = []
-    put_back(path, snapshot, state=lambda saved: made.append(_state(saved, snapshot, start_epoch)))
+    put_back(path, snapshot, state=lambda saved: made.append(_state(saved, snapshot)))
     return made[0]
 
 
-def _state(saved: dict[str, Any], snapshot: Snapshot, start_epoch: int) -> State:
+def _state(saved: dict[str, Any], snapshot: Snapshot) -> State:
+    start_epoch = snapshot["options"].get("start_epoch") or 0
     for field in fields(State):
         value = saved[field.name]
         kind = field.type

@@ -112,7 +112,7 @@ def compare(snapshot: Mapping[str, Any], path: Path, theirs: Options) -> int:
         raise UsageError(f"resume: {path} is of another run than the config.yaml beside it: {'; '.join(told)}")
     if snapshot["epoch"] > made.optim.epochs:
         raise UsageError(f"{path} is damaged: it has {snapshot['epoch']} epochs done of {made.optim.epochs}")
-    progress(path, snapshot, made.optim.start_epoch or 0)
+    progress(path, snapshot)
     return made.optim.epochs
 
 

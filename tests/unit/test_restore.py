@@ -135,3 +135,26 @@ def test_more_epochs_than_the_checkpoint_was_trained_for_are_said_fewer_refused(
         resumption.compare(whole | {"epoch": 9}, PATH, theirs)
     with pytest.raises(UsageError, match=r"epochs: 1 in the checkpoint, 0 in config\.yaml"):
         resumption.compare(whole, PATH, theirs.replace(epochs=0))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "radam", "adadelta"])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_every_optimizer_comes_back(made, optimizer, momentum):
+    theirs, parts, whole = made("all", optimizer=optimizer, momentum=momentum, lr=0.01)
+    resumption.compare(whole, PATH, theirs)
+    restore(parts, whole, PATH, best_epoch=None)
+    back = parts.optimizer.state_dict()
+    assert back["param_groups"] == whole["optimizer"]["param_groups"]
+    assert back["state"].keys() == whole["optimizer"]["state"].keys()
+    for index, entry in whole["optimizer"]["state"].items():
+        assert entry.keys() == back["state"][index].keys()
+        assert all(torch.equal(value, back["state"][index][name]) for name, value in entry.items())
+
+
+def test_a_schedule_that_began_later_goes_on_from_its_first_checkpoint(made, tmp_path):
+    theirs, parts, _ = made("later", epochs=3, start_epoch=2)
+    (path,) = tmp_path.rglob("initial.pt")
+    initial = torch.load(path, weights_only=True)
+    assert resumption.compare(initial, PATH, theirs) == 3
+    state = restore(parts, initial, PATH, best_epoch=None)
+    assert (state.epoch, state.last, state.best) == (2, {}, {})

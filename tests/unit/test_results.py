@@ -155,7 +155,8 @@ def test_a_lost_results_file_comes_back_from_the_runs_where_they_now_are(program
     file.unlink()
     assert program_of_results.main(["rebuild", str(tmp_path / "runs")]) == 0
     assert "rows added: 3, there before: 0" in capsys.readouterr().out
-    assert results.read(file) == (before, 0)
+    rebuilt, damaged = results.read(file)
+    assert sorted(map(str, rebuilt)) == sorted(map(str, before)) and damaged == 0  # two may end within a second
     (tmp_path / "runs/ticket").rename(tmp_path / "runs/moved")
     (tmp_path / "runs/moved/prune-rate=0.5/ticket/0/result.csv").unlink()
     assert program_of_results.main(["rebuild", str(tmp_path / "runs"), "--results", str(tmp_path / "new.csv")]) == 0
