@@ -21,6 +21,8 @@ from utils.yaml_loader import load_yaml, read
 __all__ = ["Options", "UsageError", "changed_mathematics", "from_flat", "load_yaml", "nearest", "parse"]
 
 MOVES = "SparseConv: steps between moves of connections; default: 100 with a prune_rate, else an epoch's"
+LIVES = """SparseConv without prune_rate: share of a filter that lives, the rest of it redrawn; with drop random, the
+probability that a weight lives"""
 MOVED = "SparseConv: share of training in which connections move; default: 0.75 with a prune_rate, else 1"
 PIXEL_TEXT = """what pixels become: standard (mean 0, deviation 1 over the set), unit (0 to 1), signed (-1 to 1), binary
 (1 from a half of full brightness on, else 0)"""
@@ -96,14 +98,14 @@ class ConstraintOptions:
     first_layer_dense: bool = opt(False, "leave the first layer unconstrained")
     last_layer_dense: bool = opt(False, "leave the last layer unconstrained")
     first_layer_type: str | None = opt(None, "conv_type of the first layer alone", choices.CONV_TYPES)
-    drop: str = opt("hebbian", "SparseConv: the connections dropped are the lowest by this", choices.DROPS)
+    drop: str = opt("hebbian", "SparseConv: dropped are the lowest by this; SET's: magnitude_per_sign", choices.DROPS)
     grow: str = opt("hebbian", "SparseConv: the connections grown are the highest by this", choices.GROWS)
     update_interval: int = opt(20, "SparseConv: steps between those on which strengths are counted", ">= 1 and <= 1e9")
     progress_interval: int | None = opt(None, MOVES, ">= 1 and <= 1e9")
     progress_until: float | None = opt(None, MOVED, "> 0 and <= 1")
     drop_fraction: float = opt(0.3, "SparseConv: share replaced at first, falling to 0 by a cosine", "> 0 and <= 1")
     keep_share: float = opt(0.1, "SparseConv without prune_rate: share of a filter that stays as it is", "> 0 and <= 1")
-    live_share: float = opt(0.15, "SparseConv without prune_rate: that share and what is drawn anew", "> 0 and <= 1")
+    live_share: float = opt(0.15, LIVES, "> 0 and <= 1")
     layer_density: str = opt("uniform", "SparseConv: how prune_rate is spread over the layers", choices.SPREADS)
     density_schedule: str = opt("constant", "SparseConv: cubic falls from 0.5 to prune_rate", choices.SCHEDULES)
     sparse_hold: bool = opt(True, "SparseConv: what is dropped stays 0; else it is set to 0 and trains on")
@@ -115,8 +117,8 @@ class ConstraintOptions:
     rounding: str = opt("deterministic", "ShiftQ, ShiftPS: of shifts in training", ["deterministic", "stochastic"])
     activation_bits: tuple[int, ...] | None = opt(
         None,
-        "ShiftQ, ShiftPS: bits before and behind the point of a layer's inputs and biases; default: 16,16",
-        ">= 0 and <= 32",
+        "ShiftQ, ShiftPS: bits before and behind the point of all inputs, biases; default: 16,16 of most",
+        ">= 0 and <= 64",
     )
     shift_depth: int | None = opt(
         None, "ShiftQ, ShiftPS: so many layers from the output on; default: all", ">= 1 and <= 1000"

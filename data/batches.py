@@ -86,6 +86,9 @@ class Batches(ABC):
         """Batches per epoch."""
         return math.ceil(self.samples / self.batch_size)
 
+    def prepare(self) -> None:  # noqa: B027 (most need nothing)
+        """Take what every epoch needs, so that a lack of it ends a run before training."""
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """(images float32 (batch, channels, height, width) in channels_last memory, normalised; labels int64 (batch,))
 

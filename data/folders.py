@@ -9,6 +9,7 @@ import numpy as np
 
 from args import UsageError
 from data.sources import FileSplit, Place, locate, reading
+from utils.files import check_regular
 
 FOLDERS = {
     "ImageNet": ("imagenet", "ImageNet"),
@@ -73,9 +74,22 @@ def list_files(folder: Path) -> FileSplit:
     numbers = {name: i for i, name in enumerate(class_names(folder))}
     try:
         listed = folders.make_dataset(str(folder), numbers, folders.IMG_EXTENSIONS)
+        for name in numbers:
+            check_images(folder / name, folders.IMG_EXTENSIONS)
     except OSError as error:
         raise UsageError(f"{folder}: {' '.join(str(error).split())}") from error
     return file_split(*zip(*listed, strict=True))
+
+
+def check_images(folder: Path, endings: tuple[str, ...]) -> None:
+    """Raises UsageError for an image below `folder` that is no regular file; the file itself is looked at for links
+    alone."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                check_images(Path(entry.path), endings)
+            elif entry.name.lower().endswith(endings) and not entry.is_file():
+                check_regular(Path(entry.path))
 
 
 def file_split(paths: Sequence[str], labels: Sequence[int]) -> FileSplit:

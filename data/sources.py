@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from args import UsageError
+from utils.files import check_regular
 
 DIGITS_FILE = Path(__file__).with_name("digits.npz")
 
@@ -80,7 +81,10 @@ class Place:
 
     def path(self, file: str) -> Path | None:
         candidates = (self.folder / (file + suffix) for suffix in self.suffixes)
-        return next((path for path in candidates if path.exists()), None)
+        path = next((path for path in candidates if path.exists()), None)
+        if path is not None and not path.is_dir():
+            check_regular(path)
+        return path
 
     def paths(self) -> list[Path]:
         """The files that are there, in the order of `files`."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from data import Augmentation, SetSpec
 from data.augment import CROP_PAD
-from utils.files import RunFailed
+from utils.files import RunFailed, irregular
 from utils.vision import import_transforms
 
 Image = PIL.Image.Image
@@ -21,6 +21,8 @@ def decode(path: str) -> Image:
     Raises RunFailed naming the file.
     """
     try:
+        if fault := irregular(path):
+            raise ValueError(f"it {fault}")
         with PIL.Image.open(path) as image:
             if image.mode.startswith("I;16"):  # Pillow's own conversion sets all that is above 255 to white
                 return PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
@@ -31,6 +33,8 @@ def decode(path: str) -> Image:
             return image.convert("RGB")
     except PIL.UnidentifiedImageError:
         reason = "not an image of a known format"
+    except MemoryError:
+        raise
     except Exception as error:  # whatever the parser of a format meets: OSError, SyntaxError, struct.error, ...
         reason = str(error).split("\n")[0] or type(error).__name__
     raise RunFailed(f"{path}: cannot be decoded: {reason}")

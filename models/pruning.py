@@ -36,14 +36,17 @@ def hidden_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def effects(model: nn.Module, losses: Iterable[Tensor]) -> dict[str, Tensor]:
-    """Name -> Σ |w · ∂loss/∂w| over `losses`, scalars computed with `model`, for every Conv2d and Linear."""
+    """Name -> Σ |w · ∂loss/∂w| over `losses`, scalars computed with `model`, for every Conv2d and Linear.
+
+    Added up in float64: a float32 sum over many batches loses what the late ones add.
+    """
     weights = {name: layer.weight for name, layer in weight_layers(model).items()}
-    sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    sums = {name: torch.zeros_like(weight, dtype=torch.float64) for name, weight in weights.items()}
     for loss in losses:
         gradients = torch.autograd.grad(loss, list(weights.values()))
         for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
             sums[name] += (weight.detach() * gradient).abs()
-    return sums
+    return {name: total.to(weights[name].dtype) for name, total in sums.items()}
 
 
 def weight_scores(weights: Weights, criterion: str = "magnitude", effects: Weights | None = None) -> list[Tensor]:

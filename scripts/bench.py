@@ -36,9 +36,10 @@ import models
 from args import UsageError
 from scripts import bench_binary, bench_parallel, bench_strengths
 from scripts.bench_contenders import DENSITY, EVALUATED, OPTIMIZER, STEPS, Work, contenders, measure, timed
+from utils import ending
 from utils import runtime as runtimes
 from utils.choose import pick
-from utils.files import write_text
+from utils.files import check_new, write_text
 from utils.parser import count, path
 from utils.run import environment
 from utils.runtime import Runtime
@@ -240,6 +241,8 @@ def checked(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> int:
     """Measure, print the table, write the JSON."""
     options = checked(argv)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    check_new(options.out, force=True, option="--out: ")
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.startup:
@@ -261,7 +264,6 @@ def main(argv: Sequence[str]) -> int:
             print(f"measured {net} {act}", file=sys.stderr)
         measured = {"rows": rows}
         print(table(rows, options.precision))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     write_text(options.out, json.dumps(conditions(options) | measured, indent=1) + "\n")
     print(f"every sample: {options.out}")
     return 0
@@ -281,4 +283,4 @@ def conditions(options: argparse.Namespace) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(ending.code(lambda: main(sys.argv[1:]), interrupted=ending.INTERRUPTED))

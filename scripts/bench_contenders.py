@@ -64,6 +64,9 @@ class Marks:
     def share(self, number: int) -> Share:
         return self._batches.share(number)
 
+    def prepare(self) -> None:
+        self._batches.prepare()
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         self.times = [self._now()]
         for batch in self._batches.epoch(epoch, start):

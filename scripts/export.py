@@ -15,10 +15,15 @@ torch.load(..., weights_only=True), a dict:
 A packed tensor is a dict: `shape`; `codes`, uint8, b bits a weight in row-major order, the first bit of a byte its
 highest, zeros at the end: one bit of sign (1: negative), then b - 1 bits of the shift n: the weight is ± 2^-n. `zeros`:
 row-major places (int64) of the weights that are zero, whatever their code; where `zero_code` is true the shift
-2^(b-1) - 1 says so instead, as ShiftPS never takes it.
+2^(b-1) - 1 says so instead, as ShiftPS never takes it. Weights and biases of shift_update crude have no range that the
+options set: there `bits` stands for b, and the weight is ± 2^(largest - n).
+
+Inputs and biases of every layer are fixed point in OUT, as integers need it. A run without activation_bits trains
+Linear layers of ShiftPS on unrounded inputs, and Linear layers of both kinds with unrounded biases.
 
 `check` rebuilds the network from OUT alone and runs the first images of the test set through it twice: with int64
-additions and shifts only, and in float64, where sums are exact as well. Exit code 1 where one prediction differs.
+additions and shifts only, and in float64, where sums are exact as well. Exit code 1 where one prediction differs. The
+network in float32, to which the predictions are compared too, rounds the inputs that the run rounds.
 """
 
 import sys
@@ -42,7 +47,7 @@ from args import NAMES, Options, UsageError, from_flat, load_yaml
 from models.constraints import bake, constrained_layers
 from models.constraints.shift import ShiftPSWeight, ShiftQWeight
 from scripts.export_check import check
-from scripts.export_packed import FORMAT, opened, packed_powers
+from scripts.export_packed import FORMAT, opened, packed_freely, packed_powers
 from trainers import pretrained, resumption
 from trainers.assembly import build
 from trainers.shift import shift_layers
@@ -57,24 +62,26 @@ STORED = ("set", "pixels", "image_size", *NAMES["model"], *NAMES["constraint"]) 
 
 def packed_layer(layer: Any) -> dict[str, Any]:
     """What of a layer with shift weights is written."""
-    constraint = layer.constraint
-    bits, fraction = constraint.weight_bits, constraint.fixed_point.fraction
-    zero_code = isinstance(constraint, ShiftPSWeight)
-    entry = packed_powers(constraint(layer.weight).detach(), bits, zero_code=zero_code)
-    if layer.bias is None:
-        return entry | {"bias": None}
-    bias = constraint.effective_bias(layer.bias).detach()
+    constraint, bias = layer.constraint, layer.bias
+    weight, fixed = constraint(layer.weight).detach(), constraint.fixed_point
     if isinstance(constraint, ShiftQWeight) and constraint.crude:
-        return entry | {"bias": packed_powers(bias, bits, zero_code=False)}
-    return entry | {"bias": bias.double().mul(2.0**fraction).to(torch.int64)}
+        packed_bias = None if bias is None else packed_freely(constraint.effective_bias(bias).detach())
+        return packed_freely(weight) | {"bias": packed_bias}
+    entry = packed_powers(weight, constraint.weight_bits, zero_code=isinstance(constraint, ShiftPSWeight))
+    if bias is not None:
+        bias = fixed.of(bias.detach()).double().mul(2.0**fixed.fraction).to(torch.int64)
+    return entry | {"bias": bias}
 
 
 @torch.no_grad()
 def exported(model: nn.Module, options: Options) -> dict[str, Any]:
-    """The content of the file for a network with shift weights."""
-    shifts, flat = shift_layers(model.eval()), options.flat()
+    """The content of the file for a network with shift weights. Raises UsageError for values that are not
+    finite, and for powers of two that are too far apart."""
+    shifts, flat, state = shift_layers(model.eval()), options.flat(), bake(model).state_dict()
+    if broken := [key for key, value in state.items() if not value.isfinite().all()]:
+        raise UsageError(f"{broken[0]} holds values that are not finite: the network has diverged")
     fixed = next(iter(shifts.values())).constraint.fixed_point
-    rest = {k: v for k, v in bake(model).state_dict().items() if not any(k.startswith(f"{name}.") for name in shifts)}
+    rest = {k: v for k, v in state.items() if not any(k.startswith(f"{name}.") for name in shifts)}
     return {
         "format": FORMAT,
         "options": {name: flat[name] for name in STORED if name in flat},
@@ -116,9 +123,13 @@ def export(run: str, target: Path, *, force: bool) -> str:
     weights = sum(int(np.prod(layer["shape"])) for layer in content["layers"].values())
     dense = 4 * (weights + sum(len(m.bias) for m in constrained_layers(model).values() if m.bias is not None))
     dense += sum(tensor.numel() * tensor.element_size() for tensor in content["rest"].values())
-    size, bits = target.stat().st_size, options.constraint.weight_bits
+    size, bits = (
+        target.stat().st_size,
+        [layer.get("bits", content["weight_bits"]) for layer in content["layers"].values()],
+    )
     return (
-        f"{target}: {weights:,} weights of {len(content['layers'])} layers in {bits} bits each; {size:,} bytes in all, "
+        f"{target}: {weights:,} weights of {len(bits)} layers in {max(bits)} bits each"
+        f"{' or fewer' * (min(bits) < max(bits))}; {size:,} bytes in all, "
         f"{dense:,} as float32: {dense / size:.1f} times smaller"
     )
 

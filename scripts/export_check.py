@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ def _groups(sign: Ints, up: Ints) -> list[tuple[Ints, bool, int]]:
 
 
 def floats(content: dict[str, Any], options: Options) -> nn.Module:
-    """The plain float64 network of a file, with fixed-point inputs to its shift layers. Raises UsageError where the
+    """The plain float64 network of a file, with inputs rounded where its run rounds them. Raises UsageError where the
     file does not fit the network that its options name."""
     model, _ = build(options.replace(seed=0))
     if list(shift_layers(model)) != list(content["layers"]):
@@ -105,6 +105,16 @@ def floats(content: dict[str, Any], options: Options) -> nn.Module:
             state[f"{name}.bias"] = values(stored["bias"], bits) if packed else stored["bias"].double() / 2.0**fraction
     plain.load_state_dict(state)
     return plain
+
+
+def in_fixed_point(plain: nn.Module, names: Iterable[str], fixed: FixedPoint) -> nn.Module:
+    """A copy that rounds the inputs of all layers called in `names`."""
+    network = copy.deepcopy(plain)
+    for name in names:
+        layer = network.get_submodule(name)
+        layer._forward_pre_hooks.clear()
+        layer.register_forward_pre_hook(fixed)
+    return network
 
 
 def integers(plain: nn.Module, content: dict[str, Any]) -> tuple[nn.Module, IntegerLayer]:
@@ -131,14 +141,13 @@ def check(content: dict[str, Any], path: Path, data: str, images: int) -> tuple[
         raise UsageError(f"images: {images} given, at least 1 expected")
     try:
         options = from_flat(content["options"])
-        plain = floats(content, options)
+        plain, fixed = floats(content, options), FixedPoint(*content["activation_bits"])
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         raise UsageError(f"{path} is damaged: {(str(error) or repr(error)).splitlines()[0]}") from error
     network, last = integers(plain, content)
     x, labels = first_images(options.replace(data=data), images)
-    fixed = FixedPoint(*content["activation_bits"])
     with torch.no_grad():
-        exact = plain(x.double())
+        exact = in_fixed_point(plain, content["layers"], fixed)(x.double())
         single, float_ms = timed(copy.deepcopy(plain).float(), x)
         ints, int_ms = timed(network, fixed.of(x.double()).mul(2.0**fixed.fraction).to(torch.int64))
     guess = ints.argmax(1)

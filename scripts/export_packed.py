@@ -25,28 +25,42 @@ def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
     return torch.from_numpy(np.packbits(flat, axis=1)[:, 0].astype(np.int64) >> (8 - bits))
 
 
-def packed_powers(values: Tensor, bits: int, *, zero_code: bool) -> dict[str, Any]:
-    """A packed tensor (see above) of zeros and signed powers of two in [2^(1 - 2^(bits-1)), 1]."""
+def packed_powers(values: Tensor, bits: int, *, zero_code: bool, largest: int = 0) -> dict[str, Any]:
+    """A packed tensor (see above) of zeros and signed powers of two of at most 2^largest, in `bits` bits each."""
     flat = values.reshape(-1)
-    shift = 1 - torch.frexp(flat).exponent
+    shift = largest + 1 - torch.frexp(flat).exponent
     last = 2 ** (bits - 1) - 1
     zero = flat == 0
-    assert torch.equal(torch.ldexp(torch.sign(flat), -shift), flat) and shift[~zero].le(last - zero_code).all()
+    assert torch.equal(torch.ldexp(torch.sign(flat), largest - shift), flat) and shift[~zero].le(last - zero_code).all()
     codes = torch.where(zero, last if zero_code else 0, shift.clamp(0)) + (flat < 0) * 2 ** (bits - 1)
     zeros = torch.tensor([], dtype=torch.int64) if zero_code else torch.nonzero(zero)[:, 0]
     return {"shape": list(values.shape), "codes": pack(codes, bits), "zeros": zeros, "zero_code": zero_code}
 
 
+def packed_freely(values: Tensor) -> dict[str, Any]:
+    """A packed tensor of zeros and any signed powers of two, which stores its own `bits` and `largest` exponent.
+
+    Raises UsageError where the powers take more than 8 bits.
+    """
+    exponents = torch.frexp(values[values != 0]).exponent.sub(1).tolist() or [0]
+    largest, bits = max(exponents), max(2, 1 + (max(exponents) - min(exponents)).bit_length())
+    if bits > 8:
+        raise UsageError(
+            f"powers from 2^{min(exponents)} to 2^{largest} take {bits} bits each, and at most 8 are written"
+        )
+    return packed_powers(values, bits, zero_code=False, largest=largest) | {"bits": bits, "largest": largest}
+
+
 def signs_and_shifts(packed: dict[str, Any], bits: int) -> tuple[Tensor, Tensor]:
     """(s, n) of a packed tensor, int64 in its shape: the value is s · 2^-n with s in {-1, 0, 1}."""
-    shape = torch.Size(packed["shape"])
+    shape, bits = torch.Size(packed["shape"]), packed.get("bits", bits)
     codes = unpack(packed["codes"], bits, shape.numel())
     shift = codes % 2 ** (bits - 1)
     sign = 1 - 2 * (codes >> (bits - 1))
     sign[packed["zeros"]] = 0
     if packed["zero_code"]:
         sign[shift == 2 ** (bits - 1) - 1] = 0
-    return sign.view(shape), shift.view(shape)
+    return sign.view(shape), shift.view(shape) - packed.get("largest", 0)
 
 
 def values(packed: dict[str, Any], bits: int) -> Tensor:

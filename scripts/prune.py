@@ -33,7 +33,7 @@ from trainers.assembly import network_options
 from utils import ending
 from utils import runtime as runtimes
 from utils.declared import writable
-from utils.files import RunFailed, check_new, write_atomic, writing
+from utils.files import RunFailed, check_new, check_regular, write_atomic, writing
 from utils.parser import Parser, count, limited, old_path, path
 from utils.progress import say
 
@@ -107,6 +107,8 @@ def levels(asked: argparse.Namespace, trained: Trained) -> None:
         raise UsageError(f"--out: {folder} cannot be written; it must be a folder one can write")
     if (folder / "pruning.csv").exists() and not asked.force:
         raise UsageError(f"{folder / 'pruning.csv'} is there already; --force replaces it, --out DIR writes elsewhere")
+    for file in report.files(folder):
+        check_regular(file, "--out: ")
     report.check_installed()
     wanted = pruners(asked, trained)
     rows, networks = [row(trained, report.BEFORE, 0.0, trained.model, trained.model)], [trained.model]

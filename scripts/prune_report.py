@@ -101,11 +101,16 @@ def page(lines: Sequence[Line], title: str) -> str:
     return str(figure.to_html(include_plotlyjs=True, full_html=True, default_height="95vh"))
 
 
+def files(folder: Path) -> list[Path]:
+    """What `write` writes into `folder`."""
+    return [folder / f"pruning.{kind}" for kind in ("csv", "png", "html")]
+
+
 def write(folder: Path, rows: Sequence[Row], title: str, config: str | None) -> list[Path]:
     """pruning.csv, pruning.png and pruning.html in `folder`, each whole or as it was. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = curves(rows, config)
-    paths = [folder / f"pruning.{kind}" for kind in ("csv", "png", "html")]
+    paths = files(folder)
     write_text(paths[0], as_csv(rows))
     line_chart(paths[1], lines, *AXES, title)
     write_text(paths[2], page(lines, title))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from args import FIELDS, Options, UsageError, changed_mathematics, from_flat, load_yaml
+from utils.files import check_regular
 from utils.results import COLUMNS
 from utils.run import read_status
 
@@ -72,6 +73,7 @@ def rows(path: Path) -> tuple[list[tuple[Row, Options]], int]:
     Only the first row of a run counts: one that was made longer later had other learning rates than a run that was
     meant to be that long. Raises UsageError for a file with other columns.
     """
+    check_regular(path, "results: ")
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)

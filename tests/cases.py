@@ -91,3 +91,11 @@ METHOD_CASES = {  # trainer -> a conv_type that it trains
 SET_CASES = {"digits": "Conv2", "MNIST": "FC", "FashionMNIST": "Conv4", "CIFAR10": "VGG_Small"}  # set -> an arch for it
 SET_CASES |= {"CIFAR100": "Conv6", "SVHN": "Conv4", "BigCIFAR10": "Conv8", "TinyImageNet": "Conv8"}
 SET_CASES |= {"ImageNet": "Conv8", "ImageFolder": "Conv8"}
+
+SPARSE_DENSITY = 0.3
+SCORES, GROWTHS = ("hebbian", "correlation", "magnitude"), ("hebbian", "random", "gradient")
+SPARSE_RULES = [  # (drop, grow, density) that trainer sparse takes; without a density connections progress by filter
+    *((drop, grow, SPARSE_DENSITY) for drop in (*SCORES, "magnitude_per_sign", "random") for grow in GROWTHS),
+    *((drop, grow, None) for drop in SCORES for grow in (*GROWTHS, "none")),
+    ("random", "random", None),
+]

@@ -4,6 +4,7 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded, here and in the programs that tests start
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,23 @@ TICKET = {
     "seed": 1,
     "precision": "fp32",
 }
+
+
+@pytest.fixture
+def on_threads():
+    """`with on_threads(n)`: torch computes on n threads."""
+    import torch
+
+    @contextmanager
+    def on(threads):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    return on
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ CIRCUIT = {"arch": "CircuitMLP", "hidden": [40, 30], "conv_type": "BinaryConv", 
 CIRCUIT |= {"initial_ones": 0.1, "lr": 0.01}
 CASES = {
     "ticket": TICKET,
+    "ticket of signs": TICKET | {"arch": "MLP", "hidden": [60, 50, 40], "activation": "sign"},
     "global ticket": TICKET | {"conv_type": "GlobalSubnetConv", "prune_rate": 0.3, "prune_rate_epoch": 1},
     "sampled ticket": TICKET | {"conv_type": "SampleSubnetConv", "prune_rate": None, "score_init_constant": 0.5},
     "binary activations": {"arch": "Conv2_BinAct", "sync_bn": True, "lr": 0.01},
@@ -52,6 +53,8 @@ CASES = {
     "correlation": MOVING | {"drop": "correlation", "grow": "hebbian"},
     "SET": MOVING | {"drop": "magnitude", "grow": "random"},
     "RigL": MOVING | {"drop": "magnitude", "grow": "gradient"},
+    "SET per sign": MOVING | {"drop": "magnitude_per_sign", "grow": "random"},
+    "control": MOVING | {"prune_rate": None, "drop": "random", "grow": "random"},
     "filters": MOVING | {"prune_rate": None, "keep_share": 0.3, "live_share": 0.5},
     "circuit": CIRCUIT | {"norm": "batch_norm", "sync_bn": True, "random_mag": 0.5, "test_batch_size": 100},
     "circuit of inverters": CIRCUIT | {"norm": "soft_invert"},

@@ -12,7 +12,7 @@ from args import Options, UsageError
 from data.batches import Batches
 from models.constraints import CONV_TYPES, ConvType, constrain, weight_layers
 from models.initial import initialise
-from trainers import METHODS, memory
+from trainers import METHODS, network_size
 from trainers.loop import Parts
 from trainers.method import Method
 from trainers.optimizers import freeze_weights, make_optimizer
@@ -41,7 +41,7 @@ def build(options: Options, spec: data.SetSpec | None = None) -> tuple[nn.Module
     seed_everything(options.run.seed)
     generator = torch.Generator().manual_seed(options.run.seed)
     try:
-        memory.check(options, spec, network_options(options, spec))
+        network_size.check(options, spec, network_options(options, spec))
         model = models.build(**network_options(options, spec))
         initialise(
             model,

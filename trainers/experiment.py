@@ -17,7 +17,7 @@ from utils import checkpoints, peers, results
 from utils import run as runs
 from utils.progress import say, warn
 from utils.runtime import Runtime
-from utils.signals import Stopped
+from utils.signals import NothingCame, Stopped
 
 
 def run(options: Options, runtime: Runtime) -> None:
@@ -98,6 +98,8 @@ def _go(
         final: dict[str, float] = {}
         try:
             run.set_status("running", epoch=state.epoch, epochs=options.optim.epochs)
+            parts.train.prepare()
+            parts.held_out.prepare()
             if snapshot is None:
                 journal.save_initial(state)
             elif state.epoch == options.optim.epochs:  # nothing is left to train: last.pt or best.pt may be damaged
@@ -108,20 +110,26 @@ def _go(
             fit(parts, state, options.optim.epochs, journal)
             if state.epoch < options.optim.epochs:
                 reason = journal.stop_reason or "a signal to another process"
-                program = "python main.py" if runtime.alone else "the launcher and parallel_main.py"
-                directory = shlex.quote(str(run.path))
-                raise Stopped(f"stopped by {reason} and saved; go on with: {program} --resume {directory}")
+                raise Stopped(f"stopped by {reason} and saved; {_to_go_on(runtime, run)}")
             final = _finish(options, runtime, parts, run, state, image_set)
         finally:
             journal.close(final)
     except Stopped:
         raise
     except BaseException as error:
+        if isinstance(error, NothingCame) and runtime.alone:  # several cannot agree to stop: one waits elsewhere
+            run.set_status("stopped", epoch=state.epoch, epochs=options.optim.epochs)
+            raise Stopped(f"{error}; {_to_go_on(runtime, run)}") from error
         gone = isinstance(error, Exception) and peers.lost(error)
         reason = "another process is gone" if gone else (str(error) or type(error).__name__).split("\n")[0]
         run.set_status("failed", epoch=state.epoch, epochs=options.optim.epochs, reason=reason)
         raise
     run.set_status("done", epoch=state.epoch, epochs=options.optim.epochs)
+
+
+def _to_go_on(runtime: Runtime, run: runs.Run) -> str:
+    program = "python main.py" if runtime.alone else "the launcher and parallel_main.py"
+    return f"go on with: {program} --resume {shlex.quote(str(run.path))}"
 
 
 def _finish(

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from trainers.method import Method
 from trainers.optimizers import set_rate
 from trainers.replicas import Replicas
+from utils import memory
 from utils.files import RunFailed
 from utils.progress import Progress
 from utils.runtime import Runtime
 from utils.shares import Share
+from utils.signals import NothingCame
 from utils.tables import Table
 
 
@@ -28,6 +30,8 @@ class Batches(Protocol):
     def share(self, number: int) -> Share: ...
 
     def __len__(self) -> int: ...
+
+    def prepare(self) -> None: ...
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]: ...
 
@@ -136,8 +140,8 @@ def train_one_epoch(parts: Parts, state: State, title: str, events: Events) -> b
     sums = torch.tensor(state.sums, dtype=torch.float64, device=runtime.device)
     sums *= runtime.first  # which has those of all
     began, already, total = time.perf_counter(), state.train_seconds, len(parts.train)
-    with Progress(title, total, state.step) as progress:
-        for step, (images, labels) in enumerate(parts.train.epoch(state.epoch, state.step), state.step):
+    with Progress(title, total, state.step) as progress, memory.needed(title, memory.BATCHES):
+        for step, (images, labels) in enumerate(_arriving(parts, state), state.step):
             share = parts.replicas.take(parts.train, step, len(labels))
             method.before_step(model, step)
             with runtime.precision():
@@ -162,7 +166,18 @@ def train_one_epoch(parts: Parts, state: State, title: str, events: Events) -> b
                 progress.show(state.step, so_far.loss, so_far.top1, state.train_images / state.train_seconds)
                 if stop and state.step < total:
                     return False
-    return True
+    if state.step < total:
+        state.sums, state.train_seconds = sums.tolist(), already + time.perf_counter() - began
+    return state.step == total
+
+
+def _arriving(parts: Parts, state: State) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the rest of the epoch's batches. Alone, end early where the run is asked to stop and no batch comes."""
+    try:
+        yield from parts.train.epoch(state.epoch, state.step)
+    except NothingCame:
+        if not parts.runtime.alone:
+            raise
 
 
 def _look(parts: Parts, state: State, sums: Tensor, title: str, events: Events) -> bool:
@@ -181,7 +196,7 @@ def evaluate(model: nn.Module, batches: Batches, method: Method, runtime: Runtim
     model.eval()
     method.before_evaluation(model)
     sums = torch.zeros(4, dtype=torch.float64, device=runtime.device)
-    with runtime.generators_kept():
+    with runtime.generators_kept(), memory.needed("an evaluation", memory.EVALUATIONS):
         for images, labels in batches.epoch(0):
             with runtime.precision():
                 logits = model(images)

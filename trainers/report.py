@@ -9,7 +9,7 @@ from torch import nn
 from args import FIELDS, Options
 from models.constraints import layer_counts, parameter_counts
 from trainers.loop import Score, State
-from utils.rules import by_filter, by_layer, falls, leaves_less
+from utils.rules import by_filter, by_layer, falls
 from utils.run import Run, commit
 from utils.runtime import Runtime
 
@@ -57,7 +57,7 @@ def coming(options: Options) -> str:
     then = "then " if dense else ""
     falling = f"; {then}GlobalSubnetConv comes down to that from 50 % in {c.prune_rate_epoch} epochs"
     cubic = f"; SparseConv comes down to {100 * c.density:g} %" * (by_layer(c) and c.density_schedule == "cubic")
-    progress = "; SparseConv comes down when connections first move" * (by_filter(c) and leaves_less(c))
+    progress = "; SparseConv comes down when connections first move" * (by_filter(c) and c.sparse_hold)
     return dense + falling * (falls(c) and c.prune_rate_epoch > 0) + cubic + progress
 
 

@@ -1,6 +1,6 @@
 """Learning-rate policies: (epoch, number of epochs, warm-up length, step, gamma) -> factor of the base rate; pure.
 
-The rate changes once an epoch, as in BIPROP, whose names and formulas these are.
+The rate changes once an epoch, as in BIPROP, whose names and formulas these are, deepshift_lr excepted.
 """
 
 import math
@@ -55,6 +55,7 @@ POLICIES: dict[str, Policy] = {
     "mpt11_w18_2_lr": partial(milestones, {46: 0.1, 65: 0.01, 80: 0.0001}),
     "mpt11_w18_2_v2_lr": partial(milestones, {35: 0.1, 50: 0.01, 60: 0.0001}),
     "cos_multi_lr": cosine_after_milestones,
+    "deepshift_lr": partial(milestones, {80: 0.1, 120: 0.01, 160: 0.001, 180: 0.0001}),  # of its CIFAR-10 runs
 }
 
 

@@ -49,12 +49,12 @@ def shift_layers(model: nn.Module) -> dict[str, Any]:
 
 @torch.no_grad()
 def exponent_counts(model: nn.Module) -> dict[int, int]:
-    """Exponent p -> how many effective weights of a network in evaluation mode are ± 2^p, over the range of p."""
+    """Exponent p -> how many effective weights of a network in evaluation mode are ± 2^p, over the range of p and what
+    lies beyond it, where shift_update crude clamps nothing."""
     layers = shift_layers(model).values()
-    lowest = min(layer.constraint.lowest for layer in layers)
-    counts = torch.zeros(1 - lowest, dtype=torch.int64)
-    for layer in layers:
-        weight = layer.constraint(layer.weight).cpu()
-        exponents = torch.frexp(weight[weight != 0]).exponent - 1  # 2^p is 1/2 · 2^(p + 1) there
-        counts += torch.bincount(exponents - lowest, minlength=len(counts))
+    weights = torch.cat([layer.constraint(layer.weight).flatten() for layer in layers]).cpu()
+    weights = weights[weights.isfinite() & (weights != 0)]
+    exponents = torch.frexp(weights).exponent - 1  # 2^p is 1/2 · 2^(p + 1) there
+    lowest = min(*(layer.constraint.lowest for layer in layers), *exponents.unique().tolist(), 0)
+    counts = torch.bincount(exponents - lowest, minlength=1 - lowest)
     return {lowest + i: count for i, count in enumerate(counts.tolist())}

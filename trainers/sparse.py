@@ -59,7 +59,8 @@ class Sparse(Method):
         until = rules.progress_until or (1.0 if rules.by_filter else 0.75)
         self._end = int(until * steps * epochs)
         if self._every > self._end:
-            warn(f"no connection will move: updates come every {self._every} steps, and end after {self._end}")
+            stays = f"; {100 * schedules.DENSITY_START:g} % stay" * (rules.density_schedule == "cubic")
+            warn(f"no connection will move: updates come every {self._every} steps, and end after {self._end}{stays}")
         with torch.no_grad():
             for layer in self._layers.values():
                 layer.weight.mul_(layer.constraint.mask)
@@ -81,7 +82,7 @@ class Sparse(Method):
         done = self._epoch * self._steps + step
         if done >= self._last:
             return
-        if self._rules.count_strengths and done % self._every % self._rules.update_interval == 0:
+        if self._rules.counts(done % self._every, self._strengths.found):
             self._strengths.watch(self._runtime)
         for layer in self._layers.values():
             layer.constraint.watched = self._rules.grow == "gradient" and (done + 1) % self._every == 0
@@ -92,8 +93,7 @@ class Sparse(Method):
         if done % self._every == 0 and done <= self._last:
             fraction = self._rules.drop_fraction * schedules.cosine(done, self._end, 0, 1, 1.0)
             for (name, layer), target in zip(self._layers.items(), self._targets(done), strict=True):
-                slope = layer.constraint.gradient
-                total = None if slope is None else self._runtime.total(slope)
+                total = None if (slope := layer.constraint.gradient) is None else self._runtime.total(slope)
                 given = layer.weight.detach(), layer.constraint.mask, self._strengths.found.get(name), total
                 self._move(layer, self._rules.change(*given, target=target, fraction=fraction))
             self._strengths.found.clear()

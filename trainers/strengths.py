@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 class Strengths:
-    """Of every layer by name, over the batches of all processes: the sum since the last `clear`."""
+    """Of every layer by name, over the batches of all processes: the sum since the last `clear`.
+
+    In Numenta's notebook the strengths of a counted batch replace those of the one before.
+    """
 
     def __init__(self, layers: Mapping[str, Any], *, correlated: bool) -> None:
         self.found: dict[str, Tensor] = {}

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from args import UsageError
-from utils.files import RunFailed, write_atomic, writing
+from utils import memory
+from utils.files import RunFailed, check_regular, write_atomic, writing
 
 State = dict[str, Any]
 
@@ -88,6 +89,7 @@ def read(path: Path) -> Any:
 def _one_line(path: Path) -> Iterator[None]:
     """Whatever goes wrong in here while `path` is read becomes a UsageError of one line."""
     try:
+        check_regular(path)
         with warnings.catch_warnings(action="ignore"):  # about pickle protocols and storages: nothing a user can change
             yield
     except UsageError:
@@ -99,9 +101,11 @@ def _one_line(path: Path) -> Iterator[None]:
         reason = f"asks for {asked[1]}, more" if asked else "is damaged or holds more"
         raise UsageError(f"{path} is refused: it {reason} than tensors and plain values") from error
     except Exception as error:  # a damaged or malicious pickle ends in any of them
+        if memory.ran_out(error):
+            raise RunFailed(f"{path} cannot be read: {memory.in_words(error)}; nothing was changed") from error
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or "damaged"
         told = f"{path} cannot be read: {reason}"
-        of_system = isinstance(error, OSError | MemoryError) and getattr(error, "errno", None) != errno.EINVAL
+        of_system = isinstance(error, OSError) and error.errno != errno.EINVAL
         raise NotRead(told) if of_system else UsageError(told) from error  # EINVAL: a damaged zip points outside itself
 
 

@@ -83,10 +83,10 @@ def code(
         return NOTHING_SAVED
     except ModuleNotFoundError as missing:
         return _missing(missing, tell)
-    except (OSError, MemoryError, RuntimeError) as failure:
-        if not _foreseen(failure):
+    except (OSError, MemoryError, RuntimeError, ImportError) as failure:
+        if not foreseen(failure):
             raise
-        tell(f"failed: {str(failure).splitlines()[0] if str(failure) else 'out of memory'}{_notes(failure)}")
+        tell(f"failed: {one_line(failure)}{_notes(failure)}")
         return 1
 
 
@@ -100,12 +100,18 @@ def _missing(library: ModuleNotFoundError, tell: Callable[[str], None]) -> int:
     return 1
 
 
-def _foreseen(failure: Exception) -> bool:
-    """Whether one line is enough to say of it: it is no error of ours."""
-    if not isinstance(failure, RuntimeError):
-        return True
-    import torch
-
+def foreseen(failure: Exception) -> bool:
+    """Return whether one line is enough for `failure`: it is no error of this program."""
+    from utils import memory
     from utils.files import RunFailed
 
-    return isinstance(failure, RunFailed | torch.OutOfMemoryError)
+    return isinstance(failure, OSError | RunFailed) or memory.ran_out(failure)
+
+
+def one_line(failure: Exception) -> str:
+    """The line to print for `failure`."""
+    from utils import memory
+
+    if memory.ran_out(failure):
+        return memory.in_words(failure)
+    return str(failure).strip().partition("\n")[0] or type(failure).__name__

@@ -2,12 +2,13 @@
 
 import fcntl
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from utils.declared import UsageError
+from utils.errors import UsageError
 
 
 class RunFailed(RuntimeError):
@@ -32,11 +33,39 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise
 
 
+KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+KINDS |= {stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+NEEDED = "a regular file is needed"
+
+
+def irregular(path: str | Path) -> str:
+    """Return what `path` is, in words, where that is neither a regular file nor nothing at all; else "".
+
+    To open anything else may wait for ever (a FIFO), lose what is written (/dev/null) or never end (/dev/zero).
+    """
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return f"is a link to {path.readlink()}, which is not there; {NEEDED}" if path.is_symlink() else ""
+    except (OSError, ValueError):  # who opens it says why
+        return ""
+    kind = stat.S_IFMT(mode)
+    return "" if kind == stat.S_IFREG else f"is {KINDS.get(kind, 'no file')}; {NEEDED}"
+
+
+def check_regular(path: Path, option: str = "") -> None:
+    """Raises UsageError where `path`, which `option` named, is `irregular`."""
+    if fault := irregular(path):
+        raise UsageError(f"{option}{path} {fault}")
+
+
 def check_new(path: Path, *, force: bool, option: str = "") -> None:
     """Raises UsageError where `path`, which `option` named, is no place for a new file, or one is there (but for
     `force`)."""
-    if path.is_dir() or not path.parent.is_dir():
-        raise UsageError(option + (f"{path} is a directory" if path.is_dir() else f"{path.parent} is no directory"))
+    check_regular(path, option)
+    if not path.parent.is_dir():
+        raise UsageError(f"{option}{path.parent} is no directory")
     if path.exists() and not force:
         raise UsageError(f"{option}{path} is there already; --force replaces it")
     if not os.access(path.parent, os.W_OK):

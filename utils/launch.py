@@ -1,11 +1,14 @@
 """--multigpu with several GPUs: parallel_main.py, a process for each, started by torch's own launcher."""
 
+import os
 import signal
+import socket
 import sys
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch.distributed import TCPStore
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -13,6 +16,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from utils.ending import Quiet
 from utils.signals import RESUMABLE
 
+LOOPBACK = "127.0.0.1"
 PROGRAM = Path(__file__).resolve().parents[1] / "parallel_main.py"
 
 
@@ -22,21 +26,40 @@ def start(argv: Sequence[str], processes: int) -> None:
     Raises Quiet with their exit code, where it is not 0: what there is to say they have said.
     """
     signal.signal(signal.SIGUSR2, _pass_on)  # torch passes on those that it knows to end a job
+    store = local_store()
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=processes,
         run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
+        rdzv_backend="static",  # which takes up `store`: the store of "c10d" listens on every interface
+        rdzv_endpoint=f"{LOOPBACK}:{store.port}",
+        rdzv_configs={"rank": 0},
         max_restarts=0,
+        local_addr=LOOPBACK,
     )
+    for library in ("GLOO", "NCCL"):
+        os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
     try:
         elastic_launch(config, sys.executable)("-u", str(PROGRAM), *argv)
     except ChildFailedError as error:
         raise Quiet(max(1, error.get_first_failure()[1].exitcode)) from error
     except SignalException as error:
         raise Quiet(RESUMABLE) from error
+
+
+def local_store() -> TCPStore:
+    """A store that listens on the loopback interface alone: whoever reaches a store may write into it."""
+    listener = socket.create_server((LOOPBACK, 0))
+    port = listener.getsockname()[1]
+    return TCPStore(
+        LOOPBACK,
+        port,
+        is_master=True,
+        wait_for_workers=False,
+        multi_tenant=True,
+        master_listen_fd=listener.detach(),
+    )
 
 
 def _pass_on(number: int, _frame: object) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from args import UsageError
-from utils.files import locked
+from utils.files import check_regular, locked
 
 COLUMNS = [
     "Date Finished",  # down to Run Directory: BIPROP's columns in its order
@@ -52,6 +52,7 @@ COLUMNS = [
 
 def check(path: Path) -> None:
     """Make sure, before hours of training, that a row can be appended to `path`. Raises UsageError where not."""
+    check_regular(path, "results: ")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():

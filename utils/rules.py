@@ -48,8 +48,10 @@ MIXED = "its trainer is not that of conv_type {conv_type}; a run has one"
 FROZEN = "SparseConv trains its weights"
 KEPT_ALL = "nothing could move: it needs to be < 1, or -1 for progress filter by filter"
 NO_GROWTH = "with a constant prune_rate as many must grow as are dropped; it needs density_schedule cubic"
-CONTROL = "drop random without a prune_rate is the notebook's control, which draws anew what it drops: grow random"
+CONTROL = "drop random without a prune_rate is the notebook's control, which redraws at random: give grow random"
+OF_LAYER = "it drops a share of a layer's weights of either sign: it needs a prune_rate"
 NOT_HELD = "with a prune_rate what is dropped must stay 0; leave out one of the two"
+LATE = "density_schedule cubic ends before that epoch; it must be < progress_until * epochs"
 TOO_FULL = "it falls from 0.5 to prune_rate, which must be given and below that"
 LESS_LIVE = "it must be at most live_share, {live_share}"
 SPARSE_ONLY = ["drop", "grow", "update_interval", "progress_interval", "progress_until", "drop_fraction", "keep_share"]
@@ -58,7 +60,9 @@ BY_FILTER = ("keep_share", "live_share")  # options of SparseConv that need its 
 BY_LAYER = ("drop_fraction", "layer_density")  # and those that need it given
 PRUNING = "conv_type SubnetConv or another that it belongs to"
 A_SHIFT = "conv_type ShiftQ or ShiftPS"
-TWO_BITS = "it must be two ints: bits before the point (>= 1) and behind it, together <= 32"
+FIXED_POINT = (
+    "it must be two ints: bits before the point, sign included (>= 2 and <= 25), and behind it, together <= 32"
+)
 NO_SCORE = "shift weights have no scores to train in their place; leave it out"
 MORE_BITS = "inputs in fixed point have more bits than bf16; it must be fp32 or auto"
 
@@ -98,10 +102,10 @@ def shifting(v: Any) -> bool:
     return bool(types(v) & SHIFTS)
 
 
-def no_fixed_point(v: Any) -> bool:
-    """Whether activation_bits are no two sizes that a 32-bit integer has room for."""
-    bits = v.activation_bits
-    return bits is not None and not (len(bits) == 2 and bits[0] >= 1 and sum(bits) <= 32)
+def is_fixed_point(bits: tuple[int, ...]) -> bool:
+    """Whether [i, f] is a usable fixed point of at most 32 bits: with i = 1 the largest number, 2^(i-1) - 1, is 0, and
+    beyond i = 25 it is no float32."""
+    return len(bits) == 2 and 2 <= bits[0] <= 25 and bits[1] >= 0 and sum(bits) <= 32
 
 
 def no_folder(name: str) -> bool:
@@ -143,13 +147,14 @@ def by_filter(v: Any) -> bool:
     return sparse(v) and not by_layer(v)
 
 
-def leaves_less(v: Any) -> bool:
-    """Whether progress filter by filter makes the network sparse: neither its control nor without hold."""
-    return v.sparse_hold and v.drop != "random"
-
-
 def never_falls(v: Any) -> bool:
     return v.density_schedule == "cubic" and sparse(v) and not (by_layer(v) and v.prune_rate < 0.5)
+
+
+def begins_late(v: Any) -> bool:
+    """Return whether the density of SparseConv stops falling before the first epoch."""
+    falling = by_layer(v) and v.density_schedule == "cubic" and v.start_epoch is not None
+    return falling and (v.progress_until or 0.75) * v.epochs <= v.start_epoch < v.epochs
 
 
 def uncounted(v: Any) -> bool:
@@ -198,7 +203,7 @@ ERRORS: list[Rule] = [
     ),
     ("trainer", lambda v: v.trainer == "shift" and not shifting(v), f"it needs {A_SHIFT}"),
     ("first_layer_type", lambda v: len(trainers(v)) > 1, MIXED),
-    ("activation_bits", no_fixed_point, TWO_BITS),
+    ("activation_bits", lambda v: v.activation_bits is not None and not is_fixed_point(v.activation_bits), FIXED_POINT),
     ("freeze_weights", lambda v: v.freeze_weights and shifting(v), NO_SCORE),
     ("precision", lambda v: v.precision == "bf16" and shifting(v), MORE_BITS),
     ("sweep_on", lambda v: no_steps(v.sweep_on), STEPS),
@@ -206,6 +211,7 @@ ERRORS: list[Rule] = [
     ("prune_rate", lambda v: v.prune_rate == 1 and sparse(v), KEPT_ALL),
     ("grow", lambda v: v.grow == "none" and by_layer(v) and v.density_schedule == "constant", NO_GROWTH),
     ("grow", lambda v: v.grow != "random" and v.drop == "random" and by_filter(v), CONTROL),
+    ("drop", lambda v: v.drop == "magnitude_per_sign" and by_filter(v), OF_LAYER),
     ("density_schedule", never_falls, TOO_FULL),
     ("sparse_hold", lambda v: not v.sparse_hold and by_layer(v), NOT_HELD),
     ("keep_share", lambda v: v.keep_share > v.live_share and by_filter(v) and v.drop != "random", LESS_LIVE),
@@ -214,6 +220,7 @@ ERRORS: list[Rule] = [
     ("nesterov", lambda v: v.nesterov and v.optimizer != "sgd", "it needs optimizer sgd, not {optimizer}"),
     ("nesterov", lambda v: v.nesterov and v.momentum == 0, "it needs momentum > 0"),
     ("start_epoch", lambda v: v.start_epoch is not None and v.start_epoch >= v.epochs, "it must be < epochs, {epochs}"),
+    ("start_epoch", begins_late, LATE),
     ("start_epoch", lambda v: "start_epoch" in v.typed and v.resume, FRESH),
     ("pretrained", lambda v: v.pretrained and v.resume not in (None, "auto"), FRESH),
     (
@@ -273,11 +280,21 @@ REMARKS: list[Rule] = [
     *((n, lambda v, n=n: n in v.typed and not sparse(v), "conv_type SparseConv") for n in SPARSE_ONLY),
     *((n, lambda v, n=n: n in v.typed and by_layer(v), "leaving out prune_rate") for n in BY_FILTER),
     *((n, lambda v, n=n: n in v.typed and by_filter(v), "prune_rate") for n in BY_LAYER),
+    (
+        "keep_share",
+        lambda v: "keep_share" in v.typed and by_filter(v) and v.drop == "random",
+        "another drop than random",
+    ),
     ("update_interval", lambda v: "update_interval" in v.typed and sparse(v) and uncounted(v), "a hebbian rule"),
     ("score_l1", lambda v: "score_l1" in v.typed and v.trainer != "ss", "trainer ss"),
     *(
         (n, lambda v, n=n: n in v.typed and not shifting(v), A_SHIFT)
         for n in ("weight_bits", "rounding", "activation_bits")
+    ),
+    (
+        "weight_bits",
+        lambda v: "weight_bits" in v.typed and v.shift_update == "crude" and types(v) & SHIFTS == {"ShiftQ"},
+        "shift_update ste",
     ),
     ("shift_depth", lambda v: "shift_depth" in v.typed and v.conv_type not in SHIFTS, A_SHIFT),
     ("shift_update", lambda v: "shift_update" in v.typed and "ShiftQ" not in types(v), "conv_type ShiftQ"),

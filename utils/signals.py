@@ -5,12 +5,17 @@ import signal
 from types import FrameType
 
 from utils import ending
+from utils.files import RunFailed
 
 RESUMABLE = 75  # EX_TEMPFAIL: try again
 
 
 class Stopped(Exception):
     """The run was asked to stop, has saved, and can be resumed."""
+
+
+class NothingCame(RunFailed):
+    """The run was asked to stop while it waited for a batch, and none has come since."""
 
 
 class StopRequest:
@@ -33,3 +38,9 @@ class StopRequest:
         if number == signal.SIGINT and self.reason is not None:
             os._exit(128 + signal.SIGINT)
         self.reason = signal.Signals(number).name
+
+
+def asked() -> str | None:
+    """The signal that has asked this process to stop, or None."""
+    listening = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return listening.reason if isinstance(listening, StopRequest) else None

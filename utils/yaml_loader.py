@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from utils.errors import UsageError
+from utils.files import irregular
 
 BYTES = 250_000  # of a file
 NODES = 5_000  # values in it
@@ -121,8 +122,8 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
 
 def _text(path: Path) -> str:
     """Return the text of a file. Raises OSError, or ValueError for a file that is too large or no UTF-8 text."""
-    if path.is_fifo() and not str(path).startswith(("/dev/", "/proc/")):  # those are the shell's: <(command)
-        raise ValueError("it is a FIFO, which may never be filled")
+    if not str(path).startswith("/dev/fd/") and (fault := irregular(path)):  # there are the shell's: <(command)
+        raise ValueError(f"it {fault}")
     with path.open("rb") as file:
         content = file.read(BYTES + 1)
     if len(content) > BYTES:

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from models.constraints.attach import (
-    Constraint,
     MakeConstraint,
     attach,
     bake,
@@ -19,6 +18,7 @@ from models.constraints.attach import (
     weight_layers,
     weight_shape,
 )
+from models.constraints.base import Constraint
 from models.constraints.binary import BinaryWeight
 from models.constraints.masks import FixedSubnetWeight, RandomMaskWeight, SampleSubnetWeight
 from models.constraints.shift import ShiftPSWeight, ShiftQWeight
@@ -95,11 +95,10 @@ def constrain(
     types[layers[0]] = first_layer_type or conv_type
     types.update(dict.fromkeys(dense, "DenseConv"))
     makers = {kind: pick(CONV_TYPES, kind, "conv_type").maker(density) for kind in dict.fromkeys(types.values())}
-    for name, kind in types.items():
-        make = makers[kind]
+    for kind, make in makers.items():  # the first layer's kind comes first, so scores are drawn in the layers' order
         if make is not None:
             own = {of: settings[of] for of in CONV_TYPES[kind].takes if of in settings}
-            attach(model, partial(make, generator=generator, **own), [name])
+            attach(model, partial(make, generator=generator, **own), [name for name in layers if types[name] == kind])
     for layer in constrained_layers(model).values():
         if score_init is not None and isinstance(layer.constraint, SampleSubnetWeight):
             nn.init.constant_(layer.constraint.scores, score_init)

@@ -7,41 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-
-class Constraint(nn.Module):
-    """The base of every constraint: forward(weight) -> effective weight, of the same shape; owns its parameters.
-
-    `learns_weight = False` freezes the layer's weight. With `owns_weight = True` the layer keeps none (`layer.weight`
-    is None, and so is the argument of forward): `shape` is then the weight's, and `from_dense(weight)` gives the values
-    of the constraint's own parameters, by name, that stand for a dense weight.
-    """
-
-    learns_weight = True
-    owns_weight = False
-    shape: torch.Size
-
-    def effective_bias(self, bias: Tensor) -> Tensor:
-        """What the layer adds in place of its `bias`; as it is unless a constraint has a rule for it."""
-        return bias
-
-    def input_quantiser(self) -> Callable[..., Any] | None:
-        """A forward pre-hook that the layer gets for its inputs, and keeps when it is baked; None: none."""
-        return None
-
-    def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """What a Linear layer gives, (..., in) -> (..., out); there may be a shorter way than by the whole weight."""
-        return F.linear(input, self(weight), bias if bias is None else self.effective_bias(bias))
-
-    def kept_of(self, weight: Tensor | None) -> int:
-        """How many of the layer's weights are not 0: `kept` where the constraint knows without its weight."""
-        kept: Any = getattr(self, "kept", None)
-        return (self.shape if weight is None else weight.shape).numel() if kept is None else int(kept)
-
-    def from_dense(self, weight: Tensor) -> dict[str, Tensor]:
-        raise NotImplementedError(f"{type(self).__name__} keeps the layer's own weight")
-
+from models.constraints.base import Constraint
+from models.constraints.signs import sign_layers
 
 MakeConstraint = Callable[..., Any]  # (weight) -> Constraint, or that and the options of `constrain`
 
@@ -52,8 +20,7 @@ class ConstrainedConv2d(nn.Conv2d):
     constraint: Constraint
 
     def forward(self, input: Tensor) -> Tensor:
-        bias = self.bias if self.bias is None else self.constraint.effective_bias(self.bias)
-        return self._conv_forward(input, self.constraint(self.weight), bias)
+        return self.constraint.product(self._conv_forward, input, self.weight, self.bias)
 
 
 class ConstrainedLinear(nn.Linear):
@@ -98,6 +65,9 @@ def attach(model: nn.Module, make: MakeConstraint, names: Collection[str]) -> No
                 f"no plain Conv2d or Linear is called {name!r} in this network; there are {', '.join(layers)}"
             )
         _set(model, name, _constrained(layer, make))
+    between_signs = sign_layers(model)
+    for name, layer in constrained_layers(model).items():
+        layer.constraint.between_signs = name in between_signs
 
 
 def _constrained(layer: Any, make: MakeConstraint) -> nn.Module:
@@ -129,6 +99,8 @@ def _set(model: nn.Module, name: str, layer: nn.Module) -> None:
 def bake(model: nn.Module) -> nn.Module:
     """A new plain network whose weights are the effective weights of `model`: equal output, no constraint left.
 
+    Between binary activations α differs by less than 2⁻¹⁰ of it (see `Constraint.plain`), which changes no sign. Where
+    other sums decide signs, as a batch norm's of 0 does, the output is equal as long as both are added up in one order.
     The result shares nothing with `model`; its parameters require gradients and it is in the same mode.
     """
     plain = copy.deepcopy(model)
@@ -136,7 +108,7 @@ def bake(model: nn.Module) -> nn.Module:
     for layer in layers.values():
         layer.eval()  # all before the first weight: layers that select together then select once
     for name, layer in layers.items():
-        effective = layer.constraint(layer.weight).detach().clone()
+        effective = layer.constraint.plain(layer.weight).detach().clone()
         new = _recast(layer, PLAIN[type(layer)])
         del new._modules["constraint"]
         new._parameters["weight"] = nn.Parameter(effective)

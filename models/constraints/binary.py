@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.constraints.attach import Constraint
+from models.constraints.base import Constraint
 from models.constraints.gradients import ThroughOnes, ThroughThreshold
 from models.constraints.ones import NUMPY, Ones, ones_of
 from models.constraints.subnet import identity
@@ -43,9 +43,16 @@ class BinaryWeight(Constraint):
         return int(weight.abs().ge(0.5).sum())
 
     def forward(self, weight: Tensor) -> Tensor:
-        state = (identity(weight), self.on)
+        return self._binarised(weight, self.on)
+
+    def signs(self, weight: Tensor) -> tuple[Tensor, float] | None:
+        """(1 where |θ| ≥ ½ and else 0, on); None where on is 1, or 0 or less."""
+        return (self._binarised(weight, 1.0), self.on) if self.on > 0 and self.on != 1 else None
+
+    def _binarised(self, weight: Tensor, on: float) -> Tensor:
+        state = (identity(weight), on)
         if self.training or self._ready is None or self._ready[0] != state:
-            self._ready = (state, binarised(weight, self.on))
+            self._ready = (state, binarised(weight, on))
         return ThroughThreshold.apply(weight, self._ready[1])
 
     def effective_bias(self, bias: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ f2 = f3 is `coactivation`, its f2b `correlation`. Both compute in float32 or flo
 """
 
 import itertools
+import math
 from collections.abc import Iterator
 
 import torch
@@ -70,19 +71,21 @@ def correlation(layer: Layer, x: Tensor, y: Tensor) -> Tensor:
     """|correlation over the batch| of the two ends of every connection, averaged over output positions: float64.
 
     mean_b((x − x̄)(y − ȳ)) / (std(x) std(y)), the mean with 1/B and std with 1/(B − 1), 0 where a std is 0 or in a batch
-    of one (the notebook's f2b). Shapes as of `coactivation`.
+    of one image or none (the notebook's f2b). Shapes as of `coactivation`; positions are all dimensions of a Linear
+    layer's input between the first and the last.
     """
     a, b = _standardised(x), _standardised(y)
     if isinstance(layer, nn.Linear):
-        batch, inputs, outputs = len(a), a.shape[-1], b.shape[-1]
-        return _mean_product(a.reshape(batch, 1, inputs, -1), b.reshape(batch, 1, outputs, -1))
+        positions = math.prod(x.shape[1:-1])
+        a, b = (part.reshape(len(part), positions, part.shape[-1]).mT[:, None] for part in (a, b))
+        return _mean_product(a, b)
     a, padding = _padded(layer, a)
     a = F.pad(a, [padding[1], padding[1], padding[0], padding[0]])
     (height, width), (sh, sw), (dh, dw) = b.shape[-2:], layer.stride, layer.dilation
     strengths = torch.empty(layer.weight.shape, dtype=torch.float64, device=x.device)
     for i, j in itertools.product(*map(range, layer.kernel_size)):
         read = a[:, :, i * dh :, j * dw :][:, :, : (height - 1) * sh + 1 : sh, : (width - 1) * sw + 1 : sw]
-        grouped = (part.reshape(len(part), layer.groups, -1, height * width) for part in (read, b))
+        grouped = (part.unflatten(1, (layer.groups, part.shape[1] // layer.groups)).flatten(3) for part in (read, b))
         strengths[:, :, i, j] = _mean_product(*grouped)
     return strengths
 
@@ -105,4 +108,4 @@ def _mean_product(x: Tensor, y: Tensor) -> Tensor:
         a, b = part_y.permute(3, 1, 2, 0).flatten(0, 1), part_x.permute(3, 1, 0, 2).flatten(0, 1)
         product = torch.bmm(a, b, out=x.new_empty(len(a), outputs, inputs))  # `out`: see _both
         total += product.abs_().view(-1, groups, outputs, inputs).sum(0, dtype=torch.float64)
-    return total.view(-1, inputs) / (batch * positions)
+    return total.view(-1, inputs) / max(1, batch * positions)

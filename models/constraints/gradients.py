@@ -30,6 +30,44 @@ class ScoreThroughMask(torch.autograd.Function):
         return torch.sign(scores).mul_(weight).mul_(grad), None, None
 
 
+class ScaledSums(torch.autograd.Function):
+    """Sums of whole numbers times a scale: what a layer between signs gives, behind `ScaledGradient` (no paper).
+
+    forward:  y = α · z, in place of z
+    backward: dL/dz = dL/dy, so that z = S x passes on the gradient of y = (α S) x for its weight α S
+
+    Elsewhere than on the CPU z is rounded before: an FFT or Winograd kernel is off by less than half.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, sums: Tensor, scale: Tensor | float) -> Tensor:
+        ctx.mark_dirty(sums)
+        if not sums.is_cpu:
+            sums.round_()
+        return sums.mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
+        return grad, None
+
+
+class ScaledGradient(torch.autograd.Function):
+    """The input of a layer between signs, before `ScaledSums` (no paper).
+
+    forward:  y = x
+    backward: dL/dx = α · dL/dy
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor | float) -> Tensor:
+        ctx.scale = scale
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad * ctx.scale, None
+
+
 class ThroughSampling(torch.autograd.Function):
     """Which weights are drawn to be kept (hidden-networks' and BIPROP's SampleSubnetConv).
 
@@ -49,7 +87,7 @@ class ThroughSampling(torch.autograd.Function):
 
 class ThroughRounding(torch.autograd.Function):
     """A value in place of the one it was rounded from (straight-through: Bengio et al., arXiv:1308.3432): the weights
-    of DeepShift-Q, and the fixed-point inputs and biases of all DeepShift layers (Elhoushi et al., CVPR-W 2021).
+    of DeepShift-Q, and the fixed-point inputs and biases of DeepShift layers (Elhoushi et al., CVPR-W 2021).
 
     forward:  y = round(x), given ready-made as `rounded`, whatever was clamped on the way
     backward: dL/dx = dL/dy

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from models.constraints.attach import Constraint
+from models.constraints.base import Constraint
 from models.constraints.gradients import ThroughSampling
 from models.constraints.selection import count_ones, keep_largest, kept_count
 from models.constraints.subnet import checked_density, identity

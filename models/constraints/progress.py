@@ -58,7 +58,7 @@ def progress_connections(drop: Tensor, grow: Tensor, *, keep_share: float, live_
     """In every filter: the k1 best by `drop` stay, the next k2 − k1 by `grow` begin anew, the others are dropped.
 
     `drop` and `grow` have the shape of the weight. New ones are Kaiming uniform as in the notebook, on a 1×m tensor, m
-    being their number in a filter: bound √(6/m).
+    being their number in a filter: bound √(6/m). The notebook loses what it redraws in a copy, so that k1 live there.
     """
     rows, n = filters(drop)
     k1, k2 = filter_counts(n, keep_share, live_share)
@@ -68,11 +68,32 @@ def progress_connections(drop: Tensor, grow: Tensor, *, keep_share: float, live_
     return Change(kept, grown, math.sqrt(6 / new) if new else 0.0)
 
 
-def prune_randomly(scores: Tensor, share: float) -> Change:
-    """The notebook's control: a `share` of the layer, drawn by random scores, begins anew, the rest stays."""
-    new = int(share * scores.numel())
-    grown = strongest(scores.reshape(1, -1), new).view(scores.shape)
-    return Change(~grown, grown, math.sqrt(6 / new) if new else 0.0)
+def prune_randomly(weight: Tensor, uniform: Tensor, live_share: float) -> Change:
+    """Return the notebook's control (`prune_randomly`): every weight is zeroed with probability 1 − `live_share`.
+
+    `uniform` has the shape of the weight and holds independent draws from [0, 1): a weight is kept where its draw is
+    below `live_share`. Kept weights that are 0 are redrawn. As in the notebook these are Kaiming uniform on a 1×m
+    tensor, m being their number in the layer: bound √(6/m). The number kept is random and can be 0.
+    """
+    kept = uniform < live_share
+    grown = kept & (weight == 0)
+    new = int(grown.sum())
+    return Change(kept & ~grown, grown, math.sqrt(6 / new) if new else 0.0)
+
+
+def rank_within_sign(weight: Tensor) -> Tensor:
+    """Return the rank of every weight among those of its sign, divided by their number: float64, in (0, 1].
+
+    The largest |w| of a sign has 1, of equal ones the first has more, and zeros have 0. The k lowest ranks are the same
+    share of the positive and of the negative weights, rounded: the weights closest to 0 on either side (SET, alg. 1).
+    """
+    flat = weight.reshape(-1)
+    ranks = torch.zeros_like(flat, dtype=torch.float64)
+    for places in ((flat > 0).nonzero().squeeze(1), (flat < 0).nonzero().squeeze(1)):
+        order = flat[places].abs().argsort(descending=True, stable=True)
+        descending = torch.arange(len(places), 0, -1, dtype=torch.float64, device=flat.device)
+        ranks[places[order]] = descending / max(len(places), 1)
+    return ranks.view(weight.shape)
 
 
 def replace_connections(

@@ -1,6 +1,6 @@
 """The drop and grow rules of trainer `sparse` put together: from a layer's scores to the change of its connections."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from models.constraints.progress import (
     kept_per_layer,
     progress_connections,
     prune_randomly,
+    rank_within_sign,
     replace_connections,
 )
 
@@ -43,13 +44,16 @@ class Rules:
     def thins(self) -> bool:
         """Whether changes leave fewer connections than before them."""
         if self.by_filter:
-            return self.sparse_hold and self.drop != "random"
+            return self.sparse_hold
         return self.density_schedule == "cubic"
 
-    @property
-    def count_strengths(self) -> bool:
-        """Whether any rule looks at strengths."""
-        return self.drop in BY_STRENGTH or self.grow == "hebbian"
+    def counts(self, since: int, found: Mapping[str, Tensor]) -> bool:
+        """Return whether strengths are counted `since` steps after the last change.
+
+        They are at once where none are `found`: --start-epoch may begin between two changes.
+        """
+        needed = self.drop in BY_STRENGTH or self.grow == "hebbian"
+        return needed and (since % self.update_interval == 0 or not found)
 
     def targets(self, shapes: Sequence[Sequence[int]], start: float, left: float) -> list[int]:
         """How many connections each layer has where a share `left` of the way from density `start` lies ahead."""
@@ -76,7 +80,7 @@ class Rules:
         """
         drop = _scores(self.drop, weight, strengths, gradient)
         if self.by_filter and self.drop == "random":
-            return prune_randomly(drop, self.live_share)
+            return prune_randomly(weight, drop, self.live_share)
         grow, grows = _scores(self.grow, weight, strengths, gradient), self.grow != "none"
         if self.by_filter:
             shares = {"keep_share": self.keep_share, "live_share": self.live_share}
@@ -92,6 +96,8 @@ def _scores(rule: str, weight: Tensor, strengths: Tensor | None, gradient: Tenso
     if rule == "gradient":
         assert gradient is not None
         return gradient.abs()
+    if rule == "magnitude_per_sign":
+        return rank_within_sign(weight)
     if rule == "random":
         return torch.rand(weight.shape).to(weight.device)
     return weight.abs() if rule == "magnitude" else torch.zeros_like(weight)

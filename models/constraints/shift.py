@@ -1,6 +1,9 @@
 """DeepShift: weights that are zero or a signed power of two, so that a product with them is a shift, and fixed-point
 inputs and biases (Elhoushi et al., CVPR-W 2021, arXiv:1905.13298).
 
+The paper's code rounds inputs and biases of convolutions; of Linear layers it rounds the inputs with Q and nothing with
+PS. So do these layers, unless `activation_bits` is given: then the inputs and biases of every layer are fixed point.
+
 Effective weights are written into empty_like the parameter: where there is one input channel any other operation makes
 a channels_last weight look contiguous, and so the output of its convolution, which costs a quarter of MNISTNet's step.
 
@@ -17,6 +20,7 @@ from models.constraints.attach import Constraint
 from models.constraints.gradients import ThroughRounding, ThroughShiftAndSign
 from models.constraints.subnet import identity
 from utils.choose import pick
+from utils.rules import FIXED_POINT, is_fixed_point
 
 ROUNDINGS = {"deterministic": False, "stochastic": True}
 UPDATES = {"ste": False, "crude": True}
@@ -40,27 +44,39 @@ def rounded(x: Tensor, *, stochastic: bool = False) -> Tensor:
 
 
 @torch.no_grad()
-def power_of_two(x: Tensor, lowest: int, *, stochastic: bool = False, clamp_x: bool = False) -> Tensor:
+def power_of_two(x: Tensor, lowest: int | None, *, stochastic: bool = False, clamp_x: bool = False) -> Tensor:
     """R(x) = sign(x) · 2^round(log2 |x|) with |x| clamped into [2^lowest, 1]; zero stays zero. A new tensor.
 
-    `clamp_x`: x itself is clamped so as well, in place.
+    With `lowest` None |x| is not clamped. `clamp_x`: x itself is clamped so as well, in place.
     """
-    signs, magnitude = torch.sign(x), x.abs().clamp_(2.0**lowest, 1)
+    signs, magnitude = torch.sign(x), _wide(x.abs())
+    if lowest is not None:
+        magnitude.clamp_(2.0**lowest, 1)
     if clamp_x:
         torch.mul(signs, magnitude, out=x)
     exponents = rounded(magnitude.log2_(), stochastic=True) if stochastic else magnitude.log2_().round_()
     return torch.mul(exponents.exp2_(), signs, out=torch.empty_like(x))
 
 
+def _wide(x: Tensor) -> Tensor:
+    """x in float32, or in float64 where it is: float16 ends at 65504, bfloat16 has 8 bits."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 @dataclass(frozen=True)
 class FixedPoint:
     """x -> floor(x · 2^fraction) / 2^fraction, clamped to [−2^(integer−1), 2^(integer−1) − 1]; straight through.
 
-    As a forward pre-hook of a layer it does so with the layer's input.
+    It computes in float32 or float64, and the result is rounded to x's dtype. As a forward pre-hook of a layer it acts
+    on the layer's input. Raises ValueError for bits with which nothing positive is left or the limits are no float32.
     """
 
     integer: int
     fraction: int
+
+    def __post_init__(self) -> None:
+        if not is_fixed_point((self.integer, self.fraction)):
+            raise ValueError(f"activation_bits: {self.integer},{self.fraction} given; {FIXED_POINT}")
 
     def __call__(self, _layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (self.of(inputs[0]), *inputs[1:])
@@ -69,17 +85,21 @@ class FixedPoint:
         """x in fixed point; the gradient passes where values are clamped, too."""
         with torch.no_grad():
             half = 2.0 ** (self.integer - 1)
-            fixed = x.mul(2.0**self.fraction).floor_().mul_(2.0**-self.fraction).clamp_(-half, half - 1)
+            fixed = _wide(x).mul(2.0**self.fraction).floor_().mul_(2.0**-self.fraction)
+            fixed = fixed.clamp_(-half, half - 1).to(x.dtype)
         return ThroughRounding.apply(x, fixed) if x.requires_grad else fixed
 
 
 class ShiftWeight(Constraint):
     """What both constraints share: the bits, the fixed point of inputs and biases, the weight kept in evaluation."""
 
-    def __init__(self, weight_bits: int, rounding: str, activation_bits: tuple[int, ...] | None) -> None:
+    def __init__(
+        self, weight: Tensor, weight_bits: int, rounding: str, activation_bits: tuple[int, ...] | None
+    ) -> None:
         super().__init__()
         self.weight_bits = checked_bits(weight_bits)
         self.fixed_point = FixedPoint(*(activation_bits or (16, 16)))
+        self.as_published_linear = activation_bits is None and weight.dim() == 2
         self._random = pick(ROUNDINGS, rounding, "rounding")
         self._ready: tuple[object, Tensor] | None = None
 
@@ -88,13 +108,13 @@ class ShiftWeight(Constraint):
         """Whether to draw roundings now."""
         return self._random and self.training
 
-    def input_quantiser(self) -> FixedPoint:
-        """The hook on the layer's input."""
+    def input_quantiser(self) -> FixedPoint | None:
+        """Return the hook on the layer's input."""
         return self.fixed_point
 
     def effective_bias(self, bias: Tensor) -> Tensor:
-        """The bias in fixed point, straight through."""
-        return self.fixed_point.of(bias)
+        """Return the bias in fixed point, straight through, or as it is (see the module's docstring)."""
+        return bias if self.as_published_linear else self.fixed_point.of(bias)
 
     def train(self, mode: bool = True) -> "ShiftWeight":
         self._ready = None  # in-place writes through .data leave no other trace
@@ -106,12 +126,13 @@ class ShiftQWeight(ShiftWeight):
 
     W is an ordinary weight that trains straight through R; in training it is clamped to that range in place before use.
     `shift_update="crude"`: R(W) is written over W, and R(bias) over the bias, in every pass, in evaluation too, as a
-    course's notebook has it: an optimizer's step is lost unless it crosses a threshold of R.
+    course's notebook has it: an optimizer's step is lost unless it crosses a threshold of R. Nothing is clamped then:
+    a weight of 3 becomes 4, whatever `weight_bits` is.
     """
 
     def __init__(
         self,
-        weight: Tensor,  # noqa: ARG002 (nothing is made of it)
+        weight: Tensor,
         *,
         weight_bits: int = 5,
         rounding: str = "deterministic",
@@ -119,7 +140,7 @@ class ShiftQWeight(ShiftWeight):
         shift_update: str = "ste",
         generator: torch.Generator | None = None,  # noqa: ARG002 (nothing is drawn)
     ) -> None:
-        super().__init__(weight_bits, rounding, activation_bits)
+        super().__init__(weight, weight_bits, rounding, activation_bits)
         self.lowest = 1 - 2 ** (weight_bits - 1)
         self.crude = pick(UPDATES, shift_update, "shift_update")
 
@@ -138,7 +159,7 @@ class ShiftQWeight(ShiftWeight):
 
     @torch.no_grad()
     def _overwritten(self, parameter: Tensor) -> Tensor:
-        parameter.copy_(power_of_two(parameter, self.lowest, stochastic=self.stochastic))
+        parameter.copy_(power_of_two(parameter, None, stochastic=self.stochastic))
         return parameter
 
     def _cached(self, weight: Tensor) -> Tensor:
@@ -152,8 +173,9 @@ class ShiftPSWeight(ShiftWeight):
     """Constraint ShiftPS: w = 2^p · s with p = round(P) in [lowest, 0], s = sign(round(S)) in {−1, 0, 1},
     lowest = −(2^(weight_bits−1) − 2). `shift` P and `sign` S, of the weight's shape, train in its place.
 
-    In training P is clamped to its range in place before use. Initial values: `shift_init="uniform"`, as published,
-    S ~ U(−1, 1) and P ~ U(lowest, 0), of a convolution U(−10, −1); `"weights"`, those of the layer's initial weight.
+    In training P is clamped to its range in place before use. Initial values: `shift_init="uniform"`, those of the
+    paper's layers by themselves, S ~ U(−1, 1) and P ~ U(lowest, 0), of a convolution U(−10, −1); `"weights"`, those of
+    the layer's initial weight, from which the paper's published runs start.
     """
 
     owns_weight = True
@@ -169,7 +191,7 @@ class ShiftPSWeight(ShiftWeight):
         shift_init: str = "uniform",
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(weight_bits, rounding, activation_bits)
+        super().__init__(weight, weight_bits, rounding, activation_bits)
         self.shape = weight.shape
         self.lowest = 2 - 2 ** (weight_bits - 1)
         start = self.from_dense(weight)
@@ -181,11 +203,14 @@ class ShiftPSWeight(ShiftWeight):
         self.shift = nn.Parameter(start["shift"])
         self.sign = nn.Parameter(start["sign"], requires_grad=not freeze_sign)
 
+    def input_quantiser(self) -> FixedPoint | None:
+        return None if self.as_published_linear else super().input_quantiser()
+
     @torch.no_grad()
     def from_dense(self, weight: Tensor) -> dict[str, Tensor]:
         """`shift` and `sign` of a dense weight: P = round(log2 |w|) in its range, S = sign(w)."""
-        shift = torch.round(torch.log2(weight.abs())).clamp_(self.lowest, 0)
-        return {"shift": shift, "sign": torch.sign(weight)}
+        shift = _wide(weight).abs().log2_().round_().clamp_(self.lowest, 0)
+        return {"shift": shift.to(weight.dtype), "sign": torch.sign(weight)}
 
     @property
     def kept(self) -> int:

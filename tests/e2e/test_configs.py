@@ -106,6 +106,18 @@ def test_a_target_can_be_run_as_it_stands(row):
     assert float(row["published"]) in [float(n) for n in re.findall(r"\d+\.\d+", head(row["config"])["Published"])]
 
 
+@pytest.mark.parametrize(
+    "row", [row for row in TARGETS if row["table"].startswith("repository")], ids=lambda row: row["row"]
+)
+def test_a_row_of_deepshifts_repository_starts_and_trains_as_there(row):
+    """Torch's initial weights, converted; lr 0.01 throughout on MNIST, steps at 80, 120, 160 and 180 on CIFAR-10."""
+    read = args.parse(["--config", row["config"], *shlex.split(row["overrides"])])
+    assert (read.model.init, row["overrides"]) == ("standard", "")
+    assert read.constraint.conv_type != "ShiftPS" or read.constraint.shift_init == "weights"
+    assert read.optim.lr_policy == ("constant_lr" if read.data.set == "MNIST" else "deepshift_lr")
+    assert read.optim.optimizer == ("radam" if read.constraint.conv_type == "ShiftPS" else "sgd")
+
+
 @pytest.mark.parametrize("row", TICKETS, ids=[row["row"] for row in TICKETS])
 def test_a_published_ticket_learns_its_batch_norms_where_its_row_says_so(row):
     read = options(row["config"])

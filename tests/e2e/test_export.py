@@ -62,7 +62,7 @@ WAYS = {
     "Q": {},
     "PS": {"conv_type": "ShiftPS"},
     "few bits": {"conv_type": "ShiftPS", "weight_bits": 2, "activation_bits": [6, 3]},
-    "crude": {"shift_update": "crude", "weight_bits": 4, "activation_bits": [8, 1]},
+    "crude": {"shift_update": "crude", "activation_bits": [8, 1]},
     "convolutions": {"arch": "Conv2", "hidden": None, "bias": None, "shift_init": "weights", "conv_type": "ShiftPS"},
     "mixed": {"first_layer_type": "ShiftPS", "rounding": "stochastic", "hidden": [20, 15]},
 }
@@ -74,13 +74,14 @@ def test_a_runs_network_comes_back_to_the_bit_and_runs_on_integers(trained, run,
     code, told, err = run("shift", directory, out)
     assert (code, err) == (0, "")
     content, plain = torch.load(out, weights_only=True), network(directory)
-    bits = content["weight_bits"]
     for name, layer in content["layers"].items():
+        bits = layer.get("bits", content["weight_bits"])
         weight = plain.get_submodule(name).weight
         assert torch.equal(values(layer, bits), weight.double())
         assert layer["codes"].dtype == torch.uint8 and len(layer["codes"]) == -(-bits * weight.numel() // 8)
-    size = out.stat().st_size
-    assert f"weights of {len(content['layers'])} layers in {bits} bits each; {size:,} bytes in all, " in told
+    layers, size = content["layers"].values(), out.stat().st_size
+    most = max(layer.get("bits", content["weight_bits"]) for layer in layers)
+    assert re.search(rf"weights of {len(layers)} layers in {most} bits each( or fewer)?; {size:,} bytes in all, ", told)
     code, told, err = run("check", out, "--images", 100)
     assert (code, err) == (0, "") and re.fullmatch(DONE, told), told
 
@@ -113,6 +114,17 @@ def test_a_network_that_is_not_integers_alone_is_exported_and_the_check_says_why
         packed = {f"{name}.{of}" for name in content["layers"] for of in ("weight", "bias")}
         assert content["rest"].keys() | packed == plain.keys() and not content["rest"].keys() & packed
         assert run("check", out) == (2, "", f"error: {told}\n")
+
+
+def test_a_network_that_has_diverged_is_not_exported(trained, run, tmp_path):
+    directory = trained()
+    path = directory / "checkpoints/last.pt"
+    content = torch.load(path, weights_only=True)
+    content["model"]["linear.0.weight"][0, 0] = float("nan")
+    torch.save(content, path)
+    code, _, err = run("shift", directory, tmp_path / "shift.pt")
+    assert (code, err) == (2, "error: linear.0.weight holds values that are not finite: the network has diverged\n")
+    assert not (tmp_path / "shift.pt").exists()
 
 
 def test_a_prediction_that_differs_is_exit_code_one(trained, run, tmp_path, monkeypatch):

@@ -96,7 +96,11 @@ def test_the_quick_config_learns_the_digits_with_a_tenth_of_the_weights(program,
         ((), "; SparseConv comes down when connections first move", "  kept 14.53%"),
         (("--density", 0.1, "--progress-interval", 2), "", ""),
         (("--no-sparse-hold",), "", ""),
-        (("--drop", "random", "--grow", "random"), "", ""),
+        (
+            ("--drop", "random", "--grow", "random", "--live-share", 0.3),
+            "; SparseConv comes down when connections first move",
+            "  kept ",
+        ),
         (
             ("--density", 0.1, "--density-schedule", "cubic", "--progress-interval", 2),
             "; SparseConv comes down to 10 %",

@@ -124,6 +124,20 @@ def test_correlations_of_a_linear_layer_are_those_of_numpy(inputs, outputs, batc
 
 
 @FAST
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(2, 6), st.integers(1, 4), SEEDS)
+def test_correlations_of_a_linear_layer_are_averaged_over_the_positions_between(
+    inputs, outputs, batch, positions, seed
+):
+    layer = nn.Linear(inputs, outputs)
+    x = torch.randn(batch, positions, inputs, generator=torch.Generator().manual_seed(seed))
+    y = layer(x).detach()
+    each = [correlated(layer, x[:, p].numpy(), y[:, p].numpy()) for p in range(positions)]
+    np.testing.assert_allclose(correlation(layer, x, y).numpy(), np.mean(each, 0), rtol=1e-4, atol=1e-5)
+    squared = x.unsqueeze(1), y.unsqueeze(1)  # two dimensions between
+    assert torch.equal(correlation(layer, *squared), correlation(layer, x, y))
+
+
+@FAST
 @given(layers(), SEEDS, st.integers(1, 20))
 def test_a_small_bound_splits_the_batch_and_changes_nothing(made, seed, bound):
     layer, size = made
@@ -148,6 +162,13 @@ def test_counts_above_two_to_the_24_are_exact():
     assert coactivation(layer, x, x).item() == 5 * side**2 > 2**24
     rows = torch.ones(1, 1).expand(2**24 + 9, 1)
     assert coactivation(nn.Linear(1, 1), rows, rows).item() == 2**24 + 9
+
+
+@pytest.mark.parametrize("strength", [coactivation, correlation])
+@pytest.mark.parametrize("layer, shape", [(nn.Conv2d(2, 3, 3), (0, 2, 5, 5)), (nn.Linear(4, 3), (0, 4))])
+def test_an_empty_batch_has_no_strength(strength, layer, shape):
+    found = strength(layer, torch.zeros(shape), layer(torch.zeros(shape)))
+    assert torch.equal(found, torch.zeros(layer.weight.shape, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("strength", [coactivation, correlation])

@@ -1,11 +1,13 @@
 """Whatever the bits, signs, shifts and zeros: a packed tensor holds what was put in, in as many bits as said."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scripts.export_packed import pack, packed_powers, signs_and_shifts, unpack, values
+from args import UsageError
+from scripts.export_packed import pack, packed_freely, packed_powers, signs_and_shifts, unpack, values
 
 FAST = settings(deadline=None, max_examples=80)
 BITS = st.integers(2, 8)
@@ -36,3 +38,21 @@ def test_weights_come_back_whatever_their_zeros(bits, zero_code, shape, data):
     assert all(n == m for (s, n), m in zip(drawn, shift.flatten().tolist(), strict=True) if s)
     assert len(packed["zeros"]) == (0 if zero_code else sum(s == 0 for s, _ in drawn))
     assert packed["shape"] == list(shape)
+
+
+@FAST
+@given(st.lists(st.tuples(st.sampled_from([-1, 0, 1]), st.integers(-40, 40)), min_size=1, max_size=9))
+def test_any_powers_come_back_in_as_few_bits_as_they_need(drawn):
+    weight = torch.tensor([s * 2.0**n for s, n in drawn])
+    packed = packed_freely(weight)
+    assert torch.equal(values(packed, 5), weight.double())
+    exponents = [n for s, n in drawn if s] or [0]
+    assert 2 ** (packed["bits"] - 1) > max(exponents) - min(exponents) and packed["largest"] == max(exponents)
+    assert packed["bits"] == 2 or 2 ** (packed["bits"] - 2) <= max(exponents) - min(exponents)
+    assert len(packed["codes"]) == -(-packed["bits"] * len(drawn) // 8)
+
+
+def test_powers_that_are_too_far_apart_are_refused():
+    assert packed_freely(torch.tensor([2.0**-100, 2.0**27]))["bits"] == 8
+    with pytest.raises(UsageError, match=r"powers from 2\^-100 to 2\^28 take 9 bits each, and at most 8 are written"):
+        packed_freely(torch.tensor([2.0**-100, 0.0, -(2.0**28)]))

@@ -16,6 +16,7 @@ from models.constraints.progress import (
     kept_per_layer,
     progress_connections,
     prune_randomly,
+    rank_within_sign,
     replace_connections,
     select,
     strongest,
@@ -85,13 +86,49 @@ def test_without_growing_only_the_k1_best_are_left():
     assert not change.grown.any()
 
 
+def transcribed_control(weight, uniform, zeroed):
+    """The notebook's control in numpy, weight by weight: the weights before redrawing, and where it redraws."""
+    after, redrawn = weight.copy(), np.zeros(weight.shape, bool)
+    for index in np.ndindex(weight.shape):
+        if 1 - uniform[index] <= zeroed:
+            after[index] = 0
+        elif after[index] == 0:
+            redrawn[index] = True
+    return after, redrawn
+
+
 @FAST
-@given(SHAPES, SEEDS, SHARES)
-def test_the_control_begins_an_exact_share_anew_at_random(shape, seed, share):
-    change = prune_randomly(draw(shape, seed, 10**6), share)
-    new = int(share * math.prod(shape))
-    assert int(change.grown.sum()) == new and torch.equal(change.kept, ~change.grown)
-    assert change.bound == (math.sqrt(6 / new) if new else 0)
+@given(SHAPES, SEEDS, st.sampled_from([0.0, 0.15, 0.5, 1.0]), SHARES)
+def test_the_control_zeroes_every_weight_by_its_own_draw_and_redraws_kept_zeros(shape, seed, live, zeros):
+    torch.manual_seed(seed)
+    weight, uniform = torch.randn(shape) * (torch.rand(shape) >= zeros), torch.rand(shape)
+    change = prune_randomly(weight, uniform, live)
+    after, redrawn = transcribed_control(weight.numpy(), uniform.double().numpy(), 1 - live)
+    new = int(redrawn.sum())
+    assert np.array_equal(change.grown.numpy(), redrawn)
+    assert np.array_equal(torch.where(change.kept, weight, 0).numpy(), after)
+    assert not (change.kept & change.grown).any() and change.bound == (math.sqrt(6 / new) if new else 0)
+    applied = change.applied(weight)
+    assert torch.equal(applied[~change.grown], torch.from_numpy(after)[~change.grown])
+    assert (applied[change.grown].abs() <= change.bound).all()
+
+
+def test_the_control_keeps_15_percent_independently_and_redraws_the_kept_that_were_dead():
+    torch.manual_seed(0)
+    rules, weight = Rules(drop="random", grow="random"), torch.randn(400, 1000)
+    weight[:, :850] = 0
+    change = rules.change(weight, torch.ones_like(weight), None, None, target=0, fraction=0.0)
+    lives = (change.kept | change.grown).float()
+    assert lives.mean() == pytest.approx(0.15, abs=5 * (0.15 * 0.85 / weight.numel()) ** 0.5)
+    for counts, n in (
+        (lives.sum(1), 1000),
+        (lives.sum(0), 400),
+    ):  # binomial: no row, column or layer has a fixed number
+        assert counts.var() == pytest.approx(n * 0.15 * 0.85, rel=0.25)
+    assert torch.equal(change.grown, (lives > 0) & (weight == 0)) and not change.kept[:, :850].any()
+    assert change.bound == math.sqrt(6 / int(change.grown.sum()))
+    again = rules.change(weight, torch.ones_like(weight), None, None, target=0, fraction=0.0)
+    assert not torch.equal(again.kept, change.kept)
 
 
 @FAST
@@ -250,7 +287,66 @@ def test_random_rules_draw_anew_each_time_from_torchs_generator():
     assert torch.equal(scored(rules).grown, first.grown)
 
 
-def test_without_a_density_random_dropping_is_the_notebooks_control():
-    torch.manual_seed(0)
-    change = scored(Rules(drop="random", grow="random", live_share=0.5))
-    assert int(change.grown.sum()) == int(change.kept.sum()) == 4 and change.bound == math.sqrt(6 / 4)
+# SET's own drop rule
+
+
+def transcribed_set(weight, live, replaced):
+    """SET's algorithm 1 in numpy: drop the smallest positive and the largest negative weights, zeros before them.
+
+    The share of a sign is that of `replaced` among all live ones, rounded down or up so that `replaced` are dropped.
+    """
+    zeros = [i for i in np.flatnonzero(live) if not weight[i]]
+    signs = [
+        sorted((i for i in np.flatnonzero(live) if s * weight[i] > 0), key=lambda i: s * weight[i]) for s in (1, -1)
+    ]
+    rest, total = replaced - len(zeros), sum(map(len, signs))
+    if rest < 0:
+        return [(set(), set())], zeros
+    shares = [rest * len(of) / max(total, 1) for of in signs]
+    options = {
+        (math.floor(shares[0]), rest - math.floor(shares[0])),
+        (rest - math.floor(shares[1]), math.floor(shares[1])),
+    }
+    return [tuple(set(of[:n]) for of, n in zip(signs, option, strict=True)) for option in options], zeros
+
+
+@FAST
+@given(st.integers(1, 60), SEEDS, SHARES, SHARES, SHARES, st.booleans())
+@example(10, 0, 1.0, 0.3, 0.0, True)
+def test_magnitude_per_sign_drops_the_same_share_of_either_sign_as_set_does(
+    n, seed, density, fraction, zeros, one_sign
+):
+    torch.manual_seed(seed)
+    live = torch.rand(1, n) < density
+    live[0, 0] = True
+    weight = torch.randn(1, n) * live * (torch.rand(1, n) >= zeros)
+    weight = weight.abs() if one_sign else weight
+    count = int(live.sum())
+    change = replace_connections(
+        live.float(), rank_within_sign(weight), torch.zeros(1, n), target=count, fraction=fraction, grows=False
+    )
+    assert torch.equal(change.kept, live)  # nothing grows, so nothing is dropped
+    kept = count - int(fraction * count)
+    change = replace_connections(
+        live.float(), rank_within_sign(weight), torch.zeros(1, n), target=kept, fraction=0.0, grows=False
+    )
+    dropped = {*(live & ~change.kept)[0].nonzero().flatten().tolist()}
+    found, dead = transcribed_set(weight[0].numpy(), live[0].numpy(), count - kept)
+    assert len(dropped) == count - kept
+    signs = tuple({i for i in dropped if s * weight[0, i] > 0} for s in (1, -1))
+    assert signs in found and dropped - signs[0] - signs[1] <= {*dead}
+
+
+def test_magnitude_and_magnitude_per_sign_differ_where_one_sign_is_smaller():
+    weight = torch.tensor([[0.1, 0.2, 0.3, 0.4, -5.0, -6.0, -7.0, -8.0, 0.0, 0.0]])
+    given = (weight, (weight != 0).float(), None, None)
+    for drop, dropped in (("magnitude", {0, 1, 2, 3}), ("magnitude_per_sign", {0, 1, 4, 5})):
+        change = Rules(prune_rate=0.8, drop=drop, grow="none").change(*given, target=4, fraction=0.5)
+        assert {*(weight != 0)[0].nonzero().flatten().tolist()} - {
+            *change.kept[0].nonzero().flatten().tolist()
+        } == dropped
+
+
+def test_rank_within_sign_of_equal_weights_and_none():
+    assert rank_within_sign(torch.tensor([[2.0, 2.0, -1.0, 0.0, math.nan]])).tolist() == [[1.0, 0.5, 1.0, 0.0, 0.0]]
+    assert rank_within_sign(torch.zeros(2, 3)).tolist() == [[0.0] * 3] * 2

@@ -240,7 +240,7 @@ EDGES = [
     ("weight_bits", ["2", "8"], ["1", "9"]),
     ("bn_momentum", *PART),
     *((name, *SMALL) for name in ("bn_eps", "optimizer_eps")),
-    ("activation_bits", ["1,0", "32,0", "16,16"], ["-1,1", "0,5", "17,16", "16", "1,2,3", "33,0"]),
+    ("activation_bits", ["2,0", "25,7", "16,16"], ["-1,1", "1,5", "26,0", "17,16", "16", "1,2,3", "33,0"]),
     ("shift_depth", ["1", "1000"], ["0", "1001"]),
     ("initial_ones", *SHARE),
     ("epsilon", *SHARE),

@@ -119,6 +119,17 @@ def test_outputs_without_a_gradient_give_their_weights_exactly_0():
     assert torch.equal(product_of_rows(torch.zeros(8, 4), x, x.dtype), torch.zeros(8, 5))
 
 
+@pytest.mark.parametrize("shape", [(0, 6), (0, 4, 6), (3, 0, 6)])
+@pytest.mark.parametrize("ones", [0.04, 0.9])
+def test_an_empty_batch_has_no_gradient(shape, ones):
+    net = constrain(nn.Sequential(nn.Linear(6, 5)), "BinaryConv", initial_ones=ones)
+    x = torch.zeros(shape, requires_grad=True)
+    out = net(x)
+    out.sum().backward()
+    assert out.shape == (*shape[:-1], 5) and x.grad.shape == shape
+    assert not net[0].weight.grad.any() and not net[0].bias.grad.any()
+
+
 # which product
 
 

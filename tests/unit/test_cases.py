@@ -1,6 +1,8 @@
 """What every row of `tests/cases.py` must be able to do, and that nothing registered is missing from it."""
 
+import contextlib
 import copy
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -22,7 +24,7 @@ from models.constraints import (
     weight_layers,
 )
 from models.initial import INITIALISERS, initialise
-from tests.cases import CASES, CLASSES, METHOD_CASES, NARROW, SET_CASES
+from tests.cases import CASES, CLASSES, METHOD_CASES, NARROW, SET_CASES, SPARSE_DENSITY, SPARSE_RULES
 from trainers import METHODS
 from trainers.optimizers import OPTIMIZERS, make_optimizer, parameter_groups
 from trainers.replicas import COMPRESSIONS
@@ -102,6 +104,17 @@ def test_gradients_are_finite_and_on_exactly_the_trainable_parameters(case):
     own = [name for name, layer in weight_layers(model).items() if layer.weight is not None]
     assert frozen == {f"{name}.weight" for name in own if "weight" not in MOVED[case.conv_type]}
     assert any(p.grad is not None and p.grad.any() for p in model.parameters())
+
+
+@EVERY
+@pytest.mark.parametrize("training", [True, False])
+def test_an_empty_batch_passes_forward_and_back(case, training):
+    model = built(case).train(training)
+    logits = model(images(case, 0))
+    logits.sum().backward()
+    assert logits.shape == (0, CLASSES)
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+    assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
 
 
 @EVERY
@@ -229,6 +242,16 @@ REGISTRIES = {
     "activation": models.mlp.ACTIVATIONS,
     "grad_compression": COMPRESSIONS,
 }
+
+
+def test_the_pairs_of_sparse_rules_are_those_that_the_options_allow():
+    common = {"set": "digits", "arch": "Conv2", "conv_type": "SparseConv"}
+    allowed = []
+    for pair in itertools.product(choices("drop"), choices("grow"), (SPARSE_DENSITY, None)):
+        with contextlib.suppress(args.UsageError):
+            args.from_flat(common | dict(zip(("drop", "grow", "prune_rate"), pair, strict=True)))
+            allowed.append(pair)
+    assert sorted(allowed, key=str) == sorted(SPARSE_RULES, key=str)
 
 
 @pytest.mark.parametrize("option", REGISTRIES)

@@ -11,7 +11,7 @@ from args import UsageError
 from models.constraints.shift import FixedPoint, power_of_two
 from scripts import export_check
 from scripts.export_check import integers
-from scripts.export_packed import packed_powers
+from scripts.export_packed import packed_freely, packed_powers
 
 LAYERS = {
     "linear": (lambda: nn.Linear(7, 5), (7,)),
@@ -78,6 +78,18 @@ def test_a_deep_network_is_exact_where_fixed_point_cuts_off_and_clamps_too(fixed
     for layer in free.modules():
         layer._forward_pre_hooks.clear()
     assert not torch.equal(free(torch.randn(60, 1, 8, 8).double()), exact)
+
+
+def test_powers_of_any_size_are_exact():
+    """Crude weights and biases: 3 becomes 4, and nothing is clamped below."""
+    net, content = shifted(deep(), fixed=(8, 4))
+    for name, stored in content["layers"].items():
+        layer = net.get_submodule(name)
+        for value in (layer.weight.data, layer.bias.data):
+            value.copy_(power_of_two(torch.randn_like(value).exp() * torch.randn_like(value).sign() * 3, None))
+        stored |= packed_freely(layer.weight.data) | {"bias": packed_freely(layer.bias.data)}
+    found, exact = run(net, content, torch.randn(60, 1, 8, 8) * 3)
+    assert torch.equal(found, exact) and net[0].weight.max() > 1
 
 
 def test_tiles_and_parts_of_a_batch_change_nothing(monkeypatch):

@@ -9,7 +9,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FLOORS = {"args": 0, "utils": 1, "models": 2, "data": 2, "trainers": 3, "main": 5, "parallel_main": 5, "scripts": 6}
 PARSING = {
-    f"utils.{n}" for n in ("choices", "config_file", "declared", "errors", "foreign", "paths", "rules", "yaml_loader")
+    f"utils.{n}"
+    for n in ("choices", "config_file", "declared", "errors", "files", "foreign", "paths", "rules", "yaml_loader")
 }
 FILES = [
     p

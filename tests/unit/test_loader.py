@@ -6,7 +6,6 @@ import subprocess
 import sys
 import textwrap
 import time
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ import torch
 
 import data
 from data import SPECS, Augmentation, loader, make_batches, spec
+from data import workers as processes
 from data.batches import DeviceBatches
 from data.loader import LoaderBatches
 from tests.folders import REAL, pictures, write_set, write_split
@@ -49,7 +49,7 @@ def pixels(batches, epoch=0):
 
 
 def workers_of(batches):
-    return batches.loader._iterator._workers
+    return batches.workers.processes
 
 
 # --- what comes out
@@ -168,7 +168,7 @@ def test_workers_that_do_not_start_by_fork_give_the_same(folder, monkeypatch):
 
     forkserver pickles what a worker gets, as spawn does, and is the quicker of the two.
     """
-    monkeypatch.setattr(loader, "START_METHOD", "forkserver")
+    monkeypatch.setattr(processes, "START_METHOD", "forkserver")
     changed = {"augmentation": Augmentation(augmix=True, jsd=True)}
     alone, helped = (list(batches_of(folder, workers=w, **changed).epoch(2)) for w in (0, 1))
     for (images, labels), (others, other_labels) in zip(alone, helped, strict=True):
@@ -197,10 +197,10 @@ def test_a_worker_takes_one_thread_and_leaves_signals_to_the_run(folder, monkeyp
     """Told by the pixels: with fork, the worker has our decoder."""
 
     def facts(_path):
-        ignored = all(signal.getsignal(getattr(signal, name)) == signal.SIG_IGN for name in loader.FOR_THE_RUN)
+        ignored = all(signal.getsignal(getattr(signal, name)) == signal.SIG_IGN for name in processes.FOR_THE_RUN)
         return PIL.Image.new("RGB", (24, 24), (torch.get_num_threads(), ignored, 9))
 
-    monkeypatch.setattr(loader, "START_METHOD", "fork")
+    monkeypatch.setattr(processes, "START_METHOD", "fork")
     monkeypatch.setattr(loader, "decode", facts)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -216,16 +216,14 @@ def test_a_killed_worker_stops_the_run_with_one_line(folder):
     rest = batches.epoch(0)
     next(rest)
     os.kill(workers_of(batches)[0].pid, signal.SIGKILL)
-    time.sleep(0.5)  # nothing is raised here: torch's own handler would
-    with pytest.raises(RunFailed, match="a loader process ended too early: it was killed, or memory") as caught:
+    with pytest.raises(RunFailed, match="a loader process ended too early: killed by SIGKILL; memory may") as caught:
         list(rest)
     assert "\n" not in str(caught.value)
 
 
-def test_more_workers_than_cores_are_no_reason_to_warn(folder):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert batches_of(folder, workers=500).loader.num_workers == 500
+def test_there_are_no_more_workers_than_batches(folder):
+    batches = batches_of(folder, workers=500)
+    assert len(pixels(batches)[1]) == 12 and len(workers_of(batches)) == 3
 
 
 PROGRAM = """
@@ -242,7 +240,7 @@ PROGRAM = """
             if stop:
                 break
         if epoch == 0:
-            print(*(w.pid for w in batches.loader._iterator._workers), flush=True)
+            print(*(w.pid for w in batches.workers.processes), flush=True)
         if stop:
             print("saved", len(list(batches.epoch(0))), flush=True)
             break
@@ -322,13 +320,9 @@ BROKEN_OFF = """
     next(epoch)
     sys.held = epoch
 """
-LEFT_BEHIND = f"""{BROKEN_OFF}
-    data.loader.OPEN.clear()
-"""
 
 
-@pytest.mark.parametrize("program", [BROKEN_OFF, LEFT_BEHIND], ids=["held", "left behind"])
-def test_a_program_that_ends_within_an_epoch_ends(folder, program):
-    words = [sys.executable, "-c", textwrap.dedent(program), str(folder)]
+def test_a_program_that_ends_within_an_epoch_ends(folder):
+    words = [sys.executable, "-c", textwrap.dedent(BROKEN_OFF), str(folder)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")

@@ -128,6 +128,13 @@ def test_the_effect_of_a_weight_is_the_size_of_weight_times_gradient_summed_over
     assert all(torch.allclose(found[name], expected[name], rtol=1e-5) and found[name].any() for name in expected)
 
 
+def test_the_effects_of_late_batches_are_not_lost_in_a_large_sum():
+    model = nn.Sequential(nn.Linear(1, 1, bias=False))
+    nn.init.ones_(model[0].weight)
+    found = pruning.effects(model, (model(torch.tensor([[x]])).sum() for x in [2.0**24] + [1.0] * 64))
+    assert found["0"].item() == 2**24 + 64
+
+
 def layers(model):
     return {f"linear.{i}": layer for i, layer in enumerate(model.linear) if isinstance(layer, nn.Linear)}
 

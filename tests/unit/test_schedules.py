@@ -35,6 +35,7 @@ FORMULAS = {  # (epoch, epochs, warm-up) -> factor
     "mpt11_w18_2_lr": lambda e, _n, _w: steps((46, 0.1), (65, 0.01), (80, 0.0001))(e),
     "mpt11_w18_2_v2_lr": lambda e, _n, _w: steps((35, 0.1), (50, 0.01), (60, 0.0001))(e),
     "cos_multi_lr": lambda e, n, w: XNOR(e) * (cosine(e, n, w) if e >= 55 else 1),
+    "deepshift_lr": lambda e, _n, _w: steps((80, 0.1), (120, 0.01), (160, 0.001), (180, 0.0001))(e),
 }
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 
 import numpy as np
 import pytest
@@ -135,10 +136,76 @@ def test_crude_overwrites_weights_and_biases_and_the_optimizer_steps_from_there(
     weight, bias = nn.Parameter(torch.tensor([[0.3, -0.8, 0.0]])), nn.Parameter(torch.tensor([0.7, -1e-9]))
     made = q(shift_update="crude").train(training)
     assert made(weight) is weight and made.effective_bias(bias) is bias
-    assert weight.tolist() == [[0.25, -1.0, 0.0]] and bias.tolist() == [0.5, -(2.0**-15)]
+    assert weight.tolist() == [[0.25, -1.0, 0.0]] and bias.tolist() == [0.5, -(2.0**-30)]
     weight.data += 0.05  # lost: 0.3 is rounded to 0.25 again
     made.train(training)
     assert made(weight).tolist() == [[0.25, -1.0, pytest.approx(2.0**-4)]]
+
+
+@pytest.mark.parametrize("bits", [2, 5])
+def test_crude_clamps_nothing(bits):
+    weight = nn.Parameter(torch.tensor([[3.0, -3.0, 2.0**-20, -100.0, 0.0]]))
+    made = q(shift_update="crude", weight_bits=bits)
+    assert made(weight).tolist() == [[4.0, -4.0, 2.0**-20, -128.0, 0.0]]
+    assert made.effective_bias(nn.Parameter(torch.tensor([3.0]))).tolist() == [4.0]
+
+
+@pytest.mark.parametrize(
+    "kind, layer, inputs, bias",
+    [
+        (ShiftQWeight, "linear", True, False),
+        (ShiftQWeight, "conv", True, True),
+        (ShiftPSWeight, "linear", False, False),
+        (ShiftPSWeight, "conv", True, True),
+    ],
+)
+def test_what_is_rounded_by_default_is_what_the_papers_code_rounds(kind, layer, inputs, bias):
+    weight, value = torch.zeros(2, 3) if layer == "linear" else torch.zeros(2, 3, 1, 1), torch.tensor([0.1, -0.1])
+    rounded_value = FixedPoint(16, 16).of(value)
+    made, given = kind(weight), kind(weight, activation_bits=(16, 16))
+    assert (made.input_quantiser() is not None, torch.equal(made.effective_bias(value), rounded_value)) == (
+        inputs,
+        bias,
+    )
+    assert given.input_quantiser() == FixedPoint(16, 16) and torch.equal(given.effective_bias(value), rounded_value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_fixed_point_does_not_overflow_in_any_dtype(dtype):
+    x = torch.tensor([1.0, -1.0, 1.5, -300.0, 0.25, 2.0**-14, -0.0, math.inf, -math.inf, NAN], dtype=dtype)
+    x.requires_grad_()
+    found = FixedPoint(16, 16).of(x)
+    limits = torch.tensor([32767.0, -32768.0]).to(dtype).tolist()
+    assert found.dtype == dtype and found[:7].tolist() == x[:7].tolist()
+    assert found[7:9].tolist() == limits and found[9].isnan()
+    assert torch.equal(torch.autograd.grad(found.sum(), x)[0], torch.ones_like(x))
+    assert FixedPoint(4, 2).of(torch.tensor([6.9, 8.0, -9.0], dtype=dtype)).tolist() == [6.75, 7.0, -8.0]
+
+
+@pytest.mark.parametrize("bits", [(1, 8), (1, 0), (0, 16), (26, 0), (32, 0), (40, 40), (2, 31), (16, -1)])
+@pytest.mark.parametrize("kind", [ShiftQWeight, ShiftPSWeight])
+def test_degenerate_and_inexact_fixed_points_are_refused(kind, bits):
+    told = (
+        f"activation_bits: {bits[0]},{bits[1]} given; it must be two ints: bits before the point, sign included (>= 2"
+    )
+    with pytest.raises(ValueError, match=re.escape(told)):
+        kind(torch.zeros(2, 2), activation_bits=bits)
+
+
+@pytest.mark.parametrize("bits", [(2, 0), (2, 30), (25, 0), (25, 7), (16, 16)])
+def test_every_fixed_point_that_is_taken_has_positive_numbers_and_exact_limits(bits):
+    ends = FixedPoint(*bits).of(torch.tensor([1e30, -1e30])).tolist()
+    assert ends == [2 ** (bits[0] - 1) - 1, -(2 ** (bits[0] - 1))] and ends[0] >= 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_other_dtypes_are_rounded_as_in_float32(dtype):
+    weight = (random(4000) / 3).to(dtype)
+    expected = power_of_two(weight.float(), -15)
+    assert torch.equal(power_of_two(weight, -15).float(), expected)
+    start = ShiftPSWeight(weight[:, None], weight_bits=5, shift_init="weights")
+    assert start.shift.dtype == dtype
+    assert torch.equal(start.eval()().float(), power_of_two(weight.float()[:, None], -14))
 
 
 def test_a_bias_is_fixed_point_unless_crude():

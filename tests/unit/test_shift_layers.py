@@ -46,6 +46,43 @@ def test_a_layer_uses_the_effective_weight_and_fixed_point_inputs_and_biases(kin
     assert not torch.equal(fixed(batch()), batch()) and not torch.equal(fixed(hidden), hidden)
 
 
+def published_output(net, x):
+    """The layers' output as the paper's code computes it (its modules.py and modules_q.py), transcribed."""
+
+    def fixed(x):
+        return torch.clamp(torch.floor(x / 2**-16) * 2**-16, -(2.0**15), 2.0**15 - 1)
+
+    conv, linear = constrained_layers(net).values()
+    kind = type(conv.constraint).__name__
+    weights = [layer.constraint(layer.weight) for layer in (conv, linear)]
+    x = torch.relu(F.conv2d(fixed(x), weights[0], fixed(conv.bias), padding=1)).flatten(1)
+    return (fixed(x) if kind == "ShiftQWeight" else x) @ weights[1].t() + linear.bias
+
+
+@KINDS
+@pytest.mark.parametrize("training", [True, False])
+def test_layers_compute_what_the_papers_code_computes(kind, training):
+    net = network(kind).double().train(training)
+    found = net(batch().double())
+    torch.testing.assert_close(found, published_output(net, batch().double()), rtol=0, atol=1e-12)
+    everywhere = network(kind, activation_bits=(16, 16)).double().train(training)
+    assert (everywhere(batch().double()) - found).abs().max() > 1e-7
+
+
+@KINDS
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_layers_of_few_bits_see_inputs_above_one_as_they_are(kind, dtype):
+    net = network(kind, activation_bits=(16, 16)).to(dtype).eval()
+    x = batch().to(dtype)
+    free = network(kind, activation_bits=(16, 16)).to(dtype).eval()
+    for layer in free.modules():
+        layer._forward_pre_hooks.clear()
+    assert x.abs().max() > 1
+    torch.testing.assert_close(net(x), free(x), rtol=0, atol=0.05)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert net.float()(x.float()).abs().max() < 100
+
+
 @KINDS
 def test_inputs_get_their_gradient_through_fixed_point(kind):
     net, x = network(kind, activation_bits=(2, 1)), batch().requires_grad_()
@@ -154,6 +191,15 @@ def test_the_table_tells_the_share_of_every_exponent(kind):
     assert [row["exponent"] for row in table.rows] == list(counts) and (table.x, table.y) == ("exponent", "share")
     zero = float((weights == 0).double().mean())
     assert sum(row["share"] for row in table.rows) == pytest.approx(1 - zero)
+
+
+def test_the_table_reaches_beyond_the_range_where_nothing_is_clamped():
+    net = network("ShiftQ", shift_update="crude")
+    with torch.no_grad():
+        net[0].weight.view(-1)[:3] = torch.tensor([3.0, -(2.0**-20), float("nan")])
+    counts = exponent_counts(net.eval())
+    assert list(counts) == list(range(-20, 3)) and counts[2] == counts[-20] == 1
+    assert sum(counts.values()) == sum(layer.weight.numel() for layer in weight_layers(net).values()) - 1
 
 
 @pytest.mark.parametrize(("epochs", "told"), [(1, [1]), (5, [1, 2, 3, 4, 5]), (25, [*range(2, 25, 2), 25])])

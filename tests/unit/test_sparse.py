@@ -9,8 +9,10 @@ from torch import nn
 from models.constraints import bake, constrain, constrained_layers, layer_counts
 from models.constraints.coactivation import coactivation, correlation
 from models.constraints.progress import filter_counts, filters, kept_per_layer
+from models.constraints.rewiring import Rules
 from models.constraints.selection import kept_count
 from models.constraints.sparse import SparseWeight
+from tests.cases import SPARSE_RULES
 from trainers.loop import Parts, State, fit
 from trainers.optimizers import make_optimizer
 from trainers.sparse import Sparse
@@ -154,6 +156,19 @@ def test_after_the_last_move_nothing_is_counted():
     assert counted == [True] * STEPS + [False] * STEPS
 
 
+@pytest.mark.parametrize("drop", ["hebbian", "correlation"])
+def test_a_run_that_starts_within_a_period_counts_its_first_step(drop):
+    """--start-epoch 1: six steps are done, the period of ten ends after four more, and none of them is a twentieth."""
+    counted = []
+
+    def look(method, when, step):
+        counted.append(bool(method._strengths._hooks)) if when == "before" else None
+
+    rules = {"drop": drop, "progress_interval": 10, "update_interval": 20, "progress_until": 1.0}
+    run(network(DENSITY), 4, look, State(epoch=1), prune_rate=DENSITY, **rules)
+    assert [6 + step for step, was in enumerate(counted) if was] == [6, 10]
+
+
 # when connections move
 
 
@@ -186,7 +201,9 @@ def test_without_one_they_move_at_the_end_of_every_epoch(capsys):
 
 def test_it_is_said_where_none_will_move(capsys):
     assert moves(1, DENSITY) == []
-    assert "no connection will move: updates come every 100 steps, and end after 4" in capsys.readouterr().err
+    assert "no connection will move: updates come every 100 steps, and end after 4\n" in capsys.readouterr().err
+    assert moves(1, 0.1, density_schedule="cubic") == []
+    assert "updates come every 100 steps, and end after 4; 50 % stay\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("grow", ["gradient", "random", "hebbian"])
@@ -204,6 +221,23 @@ def test_the_share_replaced_falls_by_rigls_cosine(grow):
     assert all(n <= m for n, m in zip(replaced, most, strict=True)) and replaced[0] > replaced[-1]
     if grow == "random":
         assert replaced[0] >= most[0] / 4  # a dropped one may grow again at once
+
+
+# rules
+
+
+@pytest.mark.parametrize(("drop", "grow", "density"), SPARSE_RULES)
+def test_every_pair_of_rules_trains_and_keeps_what_it_promises(drop, grow, density):
+    net = network(density or 1.0)
+    run(net, 3, drop=drop, grow=grow, prune_rate=density, progress_interval=4, update_interval=2, progress_until=1.0)
+    for layer in layers(net):
+        assert layer.weight.isfinite().all() and not layer.weight[layer.constraint.mask == 0].any()
+        rows, n = filters(layer.weight)
+        k1, k2 = filter_counts(n, 0.1, 0.15)
+        if density is None and drop != "random":
+            assert layer.constraint.kept == rows * (k1 if grow == "none" else k2)
+    if density:
+        assert sum(layer.constraint.kept for layer in layers(net)) == kept_count(300, density)
 
 
 # densities
@@ -244,10 +278,11 @@ def test_a_cubic_density_falls_from_a_half_and_ends_exact(grow):
 
 def test_best_counts_from_where_the_network_is_as_sparse_as_asked_for():
     steady = {"prune_rate": DENSITY, "progress_interval": 5}
-    control, free = {"drop": "random", "grow": "random"}, {"sparse_hold": False}  # neither makes it sparser
+    free = {"sparse_hold": False, "progress_interval": 13}  # makes it no sparser
     never = {"progress_interval": 13, "progress_until": 0.5}
-    unchanged = [(rules | {"progress_interval": 13}, None) for rules in (control, free)] + [(never, None)]
-    for rules, epoch in (({}, None), ({"progress_interval": 13}, 2), (steady, None), *unchanged):
+    control = {"drop": "random", "grow": "random", "progress_interval": 13}
+    late = [({"progress_interval": 13}, 2), (control, 2)]
+    for rules, epoch in (({}, None), *late, (steady, None), (free, None), (control | free, None), (never, None)):
         parts = run(network(rules.get("prune_rate", 1.0)), 4, **rules)
         assert [e for e in range(4) if parts.method.begins_anew(e)] == ([] if epoch is None else [epoch])
 
@@ -327,16 +362,43 @@ def test_without_a_density_every_filter_keeps_its_strongest_as_in_the_notebook()
         assert layer.constraint.kept == rows * k2
 
 
-def test_the_random_control_redraws_a_share_and_leaves_the_network_dense():
-    net, seen = network(), {}
+@pytest.mark.parametrize("hold", [True, False])
+def test_the_random_control_zeroes_all_but_the_live_share_whichever_they_were_and_redraws_kept_zeros(hold):
+    net, moves = network(), []
 
     def look(method, when, step):
-        seen[when] = [layer.weight.clone() for layer in layers(net)]
+        if step == STEPS - 1:
+            moves.append(torch.cat([layer.weight.detach().flatten() for layer in layers(net)]))
 
-    run(net, 1, look, drop="random", grow="random")
-    for before, after in zip(seen["trained"], seen["after"], strict=True):
-        assert int((before != after).sum()) == int(0.15 * before.numel())
-    assert all(count.kept == count.total for count in layer_counts(net))
+    run(net, 3, look, drop="random", grow="random", live_share=0.4, sparse_hold=hold)
+    for before, after in zip(moves[1::3], moves[2::3], strict=True):
+        lives = after != 0
+        assert int(lives.sum()) == pytest.approx(120, abs=42)  # 300 weights, five standard deviations
+        assert torch.equal(after[lives & (before != 0)], before[lives & (before != 0)])
+        assert (lives & (before == 0)).any() == (hold and before is not moves[1])  # at first, and if free, none is 0
+    mask = torch.cat([layer.constraint.mask.flatten() for layer in layers(net)])
+    assert torch.equal(mask > 0, moves[-1] != 0) if hold else mask.all()
+
+
+def test_a_layer_that_the_random_control_empties_lives_again_after_the_next_move():
+    net, seen = network(), []
+    run(
+        net,
+        3,
+        lambda method, when, step: seen.append(net[5].constraint.kept),
+        drop="random",
+        grow="random",
+        live_share=1e-9,
+    )
+    assert seen[-1] == 0 and all(torch.isfinite(layer.weight).all() for layer in layers(net))
+    net[5].constraint.change(
+        net[5].weight,
+        Rules(drop="random", grow="random").change(
+            net[5].weight, net[5].constraint.mask, None, None, target=0, fraction=0.0
+        ),
+        hold=True,
+    )
+    assert net[5].constraint.kept > 0 and net[5].weight.count_nonzero() == net[5].constraint.kept
 
 
 def test_rigl_grows_by_the_dense_gradient_of_the_batch_just_trained_on():
@@ -384,6 +446,8 @@ def test_a_watched_layer_gives_the_dense_gradient_and_only_then():
     [
         {"update_interval": 2},
         {"drop": "correlation", "grow": "random", "prune_rate": DENSITY, "progress_interval": 4, "update_interval": 2},
+        {"drop": "random", "grow": "random", "progress_interval": 4},
+        {"drop": "magnitude_per_sign", "grow": "random", "prune_rate": DENSITY, "progress_interval": 4},
         {
             "drop": "magnitude",
             "grow": "gradient",

@@ -192,6 +192,20 @@ def test_alpha_is_of_the_kept_alone():
     assert found.tolist() == [[1.5, -1.5, 0, 0]]
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_alpha_of_many_weights_is_their_mean_whatever_the_number_of_threads(threads, on_threads):
+    weight = torch.full((4000, 1000), 0.1)
+    constraint = constraint_of(weight, 1.0)
+    with on_threads(threads):
+        alpha = constraint.effective_weight(weight)[0, 0].item()
+    assert alpha == pytest.approx(weight[0, 0].item(), rel=5e-7, abs=0)
+    weight = random(500, 1000)
+    with on_threads(threads):
+        alpha = constraint_of(weight).effective_weight(weight).abs().max()
+    with on_threads(1):
+        assert alpha == constraint_of(weight).effective_weight(weight).abs().max()
+
+
 @DTYPES
 def test_every_float_type_gives_its_own(dtype):
     weight = random(256, 512, dtype=dtype)  # a float16 sum of its magnitudes overflows
