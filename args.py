@@ -12,10 +12,11 @@ from typing import Any
 
 from utils import choices
 from utils.config_file import config_path
-from utils.declared import BUT, STEPPED, TYPED, Reader, UsageError, help_lines, nearest, opt, shown, together
+from utils.declared import BUT, STEPPED, TYPED, Reader, UsageError, help_lines, opt
 from utils.foreign import FOREIGN, not_theirs
 from utils.paths import stem
 from utils.rules import ALIASES, DEAD, ERRORS, REMARKS, RENAMED, pruned
+from utils.words import nearest, shown, together
 from utils.yaml_loader import load_yaml, read
 
 __all__ = ["Options", "UsageError", "changed_mathematics", "from_flat", "load_yaml", "nearest", "parse"]
@@ -329,8 +330,8 @@ HELP = """usage: python main.py --config FILE [options]
 Trains a network with constrained weights. --prune-rate on the command line is prune_rate in the YAML file; the command
 line beats the file, the file beats the default. In paths ~, ~user and $NAME are replaced, in the file too.
 {}
-Exit codes: 0 done; 1 the run failed; 2 bad input; 75 stopped by SIGTERM, SIGUSR2, SIGHUP or the first Ctrl-C, saved,
-can be resumed (--resume); 130 left by Ctrl-C with nothing to save.
+Exit codes: 0 done; 1 the run failed; 2 bad input; 69 another process is training this run (--resume auto); 75 stopped
+by SIGTERM, SIGUSR2, SIGHUP or the first Ctrl-C, saved, can be resumed (--resume); 130 left by Ctrl-C, nothing to save.
 
 Example: python main.py --config configs/quickstart.yml --prune-rate 0.3 --seed 1"""
 

@@ -5,6 +5,7 @@ here and never in the middle of training. One function reads each format; none k
 """
 
 import gzip
+import math
 import os
 import zlib
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ from args import UsageError
 from utils.files import check_regular
 
 DIGITS_FILE = Path(__file__).with_name("digits.npz")
+DEFLATE = 1032  # bytes that gzip makes of one at most
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,9 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
         shape = np.frombuffer(header[4:].ljust(4 * dimensions, b"\0"), ">u4").tolist()
         if min(shape) == 0:
             raise UsageError(f"{path}: holds nothing: its header ends early or counts {shape}")
+        most = path.stat().st_size * (DEFLATE if path.suffix == ".gz" else 1)
+        if (promised := math.prod(shape)) > most:  # asked before memory is taken
+            raise UsageError(f"{path}: its header promises {promised} bytes of data, it can hold {most} at most")
         array = np.empty(shape, np.uint8)
         held = file.readinto(array.data.cast("B"))
         if held < array.size or file.read(1):

@@ -1,70 +1,20 @@
 """The really smaller network that zero units leave, and its file: read back without running anything in it."""
 
-import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import models
 from args import UsageError
-from models.units import Units, tensors
+from models.cutting import compacted, cut_state, resize
 from utils import checkpoints
 from utils.paths import expanded
 
+__all__ = ["compacted", "content", "cut_state", "load_compact", "rebuilt", "resize"]
 KIND = "featherweight compact network 1"
-
-
-def cut_state(model: nn.Module, groups: Sequence[Units], kept: Sequence[Tensor]) -> dict[str, Tensor]:
-    """The state of `model` without the units whose entry in `kept`, a bool mask (width,) for each group, is False.
-
-    A unit's row goes from its writers, its entry from its norms, and from each reader the inputs that came from it.
-    """
-    state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    for group, mask in zip(groups, kept, strict=True):
-        for name in (*group.writers, *group.norms):
-            for key in tensors(model, name):
-                state[key] = state[key][mask]
-        for name, block in group.readers.items():
-            state[f"{name}.weight"] = state[f"{name}.weight"][:, mask.repeat_interleave(block)]
-    return state
-
-
-def resize(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
-    """Give the Conv2d, Linear and batch-norm layers of `model` the widths of `state` and load it, in place.
-
-    Raises ValueError where `state` has other tensors than the network.
-    """
-    for key, tensor in state.items():
-        path, _, of = key.rpartition(".")
-        try:
-            layer = model.get_submodule(path)
-        except AttributeError:
-            continue  # load_state_dict names it
-        if layer._parameters.get(of) is not None:
-            layer._parameters[of] = nn.Parameter(torch.empty_like(tensor))
-        elif layer._buffers.get(of) is not None:
-            layer._buffers[of] = torch.empty_like(tensor)
-    for layer in model.modules():
-        if isinstance(layer, nn.Conv2d):
-            layer.out_channels, layer.in_channels = layer.weight.shape[:2]
-        elif isinstance(layer, nn.Linear):
-            layer.out_features, layer.in_features = layer.weight.shape
-        elif isinstance(layer, _BatchNorm) and layer.running_mean is not None:
-            layer.num_features = len(layer.running_mean)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"the state does not fit this network: {str(error).splitlines()[-1].strip()}") from error
-    return model
-
-
-def compacted(model: nn.Module, groups: Sequence[Units], kept: Sequence[Tensor]) -> nn.Module:
-    """A smaller copy of `model` in the same mode, without those units: the logits of the network where they are 0."""
-    return resize(copy.deepcopy(model), cut_state(model, groups, kept))
 
 
 def content(model: nn.Module, build: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:

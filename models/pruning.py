@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.constraints import weight_layers
-from models.units import Units
+from models.cutting import Units
 from utils.choose import pick
 
 SCOPES = ("layer", "global")
@@ -65,8 +65,10 @@ def unit_scores(
     found = []
     for group in groups:
         rows = {name: weights[name].double() for name in group.writers}
-        total = torch.stack([score.flatten(1).sum(1).double() for score in weight_scores(rows, criterion, effects)])
-        found.append(total.sum(0).sqrt() if criterion == "l2" else total.sum(0))
+        total = torch.zeros(group.width, dtype=torch.float64)
+        for units, score in zip(group.writers.values(), weight_scores(rows, criterion, effects), strict=True):
+            total.index_add_(0, units[units >= 0], score.flatten(1).sum(1).double().cpu()[units >= 0])
+        found.append(total.sqrt() if criterion == "l2" else total)
     return found
 
 

@@ -1,109 +1,148 @@
-"""The units of a plain network, an output channel each: who writes them, normalises them and reads them.
+"""The groups of units of a plain network that can be pruned, from a trace of it, and a trial cut that proves them.
 
-Channels that are added to one another (residual networks) can go only together: they are one unit of one group. Which
-are coupled, torch-pruning finds in a trace of the network (Fang et al., DepGraph, CVPR 2023).
+Channels that are added to one another (residual networks) can go only together: they are one unit of one group.
 """
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_leaves
 
 from models.constraints import weight_layers
+from models.cutting import Units, compacted, masks, zero_units
+from models.unit_rules import NONE
+from models.unit_trace import KNOWN, REFUSED, Trace
 
-KNOWN = (nn.Conv2d, nn.Linear, _BatchNorm)
-
-
-@dataclass(frozen=True)
-class Units:
-    """A group of `width` units. Unit i is row i of each of `writers` (Conv2d, Linear), entry i of each of `norms`, and
-    the inputs i · n to (i + 1) · n - 1 of each of `readers`, name -> n; n > 1 behind a flatten."""
-
-    width: int
-    writers: tuple[str, ...]
-    norms: tuple[str, ...]
-    readers: dict[str, int]
-
-
-def tensors(model: nn.Module, name: str) -> dict[str, Tensor]:
-    """State-dict key -> tensor of the layer `name` with an entry a unit: weight, bias, running mean and variance."""
-    layer = model.get_submodule(name)
-    return {f"{name}.{of}": tensor for of, tensor in layer.state_dict().items() if tensor.dim()}
-
-
-@torch.no_grad()
-def zero_units(model: nn.Module, groups: Sequence[Units], kept: Sequence[Tensor]) -> None:
-    """Set to 0, in place, all that makes a unit: its incoming weights, its bias, its entries in the norms behind it.
-
-    Those are weight, bias and running mean: also a norm without weights then gives 0 for it. `kept`: a bool mask
-    (width,) for each of `groups`.
-    """
-    for group, mask in zip(groups, kept, strict=True):
-        for name in (*group.writers, *group.norms):
-            for of, tensor in tensors(model, name).items():
-                if not of.endswith("running_var"):
-                    tensor[~mask.to(tensor.device)] = 0
+__all__ = ["Units", "unit_groups", "zero_units"]
+TENSORS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
+CLOSE = 1e-6  # of the activations with zeros and without, in float64
 
 
 def unit_groups(model: nn.Module, images: Tensor) -> list[Units]:
     """The groups of hidden units of a plain `model` in the order of its layers; `images`: a batch that it takes.
 
     Raises ValueError where units cannot be pruned: a layer of another kind has parameters of its own, there is no
-    hidden layer, or a unit whose weights are all zero does not give zeros to its readers.
+    hidden layer, a unit whose weights are all zero does not give zeros to its readers, or the network computes
+    something else without it. The units that reach the output of the network are in none of the groups.
     """
-    import torch_pruning
-
     for name, module in model.named_modules():
-        if next(module.parameters(recurse=False), None) is not None and not isinstance(module, KNOWN):
-            raise ValueError(f"units cannot be pruned: {name}, a {type(module).__name__}, may make something of zeros")
-    traced = copy.deepcopy(model).requires_grad_(True).eval()
-    order = list(weight_layers(traced))
-    output = traced.get_submodule(order[-1])
-    with torch.enable_grad():
-        graph = torch_pruning.DependencyGraph().build_dependency(traced, example_inputs=images)
-    found = graph.get_all_groups(ignored_layers=[output], root_module_types=[nn.Conv2d, nn.Linear])
-    groups = sorted((_units(traced, group) for group in found), key=lambda group: order.index(group.writers[0]))
+        own = {*dict(module.named_parameters(recurse=False)), *dict(module.named_buffers(recurse=False))}
+        if own - (TENSORS if isinstance(module, KNOWN) else set()):
+            told = f"{name or 'the network'}, a {type(module).__name__}, may make something of zeros"
+            raise ValueError(f"{REFUSED}{told}: only Conv2d, Linear and batch norms are known not to")
+    generator = torch.Generator().manual_seed(0)
+    if images.is_floating_point():  # real ones have too many zeros
+        images = torch.randn(images.shape, generator=generator).to(images)
+    groups = _groups(Trace(model, images), [name for name, _ in model.named_modules()])
     if not groups:
         raise ValueError("there is nothing to prune: the network has an output layer alone")
-    _check_zeros(model, groups, images)
+    last = list(weight_layers(model))[-1]
+    for group in groups:
+        for name, rows in group.writers.items():
+            if group.width == 1 < len(rows) and not rows.any():
+                raise ValueError(f"{REFUSED}those of {name} can go only together: operations behind it join them")
+            if name == last:
+                raise ValueError(f"{REFUSED}{name}, the last layer of the network, is not its output layer")
+    _check_cut(model, groups, images.double() if images.is_floating_point() else images, generator)
     return groups
 
 
-def _units(model: nn.Module, group: Any) -> Units:
-    """One of torch-pruning's groups in our words."""
-    names = {module: name for name, module in model.named_modules()}
-    found = [(d.target.module, d.handler.__name__ == "prune_in_channels") for d, _ in group if d.target.module in names]
-    writers = {layer for layer, reads in found if isinstance(layer, nn.Conv2d | nn.Linear) and not reads}
-    norms = {layer for layer, _ in found if isinstance(layer, _BatchNorm)}
-    width = len(next(iter(writers)).weight)
-    readers = {names[layer]: layer.weight.shape[1] // width for layer, reads in found if reads}
-    wrote, normed = (tuple(name for layer, name in names.items() if layer in kind) for kind in (writers, norms))
-    return Units(width, wrote, normed, readers)
+def _groups(trace: Trace, order: Sequence[str]) -> list[Units]:
+    """Units that are joined are one; those that the same layers write are a group, so that none of these loses all."""
+    unit = _components(trace.count, trace.joined)
+    writers, norms, readers = (
+        {name: _at(unit, found[name]) for name in order if name in found}
+        for found in (trace.rows, trace.entries, trace.columns)
+    )
+    written: dict[int, list[str]] = {}
+    for name, units in writers.items():
+        for number in units.unique().tolist():
+            written.setdefault(number, []).append(name)
+    together: dict[tuple[str, ...], list[int]] = {}
+    for number, names in written.items():
+        together.setdefault(tuple(names), []).append(number)
+    output = set(unit[trace.returned].tolist())
+    groups = []
+    for members in together.values():
+        if output.isdisjoint(members):
+            place = torch.full((trace.count,), NONE)
+            place[members] = torch.arange(len(members))
+            found = [{name: _at(place, units) for name, units in of.items()} for of in (writers, norms, readers)]
+            found = [{name: places for name, places in of.items() if (places != NONE).any()} for of in found]
+            groups.append(Units(len(members), *found))
+    return groups
 
 
-def _check_zeros(model: nn.Module, groups: Sequence[Units], images: Tensor) -> None:
-    """Let all units but the first of every group be zero and look at what their readers get."""
-    trial = copy.deepcopy(model).eval()
-    kept = [torch.arange(group.width) == 0 for group in groups]
-    zero_units(trial, groups, kept)
-    faults: list[str] = []
+def _at(values: Tensor, numbers: Tensor) -> Tensor:
+    """values[numbers], and NONE where a number is."""
+    return torch.where(numbers.cpu() == NONE, NONE, values[numbers.cpu()])
 
-    def look(name: str, block: int) -> Any:
-        def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            axis = 1 if isinstance(layer, nn.Conv2d) else inputs[0].dim() - 1
-            if inputs[0].movedim(axis, 0)[block:].any():
-                faults.append(name)
 
-        return hook
+def _components(count: int, pairs: Tensor) -> Tensor:
+    """The smallest number that each of 0 to count - 1 is connected with by pairs, (n, 2)."""
+    found, before = torch.arange(count), None
+    while before is None or not torch.equal(found, before):
+        before = found
+        least = found[pairs].amin(1, keepdim=True).expand_as(pairs)
+        found = before.scatter_reduce(0, pairs.flatten(), least.flatten(), "amin")
+        found = found[found]
+    return found
 
-    for group in groups:
-        for name, block in group.readers.items():
-            trial.get_submodule(name).register_forward_pre_hook(look(name, block))
-    with torch.no_grad():
-        trial(images)
-    if faults:
-        raise ValueError(f"units cannot be pruned: one whose weights are all zero still gives something to {faults[0]}")
+
+@torch.no_grad()
+def _check_cut(model: nn.Module, groups: Sequence[Units], images: Tensor, generator: torch.Generator) -> None:
+    """Compare the network with random ones of its units zero and without them, layer by layer, with random weights.
+
+    That finds what the trace does not show: a number of channels that is written down in a forward.
+    """
+    zeros = _randomised(model, generator)
+    counts = [int(torch.randint(1, max(group.width, 2), (), generator=generator)) for group in groups]
+    kept = [torch.randperm(g.width, generator=generator) < count for g, count in zip(groups, counts, strict=True)]
+    smaller = compacted(zeros, groups, kept)
+    zero_units(zeros, groups, kept)
+    expected, found = _recorded(zeros), _recorded(smaller)
+    zeros(images)
+    try:
+        smaller(images)
+        fault = ""
+    except (RuntimeError, ValueError, LookupError, TypeError, AssertionError) as error:
+        fault = (str(error).splitlines() or [type(error).__name__])[0]
+    rows = masks([group.writers for group in groups], kept)
+    for (name, one), (_, other) in zip(expected, found, strict=False):
+        if name in rows:
+            one = one[rows[name]]
+        if one.shape != other.shape or not float((one - other).abs().max()) <= CLOSE * (1 + float(one.abs().max())):
+            raise ValueError(f"{REFUSED}{name or 'the network'} computes something else behind layers without some")
+    if len(found) < len(expected):
+        raise ValueError(
+            f"{REFUSED}without some, the network fails before {expected[len(found)][0] or 'its end'}: {fault}"
+        )
+
+
+def _recorded(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """The list into which each Conv2d and Linear puts (name, output) with its units first, and the network ("", output)
+    at the end of a pass."""
+    found: list[tuple[str, Tensor]] = []
+    for name, layer in weight_layers(model).items():
+        axis = -1 if isinstance(layer, nn.Linear) else -3
+        layer.register_forward_hook(
+            lambda _layer, _inputs, out, name=name, axis=axis: found.append((name, out.movedim(axis, 0)))
+        )
+    model.register_forward_hook(
+        lambda _model, _inputs, out: found.extend(("", x) for x in tree_leaves(out) if isinstance(x, Tensor))
+    )
+    return found
+
+
+def _randomised(model: nn.Module, generator: torch.Generator) -> nn.Module:
+    """A copy in float64 in which no weight, bias or statistic is 0 and few values vanish."""
+    model = copy.deepcopy(model).double().eval()
+    for layer in model.modules():
+        for of, tensor in layer.state_dict().items() if isinstance(layer, KNOWN) else ():
+            noise = torch.rand(tensor.shape, generator=generator)
+            positive = of == "running_var" or (of == "weight" and tensor.dim() == 1)
+            bound = tensor[0].numel() ** -0.5 if tensor.dim() > 1 else 1  # larger ones let rounding grow with depth
+            tensor.copy_(noise + 0.5 if positive else (2 * noise - 1) * bound)
+    return model

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from args import Options, UsageError, from_flat
-from models.constraints import bake
+from models.constraints import bake, weight_shape
 from models.constraints.shift import FixedPoint
 from scripts.export_packed import signs_and_shifts, values
 from trainers.assembly import batches, build, load_set
@@ -94,8 +94,15 @@ def floats(content: dict[str, Any], options: Options) -> nn.Module:
     """The plain float64 network of a file, with inputs rounded where its run rounds them. Raises UsageError where the
     file does not fit the network that its options name."""
     model, _ = build(options.replace(seed=0))
-    if list(shift_layers(model)) != list(content["layers"]):
+    layers = shift_layers(model)
+    if list(layers) != list(content["layers"]):
         raise UsageError("its layers are not those of the network that it names")
+    constraint = next(iter(layers.values())).constraint
+    fixed = [constraint.fixed_point.integer, constraint.fixed_point.fraction]
+    if (content["weight_bits"], list(content["activation_bits"])) != (constraint.weight_bits, fixed):
+        raise UsageError("its bits are not those of the network that it names")
+    if any(list(content["layers"][name]["shape"]) != list(weight_shape(layer)) for name, layer in layers.items()):
+        raise UsageError("its weights do not have the shapes of the network that it names")
     plain, state = bake(model.eval()).double(), dict(content["rest"])
     bits, (_, fraction) = content["weight_bits"], content["activation_bits"]
     for name, stored in content["layers"].items():
@@ -142,7 +149,9 @@ def check(content: dict[str, Any], path: Path, data: str, images: int) -> tuple[
     try:
         options = from_flat(content["options"])
         plain, fixed = floats(content, options), FixedPoint(*content["activation_bits"])
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        if faults := [name for name, stored in content["layers"].items() if not _sound(stored["bias"])]:
+            raise UsageError(f"the bias of {faults[0]} is no integers")
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
         raise UsageError(f"{path} is damaged: {(str(error) or repr(error)).splitlines()[0]}") from error
     network, last = integers(plain, content)
     x, labels = first_images(options.replace(data=data), images)
@@ -162,6 +171,10 @@ def check(content: dict[str, Any], path: Path, data: str, images: int) -> tuple[
         f"{torch.get_num_threads()} threads): {int_ms / float_ms:.0f} times slower",
     ]
     return same == len(x), "\n".join(words)
+
+
+def _sound(bias: object) -> bool:
+    return not isinstance(bias, Tensor) or bias.dtype == torch.int64
 
 
 def first_images(options: Options, count: int) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,9 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 
 
 def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
-    """The `count` integers that `pack` was given: int64."""
+    """The `count` integers that `pack` was given: int64. Raises ValueError where `packed` does not hold as many."""
+    if packed.shape != (-(-bits * count // 8),) or packed.dtype != torch.uint8:
+        raise ValueError(f"codes of {bits} bits for {count} weights are not {list(packed.shape)} of {packed.dtype}")
     flat = np.unpackbits(packed.numpy(), count=bits * count).reshape(count, bits)
     return torch.from_numpy(np.packbits(flat, axis=1)[:, 0].astype(np.int64) >> (8 - bits))
 
@@ -57,6 +59,8 @@ def signs_and_shifts(packed: dict[str, Any], bits: int) -> tuple[Tensor, Tensor]
     codes = unpack(packed["codes"], bits, shape.numel())
     shift = codes % 2 ** (bits - 1)
     sign = 1 - 2 * (codes >> (bits - 1))
+    if packed["zeros"].dtype != torch.int64 or packed["zeros"].dim() != 1 or type(packed["zero_code"]) is not bool:
+        raise ValueError("zeros are no list of places, or zero_code is neither true nor false")
     sign[packed["zeros"]] = 0
     if packed["zero_code"]:
         sign[shift == 2 ** (bits - 1) - 1] = 0

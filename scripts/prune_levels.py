@@ -24,6 +24,7 @@ from trainers.assembly import assemble, batches, build, load_set
 from trainers.loop import Batches, State, evaluate, fit
 from trainers.method import Method
 from trainers.report import kept_in_words
+from trainers.restore import put_back
 from utils.progress import say, warn
 from utils.run import directory_of, read_status
 from utils.runtime import Runtime
@@ -75,11 +76,7 @@ def opened(run: str, data_folder: Path | None, runtime: Runtime) -> Trained:
     if read_status(path).get("status") != "done":
         warn(f"{path} is not finished: {file} is from epoch {snapshot['epoch']} of {options.optim.epochs}")
     model, method = build(options)
-    try:
-        model.load_state_dict(snapshot["model"])
-    except RuntimeError as error:
-        raise UsageError(f"{file} does not fit its run: {str(error).splitlines()[-1].strip()}") from error
-    method.load_state_dict(snapshot["method"])
+    put_back(file, snapshot, model=model.load_state_dict, method=method.load_state_dict)
     method.before_epoch(model, max(snapshot["epoch"] - (snapshot["step"] == 0), 0))  # the state that it was trained in
     plain, image_set = bake(model.eval()), load_set(options)
     runtime.put(plain)
@@ -176,5 +173,5 @@ def add_times(rows: Sequence[Row], networks: Sequence[nn.Module], trained: Train
 
 @torch.no_grad()
 def difference(one: nn.Module, other: nn.Module, images: Iterable[Tensor]) -> float:
-    """The largest absolute difference of the two networks' logits."""
-    return max(float((one(batch) - other(batch)).abs().max()) for batch in images)
+    """The largest absolute difference of the two networks' logits; NaN where one of them is."""
+    return float(torch.stack([(one(batch) - other(batch)).abs().max() for batch in images]).max())

@@ -16,7 +16,6 @@ if __name__ == "__main__":  # run as a file: the project is one level up
 
     ending.leave_at_once()
 
-import csv
 import statistics
 from collections.abc import Mapping, Sequence
 
@@ -24,9 +23,10 @@ from args import FIELDS, UsageError, from_flat, load_yaml, nearest
 from scripts.sweep_cells import spread
 from utils import ending
 from utils.files import check_new, writing
-from utils.parser import Parser, old_path, path
+from utils.parser import Parser, new_path, old_path
 from utils.plots import Line, line_chart
 from utils.progress import say
+from utils.tables import earlier_rows
 
 MANY = 3  # options that a label names at most
 Curve = dict[int, float]  # epoch -> value
@@ -54,12 +54,14 @@ def labels(runs: Mapping[Path, Mapping[str, object]]) -> list[str]:
 
 def curve(run: Path, measure: str) -> Curve:
     """The column `measure` of its metrics. Raises UsageError where there is none."""
-    with (run / "metrics.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = earlier_rows(run / "metrics.csv", sys.maxsize)
     if not rows or not rows[0].get(measure):
         names = list(rows[0]) if rows else []
         raise UsageError(f"--measure: {run} has no {measure!r}{nearest(measure, names)}; one of {', '.join(names)}")
-    return {int(row["epoch"]): float(row[measure]) for row in rows}
+    try:
+        return {int(row["epoch"]): float(row[measure]) for row in rows}
+    except ValueError:
+        raise UsageError(f"{run / 'metrics.csv'} is damaged: {measure} is not a number in every epoch") from None
 
 
 def gather(runs: Sequence[Path], measure: str) -> Curves:
@@ -102,7 +104,7 @@ def main(argv: Sequence[str]) -> int:
     top.add_argument("runs", metavar="RUN", nargs="+", type=old_path)
     top.add_argument("--measure", default="test/acc@1", help="default test/acc@1")
     top.add_argument("--title", default="", help="above the picture")
-    top.add_argument("--out", type=path, default=Path("report.png"), help="default report.png")
+    top.add_argument("--out", type=new_path, default=Path("report.png"), help="default report.png")
 
     def work() -> None:
         given = top.parse_args(argv)

@@ -18,12 +18,13 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from args import FIELDS, UsageError, parse
-from scripts.sweep_cells import OTHER_RUNS, Cell, finished, lost, table
+from scripts.sweep_cells import OTHER_RUNS, Cell, damaged, finished, lost, table
 from scripts.sweep_children import Stop, run
 from utils import ending
-from utils.declared import TYPED, Reader, flags, help_lines, opt, together
+from utils.declared import TYPED, Reader, flags, help_lines, opt
 from utils.progress import say, warn
 from utils.signals import RESUMABLE
+from utils.words import together
 
 ROOT = Path(__file__).resolve().parents[1]
 COUNTED = r"[\d,]+ problems:|and [\d,]+ more"  # lines of `together` that are no problem
@@ -52,8 +53,8 @@ deviation over the seeds. Every option of `python main.py --help` may be given: 
 it is an axis of the grid. The first axis varies slowest; an option given again replaces what was given before.
 
 A cell is skipped when it is finished: the results file (--results) has its row, and the config.yaml of that row's run
-directory the same configuration and seed. One that was stopped or killed is resumed, one that another sweep is running
-is passed by. So the same command goes on after an interruption and, once all is done, prints the table again.
+directory the same configuration and seed. One that was stopped or killed is resumed, one that another process is
+training is passed by. So the same command goes on after an interruption and, once all is done, prints the table again.
 What a cell says goes to <log-dir>/sweep-logs/.
 
 Options of the sweep itself:
@@ -171,7 +172,7 @@ def sweep(options: SweepOptions, grid: Sequence[Cell]) -> int:
         for cell in grid:
             say(command(cell.argv))
         return 0
-    for line in lost(grid):
+    for line in [*damaged(grid), *lost(grid)]:
         warn(line)
     if options.table:
         say(table(grid, finished(grid)))

@@ -1,6 +1,5 @@
 """The cells of a sweep, the rows of results.csv that belong to them, and the table they make."""
 
-import csv
 import functools
 import hashlib
 import json
@@ -10,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from args import FIELDS, Options, UsageError, changed_mathematics, from_flat, load_yaml
-from utils.files import check_regular
-from utils.results import COLUMNS
+from utils import results
+from utils.results import Row
 from utils.run import read_status
 
 OTHER_RUNS = ("epochs", "pretrained")  # besides the mathematics, what makes it another result
-Row = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -67,25 +65,23 @@ def lost(cells: Sequence[Cell]) -> list[str]:
     ]
 
 
+def damaged(cells: Sequence[Cell]) -> list[str]:
+    """A line for each results file with damaged lines."""
+    counts = {path: results.read(path)[1] for path in sorted({cell.results for cell in cells})}
+    return [
+        f"{path}: damaged lines: {count}; scripts/results.py rebuild restores their rows"
+        for path, count in counts.items()
+        if count
+    ]
+
+
 def rows(path: Path) -> tuple[list[tuple[Row, Options]], int]:
     """(rows of a results file with the configurations of their runs, oldest first; how many have lost theirs).
 
     Only the first row of a run counts: one that was made longer later had other learning rates than a run that was
     meant to be that long. Raises UsageError for a file with other columns.
     """
-    check_regular(path, "results: ")
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            table, header = list(reader), reader.fieldnames
-    except FileNotFoundError:
-        return [], 0
-    except (OSError, ValueError, csv.Error) as error:
-        raise UsageError(f"results: {path} cannot be read: {error}; --results names another file") from error
-    if header is not None and list(header) != COLUMNS:
-        raise UsageError(f"results: {path} has other columns than main.py writes; --results names another file")
-    whole = [row for row in table if None not in row and None not in row.values()]  # a line torn by a crash is neither
-    first = {row["Run ID"].rpartition("-")[0]: row for row in reversed(whole)}
+    first = {row["Run ID"].rpartition("-")[0]: row for row in reversed(results.read(path)[0])}
     pairs = [(row, _configuration(row["Run Directory"], run_id)) for run_id, row in reversed(first.items())]
     kept = [(row, options) for row, options in pairs if options is not None]
     return kept, len(pairs) - len(kept)
@@ -94,7 +90,10 @@ def rows(path: Path) -> tuple[list[tuple[Row, Options]], int]:
 def _configuration(directory: str, run_id: str) -> Options | None:
     """The options of the run in `directory`; None where it has gone or has given way to another run."""
     path = Path(directory) / "config.yaml"
-    if read_status(path.parent).get("id") != run_id or not path.exists():
+    try:
+        if read_status(path.parent).get("id") != run_id or not path.exists():
+            return None
+    except UsageError:  # a damaged status.json
         return None
     return _read(path, path.stat().st_mtime_ns)
 

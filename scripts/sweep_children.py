@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from scripts.sweep_cells import Cell, accuracy, finished
-from utils.files import try_lock
+from utils.files import IN_USE, try_lock
 from utils.progress import say
 from utils.signals import RESUMABLE
 
@@ -139,6 +139,9 @@ def start(cell: Cell, program: Path, share: dict[str, str]) -> Child | None:
 def end(child: Child, ahead: str, stop: Stop) -> str | None:
     """Say how the child ended; the reason where it failed. One that was stopped from outside stops the sweep."""
     cell, code, took = child.cell, child.process.returncode, duration(time.monotonic() - child.began)
+    if code == IN_USE:
+        say(f"{cell.label}: passed by, another process is training it")
+        return None
     if code in STOPPED:
         say(f"{cell.label}: stopped after {took}")
         if not stop.asked:

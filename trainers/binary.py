@@ -45,6 +45,7 @@ class Binary(Method):
         self._sweep, self._sweep_every = stepped(sweep_on), sweep_every
         self._watches = histograms
         self._outputs = Outputs()
+        self._restored: list[tuple[str, Tensor]] = []  # of the epoch within which the run goes on
         self._layers: list[Any] = []
 
     def prepare(self, model: nn.Module) -> None:
@@ -58,7 +59,7 @@ class Binary(Method):
                     layer.bias.zero_()
 
     def before_epoch(self, model: nn.Module, epoch: int) -> None:  # noqa: ARG002
-        self._outputs = Outputs()
+        self._outputs, self._restored = Outputs(self._restored), []
 
     def before_step(self, model: nn.Module, step: int) -> None:
         if self._random_mag:
@@ -90,7 +91,14 @@ class Binary(Method):
         return tables
 
     def histograms(self) -> list[tuple[str, Tensor]]:
-        return self._outputs.seen
+        seen, self._outputs = self._outputs.seen, Outputs()
+        return seen
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"outputs": dict(self._outputs.seen)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._restored = [(name, values.float()) for name, values in state.get("outputs", {}).items()]
 
     def _set_on(self, on: float) -> None:
         for layer in self._layers:

@@ -11,8 +11,9 @@ import data
 from args import Options
 from trainers import pretrained, report, resumption
 from trainers.assembly import assemble, batches, build, conv_types, load_set, trainer_name
-from trainers.journal import Journal, Listener, best_epoch, restore
+from trainers.journal import Journal, Listener
 from trainers.loop import Parts, Score, State, evaluate, fit
+from trainers.restore import best_epoch, restore
 from utils import checkpoints, peers, results
 from utils import run as runs
 from utils.progress import say, warn
@@ -56,13 +57,15 @@ def train(options: Options, runtime: Runtime) -> None:
     parts = assemble(options, runtime, model, method, image_set)
     if not options.run.dry_run and runtime.first:
         results.check(_results(options))
-    run = point.run or runtime.from_first(lambda: runs.create(options))
-    if point.snapshot is None or point.longer:
-        run.describe(
-            options, {"device": runtime.device_name, "precision": runtime.precision_name, "seed": options.run.seed}
-        )
+    facts = {"device": runtime.device_name, "precision": runtime.precision_name, "seed": options.run.seed}
+    run = point.run or runtime.from_first(lambda: resumption.begin(point.options, options, facts))
+    state = State(epoch=options.optim.start_epoch or 0)
+    if point.snapshot is not None and point.path is not None:
+        state = restore(parts, point.snapshot, point.path, runtime.from_first(lambda: best_epoch(run)))
+    if point.run is not None and (point.snapshot is None or point.longer):
+        run.describe(options, facts)
     with torch.autograd.set_detect_anomaly(options.run.detect_anomaly):
-        _go(options, runtime, parts, run, point.snapshot, image_set)
+        _go(options, runtime, parts, run, state, point.snapshot, image_set)
 
 
 def _results(options: Options) -> Path:
@@ -84,17 +87,14 @@ def _go(
     runtime: Runtime,
     parts: Parts,
     run: runs.Run,
+    state: State,
     snapshot: dict[str, Any] | None,
     image_set: data.ImageSet,
 ) -> None:
-    """Train `parts` in the directory of `run`, whatever happens leaving a true status behind."""
-    state = State(epoch=options.optim.start_epoch or 0)
+    """Train `parts` from `state` on in the directory of `run`, whatever happens leaving a true status behind."""
     try:
-        if snapshot is not None:
-            state = restore(parts, snapshot, runtime.from_first(lambda: best_epoch(run)))
         say(report.opening(options, parts.model, runtime, trainer_name(options), run))
-        resumed = snapshot is not None
-        journal = Journal(run, options, parts, state, resumed=resumed) if runtime.first else Listener()
+        journal = Journal(run, options, parts, state, snapshot) if runtime.first else Listener()
         final: dict[str, float] = {}
         try:
             run.set_status("running", epoch=state.epoch, epochs=options.optim.epochs)
@@ -145,6 +145,7 @@ def _finish(
         tests = (last, evaluate(parts.model, test, parts.method, runtime))
     if not options.run.dry_run and runtime.first:
         row = report.row(options, parts.model, state, tests, run, runtime, trainer_name(options))
+        results.keep(run.path / runs.ROW, row)
         results.append(_results(options), row)
     say(report.summary(options, parts.model, state, tests, run))
     return report.final_measures(state, tests)

@@ -1,17 +1,18 @@
 """The record of a run while it trains: checkpoints, measures, status, a line an epoch."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
-from args import Options, UsageError
+from args import Options
 from trainers import report
 from trainers.loop import Parts, Score, State
 from utils import checkpoints
-from utils.files import RunFailed
-from utils.progress import say, warn
+from utils.event_files import event_sizes, keep_events
+from utils.progress import say
 from utils.recorders import MetricsCsv, TensorBoard
 from utils.run import Run
-from utils.runtime import rng_state, set_rng_state
+from utils.runtime import rng_state
 from utils.signals import StopRequest
 from utils.tables import Table, record_table
 
@@ -49,15 +50,20 @@ class Listener:
 class Journal(Listener):
     """Writes what it hears into the run's directory."""
 
-    def __init__(self, run: Run, options: Options, parts: Parts, state: State, *, resumed: bool) -> None:
+    def __init__(
+        self, run: Run, options: Options, parts: Parts, state: State, snapshot: Mapping[str, Any] | None
+    ) -> None:
+        """`snapshot` is the checkpoint that the run goes on from: what was recorded after it is dropped here."""
         super().__init__()
         self._run, self._options, self._parts = run, options, parts
         self._saved = time.monotonic()
         self._held_out = "val" if options.data.val_split else "test"
         self._trained = (state.train_images, state.train_seconds)
-        epochs_done = state.epoch if resumed else 0
-        self._metrics = MetricsCsv(run.path / "metrics.csv", epochs_done)
-        self._epochs_done = epochs_done
+        self._metrics = MetricsCsv(run.path / "metrics.csv", 0 if snapshot is None else state.epoch)
+        self._epoch = state.epoch
+        events = {} if snapshot is None else snapshot.get("events")
+        self._purge = events is None  # an older checkpoint does not say how long the event files were
+        keep_events(run.path / "logs", events)
         self._board: TensorBoard | None = None
 
     def save_due(self) -> bool:
@@ -67,11 +73,14 @@ class Journal(Listener):
 
     def tables(self, epoch: int, tables: dict[str, Table]) -> None:
         """Into files of the run's directory, and as curves."""
+        self._run.check_held()
         for name, table in tables.items():
-            self._tensorboard().curves(name, record_table(self._run.path, name, epoch, table))
+            for line in record_table(self._run.path, name, epoch, table)[-1:]:  # those of earlier epochs are there
+                self._tensorboard().curve(name, line)
 
     def epoch_done(self, state: State, train: Score, held_out: Score, rate: float, *, is_best: bool) -> None:
         """Measures first, then the checkpoint: what a kill between them repeats is dropped on resumption."""
+        self._run.check_held()
         images, seconds = self._trained
         speed = (state.train_images - images) / max(state.train_seconds - seconds, 1e-9)
         self._trained = (state.train_images, state.train_seconds)
@@ -107,6 +116,7 @@ class Journal(Listener):
 
     def save(self, state: State, *, is_best: bool) -> None:
         """last.pt, and before it, from the same file, best.pt and epoch_<n>.pt where they are due."""
+        self._run.check_held()
         every = self._options.run.save_every
         names = [f"epoch_{state.epoch}.pt"] if every > 0 and state.step == 0 and state.epoch % every == 0 else []
         names += ["best.pt"] if is_best else []
@@ -128,7 +138,14 @@ class Journal(Listener):
             "method": parts.method.state_dict(),
             "rng": rng_state(),
             "options": self._options.flat(),
+            "events": self._events(),
         }
+
+    def _events(self) -> dict[str, int]:
+        """How long the event files are now, with all that belongs to this checkpoint."""
+        if self._board is not None:
+            self._board.flush()
+        return event_sizes(self._run.path / "logs")
 
     def close(self, final: dict[str, float]) -> None:
         """End the event files; `final` are the measures beside the hparams, empty where the run did not end."""
@@ -138,8 +155,9 @@ class Journal(Listener):
     def _tensorboard(self) -> TensorBoard:
         """Made when there is something to write: importing it would delay the first batch."""
         if self._board is None:
+            purge = self._epoch + 1 if self._purge else None
             self._board = TensorBoard(
-                self._run.path / "logs", self._epochs_done, report.hparams(self._options), self._held_out
+                self._run.path / "logs", self._epoch, report.hparams(self._options), self._held_out, purge
             )
         return self._board
 
@@ -147,28 +165,3 @@ class Journal(Listener):
         """Every parameter, and its gradient of the last batch."""
         named = [(key.replace(".constraint.", "."), p) for key, p in self._parts.model.named_parameters()]
         return [*named, *((f"{name}.grad", p.grad) for name, p in named if p.grad is not None)]
-
-
-def restore(parts: Parts, snapshot: dict[str, Any], best_epoch: int | None) -> State:
-    """Put a snapshot back into `parts` and every generator; returns how far its run had come, of whose best.pt
-    `best_epoch` is the epoch."""
-    parts.model.load_state_dict(snapshot["model"])
-    parts.optimizer.load_state_dict(snapshot["optimizer"])
-    parts.method.load_state_dict(snapshot["method"])
-    set_rng_state(snapshot["rng"])
-    state = State(**snapshot["state"])
-    if state.best and best_epoch != state.best["epoch"]:
-        state.best = {}  # best.pt is from epochs that are now trained again: best is picked anew from here on
-    return state
-
-
-def best_epoch(run: Run) -> int | None:
-    """The epoch whose network best.pt holds; none, with a word, where it is gone or damaged. Raises RunFailed where it
-    cannot be read for another reason: a new best would be written over it."""
-    try:
-        return int(checkpoints.load(run.path / "checkpoints" / "best.pt")["epoch"])
-    except checkpoints.NotRead as error:
-        raise RunFailed(f"{error}; nothing was changed") from error
-    except UsageError as error:
-        warn(f"{error}: the best epoch is picked anew from here on")
-        return None

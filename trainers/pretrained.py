@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from args import Options, UsageError
+from args import Options, UsageError, from_flat, load_yaml
 from models.constraints.attach import BipropMatch, constrained_layers, match_biprop, to_biprop
+from trainers import resumption
 from utils import checkpoints
 from utils.progress import say, warn
 from utils.rules import SMALL_RESNET
@@ -53,10 +54,12 @@ def read(path: str) -> Stored:
     if not place.is_dir():
         return from_content(checkpoints.read(place), path)
     content, newest, complaints = checkpoints.newest(place / "checkpoints")
-    if newest is None:
+    if newest is None or content is None:
         raise UsageError("; ".join([f"{path} is no run: it has no readable checkpoint", *complaints]))
     for complaint in complaints:
         warn(f"{complaint}; {newest} is used instead")
+    if (place / "config.yaml").exists():
+        resumption.compare(content, newest, from_flat(load_yaml(place / "config.yaml")))
     return from_content(content, str(newest))
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from args import FIELDS, Options
 from models.constraints import layer_counts, parameter_counts
 from trainers.loop import Score, State
+from utils.results import DATE
 from utils.rules import by_filter, by_layer, falls
 from utils.run import Run, commit
 from utils.runtime import Runtime
@@ -132,7 +133,7 @@ def row(
     }
     constraint = options.constraint
     return {
-        "Date Finished": time.strftime("%m-%d-%y_%H:%M:%S"),
+        "Date Finished": time.strftime(DATE),
         "Base Config": options.run.config,
         **{name: f"{value:.2f}" for name, value in accuracies.items()},
         "Name": options.run.name,

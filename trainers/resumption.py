@@ -1,15 +1,18 @@
 """Which run to go on with, from which checkpoint, and whether the options still mean the same run."""
 
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from args import Options, UsageError, changed_mathematics, from_flat, load_yaml
-from utils import checkpoints
+from args import FIELDS, Options, UsageError, changed_mathematics, from_flat, load_yaml
+from trainers.restore import WRONG, progress
+from utils import checkpoints, results
 from utils import run as runs
-from utils.declared import shown
 from utils.progress import say, warn
-from utils.recorders import MetricsCsv
+from utils.tables import earlier_rows
+from utils.words import shown
 
 OF_TESTS = ("precision", "batch_size", "test_batch_size")  # in which a test may be another than the training
 
@@ -21,12 +24,14 @@ class Point:
     options: Options
     run: runs.Run | None = None
     snapshot: dict[str, Any] | None = None
+    path: Path | None = None
     finished: bool = False
     longer: bool = False
 
 
 def find(options: Options) -> Point:
-    """The point that --resume means. Raises UsageError where it means none, or other options would be another run."""
+    """The point that --resume means. Raises UsageError where it means none, or other options would be another run, or
+    the checkpoint is of another one, InUse where --resume auto means a run that another process is training."""
     if options.run.resume is None:
         return Point(options)
     auto = options.run.resume == "auto"
@@ -34,20 +39,40 @@ def find(options: Options) -> Point:
     if run is None:
         say(f"no unfinished run in {runs.base(options)}: a fresh one begins")
         return Point(options)
-    options, longer = _merged(options, from_flat(load_yaml(run.path / "config.yaml")), run.path)
+    theirs = from_flat(load_yaml(run.path / "config.yaml"))
+    options = _merged(options, theirs, run.path)
     status = runs.read_status(run.path)
+    snapshot, path = _snapshot(run.path, options.run.resume)
+    epochs = compare(snapshot, path, theirs) if snapshot and path else options.optim.epochs
     if status.get("status") == "done" and status.get("epochs", 0) >= options.optim.epochs:
         return Point(options, run, finished=True)
-    snapshot, path = _snapshot(run.path, options.run.resume)
     if snapshot is None and status.get("epoch", 0) > (options.optim.start_epoch or 0):
         raise UsageError(f"resume: {run.path} has trained {status['epoch']} epochs and has no readable checkpoint")
     if snapshot is None:
         say(f"{run.path} has no checkpoint yet: it starts over")
         return Point(options, run)
-    MetricsCsv(run.path / "metrics.csv", snapshot["epoch"])  # a damaged one is refused before anything is changed
+    for table in run.path.glob("*.csv"):  # a damaged one is refused before anything is changed
+        results.read(table) if table.name == runs.ROW else earlier_rows(table, 0)
+    if options.optim.epochs > epochs:
+        both = f"epochs: {epochs} in the run, {options.optim.epochs} now"
+        warn(f"{both}: the learning rates from here on may differ from those of a run that had them from the start")
     inside = f" and {snapshot['step']} batches" if snapshot["step"] else ""
     say(f"going on from {path}: {snapshot['epoch']} epochs{inside} done")
-    return Point(options, run, snapshot, longer=longer)
+    return Point(options, run, snapshot, path, longer=options.optim.epochs > theirs.optim.epochs)
+
+
+def begin(asked: Options, options: Options, facts: dict[str, Any]) -> runs.Run:
+    """The directory of a fresh run with its description; `asked` are the options before the seed was drawn.
+
+    Two processes that --resume auto makes begin the same run at once come to one run: for the other, raises InUse.
+    """
+    auto = asked.run.resume == "auto"
+    with runs.starting(options) if auto else nullcontext():
+        if auto:
+            runs.unfinished(asked, lambda path: not _changes(asked, path))
+        run = runs.create(options)
+        run.describe(options, facts)
+    return run
 
 
 def stored(options: Options) -> tuple[Options, dict[str, Any], str]:
@@ -59,30 +84,59 @@ def stored(options: Options) -> tuple[Options, dict[str, Any], str]:
     if not (directory / "config.yaml").exists():
         raise UsageError(f"resume: {options.run.resume} is no run directory and no checkpoint of one")
     asked = {name: value for name, value in options.flat().items() if name in OF_TESTS and value != "auto"}
-    options, _ = _merged(options, from_flat(load_yaml(directory / "config.yaml")).replace(**asked), directory)
+    theirs = from_flat(load_yaml(directory / "config.yaml"))
+    options = _merged(options, theirs.replace(**asked), directory)
     snapshot, path = _snapshot(directory, options.run.resume)
     if snapshot is None or path is None:
         raise UsageError(f"resume: {directory} has no readable checkpoint")
+    compare(snapshot, path, theirs)
     return options, snapshot, str(path)
+
+
+def compare(snapshot: Mapping[str, Any], path: Path, theirs: Options) -> int:
+    """The epochs that the checkpoint was trained for. Raises UsageError where it is damaged or where `theirs`, the
+    options in config.yaml of its run, are not its own."""
+    own = snapshot.get("options")
+    if not isinstance(own, Mapping) or not all(isinstance(name, str) for name in own):
+        raise UsageError(f"{path} is damaged: options: it does not say with which it was made")
+    try:
+        made = from_flat(own)
+    except (UsageError, *WRONG) as error:
+        raise UsageError(f"{path} is damaged: options: {'; '.join(str(error).splitlines())}") from error
+    before, after = made.flat(), theirs.flat()
+    names = [name for name, option in FIELDS.items() if option.metadata["maths"] or name == "pretrained"]
+    differ = [name for name in names if before[name] != after[name]]
+    differ += ["epochs"] * (made.optim.epochs > theirs.optim.epochs)
+    if differ:
+        told = [f"{n}: {shown(before[n])} in the checkpoint, {shown(after[n])} in config.yaml" for n in differ]
+        raise UsageError(f"resume: {path} is of another run than the config.yaml beside it: {'; '.join(told)}")
+    if snapshot["epoch"] > made.optim.epochs:
+        raise UsageError(f"{path} is damaged: it has {snapshot['epoch']} epochs done of {made.optim.epochs}")
+    progress(path, snapshot, made.optim.start_epoch or 0)
+    return made.optim.epochs
 
 
 def _is_same(options: Options, path: Path) -> bool:
     """Whether --resume auto may go on with the run at `path`; says why not."""
-    try:
-        theirs = from_flat(load_yaml(path / "config.yaml"))
-    except UsageError as error:
-        changes = [str(error)]
-    else:
-        changes = changed_mathematics(theirs, _settled(options, theirs))
-        if options.optim.epochs != theirs.optim.epochs:  # its learning rates were another schedule's
-            changes.append(f"epochs: {theirs.optim.epochs} in the run, {options.optim.epochs} now")
-        if options.run.pretrained != theirs.run.pretrained:
-            changes.append(
-                f"pretrained: {shown(theirs.run.pretrained)} in the run, {shown(options.run.pretrained)} now"
-            )
+    changes = _changes(options, path)
     if changes:
         say(f"left alone, another run: {path} ({'; '.join(changes)})")
     return not changes
+
+
+def _changes(options: Options, path: Path) -> list[str]:
+    """Why the run at `path` is another one than `options` ask for."""
+    try:
+        theirs = from_flat(load_yaml(path / "config.yaml"))
+        runs.read_status(path)
+    except UsageError as error:
+        return str(error).splitlines()
+    changes = changed_mathematics(theirs, _settled(options, theirs))
+    if options.optim.epochs != theirs.optim.epochs:  # its learning rates were another schedule's
+        changes.append(f"epochs: {theirs.optim.epochs} in the run, {options.optim.epochs} now")
+    if options.run.pretrained != theirs.run.pretrained:
+        changes.append(f"pretrained: {shown(theirs.run.pretrained)} in the run, {shown(options.run.pretrained)} now")
+    return changes
 
 
 def _settled(options: Options, theirs: Options) -> Options:
@@ -94,18 +148,15 @@ def _settled(options: Options, theirs: Options) -> Options:
     return options.replace(**settled, **kept, start_epoch=theirs.optim.start_epoch)
 
 
-def _merged(options: Options, theirs: Options, directory: Path) -> tuple[Options, bool]:
-    """The options to go on with, and whether they ask for more epochs than the run had."""
+def _merged(options: Options, theirs: Options, directory: Path) -> Options:
+    """The options to go on with. Raises UsageError where they would be another run's."""
     options = _settled(options, theirs)
     if changes := changed_mathematics(theirs, options):
         raise UsageError(f"resume: {directory} is another run: {'; '.join(changes)}; start a new one without --resume")
-    both = f"epochs: {theirs.optim.epochs} in the run, {options.optim.epochs} now"
     if options.optim.epochs < theirs.optim.epochs and not options.run.evaluate:
+        both = f"epochs: {theirs.optim.epochs} in the run, {options.optim.epochs} now"
         raise UsageError(f"resume: {both}; only more can be asked for")
-    longer = options.optim.epochs > theirs.optim.epochs
-    if longer and not options.run.evaluate:
-        warn(f"{both}: the learning rates from here on may differ from those of a run that had them from the start")
-    return options, longer
+    return options
 
 
 def _snapshot(directory: Path, asked: str | None) -> tuple[dict[str, Any] | None, Path | None]:

@@ -117,4 +117,4 @@ class Sparse(Method):
         return {"strengths": dict(self._strengths.found)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._strengths.found.update({n: s.to(self._layers[n].weight.device) for n, s in state["strengths"].items()})
+        self._strengths.restore(state["strengths"])

@@ -1,5 +1,6 @@
 """What a network looks like inside: numbers of its parameters, samples of what its blocks give."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -23,8 +24,8 @@ WATCHED: tuple[type[nn.Module], ...] = (
 class Outputs:
     """Samples of what every activation and every normalisation gives in the forward passes that are watched."""
 
-    def __init__(self) -> None:
-        self.seen: list[tuple[str, Tensor]] = []
+    def __init__(self, seen: Iterable[tuple[str, Tensor]] = ()) -> None:
+        self.seen = [*seen]
         self._hooks: list[RemovableHandle] = []
 
     def watch(self, model: nn.Module, batch: int) -> None:

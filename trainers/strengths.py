@@ -32,6 +32,12 @@ class Strengths:
         while self._hooks:
             self._hooks.pop().remove()
 
+    def restore(self, found: Mapping[str, Tensor]) -> None:
+        """Put `found` back. Raises KeyError or RuntimeError where it is of other layers."""
+        for name, strengths in found.items():
+            weight = self._layers[name].weight
+            self.found[name] = strengths.to(weight.device).view_as(weight)
+
     def _count(self, runtime: "Runtime", name: str, layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if self._correlated:  # what the processes would find by themselves does not add up to it
             found = correlation(layer, runtime.gather(inputs[0].detach()), runtime.gather(output.detach()))

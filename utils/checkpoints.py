@@ -1,7 +1,6 @@
 """Checkpoints: tensors and plain types only, whole or absent, read without running anybody's code."""
 
 import errno
-import os
 import pickle
 import re
 import shutil
@@ -9,6 +8,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,25 +32,17 @@ class NotRead(UsageError):
 
 
 def save(directory: Path, state: State, names: list[str]) -> None:
-    """Write `state` once and give it every one of `names`, the last one last, each replaced atomically.
+    """Write `state` under every one of `names`, the last one last, each replaced atomically.
 
-    Raises RunFailed where the disk is full or the directory gone; what was there before is kept.
+    Each is a copy of its own, not a link: what a bad sector does to one it does not do to the others. Raises RunFailed
+    where the disk is full or the directory gone; what was there before is kept.
     """
     first, *others = names
     with writing(directory / first):
         write_atomic(directory / first, lambda file: torch.save(state, file))
         for name in others:
-            _same_file(directory / first, directory / name)
-
-
-def _same_file(source: Path, target: Path) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(source, temporary)
-    temporary.replace(target)
+            with (directory / first).open("rb") as source:
+                write_atomic(directory / name, partial(shutil.copyfileobj, source))
 
 
 def load(path: Path) -> State:
@@ -58,8 +50,14 @@ def load(path: Path) -> State:
     with _one_line(path):
         _verify(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
+    return checked(state, path)
+
+
+def checked(state: Any, path: Path) -> State:
+    """What `path` holds, if it is a checkpoint of this program. Raises UsageError where it is none."""
     whole = isinstance(state, dict) and isinstance(state.get("model"), dict)
-    if not whole or not all(isinstance(state.get(key), int) for key in ("epoch", "step")):
+    whole = whole and all(isinstance(entry, torch.Tensor) for entry in state["model"].values())
+    if not whole or not all(type(state.get(key)) is int and state[key] >= 0 for key in ("epoch", "step")):
         raise UsageError(f"{path} is no checkpoint of this program: it has no model, epoch and step")
     return state
 

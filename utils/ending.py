@@ -63,6 +63,7 @@ def code(
     INTERRUPTS.clear()
     try:
         from args import UsageError
+        from utils.files import IN_USE, InUse
         from utils.signals import RESUMABLE, Stopped
     except ModuleNotFoundError as missing:
         return _missing(missing, tell)
@@ -75,6 +76,9 @@ def code(
         return RESUMABLE
     except Quiet as quiet:
         return quiet.code
+    except InUse as busy:
+        tell(f"{busy}{_notes(busy)}")
+        return IN_USE
     except UsageError as error:
         tell(f"error: {error}{_notes(error)}")
         return 2

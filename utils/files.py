@@ -7,8 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+from weakref import WeakSet
 
 from utils.errors import UsageError
+
+HELD: WeakSet[IO[str]] = WeakSet()  # the locks of this process
+IN_USE = 69  # EX_UNAVAILABLE: the exit code after InUse
+
+
+class InUse(RuntimeError):
+    """Another process is training the run: main prints who and exits with `IN_USE`."""
 
 
 class RunFailed(RuntimeError):
@@ -98,11 +106,23 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def try_lock(path: Path) -> IO[str] | None:
-    """The lock on `path`, held until the returned file is closed or the process ends; None where another holds it."""
+    """The lock on `path`, held until the returned file is closed or the process ends; None where another holds it.
+
+    A process that is forked meanwhile, such as a loader's worker, does not keep it: it may outlive this one.
+    """
     file = path.open("a")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
         return None
+    HELD.add(file)
     return file
+
+
+def _let_go() -> None:
+    for file in HELD:
+        file.close()
+
+
+os.register_at_fork(after_in_child=_let_go)

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from args import UsageError
 from utils.files import write_text
 from utils.plots import Line
+from utils.tables import Row, earlier_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,24 +19,16 @@ Measures = Mapping[str, Mapping[str, float]]  # split ("train", "test", "weights
 class MetricsCsv:
     """metrics.csv: one row an epoch, one column a measure; what is said of single layers ("weights") stays out of it.
 
-    On resumption the rows after `epochs_done` are dropped, so that no epoch has two.
+    On resumption the rows after `epochs_done` are dropped, so that no epoch has two. Raises UsageError where the file
+    is damaged.
     """
 
     def __init__(self, path: Path, epochs_done: int) -> None:
         self._path = path
-        self._rows: list[dict[str, str]] = []
-        if path.exists() and epochs_done:
-            with path.open(newline="") as file:
-                rows = list(csv.DictReader(file))
-            try:
-                self._rows = [row for row in rows if int(row["epoch"]) <= epochs_done]
-            except (KeyError, TypeError, ValueError):
-                raise UsageError(
-                    f"{path} is damaged: it has no column of whole epochs; move it away to go on"
-                ) from None
+        self._rows = earlier_rows(path, epochs_done + 1) if epochs_done else []
 
     def record(self, epoch: int, measures: Measures) -> None:
-        row = {"epoch": str(epoch)}
+        row: Row = {"epoch": str(epoch)}
         for split, values in measures.items():
             if split != "weights":
                 row |= {f"{split}/{name}": f"{value:.9g}" for name, value in values.items()}
@@ -51,18 +43,19 @@ class MetricsCsv:
 class TensorBoard:
     """Event files in `directory`: scalars by epoch, the run's hparams with its final measures, histograms when asked.
 
-    `held_out` is the split that has curves ("test" or "val"). Imports tensorboard when it is made, not before: half a
-    second that a run's first batch need not wait for.
+    `epoch` is the last one recorded before, `held_out` the split that has curves ("test" or "val"); from step `purge`
+    on, where one is given, a reader drops what earlier files hold. Imports tensorboard when it is made, not before:
+    half a second that a run's first batch need not wait for.
     """
 
-    def __init__(self, directory: Path, epochs_done: int, hparams: Mapping[str, Any], held_out: str) -> None:
+    def __init__(
+        self, directory: Path, epoch: int, hparams: Mapping[str, Any], held_out: str, purge: int | None = None
+    ) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        # purge_step: a reader drops the points after the checkpoint that an interrupted process had still written.
-        self._writer = SummaryWriter(str(directory), purge_step=epochs_done + 1)
+        self._writer = SummaryWriter(str(directory), purge_step=purge)
         self._hparams = {key: _hparam(value) for key, value in hparams.items()}
-        self._epoch = epochs_done
-        self._curves: set[str] = set()
+        self._epoch = epoch
         self._curve = f"{held_out}/"
 
     def record(self, epoch: int, measures: Measures) -> None:
@@ -70,23 +63,19 @@ class TensorBoard:
             for name, value in values.items():
                 self._writer.add_scalar(f"{split}/{name}", value, epoch)
         self._epoch = epoch
-        self._writer.flush()
 
     def histograms(self, epoch: int, tensors: Iterable[tuple[str, "Tensor"]]) -> None:
         for name, tensor in tensors:
             self._writer.add_histogram(name, tensor.detach().float(), epoch)
 
-    def curves(self, name: str, lines: Iterable[Line]) -> None:
-        """Lines of y over x, each under a tag of its own, with step 100 x; a line that has been written stays.
+    def curve(self, name: str, line: Line) -> None:
+        """A line of y over x under a tag of its own, with step 100 x."""
+        for x, y in zip(line.xs, line.ys, strict=True):
+            self._writer.add_scalar(f"{name}/{line.label.replace(' ', '_')}", y, round(100 * x))
 
-        A resumed run writes those of its past again: its purge_step is taken for a step of theirs.
-        """
-        for line in lines:
-            tag = f"{name}/{line.label.replace(' ', '_')}"
-            if tag not in self._curves:
-                self._curves.add(tag)
-                for x, y in zip(line.xs, line.ys, strict=True):
-                    self._writer.add_scalar(tag, y, round(100 * x))
+    def flush(self) -> None:
+        """Return when the files hold all that was recorded."""
+        self._writer.flush()
 
     def close(self, final: Mapping[str, float]) -> None:
         """Write the hparams and their final measures (`final` empty: the run did not end) and close the files."""
@@ -98,7 +87,6 @@ class TensorBoard:
                 self._writer._get_file_writer().add_summary(summary)
             for name, value in final.items():
                 if not name.startswith(self._curve):  # else that curve ends in this value already
-                    # One epoch on: there purge_step reaches it, should the process be killed before the run is done.
                     self._writer.add_scalar(name, value, self._epoch + 1)
         self._writer.close()
 

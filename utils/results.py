@@ -1,13 +1,18 @@
 """results.csv: one row per finished run, appended so that any number of runs ending together lose nothing."""
 
+import codecs
 import csv
+import errno
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from args import UsageError
-from utils.files import check_regular, locked
+from utils.files import check_regular, locked, write_atomic, write_text
+from utils.progress import warn
+
+Row = dict[str, str]
 
 COLUMNS = [
     "Date Finished",  # down to Run Directory: BIPROP's columns in its order
@@ -48,6 +53,8 @@ COLUMNS = [
     "Commit",
     "Run ID",
 ]
+HEADER = ",".join(COLUMNS).encode()
+DATE = "%m-%d-%y_%H:%M:%S"
 
 
 def check(path: Path) -> None:
@@ -55,19 +62,12 @@ def check(path: Path) -> None:
     check_regular(path, "results: ")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            with path.open("r+", newline="") as file:
-                header = next(csv.reader(file), COLUMNS)
-        else:
-            header = COLUMNS
         with locked(_lock(path)):
-            pass
+            if path.exists():
+                path.open("r+b").close()
+                _mend(path)
     except OSError as error:
         raise UsageError(f"results: cannot write {path}: {error.strerror}; --results names another file") from error
-    except (ValueError, csv.Error):
-        header = []
-    if header != COLUMNS:
-        raise UsageError(f"results: {path} has other columns than this program writes; --results names another file")
 
 
 def _lock(path: Path) -> Path:
@@ -77,20 +77,108 @@ def _lock(path: Path) -> Path:
 def append(path: Path, row: Mapping[str, object]) -> None:
     """Append `row` (its keys are COLUMNS) under a lock, unless a row of the same Run ID is there already.
 
-    The header comes with the first row. A last line torn by a crash is ended before. Raises OSError.
+    The header comes with the first row. Damaged lines are set apart before. A row that does not get through whole, to a
+    full disk, is taken back. Raises OSError, UsageError for a file with other columns.
     """
     assert set(row) == set(COLUMNS)
-    with locked(_lock(path)), path.open("a+b") as file:
-        file.seek(0)
-        there = file.read()
-        if str(row["Run ID"]).encode() in there:
+    with locked(_lock(path)):
+        if _has(_mend(path), row):
             return
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        if not there:
-            writer.writeheader()
-        writer.writerow(dict(row))
-        torn = b"\n" if there and not there.endswith(b"\n") else b""
-        file.write(torn + text.getvalue().encode())
-        file.flush()
-        os.fsync(file.fileno())
+        with path.open("ab", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            line = _as_text([row], header=size == 0).encode()
+            try:
+                if file.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(size)
+                raise
+
+
+def keep(path: Path, row: Mapping[str, object]) -> None:
+    """Add `row` to those in `path`, the file of a single run, whole or not at all, unless it is there already: from
+    these files a results file is made anew. Raises OSError, UsageError."""
+    rows, _ = read(path)
+    if not _has(rows, row):
+        write_text(path, _as_text([*rows, row]))
+
+
+def _has(rows: Iterable[Row], row: Mapping[str, object]) -> bool:
+    return any(known["Run ID"] == str(row["Run ID"]) for known in rows)
+
+
+def _as_text(rows: Iterable[Mapping[str, object]], *, header: bool = True) -> str:
+    """Rows as results.csv has them, a line each."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(map(dict, rows))
+    return text.getvalue()
+
+
+def read(path: Path) -> tuple[list[Row], int]:
+    """(the whole rows of a results file, oldest first; how many lines are damaged); none where there is no file.
+
+    Raises UsageError for a file with other columns, or one that cannot be read.
+    """
+    check_regular(path, "results: ")
+    try:
+        whole, damaged = _parsed(path, path.read_bytes())
+    except FileNotFoundError:
+        return [], 0
+    except OSError as error:
+        raise UsageError(f"results: {path} cannot be read: {error.strerror}; --results names another file") from error
+    return [row for _, row in whole], len(damaged)
+
+
+def _mend(path: Path) -> list[Row]:
+    """Move damaged lines from `path` to <path>.damaged and say so; the rows that are whole. The lock is held."""
+    content = path.read_bytes() if path.exists() else b""
+    whole, damaged = _parsed(path, content)
+    if damaged:
+        beside = path.with_name(f"{path.name}.damaged")
+        with beside.open("ab") as file:
+            file.write(_lines(damaged))
+            file.flush()
+            os.fsync(file.fileno())
+        warn(f"{path}: damaged lines moved to {beside}: {len(damaged)}; scripts/results.py rebuild restores their rows")
+    if damaged or (content and not content.endswith(b"\n")):
+        mended = _lines([HEADER, *(line for line, _ in whole)])
+        write_atomic(path.resolve(), lambda file: file.write(mended))
+    return [row for _, row in whole]
+
+
+def _lines(lines: Iterable[bytes]) -> bytes:
+    return b"".join(line + b"\n" for line in lines)
+
+
+def _parsed(path: Path, content: bytes) -> tuple[list[tuple[bytes, Row]], list[bytes]]:
+    """(whole rows with their lines, damaged lines). No value holds a line break, so each line is read alone and a torn
+    one harms no other. Raises UsageError for another program's file."""
+    *lines, unended = content.removeprefix(codecs.BOM_UTF8).split(b"\n")
+    lines = [line.removesuffix(b"\r") for line in (*lines, *[unended] * bool(unended))]
+    whole: list[tuple[bytes, Row]] = []
+    damaged: list[bytes] = []
+    if lines and list(_row(lines[0]).values()) != COLUMNS:
+        if not lines[0] or not (HEADER.startswith(lines[0]) or b"\0" in lines[0]):
+            raise UsageError(f"results: {path} has other columns than main.py writes; --results names another file")
+        damaged.append(lines[0])
+    for line in filter(None, lines[1:]):
+        row = _row(line)
+        # The last line may be torn within its last value, which ends in the number of epochs.
+        if row and (line != unended or row["Run ID"].endswith(f"-{row['Epochs']}")):
+            whole.append((line, row))
+        else:
+            damaged.append(line)
+    return whole, damaged
+
+
+def _row(line: bytes) -> Row:
+    """The values of a line by column; empty where it is damaged."""
+    try:
+        (values,) = csv.reader([line.decode()], strict=True)
+        return dict(zip(COLUMNS, values, strict=True)) if b"\0" not in line else {}
+    except (ValueError, csv.Error):
+        return {}

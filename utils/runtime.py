@@ -17,6 +17,7 @@ from torch import Tensor
 from args import Options, UsageError
 from utils import ranks
 from utils.ending import Quiet
+from utils.files import IN_USE, InUse
 from utils.ranks import Place
 
 
@@ -87,7 +88,8 @@ class Runtime:
                 made = make()
             except Exception as failure:
                 error = failure
-        box = [(made, 0 if error is None else 2 if isinstance(error, UsageError) else 1)]
+        codes = ((UsageError, 2), (InUse, IN_USE), (Exception, 1))
+        box = [(made, next((code for kind, code in codes if isinstance(error, kind)), 0))]
         dist.broadcast_object_list(box, src=0, device=self.device)
         if error is not None:
             raise error

@@ -30,7 +30,7 @@ def record_table(directory: Path, name: str, epoch: int, table: Table) -> list[L
     Raises UsageError where the file that is there is no table of this kind.
     """
     path = directory / f"{name}.csv"
-    rows = [*_before(path, epoch), *({"epoch": epoch} | row for row in table.rows)]
+    rows = [*earlier_rows(path, epoch), *({"epoch": epoch} | row for row in table.rows)]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[-1]), lineterminator="\n", extrasaction="ignore", restval="")
     writer.writeheader()
@@ -39,23 +39,30 @@ def record_table(directory: Path, name: str, epoch: int, table: Table) -> list[L
     if not table.x:
         return []
     lines: dict[str, Line] = {}
-    for row in rows:
-        line = lines.setdefault(str(row["epoch"]), Line(f"epoch {row['epoch']}", [], []))
-        line.xs.append(float(row[table.x]))
-        line.ys.append(float(row[table.y]))
+    try:
+        for row in rows:
+            line = lines.setdefault(str(row["epoch"]), Line(f"epoch {row['epoch']}", [], []))
+            line.xs.append(float(row[table.x]))
+            line.ys.append(float(row[table.y]))
+    except (KeyError, ValueError):
+        raise UsageError(f"{path} is damaged: {table.x} and {table.y} are no numbers; move it away to go on") from None
     every = [*lines.values()]
     drawn = sorted({round(i * (len(every) - 1) / (DRAWN - 1)) for i in range(DRAWN)})
     line_chart(directory / f"{name}.png", [every[i] for i in drawn], table.x, table.y, title=str(directory))
     return every
 
 
-def _before(path: Path, epoch: int) -> list[Row]:
-    """The rows of earlier epochs."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        rows: list[Row] = [dict(row) for row in csv.DictReader(file)]
+def earlier_rows(path: Path, epoch: int) -> list[Row]:
+    """The rows of epochs before `epoch`; none where there is no file. Raises UsageError where it is damaged."""
     try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows: list[Row] = [dict(row) for row in csv.DictReader(file, strict=True)]
+        if any(None in row or None in row.values() for row in rows):
+            raise ValueError
         return [row for row in rows if int(row["epoch"]) < epoch]
-    except (KeyError, TypeError, ValueError):
-        raise UsageError(f"{path} is damaged: it has no column of whole epochs; move it away to go on") from None
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except (KeyError, ValueError, csv.Error):
+        raise UsageError(f"{path} is damaged: it is no table by whole epochs; move it away to go on") from None

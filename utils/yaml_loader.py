@@ -122,7 +122,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
 
 def _text(path: Path) -> str:
     """Return the text of a file. Raises OSError, or ValueError for a file that is too large or no UTF-8 text."""
-    if not str(path).startswith("/dev/fd/") and (fault := irregular(path)):  # there are the shell's: <(command)
+    if (fault := irregular(path)) and not str(path).startswith(("/dev/fd/", "/proc/")):  # the shell's: <(command)
         raise ValueError(f"it {fault}")
     with path.open("rb") as file:
         content = file.read(BYTES + 1)

@@ -31,6 +31,7 @@ run() {
   trap '' USR2 TERM
   # TERM is scancel's, or Slurm's when it takes the nodes away: whether the job comes back is then not for it to say.
   [ "$code" = 75 ] && [ -z "$cancelled" ] && requeue
+  [ "$code" = 69 ] && code=0 # another process is training this run: nothing has failed, and to come back would begin anew
   return "$code"
 }
 

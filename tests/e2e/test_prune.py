@@ -354,3 +354,9 @@ def test_an_earlier_result_is_replaced_only_with_force(runs, run, tmp_path):
     assert (code, err) == (2, told) and (tmp_path / "pruning.csv").read_text() == before
     assert run(runs("mlp"), "--percent", 20, *words[4:], "--force")[0] == 0
     assert (tmp_path / "pruning.csv").read_text() != before
+
+
+def test_logits_that_are_no_numbers_are_no_small_difference():
+    one, images = torch.nn.Identity(), [torch.ones(2, 3), torch.full((2, 3), torch.nan)]
+    assert not prune_levels.difference(one, torch.nn.Flatten(), images) <= 1e-6
+    assert prune_levels.difference(one, torch.nn.Flatten(), images[:1]) == 0

@@ -359,9 +359,13 @@ def test_a_directory_in_use_is_left_alone(program, config, tmp_path):
     held = try_lock(run / ".lock")
     code, _, err = program("--resume", run)
     assert code == 2 and "being worked on by another process" in err
-    code, *_ = program("--config", config(), "--resume", "auto")
-    assert code == 0 and (run / "0/status.json").exists()
+    code, out, err = program("--config", config(), "--resume", "auto")
+    assert code == 69 and err.startswith(f"{run.relative_to(tmp_path)} is being trained by another process")
+    assert err.count("\n") == 1 and not (run / "0").exists() and "a fresh one begins" not in out
+    assert program("--config", config(), "--seed", 5, "--resume", "auto")[0] == 0  # another run
     held.close()
+    assert program("--config", config(), "--resume", "auto")[0] == 0
+    assert json.loads((run / "status.json").read_text())["status"] == "done"
 
 
 def test_a_full_disk_fails_in_one_line_and_keeps_the_last_checkpoint(config, tmp_path):

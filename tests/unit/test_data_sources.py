@@ -165,6 +165,13 @@ IDX_FAULTS = {
     "header cut off": (0, idx(np.zeros((7, 28, 28)))[:9], "holds nothing: its header ends early"),
     "empty file": (0, b"", "starts with"),
     "absurd count": (0, struct.pack(">4I", 0x0803, 2**32 - 1, 28, 28), "cannot be read|promises"),
+    "largest counts": (
+        0,
+        struct.pack(">4I", 0x0803, *[2**32 - 1] * 3) + b"x" * 99,
+        "promises 79228162458924105385300197375",
+    ),
+    "more than memory": (0, struct.pack(">4I", 0x0803, 2**20, 2**12, 2**12) + b"x" * 99, "promises 17592186044416"),
+    "largest count of labels": (1, struct.pack(">2I", 0x0801, 2**32 - 1) + b"x" * 99, "promises 4294967295"),
     "label out of range": (1, idx([0, 1, 2, 10, 4, 5, 6]), "label 10 is out of range, 0 to 9"),
     "fewer labels": (1, idx([0, 1, 2]), "holds 7 images, but .* 3 labels"),
     "test part truncated": (2, idx(np.zeros((3, 28, 28)))[:100], "promises 2352 bytes"),

@@ -1,9 +1,11 @@
 """What several processes touch at once, and what a crash may cut short."""
 
 import csv
+import errno
 import multiprocessing
 import os
 import signal
+import time
 
 import pytest
 
@@ -99,21 +101,56 @@ def test_a_lock_is_held_by_one_and_freed(tmp_path):
     again.close()
 
 
-def test_a_checkpoint_is_written_once_and_replaced_under_each_name(tmp_path):
-    save(tmp_path, {"model": {}, "epoch": 1, "step": 0}, ["best.pt", "last.pt"])
-    assert (tmp_path / "best.pt").samefile(tmp_path / "last.pt")
+def test_a_lock_is_free_when_its_holder_is_killed_though_its_children_live_on(tmp_path):
+    """As the workers of a loader do for some seconds."""
+    path, told = tmp_path / "lock", os.pipe()
+    if not (holder := os.fork()):
+        held = try_lock(path)
+        if not os.fork():
+            os.write(told[1], str(os.getpid()).encode())
+            time.sleep(60)
+        time.sleep(60)
+        os._exit(held is None)
+    child = int(os.read(told[0], 20))
+    try:
+        assert try_lock(path) is None
+        os.kill(holder, signal.SIGKILL)
+        os.waitpid(holder, 0)
+        os.kill(child, 0)
+        assert try_lock(path) is not None
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_a_checkpoint_has_a_copy_under_each_name_and_each_is_replaced_alone(tmp_path):
+    save(tmp_path, {"model": {}, "epoch": 1, "step": 0}, ["epoch_1.pt", "best.pt", "last.pt"])
+    assert {path.stat().st_nlink for path in tmp_path.iterdir()} == {1}
+    assert len({path.stat().st_ino for path in tmp_path.iterdir()}) == 3
+    with (tmp_path / "last.pt").open("r+b") as bad_sector:
+        bad_sector.write(bytes(64))
+    with pytest.raises(UsageError, match=r"last\.pt cannot be read"):
+        load(tmp_path / "last.pt")
+    assert load(tmp_path / "best.pt") == load(tmp_path / "epoch_1.pt")
+    (tmp_path / "epoch_1.pt").unlink()
     save(tmp_path, {"model": {}, "epoch": 2, "step": 0}, ["last.pt"])
     assert (load(tmp_path / "best.pt")["epoch"], load(tmp_path / "last.pt")["epoch"]) == (1, 2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["best.pt", "last.pt"]
 
 
-def test_without_hard_links_a_checkpoint_is_copied(tmp_path, monkeypatch):
-    def refuse(*_):
-        raise OSError("no hard links here")
+@pytest.mark.parametrize("name", ["epoch_1.pt", "best.pt", "last.pt"])
+def test_a_checkpoint_that_cannot_be_copied_leaves_those_that_were_there(tmp_path, monkeypatch, name):
+    names = ["epoch_1.pt", "best.pt", "last.pt"]
+    save(tmp_path, {"model": {}, "epoch": 1, "step": 0}, names)
 
-    monkeypatch.setattr(os, "link", refuse)
-    save(tmp_path, {"model": {}, "epoch": 1, "step": 0}, ["best.pt", "last.pt"])
-    assert load(tmp_path / "best.pt") == load(tmp_path / "last.pt")
+    def refuse(path, write):
+        if path.name == name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_atomic(path, write)
+
+    monkeypatch.setattr("utils.checkpoints.write_atomic", refuse)
+    with pytest.raises(RunFailed, match="No space left on device"):
+        save(tmp_path, {"model": {}, "epoch": 2, "step": 0}, names)
+    assert load(tmp_path / name)["epoch"] == load(tmp_path / "last.pt")["epoch"] == 1
 
 
 def test_the_furthest_readable_checkpoint_is_found(tmp_path):

@@ -30,3 +30,9 @@ def test_another_end_is_the_jobs(code):
     words = ["bash", "-c", SCRIPT.format(refusals=0, code=code)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
+
+
+def test_a_run_that_another_process_trains_is_no_failure_and_does_not_come_back():
+    words = ["bash", "-c", SCRIPT.format(refusals=0, code=69)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

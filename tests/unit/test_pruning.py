@@ -157,14 +157,16 @@ def test_taylor_ranks_by_the_effects_and_random_by_the_seed():
 
 
 def test_the_size_of_a_unit_is_a_sum_or_a_norm():
-    w = {"a": torch.tensor([[3.0, -4.0], [1.0, 0.0]])}
-    group = [units.Units(2, ("a",), (), {})]
+    w, every = {"a": torch.tensor([[3.0, -4.0], [1.0, 0.0]])}, torch.arange(2)
+    group = [units.Units(2, {"a": every}, {}, {})]
     assert pruning.unit_scores(w, group)[0].tolist() == [5, 1]
     assert pruning.unit_scores(w, group, "magnitude")[0].tolist() == [7, 1]
     assert torch.equal(pruning.weight_scores(w, "l2")[0], w["a"] ** 2)
-    coupled = [units.Units(2, ("a", "b"), (), {})]
-    both = w | {"b": torch.tensor([[[[12.0]]], [[[0.0]]]])}
+    coupled = [units.Units(2, {"a": every, "b": every.flip(0)}, {}, {})]
+    both = w | {"b": torch.tensor([[[[0.0]]], [[[12.0]]]])}
     assert pruning.unit_scores(both, coupled)[0].tolist() == [13, 1]
+    one_unit = [units.Units(1, {"a": torch.tensor([0, 0])}, {}, {})]
+    assert pruning.unit_scores(w, one_unit, "magnitude")[0].tolist() == [8]
 
 
 def test_an_unknown_criterion_and_a_network_without_hidden_layers_are_refused():

@@ -8,6 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from args import UsageError
 from trainers.default import Default
+from utils.event_files import event_sizes, keep_events
 from utils.plots import Line, line_chart
 from utils.recorders import TensorBoard
 from utils.tables import Table, record_table
@@ -66,18 +67,50 @@ def test_a_file_of_another_kind_is_said_and_kept(tmp_path, text):
 
 def scalars(directory):
     board = EventAccumulator(str(directory)).Reload()
-    return {tag: sorted({(s.step, s.value) for s in board.Scalars(tag)}) for tag in board.Tags()["scalars"]}
+    return {tag: sorted((s.step, s.value) for s in board.Scalars(tag)) for tag in board.Tags()["scalars"]}
 
 
-def test_curves_survive_a_resumption_in_tensorboard(tmp_path):
-    """A reader takes the resumed writer's purge_step for a step of theirs: they are written again."""
-    first = Line("epoch 1", [0, 2.5], [10, 20])
-    for epochs_done, told in ((0, [first]), (1, [first, Line("epoch 2", [1], [5])])):
-        board = TensorBoard(tmp_path, epochs_done, {}, "test")
-        board.curves("sweep", told)
-        board.curves("sweep", told)
-        board.close({})
-    assert scalars(tmp_path) == {"sweep/epoch_1": [(0, 10), (250, 20)], "sweep/epoch_2": [(100, 5)]}
+def test_what_was_recorded_after_a_checkpoint_is_cut_off_and_the_rest_stays(tmp_path):
+    """Negative steps and step 0 too, and steps above any epoch: no reader needs to purge anything."""
+    first, later = Line("epoch 1", [-0.5, 0, 2.5], [5, 10, 20]), Line("epoch 2", [-0.5, 0, 9], [6, 11, 21])
+    board = TensorBoard(tmp_path, 0, {}, "test")
+    board.curve("sweep", first)
+    board.record(1, {"test": {"loss": 1.0}})
+    board.flush()
+    sizes = event_sizes(tmp_path)
+    board.curve("sweep", later)
+    board.record(2, {"test": {"loss": 9.0}})
+    board.close({"test/acc@1": 50.0})
+    interrupted = TensorBoard(tmp_path, 1, {}, "test")
+    interrupted.record(2, {"test": {"loss": 8.0}})
+    interrupted.close({})
+    keep_events(tmp_path, sizes)
+    assert event_sizes(tmp_path) == sizes
+    board = TensorBoard(tmp_path, 1, {}, "test")
+    board.curve("sweep", later)
+    board.record(2, {"test": {"loss": 2.0}})
+    board.close({})
+    assert scalars(tmp_path) == {
+        "sweep/epoch_1": [(-50, 5), (0, 10), (250, 20)],
+        "sweep/epoch_2": [(-50, 6), (0, 11), (900, 21)],
+        "test/loss": [(1, 1.0), (2, 2.0)],
+    }
+
+
+def test_event_files_of_unknown_length_are_left_and_a_reader_purges_by_epochs(tmp_path):
+    board = TensorBoard(tmp_path, 0, {}, "test")
+    for epoch in (1, 2, 3):
+        board.record(epoch, {"test": {"loss": epoch}})
+    board.close({})
+    (first,) = tmp_path.iterdir()
+    first.rename(tmp_path / "events.out.tfevents.1.name.1.0")  # a reader goes by the seconds in the names
+    sizes = event_sizes(tmp_path)
+    keep_events(tmp_path, None)
+    assert event_sizes(tmp_path) == sizes
+    board = TensorBoard(tmp_path, 1, {}, "test", purge=2)
+    board.record(2, {"test": {"loss": 9.0}})
+    board.close({})
+    assert scalars(tmp_path) == {"test/loss": [(1, 1.0), (2, 9.0)]}
 
 
 def test_a_chart_of_one_line_and_of_many(tmp_path):

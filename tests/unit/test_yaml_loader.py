@@ -8,7 +8,7 @@ import pytest
 
 import args
 from args import UsageError, load_yaml
-from utils.declared import MOST_PROBLEMS, nearest, shown
+from utils.words import MOST_PROBLEMS, nearest, shown
 from utils.yaml_loader import Bare
 
 DENSE = "set: digits\narch: Conv2\n"

@@ -1,0 +1,137 @@
+"""Every entry of a real checkpoint, missing or wrong, is one line, before a run goes on from it."""
+
+import copy
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+import args
+from args import UsageError
+from trainers import resumption
+from trainers.assembly import assemble, build, load_set
+from trainers.restore import restore
+from utils import checkpoints
+from utils.runtime import ALONE
+
+PATH = Path("last.pt")
+LARGE = 10**9
+KINDS = {
+    "ticket": {"optimizer": "adam", "lr": 0.01},
+    "sgd": {},
+    "sparse": {"conv_type": "SparseConv", "freeze_weights": None, "progress_interval": 5, "update_interval": 1},
+}
+# With these the run goes on as it was: the learning rate is set for every epoch, a setting that is missing comes from
+# the options, a CPU has no use for a GPU's generator, event files have their own tests, and clocks may say anything.
+FREE = {"events", "cuda", "seconds", "train_seconds", "train_images", "loss"}
+
+
+def others(value):
+    """What else could stand in the place of `value`."""
+    yield from (None, "text", -1, LARGE, [], {"a": {}}, torch.full((3,), 2.0), torch.tensor(1j))
+    if isinstance(value, torch.Tensor) and value.ndim:
+        yield value[..., :1].clone()
+    if isinstance(value, torch.Tensor) and value.is_floating_point():
+        yield torch.full_like(value, math.nan)
+    if isinstance(value, float):
+        yield math.nan
+
+
+def places(content, *above):
+    """The path of every entry in dictionaries and short lists."""
+    entries = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for key, value in entries:
+        yield (*above, key)
+        if not isinstance(value, list) or len(value) < 9:
+            yield from places(value, *above, key)
+
+
+def changed(content, place, *new):
+    """A copy with another value at `place`, or with none."""
+    made = copy.copy(content)
+    if len(place) > 1:
+        made[place[0]] = changed(content[place[0]], place[1:], *new)
+    elif new:
+        made[place[0]] = new[0]
+    else:
+        del made[place[0]]
+    return made
+
+
+def is_free(place, new, value):
+    names = {*map(str, place)}
+    number = [*map(type, new)] == [int]
+    if (new and new[0] is value) or (new == ({"a": {}},) and place[0] == "method"):
+        return True
+    if place[0] == "options" and len(place) > 1:  # one that is missing has its default, as in any configuration
+        return place[1] not in ("lr", "seed", "arch", "prune_rate", "conv_type", "epochs") or not new
+    if place[:3] in [("rng", "numpy", 4), ("rng", "python", 2)]:  # a spare Gaussian number
+        return number
+    same_count = number and place[0] == "state" and new[0] == LARGE and not names & {"acc@1", "acc@5", "epoch"}
+    rate = "lr" in names and "param_groups" in names and number and new[0] == LARGE
+    return bool(names & FREE) or (not new and "param_groups" in names) or same_count or rate
+
+
+@pytest.fixture
+def made(program, config, tmp_path):
+    """Trains a run of an epoch; returns what is needed to go on, and its checkpoint."""
+
+    def make(kind, **changes):
+        path = config(**{"name": f"{kind}.yml", "epochs": 1} | changes)
+        assert program("--config", path)[0] == 0
+        options = args.parse(["--config", path])
+        (last,) = tmp_path.glob(f"runs/{kind}/**/last.pt")
+        theirs = args.from_flat(args.load_yaml(last.parents[1] / "config.yaml"))
+        model, method = build(options)
+        parts = assemble(options, ALONE, model, method, load_set(options))
+        return theirs, parts, torch.load(last, weights_only=True)
+
+    return make
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_entry_missing_or_wrong_is_one_line(made, kind):
+    theirs, parts, whole = made(kind, **KINDS[kind])
+
+    def go_on(content):
+        checkpoints.checked(content, PATH)
+        resumption.compare(content, PATH, theirs)
+        return restore(parts, content, PATH, best_epoch=None)
+
+    wrong = []
+    for place in places(whole):
+        value = whole
+        for key in place:
+            value = value[key]
+        for new in ((), *((other,) for other in others(value))):
+            if is_free(place, new, value):
+                continue
+            try:
+                go_on(changed(whole, place, *new))
+            except UsageError as error:
+                assert "last.pt is" in str(error) and len(str(error).splitlines()) == 1, error
+            else:
+                wrong.append((place, *new))
+    assert not wrong, "\n".join(map(str, wrong))
+    assert go_on(whole).epoch == whole["epoch"]
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_lottery_goes_on_when_its_weights_have_trained_and_when_its_scores_have(made, tmp_path, epochs):
+    theirs, parts, _ = made("lottery", trainer="lottery", dense_epochs=1, epochs=2, save_every=1)
+    (path,) = tmp_path.rglob(f"epoch_{epochs}.pt")
+    whole = torch.load(path, weights_only=True)
+    resumption.compare(whole, PATH, theirs)
+    assert restore(parts, whole, PATH, best_epoch=None).epoch == epochs
+    of_weights = {index for index, entry in whole["optimizer"]["state"].items() if entry}
+    assert len(of_weights) == 3 * epochs
+
+
+def test_more_epochs_than_the_checkpoint_was_trained_for_are_said_fewer_refused(made):
+    theirs, _, whole = made("sgd")
+    assert resumption.compare(whole, PATH, theirs.replace(epochs=2)) == 1
+    with pytest.raises(UsageError, match="has 9 epochs done of 1"):
+        resumption.compare(whole | {"epoch": 9}, PATH, theirs)
+    with pytest.raises(UsageError, match=r"epochs: 1 in the checkpoint, 0 in config\.yaml"):
+        resumption.compare(whole, PATH, theirs.replace(epochs=0))

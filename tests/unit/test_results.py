@@ -1,0 +1,174 @@
+"""results.csv after crashes: what is damaged is set apart and said, every other row is found, rows come back."""
+
+import csv
+import errno
+import os
+
+import pytest
+
+from args import UsageError
+from scripts import results as program_of_results
+from scripts import sweep
+from utils import results
+from utils.results import COLUMNS
+
+DEVICE = "cpu (Xeon, 2.1 GHz, 1 threads)"
+
+
+def row(number, epochs=6):
+    facts = {"Name": f'a "{number}" × b', "Device": DEVICE, "Epochs": str(epochs), "Run ID": f"{number:032x}-{epochs}"}
+    return dict.fromkeys(COLUMNS, "x") | facts
+
+
+def rows_with(path):
+    """As any other program reads it."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [int(row["Run ID"].partition("-")[0], 16) for row in csv.DictReader(file, strict=True)]
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "results.csv"
+    results.append(path, row(1))
+    results.append(path, row(2))
+    return path
+
+
+def line(number):
+    return results._as_text([row(number)], header=False).encode().rstrip(b"\n")
+
+
+CUT = line(7)[: line(7).index(b"Xeon") + 3]  # within the quoted name of the device
+DAMAGES = {
+    "within quotes": CUT,
+    "within quotes, ended": CUT + b"\n",
+    "within UTF-8": line(7)[: line(7).index("×".encode()) + 1],
+    "within the last value": line(7)[:-12],
+    "within the last number": results._as_text([row(7, 60)], header=False).encode()[:-2],
+    "few fields": b"a,b,c\n",
+    "many fields": line(7) + b",more\n",
+    "NUL": b"\0" * 512,
+    "NUL, ended": b"\0" * 512 + b"\n",
+    "bytes": b"\xff\xfe\x00\n",
+    "two": CUT + b"\n" + b"a,b" + b"\n",
+    "a row within NUL": b"\0" * 9 + line(7) + b"\n",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_line_is_set_apart_and_harms_no_other_row(file, capsys, damage):
+    with file.open("ab") as there:
+        there.write(DAMAGES[damage])
+    assert len(results.read(file)[0]) == 2 and results.read(file)[1] == 1 + (damage == "two")
+    results.append(file, row(3))
+    results.append(file, row(4))
+    said = capsys.readouterr().err
+    assert rows_with(file) == [1, 2, 3, 4] and results.read(file)[1] == 0
+    assert said.count("\n") == 1 and f"damaged lines moved to {file}.damaged: {1 + (damage == 'two')}" in said
+    apart = file.with_name("results.csv.damaged").read_bytes()
+    assert apart.rstrip(b"\n") == DAMAGES[damage].rstrip(b"\n")
+
+
+def test_a_row_appended_to_a_torn_one_by_an_earlier_version_is_found(file):
+    """It ended a torn line before its own: to a reader of CSV both were one row."""
+    with file.open("ab") as there:
+        there.write(CUT + b"\n" + line(8) + b"\n")
+    assert [r["Run ID"][31] for r in results.read(file)[0]] == ["1", "2", "8"]
+    results.check(file)
+    assert rows_with(file) == [1, 2, 8]
+
+
+@pytest.mark.parametrize("content", [b"Date Finished,Base Con", b"Date", b"\0" * 100, b""])
+def test_a_torn_header_is_written_again(tmp_path, content):
+    path = tmp_path / "results.csv"
+    path.write_bytes(content)
+    results.append(path, row(1))
+    assert rows_with(path) == [1]
+    path.write_bytes(content + b"\n" + line(5) + b"\n" if content else b"")
+    results.append(path, row(1))
+    assert rows_with(path) == ([5, 1] if content else [1])
+
+
+def test_a_row_without_its_line_end_is_whole_and_the_next_one_is_another(file):
+    file.write_bytes(file.read_bytes().rstrip(b"\n"))
+    results.append(file, row(3))
+    assert rows_with(file) == [1, 2, 3] and not file.with_name("results.csv.damaged").exists()
+
+
+def test_a_file_of_a_spreadsheet_is_read_and_appended_to(file):
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
+    results.check(file)
+    results.append(file, row(2))
+    results.append(file, row(3))
+    assert [r["Run ID"][31] for r in results.read(file)[0]] == ["1", "2", "3"] and results.read(file)[1] == 0
+
+
+def test_a_run_id_within_another_row_does_not_hide_a_run(file):
+    with file.open("ab") as there:
+        there.write(b"torn," + row(3)["Run ID"].encode())
+    results.append(file, row(3))
+    results.append(file, row(3))
+    assert rows_with(file) == [1, 2, 3]
+
+
+def test_a_row_that_does_not_get_through_is_taken_back(file, monkeypatch):
+    before = file.read_bytes()
+
+    def refuse(number):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match="No space"):
+        results.append(file, row(3))
+    assert file.read_bytes() == before
+
+
+def test_a_sweeps_table_finds_every_row_and_says_what_is_damaged(program, config, tmp_path, capsys):
+    path = config(epochs=1)
+    for seed in (1, 2):
+        assert program("--config", path, "--seed", seed)[0] == 0
+    file = tmp_path / "runs/results.csv"
+    header, first, second = file.read_bytes().splitlines()
+    file.write_bytes(b"\n".join([header, first[: first.index(b'"') + 4], second]) + b"\n")
+    argv = ["--config", path, "--seed", "1", "2", "--table"]
+    assert sweep.main(argv) == 0
+    said = capsys.readouterr()
+    assert "(1) |" in said.out and said.err == (
+        "warning: runs/results.csv: damaged lines: 1; scripts/results.py rebuild restores their rows\n"
+    )
+    assert program_of_results.main(["rebuild", "runs"]) == 0
+    assert "runs/results.csv: rows added: 1, there before: 1" in capsys.readouterr().out
+    assert sweep.main(argv) == 0
+    said = capsys.readouterr()
+    assert "(2) |" in said.out and not said.err
+    assert sorted(file.read_bytes().splitlines()) == sorted([header, first, second])
+
+
+def test_a_lost_results_file_comes_back_from_the_runs_where_they_now_are(program, config, tmp_path, capsys):
+    path = config(epochs=1)
+    program("--config", path)
+    program("--config", path)
+    program("--resume", tmp_path / "runs/ticket/prune-rate=0.5/ticket", "--epochs", 2)
+    program("--config", path, "--dry-run", 1)
+    file = tmp_path / "runs/results.csv"
+    before = [row | {"Run Directory": str(tmp_path / row["Run Directory"])} for row in results.read(file)[0]]
+    file.unlink()
+    assert program_of_results.main(["rebuild", str(tmp_path / "runs")]) == 0
+    assert "rows added: 3, there before: 0" in capsys.readouterr().out
+    assert results.read(file) == (before, 0)
+    (tmp_path / "runs/ticket").rename(tmp_path / "runs/moved")
+    (tmp_path / "runs/moved/prune-rate=0.5/ticket/0/result.csv").unlink()
+    assert program_of_results.main(["rebuild", str(tmp_path / "runs"), "--results", str(tmp_path / "new.csv")]) == 0
+    said = capsys.readouterr()
+    assert "rows added: 2" in said.out and "finished runs without result.csv, made by an earlier version: 1" in said.err
+    assert all("runs/moved/prune-rate=0.5" in row["Run Directory"] for row in results.read(tmp_path / "new.csv")[0])
+
+
+def test_what_cannot_be_rebuilt_is_one_line(tmp_path, capsys):
+    assert program_of_results.main(["rebuild", str(tmp_path / "nowhere")]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path}/nowhere is no directory of runs\n"
+    (tmp_path / "results.csv").write_text("Name\na\n")
+    assert program_of_results.main(["rebuild", str(tmp_path)]) == 2
+    assert "other columns" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="other columns"):
+        results.read(tmp_path / "results.csv")

@@ -1,0 +1,79 @@
+"""models/units.py on torchvision's classifiers: each is cut with equal logits, or refused for the reason given here."""
+
+import pytest
+import torch
+from torch import nn
+
+from models import compact, units
+from utils.vision import import_torchvision
+
+CUT = ["alexnet", "densenet121", "efficientnet_b0", "googlenet", "inception_v3", "mnasnet0_5", "mnasnet1_0"]
+CUT += ["mobilenet_v2", "mobilenet_v3_small", "regnet_x_400mf", "regnet_y_400mf", "resnet18", "resnet50"]
+CUT += ["resnext50_32x4d", "squeezenet1_1", "vgg11", "vgg16_bn", "wide_resnet50_2"]
+REFUSED = {
+    "convnext_tiny": "features.0.1, a LayerNorm2d, may make something of zeros",
+    "maxvit_t": r"blocks\S+, a LayerNorm, may make something of zeros",
+    "shufflenet_v2_x0_5": r"those of stage3.0.branch1.2 can go only together",
+    "shufflenet_v2_x1_0": r"those of stage2.0.branch1.2 can go only together",
+    "swin_t": "features.0.2, a LayerNorm, may make something of zeros",
+    "swin_v2_t": "features.0.2, a LayerNorm, may make something of zeros",
+    "vit_b_32": "the network, a VisionTransformer, may make something of zeros",
+}
+OPTIONS = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}
+OPTIONS |= {"vit_b_32": {"image_size": 64}, "maxvit_t": {"input_size": (224, 224)}}
+SIZES = {"inception_v3": 80}
+QUICK = ("mobilenet_v2", "shufflenet_v2_x0_5", "squeezenet1_1")
+
+
+def built(name):
+    """In float64, each norm as after training; the wide layers of VGG and AlexNet are narrow."""
+    torch.manual_seed(2)
+    model = import_torchvision().models.get_model(name, weights=None, num_classes=7, **OPTIONS.get(name, {}))
+    if name.startswith(("vgg", "alexnet")):
+        wide = next(layer.in_features for layer in model.classifier if isinstance(layer, nn.Linear))
+        model.classifier = nn.Sequential(nn.Linear(wide, 99), nn.ReLU(True), nn.Dropout(), nn.Linear(99, 7))
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_mean.normal_()
+            layer.running_var.uniform_(0.5, 2)
+            nn.init.normal_(layer.weight, 1, 0.3)
+            nn.init.normal_(layer.bias)
+    return model.double().eval()
+
+
+def check(name):
+    model, size = built(name), SIZES.get(name, 64)
+    images = torch.randn(3, 3, size, size, dtype=torch.float64)
+    if name in REFUSED:
+        with pytest.raises(ValueError, match=f"^units cannot be pruned: {REFUSED[name]}") as refused:
+            units.unit_groups(model, images[:2])
+        assert "\n" not in str(refused.value)
+        return
+    groups = units.unit_groups(model, images[:2])
+    kept = [torch.randperm(group.width) < (group.width + 1) // 2 for group in groups]
+    smaller = compact.compacted(model, groups, kept)
+    before = sum(p.numel() for p in model.parameters())
+    assert sum(p.numel() for p in smaller.parameters()) < 0.6 * before
+    with torch.no_grad():
+        whole = model(images)
+        units.zero_units(model, groups, kept)
+        zeros, after = model(images), smaller(images)
+    assert (zeros - after).abs().max() < 1e-9 * zeros.abs().max()
+    assert (zeros - whole).abs().max() > 1e-3 * whole.abs().max()
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_classifier_is_cut_with_equal_logits_or_refused(name):
+    check(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted({*CUT, *REFUSED} - {*QUICK}))
+def test_every_family_of_classifiers_is_cut_with_equal_logits_or_refused(name):
+    check(name)
+
+
+def test_every_family_of_torchvision_is_here():
+    models = import_torchvision().models
+    families = {models.get_model_builder(name).__module__ for name in models.list_models(module=models)}
+    assert {models.get_model_builder(name).__module__ for name in {*CUT, *REFUSED}} == families
