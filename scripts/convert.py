@@ -89,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
     top = Parser(__doc__)
     top.add_argument("program", choices=["biprop"], help="whose checkpoints FILE or OUT is")
     top.add_argument("file", metavar="FILE", type=old_path)
-    top.add_argument("out", metavar="OUT", type=path)
+    top.add_argument("out", metavar="OUT", type=new_path)
     top.add_argument("--force", action="store_true", help="replace OUT where it is there")
     return top
 

@@ -140,7 +140,7 @@ def parser() -> argparse.ArgumentParser:
     programs = top.add_subparsers(dest="program", required=True)
     shift = programs.add_parser("shift", help="write a run's network as packed integers")
     shift.add_argument("run", metavar="RUN", type=old_path)
-    shift.add_argument("out", metavar="OUT", type=path)
+    shift.add_argument("out", metavar="OUT", type=new_path)
     shift.add_argument("--force", action="store_true", help="replace OUT where it is there")
     checker = programs.add_parser("check", help="run such a file on integers alone")
     checker.add_argument("out", metavar="OUT", type=old_path)

@@ -62,9 +62,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--seed", type=count(2**63 - 1, least=0), default=0, help="of criterion random")
     top.add_argument("--repeat", type=count(10_000), default=21, help="timings of each network, default 21")
     top.add_argument("--out", type=new_path, metavar="DIR", help="default: RUN/pruning")
-    top.add_argument(
-        "--compact", type=new_path, metavar="OUT", help="write the smaller network of one percent of units"
-    )
+    top.add_argument("--compact", type=new_path, metavar="OUT", help="write the smaller network of one percent")
     top.add_argument("--force", action="store_true", help="replace what is there")
     return top
 
