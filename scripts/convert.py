@@ -31,7 +31,7 @@ from trainers import pretrained
 from trainers.pretrained import Stored
 from utils import ending
 from utils.files import check_new, write_atomic, writing
-from utils.parser import Parser, old_path
+from utils.parser import Parser, new_path, old_path
 from utils.progress import say
 
 MEASURES = {  # BIPROP's key -> (group, name) in our `state`
