@@ -12,10 +12,11 @@ from typing import Any
 
 from utils import choices
 from utils.config_file import config_path
-from utils.declared import BUT, STEPPED, TYPED, Reader, UsageError, help_lines, nearest, opt, shown, together
+from utils.declared import BUT, STEPPED, TYPED, Reader, UsageError, help_lines, opt
 from utils.foreign import FOREIGN, not_theirs
 from utils.paths import stem
 from utils.rules import ALIASES, DEAD, ERRORS, REMARKS, RENAMED, pruned
+from utils.words import nearest, shown, together
 from utils.yaml_loader import load_yaml, read
 
 __all__ = ["Options", "UsageError", "changed_mathematics", "from_flat", "load_yaml", "nearest", "parse"]
@@ -118,7 +119,7 @@ class ConstraintOptions:
     activation_bits: tuple[int, ...] | None = opt(
         None,
         "ShiftQ, ShiftPS: bits before and behind the point of all inputs, biases; default: 16,16 of most",
-        ">= 0 and <= 32",
+        ">= 0 and <= 64",
     )
     shift_depth: int | None = opt(
         None, "ShiftQ, ShiftPS: so many layers from the output on; default: all", ">= 1 and <= 1000"

@@ -19,8 +19,8 @@ from args import UsageError
 from data import cifar, folders, idx, sources
 from data.sources import AnySplit, FileSplit, Split, compact
 from utils.choose import pick
-from utils.declared import shown
 from utils.paths import expanded
+from utils.words import shown
 
 if TYPE_CHECKING:
     import torch

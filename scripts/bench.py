@@ -40,7 +40,7 @@ from utils import ending, streams
 from utils import runtime as runtimes
 from utils.choose import pick
 from utils.files import check_new, write_text
-from utils.parser import count, path
+from utils.parser import count, new_path
 from utils.progress import say
 from utils.run import environment
 from utils.runtime import Runtime
@@ -214,7 +214,7 @@ def parser() -> argparse.ArgumentParser:
         default=2,
         help="of --parallel, with one thread each, default 2",
     )
-    top.add_argument("--out", type=path, default=Path("runs/bench.json"), help="default runs/bench.json")
+    top.add_argument("--out", type=new_path, default=Path("runs/bench.json"), help="default runs/bench.json")
     return top
 
 

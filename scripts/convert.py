@@ -31,7 +31,7 @@ from trainers import pretrained
 from trainers.pretrained import Stored
 from utils import ending
 from utils.files import check_new, write_atomic, writing
-from utils.parser import Parser, old_path, path
+from utils.parser import Parser, new_path, old_path
 from utils.progress import say
 from utils.text import quoted
 
@@ -90,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
     top = Parser(__doc__)
     top.add_argument("program", choices=["biprop"], help="whose checkpoints FILE or OUT is")
     top.add_argument("file", metavar="FILE", type=old_path)
-    top.add_argument("out", metavar="OUT", type=path)
+    top.add_argument("out", metavar="OUT", type=new_path)
     top.add_argument("--force", action="store_true", help="replace OUT where it is there")
     return top
 

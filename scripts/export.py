@@ -54,7 +54,7 @@ from trainers.shift import shift_layers
 from utils import ending
 from utils import run as runs
 from utils.files import check_new, write_atomic, writing
-from utils.parser import Parser, count, old_path, path
+from utils.parser import Parser, count, new_path, old_path
 from utils.progress import say
 
 STORED = ("set", "pixels", "image_size", *NAMES["model"], *NAMES["constraint"])  # options that make the network
@@ -140,11 +140,11 @@ def parser() -> argparse.ArgumentParser:
     programs = top.add_subparsers(dest="program", required=True)
     shift = programs.add_parser("shift", help="write a run's network as packed integers")
     shift.add_argument("run", metavar="RUN", type=old_path)
-    shift.add_argument("out", metavar="OUT", type=path)
+    shift.add_argument("out", metavar="OUT", type=new_path)
     shift.add_argument("--force", action="store_true", help="replace OUT where it is there")
     checker = programs.add_parser("check", help="run such a file on integers alone")
     checker.add_argument("out", metavar="OUT", type=old_path)
-    checker.add_argument("--data", type=path, default="./datasets", help="folder of the data sets")
+    checker.add_argument("--data", type=new_path, default="./datasets", help="folder of the data sets")
     checker.add_argument("--images", type=count(1_000_000), default=1000, help="the first so many of the test set")
     return top
 

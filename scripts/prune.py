@@ -34,7 +34,7 @@ from utils import ending
 from utils import runtime as runtimes
 from utils.declared import writable
 from utils.files import RunFailed, check_new, check_regular, write_atomic, writing
-from utils.parser import Parser, count, limited, old_path, path
+from utils.parser import Parser, count, limited, new_path, old_path
 from utils.progress import say
 
 PERCENT = [0.0, 25.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0, 97.0, 99.0]
@@ -57,12 +57,12 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--recalibrate-bn", type=SOME, default=0, metavar="N", help="batch-norm statistics of N batches")
     top.add_argument("--finetune", type=SOME, default=0, metavar="E", help="train E epochs more by the run's recipe")
-    top.add_argument("--data", type=path, metavar="DIR", help="folder of the data sets; default: the run's")
+    top.add_argument("--data", type=new_path, metavar="DIR", help="folder of the data sets; default: the run's")
     top.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     top.add_argument("--seed", type=count(2**63 - 1, least=0), default=0, help="of criterion random")
     top.add_argument("--repeat", type=count(10_000), default=21, help="timings of each network, default 21")
-    top.add_argument("--out", type=path, metavar="DIR", help="default: RUN/pruning")
-    top.add_argument("--compact", type=path, metavar="OUT", help="write the smaller network of one percent of units")
+    top.add_argument("--out", type=new_path, metavar="DIR", help="default: RUN/pruning")
+    top.add_argument("--compact", type=new_path, metavar="OUT", help="write the smaller network of one percent")
     top.add_argument("--force", action="store_true", help="replace what is there")
     return top
 

@@ -23,7 +23,7 @@ from args import FIELDS, UsageError, from_flat, load_yaml, nearest
 from scripts.sweep_cells import spread
 from utils import ending
 from utils.files import check_new
-from utils.parser import Parser, old_path, path
+from utils.parser import Parser, new_path, old_path
 from utils.plots import Line, line_chart
 from utils.progress import say
 from utils.tables import earlier_rows
@@ -107,7 +107,7 @@ def main(argv: Sequence[str]) -> int:
     top.add_argument("runs", metavar="RUN", nargs="+", type=old_path)
     top.add_argument("--measure", default="test/acc@1", help="default test/acc@1")
     top.add_argument("--title", default="", help="above the picture")
-    top.add_argument("--out", type=path, default=Path("report.png"), help="default report.png")
+    top.add_argument("--out", type=new_path, default=Path("report.png"), help="default report.png")
 
     def work() -> int:
         given = top.parse_args(argv)

@@ -23,7 +23,7 @@ from args import UsageError
 from utils import ending, results
 from utils import run as runs
 from utils.files import writing
-from utils.parser import Parser
+from utils.parser import Parser, new_path, old_path
 from utils.progress import say, warn
 from utils.results import Row
 
@@ -80,13 +80,12 @@ def main(argv: Sequence[str]) -> int:
     """Rebuild; returns 0, 2 for bad input, 1 where the file cannot be written."""
     top = Parser(__doc__)
     top.add_argument("program", choices=["rebuild"])
-    top.add_argument("directory", metavar="DIR", type=Path, help="such as runs")
-    top.add_argument("--results", metavar="FILE", type=Path, help="default: DIR/results.csv")
+    top.add_argument("directory", metavar="DIR", type=old_path, help="such as runs")
+    top.add_argument("--results", metavar="FILE", type=new_path, help="default: DIR/results.csv")
 
     def work() -> None:
         given = top.parse_args(argv)
-        directory = given.directory.expanduser()
-        say(rebuild(directory, (given.results or directory / "results.csv").expanduser()))
+        say(rebuild(given.directory, given.results or given.directory / "results.csv"))
 
     return ending.code(work, interrupted=ending.INTERRUPTED)
 

@@ -21,9 +21,10 @@ from args import FIELDS, UsageError, parse
 from scripts.sweep_cells import OTHER_RUNS, Cell, damaged, finished, lost, table
 from scripts.sweep_children import Stop, run
 from utils import ending
-from utils.declared import TYPED, Reader, flags, help_lines, opt, together
+from utils.declared import TYPED, Reader, flags, help_lines, opt
 from utils.progress import say, warn
 from utils.signals import RESUMABLE
+from utils.words import together
 
 ROOT = Path(__file__).resolve().parents[1]
 COUNTED = r"[\d,]+ problems:|and [\d,]+ more"  # lines of `together` that are no problem

@@ -13,11 +13,11 @@ from torch import nn
 from args import UsageError
 from trainers.loop import Parts, Score, State
 from utils import checkpoints
-from utils.declared import shown
 from utils.files import RunFailed
 from utils.progress import warn
 from utils.run import Run
 from utils.runtime import set_rng_state
+from utils.words import shown
 
 Snapshot = Mapping[str, Any]
 WRONG = (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, OverflowError)

@@ -10,9 +10,9 @@ from args import FIELDS, Options, UsageError, changed_mathematics, from_flat, lo
 from trainers.restore import WRONG, progress
 from utils import checkpoints, results
 from utils import run as runs
-from utils.declared import shown
 from utils.progress import say, warn
 from utils.tables import earlier_rows
+from utils.words import shown
 
 OF_TESTS = ("precision", "batch_size", "test_batch_size")  # in which a test may be another than the training
 

@@ -39,7 +39,7 @@ def count(most: int, least: int = 1) -> Callable[[str], int]:
     return limited(int, f">= {least} and <= {most}")
 
 
-def path(text: str) -> Path:
+def new_path(text: str) -> Path:
     """The `type` of an argument that is a path: of a file to be written, or of a folder."""
     return _path(text, existing=False)
 

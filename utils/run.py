@@ -16,8 +16,8 @@ from typing import IO, Any
 import yaml
 
 from args import Options, UsageError
-from utils.declared import shown
 from utils.files import InUse, RunFailed, locked, try_lock, write_text
+from utils.words import shown
 
 STATUSES = ("running", "done", "failed", "stopped")
 COUNTS = ("epoch", "epochs", "step")  # of status.json

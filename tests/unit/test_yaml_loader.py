@@ -8,7 +8,7 @@ import pytest
 
 import args
 from args import UsageError, load_yaml
-from utils.declared import MOST_PROBLEMS, nearest, shown
+from utils.words import MOST_PROBLEMS, nearest, shown
 from utils.yaml_loader import Bare
 
 DENSE = "set: digits\narch: Conv2\n"
@@ -62,15 +62,12 @@ def test_no_file_takes_long_or_says_much(name: str, tmp_path: Path) -> None:
     assert len(str(error.value)) < 700
 
 
-def test_a_file_without_end_is_refused() -> None:
-    with pytest.raises(UsageError, match="more than 250,000 bytes"):
-        load_yaml("/dev/zero")
-
-
-def test_a_fifo_is_refused_and_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "c.yml")
-    with pytest.raises(UsageError, match="it is a FIFO"):
-        load_yaml(tmp_path / "c.yml")
+def test_what_the_output_of_a_command_holds_is_taken() -> None:
+    ends = os.pipe()  # as the shell's <(command)
+    os.write(ends[1], DENSE.encode())
+    os.close(ends[1])
+    assert load_yaml(f"/dev/fd/{ends[0]}") == {"set": "digits", "arch": "Conv2"}
+    os.close(ends[0])
 
 
 def test_many_wrong_keys_are_counted_and_a_few_listed(tmp_path: Path) -> None:

@@ -1,0 +1,42 @@
+"""Values, names and problems in messages: short, a line each, whatever a person gave."""
+
+import difflib
+from collections.abc import Iterable
+
+from utils.errors import UsageError
+
+LONGEST_SHOWN = 200  # characters of a value
+MOST_PROBLEMS = 20  # that are listed
+
+
+def shown(value: object) -> str:
+    """A value in a message: short, on one line, whatever it is."""
+    plain = {"None": "null", "True": "true", "False": "false", "''": "no value"}
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no int of more than 4300 digits
+        text = "a number of thousands of digits"
+    rest = f"... ({len(text):,} characters)" if len(text) > LONGEST_SHOWN else ""
+    return plain.get(text, text[:LONGEST_SHOWN] + rest)
+
+
+def word(text: str) -> str:
+    """The name of an option as given, or what is short and on one line in its place."""
+    return text if text and text.isprintable() and len(text) <= LONGEST_SHOWN else shown(text)
+
+
+def together(problems: Iterable[str]) -> UsageError:
+    """One error for all problems, a line each and no more than MOST_PROBLEMS of them."""
+    lines = list(dict.fromkeys(problems))
+    head = [f"{len(lines):,} problems:"] if len(lines) > 1 else []
+    rest = [f"and {len(lines) - MOST_PROBLEMS:,} more"] if len(lines) > MOST_PROBLEMS else []
+    return UsageError("\n".join([*head, *lines[:MOST_PROBLEMS], *rest]))
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The most similar of the names, as a remark to end a message with; empty when none is similar."""
+    if len(name) > LONGEST_SHOWN:
+        return ""
+    spelled = {known.lower(): known for known in names}
+    close = difflib.get_close_matches(name.lower(), spelled, n=1)
+    return f" (did you mean {spelled[close[0]]!r}?)" if close else ""
