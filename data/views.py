@@ -9,7 +9,8 @@ from torch import Tensor
 
 from data import Augmentation, SetSpec
 from data.augment import CROP_PAD
-from utils.files import RunFailed, irregular
+from utils.declared import irregular
+from utils.files import RunFailed
 from utils.vision import import_transforms
 
 Image = PIL.Image.Image

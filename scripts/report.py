@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from args import FIELDS, UsageError, from_flat, load_yaml, nearest
 from scripts.sweep_cells import spread
 from utils import ending
-from utils.files import check_new, writing
+from utils.files import check_regular, writing
 from utils.parser import Parser
 from utils.plots import Line, line_chart
 from utils.progress import say
@@ -106,7 +106,7 @@ def main(argv: Sequence[str]) -> int:
 
     def work() -> None:
         given = top.parse_args(argv)
-        check_new(given.out, force=True, option="--out: ")
+        check_regular(given.out, "--out: ")
         curves = gather([run.expanduser() for run in given.runs], given.measure)
         with writing(given.out):
             line_chart(given.out, [mean_line(*of) for of in curves.items()], "epoch", given.measure, given.title)

@@ -9,6 +9,7 @@ import operator
 import os
 import re
 import shutil
+import stat
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, field
@@ -110,8 +111,6 @@ class UniqueKeys(yaml.SafeLoader):
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
     """The options in a YAML file; hyphens in its keys become underscores. Raises UsageError with file and line."""
-    from utils.files import irregular  # which needs UsageError
-
     try:
         if fault := irregular(path):
             raise ValueError(f"it {fault}")
@@ -151,6 +150,27 @@ def stepped(text: str, most: int = 1000) -> list[float]:
     if not 0 < count <= most:
         raise ValueError
     return [round(start + i * step, 9) for i in range(count)]
+
+
+KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+KINDS |= {stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+NEEDED = "a regular file is needed"
+
+
+def irregular(path: str | Path) -> str:
+    """Return what `path` is, in words, where that is neither a regular file nor nothing at all; else "".
+
+    To open anything else may wait for ever (a FIFO), lose what is written (/dev/null) or never end (/dev/zero).
+    """
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return f"is a link to {path.readlink()}, which is not there; {NEEDED}" if path.is_symlink() else ""
+    except (OSError, ValueError):  # who opens it says why
+        return ""
+    kind = stat.S_IFMT(mode)
+    return "" if kind == stat.S_IFREG else f"is {KINDS.get(kind, 'no file')}; {NEEDED}"
 
 
 def writable(folder: str) -> bool:

@@ -2,13 +2,12 @@
 
 import fcntl
 import os
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from utils.declared import UsageError
+from utils.declared import UsageError, irregular
 
 
 class RunFailed(RuntimeError):
@@ -31,27 +30,6 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise
-
-
-KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
-KINDS |= {stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
-NEEDED = "a regular file is needed"
-
-
-def irregular(path: str | Path) -> str:
-    """Return what `path` is, in words, where that is neither a regular file nor nothing at all; else "".
-
-    To open anything else may wait for ever (a FIFO), lose what is written (/dev/null) or never end (/dev/zero).
-    """
-    path = Path(path)
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        return f"is a link to {path.readlink()}, which is not there; {NEEDED}" if path.is_symlink() else ""
-    except (OSError, ValueError):  # who opens it says why
-        return ""
-    kind = stat.S_IFMT(mode)
-    return "" if kind == stat.S_IFREG else f"is {KINDS.get(kind, 'no file')}; {NEEDED}"
 
 
 def check_regular(path: Path, option: str = "") -> None:
