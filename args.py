@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from utils import choices
-from utils.declared import STEPPED, TYPED, Reader, UsageError, help_lines, load_yaml, nearest, opt, shown, writable
+from utils.declared import STEPPED, TYPED, Reader, UsageError, help_lines, load_yaml, nearest, opt, shown
+from utils.paths import writable
 from utils.rules import ALIASES, DEAD, ERRORS, REMARKS, RENAMED, pruned
 
 __all__ = ["Options", "UsageError", "changed_mathematics", "from_flat", "load_yaml", "nearest", "parse"]

@@ -80,11 +80,7 @@ class Place:
     suffixes: tuple[str, ...] = ("",)
 
     def path(self, file: str) -> Path | None:
-        candidates = (self.folder / (file + suffix) for suffix in self.suffixes)
-        path = next((path for path in candidates if path.exists()), None)
-        if path is not None and not path.is_dir():
-            check_regular(path)
-        return path
+        return next((path for end in self.suffixes if (path := self.folder / (file + end)).exists()), None)
 
     def paths(self) -> list[Path]:
         """The files that are there, in the order of `files`."""
@@ -139,6 +135,7 @@ def fetch(name: str, root: Path) -> None:
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Turn what a damaged or unreadable file raises into a UsageError naming it."""
+    check_regular(path, or_folder=True)
     try:
         yield
     except (OSError, EOFError, zlib.error, MemoryError) as error:

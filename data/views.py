@@ -9,8 +9,8 @@ from torch import Tensor
 
 from data import Augmentation, SetSpec
 from data.augment import CROP_PAD
-from utils.declared import irregular
 from utils.files import RunFailed
+from utils.paths import irregular
 from utils.vision import import_transforms
 
 Image = PIL.Image.Image

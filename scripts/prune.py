@@ -32,9 +32,9 @@ from scripts.prune_levels import METHODS, Pruner, Trained, add_times, difference
 from trainers.assembly import network_options
 from utils import ending
 from utils import runtime as runtimes
-from utils.declared import writable
 from utils.files import RunFailed, check_new, check_regular, write_atomic, writing
 from utils.parser import Parser
+from utils.paths import writable
 from utils.progress import say
 
 PERCENT = [0.0, 25.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0, 97.0, 99.0]

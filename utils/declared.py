@@ -6,10 +6,8 @@ import difflib
 import itertools
 import math
 import operator
-import os
 import re
 import shutil
-import stat
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, field
@@ -18,6 +16,8 @@ from types import SimpleNamespace
 from typing import Any, get_args
 
 import yaml
+
+from utils.paths import irregular
 
 TYPED = "on the command line"
 Rule = tuple[str, Callable[[Any], object], str]
@@ -150,33 +150,6 @@ def stepped(text: str, most: int = 1000) -> list[float]:
     if not 0 < count <= most:
         raise ValueError
     return [round(start + i * step, 9) for i in range(count)]
-
-
-KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
-KINDS |= {stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
-NEEDED = "a regular file is needed"
-
-
-def irregular(path: str | Path) -> str:
-    """Return what `path` is, in words, where that is neither a regular file nor nothing at all; else "".
-
-    To open anything else may wait for ever (a FIFO), lose what is written (/dev/null) or never end (/dev/zero).
-    """
-    path = Path(path)
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        return f"is a link to {path.readlink()}, which is not there; {NEEDED}" if path.is_symlink() else ""
-    except (OSError, ValueError):  # who opens it says why
-        return ""
-    kind = stat.S_IFMT(mode)
-    return "" if kind == stat.S_IFREG else f"is {KINDS.get(kind, 'no file')}; {NEEDED}"
-
-
-def writable(folder: str) -> bool:
-    """Whether a folder, or else the lowest existing one above it, can be written."""
-    lowest = next(path for path in (Path(folder), *Path(folder).parents) if os.access(path, os.F_OK))
-    return os.access(lowest, os.W_OK | os.X_OK) and lowest.is_dir()
 
 
 class Reader:

@@ -7,7 +7,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from utils.declared import UsageError, irregular
+from utils.declared import UsageError
+from utils.paths import irregular
 
 
 class RunFailed(RuntimeError):
@@ -32,9 +33,9 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise
 
 
-def check_regular(path: Path, option: str = "") -> None:
-    """Raises UsageError where `path`, which `option` named, is `irregular`."""
-    if fault := irregular(path):
+def check_regular(path: Path, option: str = "", *, or_folder: bool = False) -> None:
+    """Raises UsageError where `path`, which `option` named, is `irregular`, and no folder where that may be."""
+    if (fault := irregular(path)) and not (or_folder and path.is_dir()):
         raise UsageError(f"{option}{path} {fault}")
 
 

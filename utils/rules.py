@@ -3,7 +3,8 @@
 import re
 from typing import Any
 
-from utils.declared import STEPPED, Renamed, Rule, stepped, writable
+from utils.declared import STEPPED, Renamed, Rule, stepped
+from utils.paths import writable
 
 ALIASES = {"density": "prune_rate"}
 DEAD = ["world_size", "rank", "random_subnet", "debug", "multistep_lr_adjust", "multistep_lr_gamma"]

@@ -16,7 +16,7 @@ FILES = [
 
 
 def floor(module):
-    if module in ("utils.choices", "utils.declared", "utils.rules"):
+    if module in ("utils.choices", "utils.declared", "utils.paths", "utils.rules"):
         return -1  # what args.py is made of
     return 4 if module == "trainers.experiment" else FLOORS.get(module.split(".")[0])
 

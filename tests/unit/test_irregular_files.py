@@ -12,8 +12,8 @@ import data
 from data.views import decode
 from scripts import bench, convert, export, prune, report, sweep
 from tests.folders import write_set
-from utils.declared import irregular
 from utils.files import RunFailed, check_new, check_regular
+from utils.paths import irregular
 
 LIMIT = 60  # seconds after which a test fails instead of hanging the suite: opening a FIFO waits
 
