@@ -73,7 +73,7 @@ def rows(path: Path) -> tuple[list[tuple[Row, Options]], int]:
     Only the first row of a run counts: one that was made longer later had other learning rates than a run that was
     meant to be that long. Raises UsageError for a file with other columns.
     """
-    check_regular(path, "results: ")
+    check_regular(path, "results: ", or_folder=True)
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)

@@ -42,9 +42,9 @@ def check_regular(path: Path, option: str = "", *, or_folder: bool = False) -> N
 def check_new(path: Path, *, force: bool, option: str = "") -> None:
     """Raises UsageError where `path`, which `option` named, is no place for a new file, or one is there (but for
     `force`)."""
-    check_regular(path, option)
-    if not path.parent.is_dir():
-        raise UsageError(f"{option}{path.parent} is no directory")
+    check_regular(path, option, or_folder=True)
+    if path.is_dir() or not path.parent.is_dir():
+        raise UsageError(option + (f"{path} is a directory" if path.is_dir() else f"{path.parent} is no directory"))
     if path.exists() and not force:
         raise UsageError(f"{option}{path} is there already; --force replaces it")
     if not os.access(path.parent, os.W_OK):

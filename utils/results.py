@@ -52,7 +52,7 @@ COLUMNS = [
 
 def check(path: Path) -> None:
     """Make sure, before hours of training, that a row can be appended to `path`. Raises UsageError where not."""
-    check_regular(path, "results: ")
+    check_regular(path, "results: ", or_folder=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():

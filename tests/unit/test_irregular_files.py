@@ -36,7 +36,7 @@ KINDS = {
     "null": "is a device; a regular file is needed",
     "full": "is a device; a regular file is needed",
     "link": "which is not there; a regular file is needed",
-    "folder": "is a directory; a regular file is needed",
+    "folder": "s a directory",
 }
 
 
