@@ -20,6 +20,7 @@ UNSTEADY = {"binary activations", "ticket of signs", "lottery", "dense", "residu
 APART = {"batch norm of each"}  # each process normalises its own share: no mathematics of one process
 ONE = [name for name in CASES if name not in APART]
 EVERY = [(kind, name) for name in ONE for kind in CLOSE if kind == "float64" or name not in UNSTEADY]
+PROCESSES = [2, pytest.param(3, marks=pytest.mark.slow)]
 DRAWN_IN_EVALUATION = {"sampled ticket"}  # each process draws for its own batches
 
 
@@ -64,7 +65,7 @@ def distance(found, expected):
     return ((found.double() - expected.double()).abs().max() / expected.double().abs().max().clamp(min=1e-30)).item()
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", PROCESSES)
 @pytest.mark.parametrize(("kind", "name"), EVERY)
 def test_several_processes_compute_what_one_does(kind, name, processes, outcomes):
     one, found, close = alone(kind, name), outcomes(processes)[0][kind][name], CLOSE[kind]
@@ -79,7 +80,7 @@ def test_several_processes_compute_what_one_does(kind, name, processes, outcomes
     assert found["tables"] == one["tables"]
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", PROCESSES)
 @pytest.mark.parametrize("name", CASES)
 def test_all_processes_hold_the_same_network(name, processes, outcomes):
     first, *others = (found["float32"][name] for found in outcomes(processes))

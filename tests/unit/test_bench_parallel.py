@@ -191,6 +191,7 @@ def test_a_number_of_processes_that_cannot_be_is_refused(monkeypatch, options, f
     assert fault in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_processes_measure_and_the_record_has_every_sample(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(bench_parallel, "NET", SMALL)
     out = tmp_path / "bench.json"
