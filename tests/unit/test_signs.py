@@ -270,6 +270,18 @@ def test_a_baked_network_has_the_same_signs(name):
     torch.testing.assert_close(plain(x), model(x), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("on", [0.7, 1.1])
+@pytest.mark.parametrize("kind", [nn.Linear(200, 50), nn.Conv2d(8, 50, 5)])
+def test_a_bias_of_the_weights_magnitude_is_baked_with_it(kind, on):
+    torch.manual_seed(0)
+    model = constrain(nn.Sequential(Sign(), copy.deepcopy(kind), Sign()), "BinaryConv", initial_ones=0.3).eval()
+    model[1].constraint.on = on
+    nn.init.ones_(model[1].bias)
+    plain, x = bake(model), torch.randn(200, *((200,) if isinstance(kind, nn.Linear) else (8, 5, 5)))
+    zeros = (model[:2](x) == 0).sum()
+    assert zeros > 50 and torch.equal(plain(x), model(x))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("terms", [1, 9, 576, 4608, 40000])
 def test_sums_of_a_short_number_are_exact(terms, dtype):
