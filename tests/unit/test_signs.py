@@ -117,6 +117,19 @@ class Functional(Reused):
         return self.sign(F.relu(self.layer(torch.flatten(self.sign(x), 1))))
 
 
+class Tenth(Sign):
+    def forward(self, x):
+        return super().forward(x) / 10
+
+
+class OfTenths(Functional):
+    """A subclass of the binary activation gives what is not whole."""
+
+    def __init__(self):
+        super().__init__()
+        self.sign = Tenth()
+
+
 class Twofold(Reused):
     """The sums are used beside their signs."""
 
@@ -125,7 +138,7 @@ class Twofold(Reused):
         return y + self.sign(y)
 
 
-@pytest.mark.parametrize("kind, expected", [(Reused, 0), (ByValue, 0), (Twofold, 0), (Functional, 1)])
+@pytest.mark.parametrize("kind, expected", [(Reused, 0), (ByValue, 0), (Twofold, 0), (OfTenths, 0), (Functional, 1)])
 def test_places_of_a_network_of_your_own(kind, expected):
     model = kind()
     assert len(sign_layers(model)) == expected
