@@ -70,7 +70,7 @@ class Constraint(nn.Module):
         signs, scale = parts
         rounded = short(float(scale), signs[0].numel(), signs.dtype)
         if bias is not None and rounded:
-            bias = (bias / scale).mul_(rounded)
+            bias = (bias / torch.full_like(bias, float(scale))).mul_(rounded)  # a GPU would multiply by 1 / a number
         return signs * rounded, bias
 
     def kept_of(self, weight: Tensor | None) -> int:
