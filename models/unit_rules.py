@@ -18,7 +18,8 @@ Join = Callable[[Tensor, Tensor], None]
 aten = torch.ops.aten
 POINTWISE = {aten.hardswish, aten.hardswish_, aten._to_copy, aten.zeros_like, aten.ones_like}  # torch tags the others
 MOVES = {aten.view, aten._unsafe_view, aten.permute, aten.transpose, aten.t, aten.unsqueeze, aten.squeeze, aten.expand}
-MOVES |= {aten.alias, aten.detach, aten.cat, aten.stack, aten.repeat, aten.flip, aten.channel_shuffle}
+MOVES |= {aten.alias, aten.detach, aten.cat, aten.stack, aten.repeat, aten.flip}
+SCALES = {aten.mul, aten.mul_, aten.div, aten.div_}  # 0 stays 0, whatever the images are
 PARTS = {aten.slice, aten.select, aten.split, aten.split_with_sizes, aten.unbind}
 INDEXED = {aten.index, aten._unsafe_index}
 SPATIAL = {aten.max_pool2d_with_indices, aten.avg_pool2d, aten._adaptive_avg_pool2d, aten.adaptive_max_pool2d}
@@ -41,12 +42,26 @@ def units_of(value: Any) -> Any:
 
 
 def attach(out: Any, units: Any) -> None:
-    """Set the numbers of a tensor or of several, one for all or one for each; a tensor without units gets none."""
+    """Set the numbers of a tensor or of several, one for all or one for each; one without units is of the images."""
     values = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
     each = tree_leaves(units)
     for value, numbers in zip(values, each * (len(values) // len(each)), strict=True):
         if not isinstance(numbers, Tensor) or (numbers != NONE).any():
             value._units = numbers  # type: ignore[attr-defined]
+        else:
+            mark(value)
+
+
+def of_images(value: Any) -> bool:
+    """Return whether `value` is a tensor that depends on the images and on no unit."""
+    return hasattr(value, "_of_images") and not has_units(value)
+
+
+def mark(out: Any) -> None:
+    """Set that tensors depend on the images, and on no unit unless they have numbers too."""
+    for value in tree_leaves(out):
+        if isinstance(value, Tensor):
+            value._of_images = True  # type: ignore[attr-defined]
 
 
 def is_pointwise(func: Any) -> bool:
@@ -58,6 +73,8 @@ def outputs(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any,
     """Return the numbers of `out`, what the operator `func` gave for `args` and `kwargs`, in the structure of `out`."""
     packet = func.overloadpacket
     if is_pointwise(func) and isinstance(out, Tensor):
+        if packet not in SCALES and any(map(of_images, tree_leaves((args, kwargs)))):
+            raise Mixes("combines the images with")
         return _pointwise([x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)], out, join)
     if packet in MOVES and func is not aten.view.dtype:
         return tree_map(lambda units: _along_one_axis(units, join), func(*tree_map(_moved, tuple(args)), **kwargs))
@@ -74,7 +91,7 @@ def outputs(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any,
                 _join_parts(part.unique(), units.movedim(axis, 0), join)
         return func(units, *args[1:], **kwargs)
     if packet in INDEXED and not any(map(has_units, args[1])):
-        if any(axis in varying(units) for axis, index in enumerate(args[1]) if index is not None):
+        if _indexed(args[1]) & set(varying(units)):
             raise Mixes("picks some of")
         return func(units, args[1])
     if packet in SPATIAL:
@@ -98,6 +115,17 @@ def _moved(value: Any) -> Any:
     if not isinstance(value, Tensor):
         return value
     return units_of(value).contiguous() if has_units(value) else torch.full_like(value, NONE, dtype=torch.long)
+
+
+def _indexed(indices: Sequence[Tensor | None]) -> set[int]:
+    """The axes that are indexed: several by a mask of several axes."""
+    found: set[int] = set()
+    axis = 0
+    for index in indices:
+        axes = index.dim() if index is not None and index.dtype == torch.bool else 1
+        found |= set(range(axis, axis + axes)) if index is not None else set()
+        axis += axes
+    return found
 
 
 def _pointwise(operands: Sequence[Tensor], out: Tensor, join: Join) -> Tensor:

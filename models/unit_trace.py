@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from models.unit_rules import NONE, Mixes, attach, has_units, is_pointwise, outputs, units_of
+from models.unit_rules import NONE, Mixes, attach, has_units, is_pointwise, mark, of_images, outputs, units_of
 
 KNOWN = (nn.Conv2d, nn.Linear, _BatchNorm)
 REFUSED = "units cannot be pruned: "
@@ -66,6 +66,7 @@ class Trace(TorchDispatchMode):
         traced = copy.deepcopy(model).eval()
         for name, module in traced.named_modules():
             module.forward = partial(self._forward, name, module, module.forward)
+        mark(images := images.clone())
         with torch.inference_mode(), self:
             result = tree_leaves(traced(images))
         if strange := [x for x in result if not isinstance(x, Tensor | int | float | None)]:
@@ -101,8 +102,14 @@ class Trace(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         found = [units_of(x) for x in tree_leaves((args, kwargs)) if has_units(x)]
-        if not found or any(isinstance(module, KNOWN) for _, module in self._path):
-            return func(*args, **kwargs)
+        in_layer = any(isinstance(module, KNOWN) for _, module in self._path)
+        if not found or in_layer:
+            out = func(*args, **kwargs)
+            if any(map(of_images, tree_leaves((args, kwargs)))):
+                if not in_layer and not any(isinstance(x, Tensor) for x in tree_leaves(out)):
+                    raise ValueError(f"{REFUSED}{self._where(func)} decides by the values of the images")
+                mark(out)
+            return out
         with self:
             parts = func.decompose(*args, **kwargs)
         if parts is not NotImplemented:

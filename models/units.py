@@ -27,7 +27,10 @@ def unit_groups(model: nn.Module, images: Tensor) -> list[Units]:
     hidden layer, a unit whose weights are all zero does not give zeros to its readers, or the network computes
     something else without it. The units that reach the output of the network are in none of the groups.
     """
-    for name, module in model.named_modules():
+    names: dict[nn.Module, str] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, KNOWN) and names.setdefault(module, name) != name:
+            raise ValueError(f"{REFUSED}{name} is {names[module]} by another name")
         own = {*dict(module.named_parameters(recurse=False)), *dict(module.named_buffers(recurse=False))}
         if own - (TENSORS if isinstance(module, KNOWN) else set()):
             told = f"{name or 'the network'}, a {type(module).__name__}, may make something of zeros"
@@ -103,12 +106,9 @@ def _check_cut(model: nn.Module, groups: Sequence[Units], images: Tensor, genera
     smaller = compacted(zeros, groups, kept)
     zero_units(zeros, groups, kept)
     expected, found = _recorded(zeros), _recorded(smaller)
-    zeros(images)
-    try:
-        smaller(images)
-        fault = ""
-    except (RuntimeError, ValueError, LookupError, TypeError, AssertionError) as error:
-        fault = (str(error).splitlines() or [type(error).__name__])[0]
+    if fault := _failure(zeros, images):
+        raise ValueError(f"{REFUSED}the network fails in float64: {fault}")
+    fault = _failure(smaller, images)
     rows = masks([group.writers for group in groups], kept)
     for (name, one), (_, other) in zip(expected, found, strict=False):
         if name in rows:
@@ -119,6 +119,15 @@ def _check_cut(model: nn.Module, groups: Sequence[Units], images: Tensor, genera
         raise ValueError(
             f"{REFUSED}without some, the network fails before {expected[len(found)][0] or 'its end'}: {fault}"
         )
+
+
+def _failure(model: nn.Module, images: Tensor) -> str:
+    """The first line of the error that a pass ends with, or nothing."""
+    try:
+        model(images)
+    except (RuntimeError, ValueError, LookupError, TypeError, AssertionError) as error:
+        return (str(error).splitlines() or [type(error).__name__])[0]
+    return ""
 
 
 def _recorded(model: nn.Module) -> list[tuple[str, Tensor]]:

@@ -99,7 +99,7 @@ def _set(model: nn.Module, name: str, layer: nn.Module) -> None:
 def bake(model: nn.Module) -> nn.Module:
     """A new plain network whose weights are the effective weights of `model`: equal output, no constraint left.
 
-    Between binary activations α differs by less than 2⁻¹⁰ of it (see `Constraint.plain`), which changes no sign. Where
+    Between binary activations α and biases differ by less than 2⁻¹⁰ (see `Constraint.plain`): no sign changes. Where
     other sums decide signs, as a batch norm's of 0 does, the output is equal as long as both are added up in one order.
     The result shares nothing with `model`; its parameters require gradients and it is in the same mode.
     """
@@ -108,12 +108,12 @@ def bake(model: nn.Module) -> nn.Module:
     for layer in layers.values():
         layer.eval()  # all before the first weight: layers that select together then select once
     for name, layer in layers.items():
-        effective = layer.constraint.plain(layer.weight).detach().clone()
+        weight, bias = layer.constraint.plain(layer.weight, layer.bias)
         new = _recast(layer, PLAIN[type(layer)])
         del new._modules["constraint"]
-        new._parameters["weight"] = nn.Parameter(effective)
-        if new.bias is not None:
-            new._parameters["bias"] = nn.Parameter(layer.constraint.effective_bias(layer.bias).detach().clone())
+        new._parameters["weight"] = nn.Parameter(weight.detach().clone())
+        if bias is not None:
+            new._parameters["bias"] = nn.Parameter(bias.detach().clone())
         new.train(model.get_submodule(name).training)
         _set(plain, name, new)
     return plain.requires_grad_(True)

@@ -57,15 +57,21 @@ class Constraint(nn.Module):
         """What a Linear layer gives, (..., in) -> (..., out); there may be a shorter way than by the whole weight."""
         return self.product(F.linear, input, weight, bias)
 
-    def plain(self, weight: Tensor) -> Tensor:
-        """The effective weight for a layer without constraint.
+    def plain(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The effective weight and bias for a layer without constraint.
 
-        Between signs its α is rounded to so few bits that sums of ±α are exact: that changes no sign.
+        Between signs α is rounded to so few bits that sums of ±α are exact, and the bias is scaled as α is: that
+        changes no sign.
         """
+        bias = bias if bias is None else self.effective_bias(bias)
         parts = self.signs(weight) if self.between_signs else None
         if parts is None:
-            return self(weight)
-        return parts[0] * short(float(parts[1]), parts[0][0].numel(), parts[0].dtype)
+            return self(weight), bias
+        signs, scale = parts
+        rounded = short(float(scale), signs[0].numel(), signs.dtype)
+        if bias is not None and rounded:
+            bias = (bias / torch.full_like(bias, float(scale))).mul_(rounded)  # a GPU would multiply by 1 / a number
+        return signs * rounded, bias
 
     def kept_of(self, weight: Tensor | None) -> int:
         """How many of the layer's weights are not 0: `kept` where the constraint knows without its weight."""

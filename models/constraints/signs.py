@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from models.activations import Sign
 from models.blocks import HardInvert
 
-# Through these whole numbers stay whole, and x and α·x have the same sign behind them where α > 0.
+# Through these (not their subclasses) whole numbers stay whole, and x and α·x have the same sign behind them if α > 0.
 HOMOGENEOUS: tuple[type[nn.Module], ...] = (nn.MaxPool2d, nn.ReLU, nn.Flatten, nn.Identity)
 FUNCTIONS = (torch.flatten, torch.relu, F.relu)
 METHODS = ("flatten", "reshape", "view")
@@ -40,7 +40,7 @@ def sign_layers(model: nn.Module) -> set[str]:
     for node in nodes:
         module = _module(node, modules)
         from_whole = bool(node.args) and node.args[0] in whole
-        if isinstance(module, Sign) or (from_whole and (_homogeneous(node, modules) or isinstance(module, HardInvert))):
+        if type(module) is Sign or (from_whole and (_homogeneous(node, modules) or type(module) is HardInvert)):
             whole.add(node)
         elif isinstance(module, nn.Conv2d | nn.Linear):  # one that is used twice must be such a layer both times
             name = str(node.target)
@@ -54,14 +54,13 @@ def _module(node: fx.Node, modules: dict[str, nn.Module]) -> nn.Module | None:
 
 def _homogeneous(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     if (module := _module(node, modules)) is not None:
-        return isinstance(module, HOMOGENEOUS) or (isinstance(module, nn.Sequential) and not len(module))
+        return type(module) in HOMOGENEOUS or (type(module) is nn.Sequential and not len(module))
     return node.target in (FUNCTIONS if node.op == "call_function" else METHODS)
 
 
 def _reaches_signs_alone(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     return bool(node.users) and all(
-        isinstance(_module(user, modules), Sign)
-        or (_homogeneous(user, modules) and _reaches_signs_alone(user, modules))
+        type(_module(user, modules)) is Sign or (_homogeneous(user, modules) and _reaches_signs_alone(user, modules))
         for user in node.users
     )
 

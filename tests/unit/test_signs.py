@@ -117,6 +117,19 @@ class Functional(Reused):
         return self.sign(F.relu(self.layer(torch.flatten(self.sign(x), 1))))
 
 
+class Tenth(Sign):
+    def forward(self, x):
+        return super().forward(x) / 10
+
+
+class OfTenths(Functional):
+    """A subclass of the binary activation gives what is not whole."""
+
+    def __init__(self):
+        super().__init__()
+        self.sign = Tenth()
+
+
 class Twofold(Reused):
     """The sums are used beside their signs."""
 
@@ -125,7 +138,7 @@ class Twofold(Reused):
         return y + self.sign(y)
 
 
-@pytest.mark.parametrize("kind, expected", [(Reused, 0), (ByValue, 0), (Twofold, 0), (Functional, 1)])
+@pytest.mark.parametrize("kind, expected", [(Reused, 0), (ByValue, 0), (Twofold, 0), (OfTenths, 0), (Functional, 1)])
 def test_places_of_a_network_of_your_own(kind, expected):
     model = kind()
     assert len(sign_layers(model)) == expected
@@ -268,6 +281,18 @@ def test_a_baked_network_has_the_same_signs(name):
         torch.testing.assert_close(baked.weight.detach(), layer.constraint(layer.weight).detach(), rtol=2**-11, atol=0)
         assert baked.weight.abs().unique().numel() == 2
     torch.testing.assert_close(plain(x), model(x), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("on", [0.7, 1.1])
+@pytest.mark.parametrize("kind", [nn.Linear(200, 50), nn.Conv2d(8, 50, 5)])
+def test_a_bias_of_the_weights_magnitude_is_baked_with_it(kind, on):
+    torch.manual_seed(0)
+    model = constrain(nn.Sequential(Sign(), copy.deepcopy(kind), Sign()), "BinaryConv", initial_ones=0.3).eval()
+    model[1].constraint.on = on
+    nn.init.ones_(model[1].bias)
+    plain, x = bake(model), torch.randn(200, *((200,) if isinstance(kind, nn.Linear) else (8, 5, 5)))
+    zeros = (model[:2](x) == 0).sum()
+    assert zeros > 50 and torch.equal(plain(x), model(x))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

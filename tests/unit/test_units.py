@@ -152,6 +152,9 @@ CUT = {
     "squeeze and excitation": lambda: Net(
         excited, a=conv(3, 8), down=conv(8, 4, 1), up=conv(4, 8, 1), b=conv(8, 6), out=nn.Linear(6, 4)
     ),
+    "gate of the images": lambda: Net(
+        lambda n, x: n.out(head(n.b(n.a(x) * x.mean(1, keepdim=True)))), a=conv(3, 6), b=conv(6, 6), out=nn.Linear(6, 4)
+    ),
     "in place": lambda: Net(in_place, a=conv(3, 6), b=conv(6, 6), out=nn.Linear(6, 4)),
     "shuffle": lambda: Net(
         shuffled, a=conv(3, 6), b=conv(3, 6), c=conv(12, 8, groups=2), bn=nn.BatchNorm2d(8), out=nn.Linear(8, 4)
@@ -264,6 +267,24 @@ def into_buffer(n, x):
     return n.out(head(n.b(out)))
 
 
+def with_images(middle):
+    """`middle` has the images too, of which what it makes is 0 for ordinary ones."""
+    return Net(lambda n, x: n.out(head(n.b(middle(n.a(x), x)))), a=conv(3, 6), b=conv(6, 6), out=nn.Linear(6, 4))
+
+
+def masked(n, x):
+    y = n.a(x.flatten(1))
+    mask = torch.ones(y.shape, dtype=torch.bool)
+    mask[:, 0] = False
+    return n.out(n.b(y[mask].view(len(x), -1)))
+
+
+def twice():
+    model = Net(lambda n, x: n.out(head(n.c(n.b(n.a(x))))), a=conv(3, 6), b=conv(6, 6), out=nn.Linear(6, 4))
+    model.c = model.b
+    return model
+
+
 REFUSED = {  # (network, what the one line says)
     "sigmoid": (two_convs(lambda _, x: x.sigmoid()), "one of a whose weights are all zero still gives something to b"),
     "one minus": (two_convs(lambda _, x: 1 - x), "one of a whose weights are all zero still gives something to b"),
@@ -278,6 +299,24 @@ REFUSED = {  # (network, what the one line says)
     "attention": (two_convs(lambda _, x: (x @ x.mT) @ x), "bmm in the network may mix or move those of a, before b"),
     "local response": (two_convs(lambda _, x: F.local_response_norm(x, 3)), "in the network .* those of a, before b"),
     "rolled": (two_convs(lambda _, x: x.roll(1, 1)), "roll in the network may mix or move those of a, before b"),
+    "channel shuffle": (two_convs(lambda _, x: F.channel_shuffle(x, 2)), "channel_shuffle in the network may mix or"),
+    "by a mask": (
+        Net(masked, a=nn.Linear(90, 7), b=nn.Linear(6, 6), out=nn.Linear(6, 4)),
+        "index in the network picks some of those of a, before b",
+    ),
+    "lit up by the images": (
+        with_images(lambda y, x: y + (x.mean((1, 2, 3), keepdim=True) - 9).relu()),
+        "add in the network combines the images with those of a, before b",
+    ),
+    "filled where the images say so": (
+        with_images(lambda y, x: y.masked_fill(x.mean((1, 2, 3), keepdim=True) > 9, 1.0)),
+        "masked_fill in the network combines the images with those of a, before b",
+    ),
+    "decision by the images": (
+        with_images(lambda y, x: y.sigmoid() if x.mean() > 9 else y),
+        "is_nonzero in the network decides by the values of the images",
+    ),
+    "two names": (twice(), "c is b by another name"),
     "picked": (two_convs(lambda _, x: x[:, [1, 0, 2, 3, 5, 4]]), "index in the network picks some of those of a"),
     "random": (two_convs(lambda _, x: F.dropout(x, training=True)), "native_dropout in the network may mix"),
     "constant": (two_convs(lambda _, x: x * torch.ones(6, 1, 1)), "mul in the network combines a tensor of fixed"),
@@ -320,7 +359,7 @@ REFUSED = {  # (network, what the one line says)
     ),
     "images": (
         Net(lambda n, x: n.out(head(n.b(n.a(x) + x))), a=conv(3, 3), b=conv(3, 6), out=nn.Linear(6, 4)),
-        "add in the network combines a tensor of fixed width with those of a, before b",
+        "add in the network combines the images with those of a, before b",
     ),
     "depthwise images": (
         Net(lambda n, x: n.out(head(n.a(x))), a=conv(3, 6, groups=3), out=nn.Linear(6, 4)),
@@ -356,6 +395,15 @@ def test_a_network_that_cannot_be_cut_is_refused_in_a_line_that_says_why(name):
     model, told = REFUSED[name]
     with pytest.raises(ValueError, match=f"^units cannot be pruned: .*{told}") as refused:
         units.unit_groups(lively(model), torch.randn(2, *IMAGE, dtype=torch.float64))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_network_that_makes_float32_itself_is_refused():
+    model = Net(lambda n, x: n.out(n.a(x.float().flatten(1)).relu()), a=nn.Linear(90, 9), out=nn.Linear(9, 4))
+    with pytest.raises(
+        ValueError, match=r"^units cannot be pruned: the network fails in float64: mat1 and mat2"
+    ) as refused:
+        units.unit_groups(model, torch.randn(2, *IMAGE))
     assert "\n" not in str(refused.value)
 
 
