@@ -51,7 +51,7 @@ def find(options: Options) -> Point:
     if snapshot is None:
         say(f"{run.path} has no checkpoint yet: it starts over")
         return Point(options, run)
-    for table in run.path.glob("*.csv"):  # a damaged one is refused before anything is changed
+    for table in run.path.glob("[!.]*.csv"):  # a damaged one is refused before anything is changed
         results.read(table) if table.name == runs.ROW else earlier_rows(table, 0)
     if options.optim.epochs > epochs:
         both = f"epochs: {epochs} in the run, {options.optim.epochs} now"

@@ -112,6 +112,8 @@ CHECKPOINTS = {
     "no tensor of the model": lambda content: content["model"].pop("linear.0.weight"),
     "not a number": lambda content: content["model"]["linear.0.weight"].fill_(float("nan")),
     "other optimizer": lambda content: content["optimizer"]["state"][0].update(exp_avg=torch.ones(1)),
+    "event files": lambda content: content.update(events={"events.out.tfevents.1": -1}),
+    "no event files": lambda content: content.update(events=7),
     "one group more": lambda content: content["optimizer"]["param_groups"].append({}),
 }
 
