@@ -91,6 +91,11 @@ def test_damaged_measures_and_tables_are_one_line(program, run, name, damage):
     assert contents(run) == before
 
 
+def test_a_hidden_file_beside_the_measures_is_none_of_them(program, run):
+    (run / "._metrics.csv").write_bytes(b"\0\x05\x16\x07\xff")
+    assert program("--resume", run)[0] == 0
+
+
 @pytest.mark.parametrize("text", ["", "a: [", "[" * BRACKETS, "\x00", "\xff", "seed: 1\nseed: 2", "lr: fast", "- 1"])
 def test_a_damaged_configuration_is_one_line(program, run, text):
     (run / "config.yaml").write_text(text, encoding="latin-1")
