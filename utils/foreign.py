@@ -20,7 +20,7 @@ def holds_sets(folder: str) -> bool:
         return False
 
 
-PUBLISHED = {"data": r"/mnt(/disk1/datasets|/xnor-ssd)?", "log_dir": r"/home/vivekr/.+"}  # in BIPROP's files
+PUBLISHED = {"data": r"/mnt(/disk1/datasets|/xnor-ssd)?", "log_dir": r"/home(/vivekr/.+)"}  # in BIPROP's files
 FOREIGN: dict[str, Callable[[str], bool]] = {"data": holds_sets, "log_dir": writable}  # what a folder needs to be used
 
 
