@@ -158,7 +158,7 @@ def test_when_a_network_is_built_or_a_set_is_read(program, config, monkeypatch, 
     assert one_line(program("--config", config())).startswith("failed: out of memory")
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOMEM, "Cannot allocate memory"), MemoryError()], ids=["os", "python"])
+@pytest.mark.parametrize("error", [OSError(errno.ENOMEM, "Cannot allocate memory"), MemoryError()], ids=repr)
 def test_no_image_is_blamed_for_it(monkeypatch, tmp_path, error):
     (tmp_path / "a.png").write_bytes(b"")
 
