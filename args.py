@@ -13,7 +13,7 @@ from typing import Any
 from utils import choices
 from utils.config_file import config_path
 from utils.declared import BUT, STEPPED, TYPED, Reader, UsageError, help_lines, opt
-from utils.foreign import FOREIGN, not_theirs
+from utils.foreign import FOREIGN, is_foreign
 from utils.paths import stem
 from utils.rules import ALIASES, DEAD, ERRORS, REMARKS, RENAMED, pruned
 from utils.words import nearest, shown, together
@@ -255,7 +255,7 @@ def take_file(reader: Reader, path: str) -> None:
 def leave_foreign_folders(reader: Reader) -> None:
     """Put the default in the place of a folder of the authors of BIPROP that a file names and this machine lacks."""
     for name in FOREIGN:
-        if name not in reader.bad | reader.v.typed.keys() and not_theirs(name, reader.v):
+        if name not in reader.bad | reader.v.typed.keys() and is_foreign(name, reader.v):
             default = FIELDS[name].default
             reader.warnings.append(f"{reader.said[name]} cannot be used here; using {default or 'runs'}")
             setattr(reader.v, name, default)

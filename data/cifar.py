@@ -146,10 +146,11 @@ def latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-class Unpickler(pickle.Unpickler):
+class Unpickler(pickle._Unpickler):
     """Builds the plain types, and stand-ins for the few names the official files refer to; refuses all others.
 
-    Neither numpy's reconstruction nor any other code of the environment is reachable from a file.
+    Neither numpy's reconstruction nor any other code of the environment is reachable from a file. The unpickler in
+    Python: that in C takes 16 bytes for each number that a memo may have, and a file may say 2^32.
     """
 
     names: dict[tuple[str, str], Callable[..., Any]] = {  # noqa: RUF012 (a table, not a default)

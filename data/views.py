@@ -11,6 +11,7 @@ from torch import Tensor
 
 from data import Augmentation, SetSpec
 from data.augment import CROP_PAD
+from utils import memory
 from utils.files import RunFailed, irregular
 from utils.text import quoted
 from utils.vision import import_transforms
@@ -36,9 +37,9 @@ def decode(path: str) -> Image:
             return image.convert("RGB")
     except PIL.UnidentifiedImageError:
         reason = "not an image of a known format"
-    except MemoryError:
-        raise
     except Exception as error:  # whatever the parser of a format meets: OSError, SyntaxError, struct.error, ...
+        if memory.ran_out(error):
+            raise
         reason = quoted(str(error).split("\n")[0], 300) or type(error).__name__
     raise RunFailed(f"{quoted(path, 1000)}: cannot be decoded: {reason}")
 

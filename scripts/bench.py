@@ -40,7 +40,7 @@ from utils import ending, streams
 from utils import runtime as runtimes
 from utils.choose import pick
 from utils.files import check_new, write_text
-from utils.parser import count, new_path
+from utils.parser import Parser, count, new_path
 from utils.progress import say
 from utils.run import environment
 from utils.runtime import Runtime
@@ -189,9 +189,9 @@ def _comma(text: str) -> list[str]:
     return text.split(",")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line."""
-    top = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    top = Parser(__doc__)
     top.add_argument("--nets", type=_comma, default=list(TARGETS), help=f"default {','.join(TARGETS)}")
     top.add_argument(
         "--acts", type=_comma, default=list(OPTIMIZER), help="default 1/32,1/1; 1/1: binary activations too"
@@ -219,7 +219,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def checked(argv: Sequence[str]) -> argparse.Namespace:
-    """The options; every fault ends the program with code 2 before anything is measured."""
+    """The options. Raises UsageError for what cannot be, before anything is measured."""
     top = parser()
     options = top.parse_args(argv)
     if options.parallel:
@@ -270,7 +270,6 @@ def work(argv: Sequence[str]) -> None:
             streams.write("stderr", f"measured {net} {act}")
         measured = {"rows": rows}
         say(table(rows, options.precision))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     write_text(options.out, json.dumps(conditions(options) | measured, indent=1) + "\n")
     say(f"every sample: {options.out}")
 
@@ -289,4 +288,4 @@ def conditions(options: argparse.Namespace) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(ending.code(lambda: main(sys.argv[1:]), interrupted=ending.INTERRUPTED))
+    sys.exit(main(sys.argv[1:]))

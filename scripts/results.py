@@ -1,4 +1,4 @@
-"""Make a results file anew from the directories of the runs.
+"""Restore the rows of a results file from the directories of the runs.
 
     python scripts/results.py rebuild DIR [--results FILE]
 

@@ -24,10 +24,9 @@ from utils import ending
 from utils.declared import TYPED, Reader, flags, help_lines, opt
 from utils.progress import say, warn
 from utils.signals import RESUMABLE
-from utils.words import together
+from utils.words import apart, together
 
 ROOT = Path(__file__).resolve().parents[1]
-COUNTED = r"[\d,]+ problems:|and [\d,]+ more"  # lines of `together` that are no problem
 MOST_CELLS = 10_000
 REFUSED = ("resume", "evaluate", "check", "start_epoch")
 SPELLED = {flag: name for name, option in FIELDS.items() for flag in flags(name, option)}
@@ -136,7 +135,7 @@ def checked(argv: Sequence[str]) -> tuple[SweepOptions, list[Cell]]:
             cell = main_argv(ways)
             made.append(Cell(cell, {name: varied[name] for name in ways if name in varied}, parse(cell)))
         except UsageError as error:
-            problems += [line for line in str(error).splitlines() if not re.fullmatch(COUNTED, line)]
+            problems += apart(error)
     only = None if "only" in reader.bad else reader.v.only
     if not problems and only is not None and only >= len(made):
         problems.append(f"{reader.said['only']}, but the cells of this grid are 0 to {len(made) - 1}")

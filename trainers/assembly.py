@@ -42,8 +42,9 @@ def build(options: Options, spec: data.SetSpec | None = None) -> tuple[nn.Module
     seed_everything(options.run.seed)
     generator = torch.Generator().manual_seed(options.run.seed)
     try:
-        network_size.check(options, spec, network_options(options, spec))
-        model = models.build(**network_options(options, spec))
+        network = network_options(options, spec)
+        network_size.check(options, spec, network)
+        model = models.build(**network)
         initialise(
             model,
             m.init,

@@ -115,7 +115,7 @@ class Journal(Listener):
         self._run.set_status("stopped", epoch=state.epoch, step=state.step, epochs=self._options.optim.epochs)
 
     def save(self, state: State, *, is_best: bool) -> None:
-        """last.pt, and before it, from the same file, best.pt and epoch_<n>.pt where they are due."""
+        """Write last.pt, and before it best.pt and epoch_<n>.pt where they are due."""
         self._run.check_held()
         every = self._options.run.save_every
         names = [f"epoch_{state.epoch}.pt"] if every > 0 and state.step == 0 and state.epoch % every == 0 else []

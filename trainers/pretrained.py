@@ -23,6 +23,7 @@ from utils import checkpoints
 from utils.progress import say, warn
 from utils.rules import SMALL_RESNET
 from utils.text import quoted
+from utils.words import apart
 
 WITHOUT_RATE = ("DenseConv", "SampleSubnetConv")  # BIPROP stores a default or a measured share with these
 SAID = ("arch", "conv_type", "prune_rate")
@@ -200,7 +201,7 @@ def _problems(values: Mapping[str, object]) -> dict[str, str]:
     try:
         from_flat(values)
     except UsageError as error:
-        return {line.partition(":")[0]: line for line in str(error).splitlines() if not line.endswith(" problems:")}
+        return {line.partition(":")[0]: line for line in apart(error)}
     return {}
 
 

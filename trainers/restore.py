@@ -124,10 +124,19 @@ def load_generators(saved: dict[str, Any]) -> None:
 
 
 def progress(path: Path | str, snapshot: Snapshot) -> State:
-    """How far the run of a snapshot had come. Raises UsageError where the entry `state` is damaged."""
+    """How far the run of a snapshot had come. Raises UsageError where the entry `state` or
+    `events` is damaged."""
     made: list[State] = []
     put_back(path, snapshot, state=lambda saved: made.append(_state(saved, snapshot)))
+    if snapshot.get("events") is not None:  # an older checkpoint has none
+        put_back(path, snapshot, events=_check_sizes)
     return made[0]
+
+
+def _check_sizes(saved: dict[str, Any]) -> None:
+    for name, size in saved.items():
+        if type(size) is not int or size < 0:
+            raise ValueError(f"{shown(name)} is {shown(size)}")
 
 
 def _state(saved: dict[str, Any], snapshot: Snapshot) -> State:

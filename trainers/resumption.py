@@ -11,7 +11,7 @@ from trainers.restore import WRONG, progress
 from utils import checkpoints, results
 from utils import run as runs
 from utils.progress import say, warn
-from utils.tables import earlier_rows
+from utils.tables import earlier_rows, is_by_epochs
 from utils.words import shown
 
 OF_TESTS = ("precision", "batch_size", "test_batch_size")  # in which a test may be another than the training
@@ -51,8 +51,11 @@ def find(options: Options) -> Point:
     if snapshot is None:
         say(f"{run.path} has no checkpoint yet: it starts over")
         return Point(options, run)
-    for table in run.path.glob("*.csv"):  # a damaged one is refused before anything is changed
-        results.read(table) if table.name == runs.ROW else earlier_rows(table, 0)
+    for table in run.path.glob("[!.]*.csv"):  # a damaged one is refused before anything is changed
+        if table.name == runs.ROW:
+            results.read(table)
+        elif table.name == "metrics.csv" or is_by_epochs(table):  # anything else is not the run's
+            earlier_rows(table, 0)
     if options.optim.epochs > epochs:
         both = f"epochs: {epochs} in the run, {options.optim.epochs} now"
         warn(f"{both}: the learning rates from here on may differ from those of a run that had them from the start")

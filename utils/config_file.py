@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.declared import BUT, TYPED, UsageError, shown
+from utils.declared import BUT, TYPED
+from utils.errors import UsageError
 from utils.paths import expanded
+from utils.words import shown
 
 
 def config_path(typed: Mapping[str, list[Any]]) -> str:

@@ -108,9 +108,12 @@ class _Anything(dict[Any, Any]):
     append = extend = add = update = __init__
 
 
-class _Inert(pickle.Unpickler):
+class _Inert(pickle._Unpickler):
     """Makes nothing of a file but the numbers of elements of its storages, by their keys, in `sizes`: an element has at
-    least a byte, and torch compares the rest."""
+    least a byte, and torch compares the rest.
+
+    The unpickler in Python: that in C takes 16 bytes for each number that a memo may have, and a file may say 2^32.
+    """
 
     def __init__(self, file: IO[bytes], sizes: dict[Any, int]) -> None:
         super().__init__(file, encoding="latin1")

@@ -101,7 +101,7 @@ def code(
 
 def _lines(message: str) -> str:
     """`message` on one line, unless it lists several problems: what it quotes may hold the end of a line."""
-    return message if re.match(r"\d+ problems:\n", message) else message.replace("\n", "\\n")
+    return message if re.match(r"[\d,]+ problems:\n", message) else message.replace("\n", "\\n")
 
 
 def _notes(error: Exception) -> str:

@@ -24,7 +24,7 @@ PUBLISHED = {"data": r"/mnt(/disk1/datasets|/xnor-ssd)?", "log_dir": r"/home(/vi
 FOREIGN: dict[str, Callable[[str], bool]] = {"data": holds_sets, "log_dir": writable}  # what a folder needs to be used
 
 
-def not_theirs(name: str, v: Any) -> bool:
+def is_foreign(name: str, v: Any) -> bool:
     """Whether the folder in option `name` of the values `v` is one that BIPROP's authors had and this machine lacks.
 
     A set that is to be downloaded, and an ImageFolder, which BIPROP does not know, are their user's own.

@@ -5,8 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from utils.declared import NOUNS, UsageError, fits, plain, shown
+from utils.declared import NOUNS, fits, plain
+from utils.errors import UsageError
 from utils.paths import expanded
+from utils.words import shown
 
 
 class Parser(argparse.ArgumentParser):

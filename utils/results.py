@@ -98,8 +98,10 @@ def append(path: Path, row: Mapping[str, object]) -> None:
 
 
 def keep(path: Path, row: Mapping[str, object]) -> None:
-    """Add `row` to those in `path`, the file of a single run, whole or not at all, unless it is there already: from
-    these files a results file is made anew. Raises OSError, UsageError."""
+    """Add `row` to `path`, the file of a single run, whole or not at all, unless it is there already.
+
+    scripts/results.py restores a results file from these. Raises OSError, UsageError.
+    """
     rows, _ = read(path)
     if not _has(rows, row):
         write_text(path, _as_text([*rows, row]))

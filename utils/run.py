@@ -16,7 +16,7 @@ from typing import IO, Any
 import yaml
 
 from args import Options, UsageError
-from utils.files import InUse, RunFailed, locked, try_lock, write_text
+from utils.files import InUse, RunFailed, check_regular, locked, try_lock, write_text
 from utils.words import shown
 
 STATUSES = ("running", "done", "failed", "stopped")
@@ -27,7 +27,7 @@ PROCESS = uuid.uuid4().hex
 
 class Run:
     """A run's directory, locked by this process. `path` holds config.yaml, environment.json, metrics.csv, status.json,
-    result.csv, logs/ and checkpoints/. Told to another process, it writes nothing there.
+    result.csv, logs/ and checkpoints/. A copy in another process writes nothing there.
 
     The lock file says who holds the lock: machine, pid, and a name that no other process has. Raises UsageError
     where status.json is damaged.
@@ -89,9 +89,9 @@ def create(options: Options) -> Run:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.mkdir()
-        except FileExistsError:
+        except FileExistsError as error:
             if not path.is_dir():
-                raise UsageError(f"log_dir: {path} is a file; a directory is needed there") from None
+                raise UsageError(f"log_dir: {error.filename} is a file; a directory is needed there") from None
             if not _is_left(path):
                 continue
         except OSError as error:
@@ -190,6 +190,7 @@ def holder(path: Path) -> str:
 def read_status(path: Path) -> dict[str, Any]:
     """status.json of the run at `path`; empty where there is none. Raises UsageError where it is damaged."""
     file = path / "status.json"
+    check_regular(file)
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         found = record if isinstance(record, dict) else {"it": record}

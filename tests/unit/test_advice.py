@@ -8,6 +8,7 @@ import struct
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from args import DEAD, FIELDS, UsageError, parse
@@ -16,6 +17,7 @@ from scripts import report
 from tests.unit.test_data_sources import ROWS, write_cifar_py
 from utils import choices, ending
 from utils.declared import flags
+from utils.words import shown
 
 ROOT = Path(__file__).parents[2]
 OTHERS = {
@@ -159,6 +161,15 @@ def test_columns_of_metrics_are_told_on_one_line(program, config, tmp_path, caps
     assert report.main([str(path.parent), "--measure", "none"]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "a\\x1b[2J\\rb\\nerror: forged\\u202e" in err
+
+
+def test_a_value_of_lists_within_lists_is_told_at_once():
+    value = []
+    for _ in range(60):
+        value = [value, value]
+    told = shown(value)
+    assert told.startswith("[[[[") and len(told) < 300 and "\n" not in told
+    assert shown([1, "x", None]) == "[1, 'x', None]" and "\n" not in shown(torch.ones(3, 3))
 
 
 def test_a_line_that_a_message_quotes_cannot_forge_another():

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+import tracemalloc
 import zipfile
 import zlib
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 
 import data
 from args import UsageError
+from data import cifar
 from data.views import decode
 from models import compact
 from scripts import export_packed
@@ -223,6 +225,18 @@ def test_none_of_them_takes_memory(tmp_path):
     told = ("is compressed", "is compressed", "it holds more", "promises .* bytes of data in a file of")
     assert all(re.search(part, line) for part, line in zip(told, lines, strict=True)), lines
     assert all(int(line.split()[0]) < 20 for line in lines), lines
+
+
+@pytest.mark.parametrize("read", [checkpoints.read, lambda path: [*cifar.read_pickle(cifar.CIFAR10, path, 1)]])
+def test_a_memo_takes_the_memory_of_what_is_in_it(tmp_path, read):
+    path = tmp_path / "small"
+    path.write_bytes(b"\x80\x02Nr" + struct.pack("<I", 2**25) + b".")  # None, said to be number 2^25 of the memo
+    tracemalloc.start()
+    with pytest.raises(UsageError, match="small"):
+        read(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 * MIB
 
 
 def test_numbers_that_only_the_older_format_can_declare_are_read_as_they_are(tmp_path):

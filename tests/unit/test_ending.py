@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from utils import ending, progress
+from utils.words import apart, together
 
 ROOT = Path(__file__).parents[2]
 INTERRUPT = "import os, signal; os.kill(os.getpid(), signal.SIGINT)"
@@ -17,10 +18,10 @@ def python(program, *, within="nothing"):
     """A program that is interrupted when it imports `within`."""
     hook = f"""
 import builtins
-def hooked(name, *rest, real=builtins.__import__):
+def hooked(name, *rest, real=builtins.__import__, **more):
     if name == {within!r}:
         {INTERRUPT}
-    return real(name, *rest)
+    return real(name, *rest, **more)
 builtins.__import__ = hooked
 """
     words = [sys.executable, "-c", hook + program]
@@ -72,6 +73,20 @@ def test_words_that_a_script_does_not_understand_are_told_in_one_line(name, word
     heard = capsys.readouterr()
     assert heard.out == "" and heard.err.startswith("error: ") and heard.err.endswith("; --help says more\n")
     assert heard.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("count", [2, 20, 21, 1000, 1502])
+def test_problems_have_a_line_each_however_many_they_are(capsys, count):
+    problems = [f"option{i}: unknown" for i in range(count)]
+    error = together(problems)
+
+    def work():
+        raise error
+
+    assert ending.code(work) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == f"error: {count:,} problems:" and told[1:3] == problems[:2]
+    assert apart(error) == problems[:20] and len(told) == 1 + min(count, 20) + (count > 20)
 
 
 def test_a_ctrl_c_that_was_swallowed_is_raised_before_training_begins():

@@ -100,6 +100,18 @@ def test_as_a_checkpoint_to_resume(program, config, tmp_path, strange):
         assert code == 2 and err.splitlines()[-1].startswith("error: ") and str(path) in err.splitlines()[-1]
 
 
+def test_as_the_measures_or_the_status_of_a_run(program, config, tmp_path, strange):
+    program("--config", config(), "--epochs", 1)
+    run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
+    for name in ("metrics.csv", "status.json"):
+        (run / name).unlink()
+        strange[0].rename(run / name)
+        code, _, err = program("--resume", run, "--epochs", 2)
+        one_line(code, err, (run / name, strange[1]))
+        (run / name).rename(strange[0])
+        (run / name).write_text("")
+
+
 def test_as_input_and_output_of_scripts(capsys, monkeypatch, tmp_path, strange):
     path, _ = strange
     monkeypatch.chdir(tmp_path)
@@ -110,6 +122,7 @@ def test_as_input_and_output_of_scripts(capsys, monkeypatch, tmp_path, strange):
         (convert.main, ["biprop", "there.pt", path, "--force"]),
         (prune.main, ["run", "--method", "unit", "--percent", "50", "--compact", path, "--force"]),
         (report.main, ["run", "--out", path]),
+        (bench.main, ["--out", path]),
     ]
     calls += [(convert.main, ["biprop", path, "new.pt"])] * (not path.is_dir())
     for main, words in calls:

@@ -8,9 +8,11 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
+from data.views import decode
 from scripts import export, prune
 from trainers import experiment, loop, pretrained
 from utils import checkpoints, ending, memory
@@ -154,3 +156,16 @@ def test_when_a_network_is_built_or_a_set_is_read(program, config, monkeypatch, 
         assert one_line(program("--config", config())).startswith("failed: out of memory")
     monkeypatch.setattr(np, "setdiff1d", fail)
     assert one_line(program("--config", config())).startswith("failed: out of memory")
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOMEM, "Cannot allocate memory"), MemoryError()], ids=repr)
+def test_no_image_is_blamed_for_it(monkeypatch, tmp_path, error):
+    (tmp_path / "a.png").write_bytes(b"")
+
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr(PIL.Image, "open", fail)
+    with pytest.raises(type(error)) as caught:
+        decode(str(tmp_path / "a.png"))
+    assert caught.value is error

@@ -231,3 +231,12 @@ def test_what_is_downloaded_or_one_s_own_images_is_never_looked_for_elsewhere(
     monkeypatch.setitem(args.FOREIGN, "data", lambda path: False)
     options = parse({**DENSE, "data": THEIRS, **content}, *words)
     assert (options.data.data, options.warnings) == (THEIRS, ())
+
+
+def test_the_file_that_is_in_the_way_of_a_run_is_named(program, config, tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/ticket").write_text("")
+    code, _, err = program(
+        "--config", config(conv_type="DenseConv", freeze_weights=None, trainer=None, prune_rate=None)
+    )
+    assert (code, err) == (2, "error: log_dir: runs/ticket is a file; a directory is needed there\n")
