@@ -124,7 +124,7 @@ def stepped(text: str, most: int = 1000) -> list[float]:
 
 def writable(folder: str) -> bool:
     """Whether a folder, or else the lowest existing one above it, can be written."""
-    lowest = next(path for path in (Path(folder), *Path(folder).parents) if os.access(path, os.F_OK))
+    lowest = next(path for path in (Path(folder), *Path(folder).parents) if os.path.lexists(path))
     return os.access(lowest, os.W_OK | os.X_OK) and lowest.is_dir()
 
 

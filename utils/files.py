@@ -68,6 +68,12 @@ def check_regular(path: Path, option: str = "") -> None:
         raise UsageError(f"{option}{path} {fault}")
 
 
+def why_not(folder: Path, error: OSError) -> str:
+    """Return why `folder` could not be made, in words: `error`, or what stands in its place or in that of a parent."""
+    others = (path for path in (*reversed(folder.parents), folder) if os.path.lexists(path) and not path.is_dir())
+    return next((f"{path} is no directory" for path in others), error.strerror or str(error))
+
+
 def check_new(path: Path, *, force: bool, option: str = "") -> None:
     """Raises UsageError where `path`, which `option` named, is no place for a new file, or one is there (but for
     `force`)."""
