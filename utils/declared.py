@@ -116,7 +116,7 @@ def stepped(text: str, most: int = 1000) -> list[float]:
     if text == "none":
         return []
     start, stop, step = map(float, text.split(":"))
-    count = math.floor((stop - start) / step + 1e-9) + 1 if 0 <= start <= stop <= LARGEST_STEP and step > 0 else 0
+    count = math.floor((stop - start) / step + 1e-9) + 1 if 0 <= start <= stop <= LARGEST_STEP >= step > 0 else 0
     if not 0 < count <= most:
         raise ValueError
     return [round(start + i * step, 9) for i in range(count)]
