@@ -81,7 +81,8 @@ def cast(option: Any, value: Any) -> Any:
     kind, *nullable = get_args(option.type) or (option.type,)
     path = option.metadata["path"]
     if path and value == "~" and isinstance(value, Bare):
-        raise UsageError("YAML reads it as no value: write null, or ~/ for the home folder")
+        nothing = "write null, or" if nullable else "leave it out, or write"
+        raise UsageError(f"YAML reads it as no value: {nothing} ~/ for the home folder")
     if nullable and (value is None or (isinstance(value, str) and value in NULLS and not (path and value == "~"))):
         return None
     if value == "None" and (nullable or path):
