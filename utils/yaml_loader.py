@@ -3,6 +3,7 @@
 YAML 1.1 reads 010 as 8, 1:30 as 90 and 1_0 as 10. Here a number is what the same text is on the command line.
 """
 
+import codecs
 from pathlib import Path
 from typing import Any
 
@@ -133,4 +134,4 @@ def _text(path: Path) -> str:
         raise ValueError("it is UTF-16, and UTF-8 is needed")
     if b"\0" in content:
         raise ValueError("it is no text: it has a byte 0")
-    return content.decode("utf-8-sig")
+    return content.removeprefix(codecs.BOM_UTF8).decode()

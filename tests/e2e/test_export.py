@@ -144,7 +144,7 @@ def test_bad_input_is_answered_in_one_line(program, config, trained, run, tmp_pa
         (("shift", dense, out), "no layer has shift weights: conv_type DenseConv; ShiftQ or ShiftPS has"),
         (("shift", gone, out), f"{gone} is no run directory and no checkpoint of one"),
         (("shift", tmp_path, out), f"{tmp_path} is no run directory and no checkpoint of one"),
-        (("shift", dense, tmp_path), f"{tmp_path} is a directory"),
+        (("shift", dense, tmp_path), f"{tmp_path} is a directory; a regular file is needed"),
         (("shift", dense, gone / "out.pt"), f"{gone} is no directory"),
         (("check", gone), f"{gone} does not exist"),
         (("check", dense / "checkpoints/last.pt"), f"{dense}/checkpoints/last.pt is no file of `export.py shift`"),

@@ -169,7 +169,7 @@ def test_a_reader_that_goes_away_does_not_stop_the_run(config, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [("Name,Acc\na,1\n", "other columns"), (None, "Is a directory")],
+    [("Name,Acc\na,1\n", "other columns"), (None, "is a directory")],
 )
 def test_a_results_file_that_cannot_take_the_row_is_refused_before_training(program, config, tmp_path, content, told):
     results = tmp_path / "mine.csv"

@@ -138,9 +138,9 @@ def test_the_persons_environment_changes_no_picture(tmp_path, env):
 def test_a_run_of_any_name_draws_its_curves(program, config, tmp_path, monkeypatch, name):
     monkeypatch.setattr(Default, "tables", lambda *_: {"sweep": CURVE})
     dense = config("dense.yml", conv_type=None, freeze_weights=None, prune_rate=None, epochs=1)
-    code, _, err = program("--config", dense, f"--name={name}", "--log-dir", tmp_path / "$SCRATCH")
+    code, _, err = program("--config", dense, f"--name={name}", "--log-dir", tmp_path / "cost $5_$")
     assert (code, err) == (0, "")
-    assert (tmp_path / "$SCRATCH/dense" / name / "sweep.png").read_bytes().startswith(PNG)
+    assert (tmp_path / "cost $5_$/dense" / name / "sweep.png").read_bytes().startswith(PNG)
 
 
 def test_a_run_whose_pictures_fail_is_done(program, config, tmp_path, monkeypatch):

@@ -73,9 +73,9 @@ def test_tuning_sets_numpys_kernels_on_zen4_only(monkeypatch):
     monkeypatch.delenv("NPY_DISABLE_CPU_FEATURES", raising=False)
     for family, model, expected in (("25", "17", True), ("26", "2", False), ("25", "1", False)):
         text = f"vendor_id\t: AuthenticAMD\ncpu family\t: {family}\nmodel\t\t: {model}\n\nvendor_id: x\n"
-        monkeypatch.setattr(process.Path, "read_text", lambda self, text=text: text)
+        monkeypatch.setattr(process.Path, "read_text", lambda self, encoding, text=text: text)
         assert process._is_zen4() is expected
-    monkeypatch.setattr(process.Path, "read_text", lambda self: "processor: 0")
+    monkeypatch.setattr(process.Path, "read_text", lambda self, encoding: "processor: 0")
     assert process._is_zen4() is False
     monkeypatch.setattr(process, "_is_zen4", lambda: True)
     process.tune()

@@ -1,6 +1,7 @@
 """Loader processes: every batch comes in its order, or one line says why it does not; no process is left behind."""
 
 import errno
+import gc
 import json
 import multiprocessing
 import os
@@ -189,6 +190,7 @@ def test_neither_descriptors_nor_processes_are_left(monkeypatch):
     def descriptors():
         return len(list(Path("/proc/self/fd").iterdir()))
 
+    gc.collect()  # what other tests left open
     before = descriptors()
     made = started(count=4)
     processes = made.processes
