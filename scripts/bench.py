@@ -40,7 +40,7 @@ from utils import ending, streams
 from utils import runtime as runtimes
 from utils.choose import pick
 from utils.files import check_new, write_text
-from utils.parser import count, new_path
+from utils.parser import Parser, count, new_path
 from utils.progress import say
 from utils.run import environment
 from utils.runtime import Runtime
@@ -191,7 +191,7 @@ def _comma(text: str) -> list[str]:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    top = Parser((__doc__ or "").splitlines()[0])
     top.add_argument("--nets", type=_comma, default=list(TARGETS), help=f"default {','.join(TARGETS)}")
     top.add_argument(
         "--acts", type=_comma, default=list(OPTIMIZER), help="default 1/32,1/1; 1/1: binary activations too"

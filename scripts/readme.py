@@ -10,7 +10,6 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: the project is one level up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import argparse
 import csv
 import json
 import re
@@ -22,6 +21,7 @@ from functools import cache
 import yaml
 
 from utils import ending
+from utils.parser import Parser
 from utils.text import original
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -161,7 +161,7 @@ def main(argv: list[str]) -> int:
 
 
 def work(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="Write the tables of README.md and docs/results.md from the records.")
+    parser = Parser("Write the tables of README.md and docs/results.md from the records.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where they would change")
     check, changed = parser.parse_args(argv).check, False
     for name, tables in PAGES.items():

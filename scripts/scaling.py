@@ -7,7 +7,6 @@ Measured are scripts/records/bench_parallel_*.json (scripts/bench.py --parallel 
 counted on the networks themselves. What is assumed of the machines stands in `Cluster`.
 """
 
-import argparse
 import json
 import math
 import sys
@@ -30,7 +29,7 @@ from models.blocks import OneValue
 from models.constraints import weight_layers
 from scripts.readme import RECORDS, ROOT, filled
 from utils import ending
-from utils.parser import limited
+from utils.parser import Parser, limited
 from utils.progress import say
 
 PAGE = ROOT / "docs" / "scaling.md"
@@ -291,7 +290,7 @@ def main(argv: Sequence[str]) -> int:
 
 def work(argv: Sequence[str]) -> int:
     """Write the page, or with --check say by 1 that it is not what would be written, or print for another cluster."""
-    top = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    top = Parser((__doc__ or "").splitlines()[0])
     top.add_argument("--check", action="store_true", help="write nothing; exit with 1 where the page is out of date")
     for entry in fields(Cluster):
         name, usual = entry.name.replace("_", "-"), entry.default
