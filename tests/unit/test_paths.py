@@ -130,7 +130,7 @@ def test_a_tilde_alone_is_null_in_yaml_and_home_elsewhere_so_it_is_refused_there
         args.parse(["--config", "t.yml"])
     Path("t.yml").write_text("set: digits\narch: Conv2\ndata: ~\n")
     with pytest.raises(
-        UsageError, match="data: ~ in t.yml, line 3, but YAML reads it as no value: leave it out, or write"
+        UsageError, match=r"data: ~ in t.yml, line 3, but YAML reads it as no value: leave it out, or write"
     ):
         args.parse(["--config", "t.yml"])
     assert parse(DENSE, "--pretrained=~").run.pretrained == str(tmp_path / "home")
