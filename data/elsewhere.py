@@ -17,6 +17,11 @@ BEGINNINGS = {  # of an archive's name in lower case, without - and _
     "ImageNet": ("imagenet", "ilsvrc"),
     "ImageFolder": ("",),
 }
+NAMELESS = ("archive.", "archive(")  # Kaggle's name of every download
+NESTED = {  # of ImageNet's own archives, what is in them: to unpack it is not enough
+    "ilsvrc2012imgtrain.": "it holds an archive of each class, to be unpacked into train/<class>",
+    "ilsvrc2012imgval.": "it holds images without classes, to be sorted into val/<class>",
+}
 DEPTH, MOST = 2, 4000  # levels of folders, and entries of each, that are looked at
 
 
@@ -26,8 +31,8 @@ def hint(name: str, root: Path, files: Sequence[Sequence[str]]) -> str | None:
     folders: dict[Path, set[str]] = {}
     for path in _entries(root):
         plain = path.name.lower().replace("-", "").replace("_", "")
-        if path.name.lower().endswith(ARCHIVES) and plain.startswith(BEGINNINGS.get(name, ())):
-            return _unpack(path, root if root.is_dir() else root.parent)
+        if path.name.lower().endswith(ARCHIVES) and plain.startswith((*BEGINNINGS.get(name, ()), *NAMELESS)):
+            return _unpack(path, plain, root if root.is_dir() else root.parent)
         folders.setdefault(path.parent, set()).add(path.name)
     for folder, names in folders.items():
         if any(names >= {*form} for form in files):
@@ -35,7 +40,9 @@ def hint(name: str, root: Path, files: Sequence[Sequence[str]]) -> str | None:
     return None
 
 
-def _unpack(archive: Path, into: Path) -> str:
+def _unpack(archive: Path, plain: str, into: Path) -> str:
+    if nested := next((text for start, text in NESTED.items() if plain.startswith(start)), None):
+        return f"its archive {archive} is not unpacked; {nested}"
     path, target = shlex.quote(str(archive)), shlex.quote(str(into))
     command = f"unzip {path} -d {target}" if archive.suffix.lower() == ".zip" else f"tar -xf {path} -C {target}"
     return f"its archive {archive} is not unpacked: {command}"

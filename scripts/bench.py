@@ -191,7 +191,7 @@ def _comma(text: str) -> list[str]:
 
 def parser() -> Parser:
     """The command line."""
-    top = Parser(__doc__)
+    top = Parser((__doc__ or "").splitlines()[0])
     top.add_argument("--nets", type=_comma, default=list(TARGETS), help=f"default {','.join(TARGETS)}")
     top.add_argument(
         "--acts", type=_comma, default=list(OPTIMIZER), help="default 1/32,1/1; 1/1: binary activations too"

@@ -161,8 +161,7 @@ def main(argv: list[str]) -> int:
 
 
 def work(argv: list[str]) -> int:
-    """What `main` does, failures as exceptions."""
-    parser = Parser(__doc__)
+    parser = Parser("Write the tables of README.md and docs/results.md from the records.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where they would change")
     check, changed = parser.parse_args(argv).check, False
     for name, tables in PAGES.items():

@@ -112,6 +112,8 @@ def main(argv: Sequence[str]) -> int:
     def work() -> int:
         given = top.parse_args(argv)
         check_new(given.out, force=True, option="--out: ")
+        if given.out.suffix.lower() not in ("", ".png"):
+            raise UsageError(f"--out: {given.out}: a PNG file is drawn; its name must end in .png")
         curves = gather(given.runs, given.measure)
         say(table(curves))
         lines = [mean_line(*of) for of in curves.items()]

@@ -290,7 +290,7 @@ def main(argv: Sequence[str]) -> int:
 
 def work(argv: Sequence[str]) -> int:
     """Write the page, or with --check say by 1 that it is not what would be written, or print for another cluster."""
-    top = Parser(__doc__)
+    top = Parser((__doc__ or "").splitlines()[0])
     top.add_argument("--check", action="store_true", help="write nothing; exit with 1 where the page is out of date")
     for entry in fields(Cluster):
         name, usual = entry.name.replace("_", "-"), entry.default

@@ -34,7 +34,8 @@ TAKEN_OVER = (  # (there, here): a network of the second kind may begin from one
 )
 HOLDERS = (  # keys of a network among what else a file holds; of several the first is taken
     *("model", "state_dict", "model_state_dict", "net", "network", "weights"),
-    *("ema", "model_ema", "state_dict_ema", "ema_state_dict"),
+    *("params", "model_state", "network_state_dict", "net_state_dict", "state"),
+    *("ema", "model_ema", "state_dict_ema", "ema_state_dict", "params_ema"),
 )
 DEEPEST = 3  # holders within each other
 WRAPPERS = ("module.", "_orig_mod.", "model.", "net.")  # no architecture here has a layer of such a name
@@ -93,7 +94,9 @@ def _state_in(content: Mapping[Any, Any], path: str) -> tuple[str, Mapping[str, 
     """(key, state dict) of the first of HOLDERS that has one, within others perhaps; ("", content) where it is bare."""
     found = [*_states(content, DEEPEST)]
     if not found:
-        raise UsageError(f"{path} holds no network: tensors by name are needed, bare, in `state_dict` or in `model`")
+        has = ", ".join(quoted(key, NAME) for key in [*content][:NAMED])
+        needed = "tensors by name are needed, bare, in `state_dict` or in `model`"
+        raise UsageError(f"{path} holds no network: {needed}" + f"; it has {has}" * bool(has))
     if len(found) > 1:
         names = [key for key, _ in found]
         warn(f"{path} holds {len(found)} networks: {names[0]} is taken, not {', '.join(names[1:])}")

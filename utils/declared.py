@@ -81,7 +81,8 @@ def cast(option: Any, value: Any) -> Any:
     kind, *nullable = get_args(option.type) or (option.type,)
     path = option.metadata["path"]
     if path and value == "~" and isinstance(value, Bare):
-        raise UsageError("YAML reads it as no value: write null, or ~/ for the home folder")
+        nothing = "write null, or" if nullable else "leave it out, or write"
+        raise UsageError(f"YAML reads it as no value: {nothing} ~/ for the home folder")
     if nullable and (value is None or (isinstance(value, str) and value in NULLS and not (path and value == "~"))):
         return None
     if value == "None" and (nullable or path):
@@ -116,7 +117,7 @@ def stepped(text: str, most: int = 1000) -> list[float]:
     if text == "none":
         return []
     start, stop, step = map(float, text.split(":"))
-    count = math.floor((stop - start) / step + 1e-9) + 1 if 0 <= start <= stop <= LARGEST_STEP and step > 0 else 0
+    count = math.floor((stop - start) / step + 1e-9) + 1 if 0 <= start <= stop <= LARGEST_STEP >= step > 0 else 0
     if not 0 < count <= most:
         raise ValueError
     return [round(start + i * step, 9) for i in range(count)]
@@ -124,7 +125,7 @@ def stepped(text: str, most: int = 1000) -> list[float]:
 
 def writable(folder: str) -> bool:
     """Whether a folder, or else the lowest existing one above it, can be written."""
-    lowest = next(path for path in (Path(folder), *Path(folder).parents) if os.access(path, os.F_OK))
+    lowest = next(path for path in (Path(folder), *Path(folder).parents) if os.path.lexists(path))
     return os.access(lowest, os.W_OK | os.X_OK) and lowest.is_dir()
 
 

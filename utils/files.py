@@ -35,9 +35,11 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            error.filename = str(path)  # a write says that the disk is full, not of which file
         raise
 
 
@@ -66,6 +68,12 @@ def check_regular(path: Path, option: str = "") -> None:
     """Raises UsageError where `path`, which `option` named, is `irregular`."""
     if fault := irregular(path):
         raise UsageError(f"{option}{path} {fault}")
+
+
+def why_not(folder: Path, error: OSError) -> str:
+    """Return why `folder` could not be made, in words: `error`, or what stands in its place or in that of a parent."""
+    others = (path for path in (*reversed(folder.parents), folder) if os.path.lexists(path) and not path.is_dir())
+    return next((f"{path} is no directory" for path in others), error.strerror or str(error))
 
 
 def check_new(path: Path, *, force: bool, option: str = "") -> None:

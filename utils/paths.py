@@ -7,6 +7,7 @@ from pathlib import Path
 from utils.errors import UsageError
 
 VARIABLE = re.compile(r"\$(?:[A-Za-z_]\w*|\{[^}]*\})", re.ASCII)
+SHELLS = re.compile(r"\$(?:\(.*|\{[^}]*$)")  # what a shell would have run, or a brace that nobody has closed
 LONGEST, LONGEST_PART = 4095, 255  # bytes of a path and of one of its parts that file systems take
 LONGEST_NAME = 99  # characters of the name of a run
 LONGEST_STEM = 150  # bytes: a name that is made of it has room for an option or two
@@ -28,6 +29,8 @@ def expanded(text: str, *, existing: bool = False) -> str:
     if home.startswith("~"):
         raise UsageError(f"there is no user {text.partition('/')[0][1:100]!r}; ./ before it makes it a name")
     plain = os.path.expandvars(home)
+    if strange := SHELLS.search(plain):
+        raise UsageError(f"{strange[0][:100]!r} is no variable: $NAME or ${{NAME}} is")
     if unset := VARIABLE.search(plain):
         raise UsageError(f"the variable {unset[0][:100]} is not set")
     if not _fits(plain):

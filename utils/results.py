@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from args import UsageError
-from utils.files import check_regular, locked, write_atomic, write_text
+from utils.files import check_regular, locked, why_not, write_atomic, write_text
 from utils.progress import warn
 from utils.text import cell, original
 
@@ -68,7 +68,8 @@ def check(path: Path) -> None:
                 path.open("r+b").close()
                 _mend(path)
     except OSError as error:
-        raise UsageError(f"results: cannot write {path}: {error.strerror}; --results names another file") from error
+        reason = why_not(path.parent, error)
+        raise UsageError(f"results: cannot write {path}: {reason}; --results names another file") from error
 
 
 def _lock(path: Path) -> Path:

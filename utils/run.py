@@ -16,13 +16,14 @@ from typing import IO, Any
 import yaml
 
 from args import Options, UsageError
-from utils.files import InUse, RunFailed, check_regular, locked, try_lock, write_text
+from utils.files import InUse, RunFailed, check_regular, locked, try_lock, why_not, write_text
 from utils.words import shown
 
 STATUSES = ("running", "done", "failed", "stopped")
 COUNTS = ("epoch", "epochs", "step")  # of status.json
 ROW = "result.csv"  # the run's own rows of results.csv
 PROCESS = uuid.uuid4().hex
+ELSEWHERE = "--log-dir names another place"
 
 
 class Run:
@@ -89,13 +90,13 @@ def create(options: Options) -> Run:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.mkdir()
-        except FileExistsError as error:
+        except FileExistsError as taken:
             if not path.is_dir():
-                raise UsageError(f"log_dir: {error.filename} is a file; a directory is needed there") from None
+                raise UsageError(f"log_dir: cannot make {path}: {why_not(path, taken)}; {ELSEWHERE}") from None
             if not _is_left(path):
                 continue
         except OSError as error:
-            raise UsageError(f"log_dir: cannot make {path}: {error.strerror}; --log-dir names another place") from error
+            raise UsageError(f"log_dir: cannot make {path}: {why_not(path, error)}; {ELSEWHERE}") from error
         lock = try_lock(path / ".lock")
         if lock is not None and not (path / "config.yaml").exists():
             return Run(path, lock)
@@ -116,7 +117,7 @@ def starting(options: Options) -> Iterator[None]:
         root.mkdir(parents=True, exist_ok=True)
         (root / ".start.lock").touch()
     except OSError as error:
-        raise UsageError(f"log_dir: cannot write {root}: {error.strerror}; --log-dir names another place") from error
+        raise UsageError(f"log_dir: cannot write {root}: {why_not(root, error)}; {ELSEWHERE}") from error
     with locked(root / ".start.lock"):
         yield
 

@@ -75,6 +75,10 @@ def test_what_cannot_be_drawn_is_said_in_one_line(runs, tmp_path, capsys):
         assert err.count("\n") == 1 and all(part in err for part in parts), err
     assert report.main([runs[0], "--out", str(tmp_path / "nowhere" / "a.png")]) == 2
     assert "nowhere is no directory" in capsys.readouterr().err
+    for name in ("a.svg", "a.html", "a.pdf"):
+        assert report.main([runs[0], "--out", str(tmp_path / name)]) == 2
+        assert "a PNG file is drawn; its name must end in .png" in capsys.readouterr().err
+        assert not (tmp_path / name).exists()
     assert not (tmp_path / "curves.png").exists()
 
 

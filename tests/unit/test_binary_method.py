@@ -277,7 +277,21 @@ def test_the_default_sweep_has_41_values():
 
 @pytest.mark.parametrize(
     "text",
-    ["", "1", "0:4", "0:4:0", "0:4:-1", "4:0:0.1", "-1:4:1", "0:inf:1", "nan:1:1", "0:4:1e-9", "a:b:c", "0:1:nan"],
+    [
+        "",
+        "1",
+        "0:4",
+        "0:4:0",
+        "0:4:-1",
+        "4:0:0.1",
+        "-1:4:1",
+        "0:inf:1",
+        "nan:1:1",
+        "0:4:1e-9",
+        "a:b:c",
+        "0:1:nan",
+        "0:1:inf",
+    ],
 )
 def test_what_is_no_sweep_is_refused(text):
     with pytest.raises(ValueError):

@@ -152,7 +152,7 @@ def test_an_archive_is_named_with_the_command_that_unpacks_it(tmp_path, write, f
 def test_an_archive_given_for_the_folder_is_named(tmp_path, name):
     file = {"CIFAR10": "cifar-10-python.tar.gz", "CIFAR100": "cifar-100-python.tar.gz", "MNIST": "MNIST.zip"}
     file |= {"FashionMNIST": "fashion-mnist-master.zip", "SVHN": "svhn.tar", "TinyImageNet": "tiny-imagenet-200.zip"}
-    file |= {"ImageNet": "ILSVRC2012_img_train.tar", "ImageFolder": "mine.tar.xz"}
+    file |= {"ImageNet": "imagenet.tar", "ImageFolder": "mine.tar.xz"}
     path = tmp_path / file[name]
     path.write_bytes(b"")
     for root in (path, tmp_path):
@@ -197,3 +197,19 @@ def test_a_gz_of_a_dotted_name_is_decompressed(tmp_path):
         (tmp_path / f"{path.name.replace('-idx', '.idx')}.gz").write_bytes(gzip.compress(path.read_bytes()))
         path.unlink()
     assert_mnist(load("MNIST", tmp_path), written)
+
+
+@pytest.mark.parametrize("name", [name for name in SPECS if name not in ("digits", "BigCIFAR10")])
+def test_an_archive_without_a_name_of_its_own_is_named(tmp_path, name):
+    (tmp_path / "archive.zip").write_bytes(b"")  # Kaggle's
+    with pytest.raises(UsageError, match=r"its archive .*archive\.zip is not unpacked: unzip "):
+        load(name, tmp_path)
+
+
+@pytest.mark.parametrize(("part", "advice"), [("train", "train/<class>"), ("val", "val/<class>")])
+def test_imagenets_archives_of_archives_are_told_apart(tmp_path, part, advice):
+    path = tmp_path / f"ILSVRC2012_img_{part}.tar"
+    path.write_bytes(b"")
+    with pytest.raises(UsageError, match=f"its archive {re.escape(str(path))} is not unpacked.*{advice}") as caught:
+        load("ImageNet", tmp_path)
+    assert "tar -xf" not in str(caught.value)  # it would leave a thousand archives, or images without classes

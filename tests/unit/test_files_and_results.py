@@ -90,6 +90,14 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
+def test_a_failed_write_names_the_file(tmp_path):
+    def fail(_):
+        raise OSError(errno.EFBIG, "File too large")
+
+    with pytest.raises(OSError, match=r"File too large: '.*/config.yaml'"):
+        write_atomic(tmp_path / "config.yaml", fail)
+
+
 def test_a_lock_is_held_by_one_and_freed(tmp_path):
     path = tmp_path / "lock"
     with locked(path):

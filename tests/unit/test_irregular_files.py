@@ -12,6 +12,7 @@ import data
 from data.views import decode
 from scripts import bench, convert, export, prune, report, sweep
 from tests.folders import write_set
+from utils.declared import writable
 from utils.files import RunFailed, check_new, check_regular, irregular
 
 LIMIT = 60  # seconds after which a test fails instead of hanging the suite: opening a FIFO waits
@@ -169,3 +170,23 @@ def test_as_a_file_of_a_data_set(program, config, tmp_path, strange):
     strange[0].rename(image)
     code, _, err = program("--config", config(set="MNIST", data=str(tmp_path)))
     assert code == 2 and err.count("\n") == 1 and ("train-images" in err)
+
+
+@pytest.mark.parametrize("inside", ["", "sub"])
+def test_a_link_to_nowhere_is_no_folder_to_write_to(program, config, tmp_path, inside):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    place = tmp_path / "link" / inside
+    assert not writable(str(place))
+    code, _, err = program("--config", config(), "--log-dir", place)
+    assert (code, err.count("\n")) == (2, 1) and "log_dir: " in err and "a folder one can write" in err
+    code, _, err = program("--config", config(), "--results", place / "results.csv")
+    assert (code, err.count("\n")) == (2, 1) and f"results: cannot write {place}" in err
+    assert f"{tmp_path / 'link'} is no directory" in err
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_what_stands_where_the_directory_of_a_run_would_be_is_named(program, config, tmp_path):
+    (tmp_path / "runs").symlink_to("nowhere")
+    for words in ((), ("--resume", "auto")):
+        code, _, err = program("--config", config(), "--results", tmp_path / "results.csv", *words)
+        assert (code, err.count("\n")) == (2, 1) and "log_dir: " in err and "runs is no directory" in err

@@ -11,7 +11,7 @@ import pytest
 
 import args
 from args import FIELDS, UsageError
-from scripts import bench, convert, export, prune, scaling, sweep
+from scripts import bench, convert, export, prune, readme, scaling, sweep
 from utils.declared import LARGEST_STEP, stepped
 
 ROOT = Path(args.__file__).parent
@@ -125,8 +125,10 @@ def test_a_sweep_and_the_page_on_scaling_refuse_them_in_one_line(
     for words in (["--jobs", "1" + "0" * 30], ["--only", "9" * 5000], ["--hidden", "9" * 5000]):
         assert sweep.main(["--config", str(tmp_path / "c.yml"), *words]) == 2
         assert capsys.readouterr().err.count("\n") == 1
-    assert scaling.main(["--node", "1" + "0" * 30]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    for program, words in ((scaling, ["--node", "1" + "0" * 30]), (scaling, ["--nodes"]), (readme, ["stray"])):
+        assert program.main(words) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("error: ") and err.count("\n") == 1
 
 
 def test_a_grid_of_a_million_cells_is_refused_before_one_is_made(

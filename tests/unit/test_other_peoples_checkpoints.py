@@ -46,7 +46,11 @@ def test_a_part_that_was_compiled_on_its_own_is_taken(tmp_path, options):
 
 
 @pytest.mark.parametrize(
-    "holder", ["model", "state_dict", "model_state_dict", "net", "network", "weights", "ema", "state_dict_ema"]
+    "holder",
+    [
+        *("model", "state_dict", "model_state_dict", "net", "network", "weights", "ema", "state_dict_ema"),
+        *("params", "params_ema", "model_state", "network_state_dict", "state"),
+    ],
 )
 @pytest.mark.parametrize("deeper", ["", "state_dict", "model"])
 def test_a_network_is_found_under_its_usual_keys(tmp_path, options, capsys, holder, deeper):
@@ -69,6 +73,12 @@ def test_of_a_network_and_its_average_the_network_is_taken_with_a_word(tmp_path,
 def test_a_holder_without_a_network_is_passed_by(tmp_path, options):
     content = {"model": {"name": "Conv2", "width": 1}, "net": {}, "state_dict": state()}
     assert same(into(write(content, tmp_path / "net.pt"), options, small_net(seed=1)), small_net())
+
+
+def test_what_a_file_holds_instead_of_a_network_is_named(tmp_path, options):
+    path = write({"generator\n": state(), "epoch": 3}, tmp_path / "net.pt")
+    with pytest.raises(UsageError, match=r"holds no network: .*`state_dict`.*; it has generator\\n, epoch$"):
+        into(path, options, small_net(seed=1))
 
 
 def test_two_networks_under_different_wrappers_are_refused(tmp_path):
