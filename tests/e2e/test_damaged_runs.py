@@ -112,6 +112,13 @@ CHECKPOINTS = {
     "no tensor of the model": lambda content: content["model"].pop("linear.0.weight"),
     "not a number": lambda content: content["model"]["linear.0.weight"].fill_(float("nan")),
     "other optimizer": lambda content: content["optimizer"]["state"][0].update(exp_avg=torch.ones(1)),
+    "other type": lambda content: content.update(model={k: v.half() for k, v in content["model"].items()}),
+    "other type of the optimizer": lambda content: content["optimizer"].update(
+        state={k: {n: v.double() for n, v in entry.items()} for k, entry in content["optimizer"]["state"].items()}
+    ),
+    "event files": lambda content: content["events"].update(dict.fromkeys(content["events"], "long")),
+    "names of event files": lambda content: content["events"].update({1: 1}),
+    "length of event files": lambda content: content["events"].update(dict.fromkeys(content["events"], -5)),
     "one group more": lambda content: content["optimizer"]["param_groups"].append({}),
 }
 
