@@ -92,7 +92,13 @@ def test_a_torn_header_is_written_again(tmp_path, content):
 @pytest.mark.parametrize("lost", ["all", "torn", "BOM", "blank", "NUL"])
 def test_rows_below_a_lost_header_are_found(file, lost):
     header, rest = file.read_bytes().split(b"\n", 1)
-    before = {"all": b"", "torn": header[40:] + b"\n", "BOM": b"\xef\xbb\xbf", "blank": b"\n\r\n", "NUL": b"\0" * 64 + b"\n"}
+    before = {
+        "all": b"",
+        "torn": header[40:] + b"\n",
+        "BOM": b"\xef\xbb\xbf",
+        "blank": b"\n\r\n",
+        "NUL": b"\0" * 64 + b"\n",
+    }
     file.write_bytes(before[lost] + rest)
     assert len(results.read(file)[0]) == 2
     results.append(file, row(3))
