@@ -37,21 +37,27 @@ def finished(row: Row) -> float:
 
 
 def rows_below(directory: Path) -> list[Row]:
-    """The rows of all runs below `directory`, oldest first; warns of runs that have none to give."""
-    rows: list[Row] = []
+    """The rows of all runs below `directory`, oldest first and of copies of a run the first one's; warns of runs that
+    have none to give."""
+    rows: dict[str, Row] = {}
     for path in sorted(directory.rglob(runs.ROW)):
         try:
-            own, damaged = results.read(path)
+            found, damaged = results.read(path)
+            run_id = runs.read_status(path.parent).get("id")
         except UsageError as error:
             warn(str(error))
             continue
-        rows += [row | {"Run Directory": str(path.parent)} for row in own]
+        own = [row for row in found if run_id in (None, row["Run ID"].rpartition("-")[0])]
+        if len(own) < len(found):
+            warn(f"{path}: rows of another run, left out: {len(found) - len(own)}")
+        for row in own:
+            rows.setdefault(row["Run ID"], row | {"Run Directory": str(path.parent)})
         if damaged:
             warn(f"{path}: damaged lines: {damaged}; their rows are lost")
     older = [path.parent for path in directory.rglob("status.json") if _lacks_row(path.parent)]
     if older:
         warn(f"finished runs without {runs.ROW}, made by an earlier version: {len(older)}, such as {min(older)}")
-    return sorted(rows, key=finished)
+    return sorted(rows.values(), key=finished)
 
 
 def _lacks_row(run: Path) -> bool:

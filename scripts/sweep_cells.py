@@ -57,13 +57,16 @@ def finished(cells: Sequence[Cell]) -> list[Row | None]:
 
 
 def lost(cells: Sequence[Cell]) -> list[str]:
-    """A line for each results file with rows that nothing can be compared with."""
-    counts = {path: rows(path)[1] for path in sorted({cell.results for cell in cells})}
-    return [
-        f"{path}: rows that do not count, as their run directory has gone or holds another run: {count}"
-        for path, count in counts.items()
-        if count
-    ]
+    """A line for each results file with rows that nothing can be compared with, or that have no accuracy."""
+    lines = []
+    for path in sorted({cell.results for cell in cells}):
+        found = results.read(path)[0]
+        counts = {
+            "their run directory has gone or holds another run": rows(path)[1],
+            "their accuracy is no percentage": sum(not _has_accuracy(row) for row in found),
+        }
+        lines += [f"{path}: rows that do not count, as {why}: {count}" for why, count in counts.items() if count]
+    return lines
 
 
 def damaged(cells: Sequence[Cell]) -> list[str]:
@@ -83,7 +86,8 @@ def rows(path: Path) -> tuple[list[tuple[Row, Options]], int]:
     meant to be that long. Raises UsageError for a file with other columns.
     """
     first = {row["Run ID"].rpartition("-")[0]: row for row in reversed(results.read(path)[0])}
-    pairs = [(row, _configuration(row["Run Directory"], run_id)) for run_id, row in reversed(first.items())]
+    sound = [(run_id, row) for run_id, row in reversed(first.items()) if _has_accuracy(row)]
+    pairs = [(row, _configuration(row["Run Directory"], run_id)) for run_id, row in sound]
     kept = [(row, options) for row, options in pairs if options is not None]
     return kept, len(pairs) - len(kept)
 
@@ -123,6 +127,14 @@ def accuracy(row: Row) -> float:
     except ValueError:
         run, told = quoted(row["Run ID"]), quoted(row["Last Epoch Test Top 1"])
         raise UsageError(f"results: Last Epoch Test Top 1 of run {run} is no number: {told}") from None
+
+
+def _has_accuracy(row: Row) -> bool:
+    """Whether the value that the table is made of is one: people edit these files."""
+    try:
+        return 0 <= accuracy(row) <= 100
+    except ValueError:
+        return False
 
 
 def table(cells: Sequence[Cell], found: Sequence[Row | None]) -> str:

@@ -19,6 +19,7 @@ from trainers.optimizers import freeze_weights, make_optimizer
 from trainers.replicas import Replicas
 from trainers.schedules import schedule
 from utils import memory
+from utils.files import RunFailed
 from utils.progress import warn
 from utils.runtime import Runtime, seed_everything
 from utils.shares import check_batch
@@ -79,9 +80,9 @@ def build(options: Options, spec: data.SetSpec | None = None) -> tuple[nn.Module
         method.prepare(model)
         method.parameter_groups(model)
     except (ValueError, OverflowError, RuntimeError) as error:
-        if memory.ran_out(error):
+        if isinstance(error, UsageError | RunFailed) or memory.ran_out(error):
             raise
-        raise UsageError(str(error).splitlines()[0]) from error
+        raise UsageError((str(error).splitlines() or [type(error).__name__])[0]) from error
     return model, method
 
 

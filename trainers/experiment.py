@@ -13,7 +13,7 @@ from trainers import pretrained, report, resumption
 from trainers.assembly import assemble, batches, build, conv_types, load_set, trainer_name
 from trainers.journal import Journal, Listener
 from trainers.loop import Parts, Score, State, evaluate, fit
-from trainers.restore import best_epoch, restore
+from trainers.restore import best_epoch, is_best, restore
 from utils import checkpoints, peers, results
 from utils import run as runs
 from utils.progress import say, warn
@@ -62,7 +62,11 @@ def train(options: Options, runtime: Runtime) -> None:
     run = point.run or runtime.from_first(lambda: resumption.begin(point.options, options, facts))
     state = State(epoch=options.optim.start_epoch or 0)
     if point.snapshot is not None and point.path is not None:
-        state = restore(parts, point.snapshot, point.path, runtime.from_first(lambda: best_epoch(run)))
+        snapshot = point.snapshot
+        best = runtime.from_first(lambda: best_epoch(run, snapshot))
+        state = restore(parts, snapshot, point.path, best)
+        if runtime.first and best is None and is_best(snapshot):
+            checkpoints.save(run.path / "checkpoints", snapshot, ["best.pt"])
     if point.run is not None and (point.snapshot is None or point.longer):
         run.describe(options, facts)
     with torch.autograd.set_detect_anomaly(options.run.detect_anomaly):

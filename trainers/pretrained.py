@@ -136,7 +136,8 @@ def _is_entry(entry: tuple[Any, Any]) -> bool:
 def load(stored: Stored, model: nn.Module, *, whole: bool) -> None:
     """Copy into `model` what fits of `stored`, and say what does not; `whole`: all must fit, and nothing be left over.
 
-    Raises UsageError where nothing fits. Whether the file is of the network asked for, `compare` tells.
+    Raises UsageError where nothing fits, or a value is no finite real number. Whether the file is of the network asked
+    for, `compare` tells.
     """
     match = match_biprop(model, _with_dense_taken_over(stored.state, model))
     found = _in_words(match)
@@ -144,11 +145,24 @@ def load(stored: Stored, model: nn.Module, *, whole: bool) -> None:
         raise UsageError(f"{stored.path} does not fit this network at all: {found}")
     if whole and not match.whole:
         raise UsageError(f"{stored.path} is not all of this network, which cannot be tested so: {found}")
+    _check_numbers(stored.path, match.merged, model)
     try:
         model.load_state_dict(match.merged)
     except RuntimeError as error:
         raise UsageError(f"{stored.path} does not fit: {str(error).splitlines()[-1].strip()}") from error
     say(f"{stored.path}: {found}")
+
+
+def _check_numbers(path: str, merged: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Raises UsageError where a number is not finite, or integers or complex numbers stand for real ones."""
+    for name, here in model.state_dict().items():
+        there = merged.get(name, here)
+        if there.is_quantized:  # torch refuses to copy it
+            continue
+        if here.is_floating_point() and not there.is_floating_point():
+            raise UsageError(f"{path} does not fit: {name} is {there.dtype}, floating-point numbers are needed")
+        if not bool(torch.isfinite(there).all()):
+            raise UsageError(f"{path} cannot be used: {name} is not finite")
 
 
 def _with_dense_taken_over(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

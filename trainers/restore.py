@@ -13,6 +13,7 @@ from torch import nn
 from args import UsageError
 from trainers.loop import Parts, Score, State
 from utils import checkpoints
+from utils.event_files import check_sizes
 from utils.files import RunFailed
 from utils.progress import warn
 from utils.run import Run
@@ -41,6 +42,8 @@ def restore(parts: Parts, snapshot: Snapshot, path: Path, best_epoch: int | None
     """Put a snapshot back into `parts` and every generator; returns how far its run had come, of whose best.pt
     `best_epoch` is the epoch. Raises UsageError where the snapshot does not fit."""
     state = progress(path, snapshot)
+    if snapshot.get("events") is not None:  # an older checkpoint has none
+        put_back(path, snapshot, events=check_sizes)
     begun = state.train_images > 0
     if begun:  # what this freezes needs no state of the optimizer
         parts.method.before_epoch(parts.model, max(state.epoch - (state.step == 0), 0))
@@ -54,13 +57,16 @@ def restore(parts: Parts, snapshot: Snapshot, path: Path, best_epoch: int | None
     )
     if state.step and state.step >= len(parts.train):
         raise UsageError(f"{path} is damaged: it has {state.step} batches of an epoch of {len(parts.train)}")
-    if state.best and best_epoch != state.best["epoch"]:
+    if state.best and best_epoch != state.best["epoch"] and not is_best(snapshot):
         state.best = {}  # best.pt is from epochs that are now trained again: best is picked anew from here on
     return state
 
 
 def load_model(model: nn.Module, saved: dict[str, Any]) -> None:
     """Load weights, scores and buffers. Raises ValueError or RuntimeError where they do not fit."""
+    for name, values in model.state_dict().items():
+        if name in saved and saved[name].dtype != values.dtype:
+            raise ValueError(f"{name} is {saved[name].dtype}, {values.dtype} expected")
     model.load_state_dict(saved)
     for name, values in model.state_dict().items():
         if not bool(torch.isfinite(values).all()):
@@ -90,13 +96,14 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], *, b
         if entry.keys() != names and (entry or (begun and parameter.requires_grad)):
             raise ValueError(f"parameter {index} has {', '.join(entry) or 'none'}, {', '.join(names)} expected")
         for name, value in entry.items():
-            _check_values(f"{name} of parameter {index}", value, () if name == "step" else parameter.shape)
+            kind = (value.dtype, ()) if name == "step" else (parameter.dtype, parameter.shape)
+            _check_values(f"{name} of parameter {index}", value, *kind)
     known = {index: entry for index, entry in saved["state"].items() if index in range(len(parameters))}
     optimizer.load_state_dict({"state": known, "param_groups": groups})
 
 
-def _check_values(name: str, values: torch.Tensor, shape: Sequence[int]) -> None:
-    if values.shape != shape or not values.is_floating_point():
+def _check_values(name: str, values: torch.Tensor, dtype: torch.dtype, shape: Sequence[int]) -> None:
+    if values.shape != shape or values.dtype != dtype or not values.is_floating_point():
         raise ValueError(f"{name} is of the shape {list(values.shape)}, {values.dtype}")
     if not bool(torch.isfinite(values).all()):
         raise ValueError(f"{name} is not finite")
@@ -172,13 +179,29 @@ def _is_count(value: object) -> bool:
     return type(value) in (int, float) and math.isfinite(value) and value >= 0  # type: ignore[arg-type, operator]
 
 
-def best_epoch(run: Run) -> int | None:
-    """The epoch whose network best.pt holds; none, with a word, where it is gone or damaged. Raises RunFailed where it
-    cannot be read for another reason: a new best would be written over it."""
+def best_epoch(run: Run, snapshot: Snapshot) -> int | None:
+    """The epoch whose network best.pt holds; none, with a word, where it is gone, damaged or not what `snapshot` says
+    was best. Raises RunFailed where it cannot be read for another reason: a new best would be written over it."""
+    path, best = run.path / "checkpoints" / "best.pt", snapshot["state"]["best"]
     try:
-        return int(checkpoints.load(run.path / "checkpoints" / "best.pt")["epoch"])
+        content = checkpoints.load(path)
+        if not best or content["epoch"] > snapshot["epoch"] or _best_in(content) == best:
+            return int(content["epoch"])
+        complaint = f"{path} is not of the epoch that was best in this run"
     except checkpoints.NotRead as error:
         raise RunFailed(f"{error}; nothing was changed") from error
     except UsageError as error:
-        warn(f"{error}: the best epoch is picked anew from here on")
-        return None
+        complaint = str(error)
+    so_far = f"; so far it is epoch {snapshot['epoch']}, whose network is written there" * is_best(snapshot)
+    warn(f"{complaint}: the best epoch is picked anew from here on{so_far}")
+    return None
+
+
+def _best_in(content: Snapshot) -> object:
+    state = content.get("state")
+    return state.get("best") if isinstance(state, Mapping) else None
+
+
+def is_best(snapshot: Snapshot) -> bool:
+    """Whether the checkpoint itself holds the network of the best epoch."""
+    return snapshot["step"] == 0 and snapshot["state"]["best"].get("epoch") == snapshot["epoch"]

@@ -11,9 +11,10 @@ from trainers.restore import WRONG, progress
 from utils import checkpoints, results
 from utils import run as runs
 from utils.progress import say, warn
-from utils.tables import earlier_rows, is_by_epochs
+from utils.tables import earlier_rows
 from utils.words import shown
 
+TABLES = ("weight_sweep", "statistics", "shifts")  # of single trainers, by epoch
 OF_TESTS = ("precision", "batch_size", "test_batch_size")  # in which a test may be another than the training
 
 
@@ -45,23 +46,36 @@ def find(options: Options) -> Point:
     snapshot, path = _snapshot(run.path, options.run.resume)
     epochs = compare(snapshot, path, theirs) if snapshot and path else options.optim.epochs
     if status.get("status") == "done" and status.get("epochs", 0) >= options.optim.epochs:
+        if snapshot and path and path.name == "last.pt" and snapshot["epoch"] < options.optim.epochs:
+            done = f"{snapshot['epoch']} of {options.optim.epochs} epochs done, status.json that all are"
+            raise UsageError(f"resume: {path} says {done}; move status.json away to go on from the checkpoint")
         return Point(options, run, finished=True)
     if snapshot is None and status.get("epoch", 0) > (options.optim.start_epoch or 0):
         raise UsageError(f"resume: {run.path} has trained {status['epoch']} epochs and has no readable checkpoint")
     if snapshot is None:
         say(f"{run.path} has no checkpoint yet: it starts over")
         return Point(options, run)
-    for table in run.path.glob("[!.]*.csv"):  # a damaged one is refused before anything is changed
-        if table.name == runs.ROW:
-            results.read(table)
-        elif table.name == "metrics.csv" or is_by_epochs(table):  # anything else is not the run's
-            earlier_rows(table, 0)
+    _check_tables(run.path, options.optim.start_epoch or 0, snapshot["epoch"])
     if options.optim.epochs > epochs:
         both = f"epochs: {epochs} in the run, {options.optim.epochs} now"
         warn(f"{both}: the learning rates from here on may differ from those of a run that had them from the start")
     inside = f" and {snapshot['step']} batches" if snapshot["step"] else ""
     say(f"going on from {path}: {snapshot['epoch']} epochs{inside} done")
     return Point(options, run, snapshot, path, longer=options.optim.epochs > theirs.optim.epochs)
+
+
+def _check_tables(directory: Path, begun: int, epochs: int) -> None:
+    """Warns where measures of the epochs from `begun` to `epochs` are missing. Raises UsageError for a damaged table of
+    the run, before anything is changed; other tables are their user's."""
+    results.read(directory / runs.ROW)
+    for name in TABLES:
+        earlier_rows(directory / f"{name}.csv", 0)
+    path = directory / "metrics.csv"
+    there = [int(row["epoch"]) for row in earlier_rows(path, epochs + 1)]
+    if len({*there}) < len(there):
+        raise UsageError(f"{path} is damaged: it has an epoch twice; move it away to go on")
+    if missing := epochs - begun - len(there):
+        warn(f"{path}: epochs whose row is missing: {missing} of {epochs - begun}; it goes on without them")
 
 
 def begin(asked: Options, options: Options, facts: dict[str, Any]) -> runs.Run:

@@ -103,7 +103,7 @@ def keep(path: Path, row: Mapping[str, object]) -> None:
 
     scripts/results.py restores a results file from these. Raises OSError, UsageError.
     """
-    rows, _ = read(path)
+    rows = _mend(path)
     if not _has(rows, row):
         write_text(path, _as_text([*rows, row]))
 
@@ -148,7 +148,8 @@ def _mend(path: Path) -> list[Row]:
             file.flush()
             os.fsync(file.fileno())
         warn(f"{path}: damaged lines moved to {beside}: {len(damaged)}; scripts/results.py rebuild restores their rows")
-    if damaged or (content and not content.endswith(b"\n")):
+    headed = content.removeprefix(codecs.BOM_UTF8).split(b"\n")[0].removesuffix(b"\r")
+    if damaged or (content and not (content.endswith(b"\n") and [*_row(headed).values()] == COLUMNS)):
         mended = _lines([HEADER, *(line for line, _ in whole)])
         write_atomic(path.resolve(), lambda file: file.write(mended))
     return [row for _, row in whole]
@@ -160,23 +161,26 @@ def _lines(lines: Iterable[bytes]) -> bytes:
 
 def _parsed(path: Path, content: bytes) -> tuple[list[tuple[bytes, Row]], list[bytes]]:
     """(whole rows with their lines, damaged lines). No value holds a line break, so each line is read alone and a torn
-    one harms no other. Raises UsageError for another program's file."""
-    *lines, unended = content.removeprefix(codecs.BOM_UTF8).split(b"\n")
-    lines = [line.removesuffix(b"\r") for line in (*lines, *[unended] * bool(unended))]
+    one harms no other. A header counts as neither: files that were joined have several. Raises UsageError for another
+    program's file: it begins with no header of ours, whole or torn, and holds no row of ours."""
+    lines = [line.removesuffix(b"\r") for line in content.replace(codecs.BOM_UTF8, b"").split(b"\n")]
+    lines = [line for line in lines if line.strip()]
     whole: list[tuple[bytes, Row]] = []
     damaged: list[bytes] = []
-    if lines and list(_row(lines[0]).values()) != COLUMNS:
-        if not lines[0] or not (HEADER.startswith(lines[0]) or b"\0" in lines[0]):
-            raise UsageError(f"results: {path} has other columns than main.py writes; --results names another file")
-        damaged.append(lines[0])
-    for line in filter(None, lines[1:]):
+    for line in lines:
         row = _row(line)
-        # The last line may be torn within its last value, which ends in the number of epochs.
-        if row and (line != unended or row["Run ID"].endswith(f"-{row['Epochs']}")):
+        if _is_sound(row):
             whole.append((line, row))
-        else:
+        elif [*row.values()] != COLUMNS:
             damaged.append(line)
+    if damaged and not whole and damaged[0] == lines[0] and not (HEADER.startswith(lines[0]) or b"\0" in lines[0]):
+        raise UsageError(f"results: {path} has other columns than main.py writes; --results names another file")
     return whole, damaged
+
+
+def _is_sound(row: Row) -> bool:
+    """Whether the last value fits an earlier one: a line torn within it, or joined from two, shows here."""
+    return bool(row) and row["Run ID"].endswith(f"-{row['Epochs']}")
 
 
 def _row(line: bytes) -> Row:

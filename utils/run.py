@@ -43,7 +43,10 @@ class Run:
         lock.write(self._holder)
         lock.flush()
         for folder in ("logs", "checkpoints"):
-            (path / folder).mkdir(exist_ok=True)
+            try:
+                (path / folder).mkdir(exist_ok=True)
+            except FileExistsError:
+                raise UsageError(f"{path / folder} is no directory; move it away to go on") from None
         for left in (*path.glob(".*.tmp"), *path.glob("checkpoints/.*.tmp")):  # by a process killed while it wrote
             left.unlink(missing_ok=True)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from args import UsageError
-from utils.files import check_regular, irregular, write_text
+from utils.files import check_regular, write_text
 from utils.plots import Line, line_chart
 from utils.progress import warn
 
@@ -69,14 +69,6 @@ def _before(path: Path, epoch: int, table: Table) -> list[Row]:
         warn(f"{path} is damaged: it is moved to {aside.name}, and a new one begins with epoch {epoch}")
         return []
     return earlier
-
-
-def is_by_epochs(path: Path) -> bool:
-    """Return whether `path` begins as a table by epochs does, or is no regular file."""
-    if irregular(path):
-        return True
-    with path.open("rb") as file:
-        return file.read(5) == b"epoch"
 
 
 def earlier_rows(path: Path, epoch: int) -> list[Row]:

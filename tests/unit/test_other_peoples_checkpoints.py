@@ -24,6 +24,34 @@ def state(prefix=""):
     return {f"{prefix}{key}": value for key, value in original_state(small_net(), module=False).items()}
 
 
+# --- numbers
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.bool, torch.complex64])
+def test_what_are_no_real_numbers_is_refused(tmp_path, options, kind):
+    path = write({name: value.to(kind) for name, value in state().items()}, tmp_path / "net.pt")
+    with pytest.raises(UsageError, match="floating-point numbers are needed"):
+        into(path, options, small_net())
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_refused_and_nothing_is_taken(tmp_path, options, number):
+    values, target = state(), small_net(seed=1)
+    [*values.values()][-1].view(-1)[-1] = number
+    with pytest.raises(UsageError, match="is not finite"):
+        into(write(values, tmp_path / "net.pt"), options, target)
+    assert same(target, small_net(seed=1))
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float16, torch.bfloat16])
+def test_every_floating_point_type_is_taken(tmp_path, options, kind):
+    values = {name: value.to(kind) for name, value in state().items()}
+    target = small_net(seed=1)
+    into(write(values, tmp_path / "net.pt"), options, target)
+    pairs = zip(small_net().parameters(), target.parameters(), strict=True)
+    assert all(torch.equal(theirs.to(kind).float(), ours) for theirs, ours in pairs)
+
+
 # --- names and holders
 
 

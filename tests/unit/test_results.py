@@ -89,6 +89,53 @@ def test_a_torn_header_is_written_again(tmp_path, content):
     assert rows_with(path) == ([5, 1] if content else [1])
 
 
+@pytest.mark.parametrize("lost", ["all", "torn", "BOM", "blank", "NUL"])
+def test_rows_below_a_lost_header_are_found(file, lost):
+    header, rest = file.read_bytes().split(b"\n", 1)
+    before = {
+        "all": b"",
+        "torn": header[40:] + b"\n",
+        "BOM": b"\xef\xbb\xbf",
+        "blank": b"\n\r\n",
+        "NUL": b"\0" * 64 + b"\n",
+    }
+    file.write_bytes(before[lost] + rest)
+    assert len(results.read(file)[0]) == 2
+    results.append(file, row(3))
+    assert rows_with(file) == [1, 2, 3] and results.read(file)[1] == 0
+
+
+def test_joined_files_have_their_rows_and_no_header_is_a_row(file, capsys):
+    whole = file.read_bytes()
+    file.write_bytes(whole + b"\xef\xbb\xbf" + whole.partition(b"\n")[0] + b"\r\n" + line(3) + b"\n")
+    results.append(file, row(4))
+    assert [r["Run ID"][31] for r in results.read(file)[0]] == ["1", "2", "3", "4"] and not capsys.readouterr().err
+
+
+def test_two_halves_of_rows_are_no_row(file):
+    first, second = line(5), results._as_text([row(6, 60)], header=False).encode().rstrip(b"\n")
+    with file.open("ab") as there:
+        there.write(first[: first.index(b"6,x")] + second[second.index(b"60,x") :] + b"\n")
+        there.write(first.rpartition(b",")[0] + b"," + second.rpartition(b",")[2] + b"\n")
+    results.append(file, row(3))
+    assert [r["Run ID"][31] for r in results.read(file)[0]] == ["1", "2", "6", "3"]
+
+
+@pytest.mark.parametrize("content", [b"\n", b"\n\r\n\n", b"  \n", b"\xef\xbb\xbf\n"])
+def test_a_blank_file_is_an_empty_one(tmp_path, content):
+    path = tmp_path / "results.csv"
+    path.write_bytes(content)
+    results.append(path, row(1))
+    assert rows_with(path) == [1]
+
+
+def test_what_is_damaged_in_a_runs_own_rows_is_set_apart_too(file):
+    with file.open("ab") as there:
+        there.write(CUT)
+    results.keep(file, row(3))
+    assert rows_with(file) == [1, 2, 3] and file.with_name("results.csv.damaged").read_bytes() == CUT + b"\n"
+
+
 def test_a_row_without_its_line_end_is_whole_and_the_next_one_is_another(file):
     file.write_bytes(file.read_bytes().rstrip(b"\n"))
     results.append(file, row(3))

@@ -183,6 +183,15 @@ def test_rows_whose_run_is_no_longer_there_do_not_count_and_that_is_said(one, tm
     ]
 
 
+@pytest.mark.parametrize("accuracy", ["", "n/a", "nan", "9e9", "'=1+1"])
+def test_a_row_whose_accuracy_is_none_does_not_count_and_that_is_said(one, tmp_path, accuracy):
+    run_of(one(), tmp_path / "r", accuracy=87.5)
+    path = tmp_path / "runs/results.csv"
+    path.write_text(path.read_text().replace("87.50", accuracy))
+    assert finished([one()]) == [None]
+    assert lost([one()]) == ["runs/results.csv: rows that do not count, as their accuracy is no percentage: 1"]
+
+
 def test_a_torn_row_is_passed_over_and_a_foreign_table_refused(one, tmp_path):
     run_of(one(), tmp_path / "r")
     path = tmp_path / "runs/results.csv"
