@@ -252,4 +252,5 @@ def test_the_file_that_is_in_the_way_of_a_run_is_named(program, config, tmp_path
     code, _, err = program(
         "--config", config(conv_type="DenseConv", freeze_weights=None, trainer=None, prune_rate=None)
     )
-    assert (code, err) == (2, "error: log_dir: runs/ticket is a file; a directory is needed there\n")
+    told = "cannot make runs/ticket/ticket: runs/ticket is no directory; --log-dir names another place"
+    assert (code, err) == (2, f"error: log_dir: {told}\n")
