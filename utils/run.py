@@ -16,7 +16,7 @@ from typing import IO, Any
 import yaml
 
 from args import Options, UsageError
-from utils.files import InUse, RunFailed, locked, try_lock, why_not, write_text
+from utils.files import InUse, RunFailed, check_regular, locked, try_lock, why_not, write_text
 from utils.words import shown
 
 STATUSES = ("running", "done", "failed", "stopped")
@@ -191,6 +191,7 @@ def holder(path: Path) -> str:
 def read_status(path: Path) -> dict[str, Any]:
     """status.json of the run at `path`; empty where there is none. Raises UsageError where it is damaged."""
     file = path / "status.json"
+    check_regular(file)
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         found = record if isinstance(record, dict) else {"it": record}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from args import UsageError
-from utils.files import write_text
+from utils.files import check_regular, write_text
 from utils.plots import Line, line_chart
 from utils.progress import warn
 
@@ -73,6 +73,7 @@ def _before(path: Path, epoch: int, table: Table) -> list[Row]:
 
 def earlier_rows(path: Path, epoch: int) -> list[Row]:
     """The rows of epochs before `epoch`; none where there is no file. Raises UsageError where it is damaged."""
+    check_regular(path)
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows: list[Row] = [dict(row) for row in csv.DictReader(file, strict=True)]
