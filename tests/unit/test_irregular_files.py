@@ -9,9 +9,11 @@ import PIL.Image
 import pytest
 
 import data
+from args import UsageError
 from data.views import decode
 from scripts import bench, convert, export, prune, report, sweep
 from tests.folders import write_set
+from utils import results
 from utils.declared import writable
 from utils.files import RunFailed, check_new, check_regular, irregular
 
@@ -193,3 +195,11 @@ def test_as_the_lock_of_a_table(program, config, tmp_path):
     os.mkfifo(tmp_path / ".table.csv.lock")
     code, _, err = program("--config", config(), "--results", tmp_path / "table.csv")
     assert (code, err.count("\n")) == (2, 1) and ".table.csv.lock is a FIFO; a regular file is needed" in err
+
+
+def test_as_the_place_of_damaged_rows(tmp_path):
+    table = tmp_path / "results.csv"
+    table.write_bytes(results.HEADER + b'\n"torn\n')
+    os.mkfifo(tmp_path / "results.csv.damaged")
+    with pytest.raises(UsageError, match="results.csv.damaged is a FIFO"):
+        results.check(table)
