@@ -201,5 +201,5 @@ def test_as_the_place_of_damaged_rows(tmp_path):
     table = tmp_path / "results.csv"
     table.write_bytes(results.HEADER + b'\n"torn\n')
     os.mkfifo(tmp_path / "results.csv.damaged")
-    with pytest.raises(UsageError, match="results.csv.damaged is a FIFO"):
+    with pytest.raises(UsageError, match=r"results\.csv\.damaged is a FIFO"):
         results.check(table)
