@@ -108,6 +108,7 @@ def write_text(path: Path, text: str) -> None:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Wait for, hold and release the exclusive lock on the file `path`; the system releases it when a process dies."""
+    check_regular(path)
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -118,6 +119,7 @@ def try_lock(path: Path) -> IO[str] | None:
 
     A process that is forked meanwhile, such as a loader's worker, does not keep it: it may outlive this one.
     """
+    check_regular(path)
     file = path.open("a", encoding="utf-8", errors="backslashreplace")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -143,6 +143,7 @@ def _mend(path: Path) -> list[Row]:
     whole, damaged = _parsed(path, content)
     if damaged:
         beside = path.with_name(f"{path.name}.damaged")
+        check_regular(beside, "results: ")
         with beside.open("ab") as file:
             file.write(_lines(damaged))
             file.flush()

@@ -9,9 +9,11 @@ import PIL.Image
 import pytest
 
 import data
+from args import UsageError
 from data.views import decode
 from scripts import bench, convert, export, prune, report, sweep
 from tests.folders import write_set
+from utils import results
 from utils.declared import writable
 from utils.files import RunFailed, check_new, check_regular, irregular
 
@@ -190,3 +192,27 @@ def test_what_stands_where_the_directory_of_a_run_would_be_is_named(program, con
     for words in ((), ("--resume", "auto")):
         code, _, err = program("--config", config(), "--results", tmp_path / "results.csv", *words)
         assert (code, err.count("\n")) == (2, 1) and "log_dir: " in err and "runs is no directory" in err
+
+
+@pytest.mark.parametrize("file", ["status.json", "metrics.csv", ".lock"])
+def test_within_a_run_that_goes_on(program, config, tmp_path, file):
+    assert program("--config", config(epochs=1), "--name", "run")[0] == 0
+    (run,) = (path.parent for path in (tmp_path / "runs").rglob("status.json"))
+    (run / file).unlink()
+    os.mkfifo(run / file)
+    code, _, err = program("--resume", run, "--epochs", 2)
+    assert code == 2 and f"{run / file} is a FIFO; a regular file is needed" in err.splitlines()[-1]
+
+
+def test_as_the_lock_of_a_table(program, config, tmp_path):
+    os.mkfifo(tmp_path / ".table.csv.lock")
+    code, _, err = program("--config", config(), "--results", tmp_path / "table.csv")
+    assert (code, err.count("\n")) == (2, 1) and ".table.csv.lock is a FIFO; a regular file is needed" in err
+
+
+def test_as_the_place_of_damaged_rows(tmp_path):
+    table = tmp_path / "results.csv"
+    table.write_bytes(results.HEADER + b'\n"torn\n')
+    os.mkfifo(tmp_path / "results.csv.damaged")
+    with pytest.raises(UsageError, match=r"results\.csv\.damaged is a FIFO"):
+        results.check(table)
