@@ -118,7 +118,10 @@ class Workers:
     def _died(self, worker: int) -> RunFailed:
         self.processes[worker].join(LOOK_EVERY)
         code = self.processes[worker].exitcode
-        reason = f"killed by {signal.Signals(-code).name}" if code and code < 0 else f"exit code {code}"
+        if code is None:
+            reason = "it closed its pipe"
+        else:
+            reason = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         return RunFailed(f"a loader process ended too early: {reason}; memory may have run out; {INSTEAD}")
 
 

@@ -45,6 +45,8 @@ def sign_layers(model: nn.Module) -> set[str]:
         elif isinstance(module, nn.Conv2d | nn.Linear):  # one that is used twice must be such a layer both times
             name = str(node.target)
             found[name] = found.get(name, True) and from_whole and _reaches_signs_alone(node, modules)
+        elif from_whole and node.op == "call_method" and str(node.target).endswith("_"):
+            return set()  # in place: nothing that shares its memory is known to be whole any more
     return {name for name, is_one in found.items() if is_one}
 
 

@@ -130,6 +130,15 @@ class OfTenths(Functional):
         self.sign = Tenth()
 
 
+class InPlace(Functional):
+    """A binary activation is scaled in place."""
+
+    def forward(self, x):
+        y = self.sign(x)
+        y.mul_(0.3)
+        return self.sign(self.layer(y))
+
+
 class Twofold(Reused):
     """The sums are used beside their signs."""
 
@@ -138,7 +147,7 @@ class Twofold(Reused):
         return y + self.sign(y)
 
 
-@pytest.mark.parametrize("kind, expected", [(Reused, 0), (ByValue, 0), (Twofold, 0), (OfTenths, 0), (Functional, 1)])
+@pytest.mark.parametrize("kind, expected", [(Reused, 0), (ByValue, 0), (Twofold, 0), (OfTenths, 0), (InPlace, 0), (Functional, 1)])
 def test_places_of_a_network_of_your_own(kind, expected):
     model = kind()
     assert len(sign_layers(model)) == expected
