@@ -147,7 +147,9 @@ class Twofold(Reused):
         return y + self.sign(y)
 
 
-@pytest.mark.parametrize("kind, expected", [(Reused, 0), (ByValue, 0), (Twofold, 0), (OfTenths, 0), (InPlace, 0), (Functional, 1)])
+@pytest.mark.parametrize(
+    "kind, expected", [(Reused, 0), (ByValue, 0), (Twofold, 0), (OfTenths, 0), (InPlace, 0), (Functional, 1)]
+)
 def test_places_of_a_network_of_your_own(kind, expected):
     model = kind()
     assert len(sign_layers(model)) == expected
