@@ -123,7 +123,7 @@ def test_a_network_that_has_diverged_is_not_exported(trained, run, tmp_path):
     content["model"]["linear.0.weight"][0, 0] = float("nan")
     torch.save(content, path)
     code, _, err = run("shift", directory, tmp_path / "shift.pt")
-    assert (code, err) == (2, "error: linear.0.weight holds values that are not finite: the network has diverged\n")
+    assert (code, err) == (2, f"error: {path} cannot be used: linear.0.weight is not finite\n")
     assert not (tmp_path / "shift.pt").exists()
 
 

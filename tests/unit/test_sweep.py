@@ -203,14 +203,6 @@ def test_a_torn_row_is_passed_over_and_a_foreign_table_refused(one, tmp_path):
         finished([one()])
 
 
-def test_an_accuracy_that_is_no_number_is_one_line(one, tmp_path, capsys):
-    run_of(one(), tmp_path / "r", accuracy=91.0)
-    path = tmp_path / "runs/results.csv"
-    path.write_text(path.read_text().replace("91.00", "best"))
-    assert sweep.main([*one().argv[:-2], "--table"]) == 2
-    assert capsys.readouterr().err.startswith("error: results: Last Epoch Test Top 1 of run ")
-
-
 def row(accuracy, picked="test", precision="bf16", **facts):
     told = {"Last Epoch Test Top 1": str(accuracy), "Best Picked On": picked, "Precision": precision}
     return told | {"Set": "digits", "Epochs": "2"} | facts

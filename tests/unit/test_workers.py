@@ -53,6 +53,13 @@ def children(made):
     return [process for process in multiprocessing.active_children() if process in made]
 
 
+def ended(processes):
+    end = time.monotonic() + WAIT
+    while children(processes) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not children(processes)
+
+
 @pytest.mark.parametrize("count", [1, 2, 5])
 @pytest.mark.parametrize("keys", [0, 1, 7, 30])
 def test_batches_come_in_the_order_of_the_keys(count, keys):
@@ -170,7 +177,8 @@ def test_workers_that_were_started_before_one_could_not_be_are_ended(monkeypatch
     monkeypatch.setattr(process, "start", limited)
     with pytest.raises(RunFailed, match=f"^only {before} of 8 loader processes were started: Resource .*--workers 0"):
         started(count=8)
-    assert len(begun) == before and not children(begun)
+    assert len(begun) == before
+    ended(begun)
 
 
 def test_shared_memory_that_cannot_be_had_is_told_before_a_process_is_started(monkeypatch):
@@ -196,8 +204,6 @@ def test_neither_descriptors_nor_processes_are_left(monkeypatch):
     processes = made.processes
     seen(made.batches(range(100)))
     del made
-    end = time.monotonic() + WAIT
-    while children(processes) and time.monotonic() < end:
-        time.sleep(0.01)
+    ended(processes)
     del processes[:]
-    assert descriptors() == before
+    assert descriptors() <= before  # fewer where something else was collected meanwhile
