@@ -1,4 +1,4 @@
-"""Where a set that was not found lies after all: in an archive that nobody has unpacked, or in another folder."""
+"""Search for a set that was not found: in an archive that nobody has unpacked, or in another folder."""
 
 import os
 import shlex
@@ -26,8 +26,10 @@ DEPTH, MOST = 2, 4000  # levels of folders, and entries of each, that are looked
 
 
 def hint(name: str, root: Path, files: Sequence[Sequence[str]]) -> str | None:
-    """What to do about the set `name`, of which `files` are the names in each of its forms; None where nothing of it
-    lies at or below `root`."""
+    """Return what to do about the set `name`; None where nothing of it lies at or below `root`.
+
+    files: the names of its files, in each of its forms.
+    """
     folders: dict[Path, set[str]] = {}
     for path in _entries(root):
         plain = path.name.lower().replace("-", "").replace("_", "")

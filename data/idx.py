@@ -16,8 +16,10 @@ IDX_SETS = {"mnist", "fashionmnist", "kmnist", "emnist", "qmnist"}
 
 
 def idx_places(name: str, root: Path) -> list[Place]:
-    """Where torchvision and others put its files, and `root` itself: but for a folder named after a set of its kind,
-    whose files have the same names."""
+    """Return the folders where torchvision and others put the files of a set.
+
+    `root` itself is among them, unless it is named after another set of the kind, whose files have the same names.
+    """
     files = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
     folders = [root / name / "raw", root / name.lower() / name / "raw", root / name.lower(), root / name]
     if not IDX_SETS & {part.lower().replace("-", "") for part in root.resolve().parts[-2:]} - {name.lower()}:

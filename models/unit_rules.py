@@ -1,4 +1,4 @@
-"""Where each operation of a network takes its units: rules from the numbers of its inputs to those of its outputs.
+"""Movement of units through each operation of a network: rules from the numbers of its inputs to those of its outputs.
 
 Beside each value stands the number of the unit that it belongs to, or NONE. A rule moves the numbers as its operation
 moves the values, and joins those that it combines: joined units can be cut only together. A rule raises Mixes where

@@ -1,4 +1,4 @@
-"""Whether a network fits into memory, asked before it is built."""
+"""Check that a network fits into memory, before it is built."""
 
 import math
 import os
@@ -43,7 +43,7 @@ def check(options: Options, spec: data.SetSpec, build_options: dict[str, Any]) -
 
 
 def _stored(options: Options) -> int:
-    """How many tensors of a weight's size a layer has."""
+    """Return how many tensors of a weight's size a layer has."""
     return 1 + (options.constraint.conv_type in TWICE)
 
 

@@ -110,7 +110,7 @@ def _check_values(name: str, values: torch.Tensor, dtype: torch.dtype, shape: Se
 
 
 def _state_names(optimizer: torch.optim.Optimizer) -> set[str]:
-    """What the optimizer keeps of a parameter, as a step on another one shows."""
+    """Return the names of what the optimizer keeps of a parameter, as a step on another one shows."""
     probe = nn.Parameter(torch.zeros(1))
     probe.grad = torch.zeros(1)
     taken = inspect.signature(type(optimizer)).parameters
@@ -131,7 +131,7 @@ def load_generators(saved: dict[str, Any]) -> None:
 
 
 def progress(path: Path | str, snapshot: Snapshot) -> State:
-    """How far the run of a snapshot had come. Raises UsageError where the entry `state` or
+    """Return how far the run of a snapshot had come. Raises UsageError where the entry `state` or
     `events` is damaged."""
     made: list[State] = []
     put_back(path, snapshot, state=lambda saved: made.append(_state(saved, snapshot)))
@@ -168,7 +168,7 @@ def _state(saved: dict[str, Any], snapshot: Snapshot) -> State:
 
 
 def _is_score(measures: dict[str, Any], epochs: int | None) -> bool:
-    """Whether these are a loss and accuracies, with the epoch they are of where there have been `epochs`."""
+    """Return whether these are a loss and accuracies, with the epoch they are of where there have been `epochs`."""
     names = MEASURED if epochs is None else MEASURED | {"epoch"}
     right = measures.keys() == names and all(map(_is_count, measures.values()))
     right = right and all(measures[name] <= 100 + 1e-9 for name in MEASURED - {"loss"})
@@ -203,5 +203,5 @@ def _best_in(content: Snapshot) -> object:
 
 
 def is_best(snapshot: Snapshot) -> bool:
-    """Whether the checkpoint itself holds the network of the best epoch."""
+    """Return whether the checkpoint itself holds the network of the best epoch."""
     return snapshot["step"] == 0 and snapshot["state"]["best"].get("epoch") == snapshot["epoch"]

@@ -1,4 +1,4 @@
-"""Which YAML file a command line means."""
+"""The YAML file that a command line names."""
 
 import os
 from collections.abc import Mapping

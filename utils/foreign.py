@@ -13,7 +13,7 @@ SET_FOLDERS |= {"train_32x32.mat"}  # SVHN lies in no folder of its own
 
 
 def holds_sets(folder: str) -> bool:
-    """Whether a folder has any data set in it: /mnt, which BIPROP's files name, is there on every Linux machine."""
+    """Return whether a data set lies in a folder: /mnt, which BIPROP's files name, is there on every Linux machine."""
     try:
         return any(entry.name.lower() in SET_FOLDERS for entry in os.scandir(folder))
     except OSError:
@@ -25,7 +25,7 @@ FOREIGN: dict[str, Callable[[str], bool]] = {"data": holds_sets, "log_dir": writ
 
 
 def is_foreign(name: str, v: Any) -> bool:
-    """Whether the folder in option `name` of the values `v` is one that BIPROP's authors had and this machine lacks.
+    """Return whether option `name` of the values `v` is a folder that BIPROP's authors had and this machine lacks.
 
     A set that is to be downloaded, and an ImageFolder, which BIPROP does not know, are their user's own.
     """
