@@ -11,13 +11,14 @@ from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
 from utils import choices
-from utils.config_file import config_path
-from utils.declared import BUT, STEPPED, TYPED, Reader, UsageError, help_lines, opt
-from utils.foreign import FOREIGN, is_foreign
+from utils.config.biprop_folders import FOREIGN, is_foreign
+from utils.config.checks import ALIASES, DEAD, ERRORS, REMARKS, RENAMED, pruned
+from utils.config.config_file import config_path
+from utils.config.fields import BUT, STEPPED, TYPED, Reader, help_lines, opt
+from utils.config.yaml_loader import load_yaml, read
+from utils.errors import UsageError
 from utils.paths import stem
-from utils.rules import ALIASES, DEAD, ERRORS, REMARKS, RENAMED, pruned
-from utils.words import nearest, shown, together
-from utils.yaml_loader import load_yaml, read
+from utils.text import nearest, shown, together
 
 __all__ = ["Options", "UsageError", "changed_mathematics", "from_flat", "load_yaml", "nearest", "parse"]
 

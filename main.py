@@ -3,31 +3,31 @@
 import sys
 from collections.abc import Sequence
 
-from utils import ending
+from utils import exit_codes
 
 
 def main(argv: Sequence[str]) -> int:
     """Parse, choose the runtime, run. Returns the exit code that --help lists."""
-    return ending.code(lambda: work(argv))
+    return exit_codes.code(lambda: work(argv))
 
 
 def work(argv: Sequence[str]) -> None:
     """What `main` does, failures as exceptions."""
-    ending.leave_at_once()
+    exit_codes.leave_at_once()
     import args
 
     options = args.parse(argv)
-    from utils import process
+    from utils import process_setup
 
-    process.tune()  # before numpy and torch are loaded
+    process_setup.tune()  # before numpy and torch are loaded
     from trainers import experiment
-    from utils import launch, runtime
+    from utils.distributed import runtime, spawn
 
-    ending.politely()
+    exit_codes.politely()
     gpus = options.run.multigpu or ()
     if len(gpus) > 1 and not options.run.check:
         runtime.check_gpus(gpus)
-        launch.start(argv, len(gpus))
+        spawn.start(argv, len(gpus))
         return
     experiment.warn_all(options)
     experiment.run(options, runtime.of(options))

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from args import UsageError
-from data import cifar, folders, idx, sources
-from data.sources import AnySplit, FileSplit, Split, compact
-from utils.choose import pick
+from data.readers import cifar, digits, folders, idx, svhn
+from data.types import AnySplit, FileSplit, Split, compact
+from utils.errors import UsageError
 from utils.paths import expanded
-from utils.words import shown
+from utils.registry import pick
+from utils.text import shown
 
 if TYPE_CHECKING:
     import torch
 
-    from data.batches import Batches
+    from data.device_batches import Batches
 
 __all__ = ["AnySplit", "FileSplit", "Split", "compact"]
 
@@ -112,7 +112,7 @@ IMAGENET = SetSpec(
 )
 SPECS: dict[str, SetSpec] = {
     # digits: mean and std of the training part, over pixels
-    "digits": SetSpec((1, 8, 8), 10, (0.30588,), (0.37622,), False, sources.read_digits),
+    "digits": SetSpec((1, 8, 8), 10, (0.30588,), (0.37622,), False, digits.read_digits),
     "MNIST": SetSpec((1, 28, 28), 10, (0.1307,), (0.3081,), False, partial(idx.read_idx_set, "MNIST")),
     "FashionMNIST": SetSpec((1, 28, 28), 10, (0.2860,), (0.3530,), False, partial(idx.read_idx_set, "FashionMNIST")),
     "CIFAR10": SetSpec(
@@ -127,7 +127,7 @@ SPECS: dict[str, SetSpec] = {
         True,
         partial(cifar.read_cifar, cifar.CIFAR100),
     ),
-    "SVHN": SetSpec((3, 32, 32), 10, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), False, sources.read_svhn),
+    "SVHN": SetSpec((3, 32, 32), 10, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), False, svhn.read_svhn),
     "BigCIFAR10": replace(
         IMAGENET, in_shape=(3, 128, 128), num_classes=10, load=partial(cifar.read_cifar, cifar.CIFAR10), margin=1.0
     ),
@@ -231,13 +231,13 @@ def make_batches(
     part: tuple[int, int] = (0, 1),
 ) -> Batches:
     """The split in batches: prepared on the device where it is one array and no image needs work of its own, else by
-    `workers` loader processes. See `data.batches.Batches` for the arguments."""
-    from data.batches import DeviceBatches
+    `workers` loader processes. See `data.device_batches.Batches` for the arguments."""
+    from data.device_batches import DeviceBatches
 
     shared: dict[str, Any] = {"device": device, "batch_size": batch_size, "seed": seed, "train": train, "limit": limit}
     shared |= {"augmentation": augmentation, "one_batch": one_batch, "part": part}
     if isinstance(split, FileSplit) or spec.margin is not None or (train and augmentation.augmix):
-        from data.loader import LoaderBatches  # it needs PIL, which takes as long to import as all else here
+        from data.worker_batches import LoaderBatches  # it needs PIL, which takes as long to import as all else here
 
         return LoaderBatches(split, spec, workers=workers, **shared)
     return DeviceBatches(split, spec, **shared)

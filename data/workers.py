@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils import memory, signals
-from utils.ending import foreseen, one_line
-from utils.files import RunFailed
+from utils import out_of_memory, stop_signal
+from utils.errors import NothingCame, RunFailed
+from utils.exit_codes import foreseen, one_line
 
 # fork starts at once and shares the set's memory; where it is unsafe or absent, each worker reads a copy of its own
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
@@ -105,10 +105,10 @@ class Workers:
         pipe, since = self._pipes[worker], None
         try:
             while not pipe.poll(LOOK_EVERY):
-                reason = signals.asked()
+                reason = stop_signal.asked()
                 since = since or (reason and time.monotonic())
                 if since and time.monotonic() - since > PATIENCE:
-                    raise signals.NothingCame(f"asked to stop by {reason} while a loader process prepares a batch")
+                    raise NothingCame(f"asked to stop by {reason} while a loader process prepares a batch")
             answer: tuple[int, str, str] = pipe.recv()
         except (EOFError, ConnectionError) as error:
             raise self._died(worker) from error
@@ -174,5 +174,5 @@ def answer(make: Callable[[Any], Tensor], key: Any, slot: Tensor) -> tuple[int, 
         slot[: len(made)] = made
     except Exception as error:
         details = "" if foreseen(error) else traceback.format_exc()
-        return 0, one_line(error) + f" (in a loader process); {INSTEAD}" * memory.ran_out(error), details
+        return 0, one_line(error) + f" (in a loader process); {INSTEAD}" * out_of_memory.ran_out(error), details
     return len(made), "", ""

@@ -10,7 +10,7 @@ from models import convnets, resnet
 from models.convnets import ConvNet
 from models.mlp import MLP
 from models.resnet import ResNet
-from utils.choose import pick
+from utils.registry import pick
 
 ARCHS: dict[str, Callable[..., nn.Module]] = {
     "FC": partial(MLP, hidden=(300, 100)),

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from models.activations import Sign
-from models.blocks import batch_norm, require_size, scaled
+from models.layers import batch_norm, require_size, scaled
 
 
 @dataclass(frozen=True)

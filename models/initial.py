@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor, nn
 
-from utils.choose import pick
+from utils.registry import pick
 
 # (shape, std, default_bound, xavier_std, generator) -> tensor
 Initialiser = Callable[[torch.Size, float, float, float, Generator | None], Tensor]

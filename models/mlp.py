@@ -7,8 +7,8 @@ from math import prod
 from torch import Tensor, nn
 
 from models.activations import ACTIVATIONS
-from models.blocks import HardInvert, SoftInvert, batch_norm
-from utils.choose import pick
+from models.layers import HardInvert, SoftInvert, batch_norm
+from utils.registry import pick
 
 NORMS: dict[str, Callable[[str, int], nn.Module] | None] = {  # (bn_type, width) -> module
     "none": None,

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.activations import ACTIVATIONS
-from models.blocks import batch_norm, require_size, scaled
+from models.layers import batch_norm, require_size, scaled
 
 Norm = Callable[[int], nn.Module]  # channels -> layer
 

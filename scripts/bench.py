@@ -7,7 +7,7 @@
 One process, the contenders in turn within every repeat, medians. CIFAR-10 shapes, random pixels, half the weights kept.
 - ours: `trainers.loop` on the project's own parts, at each precision, loading included. An evaluation is EVALUATED
   batches; CIFAR-10's is 79, so what is done once an evaluation weighs more here than in a run.
-- reference: `scripts/bench_reference.py`, fp32, loading included. It has the benefit of our allocator settings.
+- reference: `scripts/benchmarks/reference.py`, fp32, loading included. It has the benefit of our allocator settings.
 - dense: our step of the same network, every weight free and trained, with the same optimizer.
 """
 
@@ -16,9 +16,9 @@ from pathlib import Path
 
 if __name__ == "__main__":  # run as a file: the project is one level up, and the tuning comes before numpy and torch
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from utils import process
+    from utils import process_setup
 
-    process.tune()
+    process_setup.tune()
 
 import argparse
 import itertools
@@ -33,17 +33,18 @@ from typing import Any
 import torch
 
 import models
-from args import UsageError
-from scripts import bench_binary, bench_parallel, bench_strengths
-from scripts.bench_contenders import DENSITY, EVALUATED, OPTIMIZER, STEPS, Work, contenders, measure, timed
-from utils import ending, streams
-from utils import runtime as runtimes
-from utils.choose import pick
+from scripts import bench_parallel
+from scripts.benchmarks import binary, strengths
+from scripts.benchmarks.contenders import DENSITY, EVALUATED, OPTIMIZER, STEPS, Work, contenders, measure, timed
+from utils import console, exit_codes
+from utils.config.script_parser import Parser, count, new_path
+from utils.console import say
+from utils.distributed import runtime as runtimes
+from utils.distributed.runtime import Runtime
+from utils.errors import UsageError
 from utils.files import check_new, write_text
-from utils.parser import Parser, count, new_path
-from utils.progress import say
-from utils.run import environment
-from utils.runtime import Runtime
+from utils.records.run import environment
+from utils.registry import pick
 
 # Reference over ours for (training bf16, training fp32, evaluation), and ours over dense; for MPT-1/32, 2 cores with
 # avx512_bf16.
@@ -54,7 +55,7 @@ TARGETS = {
     "VGG_Small": (3.3, 1.8, 5, 1.05),
 }
 STARTUP_TARGET = 1.3
-SINGLE: dict[str, Any] = {"binary": bench_binary, "strengths": bench_strengths}  # option -> module with works and table
+SINGLE: dict[str, Any] = {"binary": binary, "strengths": strengths}  # option -> module with works and table
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
@@ -241,7 +242,7 @@ def checked(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str]) -> int:
     """Measure, print the table, write the JSON. Returns the exit code."""
-    return ending.code(lambda: work(argv), interrupted=ending.INTERRUPTED)
+    return exit_codes.code(lambda: work(argv), interrupted=exit_codes.INTERRUPTED)
 
 
 def work(argv: Sequence[str]) -> None:
@@ -267,7 +268,7 @@ def work(argv: Sequence[str]) -> None:
         rows = []
         for net, act in itertools.product(options.nets, options.acts):
             rows.append(bench_net(net, act, options.here, options.batch_size, options.repeat))
-            streams.write("stderr", f"measured {net} {act}")
+            console.write("stderr", f"measured {net} {act}")
         measured = {"rows": rows}
         say(table(rows, options.precision))
     write_text(options.out, json.dumps(conditions(options) | measured, indent=1) + "\n")

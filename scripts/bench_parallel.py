@@ -18,9 +18,9 @@ from pathlib import Path
 
 if __name__ == "__main__":  # run as a file: the project is one level up, and the tuning comes before numpy and torch
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from utils import process
+    from utils import process_setup
 
-    process.tune(several=True)
+    process_setup.tune(several=True)
 
 from typing import Any
 
@@ -28,11 +28,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.constraints import constrained_layers
-from scripts.bench_contenders import STEPS, Samples, Undisturbed, Work, measure, network, our_work, parts, timed
+from scripts.benchmarks.contenders import STEPS, Samples, Undisturbed, Work, measure, network, our_work, parts, timed
 from trainers.loop import Parts, State, train_one_epoch
-from utils import ending, peers, ranks
-from utils import runtime as runtimes
-from utils.runtime import Runtime
+from utils import exit_codes
+from utils.distributed import launcher_env, rendezvous
+from utils.distributed import runtime as runtimes
+from utils.distributed.runtime import Runtime
 
 NET = "Conv4"
 TARGET = 0.9  # efficiency of two processes on two cores
@@ -90,17 +91,17 @@ def bench(job: Job) -> dict[str, Any]:
 
 def main(argv: Sequence[str]) -> int:
     """One of the processes: the job as JSON, and the file that the first process writes. Returns the exit code."""
-    return ending.code(lambda: work(argv), interrupted=ending.INTERRUPTED)
+    return exit_codes.code(lambda: work(argv), interrupted=exit_codes.INTERRUPTED)
 
 
 def work(argv: Sequence[str]) -> None:
     """What `main` does, failures as exceptions."""
     job, out = Job(**json.loads(argv[0])), Path(argv[1])
-    place = ranks.find(os.environ)
+    place = launcher_env.find(os.environ)
     if job.device == "cpu":
         pin(place.local_rank, job.threads)
     here = runtimes.choose(job.device, "fp32", None, deterministic=False, place=place)
-    with peers.joined(here, 60):
+    with rendezvous.joined(here, 60):
         sent = {who: sent_by(job, here, who) for who in ("ours", "dense", "ours, bf16 sent")}
         samples = measure(works(job, here), job.repeat)
         if here.first:
@@ -131,7 +132,7 @@ def works(job: Job, here: Runtime) -> dict[str, Work]:
 
 def assembled(job: Job, here: Runtime, way: Way, *, dense: bool) -> Parts:
     """What the loop needs on this process."""
-    runtime = here if way.together else replace(here, place=ranks.ALONE)
+    runtime = here if way.together else replace(here, place=launcher_env.ALONE)
     mine = job.batch if way.whole else job.batch // job.processes
     model, batch = network(job.net, dense=dense), mine * runtime.place.world
     return parts(model, "sgd", runtime, batch, dense=dense, compression=way.compression)

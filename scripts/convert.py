@@ -16,9 +16,9 @@ from pathlib import Path
 
 if __name__ == "__main__":  # run as a file: the project is one level up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from utils import ending
+    from utils import exit_codes
 
-    ending.leave_at_once()
+    exit_codes.leave_at_once()
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -26,13 +26,13 @@ from typing import Any
 
 import torch
 
-from models.constraints.attach import from_biprop
-from trainers import pretrained
-from trainers.pretrained import Stored
-from utils import ending
+from models.biprop_keys import from_biprop
+from trainers import load_trained
+from trainers.load_trained import Stored
+from utils import exit_codes
+from utils.config.script_parser import Parser, new_path, old_path
+from utils.console import say
 from utils.files import check_new, write_atomic, writing
-from utils.parser import Parser, new_path, old_path
-from utils.progress import say
 from utils.text import quoted
 
 MEASURES = {  # BIPROP's key -> (group, name) in our `state`
@@ -65,7 +65,7 @@ def to_theirs(stored: Stored) -> dict[str, Any]:
         "state_dict": {f"module.{key}": value for key, value in stored.state.items()},
         **{key: groups.get(group, {}).get(name, 0.0) for key, (group, name) in MEASURES.items()},
         "optimizer": {},
-        **{name: value for name, value in stored.said.items() if name in pretrained.SAID},
+        **{name: value for name, value in stored.said.items() if name in load_trained.SAID},
     }
 
 
@@ -76,7 +76,7 @@ def convert(source: str, target: Path, *, force: bool) -> str:
     the disk takes no more.
     """
     check_new(target, force=force)
-    stored = pretrained.read(source)
+    stored = load_trained.read(source)
     content = to_theirs(stored) if stored.ours else to_ours(stored)
     with writing(target):
         write_atomic(target, lambda file: torch.save(content, file, _use_new_zipfile_serialization=not stored.ours))
@@ -102,7 +102,7 @@ def main(argv: Sequence[str]) -> int:
         given = parser().parse_args(argv)
         say(convert(str(given.file), given.out, force=given.force))
 
-    return ending.code(work, interrupted=ending.INTERRUPTED)
+    return exit_codes.code(work, interrupted=exit_codes.INTERRUPTED)
 
 
 if __name__ == "__main__":

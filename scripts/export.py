@@ -31,9 +31,9 @@ from pathlib import Path
 
 if __name__ == "__main__":  # run as a file: the project is one level up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from utils import ending
+    from utils import exit_codes
 
-    ending.leave_at_once()
+    exit_codes.leave_at_once()
 
 import argparse
 from collections.abc import Sequence
@@ -43,19 +43,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from args import NAMES, Options, UsageError, from_flat, load_yaml
+from args import NAMES, Options, from_flat
 from models.constraints import bake, constrained_layers
 from models.constraints.shift import ShiftPSWeight, ShiftQWeight
-from scripts.export_check import check
-from scripts.export_packed import FORMAT, opened, packed_freely, packed_powers
-from trainers import pretrained, resumption
-from trainers.assembly import build
-from trainers.shift import shift_layers
-from utils import ending
-from utils import run as runs
+from scripts.parts.export_check import check
+from scripts.parts.export_packed import FORMAT, opened, packed_freely, packed_powers
+from trainers import load_trained, resume
+from trainers.build import build
+from trainers.methods.shift import shift_layers
+from utils import exit_codes
+from utils.config.script_parser import Parser, count, new_path, old_path
+from utils.config.yaml_loader import load_yaml
+from utils.console import say
+from utils.errors import UsageError
 from utils.files import check_new, write_atomic, writing
-from utils.parser import Parser, count, new_path, old_path
-from utils.progress import say
+from utils.records import run as runs
 
 STORED = ("set", "pixels", "image_size", *NAMES["model"], *NAMES["constraint"])  # options that make the network
 
@@ -101,11 +103,11 @@ def trained(run: str) -> tuple[nn.Module, Options]:
     if not config.exists():
         raise UsageError(f"{run} is no run directory and no checkpoint of one")
     options = from_flat(load_yaml(config))
-    options, snapshot, path = resumption.stored(options.replace(resume=run, evaluate=True))
+    options, snapshot, path = resume.stored(options.replace(resume=run, evaluate=True))
     model, _ = build(options.replace(seed=0))
     if not shift_layers(model):
         raise UsageError(f"no layer has shift weights: conv_type {options.constraint.conv_type}; ShiftQ or ShiftPS has")
-    pretrained.load(pretrained.from_content(snapshot, path), model, whole=True)
+    load_trained.load(load_trained.from_content(snapshot, path), model, whole=True)
     return model, options
 
 
@@ -161,7 +163,7 @@ def work(given: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str]) -> int:
     """Returns 0, 2 for bad input, 1 where OUT cannot be written or a prediction differs."""
-    return ending.code(lambda: work(parser().parse_args(argv)), interrupted=ending.INTERRUPTED)
+    return exit_codes.code(lambda: work(parser().parse_args(argv)), interrupted=exit_codes.INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ from pathlib import Path
 
 if __name__ == "__main__":  # run as a file: the project is one level up, and the tuning comes before numpy and torch
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from utils import ending, process
+    from utils import exit_codes, process_setup
 
-    ending.leave_at_once()
-    process.tune()
+    exit_codes.leave_at_once()
+    process_setup.tune()
 
 import argparse
 import copy
@@ -25,17 +25,17 @@ from itertools import islice
 import torch
 from torch import nn
 
-from args import UsageError
-from models import compact, pruning
-from scripts import prune_report as report
-from scripts.prune_levels import METHODS, Pruner, Trained, add_times, difference, has_norms, opened, pruned, row
-from trainers.assembly import network_options
-from utils import ending
-from utils import runtime as runtimes
-from utils.declared import writable
-from utils.files import RunFailed, check_new, check_regular, write_atomic, writing
-from utils.parser import Parser, count, limited, new_path, old_path
-from utils.progress import say
+from models.pruning import compact, criteria
+from scripts.parts import prune_report as report
+from scripts.parts.prune_levels import METHODS, Pruner, Trained, add_times, difference, has_norms, opened, pruned, row
+from trainers.build import network_options
+from utils import exit_codes
+from utils.config.fields import writable
+from utils.config.script_parser import Parser, count, limited, new_path, old_path
+from utils.console import say
+from utils.distributed import runtime as runtimes
+from utils.errors import RunFailed, UsageError
+from utils.files import check_new, check_regular, write_atomic, writing
 
 PERCENT = [0.0, 25.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0, 97.0, 99.0]
 PERCENTS, SOME = limited(float, ">= 0 and <= 100"), count(1_000_000, least=0)
@@ -51,9 +51,9 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "--percent", nargs="+", type=PERCENTS, default=PERCENT, help="percent removed of each hidden layer"
     )
-    top.add_argument("--scope", choices=pruning.SCOPES, default="layer", help="global: percent of all layers together")
+    top.add_argument("--scope", choices=criteria.SCOPES, default="layer", help="global: percent of all layers together")
     top.add_argument(
-        "--criterion", choices=pruning.CRITERIA, help="default: magnitude for weights, l2 (the norm) for units"
+        "--criterion", choices=criteria.CRITERIA, help="default: magnitude for weights, l2 (the norm) for units"
     )
     top.add_argument("--recalibrate-bn", type=SOME, default=0, metavar="N", help="batch-norm statistics of N batches")
     top.add_argument("--finetune", type=SOME, default=0, metavar="E", help="train E epochs more by the run's recipe")
@@ -167,7 +167,7 @@ def work(argv: Sequence[str]) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Returns the exit code: 0, 2 for bad input, 1 for a failure."""
-    return ending.code(lambda: work(argv), interrupted=ending.INTERRUPTED)
+    return exit_codes.code(lambda: work(argv), interrupted=exit_codes.INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from functools import cache
 
 import yaml
 
-from utils import ending
-from utils.parser import Parser
+from utils import exit_codes
+from utils.config.script_parser import Parser
 from utils.text import original
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -157,7 +157,7 @@ def filled(text: str, tables: Mapping[str, Callable[[], str]], script: str) -> s
 
 def main(argv: list[str]) -> int:
     """Write the pages; returns 1 with --check where they would change."""
-    return ending.code(lambda: work(argv), interrupted=ending.INTERRUPTED)
+    return exit_codes.code(lambda: work(argv), interrupted=exit_codes.INTERRUPTED)
 
 
 def work(argv: list[str]) -> int:

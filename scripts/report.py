@@ -12,22 +12,24 @@ from pathlib import Path
 
 if __name__ == "__main__":  # run as a file: the project is one level up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from utils import ending
+    from utils import exit_codes
 
-    ending.leave_at_once()
+    exit_codes.leave_at_once()
 
 import statistics
 from collections.abc import Mapping, Sequence
 
-from args import FIELDS, UsageError, from_flat, load_yaml, nearest
-from scripts.sweep_cells import spread
-from utils import ending
+from args import FIELDS, from_flat
+from scripts.parts.sweep_cells import spread
+from utils import exit_codes
+from utils.config.script_parser import Parser, new_path, old_path
+from utils.config.yaml_loader import load_yaml
+from utils.console import say
+from utils.errors import UsageError
 from utils.files import check_new
-from utils.parser import Parser, new_path, old_path
-from utils.plots import Line, line_chart
-from utils.progress import say
-from utils.tables import earlier_rows
-from utils.text import quoted
+from utils.records.epoch_tables import earlier_rows
+from utils.records.plots import Line, line_chart
+from utils.text import nearest, quoted
 
 MANY = 3  # options that a label names at most
 Curve = dict[int, float]  # epoch -> value
@@ -122,7 +124,7 @@ def main(argv: Sequence[str]) -> int:
         say(f"written: {given.out}")
         return 0
 
-    return ending.code(work, interrupted=ending.INTERRUPTED)
+    return exit_codes.code(work, interrupted=exit_codes.INTERRUPTED)
 
 
 if __name__ == "__main__":

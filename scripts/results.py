@@ -12,20 +12,21 @@ from pathlib import Path
 
 if __name__ == "__main__":  # run as a file: the project is one level up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from utils import ending
+    from utils import exit_codes
 
-    ending.leave_at_once()
+    exit_codes.leave_at_once()
 
 import time
 from collections.abc import Sequence
 
-from args import UsageError
-from utils import ending, results
-from utils import run as runs
+from utils import exit_codes
+from utils.config.script_parser import Parser, new_path, old_path
+from utils.console import say, warn
+from utils.errors import UsageError
 from utils.files import writing
-from utils.parser import Parser, new_path, old_path
-from utils.progress import say, warn
-from utils.results import Row
+from utils.records import results
+from utils.records import run as runs
+from utils.records.results import Row
 
 
 def finished(row: Row) -> float:
@@ -93,7 +94,7 @@ def main(argv: Sequence[str]) -> int:
         given = top.parse_args(argv)
         say(rebuild(given.directory, given.results or given.directory / "results.csv"))
 
-    return ending.code(work, interrupted=ending.INTERRUPTED)
+    return exit_codes.code(work, interrupted=exit_codes.INTERRUPTED)
 
 
 if __name__ == "__main__":

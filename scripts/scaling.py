@@ -25,12 +25,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import models
 from data import SPECS
-from models.blocks import OneValue
 from models.constraints import weight_layers
+from models.layers import OneValue
 from scripts.readme import RECORDS, ROOT, filled
-from utils import ending
-from utils.parser import Parser, limited
-from utils.progress import say
+from utils import exit_codes
+from utils.config.script_parser import Parser, limited
+from utils.console import say
 
 PAGE = ROOT / "docs" / "scaling.md"
 GPUS = (8, 64, 512)
@@ -285,7 +285,7 @@ def page(text: str) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Returns the exit code."""
-    return ending.code(lambda: work(argv), interrupted=ending.INTERRUPTED)
+    return exit_codes.code(lambda: work(argv), interrupted=exit_codes.INTERRUPTED)
 
 
 def work(argv: Sequence[str]) -> int:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 if __name__ == "__main__":  # run as a file: the project is one level up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from utils import ending
+    from utils import exit_codes
 
-    ending.leave_at_once()
+    exit_codes.leave_at_once()
 
 import itertools
 import math
@@ -17,14 +17,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from args import FIELDS, UsageError, parse
-from scripts.sweep_cells import OTHER_RUNS, Cell, damaged, finished, lost, table
-from scripts.sweep_children import Stop, run
-from utils import ending
-from utils.declared import TYPED, Reader, flags, help_lines, opt
-from utils.progress import say, warn
-from utils.signals import RESUMABLE
-from utils.words import apart, together
+from args import FIELDS, parse
+from scripts.parts.sweep_cells import OTHER_RUNS, Cell, damaged, finished, lost, table
+from scripts.parts.sweep_children import Stop, run
+from utils import exit_codes
+from utils.config.fields import TYPED, Reader, flags, help_lines, opt
+from utils.console import say, warn
+from utils.errors import RESUMABLE, UsageError
+from utils.text import apart, together
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_CELLS = 10_000
@@ -189,7 +189,7 @@ def sweep(options: SweepOptions, grid: Sequence[Cell]) -> int:
 
 def main(argv: Sequence[str]) -> int:
     """Returns the exit code that --help lists."""
-    return ending.code(lambda: work(argv), interrupted="interrupted; the same command goes on")
+    return exit_codes.code(lambda: work(argv), interrupted="interrupted; the same command goes on")
 
 
 def work(argv: Sequence[str]) -> int:

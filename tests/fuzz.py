@@ -26,13 +26,15 @@ from typing import Any, get_args
 
 import yaml
 
+from utils.errors import UsageError
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import args  # noqa: E402
 import main  # noqa: E402
 from args import FIELDS  # noqa: E402
-from utils.declared import Ints, flags  # noqa: E402
+from utils.config.fields import Ints, flags  # noqa: E402
 
 LIMIT, BUILDS = 2.0, 30.0  # seconds of the processor
 HANGS = 120  # seconds of the clock
@@ -252,7 +254,7 @@ def hangs(_number: int, _frame: object) -> None:
 
 def read(words: list[str]) -> None:
     """Read the options and do nothing with them."""
-    with contextlib.suppress(args.UsageError):
+    with contextlib.suppress(UsageError):
         args.parse(words)
 
 

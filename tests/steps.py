@@ -11,7 +11,7 @@ from trainers.experiment import build
 from trainers.loop import Parts, State, evaluate, train_one_epoch
 from trainers.optimizers import make_optimizer
 from trainers.schedules import schedule
-from utils.runtime import Runtime
+from utils.distributed.runtime import Runtime
 
 LIGHT = 5_500_000  # weights; above, a step at full width takes more than a second of one core
 
@@ -41,7 +41,7 @@ class OneBatch:
         yield torch.randn(self.samples, *self.spec.in_shape, generator=made), labels
 
 
-class Quiet:
+class SilentExit:
     def stop_asked(self):
         return False
 
@@ -84,7 +84,7 @@ def take_a_step(options):
     parts = Parts(model, method, optimizer, runtime, batch, batch, rate=factor, clip=o.grad_clip)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     method.before_epoch(model, 0)
-    assert train_one_epoch(parts, State(), "a step", Quiet())  # raises where the loss is not finite
+    assert train_one_epoch(parts, State(), "a step", SilentExit())  # raises where the loss is not finite
     after = dict(model.named_parameters())
     moved = {name for name, p in after.items() if not torch.equal(p, before[name])}
     assert moved and moved <= {name for name, p in after.items() if p.requires_grad}

@@ -13,9 +13,9 @@ import torch
 
 from args import from_flat
 from models.constraints import constrained_layers
-from trainers.assembly import assemble, build, load_set
+from trainers.build import assemble, build, load_set
 from trainers.loop import State, fit
-from utils import peers, ranks, runtime
+from utils.distributed import launcher_env, rendezvous, runtime
 
 # digits: 1437 images for training, so 12 steps an epoch, of which the last one's 117 images no 2 processes share evenly
 COMMON = {"set": "digits", "batch_size": 120, "epochs": 2, "seed": 3, "optimizer": "sgd", "lr": 0.05, "momentum": 0.9}
@@ -113,9 +113,9 @@ def outcome(name, here):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    place = ranks.find(os.environ)
+    place = launcher_env.find(os.environ)
     here = runtime.choose("cpu", "fp32", None, deterministic=False, place=place)
-    with peers.joined(here, 60):
+    with rendezvous.joined(here, 60):
         found = {name: outcome(name, here) for name in CASES}
         with in_float64():
             exact = {name: outcome(name, here) for name in CASES}

@@ -1,11 +1,11 @@
 """The table of training methods."""
 
-from trainers.binary import Binary
-from trainers.default import Default
-from trainers.method import Method
-from trainers.prune_score import Lottery, PruneScore, SparseScores
-from trainers.shift import Shift
-from trainers.sparse import Sparse
+from trainers.methods.base import Method
+from trainers.methods.binary import Binary
+from trainers.methods.default import Default
+from trainers.methods.prune_score import Lottery, PruneScore, SparseScores
+from trainers.methods.shift import Shift
+from trainers.methods.sparse import Sparse
 
 METHODS: dict[str, type[Method]] = {
     "default": Default,

@@ -9,16 +9,17 @@ import torch
 
 import data
 from args import Options
-from trainers import pretrained, report, resumption
-from trainers.assembly import assemble, batches, build, conv_types, load_set, trainer_name
-from trainers.journal import Journal, Listener
+from trainers import load_trained, resume, summary
+from trainers.build import assemble, batches, build, conv_types, load_set, trainer_name
+from trainers.callbacks import Journal, Listener
 from trainers.loop import Parts, Score, State, evaluate, fit
 from trainers.restore import best_epoch, is_best, restore
-from utils import checkpoints, peers, results
-from utils import run as runs
-from utils.progress import say, warn
-from utils.runtime import Runtime
-from utils.signals import NothingCame, Stopped
+from utils.console import say, warn
+from utils.distributed import rendezvous
+from utils.distributed.runtime import Runtime
+from utils.errors import NothingCame, Stopped
+from utils.records import checkpoints, results
+from utils.records import run as runs
 from utils.text import quoted
 
 
@@ -29,7 +30,7 @@ def run(options: Options, runtime: Runtime) -> None:
     """
     if options.run.check:
         model, _ = build(options.replace(seed=options.run.seed or 0))
-        say(report.layer_table(model) + "\n\n" + report.resolved(options))
+        say(summary.layer_table(model) + "\n\n" + summary.resolved(options))
     elif options.run.evaluate:
         test_only(options, runtime)
     else:
@@ -40,7 +41,7 @@ def train(options: Options, runtime: Runtime) -> None:
     """Train a new run or go on with one, and report."""
     if options.run.dry_run:
         options = options.replace(epochs=(options.optim.start_epoch or 0) + 1)
-    point = runtime.from_first(lambda: resumption.find(options))
+    point = runtime.from_first(lambda: resume.find(options))
     options = runtime.from_first(lambda: _settled(point.options, runtime))
     if point.finished:
         say(f"{point.run.path if point.run else ''} is finished already; --epochs with a larger number goes on with it")
@@ -48,18 +49,18 @@ def train(options: Options, runtime: Runtime) -> None:
     runtime = runtime.at(options.run.precision)
     stored = None
     if point.snapshot is None and options.run.pretrained is not None:
-        stored = runtime.from_first(lambda: pretrained.read(str(options.run.pretrained)))
-        pretrained.compare(stored, options)
+        stored = runtime.from_first(lambda: load_trained.read(str(options.run.pretrained)))
+        load_trained.compare(stored, options)
     model, method = build(options)
     if stored is not None:
-        pretrained.load(stored, model, whole=False)
+        load_trained.load(stored, model, whole=False)
     with runtime.one_a_machine():  # a download, for one
         image_set = load_set(options)
     parts = assemble(options, runtime, model, method, image_set)
     if not options.run.dry_run and runtime.first:
         results.check(_results(options))
     facts = {"device": runtime.device_name, "precision": runtime.precision_name, "seed": options.run.seed}
-    run = point.run or runtime.from_first(lambda: resumption.begin(point.options, options, facts))
+    run = point.run or runtime.from_first(lambda: resume.begin(point.options, options, facts))
     state = State(epoch=options.optim.start_epoch or 0)
     if point.snapshot is not None and point.path is not None:
         snapshot = point.snapshot
@@ -98,7 +99,7 @@ def _go(
 ) -> None:
     """Train `parts` from `state` on in the directory of `run`, whatever happens leaving a true status behind."""
     try:
-        say(report.opening(options, parts.model, runtime, trainer_name(options), run))
+        say(summary.opening(options, parts.model, runtime, trainer_name(options), run))
         journal = Journal(run, options, parts, state, snapshot) if runtime.first else Listener()
         final: dict[str, float] = {}
         try:
@@ -125,7 +126,7 @@ def _go(
         if isinstance(error, NothingCame) and runtime.alone:  # several cannot agree to stop: one waits elsewhere
             run.set_status("stopped", epoch=state.epoch, epochs=options.optim.epochs)
             raise Stopped(f"{error}; {_to_go_on(runtime, run)}") from error
-        gone = isinstance(error, Exception) and peers.lost(error)
+        gone = isinstance(error, Exception) and rendezvous.lost(error)
         reason = "another process is gone" if gone else (str(error) or type(error).__name__).split("\n")[0]
         run.set_status("failed", epoch=state.epoch, epochs=options.optim.epochs, reason=reason)
         raise
@@ -149,25 +150,25 @@ def _finish(
         parts.model.load_state_dict(best)
         tests = (last, evaluate(parts.model, test, parts.method, runtime))
     if not options.run.dry_run and runtime.first:
-        row = report.row(options, parts.model, state, tests, run, runtime, trainer_name(options))
+        row = summary.row(options, parts.model, state, tests, run, runtime, trainer_name(options))
         results.keep(run.path / runs.ROW, row)
         results.append(_results(options), row)
-    say(report.summary(options, parts.model, state, tests, run))
-    return report.final_measures(state, tests)
+    say(summary.summary(options, parts.model, state, tests, run))
+    return summary.final_measures(state, tests)
 
 
 def test_only(options: Options, runtime: Runtime) -> None:
     """--evaluate: test a stored network, print, write nothing."""
     if options.run.resume is not None:
-        options, snapshot, path = runtime.from_first(lambda: resumption.stored(options))
-        stored = pretrained.from_content(snapshot, path)
+        options, snapshot, path = runtime.from_first(lambda: resume.stored(options))
+        stored = load_trained.from_content(snapshot, path)
     else:
-        stored = runtime.from_first(lambda: pretrained.read(str(options.run.pretrained)))
+        stored = runtime.from_first(lambda: load_trained.read(str(options.run.pretrained)))
     options = _settled(options, runtime)
     runtime = runtime.at(options.run.precision)
-    pretrained.compare(stored, options)
+    load_trained.compare(stored, options)
     model, method = build(options)
-    pretrained.load(stored, model, whole=True)
+    load_trained.load(stored, model, whole=True)
     epochs, step = stored.content.get("epoch"), stored.content.get("step")
     if isinstance(epochs, int) and isinstance(step, int):  # else it is of no run of ours: the options alone decide
         whole = step == 0  # else it is from within the epoch after
@@ -177,7 +178,7 @@ def test_only(options: Options, runtime: Runtime) -> None:
         image_set = load_set(options)
     score: Score = evaluate(model, batches(options, runtime, image_set, image_set.test), method, runtime)
     epoch = f" (epoch {quoted(stored.content['epoch'])})" if "epoch" in stored.content else ""
-    say(f"{stored.path}{epoch}: {options.model.arch}, {report.kept_in_words(model)}")
+    say(f"{stored.path}{epoch}: {options.model.arch}, {summary.kept_in_words(model)}")
     say(f"test loss {score.loss:.4f}  acc@1 {score.top1:.2f} %  acc@5 {score.top5:.2f} %")
 
 

@@ -9,16 +9,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from trainers.method import Method
+from trainers.ddp import Replicas
+from trainers.methods.base import Method
 from trainers.optimizers import set_rate
-from trainers.replicas import Replicas
-from utils import memory
-from utils.files import RunFailed
-from utils.progress import Progress
-from utils.runtime import Runtime
-from utils.shares import Share
-from utils.signals import NothingCame
-from utils.tables import Table
+from utils import out_of_memory
+from utils.console import Progress
+from utils.distributed.batch_slice import Share
+from utils.distributed.runtime import Runtime
+from utils.errors import NothingCame, RunFailed
+from utils.records.epoch_tables import Table
 
 
 class Batches(Protocol):
@@ -140,7 +139,7 @@ def train_one_epoch(parts: Parts, state: State, title: str, events: Events) -> b
     sums = torch.tensor(state.sums, dtype=torch.float64, device=runtime.device)
     sums *= runtime.first  # which has those of all
     began, already, total = time.perf_counter(), state.train_seconds, len(parts.train)
-    with Progress(title, total, state.step) as progress, memory.needed(title, memory.BATCHES):
+    with Progress(title, total, state.step) as progress, out_of_memory.needed(title, out_of_memory.BATCHES):
         for step, (images, labels) in enumerate(_arriving(parts, state), state.step):
             share = parts.replicas.take(parts.train, step, len(labels))
             method.before_step(model, step)
@@ -196,7 +195,7 @@ def evaluate(model: nn.Module, batches: Batches, method: Method, runtime: Runtim
     model.eval()
     method.before_evaluation(model)
     sums = torch.zeros(4, dtype=torch.float64, device=runtime.device)
-    with runtime.generators_kept(), memory.needed("an evaluation", memory.EVALUATIONS):
+    with runtime.generators_kept(), out_of_memory.needed("an evaluation", out_of_memory.EVALUATIONS):
         for images, labels in batches.epoch(0):
             with runtime.precision():
                 logits = model(images)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from utils.choose import pick
+from utils.registry import pick
 
 Groups = list[dict[str, Any]]
 

@@ -10,15 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from args import UsageError
 from trainers.loop import Parts, Score, State
-from utils import checkpoints
-from utils.event_files import check_sizes
-from utils.files import RunFailed
-from utils.progress import warn
-from utils.run import Run
-from utils.runtime import set_rng_state
-from utils.words import shown
+from utils.console import warn
+from utils.distributed.runtime import set_rng_state
+from utils.errors import RunFailed, UsageError
+from utils.records import checkpoints
+from utils.records.run import Run
+from utils.records.tensorboard import check_sizes
+from utils.text import shown
 
 Snapshot = Mapping[str, Any]
 WRONG = (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, OverflowError)

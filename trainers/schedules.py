@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 
-from utils.choose import pick
+from utils.registry import pick
 
 Policy = Callable[[int, int, int, int, float], float]
 

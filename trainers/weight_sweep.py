@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from models.constraints import constrained_layers
 from models.constraints.binary import BinaryWeight
 from trainers.loop import Batches, add_batch, score_of
-from trainers.method import Method
-from utils.tables import Row
+from trainers.methods.base import Method
+from utils.records.epoch_tables import Row
 
 if TYPE_CHECKING:
-    from utils.runtime import Runtime
+    from utils.distributed.runtime import Runtime
 
 
 class Scale:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from args import UsageError
+from utils.errors import UsageError
 
 SMALL, RATIO = 64 << 20, 100  # bytes that any file may declare, and beyond that how often its own size
 

@@ -9,18 +9,9 @@ from pathlib import Path
 from typing import IO
 from weakref import WeakSet
 
-from utils.errors import UsageError
+from utils.errors import RunFailed, UsageError
 
 HELD: WeakSet[IO[str]] = WeakSet()  # the locks of this process
-IN_USE = 69  # EX_UNAVAILABLE: the exit code after InUse
-
-
-class InUse(RuntimeError):
-    """Another process is training the run: main prints who and exits with `IN_USE`."""
-
-
-class RunFailed(RuntimeError):
-    """The run cannot go on for a reason that one line says: main prints it and exits with 1."""
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:

@@ -8,23 +8,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.constraints.attach import (
-    MakeConstraint,
-    attach,
-    bake,
-    biprop_state_dict,
-    constrained_layers,
-    load_biprop_state_dict,
-    weight_layers,
-    weight_shape,
-)
+from models.biprop_keys import biprop_state_dict, load_biprop_state_dict
+from models.constraints.attach import MakeConstraint, attach, bake, constrained_layers, weight_layers, weight_shape
 from models.constraints.base import Constraint
 from models.constraints.binary import BinaryWeight
-from models.constraints.masks import FixedSubnetWeight, RandomMaskWeight, SampleSubnetWeight
+from models.constraints.fixed_masks import FixedSubnetWeight, RandomMaskWeight, SampleSubnetWeight
 from models.constraints.shift import ShiftPSWeight, ShiftQWeight
 from models.constraints.sparse import SparseWeight
 from models.constraints.subnet import GlobalSelection, GlobalSubnetWeight, SubnetWeight
-from utils.choose import pick
+from utils.registry import pick
 
 __all__ = [
     "CONV_TYPES",

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.constraints.between_signs import short
 from models.constraints.gradients import ScaledGradient, ScaledSums
-from models.constraints.signs import short
 
 
 class Constraint(nn.Module):

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from models.constraints.base import Constraint
 from models.constraints.gradients import ThroughOnes, ThroughThreshold
-from models.constraints.ones import NUMPY, Ones, ones_of
+from models.constraints.sparse_matmul import NUMPY, Ones, ones_of
 from models.constraints.subnet import identity
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.constraints.ones import Ones, product_of_rows
+from models.constraints.sparse_matmul import Ones, product_of_rows
 
 
 class ScoreThroughMask(torch.autograd.Function):

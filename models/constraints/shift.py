@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from models.constraints.attach import Constraint
 from models.constraints.gradients import ThroughRounding, ThroughShiftAndSign
 from models.constraints.subnet import identity
-from utils.choose import pick
-from utils.rules import FIXED_POINT, is_fixed_point
+from utils.config.checks import FIXED_POINT, is_fixed_point
+from utils.registry import pick
 
 ROUNDINGS = {"deterministic": False, "stochastic": True}
 UPDATES = {"ste": False, "crude": True}

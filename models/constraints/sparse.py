@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from models.constraints.masks import RandomMaskWeight
-from models.constraints.progress import Change, strongest
+from models.constraints.connection_update import Change, strongest
+from models.constraints.fixed_masks import RandomMaskWeight
 
 
 class SparseWeight(RandomMaskWeight):

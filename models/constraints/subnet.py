@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.constraints.base import Constraint
 from models.constraints.gradients import ScoreThroughMask
-from models.constraints.selection import count_ones, keep_largest, keep_largest_of_all, kept_count
+from models.constraints.topk_mask import count_ones, keep_largest, keep_largest_of_all, kept_count
 from models.initial import initial_scores
 
 ROW, PIECE = 2**10, 2**18  # products added up in float32, and multiplied at a time: they stay in the cache

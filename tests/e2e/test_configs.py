@@ -11,7 +11,7 @@ import args
 from models.constraints import layer_counts
 from tests.biprop import LEFT_OPEN, ROWS, write
 from tests.steps import IMAGENET, facts, take_a_step, without_numbers
-from utils.results import COLUMNS
+from utils.records.results import COLUMNS
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*.y*ml"))

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from args import from_flat, load_yaml
+from args import from_flat
 from models.constraints import bake
 from scripts import export
-from scripts.export_packed import values
-from trainers.assembly import build
-from utils import checkpoints
+from scripts.parts.export_packed import values
+from trainers.build import build
+from utils.config.yaml_loader import load_yaml
+from utils.records import checkpoints
 
 ROOT = Path(__file__).parents[2]
 SHIFT = {"conv_type": "ShiftQ", "freeze_weights": None, "prune_rate": None, "arch": "MLP", "hidden": [20], "bias": True}
@@ -128,7 +129,7 @@ def test_a_network_that_has_diverged_is_not_exported(trained, run, tmp_path):
 
 
 def test_a_prediction_that_differs_is_exit_code_one(trained, run, tmp_path, monkeypatch):
-    from scripts.export_check import IntegerLayer
+    from scripts.parts.export_check import IntegerLayer
 
     out, real = tmp_path / "shift.pt", IntegerLayer.forward
     run("shift", trained(), out)
@@ -229,7 +230,7 @@ def test_a_shift_run_resumed_is_the_run_uninterrupted(program, config, tmp_path)
 @pytest.mark.parametrize(("kind", "precision"), [("ShiftQ", "fp32"), (None, "bf16")])
 def test_shifts_are_trained_in_fp32_whatever_the_hardware_has(program, config, tmp_path, monkeypatch, kind, precision):
     """Fixed-point inputs have more bits than bfloat16."""
-    monkeypatch.setattr("utils.runtime.has_bf16", lambda device: True)
+    monkeypatch.setattr("utils.distributed.runtime.has_bf16", lambda device: True)
     path = config("exact.yml", epochs=1, precision="auto", freeze_weights=None, prune_rate=None, conv_type=kind)
     assert program("--config", path)[0] == 0
     (stored,) = (tmp_path / "runs").rglob("config.yaml")

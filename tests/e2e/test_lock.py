@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from scripts import sweep
-from utils import run as runs
-from utils.files import InUse, try_lock
+from utils.errors import InUse
+from utils.files import try_lock
+from utils.records import run as runs
 
 ROOT = Path(__file__).parents[2]
 BASE = "runs/ticket/prune-rate=0.5/ticket"
@@ -108,7 +109,7 @@ def test_a_run_that_a_machine_without_our_locks_takes_over_is_left_to_it(program
             (run / "status.json").write_text('{"status": "running", "epoch": 1, "epochs": 4}')
         return {}
 
-    monkeypatch.setattr("trainers.prune_score.PruneScore.measures", measures)
+    monkeypatch.setattr("trainers.methods.prune_score.PruneScore.measures", measures)
     code, _, err = program("--config", config(epochs=4))
     assert code == 1 and err == (
         f"failed: {BASE} was taken over by another process (pid 7 on 'elsewhere'); its file system shares no locks\n"

@@ -12,12 +12,13 @@ import torch
 import yaml
 
 import main
-from models import compact, pruning, units
-from models.blocks import BatchNorm1d, use_batch_statistics
 from models.constraints import weight_layers
-from scripts import prune, prune_levels, prune_report
-from utils import plots
-from utils import runtime as runtimes
+from models.layers import BatchNorm1d, use_batch_statistics
+from models.pruning import channel_groups, compact, criteria
+from scripts import prune
+from scripts.parts import prune_levels, prune_report
+from utils.distributed import runtime as runtimes
+from utils.records import plots
 
 ROOT = Path(__file__).parents[2]
 DIGITS = {"set": "digits", "epochs": 3, "seed": 1, "precision": "fp32", "batch_size": 32, "optimizer": "adam"}
@@ -114,9 +115,9 @@ def test_the_compact_network_is_smaller_and_computes_the_same(runs, run, tmp_pat
     assert float(re.search(r"([\d.e+-]+) in float64", out)[1]) < 1e-9
     smaller, of = compact.load_compact(file), trained(runs(name))
     images, _ = next(iter(of.test.epoch(0)))
-    groups = units.unit_groups(of.model, images)
-    kept = pruning.survivors(pruning.unit_scores(pruning.hidden_weights(of.model), groups), 50)
-    units.zero_units(of.model, groups, kept)
+    groups = channel_groups.unit_groups(of.model, images)
+    kept = criteria.survivors(criteria.unit_scores(criteria.hidden_weights(of.model), groups), 50)
+    channel_groups.zero_units(of.model, groups, kept)
     with torch.no_grad():
         assert (smaller(images) - of.model(images)).abs().max() < 1e-4
     assert accuracy(smaller, of) == pytest.approx(accuracy(of.model, of))

@@ -15,8 +15,8 @@ import args
 import models
 from models.constraints import constrain, constrained_layers
 from tests.originals import original, write
-from trainers import assembly, pretrained
-from utils import checkpoints
+from trainers import build, load_trained
+from utils.records import checkpoints
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -97,11 +97,11 @@ def test_the_originals_file_of_the_readme_is_tested(tmp_path, theirs, monkeypatc
     """The command with --pretrained, up to where it reads CIFAR-10: the network of the file, to the bit."""
     (command,) = (words for words in COMMANDS if "--pretrained model_best.pth" in words)
     options = args.parse(shlex.split(command.replace("configs/", f"{ROOT}/configs/")))
-    net, _ = assembly.build(options.replace(seed=1))
+    net, _ = build.build(options.replace(seed=1))
     monkeypatch.chdir(tmp_path)
-    stored = pretrained.read(str(options.run.pretrained))
-    pretrained.compare(stored, options)
-    pretrained.load(stored, net, whole=True)
+    stored = load_trained.read(str(options.run.pretrained))
+    load_trained.compare(stored, options)
+    load_trained.load(stored, net, whole=True)
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert options.run.evaluate and torch.equal(net.eval()(x), theirs(x))

@@ -11,7 +11,7 @@ import PIL.Image
 import pytest
 
 import data
-from utils import runtime
+from utils.distributed import runtime
 
 ROOT = Path(__file__).parents[2]
 DATA = os.environ.get("FEATHERWEIGHT_DATA")

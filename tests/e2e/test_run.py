@@ -13,7 +13,7 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from utils.results import COLUMNS
+from utils.records.results import COLUMNS
 
 ROOT = Path(__file__).parents[2]
 
@@ -154,7 +154,7 @@ def test_a_diverging_run_fails_in_one_line_and_keeps_the_last_good_checkpoint(pr
 
 
 def test_scores_that_are_no_numbers_stop_the_run(program, config, tmp_path, monkeypatch):
-    after = "trainers.prune_score.PruneScore.after_epoch"
+    after = "trainers.methods.prune_score.PruneScore.after_epoch"
     monkeypatch.setattr(after, lambda self, model, epoch: model.linear[0].constraint.scores.data.fill_(float("nan")))
     code, _, err = program("--config", config())
     assert code == 1 and err.startswith("failed: diverged: a trained parameter is not finite after epoch 1/2")

@@ -8,7 +8,7 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from trainers.journal import Journal
+from trainers.callbacks import Journal
 
 ROOT = Path(__file__).parents[2]
 QUICK = ROOT / "configs/sparse/quick.yml"

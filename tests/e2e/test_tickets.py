@@ -55,9 +55,9 @@ def same(first, second):
 def stop_after(monkeypatch, steps):
     """Ask the run to stop when it has done so many batches."""
     done = []
-    with_scores = "trainers.prune_score.PruneScore.after_step"
+    with_scores = "trainers.methods.prune_score.PruneScore.after_step"
     monkeypatch.setattr(with_scores, lambda self, model, step: done.append(step))
-    monkeypatch.setattr("trainers.journal.Journal.stop_asked", lambda self: len(done) >= steps)
+    monkeypatch.setattr("trainers.callbacks.Journal.stop_asked", lambda self: len(done) >= steps)
 
 
 STOPS = [
@@ -208,10 +208,10 @@ def test_the_weights_of_a_ticket_train_under_its_mask(program, config, tmp_path)
 
 def test_histograms_carry_the_names_of_what_they_show(trained, monkeypatch):
     told, seen = {}, {}
-    true = "trainers.prune_score.PruneScore.after_epoch"
+    true = "trainers.methods.prune_score.PruneScore.after_epoch"
     monkeypatch.setattr(true, lambda self, model, epoch: seen.update(dict(model.named_parameters())))
     monkeypatch.setattr(
-        "utils.recorders.TensorBoard.histograms",
+        "utils.records.tensorboard.TensorBoard.histograms",
         lambda self, epoch, named: told.update(named),
     )
     trained("global", "--histograms", epochs=1, prune_rate_epoch=0, learn_batchnorm=True)
@@ -229,7 +229,7 @@ def test_histograms_carry_the_names_of_what_they_show(trained, monkeypatch):
 
 def test_anomaly_detection_is_on_for_one_run_alone(program, config, monkeypatch):
     modes = []
-    hook = "trainers.prune_score.PruneScore.before_step"
+    hook = "trainers.methods.prune_score.PruneScore.before_step"
     monkeypatch.setattr(hook, lambda self, model, step: modes.append(torch.is_anomaly_enabled()))
     for words, expected in (("--detect-anomaly", True), ("--trainer=anomaly", True), ("--no-detect-anomaly", False)):
         modes.clear()

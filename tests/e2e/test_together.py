@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.together import CASES, in_float64, outcome
-from utils.runtime import ALONE
+from utils.distributed.runtime import ALONE
 
 pytestmark = pytest.mark.xdist_group("together")  # the processes are started once for all of these tests
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ from models.initial import initialise
 from trainers import METHODS
 from trainers.loop import Parts, State, train_one_epoch
 from trainers.optimizers import freeze_weights, make_optimizer
-from utils.runtime import Runtime
+from utils.distributed.runtime import Runtime
 
 FILE = Path(__file__).with_name("losses.json")
 STEPS, BATCH, CLASSES = 10, 32, 10

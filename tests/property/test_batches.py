@@ -8,9 +8,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from data import SPECS, Augmentation, SetSpec, Split, hold_out
-from data.augment import CROP_PAD, affine, crop_flip, normalise
-from data.batches import DeviceBatches
-from data.loader import LoaderBatches
+from data.device_batches import DeviceBatches
+from data.transforms import CROP_PAD, affine, crop_flip, normalise
+from data.worker_batches import LoaderBatches
 
 COUNTS, SIZES = st.integers(1, 70), st.integers(1, 80)
 SEEDS, EPOCHS = st.integers(0, 2**64 - 1), st.integers(0, 10_000)

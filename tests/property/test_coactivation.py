@@ -12,8 +12,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from models.constraints import coactivation as module
-from models.constraints.coactivation import coactivation, correlation
+from models.constraints import hebbian_stats as module
+from models.constraints.hebbian_stats import coactivation, correlation
 
 ROOT = Path(__file__).parents[2]
 FAST = settings(deadline=None, max_examples=80)

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from args import UsageError
-from scripts.export_packed import pack, packed_freely, packed_powers, signs_and_shifts, unpack, values
+from scripts.parts.export_packed import pack, packed_freely, packed_powers, signs_and_shifts, unpack, values
+from utils.errors import UsageError
 
 FAST = settings(deadline=None, max_examples=80)
 BITS = st.integers(2, 8)

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.constraints import ones
+from models.constraints import sparse_matmul
 from models.constraints.gradients import ThroughOnes
-from models.constraints.ones import ones_of
+from models.constraints.sparse_matmul import ones_of
 
 FAST = settings(deadline=None, max_examples=80)
 SIDES = st.integers(1, 12)
@@ -46,15 +46,15 @@ def test_products_are_those_of_the_dense_matrix(rows, columns, count, share, see
 @given(SIDES, SIDES, SHARES, SEEDS)
 def test_the_places_are_found_chunk_by_chunk_and_given_up_above_the_share(rows, columns, share, seed):
     real = drawn(rows, columns, share, seed)
-    whole = ones.CHUNK
+    whole = sparse_matmul.CHUNK
     try:
-        ones.CHUNK = 7
+        sparse_matmul.CHUNK = 7
         found = ones_of(real, most=1)
         exact = len(found) / real.numel()
         assert ones_of(real, most=exact + 1e-9) is not None
         assert exact == 0 or ones_of(real, most=exact - 1 / real.numel() / 2) is None
     finally:
-        ones.CHUNK = whole
+        sparse_matmul.CHUNK = whole
     assert found._places.tolist() == np.flatnonzero(binary(real).numpy()).tolist()
 
 
@@ -63,12 +63,12 @@ def test_the_places_are_found_chunk_by_chunk_and_given_up_above_the_share(rows, 
 def test_all_numbers_are_brought_into_0_to_1_on_the_way_also_where_it_is_given_up(rows, columns, share, seed, most):
     real = 2 * drawn(rows, columns, share, seed)
     into = np.clip(real.numpy(), 0, 1)
-    whole = ones.CHUNK
+    whole = sparse_matmul.CHUNK
     try:
-        ones.CHUNK = 7
+        sparse_matmul.CHUNK = 7
         found = ones_of(real, most, clamp=True)
     finally:
-        ones.CHUNK = whole
+        sparse_matmul.CHUNK = whole
     assert real.numpy().tolist() == into.tolist()
     if found is None:
         assert (into >= 0.5).mean() > most

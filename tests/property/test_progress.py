@@ -9,7 +9,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from models.constraints.progress import (
+from models.constraints.connection_update import (
     Change,
     filter_counts,
     filters,
@@ -21,8 +21,8 @@ from models.constraints.progress import (
     select,
     strongest,
 )
-from models.constraints.rewiring import Rules
-from models.constraints.selection import kept_count
+from models.constraints.rewiring_rules import Rules
+from models.constraints.topk_mask import kept_count
 
 FAST = settings(deadline=None, max_examples=100)
 LINEAR = st.tuples(st.integers(1, 6), st.integers(1, 30))

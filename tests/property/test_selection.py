@@ -7,8 +7,8 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from models.constraints import selection
-from models.constraints.selection import count_ones, keep_largest_of_all
+from models.constraints import topk_mask
+from models.constraints.topk_mask import count_ones, keep_largest_of_all
 
 FAST = settings(deadline=None, max_examples=120)
 SHAPES = st.lists(
@@ -16,11 +16,11 @@ SHAPES = st.lists(
     min_size=1,
     max_size=5,
 )
-DTYPES = st.sampled_from(list(selection._BITS))
+DTYPES = st.sampled_from(list(topk_mask._BITS))
 SEEDS = st.integers(0, 2**31)
 LEVELS = st.sampled_from([1, 2, 5, 50])  # distinct magnitudes: few means ties
 SHARES = st.floats(0, 1)
-PATHS = pytest.mark.parametrize("select", [selection._on_host, selection._on_device], ids=["host", "device"])
+PATHS = pytest.mark.parametrize("select", [topk_mask._on_host, topk_mask._on_device], ids=["host", "device"])
 
 
 def draw(shapes, dtype, seed, levels, *, odd=False):
@@ -65,7 +65,7 @@ def with_path(select, magnitudes, kept):
     if pruned <= 0:
         return keep_largest_of_all(magnitudes, kept)
     masks = [torch.empty_like(m) for m in magnitudes]
-    select([m.view(selection._BITS[m.dtype]) for m in magnitudes], pruned, masks)
+    select([m.view(topk_mask._BITS[m.dtype]) for m in magnitudes], pruned, masks)
     return masks
 
 

@@ -9,8 +9,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import args
-from args import FIELDS, UsageError, load_yaml
-from utils.declared import cast
+from args import FIELDS
+from utils.config.fields import cast
+from utils.config.yaml_loader import load_yaml
+from utils.errors import UsageError
 
 REFUSED = "refused"
 WRITTEN = """010 008 0o10 0x10 0b11 1_000 _1 1__0 +5 -5 1e3 1E3 1e-3 .5 5. 5.0 0.5 1. 1:30 1:30:00 0:4:0.1 0:4:1

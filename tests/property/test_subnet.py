@@ -4,14 +4,14 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from models.constraints import selection
-from models.constraints.selection import keep_largest, kept_count
+from models.constraints import topk_mask
 from models.constraints.subnet import SubnetWeight
+from models.constraints.topk_mask import keep_largest, kept_count
 
 FAST = settings(deadline=None, max_examples=80)
 SHAPES = st.lists(st.integers(1, 9), min_size=2, max_size=2) | st.lists(st.integers(1, 5), min_size=4, max_size=4)
 DENSITIES = st.floats(0, 1, exclude_min=True)
-DTYPES = st.sampled_from(list(selection._BITS))
+DTYPES = st.sampled_from(list(topk_mask._BITS))
 SEEDS = st.integers(0, 2**31)
 LEVELS = st.sampled_from([1, 2, 5, 10**6])  # distinct magnitudes of the scores: few means ties
 
@@ -65,10 +65,10 @@ def test_kept_and_pruned_are_divided_by_magnitude_then_by_row_major_index(shape,
 def test_host_and_device_select_the_same(shape, dtype, seed, levels, last, data):
     magnitude = draw(shape, dtype, seed, levels, channels_last=last).abs()
     pruned = data.draw(st.integers(0, magnitude.numel() - 1))
-    bits = magnitude.view(selection._BITS[dtype])
+    bits = magnitude.view(topk_mask._BITS[dtype])
     host, device = torch.empty_like(magnitude), torch.empty_like(magnitude)
-    selection._on_host([bits], pruned, [host])
-    selection._on_device([bits], pruned, [device])
+    topk_mask._on_host([bits], pruned, [host])
+    topk_mask._on_device([bits], pruned, [device])
     assert torch.equal(host, device)
 
 

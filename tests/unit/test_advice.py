@@ -11,13 +11,15 @@ import pytest
 import torch
 import yaml
 
-from args import DEAD, FIELDS, UsageError, parse
-from data import cifar, load
+from args import DEAD, FIELDS, parse
+from data import load
+from data.readers import cifar
 from scripts import report
 from tests.unit.test_data_sources import ROWS, write_cifar_py
-from utils import choices, ending
-from utils.declared import flags
-from utils.words import shown
+from utils import choices, exit_codes
+from utils.config.fields import flags
+from utils.errors import UsageError
+from utils.text import shown
 
 ROOT = Path(__file__).parents[2]
 OTHERS = {
@@ -128,7 +130,7 @@ FORGED = "a\x1b[2J\rb\nerror: forged\u202e"
 
 def heard(work):
     lines = []
-    code = ending.code(work, tell=lines.append)
+    code = exit_codes.code(work, tell=lines.append)
     return code, lines
 
 

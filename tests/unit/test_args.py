@@ -13,7 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import args
-from args import FIELDS, Options, UsageError
+from args import FIELDS, Options
+from utils.config.yaml_loader import load_yaml
+from utils.errors import UsageError
+from utils.text import nearest
 
 ROOT = Path(args.__file__).parent
 DENSE = {"set": "digits", "arch": "Conv2"}
@@ -385,7 +388,7 @@ def test_evaluate_takes_a_network_from_either(parse: Any, words: list[str]) -> N
 
 def test_load_yaml_merges_and_nests_as_yaml_does(tmp_path: Path) -> None:
     (tmp_path / "c.yml").write_text("a-b: &x {k: 1}\nc: {<<: *x, k: 2}\n")
-    assert args.load_yaml(tmp_path / "c.yml") == {"a_b": {"k": "1"}, "c": {"k": "2"}}
+    assert load_yaml(tmp_path / "c.yml") == {"a_b": {"k": "1"}, "c": {"k": "2"}}
 
 
 # round trips and comparisons
@@ -462,8 +465,8 @@ def test_changed_mathematics_names_old_and_new() -> None:
     [("prun_rate", " (did you mean 'prune_rate'?)"), ("PRUNE_RATE", " (did you mean 'prune_rate'?)"), ("zzz", "")],
 )
 def test_nearest(name: str, expected: str) -> None:
-    assert args.nearest(name, ["lr", "prune_rate"]) == expected
-    assert args.nearest(name, []) == ""
+    assert nearest(name, ["lr", "prune_rate"]) == expected
+    assert nearest(name, []) == ""
 
 
 def test_width_mult_has_no_effect_but_a_warning_where_the_original_ignored_it(tmp_path, monkeypatch):

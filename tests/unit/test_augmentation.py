@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from args import UsageError
 from data import SPECS, Augmentation, Split, make_batches
-from data.augment import add_noise, crop_flip, draw_crops
-from data.batches import DeviceBatches, epoch_generator
+from data.device_batches import DeviceBatches, epoch_generator
+from data.transforms import add_noise, crop_flip, draw_crops
 from tests.folders import pictures
+from utils.errors import UsageError
 
 CIFAR, MNIST = SPECS["CIFAR10"], SPECS["MNIST"]
 
@@ -171,7 +171,7 @@ def test_mixing_without_views_gives_the_first_of_them():
 def test_options_reach_torchvision(monkeypatch, changed, option, value):
     from torchvision.transforms import v2
 
-    from data.views import mixing
+    from data.image_views import mixing
 
     assert getattr(mixing(Augmentation(augmix=True, **changed)), option) == value
     assert isinstance(mixing(Augmentation()), v2.AugMix)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 import args
+from utils.errors import UsageError
 
 DENSE = "set: digits\narch: Conv2\n"
 SUBNET = DENSE + "conv_type: SubnetConv\nfreeze_weights: true\nprune_rate: 0.5\n"
@@ -251,7 +252,7 @@ def test_a_bad_input_gives_one_line_that_says_what_where_and_what_is_right(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("c.yml").write_text(text)
-    with pytest.raises(args.UsageError) as error:
+    with pytest.raises(UsageError) as error:
         args.parse(["--config", "c.yml", *("" if word == "EMPTY" else word for word in words.split())])
     assert len(str(error.value).splitlines()) == 1, str(error.value)
     assert [part for part in parts if part not in str(error.value)] == [], str(error.value)
@@ -262,19 +263,19 @@ def test_without_a_readable_config_only_that_is_said(
     word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(args.UsageError, match=r"\Aconfig: [^\n]*give[^\n]*\Z"):
+    with pytest.raises(UsageError, match=r"\Aconfig: [^\n]*give[^\n]*\Z"):
         args.parse([word] if word else [])
 
 
 def test_bytes_that_are_no_text_are_one_line_too(tmp_path: Path) -> None:
     (tmp_path / "c.yml").write_bytes(b"set: \xff\xfe\n")
-    with pytest.raises(args.UsageError, match=r"\Aconfig: [^\n]*give a YAML file\Z"):
+    with pytest.raises(UsageError, match=r"\Aconfig: [^\n]*give a YAML file\Z"):
         args.parse(["--config", str(tmp_path / "c.yml")])
 
 
 def test_all_problems_of_file_and_command_line_come_together(tmp_path: Path) -> None:
     (tmp_path / "c.yml").write_text("set: digit\narch: Conv2\nlr: fast\ntypo: 1\n")
-    with pytest.raises(args.UsageError) as error:
+    with pytest.raises(UsageError) as error:
         args.parse(["--config", str(tmp_path / "c.yml"), "--epochs", "0", "--what", "--nesterov", "--momentum=0", "x"])
     head, *lines = str(error.value).splitlines()
     assert head == "7 problems:"
@@ -285,7 +286,7 @@ def test_all_problems_of_file_and_command_line_come_together(tmp_path: Path) -> 
 @pytest.mark.parametrize("words", [["one", "two"], ["--typo=5", "two"], ["-x", "5", "two"]])
 def test_only_the_word_after_an_unknown_option_is_taken_for_its_value(words: list[str], tmp_path: Path) -> None:
     (tmp_path / "c.yml").write_text(DENSE)
-    with pytest.raises(args.UsageError, match=r"\A2 problems:\n[^\n]*\n'two': stray word[^\n]*\Z"):
+    with pytest.raises(UsageError, match=r"\A2 problems:\n[^\n]*\n'two': stray word[^\n]*\Z"):
         args.parse(["--config", str(tmp_path / "c.yml"), *words])
 
 
@@ -293,12 +294,12 @@ def test_a_wrong_value_hides_the_rules_that_look_at_it(tmp_path: Path) -> None:
     (tmp_path / "c.yml").write_text(
         "set: digits\narch: Conv2\nconv_type: Subnet\ntrainer: prune_score\nscale_fan: true\n"
     )
-    with pytest.raises(args.UsageError, match=r"\Aconv_type: [^\n]*\Z"):
+    with pytest.raises(UsageError, match=r"\Aconv_type: [^\n]*\Z"):
         args.parse(["--config", str(tmp_path / "c.yml"), "--prune-rate", "1"])
 
 
 def test_an_unreadable_file_leaves_the_command_line_to_be_judged() -> None:
-    with pytest.raises(args.UsageError) as error:
+    with pytest.raises(UsageError) as error:
         args.parse(["--config", "/missing.yml", "--lr=0", "--multigpu=0", "--device=cpu", "--evaluate", "--bias"])
     assert [line.partition(":")[0] for line in str(error.value).splitlines()] == [
         "3 problems",

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from data import SPECS, Augmentation, SetSpec, Split
-from data.augment import affine, crop_flip, draw_crops, normalise
-from data.batches import DeviceBatches, epoch_generator
+from data.device_batches import DeviceBatches, epoch_generator
+from data.transforms import affine, crop_flip, draw_crops, normalise
 
 CIFAR, MNIST = SPECS["CIFAR10"], SPECS["MNIST"]
 

@@ -12,16 +12,17 @@ from torch.nn import functional as F
 
 import models
 from data import SPECS, Split
-from data.batches import DeviceBatches
+from data.device_batches import DeviceBatches
 from models.activations import BinarySign
 from models.constraints import constrain
 from models.constraints.subnet import SubnetWeight, kept_count
 from models.initial import initialise
-from scripts import bench, bench_contenders
-from scripts import bench_reference as reference
+from scripts import bench
+from scripts.benchmarks import contenders
+from scripts.benchmarks import reference as reference
 from trainers.loop import State, train_one_epoch
 from trainers.optimizers import freeze_weights, make_optimizer, parameter_groups
-from utils.runtime import Runtime
+from utils.distributed.runtime import Runtime
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
@@ -138,7 +139,7 @@ def test_reference_detects_anomalies_while_it_trains_and_only_then():
 
 
 def test_reference_tests_on_the_pixels_that_we_test_on():
-    split = bench_contenders.random_split(6)
+    split = contenders.random_split(6)
     theirs = next(reference.image_by_image(split, SPECS["CIFAR10"], 6, train=False))
     ours = next(iter(DeviceBatches(split, SPECS["CIFAR10"], device="cpu", batch_size=6, seed=0, train=False).epoch(0)))
     torch.testing.assert_close(theirs[0], ours[0].contiguous(), rtol=1e-5, atol=1e-5)
@@ -161,23 +162,21 @@ def test_reference_trains_on_shifted_and_mirrored_images():
 
 
 def test_ours_is_the_projects_loop_and_leaves_the_terminal_alone(monkeypatch, capsys):
-    monkeypatch.setattr(bench_contenders, "EVALUATED", 2)
-    model = bench_contenders.network("Wide_VGG_Small_132", dense=False)
-    assembled = bench_contenders.parts(model, "sgd", FLOAT32, 2, dense=False)
-    train, test = bench_contenders.our_work(assembled)
+    monkeypatch.setattr(contenders, "EVALUATED", 2)
+    model = contenders.network("Wide_VGG_Small_132", dense=False)
+    assembled = contenders.parts(model, "sgd", FLOAT32, 2, dense=False)
+    train, test = contenders.our_work(assembled)
     assert train() > 0 and test() > 0
-    again = bench_contenders.parts(
-        bench_contenders.network("Wide_VGG_Small_132", dense=False), "sgd", FLOAT32, 2, dense=False
-    )
-    train_one_epoch(again, State(epoch=1), "the same", bench_contenders.Undisturbed())
+    again = contenders.parts(contenders.network("Wide_VGG_Small_132", dense=False), "sgd", FLOAT32, 2, dense=False)
+    train_one_epoch(again, State(epoch=1), "the same", contenders.Undisturbed())
     for ours, theirs in zip(model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     assert capsys.readouterr() == ("", "")
 
 
 def test_the_dense_contender_trains_every_weight():
-    model = bench_contenders.network("Wide_VGG_Small_132", dense=True)
-    assembled = bench_contenders.parts(model, "adam", FLOAT32, 2, dense=True)
+    model = contenders.network("Wide_VGG_Small_132", dense=True)
+    assembled = contenders.parts(model, "adam", FLOAT32, 2, dense=True)
     trained = {id(p) for group in assembled.optimizer.param_groups for p in group["params"]}
     assert trained == {id(p) for p in model.parameters()}
 
@@ -185,25 +184,25 @@ def test_the_dense_contender_trains_every_weight():
 def test_contenders_take_turns_after_a_round_that_does_not_count():
     calls = []
     works = {name: lambda name=name: calls.append(name) or 0.5 for name in "abc"}
-    samples = bench_contenders.measure(works, 3)
+    samples = contenders.measure(works, 3)
     assert "".join(calls) == "abc" + "abc" + "bca" + "cab"
     assert samples == {name: [0.5, 0.5, 0.5] for name in "abc"}
 
 
 def test_seconds_are_told_per_batch(monkeypatch):
     clock = iter([10.0, 14.0])
-    monkeypatch.setattr(bench_contenders.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(contenders.time, "perf_counter", lambda: next(clock))
     order = []
-    assert bench_contenders.timed(lambda: order.append("work"), 8, lambda: order.append("wait"))() == 0.5
+    assert contenders.timed(lambda: order.append("work"), 8, lambda: order.append("wait"))() == 0.5
     assert order == ["wait", "work", "wait"]
 
 
 def test_the_first_step_of_a_sample_does_not_count(monkeypatch):
     clock = iter([0.0, 100.0, 101.0, 102.0, 106.0])
-    monkeypatch.setattr(bench_contenders.Marks, "_now", lambda self: next(clock))
-    model = bench_contenders.network("Wide_VGG_Small_132", dense=False)
-    train, _ = bench_contenders.our_work(bench_contenders.parts(model, "sgd", FLOAT32, 2, dense=False))
-    assert bench_contenders.STEPS == 4
+    monkeypatch.setattr(contenders.Marks, "_now", lambda self: next(clock))
+    model = contenders.network("Wide_VGG_Small_132", dense=False)
+    train, _ = contenders.our_work(contenders.parts(model, "sgd", FLOAT32, 2, dense=False))
+    assert contenders.STEPS == 4
     assert train() == 2.0
 
 
@@ -244,8 +243,8 @@ def test_bad_input_is_said_before_anything_is_measured(argv, said, capsys):
 
 
 def test_the_report_holds_every_sample(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bench_contenders, "STEPS", 2)
-    monkeypatch.setattr(bench_contenders, "EVALUATED", 1)
+    monkeypatch.setattr(contenders, "STEPS", 2)
+    monkeypatch.setattr(contenders, "EVALUATED", 1)
     out = tmp_path / "new" / "bench.json"
     argv = ["--nets", "Wide_VGG_Small", "--acts", "1/32", "--batch-size", "2", "--repeat", "3", "--out", str(out)]
     assert bench.main(argv) == 0

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from models.constraints import weight_layers
-from scripts import bench, bench_binary
-from scripts.bench_binary import Source, SourceStep, loop_parts
-from tests.steps import Quiet
+from scripts import bench
+from scripts.benchmarks import binary
+from scripts.benchmarks.binary import Source, SourceStep, loop_parts
+from tests.steps import SilentExit
 from trainers.loop import State, train_one_epoch
-from utils.runtime import Runtime
+from utils.distributed.runtime import Runtime
 
 FLOAT32 = Runtime(torch.device("cpu"), torch.float32)
 
@@ -29,8 +30,8 @@ class Kept:
 
 
 def test_steps_of_the_source_are_ours(monkeypatch):
-    monkeypatch.setattr(bench_binary, "ONES", (0.05, 0.08, 0.08, 0.2))
-    monkeypatch.setattr(bench_binary, "RATE", 1.0)  # weights flip in these steps
+    monkeypatch.setattr(binary, "ONES", (0.05, 0.08, 0.08, 0.2))
+    monkeypatch.setattr(binary, "RATE", 1.0)  # weights flip in these steps
     parts = loop_parts("BinaryConv", 30, 16, FLOAT32)
     parts.model.double()
     parts.train, source = Kept(parts.train), SourceStep(30, torch.device("cpu"))
@@ -42,7 +43,7 @@ def test_steps_of_the_source_are_ours(monkeypatch):
         for weight, layer in zip(source.weights, ours, strict=False):
             weight.copy_(layer.weight)
     before = [layer.weight.detach().clone() for layer in ours]
-    assert train_one_epoch(parts, State(), "here", Quiet()) and len(parts.train) > 2
+    assert train_one_epoch(parts, State(), "here", SilentExit()) and len(parts.train) > 2
     for images, labels in parts.train.epoch(0):
         source(images.flatten(1), labels)
     for layer, weight, old in zip(ours, source.weights, before, strict=False):
@@ -62,16 +63,16 @@ def test_the_source_has_a_layer_and_a_norm_that_nothing_uses():
 
 def test_the_weights_have_the_share_of_ones_that_training_shows():
     parts = loop_parts("BinaryConv", 500, 2, FLOAT32)
-    for layer, share in zip(weight_layers(parts.model).values(), bench_binary.ONES, strict=True):
+    for layer, share in zip(weight_layers(parts.model).values(), binary.ONES, strict=True):
         assert layer.constraint.kept_of(layer.weight) / layer.weight.numel() == pytest.approx(share, rel=0.4)
 
 
 def test_the_report_has_every_sample_and_how_many_times_ours(monkeypatch, tmp_path, capsys):
-    small = bench_binary.works(FLOAT32, width=8, batch=4)
+    small = binary.works(FLOAT32, width=8, batch=4)
     assert all(work() > 0 for work in small.values())
     seconds = {"source": 0.6, "ours": 0.1, "dense": 0.2, "ours, bf16": 0.05}
     works = {name: lambda s=s: s for name, s in seconds.items()}
-    monkeypatch.setattr(bench_binary, "works", lambda _runtime: works)
+    monkeypatch.setattr(binary, "works", lambda _runtime: works)
     assert bench.main(["--binary", "--repeat", "3", "--out", str(tmp_path / "b.json")]) == 0
     said = capsys.readouterr().out
     assert "source  600 ms a step" in said and "6.00x ours" in said

@@ -12,11 +12,11 @@ import torch.distributed as dist
 import models
 from models.constraints import constrain, weight_layers
 from scripts import bench, bench_parallel
-from scripts.bench_contenders import STEPS
 from scripts.bench_parallel import DENSE, WAYS, Job, a_step, at_once, efficiencies
+from scripts.benchmarks.contenders import STEPS
 from trainers.optimizers import freeze_weights
-from utils.ranks import Place
-from utils.runtime import Runtime
+from utils.distributed.launcher_env import Place
+from utils.distributed.runtime import Runtime
 
 CPU = Runtime(torch.device("cpu"), torch.float32)
 FIRST_OF_TWO = replace(CPU, place=Place(0, 2))

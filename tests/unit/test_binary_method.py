@@ -9,15 +9,15 @@ import torch
 
 import models
 from models.constraints import constrain, weight_layers
-from tests.steps import OneBatch, Quiet
-from trainers import binary
-from trainers import statistics as looks
-from trainers.binary import Binary
+from tests.steps import OneBatch, SilentExit
+from trainers import parameter_stats as looks
 from trainers.loop import Parts, State, evaluate, fit, train_one_epoch
+from trainers.methods import binary
+from trainers.methods.binary import Binary
 from trainers.optimizers import make_optimizer
-from trainers.statistics import statistics
-from utils.declared import stepped
-from utils.runtime import Runtime
+from trainers.parameter_stats import statistics
+from utils.config.fields import stepped
+from utils.distributed.runtime import Runtime
 
 CPU = Runtime(torch.device("cpu"), torch.float32)
 
@@ -58,11 +58,11 @@ def train(method, model=None, **settings):
     assembled = parts(method, model, **settings)
     method.begin(assembled.model, assembled.optimizer, len(assembled.train), 1, CPU)
     method.before_epoch(assembled.model, 0)
-    assert train_one_epoch(assembled, State(), "here", Quiet())
+    assert train_one_epoch(assembled, State(), "here", SilentExit())
     return assembled.model
 
 
-class Events(Quiet):
+class Events(SilentExit):
     """Remembers the tables of every epoch."""
 
     def __init__(self):
@@ -97,7 +97,7 @@ def test_a_step_is_taken_at_the_binary_weight_and_leaves_weights_and_biases_in_0
         for of in ("weight", "bias"):
             real = model.get_submodule(name).get_parameter(of).detach().numpy()
             expected[f"{name}.{of}"] = np.clip(real - 30 * getattr(layer, of).grad.numpy(), 0, 1)
-    train_one_epoch(assembled, State(), "here", Quiet())
+    train_one_epoch(assembled, State(), "here", SilentExit())
     for name, values in expected.items():
         np.testing.assert_allclose(model.get_parameter(name).detach(), values, atol=2e-5)
     assert any(
@@ -234,7 +234,7 @@ def test_histograms_of_activations_and_norms_every_hundred_batches(monkeypatch):
     method, model = Binary(histograms=True), network(norm="soft_invert")
     assembled = parts(method, model)
     method.before_epoch(model, 4)
-    assert train_one_epoch(assembled, State(), "here", Quiet())
+    assert train_one_epoch(assembled, State(), "here", SilentExit())
     seen = method.histograms()
     names = [f"linear.{i}.output" for i in (1, 2, 4, 5)]  # tanh and norm of two blocks
     assert [name for name, _ in seen] == [f"{name}/batch_{batch}" for batch in (0, 2) for name in names]

@@ -12,7 +12,7 @@ from models.constraints import attach, bake, constrain, layer_counts
 from models.constraints import binary as module
 from models.constraints.binary import BinaryWeight, binarised
 from models.constraints.gradients import ThroughThreshold
-from models.constraints.ones import ones_of, product_of_rows
+from models.constraints.sparse_matmul import ones_of, product_of_rows
 
 HALF = torch.tensor([[0.0, 0.49999997, 0.5, 1.0], [-0.5, -0.2, -1.0, 0.7]])
 ONES = [[0, 0, 1, 1], [1, 0, 1, 1]]

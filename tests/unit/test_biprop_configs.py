@@ -10,11 +10,11 @@ import pytest
 import yaml
 
 import args
-from args import UsageError
 from models.constraints import layer_counts
 from tests.biprop import KEYS, LEFT_OPEN, ROWS, write
 from tests.steps import IMAGENET, facts, logits_shape, take_a_step, without_numbers
 from trainers.experiment import build
+from utils.errors import UsageError
 
 NO_PATHS = {"data": "./datasets", "log_dir": None}  # folders of the authors' machines give way to the defaults
 CHANGED = {  # config -> what it is read as, and whether there is a warning

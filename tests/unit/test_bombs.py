@@ -19,15 +19,14 @@ import scipy.io
 import torch
 
 import data
-from args import UsageError
-from data import cifar
-from data.views import decode
-from models import compact
-from scripts import export_packed
+from data.image_views import decode
+from data.readers import cifar
+from models.pruning import compact
+from scripts.parts import export_packed
 from tests.folders import write_set
 from tests.unit.test_data_sources import idx, write_mnist
-from utils import checkpoints
-from utils.files import RunFailed
+from utils.errors import RunFailed, UsageError
+from utils.records import checkpoints
 
 ROOT = Path(__file__).parents[2]
 MIB = 1 << 20

@@ -13,7 +13,6 @@ import args
 import models
 from data import SPECS
 from models import initial
-from models.blocks import BN_TYPES
 from models.constraints import (
     CONV_TYPES,
     bake,
@@ -24,12 +23,14 @@ from models.constraints import (
     weight_layers,
 )
 from models.initial import INITIALISERS, initialise
+from models.layers import BN_TYPES
 from tests.cases import CASES, CLASSES, METHOD_CASES, NARROW, SET_CASES, SPARSE_DENSITY, SPARSE_RULES
 from trainers import METHODS
+from trainers.ddp import COMPRESSIONS
 from trainers.optimizers import OPTIMIZERS, make_optimizer, parameter_groups
-from trainers.replicas import COMPRESSIONS
 from trainers.schedules import POLICIES, schedule
-from utils import rules
+from utils.config import checks
+from utils.errors import UsageError
 
 KEYS = {"weight": "weight", "scores": "constraint.scores", "shift": "constraint.shift", "sign": "constraint.sign"}
 MOVED = {  # what gradient descent moves in every layer
@@ -155,7 +156,7 @@ def test_effective_weights_are_plus_or_minus_alpha_for_a_ticket_and_powers_of_tw
         values = effective.abs().unique()
         if MOVED[case.conv_type] == ["scores"]:
             assert len(values[values > 0]) == 1
-        elif case.conv_type in rules.SHIFTS:
+        elif case.conv_type in checks.SHIFTS:
             assert torch.frexp(values[values > 0]).mantissa.eq(0.5).all()
         else:
             assert ((effective == 0) | (effective == layer.weight)).all()
@@ -248,7 +249,7 @@ def test_the_pairs_of_sparse_rules_are_those_that_the_options_allow():
     common = {"set": "digits", "arch": "Conv2", "conv_type": "SparseConv"}
     allowed = []
     for pair in itertools.product(choices("drop"), choices("grow"), (SPARSE_DENSITY, None)):
-        with contextlib.suppress(args.UsageError):
+        with contextlib.suppress(UsageError):
             args.from_flat(common | dict(zip(("drop", "grow", "prune_rate"), pair, strict=True)))
             allowed.append(pair)
     assert sorted(allowed, key=str) == sorted(SPARSE_RULES, key=str)
@@ -270,15 +271,15 @@ def test_the_choices_without_a_registry_work():
 
 
 def test_what_the_rules_between_options_say_of_inits_and_policies_is_so():
-    assert sorted(rules.FAN_SCALED) == sorted(initial.SCALED)
+    assert sorted(checks.FAN_SCALED) == sorted(initial.SCALED)
     rates = {
         name: [[schedule(name, epochs=90, warmup=warmup)(epoch) for epoch in range(90)] for warmup in (0, 4)]
         for name in POLICIES
     }
-    assert sorted(rules.WARMED) == sorted(name for name, (without, warm) in rates.items() if without != warm)
+    assert sorted(checks.WARMED) == sorted(name for name, (without, warm) in rates.items() if without != warm)
 
 
 def test_the_trainer_of_each_conv_type_exists_and_is_the_one_that_the_rules_speak_of():
     own = {name: kind.trainer for name, kind in CONV_TYPES.items() if kind.trainer != "default"}
-    assert own == rules.TRAINER_OF
+    assert own == checks.TRAINER_OF
     assert {kind.trainer for kind in CONV_TYPES.values()} <= METHODS.keys()

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import scipy.io
 
-from args import UsageError
-from data import SPECS, cifar, load, sources
+from data import SPECS, load
+from data.readers import cifar, files
+from utils.errors import UsageError
 
 ROWS = 4
 
@@ -152,7 +153,7 @@ def test_svhn_is_read_from_every_folder(tmp_path, folder):
 def test_columns_first_is_undone_across_chunks():
     images = np.random.default_rng(0).integers(0, 256, (4100, 3, 2, 3), np.uint8)
     stored = np.asfortranarray(images.transpose(1, 2, 3, 0))
-    found = sources.rows_first(stored)
+    found = files.rows_first(stored)
     assert np.array_equal(found, images) and np.shares_memory(found, stored)
 
 
@@ -216,12 +217,12 @@ def test_svhn_downloads_both_of_its_files(tmp_path, monkeypatch):
             write_svhn(Path(root))
 
     module = SimpleNamespace(datasets=SimpleNamespace(SVHN=construct))
-    monkeypatch.setattr("utils.vision.import_torchvision", lambda: module)
+    monkeypatch.setattr("utils.torch_compat.import_torchvision", lambda: module)
     assert len(load("SVHN", tmp_path, download=True).train) == 12 and parts == ["train", "test"]
 
 
 def test_torchvision_has_the_names_and_files_that_a_download_relies_on():
-    from utils.vision import import_torchvision
+    from utils.torch_compat import import_torchvision
 
     sets = import_torchvision().datasets
     assert sets.CIFAR100.base_folder == "cifar-100-python"

@@ -1,4 +1,4 @@
-"""models/units.py and models/compact.py: every architecture loses units and computes what it did with zeros."""
+"""models/pruning: every architecture loses units and computes what it did with zeros."""
 
 import copy
 
@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import models
-from args import UsageError
-from models import compact, pruning, units
 from models.constraints import weight_layers
+from models.pruning import channel_groups, compact, criteria
 from tests.cases import LIGHT
+from utils.errors import UsageError
 from utils.files import write_atomic
 
 NARROW20 = ("cResNet20", (3, 32, 32), {"width_mult": 0.25, "readout": "original40"})
@@ -37,10 +37,10 @@ def built(arch, in_shape, options):
 
 def halved(model, images, percent=50):
     """(network with zeros, groups, masks)."""
-    groups = units.unit_groups(model, images)
-    kept = pruning.survivors(pruning.unit_scores(pruning.hidden_weights(model), groups), percent)
+    groups = channel_groups.unit_groups(model, images)
+    kept = criteria.survivors(criteria.unit_scores(criteria.hidden_weights(model), groups), percent)
     zeros = copy.deepcopy(model)
-    units.zero_units(zeros, groups, kept)
+    channel_groups.zero_units(zeros, groups, kept)
     return zeros, groups, kept
 
 
@@ -60,11 +60,11 @@ def test_the_smaller_network_has_the_logits_of_the_one_with_zeros(arch, in_shape
 def test_any_units_can_go_as_long_as_one_of_each_group_stays(arch, draw):
     row = next(row for row in NETS if row[0] == arch)
     model, images = built(*row).double(), torch.randn(2, *row[1]).double()
-    groups = units.unit_groups(model, images)
+    groups = channel_groups.unit_groups(model, images)
     lists = (st.lists(st.booleans(), min_size=g.width, max_size=g.width).filter(any) for g in groups)
     kept = [torch.tensor(draw.draw(mask)) for mask in lists]
     smaller = compact.compacted(model, groups, kept)
-    units.zero_units(model, groups, kept)
+    channel_groups.zero_units(model, groups, kept)
     with torch.no_grad():
         assert torch.allclose(model(images), smaller(images), atol=1e-9)
 
@@ -72,7 +72,7 @@ def test_any_units_can_go_as_long_as_one_of_each_group_stays(arch, draw):
 def test_every_hidden_layer_is_written_once_and_the_output_never():
     for arch, in_shape, options in NETS:
         model = built(arch, in_shape, options)
-        groups = units.unit_groups(model, torch.randn(2, *in_shape))
+        groups = channel_groups.unit_groups(model, torch.randn(2, *in_shape))
         wrote = [name for group in groups for name in group.writers]
         assert sorted(wrote) == sorted(list(weight_layers(model))[:-1])
         read = {name for group in groups for name in group.readers}
@@ -85,7 +85,7 @@ def listed(layers):
 
 def test_a_channel_before_a_flatten_is_a_block_of_inputs():
     model = built("Conv2", (1, 8, 6), {"width_mult": 0.125})
-    first, second, *_ = units.unit_groups(model, torch.randn(2, 1, 8, 6))
+    first, second, *_ = channel_groups.unit_groups(model, torch.randn(2, 1, 8, 6))
     every = list(range(8))
     assert (first.width, second.width) == (8, 8) and not first.norms and not second.norms
     assert listed(first.writers) == {"convs.0": every} and listed(first.readers) == {"convs.2": every}
@@ -95,7 +95,7 @@ def test_a_channel_before_a_flatten_is_a_block_of_inputs():
 
 def test_added_channels_are_one_group_with_all_its_norms():
     model = built("cResNet20", (3, 8, 8), {"width_mult": 0.25})
-    stem = units.unit_groups(model, torch.randn(2, 3, 8, 8))[0]
+    stem = channel_groups.unit_groups(model, torch.randn(2, 3, 8, 8))[0]
     assert list(stem.writers) == ["conv1", "layer1.0.conv2", "layer1.1.conv2", "layer1.2.conv2"]
     assert list(stem.norms) == ["bn1", "layer1.0.bn2", "layer1.1.bn2", "layer1.2.bn2"]
     assert set(stem.readers) == {
@@ -125,19 +125,19 @@ def test_a_zero_unit_is_zero_behind_a_norm_without_weights_too():
 def test_a_norm_that_makes_something_of_zeros_is_refused(norm, told):
     model = built("CircuitMLP", (1, 4, 4), {"hidden": (9, 8), "norm": norm})
     with pytest.raises(ValueError, match=f"units cannot be pruned: .*{told}"):
-        units.unit_groups(model, torch.rand(2, 1, 4, 4))
+        channel_groups.unit_groups(model, torch.rand(2, 1, 4, 4))
 
 
 def test_a_network_without_hidden_layers_is_refused():
     with pytest.raises(ValueError, match="output layer alone"):
-        units.unit_groups(built("MLP", (1, 4, 4), {"hidden": ()}), torch.rand(2, 1, 4, 4))
+        channel_groups.unit_groups(built("MLP", (1, 4, 4), {"hidden": ()}), torch.rand(2, 1, 4, 4))
 
 
 def test_looking_for_groups_changes_nothing():
     model = built("cResNet20", (3, 8, 8), {"width_mult": 0.25}).requires_grad_(False).train()
     before = copy.deepcopy(model.state_dict())
     with torch.no_grad():
-        units.unit_groups(model, torch.randn(2, 3, 8, 8))
+        channel_groups.unit_groups(model, torch.randn(2, 3, 8, 8))
     assert model.training and not any(p.requires_grad for p in model.parameters())
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from args import UsageError, parse
+from args import parse
+from models.biprop_keys import from_biprop, to_biprop
 from models.constraints import load_biprop_state_dict
-from models.constraints.attach import from_biprop, to_biprop
 from scripts import convert
 from tests.originals import before_2022, logits, original, original_state, small_net, write
-from trainers import pretrained
-from utils import checkpoints
+from trainers import load_trained
+from utils.errors import UsageError
+from utils.records import checkpoints
 
 ROOT = Path(__file__).parents[2]
 ARCHS = ["Conv2_BinAct", "Conv2", "FC"]
@@ -95,8 +96,8 @@ def test_an_original_becomes_ours_with_equal_logits(run, config, tmp_path, arch,
     content = torch.load(out, weights_only=True)
     assert equal(content["model"], source.state_dict())
     options = parse(["--config", config()]).replace(arch=arch, prune_rate=0.3)
-    pretrained.compare(pretrained.read(str(out)), options)
-    pretrained.load(pretrained.read(str(out)), target, whole=True)
+    load_trained.compare(load_trained.read(str(out)), options)
+    load_trained.load(load_trained.read(str(out)), target, whole=True)
     assert not torch.equal(logits(small_net(arch, seed=1)), logits(source))
     assert torch.equal(logits(target), logits(source))
 

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 import data
-from args import UsageError
-from data import SPECS, cifar, load, sources, stratified
+from data import SPECS, load, stratified
+from data.readers import cifar, files
+from utils.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
 ROWS = 6  # images per CIFAR file in these tests
@@ -126,11 +127,11 @@ def test_digits_are_split_as_documented(tmp_path):
     assert digits.train.images.shape == (1437, 8, 8, 1) and digits.test.images.shape == (360, 8, 8, 1)
     assert digits.train.images.max() == 255 and len(np.unique(digits.train.images)) == 17
     assert np.bincount(digits.test.labels).tolist() == [36, 36, 36, 37, 36, 36, 36, 36, 35, 36]
-    with np.load(sources.DIGITS_FILE) as file:
+    with np.load(files.DIGITS_FILE) as file:
         assert np.array_equal(stratified(file["labels"].astype(np.int64), 360, seed=1998), file["test"])
         held = np.sort(np.concatenate([digits.train.labels, digits.test.labels]))
         assert np.array_equal(held, np.sort(file["labels"]))
-    assert sources.DIGITS_FILE.stat().st_size < 100_000
+    assert files.DIGITS_FILE.stat().st_size < 100_000
 
 
 def test_digits_constants_are_those_of_the_training_part(tmp_path):
@@ -397,7 +398,7 @@ def fake_torchvision(monkeypatch, download):
 
     fetch = download
     module = SimpleNamespace(datasets=SimpleNamespace(CIFAR10=construct, MNIST=construct, FashionMNIST=construct))
-    monkeypatch.setattr("utils.vision.import_torchvision", lambda: module)
+    monkeypatch.setattr("utils.torch_compat.import_torchvision", lambda: module)
     return calls
 
 
@@ -431,7 +432,7 @@ def test_download_that_brings_nothing_is_an_error(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="torchvision is not installed")
 def test_torchvision_imports_with_or_without_its_operators():
-    from utils.vision import import_torchvision
+    from utils.torch_compat import import_torchvision
 
     assert import_torchvision().datasets.CIFAR10.base_folder == "cifar-10-batches-py"
 

@@ -11,8 +11,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from args import UsageError, parse
-from data import SPECS, cifar, load
+from args import parse
+from data import SPECS, load
+from data.readers import cifar
 from tests.unit.test_data_sources import (
     IDX_FILES,
     ROWS,
@@ -21,6 +22,7 @@ from tests.unit.test_data_sources import (
     write_cifar_py,
     write_mnist,
 )
+from utils.errors import UsageError
 
 
 @pytest.fixture(autouse=True)
@@ -183,7 +185,7 @@ def test_files_in_another_folder_are_named_with_what_to_give(tmp_path):
 
 
 def test_a_large_folder_is_not_searched_without_end(tmp_path, monkeypatch):
-    monkeypatch.setattr("data.elsewhere.MOST", 50)
+    monkeypatch.setattr("data.readers.elsewhere.MOST", 50)
     for i in range(100):
         (tmp_path / f"{i}.png").write_bytes(b"")
     (tmp_path / "below").symlink_to(tmp_path)

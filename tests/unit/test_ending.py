@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from utils import ending, progress
-from utils.words import apart, together
+from utils import console, exit_codes
+from utils.text import apart, together
 
 ROOT = Path(__file__).parents[2]
 INTERRUPT = "import os, signal; os.kill(os.getpid(), signal.SIGINT)"
@@ -83,7 +83,7 @@ def test_problems_have_a_line_each_however_many_they_are(capsys, count):
     def work():
         raise error
 
-    assert ending.code(work) == 2
+    assert exit_codes.code(work) == 2
     told = capsys.readouterr().err.splitlines()
     assert told[0] == f"error: {count:,} problems:" and told[1:3] == problems[:2]
     assert apart(error) == problems[:20] and len(told) == 1 + min(count, 20) + (count > 20)
@@ -109,7 +109,7 @@ sys.exit(ending.code(work))
     assert done.stderr.endswith("interrupted before training began; nothing was saved\n")
 
 
-@pytest.mark.parametrize("told", [progress.say, progress.warn, ending.complain])
+@pytest.mark.parametrize("told", [console.say, console.warn, exit_codes.complain])
 def test_a_line_and_its_end_are_one_piece(monkeypatch, told):
     pieces = []
 

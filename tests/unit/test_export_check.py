@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from args import UsageError
 from models.constraints.shift import FixedPoint, power_of_two
-from scripts import export_check
-from scripts.export_check import integers
-from scripts.export_packed import packed_freely, packed_powers
+from scripts.parts import export_check
+from scripts.parts.export_check import integers
+from scripts.parts.export_packed import packed_freely, packed_powers
+from utils.errors import UsageError
 
 LAYERS = {
     "linear": (lambda: nn.Linear(7, 5), (7,)),

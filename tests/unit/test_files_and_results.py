@@ -9,13 +9,13 @@ import time
 
 import pytest
 
-from args import UsageError
-from scripts.sweep_cells import rows
-from utils import results
-from utils.checkpoints import load, newest, save
-from utils.files import RunFailed, locked, try_lock, write_atomic, write_text
-from utils.recorders import MetricsCsv
-from utils.signals import StopRequest
+from scripts.parts.sweep_cells import rows
+from utils.errors import RunFailed, UsageError
+from utils.files import locked, try_lock, write_atomic, write_text
+from utils.records import results
+from utils.records.checkpoints import load, newest, save
+from utils.records.metrics_log import MetricsCsv
+from utils.stop_signal import StopRequest
 
 
 def row(number):
@@ -156,7 +156,7 @@ def test_a_checkpoint_that_cannot_be_copied_leaves_those_that_were_there(tmp_pat
             raise OSError(errno.ENOSPC, "No space left on device")
         return write_atomic(path, write)
 
-    monkeypatch.setattr("utils.checkpoints.write_atomic", refuse)
+    monkeypatch.setattr("utils.records.checkpoints.write_atomic", refuse)
     with pytest.raises(RunFailed, match="No space left on device"):
         save(tmp_path, {"model": {}, "epoch": 2, "step": 0}, names)
     assert load(tmp_path / name)["epoch"] == load(tmp_path / "last.pt")["epoch"] == 1

@@ -8,11 +8,11 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from args import UsageError
-from data import SPECS, FileSplit, folders, load, spec
-from data.views import decode
+from data import SPECS, FileSplit, load, spec
+from data.image_views import decode
+from data.readers import folders
 from tests.folders import CLASSES, pictures, write_set, write_split
-from utils.files import RunFailed
+from utils.errors import RunFailed, UsageError
 
 
 def names(split):

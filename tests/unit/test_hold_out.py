@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from args import UsageError
 from data import FileSplit, Split, compact, hold_out, load, reduced
+from utils.errors import UsageError
 
 
 def numbered(labels):

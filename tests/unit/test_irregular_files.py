@@ -9,13 +9,13 @@ import PIL.Image
 import pytest
 
 import data
-from args import UsageError
-from data.views import decode
+from data.image_views import decode
 from scripts import bench, convert, export, prune, report, sweep
 from tests.folders import write_set
-from utils import results
-from utils.declared import writable
-from utils.files import RunFailed, check_new, check_regular, irregular
+from utils.config.fields import writable
+from utils.errors import RunFailed, UsageError
+from utils.files import check_new, check_regular, irregular
+from utils.records import results
 
 LIMIT = 60  # seconds after which a test fails instead of hanging the suite: opening a FIFO waits
 

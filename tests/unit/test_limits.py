@@ -10,9 +10,10 @@ from typing import Any, get_args
 import pytest
 
 import args
-from args import FIELDS, UsageError
+from args import FIELDS
 from scripts import bench, convert, export, prune, readme, scaling, sweep
-from utils.declared import LARGEST_STEP, stepped
+from utils.config.fields import LARGEST_STEP, stepped
+from utils.errors import UsageError
 
 ROOT = Path(args.__file__).parent
 NUMBERS = {

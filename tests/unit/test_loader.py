@@ -14,12 +14,12 @@ import pytest
 import torch
 
 import data
-from data import SPECS, Augmentation, loader, make_batches, spec
+from data import SPECS, Augmentation, make_batches, spec, worker_batches
 from data import workers as processes
-from data.batches import DeviceBatches
-from data.loader import LoaderBatches
+from data.device_batches import DeviceBatches
+from data.worker_batches import LoaderBatches
 from tests.folders import REAL, pictures, write_set, write_split
-from utils.files import RunFailed
+from utils.errors import RunFailed
 
 ROOT = Path(__file__).parents[2]
 
@@ -201,7 +201,7 @@ def test_a_worker_takes_one_thread_and_leaves_signals_to_the_run(folder, monkeyp
         return PIL.Image.new("RGB", (24, 24), (torch.get_num_threads(), ignored, 9))
 
     monkeypatch.setattr(processes, "START_METHOD", "fork")
-    monkeypatch.setattr(loader, "decode", facts)
+    monkeypatch.setattr(worker_batches, "decode", facts)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from models.constraints import bake, constrain, layer_counts
+from models.constraints.fixed_masks import FixedSubnetWeight, RandomMaskWeight, SampleSubnetWeight
 from models.constraints.gradients import ThroughSampling
-from models.constraints.masks import FixedSubnetWeight, RandomMaskWeight, SampleSubnetWeight
 from trainers.optimizers import make_optimizer, parameter_groups
 
 

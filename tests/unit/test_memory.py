@@ -12,11 +12,12 @@ import PIL.Image
 import pytest
 import torch
 
-from data.views import decode
+from data.image_views import decode
 from scripts import export, prune
-from trainers import experiment, loop, pretrained
-from utils import checkpoints, ending, memory
-from utils.files import RunFailed
+from trainers import experiment, load_trained, loop
+from utils import exit_codes, out_of_memory
+from utils.errors import RunFailed
+from utils.records import checkpoints
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 120  # seconds after which a test fails instead of hanging the suite
@@ -43,7 +44,7 @@ def test_every_kind_is_one_line_and_exit_code_1(error, line, capsys):
     def work():
         raise error
 
-    assert ending.code(work) == 1
+    assert exit_codes.code(work) == 1
     told = capsys.readouterr().err
     assert told.startswith(f"failed: {line}") and told.count("\n") == 1 and "enforce" not in told
 
@@ -55,9 +56,9 @@ def test_errors_of_the_program_are_no_lack_of_memory(error):
     def work():
         raise error
 
-    assert not memory.ran_out(error)
+    assert not out_of_memory.ran_out(error)
     with pytest.raises(type(error)):
-        ending.code(work)
+        exit_codes.code(work)
 
 
 def fails(*_args, **_more):
@@ -113,7 +114,7 @@ def test_when_a_checkpoint_is_read(program, config, tmp_path, monkeypatch, capsy
         capsys.readouterr()
         assert main(words) == 1 and capsys.readouterr().err.count("\n") == 1
     with pytest.raises(RunFailed, match="out of memory"):
-        pretrained.read(str(run))
+        load_trained.read(str(run))
     with pytest.raises(RunFailed, match="out of memory"):
         checkpoints.load(run / "checkpoints/last.pt")
 

@@ -12,10 +12,10 @@ from models.constraints import bake, constrain, constrained_layers, layer_counts
 from trainers import METHODS, losses, schedules
 from trainers.loop import Parts, State, add_batch, evaluate, fit
 from trainers.losses import cross_entropy, jensen_shannon
-from trainers.method import Method
+from trainers.methods.base import Method
+from trainers.methods.prune_score import Lottery, PruneScore, SparseScores
 from trainers.optimizers import freeze_weights, make_optimizer
-from trainers.prune_score import Lottery, PruneScore, SparseScores
-from utils.runtime import Runtime
+from utils.distributed.runtime import Runtime
 
 CPU = Runtime(torch.device("cpu"), torch.float32)
 CURVE = [0.5, 0.4187, 0.3536, 0.3029, 0.2648, 0.2375, 0.2192, 0.2081, 0.2024, 0.2003, 0.2]  # measured on BIPROP

@@ -11,9 +11,9 @@ import torch
 import args
 import data
 import models
-from args import UsageError
-from trainers import network_size
-from trainers.assembly import build
+from trainers import network_memory
+from trainers.build import build
+from utils.errors import UsageError
 
 GB = 1_000_000_000
 MLP = {"set": "digits", "arch": "MLP", "seed": 1, "device": "cpu"}
@@ -30,7 +30,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         return real(**options)
 
     monkeypatch.setattr(models, "build", build_)
-    monkeypatch.setattr(network_size, "free", lambda: 10.0 * GB)
+    monkeypatch.setattr(network_memory, "free", lambda: 10.0 * GB)
     return made
 
 
@@ -85,9 +85,9 @@ def test_what_is_counted_are_weights_scores_gradients_and_the_optimizers_own(
 ) -> None:
     options = args.from_flat({**MLP, "hidden": [100, 100], **more})
     weights = sum(p.numel() for p in build(args.from_flat({**MLP, "hidden": [100, 100]}))[0].parameters())
-    monkeypatch.setattr(network_size, "free", lambda: 4.0 * weights * tensors)
+    monkeypatch.setattr(network_memory, "free", lambda: 4.0 * weights * tensors)
     build(options)
-    monkeypatch.setattr(network_size, "free", lambda: 4.0 * weights * tensors - 1)
+    monkeypatch.setattr(network_memory, "free", lambda: 4.0 * weights * tensors - 1)
     with pytest.raises(UsageError, match=f"would have {weights:,} weights"):
         build(options)
 
@@ -102,14 +102,14 @@ def test_on_a_gpu_its_memory_must_hold_all_of_it(counted: list[bool], monkeypatc
 
 def test_a_network_without_numbers_needs_no_memory(counted: list[bool]) -> None:
     with torch.device("meta"):
-        network_size.check(args.from_flat({**MLP, "hidden": [1_000_000, 1_000_000]}), data.SPECS["digits"], {})
+        network_memory.check(args.from_flat({**MLP, "hidden": [1_000_000, 1_000_000]}), data.SPECS["digits"], {})
     assert counted == []
 
 
 def test_asking_changes_no_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     options = args.from_flat({**MLP, "arch": "Conv2", "init": "standard"})
     asked = build(options)[0].state_dict()
-    monkeypatch.setattr(network_size, "check", lambda *_: None)
+    monkeypatch.setattr(network_memory, "check", lambda *_: None)
     plain = build(options)[0].state_dict()
     assert all(torch.equal(asked[name], plain[name]) for name in plain)
 
@@ -127,7 +127,7 @@ def test_a_crop_that_nobody_chose_is_said_where_it_makes_a_layer_huge(
 ) -> None:
     options = args.from_flat({"set": "ImageFolder", "arch": arch, "image_size": size})
     shapes = {"name": arch, "num_classes": 2, "in_shape": FOLDER.in_shape}
-    network_size.check(options, FOLDER, shapes)
+    network_memory.check(options, FOLDER, shapes)
     said = capsys.readouterr().err
     assert (told in said and said.count("\n") == 1) if told else said == ""
 
@@ -136,11 +136,11 @@ def test_a_crop_that_nobody_chose_is_said_where_it_makes_a_layer_huge(
 
 
 def test_the_limit_on_addresses_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = network_size.free()
+    whole = network_memory.free()
     assert 0 < whole < 1e15
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     monkeypatch.setattr(resource, "getrlimit", lambda _: (used + 50_000_000, used + 50_000_000))
-    assert 0 < network_size.free() <= 60_000_000
+    assert 0 < network_memory.free() <= 60_000_000
 
 
 V2 = {"memory.max": "1000\n", "memory.current": "700\n", "memory.stat": "anon 5\ninactive_file 100\n"}
@@ -170,4 +170,4 @@ def test_the_control_groups_count_without_their_caches(
     (tmp_path / "sys" / folder).mkdir(parents=True)
     for name, text in files.items():
         (tmp_path / "sys" / folder / name).write_text(text)
-    assert [*network_size._control_groups(tmp_path / "cgroup", tmp_path / "sys")] == expected
+    assert [*network_memory._control_groups(tmp_path / "cgroup", tmp_path / "sys")] == expected

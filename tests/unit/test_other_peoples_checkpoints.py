@@ -6,12 +6,13 @@ import pytest
 import torch
 
 import models
-from args import UsageError, parse
+from args import parse
 from models.constraints import constrain
 from tests.originals import original, original_state, small_net, write
 from tests.unit.test_pretrained import into, same
-from trainers import pretrained
+from trainers import load_trained
 from utils import choices
+from utils.errors import UsageError
 
 
 @pytest.fixture
@@ -112,21 +113,21 @@ def test_what_a_file_holds_instead_of_a_network_is_named(tmp_path, options):
 def test_two_networks_under_different_wrappers_are_refused(tmp_path):
     path = write(state("model.") | state("net."), tmp_path / "net.pt")
     with pytest.raises(UsageError, match=r"holds several networks: \S+ is in it twice"):
-        pretrained.read(str(path))
+        load_trained.read(str(path))
 
 
 def test_a_content_that_holds_itself_ends(options):
     content = {"epoch": 1}
     content["model"] = content
     with pytest.raises(UsageError, match="holds no network"):
-        pretrained.from_content(content, "net.pt")
+        load_trained.from_content(content, "net.pt")
 
 
 @pytest.mark.parametrize("arch", choices.ARCHS)
 def test_no_architecture_has_layers_of_the_wrappers_names(arch):
     with torch.device("meta"):
         net = models.build(arch, num_classes=10, in_shape=(3, 32, 32) if "MNIST" not in arch else (1, 28, 28))
-    assert not [name for name, _ in net.named_parameters() if name.startswith(pretrained.WRAPPERS)]
+    assert not [name for name, _ in net.named_parameters() if name.startswith(load_trained.WRAPPERS)]
 
 
 # --- what a file says
@@ -176,17 +177,17 @@ def test_what_is_advised_is_taken(config, tmp_path, said, ours):
     path = write(original(small_net(), **said), tmp_path / "net.pth")
     words = ["--config", config(**base), "--pretrained", str(path)]
     with pytest.raises(UsageError, match=r"decides?: give .* to take the file's network") as caught:
-        pretrained.compare(pretrained.read(str(path)), parse(words))
+        load_trained.compare(load_trained.read(str(path)), parse(words))
     advice = str(caught.value).partition(": give ")[2].partition(" to take the file's network")
     assert not advice[2], caught.value
-    pretrained.compare(pretrained.read(str(path)), parse([*words, *shlex.split(advice[0])]))
+    load_trained.compare(load_trained.read(str(path)), parse([*words, *shlex.split(advice[0])]))
 
 
 def test_what_the_files_network_contradicts_is_said_too(config, tmp_path):
     path = write(original(small_net(), conv_type="GlobalSubnetConv"), tmp_path / "net.pth")
     options = parse(["--config", config(arch="Conv2_BinAct", prune_rate=0.3), "--pretrained", str(path)])
     with pytest.raises(UsageError, match=r"--conv-type GlobalSubnetConv to take .*; then .*prune_rate_epoch"):
-        pretrained.compare(pretrained.read(str(path)), options)
+        load_trained.compare(load_trained.read(str(path)), options)
 
 
 def test_names_of_tensors_are_shown_escaped(tmp_path, options, capsys):

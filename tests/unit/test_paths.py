@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 import args
-from args import Options, UsageError
+from args import Options
 from scripts import convert, export, prune, report, sweep
+from utils.errors import UsageError
 from utils.paths import expanded, stem
 
 DENSE = {"set": "digits", "arch": "Conv2"}
@@ -162,7 +163,7 @@ def test_the_stem_of_a_config_is_the_name_of_a_folder(file: str, expected: str) 
 
 @pytest.mark.parametrize("file", ["..yml", "...yml", ".yml", "x" * 250 + ".yml", "None.yml", " .yml"])
 def test_no_config_leaves_the_log_directory(parse: Any, tmp_path: Path, file: str) -> None:
-    from utils import run as runs
+    from utils.records import run as runs
 
     (tmp_path / file).write_text(yaml.safe_dump({**DENSE, "log_dir": "logs", "dry_run": 1}))
     options = args.parse(["--config", file])

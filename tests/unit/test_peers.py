@@ -8,10 +8,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from args import UsageError
-from utils import peers, runtime
-from utils.files import RunFailed
-from utils.ranks import Place
+from utils.distributed import rendezvous, runtime
+from utils.distributed.launcher_env import Place
+from utils.errors import RunFailed, UsageError
 
 
 @pytest.fixture
@@ -25,7 +24,7 @@ def come(store, rank, attempt, *, seconds=20):
 
     def meet():
         try:
-            found.append(peers.meet(client, Place(rank, 2, attempt=attempt), seconds, [attempt, "gloo", ""]))
+            found.append(rendezvous.meet(client, Place(rank, 2, attempt=attempt), seconds, [attempt, "gloo", ""]))
         except RunFailed as error:
             found.append(error)
 
@@ -50,9 +49,9 @@ def test_those_of_one_start_meet_whatever_an_earlier_one_has_left(store):
 
 def test_a_start_is_not_the_first_by_any_machines_count_or_by_the_store(store):
     first, second = Place(0, 2), Place(1, 2)
-    assert not peers.met_before(store, first, [[0], [0]]) and not peers.met_before(store, second, [[0], [0]])
-    assert peers.met_before(store, first, [[0], [0]]) and not peers.met_before(store, second, [[0], [0]])
-    assert peers.met_before(store, second, [[0], [1]])
+    assert not rendezvous.met_before(store, first, [[0], [0]]) and not rendezvous.met_before(store, second, [[0], [0]])
+    assert rendezvous.met_before(store, first, [[0], [0]]) and not rendezvous.met_before(store, second, [[0], [0]])
+    assert rendezvous.met_before(store, second, [[0], [1]])
 
 
 def test_who_does_not_come_is_named_though_one_before_has_come(store):
@@ -72,7 +71,7 @@ def test_who_does_not_come_is_named_though_one_before_has_come(store):
     ],
 )
 def test_processes_that_do_not_fit_are_told_why(told, wrong):
-    assert peers.misfit(told).startswith(wrong) and bool(peers.misfit(told)) == bool(wrong)
+    assert rendezvous.misfit(told).startswith(wrong) and bool(rendezvous.misfit(told)) == bool(wrong)
 
 
 @pytest.mark.parametrize(
@@ -89,22 +88,22 @@ def test_processes_that_do_not_fit_are_told_why(told, wrong):
     ],
 )
 def test_an_error_is_of_another_process_that_is_gone_or_its_own(error, gone):
-    assert peers.lost(error) == gone
+    assert rendezvous.lost(error) == gone
 
 
 def test_what_nccl_could_not_do_is_said_in_its_own_words(store):
-    board = peers.Board(Place(0, 2, port=store.port), "start")
+    board = rendezvous.Board(Place(0, 2, port=store.port), "start")
     with pytest.raises(RunFailed, match=r"^Duplicate GPU detected : rank 1 \(rank 0 of 2 on "):
         board.told(dist.DistBackendError("ProcessGroupNCCL.cpp:1\nLast error:\nDuplicate GPU detected : rank 1\n"))
 
 
 def test_a_process_that_ends_in_time_is_left_to_end(store, monkeypatch):
     ended = []
-    monkeypatch.setattr(peers.os, "_exit", ended.append)
-    monkeypatch.setattr(peers, "LOOK_EVERY", 0.01)
-    monkeypatch.setattr(peers, "GRACE", 0.5)
+    monkeypatch.setattr(rendezvous.os, "_exit", ended.append)
+    monkeypatch.setattr(rendezvous, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(rendezvous, "GRACE", 0.5)
     for in_time in (True, False):
-        board = peers.Board(Place(0, 2, port=store.port), f"start {in_time}")
+        board = rendezvous.Board(Place(0, 2, port=store.port), f"start {in_time}")
         store.set(f"start {in_time}/failed", "1")
         board.watch()
         time.sleep(0.2 if in_time else 1)
@@ -116,10 +115,10 @@ def test_a_process_that_ends_in_time_is_left_to_end(store, monkeypatch):
 @pytest.mark.parametrize("answers", [[RuntimeError, False], [True], [RuntimeError]], ids=["once", "word", "gone"])
 def test_a_store_that_does_not_answer_once_ends_nobody_and_one_that_is_gone_is_told(store, monkeypatch, capfd, answers):
     ended = []
-    monkeypatch.setattr(peers.os, "_exit", ended.append)
-    monkeypatch.setattr(peers, "LOOK_EVERY", 0.01)
-    monkeypatch.setattr(peers, "GRACE", 0.1)
-    board = peers.Board(Place(1, 2, port=store.port), "start")
+    monkeypatch.setattr(rendezvous.os, "_exit", ended.append)
+    monkeypatch.setattr(rendezvous, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(rendezvous, "GRACE", 0.1)
+    board = rendezvous.Board(Place(1, 2, port=store.port), "start")
 
     class Store:
         def check(self, _keys):

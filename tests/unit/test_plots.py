@@ -10,10 +10,10 @@ import matplotlib.figure
 import pytest
 
 from scripts import report
-from trainers.default import Default
-from utils import plots
-from utils.plots import Line, line_chart, line_page
-from utils.tables import Table
+from trainers.methods.default import Default
+from utils.records import plots
+from utils.records.epoch_tables import Table
+from utils.records.plots import Line, line_chart, line_page
 
 ROOT = Path(__file__).parents[2]
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -126,7 +126,7 @@ def test_the_persons_environment_changes_no_picture(tmp_path, env):
         "matplotlibrc": {"MATPLOTLIBRC": str(tmp_path / "rc")},
         "no home": {"HOME": "/nonexistent", "MPLCONFIGDIR": "/proc/nowhere"},
     }[env]
-    text = "import sys; from pathlib import Path; from utils.plots import Line, line_chart\n"
+    text = "import sys; from pathlib import Path; from utils.records.plots import Line, line_chart\n"
     text += "lines = [Line('a', [0, 1], [1, 2e9])]\n"
     text += "sys.exit(not line_chart(Path(sys.argv[1]), lines, 'x', 'y', 'cost $5_$'))"
     command = [sys.executable, "-c", text, str(tmp_path / "a.png")]

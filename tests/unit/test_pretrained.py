@@ -8,12 +8,13 @@ import pytest
 import torch
 
 import models
-from args import UsageError, parse
+from args import parse
 from models.constraints import constrain
 from tests.originals import before_2022, logits, original, original_state, small_net, write
-from trainers import pretrained
-from trainers.pretrained import compare, load, read
-from utils import checkpoints
+from trainers import load_trained
+from trainers.load_trained import compare, load, read
+from utils.errors import UsageError
+from utils.records import checkpoints
 
 
 @pytest.fixture
@@ -381,7 +382,7 @@ def test_a_part_of_the_network_is_not_tested(program, config, tmp_path):
 
 
 def test_what_a_file_holds_is_not_touched_by_training(tmp_path, options):
-    stored = pretrained.from_content(original(small_net()), "net.pth")
+    stored = load_trained.from_content(original(small_net()), "net.pth")
     before = {key: value.clone() for key, value in stored.state.items()}
     model = small_net(seed=1)
     load(stored, model, whole=True)

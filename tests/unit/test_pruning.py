@@ -1,4 +1,4 @@
-"""models/pruning.py: thresholds and zeros against a numpy transcription; what every criterion and scope means."""
+"""models/pruning: thresholds and zeros against a numpy transcription; what every criterion and scope means."""
 
 import copy
 
@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 from torch import nn
 
 import models
-from models import pruning, units
+from models.pruning import channel_groups, criteria
 
 PERCENT = (0, 25, 50, 60, 70, 80, 90, 95, 97, 99)
 FLOATS = st.floats(-4, 4, width=32)
@@ -32,9 +32,9 @@ def transcription(weight, percent, *, columns):
 def test_weights_fall_as_in_the_transcription(percent):
     model = net()
     expected = {name: transcription(w.numpy(), percent, columns=False) for name, w in weights(model).items()}
-    kept = pruning.survivors(pruning.weight_scores(weights(model)), percent)
+    kept = criteria.survivors(criteria.weight_scores(weights(model)), percent)
     before = copy.deepcopy(model)
-    pruning.zero_weights(model, dict(zip(weights(model), kept, strict=True)))
+    criteria.zero_weights(model, dict(zip(weights(model), kept, strict=True)))
     for name, mask in expected.items():
         was, now = (m.get_submodule(name).weight.detach().numpy() for m in (before, model))
         assert np.array_equal(now, was * mask)
@@ -46,12 +46,12 @@ def test_weights_fall_as_in_the_transcription(percent):
 @pytest.mark.parametrize("percent", PERCENT)
 def test_units_fall_as_in_the_transcription(percent):
     model = net(bias=True)
-    groups = units.unit_groups(model, torch.rand(2, 1, 3, 5))
-    kept = pruning.survivors(pruning.unit_scores(weights(model), groups), percent)
+    groups = channel_groups.unit_groups(model, torch.rand(2, 1, 3, 5))
+    kept = criteria.survivors(criteria.unit_scores(weights(model), groups), percent)
     before = copy.deepcopy(model)
     expected = [transcription(w.numpy().T, percent, columns=True) for w in weights(model).values()]
     assert all(np.array_equal(mask.numpy(), wanted) for mask, wanted in zip(kept, expected, strict=True))
-    units.zero_units(model, groups, kept)
+    channel_groups.zero_units(model, groups, kept)
     for name, mask in zip(weights(model), expected, strict=True):
         was, now = before.get_submodule(name), model.get_submodule(name)
         assert np.array_equal(now.weight.detach().numpy(), was.weight.detach().numpy() * mask[:, None])
@@ -64,7 +64,7 @@ def test_units_fall_as_in_the_transcription(percent):
 @given(arrays.arrays(np.float32, st.integers(1, 40), elements=FLOATS), st.floats(0, 100))
 def test_what_is_kept_is_large_enough_and_never_nothing(values, percent):
     scores = torch.from_numpy(values).abs()
-    (kept,) = pruning.survivors([scores], percent)
+    (kept,) = criteria.survivors([scores], percent)
     assert kept.any()
     assert kept.all() or scores[kept].min() > scores[~kept].max()
     limit = np.percentile(np.abs(values).astype(np.float64), percent)
@@ -79,15 +79,15 @@ def test_what_is_kept_is_large_enough_and_never_nothing(values, percent):
 )
 def test_a_higher_percentage_keeps_part_of_what_a_lower_one_keeps(values, one, other):
     scores = [torch.from_numpy(v).abs() for v in values]
-    for scope in pruning.SCOPES:
-        fewer, more = (pruning.survivors(scores, p, scope) for p in (max(one, other), min(one, other)))
+    for scope in criteria.SCOPES:
+        fewer, more = (criteria.survivors(scores, p, scope) for p in (max(one, other), min(one, other)))
         assert all(bool((m | ~f).all()) for f, m in zip(fewer, more, strict=True))
 
 
 def test_all_layers_together_have_one_threshold_and_each_keeps_its_largest():
     small, large = torch.tensor([0.1, 0.3, 0.2]), torch.arange(1.0, 8.0)
-    apart = pruning.survivors([small, large], 50)
-    together = pruning.survivors([small, large], 50, "global")
+    apart = criteria.survivors([small, large], 50)
+    together = criteria.survivors([small, large], 50, "global")
     assert [int(k.sum()) for k in apart] == [2, 4]
     limit = np.percentile(torch.cat([small, large]).double().numpy(), 50)
     assert together[0].tolist() == [False, True, False]
@@ -99,14 +99,14 @@ def test_all_layers_together_have_one_threshold_and_each_keeps_its_largest():
 )
 def test_what_cannot_be_is_refused(percent, scope, told):
     with pytest.raises(ValueError, match=told):
-        pruning.survivors([torch.rand(3)], percent, scope)
+        criteria.survivors([torch.rand(3)], percent, scope)
 
 
 # criteria
 
 
 def weights(model):
-    return pruning.hidden_weights(model)
+    return criteria.hidden_weights(model)
 
 
 def losses(model, count):
@@ -118,7 +118,7 @@ def losses(model, count):
 
 def test_the_effect_of_a_weight_is_the_size_of_weight_times_gradient_summed_over_batches():
     model = net()
-    found = pruning.effects(model, losses(model, 3))
+    found = criteria.effects(model, losses(model, 3))
     expected = {name: torch.zeros_like(layer.weight) for name, layer in layers(model).items()}
     for loss in losses(model, 3):
         model.zero_grad()
@@ -131,7 +131,7 @@ def test_the_effect_of_a_weight_is_the_size_of_weight_times_gradient_summed_over
 def test_the_effects_of_late_batches_are_not_lost_in_a_large_sum():
     model = nn.Sequential(nn.Linear(1, 1, bias=False))
     nn.init.ones_(model[0].weight)
-    found = pruning.effects(model, (model(torch.tensor([[x]])).sum() for x in [2.0**24] + [1.0] * 64))
+    found = criteria.effects(model, (model(torch.tensor([[x]])).sum() for x in [2.0**24] + [1.0] * 64))
     assert found["0"].item() == 2**24 + 64
 
 
@@ -141,13 +141,13 @@ def layers(model):
 
 def test_taylor_ranks_by_the_effects_and_random_by_the_seed():
     model = net()
-    effects = pruning.effects(model, losses(model, 2))
+    effects = criteria.effects(model, losses(model, 2))
     first = next(iter(weights(model)))
-    assert torch.equal(pruning.weight_scores(weights(model), "taylor", effects)[0], effects[first])
-    groups = units.unit_groups(model, torch.rand(2, 1, 3, 5))
-    by_unit = pruning.unit_scores(weights(model), groups, "taylor", effects)[0]
+    assert torch.equal(criteria.weight_scores(weights(model), "taylor", effects)[0], effects[first])
+    groups = channel_groups.unit_groups(model, torch.rand(2, 1, 3, 5))
+    by_unit = criteria.unit_scores(weights(model), groups, "taylor", effects)[0]
     assert torch.allclose(by_unit, effects[first].double().sum(1))
-    for draw in (pruning.weight_scores, lambda w, c: pruning.unit_scores(w, groups, c)):
+    for draw in (criteria.weight_scores, lambda w, c: criteria.unit_scores(w, groups, c)):
         torch.manual_seed(1)
         one = draw(weights(model), "random")
         torch.manual_seed(1)
@@ -158,19 +158,19 @@ def test_taylor_ranks_by_the_effects_and_random_by_the_seed():
 
 def test_the_size_of_a_unit_is_a_sum_or_a_norm():
     w, every = {"a": torch.tensor([[3.0, -4.0], [1.0, 0.0]])}, torch.arange(2)
-    group = [units.Units(2, {"a": every}, {}, {})]
-    assert pruning.unit_scores(w, group)[0].tolist() == [5, 1]
-    assert pruning.unit_scores(w, group, "magnitude")[0].tolist() == [7, 1]
-    assert torch.equal(pruning.weight_scores(w, "l2")[0], w["a"] ** 2)
-    coupled = [units.Units(2, {"a": every, "b": every.flip(0)}, {}, {})]
+    group = [channel_groups.Units(2, {"a": every}, {}, {})]
+    assert criteria.unit_scores(w, group)[0].tolist() == [5, 1]
+    assert criteria.unit_scores(w, group, "magnitude")[0].tolist() == [7, 1]
+    assert torch.equal(criteria.weight_scores(w, "l2")[0], w["a"] ** 2)
+    coupled = [channel_groups.Units(2, {"a": every, "b": every.flip(0)}, {}, {})]
     both = w | {"b": torch.tensor([[[[0.0]]], [[[12.0]]]])}
-    assert pruning.unit_scores(both, coupled)[0].tolist() == [13, 1]
-    one_unit = [units.Units(1, {"a": torch.tensor([0, 0])}, {}, {})]
-    assert pruning.unit_scores(w, one_unit, "magnitude")[0].tolist() == [8]
+    assert criteria.unit_scores(both, coupled)[0].tolist() == [13, 1]
+    one_unit = [channel_groups.Units(1, {"a": torch.tensor([0, 0])}, {}, {})]
+    assert criteria.unit_scores(w, one_unit, "magnitude")[0].tolist() == [8]
 
 
 def test_an_unknown_criterion_and_a_network_without_hidden_layers_are_refused():
     with pytest.raises(ValueError, match=r"criterion: 'l1' is unknown.*one of magnitude"):
-        pruning.weight_scores({"a": torch.rand(2)}, "l1")
+        criteria.weight_scores({"a": torch.rand(2)}, "l1")
     with pytest.raises(ValueError, match="output layer alone"):
-        pruning.hidden_weights(nn.Sequential(nn.Linear(3, 2)))
+        criteria.hidden_weights(nn.Sequential(nn.Linear(3, 2)))

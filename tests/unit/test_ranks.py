@@ -2,10 +2,10 @@
 
 import pytest
 
-from args import UsageError
-from utils import ranks
-from utils.ranks import Place
-from utils.shares import Share, check_batch
+from utils.distributed import launcher_env
+from utils.distributed.batch_slice import Share, check_batch
+from utils.distributed.launcher_env import Place
+from utils.errors import UsageError
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "a"}
 TORCHRUN |= {"MASTER_PORT": "7", "TORCHELASTIC_RESTART_COUNT": "2"}
@@ -29,7 +29,7 @@ MPI |= {"OMPI_COMM_WORLD_LOCAL_SIZE": "2"}
     ],
 )
 def test_the_place_is_what_the_launcher_says(env, place):
-    assert ranks.find(env) == place
+    assert launcher_env.find(env) == place
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_the_place_is_what_the_launcher_says(env, place):
 )
 def test_slurms_short_form_of_tasks_per_node(tasks, counts):
     found = [
-        ranks.find(SLURM | {"SLURM_STEP_TASKS_PER_NODE": tasks, "SLURM_NODEID": str(node)}).local_world
+        launcher_env.find(SLURM | {"SLURM_STEP_TASKS_PER_NODE": tasks, "SLURM_NODEID": str(node)}).local_world
         for node in range(len(counts))
     ]
     assert found == counts
@@ -54,7 +54,7 @@ def test_slurms_short_form_of_tasks_per_node(tasks, counts):
 )
 def test_what_cannot_be_is_said(env, says):
     with pytest.raises(UsageError, match=says):
-        ranks.find(env)
+        launcher_env.find(env)
 
 
 @pytest.mark.parametrize("total", [2, 3, 7, 120])

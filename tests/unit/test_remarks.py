@@ -214,6 +214,6 @@ def test_every_renamed_value_is_in_that_table() -> None:
 
 def test_the_initialisations_that_scale_fan_speaks_of_are_those_that_honour_it() -> None:
     from models.initial import SCALED
-    from utils.rules import FAN_SCALED
+    from utils.config.checks import FAN_SCALED
 
     assert FAN_SCALED == SCALED

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 import args
-from args import UsageError
-from trainers import resumption
-from trainers.assembly import assemble, build, load_set
+from trainers import resume
+from trainers.build import assemble, build, load_set
 from trainers.restore import restore
-from utils import checkpoints
-from utils.runtime import ALONE
+from utils.config.yaml_loader import load_yaml
+from utils.distributed.runtime import ALONE
+from utils.errors import UsageError
+from utils.records import checkpoints
 
 PATH = Path("last.pt")
 LARGE = 10**9
@@ -82,7 +83,7 @@ def made(program, config, tmp_path):
         assert program("--config", path)[0] == 0
         options = args.parse(["--config", path])
         (last,) = tmp_path.glob(f"runs/{kind}/**/last.pt")
-        theirs = args.from_flat(args.load_yaml(last.parents[1] / "config.yaml"))
+        theirs = args.from_flat(load_yaml(last.parents[1] / "config.yaml"))
         model, method = build(options)
         parts = assemble(options, ALONE, model, method, load_set(options))
         return theirs, parts, torch.load(last, weights_only=True)
@@ -96,7 +97,7 @@ def test_every_entry_missing_or_wrong_is_one_line(made, kind):
 
     def go_on(content):
         checkpoints.checked(content, PATH)
-        resumption.compare(content, PATH, theirs)
+        resume.compare(content, PATH, theirs)
         return restore(parts, content, PATH, best_epoch=None)
 
     wrong = []
@@ -122,7 +123,7 @@ def test_a_lottery_goes_on_when_its_weights_have_trained_and_when_its_scores_hav
     theirs, parts, _ = made("lottery", trainer="lottery", dense_epochs=1, epochs=2, save_every=1)
     (path,) = tmp_path.rglob(f"epoch_{epochs}.pt")
     whole = torch.load(path, weights_only=True)
-    resumption.compare(whole, PATH, theirs)
+    resume.compare(whole, PATH, theirs)
     assert restore(parts, whole, PATH, best_epoch=None).epoch == epochs
     of_weights = {index for index, entry in whole["optimizer"]["state"].items() if entry}
     assert len(of_weights) == 3 * epochs
@@ -130,18 +131,18 @@ def test_a_lottery_goes_on_when_its_weights_have_trained_and_when_its_scores_hav
 
 def test_more_epochs_than_the_checkpoint_was_trained_for_are_said_fewer_refused(made):
     theirs, _, whole = made("sgd")
-    assert resumption.compare(whole, PATH, theirs.replace(epochs=2)) == 1
+    assert resume.compare(whole, PATH, theirs.replace(epochs=2)) == 1
     with pytest.raises(UsageError, match="has 9 epochs done of 1"):
-        resumption.compare(whole | {"epoch": 9}, PATH, theirs)
+        resume.compare(whole | {"epoch": 9}, PATH, theirs)
     with pytest.raises(UsageError, match=r"epochs: 1 in the checkpoint, 0 in config\.yaml"):
-        resumption.compare(whole, PATH, theirs.replace(epochs=0))
+        resume.compare(whole, PATH, theirs.replace(epochs=0))
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "radam", "adadelta"])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_every_optimizer_comes_back(made, optimizer, momentum):
     theirs, parts, whole = made("all", optimizer=optimizer, momentum=momentum, lr=0.01)
-    resumption.compare(whole, PATH, theirs)
+    resume.compare(whole, PATH, theirs)
     restore(parts, whole, PATH, best_epoch=None)
     back = parts.optimizer.state_dict()
     assert back["param_groups"] == whole["optimizer"]["param_groups"]
@@ -155,6 +156,6 @@ def test_a_schedule_that_began_later_goes_on_from_its_first_checkpoint(made, tmp
     theirs, parts, _ = made("later", epochs=3, start_epoch=2)
     (path,) = tmp_path.rglob("initial.pt")
     initial = torch.load(path, weights_only=True)
-    assert resumption.compare(initial, PATH, theirs) == 3
+    assert resume.compare(initial, PATH, theirs) == 3
     state = restore(parts, initial, PATH, best_epoch=None)
     assert (state.epoch, state.last, state.best) == (2, {}, {})

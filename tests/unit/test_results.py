@@ -6,11 +6,11 @@ import os
 
 import pytest
 
-from args import UsageError
 from scripts import results as program_of_results
 from scripts import sweep
-from utils import results
-from utils.results import COLUMNS
+from utils.errors import UsageError
+from utils.records import results
+from utils.records.results import COLUMNS
 
 DEVICE = "cpu (Xeon, 2.1 GHz, 1 threads)"
 

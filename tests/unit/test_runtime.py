@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from args import UsageError
-from utils import process, runtime
+from utils import process_setup
+from utils.distributed import runtime
+from utils.errors import UsageError
 
 
 @pytest.fixture(autouse=True)
@@ -73,10 +74,10 @@ def test_tuning_sets_numpys_kernels_on_zen4_only(monkeypatch):
     monkeypatch.delenv("NPY_DISABLE_CPU_FEATURES", raising=False)
     for family, model, expected in (("25", "17", True), ("26", "2", False), ("25", "1", False)):
         text = f"vendor_id\t: AuthenticAMD\ncpu family\t: {family}\nmodel\t\t: {model}\n\nvendor_id: x\n"
-        monkeypatch.setattr(process.Path, "read_text", lambda self, encoding, text=text: text)
-        assert process._is_zen4() is expected
-    monkeypatch.setattr(process.Path, "read_text", lambda self, encoding: "processor: 0")
-    assert process._is_zen4() is False
-    monkeypatch.setattr(process, "_is_zen4", lambda: True)
-    process.tune()
-    assert "X86_V4" in process.os.environ["NPY_DISABLE_CPU_FEATURES"]
+        monkeypatch.setattr(process_setup.Path, "read_text", lambda self, encoding, text=text: text)
+        assert process_setup._is_zen4() is expected
+    monkeypatch.setattr(process_setup.Path, "read_text", lambda self, encoding: "processor: 0")
+    assert process_setup._is_zen4() is False
+    monkeypatch.setattr(process_setup, "_is_zen4", lambda: True)
+    process_setup.tune()
+    assert "X86_V4" in process_setup.os.environ["NPY_DISABLE_CPU_FEATURES"]

@@ -9,13 +9,13 @@ from torch.nn import functional as F
 
 import args
 import models
-from args import UsageError
 from models.constraints import bake, constrain, constrained_layers, layer_counts, parameter_counts, weight_layers
 from models.constraints.shift import FixedPoint, power_of_two
 from tests.originals import original_state, write
-from trainers import pretrained
-from trainers.assembly import build
-from trainers.shift import Shift, exponent_counts
+from trainers import load_trained
+from trainers.build import build
+from trainers.methods.shift import Shift, exponent_counts
+from utils.errors import UsageError
 
 KINDS = pytest.mark.parametrize("kind", ["ShiftQ", "ShiftPS"])
 SHIFT = {"arch": "MNISTNet", "set": "MNIST", "freeze_weights": None, "prune_rate": None, "conv_type": "ShiftPS"}
@@ -230,9 +230,9 @@ FORMS = {  # what a file may hold
 def test_a_dense_network_becomes_a_shift_network(config, tmp_path, capsys, kind, form, whole):
     dense, model = small("DenseConv", seed=1), small(kind)
     options = args.parse(["--config", config(arch="Conv2", conv_type=kind, freeze_weights=None, prune_rate=None)])
-    stored = pretrained.read(str(write(FORMS[form](dense), tmp_path / "dense.pt")))
-    pretrained.compare(stored, options)
-    pretrained.load(stored, model, whole=whole)
+    stored = load_trained.read(str(write(FORMS[form](dense), tmp_path / "dense.pt")))
+    load_trained.compare(stored, options)
+    load_trained.load(stored, model, whole=whole)
     count = 10 if kind == "ShiftPS" else 5
     assert capsys.readouterr().out == f"{stored.path}: {count} of {count} tensors taken\n"
     lowest = -15 if kind == "ShiftQ" else -14
@@ -243,13 +243,13 @@ def test_a_dense_network_becomes_a_shift_network(config, tmp_path, capsys, kind,
 
 def test_a_dense_layer_of_another_shape_is_named(config, tmp_path):
     dense = small("DenseConv").state_dict() | {"linear.4.weight": torch.ones(9, 32)}
-    stored = pretrained.read(str(write(dense, tmp_path / "dense.pt")))
+    stored = load_trained.read(str(write(dense, tmp_path / "dense.pt")))
     with pytest.raises(UsageError, match=r"of another shape: linear\.4\.shift is \[9, 32, 1, 1\] there and \[3, 32, 1"):
-        pretrained.load(stored, small("ShiftPS"), whole=True)
+        load_trained.load(stored, small("ShiftPS"), whole=True)
 
 
 def test_a_shift_network_does_not_become_a_dense_one(config, tmp_path):
     options = args.parse(["--config", config(arch="Conv2", conv_type="DenseConv", freeze_weights=None)])
     content = {"model": small("ShiftQ").state_dict(), "options": {"arch": "Conv2", "conv_type": "ShiftQ"}}
     with pytest.raises(UsageError, match=r"conv_type: ShiftQ in .*, DenseConv here"):
-        pretrained.compare(pretrained.read(str(write(content, tmp_path / "q.pt"))), options)
+        load_trained.compare(load_trained.read(str(write(content, tmp_path / "q.pt"))), options)

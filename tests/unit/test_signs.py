@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import models
 from models.activations import Sign
 from models.constraints import attach, bake, constrain, constrained_layers, weight_layers
-from models.constraints.signs import short, sign_layers
+from models.constraints.between_signs import short, sign_layers
 from models.constraints.subnet import SubnetWeight
 from models.initial import initialise
 

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from models.constraints import CONV_TYPES, constrain, constrained_layers
-from models.constraints.coactivation import coactivation, correlation
+from models.constraints.hebbian_stats import coactivation, correlation
 from models.constraints.sparse import SparseWeight
-from trainers.strengths import Strengths
-from utils.runtime import ALONE
+from trainers.connection_strengths import Strengths
+from utils.distributed.runtime import ALONE
 
 SETTINGS = [(kind, {}) for kind in CONV_TYPES if kind != "DenseConv"]
 SETTINGS += [("BinaryConv", {"initial_ones": 0.5})]  # so many ones that products are dense

@@ -9,9 +9,9 @@ from torch import nn
 import data
 import models
 from data import Split
-from data.batches import DeviceBatches
-from models.blocks import HardInvert, SoftInvert
+from data.device_batches import DeviceBatches
 from models.initial import initialise
+from models.layers import HardInvert, SoftInvert
 from trainers.optimizers import make_optimizer
 
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
@@ -173,6 +173,6 @@ def test_evaluation_has_a_batch_size_of_its_own(program, config, monkeypatch, wo
         made.append((options["train"], len(batches)))
         return batches
 
-    monkeypatch.setattr("trainers.assembly.data.make_batches", spy)
+    monkeypatch.setattr("trainers.build.data.make_batches", spy)
     assert program("--config", config(epochs=1), *words)[0] == 0
     assert made == [(True, 23), (False, steps)]

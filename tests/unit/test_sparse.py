@@ -7,16 +7,16 @@ import torch
 from torch import nn
 
 from models.constraints import bake, constrain, constrained_layers, layer_counts
-from models.constraints.coactivation import coactivation, correlation
-from models.constraints.progress import filter_counts, filters, kept_per_layer
-from models.constraints.rewiring import Rules
-from models.constraints.selection import kept_count
+from models.constraints.connection_update import filter_counts, filters, kept_per_layer
+from models.constraints.hebbian_stats import coactivation, correlation
+from models.constraints.rewiring_rules import Rules
 from models.constraints.sparse import SparseWeight
+from models.constraints.topk_mask import kept_count
 from tests.cases import SPARSE_RULES
 from trainers.loop import Parts, State, fit
+from trainers.methods.sparse import Sparse
 from trainers.optimizers import make_optimizer
-from trainers.sparse import Sparse
-from utils.runtime import Runtime
+from utils.distributed.runtime import Runtime
 
 CPU = Runtime(torch.device("cpu"), torch.float32)
 DENSITY = 0.3

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from utils import streams
-from utils.progress import Progress, say, warn
+from utils import console
+from utils.console import Progress, say, warn
 from utils.text import cell, original, quoted, visible
 
 ROOT = Path(__file__).parents[2]
@@ -82,7 +82,7 @@ def test_a_closed_error_stream_does_not_hand_its_lines_to_standard_output():
 def test_a_stream_that_is_no_file_is_left_as_it_is(monkeypatch, capsys):
     notebook = io.StringIO()
     monkeypatch.setattr(sys, "stdout", notebook)
-    streams.settle()
+    console.settle()
     say("±\r\x9b2J ok")
     notebook.close()
     say("gone")
@@ -104,7 +104,7 @@ def test_a_bar_on_a_stream_without_unicode(monkeypatch):
 
     shown = io.BytesIO()
     monkeypatch.setattr(sys, "stderr", Terminal(shown, encoding="ascii"))
-    streams.settle()
+    console.settle()
     with Progress("Epoche ±实", 2) as bar:
         bar.advance()
         bar.show(1, 0.5, 10.0, 3.0)
@@ -123,7 +123,7 @@ def test_every_program_begins_and_ends_in_one_place(path):
 
 
 def test_what_is_printed_goes_through_one_place():
-    said = {"utils/streams.py": 2, "args.py": 1}  # args: --help, before anything of utils is loaded
+    said = {"utils/console.py": 2, "args.py": 1}  # args: --help, before anything of utils is loaded
     found = {}
     for path in [
         *ROOT.glob("*.py"),

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from models.constraints import bake, constrain, selection
+from models.constraints import bake, constrain, topk_mask
 from models.constraints.gradients import ScoreThroughMask
-from models.constraints.selection import keep_largest, kept_count
 from models.constraints.subnet import SubnetWeight
+from models.constraints.topk_mask import keep_largest, kept_count
 
-PATHS = pytest.mark.parametrize("select", [selection._on_host, selection._on_device], ids=["host", "device"])
-DTYPES = pytest.mark.parametrize("dtype", list(selection._BITS), ids=str)
+PATHS = pytest.mark.parametrize("select", [topk_mask._on_host, topk_mask._on_device], ids=["host", "device"])
+DTYPES = pytest.mark.parametrize("dtype", list(topk_mask._BITS), ids=str)
 INF, NAN = float("inf"), float("nan")
 
 
@@ -23,7 +23,7 @@ def random(*shape, seed=0, dtype=torch.float32):
 
 
 def mask_of(select, magnitude, kept):
-    bits = magnitude.view(selection._BITS[magnitude.dtype])
+    bits = magnitude.view(topk_mask._BITS[magnitude.dtype])
     mask = torch.empty_like(magnitude)
     select([bits], magnitude.numel() - kept, [mask])
     return mask
@@ -131,7 +131,7 @@ def test_subnormal_scores_are_told_apart():
 def test_the_path_is_chosen_by_the_device(monkeypatch):
     used = []
     for name in ("_on_host", "_on_device"):
-        monkeypatch.setattr(selection, name, lambda bits, pruned, mask, name=name: used.append(name))
+        monkeypatch.setattr(topk_mask, name, lambda bits, pruned, mask, name=name: used.append(name))
     keep_largest(torch.ones(4), 2)
     keep_largest(torch.ones(4, device="meta"), 2)
     keep_largest(torch.ones(4), 4)  # nothing to select

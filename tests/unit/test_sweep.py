@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from args import UsageError, parse
-from scripts import sweep, sweep_cells, sweep_children
-from scripts.sweep_cells import Cell, finished, lost, spread, table
-from utils import results
+from args import parse
+from scripts import sweep
+from scripts.parts import sweep_cells, sweep_children
+from scripts.parts.sweep_cells import Cell, finished, lost, spread, table
+from utils.errors import UsageError
 from utils.files import try_lock
+from utils.records import results
 
 ROOT = Path(__file__).parents[2]
 
@@ -363,7 +365,7 @@ def test_a_signal_reaches_the_children_as_sigterm_and_a_second_ctrl_c_as_itself(
 
 def test_stop_listens_but_not_to_what_was_ignored():
     code = (
-        "import os, signal, sys; from scripts.sweep_children import Stop\n"
+        "import os, signal, sys; from scripts.parts.sweep_children import Stop\n"
         "signal.signal(signal.SIGHUP, signal.SIG_IGN); stop = Stop().listen()\n"
         "for number in (signal.SIGHUP, signal.SIGUSR2, signal.SIGINT, signal.SIGTERM): os.kill(os.getpid(), number)\n"
         "sys.exit([signal.Signals(n).name for n in stop.asked] != ['SIGUSR2', 'SIGINT', 'SIGTERM'])"

@@ -6,11 +6,10 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from trainers.default import Default
-from utils.event_files import event_sizes, keep_events
-from utils.plots import Line, line_chart
-from utils.recorders import TensorBoard
-from utils.tables import Table, record_table
+from trainers.methods.default import Default
+from utils.records.epoch_tables import Table, record_table
+from utils.records.plots import Line, line_chart
+from utils.records.tensorboard import TensorBoard, event_sizes, keep_events
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -41,7 +40,7 @@ def test_a_curve_has_a_line_an_epoch_and_a_picture(tmp_path):
 
 def test_a_picture_of_many_epochs_shows_ten_with_the_first_and_the_last(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr("utils.tables.line_chart", lambda _path, lines, *_, **__: drawn.append([*lines]))
+    monkeypatch.setattr("utils.records.epoch_tables.line_chart", lambda _path, lines, *_, **__: drawn.append([*lines]))
     for epoch in range(1, 41):
         lines = record_table(tmp_path, "shifts", epoch, curve(epoch))
     assert len(lines) == 40

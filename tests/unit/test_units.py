@@ -1,4 +1,4 @@
-"""models/units.py on networks that are none of ours: cut with equal outputs, or refused in one line that says why."""
+"""models/pruning on networks that are none of ours: cut with equal outputs, or refused in one line that says why."""
 
 import copy
 
@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
-from models import compact, pruning, units
+from models.pruning import channel_groups, compact, criteria
 
 
 def conv(inputs, outputs, size=3, **options):
@@ -206,11 +206,11 @@ def lively(model, seed=0):
 
 def cut(model, images):
     """(outputs before, with zeros and of the smaller network, which is last): half of the units go by their norms."""
-    groups = units.unit_groups(model, images[:2])
-    kept = pruning.survivors(pruning.unit_scores(pruning.hidden_weights(model), groups), 50)
+    groups = channel_groups.unit_groups(model, images[:2])
+    kept = criteria.survivors(criteria.unit_scores(criteria.hidden_weights(model), groups), 50)
     assert any(not mask.all() for mask in kept)
     zeros = copy.deepcopy(model)
-    units.zero_units(zeros, groups, kept)
+    channel_groups.zero_units(zeros, groups, kept)
     smaller = compact.compacted(model, groups, kept)
     with torch.no_grad():
         return *(torch.cat([x.flatten() for x in tree_leaves(net(images))]) for net in (model, zeros, smaller)), smaller
@@ -227,11 +227,11 @@ def test_a_network_is_cut_with_equal_outputs(name):
 
 def test_no_layer_loses_all_of_its_units():
     model, images = lively(CUT["depthwise behind a concat"]()), torch.randn(2, *IMAGE, dtype=torch.float64)
-    groups = units.unit_groups(model, images)
+    groups = channel_groups.unit_groups(model, images)
     assert [(group.width, list(group.writers)) for group in groups] == [(6, ["a", "c"]), (6, ["b", "c"])]
     kept = [torch.arange(6) == i for i in (2, 5)]
     smaller = compact.compacted(model, groups, kept)
-    units.zero_units(model, groups, kept)
+    channel_groups.zero_units(model, groups, kept)
     assert (smaller.c.groups, smaller.c.in_channels, smaller.c.out_channels) == (2, 2, 2)
     with torch.no_grad():
         assert torch.allclose(model(images), smaller(images), rtol=0, atol=1e-9)
@@ -394,7 +394,7 @@ REFUSED = {  # (network, what the one line says)
 def test_a_network_that_cannot_be_cut_is_refused_in_a_line_that_says_why(name):
     model, told = REFUSED[name]
     with pytest.raises(ValueError, match=f"^units cannot be pruned: .*{told}") as refused:
-        units.unit_groups(lively(model), torch.randn(2, *IMAGE, dtype=torch.float64))
+        channel_groups.unit_groups(lively(model), torch.randn(2, *IMAGE, dtype=torch.float64))
     assert "\n" not in str(refused.value)
 
 
@@ -403,11 +403,11 @@ def test_a_network_that_makes_float32_itself_is_refused():
     with pytest.raises(
         ValueError, match=r"^units cannot be pruned: the network fails in float64: mat1 and mat2"
     ) as refused:
-        units.unit_groups(model, torch.randn(2, *IMAGE))
+        channel_groups.unit_groups(model, torch.randn(2, *IMAGE))
     assert "\n" not in str(refused.value)
 
 
 def test_a_network_all_of_whose_units_are_returned_is_refused():
     model = Net(lambda n, x: [n.a(x), n.b(n.a(x))], a=conv(3, 6), b=conv(6, 6))
     with pytest.raises(ValueError, match="nothing to prune"):
-        units.unit_groups(model, torch.randn(2, *IMAGE))
+        channel_groups.unit_groups(model, torch.randn(2, *IMAGE))

@@ -1,11 +1,11 @@
-"""models/units.py on torchvision's classifiers: each is cut with equal logits, or refused for the reason given here."""
+"""models/pruning on torchvision's classifiers: each is cut with equal logits, or refused for the reason given here."""
 
 import pytest
 import torch
 from torch import nn
 
-from models import compact, units
-from utils.vision import import_torchvision
+from models.pruning import channel_groups, compact
+from utils.torch_compat import import_torchvision
 
 CUT = ["alexnet", "densenet121", "efficientnet_b0", "googlenet", "inception_v3", "mnasnet0_5", "mnasnet1_0"]
 CUT += ["mobilenet_v2", "mobilenet_v3_small", "regnet_x_400mf", "regnet_y_400mf", "resnet18", "resnet50"]
@@ -46,17 +46,17 @@ def check(name):
     images = torch.randn(3, 3, size, size, dtype=torch.float64)
     if name in REFUSED:
         with pytest.raises(ValueError, match=f"^units cannot be pruned: {REFUSED[name]}") as refused:
-            units.unit_groups(model, images[:2])
+            channel_groups.unit_groups(model, images[:2])
         assert "\n" not in str(refused.value)
         return
-    groups = units.unit_groups(model, images[:2])
+    groups = channel_groups.unit_groups(model, images[:2])
     kept = [torch.randperm(group.width) < (group.width + 1) // 2 for group in groups]
     smaller = compact.compacted(model, groups, kept)
     before = sum(p.numel() for p in model.parameters())
     assert sum(p.numel() for p in smaller.parameters()) < 0.6 * before
     with torch.no_grad():
         whole = model(images)
-        units.zero_units(model, groups, kept)
+        channel_groups.zero_units(model, groups, kept)
         zeros, after = model(images), smaller(images)
     assert (zeros - after).abs().max() < 1e-9 * zeros.abs().max()
     assert (zeros - whole).abs().max() > 1e-3 * whole.abs().max()

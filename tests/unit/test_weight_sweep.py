@@ -10,10 +10,10 @@ import models
 from models.constraints import constrain, constrained_layers, weight_layers
 from models.initial import initialise
 from tests.steps import OneBatch
-from trainers.binary import Binary
 from trainers.loop import evaluate
+from trainers.methods.binary import Binary
 from trainers.weight_sweep import scaled, weight_sweep
-from utils.runtime import Runtime
+from utils.distributed.runtime import Runtime
 
 CPU = Runtime(torch.device("cpu"), torch.float32)
 VALUES = [0.0, 0.1, 1.0, 1.7, 4.0]

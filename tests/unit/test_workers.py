@@ -15,8 +15,8 @@ import torch
 
 from data import workers
 from data.workers import Workers
-from utils.files import RunFailed
-from utils.signals import NothingCame, StopRequest
+from utils.errors import NothingCame, RunFailed
+from utils.stop_signal import StopRequest
 
 WAIT = 60  # seconds after which a test fails instead of hanging the suite
 

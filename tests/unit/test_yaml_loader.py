@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import args
-from args import UsageError, load_yaml
-from utils.words import MOST_PROBLEMS, nearest, shown
-from utils.yaml_loader import Bare
+from utils.config.yaml_loader import Bare, load_yaml
+from utils.errors import UsageError
+from utils.text import MOST_PROBLEMS, nearest, shown
 
 DENSE = "set: digits\narch: Conv2\n"
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(

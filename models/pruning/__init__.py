@@ -1,0 +1,1 @@
+"""Pruning of trained plain networks: which weights and units, and networks without them."""

@@ -1,0 +1,1 @@
+"""Benchmarks, and the implementations that they compare."""

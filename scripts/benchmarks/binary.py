@@ -1,0 +1,118 @@
+"""What `bench.py --binary` lets run against each other: a step of the weight-invariant binary network as its source
+takes it, ours, and that of the same network with free weights. 784-4000-4000-4000-10, batch 200, float32; ours in
+bfloat16 too where the device has it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import models
+from data import Split, spec
+from data.device_batches import DeviceBatches
+from models.constraints import constrain, weight_layers
+from models.initial import initialise
+from scripts.benchmarks.contenders import RATE, STEPS, Work, our_work, timed
+from trainers import METHODS
+from trainers.loop import Parts
+from trainers.optimizers import make_optimizer
+from utils.distributed.runtime import Runtime, has_bf16
+
+WIDTH, BATCH = 4000, 200
+TARGET = 5.0  # the source's step over ours
+ONES = (0.0016, 0.0016, 0.0016, 0.012)  # shares of ones by layer after ten epochs on MNIST at width 1000; fewer at 4000
+FACTS = {"width": WIDTH, "batch": BATCH, "ones": ONES}
+NORM = {"eps": 1e-4, "momentum": 0.15}
+SPEC = spec("MNIST", "", pixels="binary")
+
+
+class Source(nn.Module):
+    """The network of the notebook behind arXiv 1909.00052, with the layer and the norm that its forward never uses."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        sizes = [(784, width), (width, width), (width, width), (width, 10), (width, width)]
+        self.layers = nn.ModuleList([nn.Linear(ins, outs, bias=False) for ins, outs in sizes])
+        self.norms = nn.ModuleList([nn.BatchNorm1d(outs, **NORM) for _, outs in sizes])  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer, norm in zip(self.layers[:4], self.norms[:4], strict=True):
+            x = norm(torch.tanh(layer(x)))
+        return F.log_softmax(x, dim=1)
+
+
+class SourceStep:
+    """A step as there: binarised copies in the weights' place, loss, gradients, the real weights back, Adam tensor by
+    tensor, clamp."""
+
+    def __init__(self, width: int, device: torch.device) -> None:
+        self.model = Source(width).to(device)
+        self.weights: list[nn.Parameter] = [layer.weight for layer in self.model.layers]  # type: ignore[misc]
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=RATE)
+
+    def __call__(self, images: Tensor, labels: Tensor) -> None:
+        self.optimizer.zero_grad()
+        kept = [weight.data.clone() for weight in self.weights]
+        for weight in self.weights:
+            weight.data = torch.where(weight.data.abs() >= 0.5, 1.0, 0.0).to(weight.dtype)
+        F.nll_loss(self.model(images), labels).backward()
+        for weight, real in zip(self.weights, kept, strict=True):
+            weight.data.copy_(real)
+        self.optimizer.step()
+        for weight in self.weights:
+            weight.data.clamp_(0, 1)
+
+
+def draw(weights: Sequence[Tensor]) -> None:
+    """Zeros and the usual share of ones."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight, share in zip(weights, [*ONES, ONES[1]], strict=False):
+            weight.copy_(torch.empty(weight.shape).bernoulli_(share, generator=generator))
+
+
+def loop_parts(conv_type: str, width: int, batch: int, runtime: Runtime) -> Parts:
+    """What our loop needs for the same network on random images."""
+    model = models.build("CircuitMLP", num_classes=10, in_shape=SPEC.in_shape, hidden=(width,) * 3)
+    initialise(model, "standard", bn_eps=NORM["eps"], bn_momentum=NORM["momentum"])
+    constrain(model, conv_type)
+    method = METHODS["binary" if conv_type == "BinaryConv" else "default"]()
+    method.prepare(model)
+    if conv_type == "BinaryConv":
+        draw([layer.weight for layer in weight_layers(model).values()])
+    runtime.put(model)
+    random, images = np.random.default_rng(0), batch * STEPS
+    split = Split(random.integers(0, 256, (images, 28, 28, 1), np.uint8), random.integers(0, 10, images))
+    batches = partial(DeviceBatches, split, SPEC, device=runtime.device, batch_size=batch, seed=0, limit=STEPS)
+    optimizer = make_optimizer("adam", method.parameter_groups(model), lr=RATE)
+    here = (runtime, batches(train=True), batches(train=False))
+    return Parts(model, method, optimizer, *here, rate=lambda _epoch: RATE)
+
+
+def works(runtime: Runtime, width: int = WIDTH, batch: int = BATCH) -> dict[str, Work]:
+    """The contenders by name: samplers of the seconds a training step takes."""
+    source = SourceStep(width, runtime.device)
+    draw(source.weights)
+    images = torch.rand(batch, 784).ge(0.5).float(), torch.randint(0, 10, (batch,))
+    images = images[0].to(runtime.device), images[1].to(runtime.device)
+    entrants = {"ours": ("BinaryConv", runtime), "dense": ("DenseConv", runtime)}
+    if has_bf16(runtime.device):
+        entrants["ours, bf16"] = ("BinaryConv", replace(runtime, dtype=torch.bfloat16))
+    ours = {name: our_work(loop_parts(kind, width, batch, here))[0] for name, (kind, here) in entrants.items()}
+    return {"source": timed(lambda: source(*images), wait=runtime.wait), **ours}
+
+
+def table(short: dict[str, dict[str, float]]) -> str:
+    """One line a contender: ms a step, and how many times ours; the source's is compared with ours in bfloat16 too."""
+    lines = []
+    for name, s in short.items():
+        step = f"{1e3 * s['median']:.0f} ms a step (min {1e3 * s['min']:.0f}, IQR {1e3 * s['iqr']:.0f}, n {s['n']})"
+        lines.append(f"{name:>10}  {step}  {s['median'] / short['ours']['median']:.2f}x ours")
+    target = f"target for the source: {TARGET:g}x"
+    if fast := short.get("ours, bf16"):
+        target += f"; beside ours in bf16 it takes {short['source']['median'] / fast['median']:.2f}x"
+    return "\n".join([*lines, target])

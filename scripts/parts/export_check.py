@@ -1,0 +1,199 @@
+"""`export.py check`: the network in a packed file on int64 additions and shifts alone, against the same in float64."""
+
+import copy
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from args import Options, from_flat
+from models.constraints import bake, weight_shape
+from models.constraints.shift import FixedPoint
+from scripts.parts.export_packed import signs_and_shifts, values
+from trainers.build import batches, build, load_set
+from trainers.methods.shift import shift_layers
+from utils.distributed.runtime import Runtime
+from utils.errors import UsageError
+
+Ints = NDArray[np.int64]
+ON_INTEGERS = (nn.ReLU, nn.MaxPool2d, nn.Flatten, nn.Dropout, nn.Dropout2d, nn.Identity, nn.Sequential)
+TILE = 8192  # columns summed at a time: a group of rows stays in the cache
+IMAGES = 20  # images at a time through a convolution, whose windows take kernel² times their memory
+
+
+class IntegerLayer(nn.Module):
+    """A linear layer or convolution on int64: (B, ...) inputs in units of 2^-f, outputs in units of 2^-`fraction`.
+
+    `before` is the `fraction` of the layer before: its outputs are first shifted down to units of 2^-f and clamped, as
+    fixed point has it; ReLU and max-pool, which may come between, do not mind. Raises UsageError where int64 may not
+    hold a sum.
+    """
+
+    def __init__(self, name: str, layer: Any, content: dict[str, Any], before: int) -> None:
+        super().__init__()
+        stored, bits, (integer, f) = content["layers"][name], content["weight_bits"], content["activation_bits"]
+        self.name, self.layer, self.drop = name, [layer], before - f  # in a list: no submodule
+        self.low, self.high = -(2 ** (integer - 1)) << f, (2 ** (integer - 1) - 1) << f
+        sign, shift = (t.flatten(1).numpy() for t in signs_and_shifts(stored, bits))
+        deepest = max([0, *shift[sign != 0].tolist()])
+        bias, up = np.zeros(len(sign), np.int64), np.zeros(len(sign), np.int64)
+        if isinstance(stored["bias"], dict):
+            bias_sign, bias_shift = (t.numpy() for t in signs_and_shifts(stored["bias"], bits))
+            deepest = max([deepest, *(bias_shift[bias_sign != 0] - f).tolist()])
+            bias, up = bias_sign, np.where(bias_sign == 0, 0, f + deepest - bias_shift)
+        elif stored["bias"] is not None:
+            bias, up = stored["bias"].numpy(), up + deepest
+        self.fraction, self.bias = f + deepest, bias << up
+        self.largest_bias = max(abs(b) << n for b, n in zip(bias.tolist(), up.tolist(), strict=True))
+        self.groups = [_groups(s, deepest - n) for s, n in zip(sign, shift, strict=True)]
+        self.gain = max(sum(len(rows) << up for rows, _, up in groups) for groups in self.groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (x >> self.drop).clamp(self.low, self.high)
+        largest = int(x.abs().max()) * self.gain + self.largest_bias
+        if largest >= 2**63:
+            raise UsageError(f"layer {self.name} needs sums of {largest.bit_length() + 1} bits, and integers have 64")
+        if x.dim() == 2:
+            return torch.from_numpy(self.sums(np.ascontiguousarray(x.numpy().T)).T)
+        return torch.cat([self.convolved(part) for part in x.split(IMAGES)])
+
+    def convolved(self, x: Tensor) -> Tensor:
+        """The convolution as sums over windows."""
+        conv = self.layer[0]
+        (top, left), (height, width) = conv.padding, conv.kernel_size
+        x = nn.functional.pad(x, (left, left, top, top))
+        windows = x.unfold(2, height, conv.stride[0]).unfold(3, width, conv.stride[1])
+        count, rows, columns = len(x), windows.shape[2], windows.shape[3]
+        taken = windows.permute(1, 4, 5, 0, 2, 3).reshape(-1, count * rows * columns)
+        made = torch.from_numpy(self.sums(taken.numpy()))
+        return made.view(-1, count, rows, columns).transpose(0, 1)
+
+    def sums(self, x: Ints) -> Ints:
+        """(outputs, n) from (inputs, n): inputs of one weight are added up or subtracted, then shifted together."""
+        out = np.repeat(self.bias[:, None], x.shape[1], axis=1)
+        for start in range(0, x.shape[1], TILE):
+            tile, result = x[:, start : start + TILE], out[:, start : start + TILE]
+            for total, groups in zip(result, self.groups, strict=True):
+                for rows, negative, up in groups:
+                    part = tile[rows].sum(axis=0) << up
+                    np.subtract(total, part, out=total) if negative else np.add(total, part, out=total)
+        return out
+
+
+def _groups(sign: Ints, up: Ints) -> list[tuple[Ints, bool, int]]:
+    """(inputs, whether negative, shift) of every weight that occurs in one output's row."""
+    kinds = [(s, int(n)) for s in (1, -1) for n in np.unique(up[sign == s])]
+    return [(np.flatnonzero((sign == s) & (up == n)), s < 0, n) for s, n in kinds]
+
+
+def floats(content: dict[str, Any], options: Options) -> nn.Module:
+    """The plain float64 network of a file, with inputs rounded where its run rounds them. Raises UsageError where the
+    file does not fit the network that its options name."""
+    model, _ = build(options.replace(seed=0))
+    layers = shift_layers(model)
+    if list(layers) != list(content["layers"]):
+        raise UsageError("its layers are not those of the network that it names")
+    constraint = next(iter(layers.values())).constraint
+    fixed = [constraint.fixed_point.integer, constraint.fixed_point.fraction]
+    if (content["weight_bits"], list(content["activation_bits"])) != (constraint.weight_bits, fixed):
+        raise UsageError("its bits are not those of the network that it names")
+    if any(list(content["layers"][name]["shape"]) != list(weight_shape(layer)) for name, layer in layers.items()):
+        raise UsageError("its weights do not have the shapes of the network that it names")
+    plain, state = bake(model.eval()).double(), dict(content["rest"])
+    bits, (_, fraction) = content["weight_bits"], content["activation_bits"]
+    for name, stored in content["layers"].items():
+        state[f"{name}.weight"] = values(stored, bits)
+        if stored["bias"] is not None:
+            packed = isinstance(stored["bias"], dict)
+            state[f"{name}.bias"] = values(stored["bias"], bits) if packed else stored["bias"].double() / 2.0**fraction
+    plain.load_state_dict(state)
+    return plain
+
+
+def in_fixed_point(plain: nn.Module, names: Iterable[str], fixed: FixedPoint) -> nn.Module:
+    """A copy that rounds the inputs of all layers called in `names`."""
+    network = copy.deepcopy(plain)
+    for name in names:
+        layer = network.get_submodule(name)
+        layer._forward_pre_hooks.clear()
+        layer.register_forward_pre_hook(fixed)
+    return network
+
+
+def integers(plain: nn.Module, content: dict[str, Any]) -> tuple[nn.Module, IntegerLayer]:
+    """The same network on int64 inputs, and its last layer. Raises UsageError for a layer that has no integer form."""
+    network, last = copy.deepcopy(plain), None
+    for name, module in plain.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            if name not in content["layers"]:
+                raise UsageError(f"layer {name} has no shift weights: the check takes networks whose every layer has")
+            if isinstance(module, nn.Conv2d) and (module.groups, module.dilation) != (1, (1, 1)):
+                raise UsageError(f"layer {name} has groups or dilation, which the check does not know")
+            before = content["activation_bits"][1] if last is None else last.fraction
+            last = IntegerLayer(name, module, content, before)
+            network.set_submodule(name, last)
+        elif not isinstance(module, ON_INTEGERS) and not any(module.children()):
+            raise UsageError(f"layer {name} is a {type(module).__name__}, which does not run on integers alone")
+    assert last is not None
+    return network, last
+
+
+def check(content: dict[str, Any], path: Path, data: str, images: int) -> tuple[bool, str]:
+    """Whether all predictions are the same, and what to say of it. Raises UsageError for a file that cannot be run."""
+    if images < 1:
+        raise UsageError(f"images: {images} given, at least 1 expected")
+    try:
+        options = from_flat(content["options"])
+        plain, fixed = floats(content, options), FixedPoint(*content["activation_bits"])
+        if faults := [name for name, stored in content["layers"].items() if not _sound(stored["bias"])]:
+            raise UsageError(f"the bias of {faults[0]} is no integers")
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
+        raise UsageError(f"{path} is damaged: {(str(error) or repr(error)).splitlines()[0]}") from error
+    network, last = integers(plain, content)
+    x, labels = first_images(options.replace(data=data), images)
+    with torch.no_grad():
+        exact = in_fixed_point(plain, content["layers"], fixed)(x.double())
+        single, float_ms = timed(copy.deepcopy(plain).float(), x)
+        ints, int_ms = timed(network, fixed.of(x.double()).mul(2.0**fixed.fraction).to(torch.int64))
+    guess = ints.argmax(1)
+    same = int(guess.eq(exact.argmax(1)).sum())
+    equal = int((ints.double() / 2.0**last.fraction == exact).all(1).sum())
+    words = [
+        f"{len(x)} test images of {options.data.set}, accuracy {100 * guess.eq(labels).double().mean():.2f} % on int64 "
+        "additions and shifts alone",
+        f"predictions as in float64 on {same}, all logits equal on {equal}; as in float32 on "
+        f"{int(guess.eq(single.argmax(1)).sum())}",
+        f"{int_ms:.2f} ms an image on integers (numpy, 1 thread), {float_ms:.2f} in float32 (torch, "
+        f"{torch.get_num_threads()} threads): {int_ms / float_ms:.0f} times slower",
+    ]
+    return same == len(x), "\n".join(words)
+
+
+def _sound(bias: object) -> bool:
+    return not isinstance(bias, Tensor) or bias.dtype == torch.int64
+
+
+def first_images(options: Options, count: int) -> tuple[Tensor, Tensor]:
+    """(float32 inputs, labels) of the first images of the test set. Raises UsageError where there are fewer."""
+    image_set = load_set(options)
+    if count > len(image_set.test):
+        raise UsageError(f"images: {count} asked for, and the test set of {options.data.set} has {len(image_set.test)}")
+    runtime = Runtime(torch.device("cpu"), torch.float32)
+    parts: Iterator[tuple[Tensor, Tensor]] = batches(options, runtime, image_set, image_set.test).epoch(0)
+    taken: list[tuple[Tensor, Tensor]] = []
+    while sum(len(labels) for _, labels in taken) < count:
+        taken.append(next(parts))
+    x, labels = (torch.cat(parts)[:count] for parts in zip(*taken, strict=True))
+    return x, labels
+
+
+def timed(network: nn.Module, x: Tensor) -> tuple[Tensor, float]:
+    """The logits, and ms an image."""
+    began = time.perf_counter()
+    logits = network(x)
+    return logits, 1000 * (time.perf_counter() - began) / len(x)

@@ -1,0 +1,221 @@
+"""From options to parts: the network as drawn, the method that trains it, the data in batches, the optimizer."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+import data
+import models
+from args import Options
+from data.device_batches import Batches
+from models.constraints import CONV_TYPES, ConvType, constrain, weight_layers
+from models.initial import initialise
+from trainers import METHODS, network_memory
+from trainers.ddp import Replicas
+from trainers.loop import Parts
+from trainers.methods.base import Method
+from trainers.optimizers import freeze_weights, make_optimizer
+from trainers.schedules import schedule
+from utils import out_of_memory
+from utils.console import warn
+from utils.distributed.batch_slice import check_batch
+from utils.distributed.runtime import Runtime, seed_everything
+from utils.errors import RunFailed, UsageError
+
+AGREE_EVERY = 10  # batches after which several processes see at the latest that one of them was asked to stop
+
+
+def build(options: Options, spec: data.SetSpec | None = None) -> tuple[nn.Module, Method]:
+    """The constrained network on the CPU, as drawn from the seed, and the method that trains it.
+
+    `spec` are the facts of the data set, looked up where they are not given. Raises UsageError for options that do not
+    fit each other or the data set.
+    """
+    m, c = options.model, options.constraint
+    spec = spec or set_spec(options)
+    if m.num_classes not in (None, spec.num_classes):
+        raise UsageError(
+            f"num_classes: {m.num_classes} given, but {options.data.set} has {spec.num_classes}; leave it out"
+        )
+    assert options.run.seed is not None
+    seed_everything(options.run.seed)
+    generator = torch.Generator().manual_seed(options.run.seed)
+    try:
+        network = network_options(options, spec)
+        network_memory.check(options, spec, network)
+        model = models.build(**network)
+        initialise(
+            model,
+            m.init,
+            mode=m.mode,
+            nonlinearity=m.nonlinearity,
+            fan_scale=1 - c.density if m.scale_fan else 1.0,
+            bn_weight=m.bn_weight_init,
+            bn_bias=m.bn_bias_init,
+            bn_eps=m.bn_eps,
+            bn_momentum=m.bn_momentum,
+            generator=generator,
+        )
+        unused = ["bn_weight_init", "bn_bias_init", "bn_eps", "bn_momentum"]
+        if unused := [name for name in unused if getattr(m, name) is not None and not _has_norms(model)]:
+            warn(f"{', '.join(unused)}: no effect without batch norm, and {m.arch} has none")
+        first = None if c.first_layer_dense else c.first_layer_type
+        constrain(
+            model,
+            c.conv_type,
+            density=c.density,
+            first_layer_type=first,
+            dense=dense_layers(options, list(weight_layers(model))),
+            score_init=c.score_init_constant,
+            generator=generator,
+            **{name: getattr(c, name) for kind in CONV_TYPES.values() for name in kind.takes},
+        )
+        if c.freeze_weights:
+            freeze_weights(
+                model, learn_batchnorm=c.learn_batchnorm, tune_batchnorm=c.tune_batchnorm, bn_bias_only=c.bn_bias_only
+            )
+        method = make_method(options)
+        method.prepare(model)
+        method.parameter_groups(model)
+    except (ValueError, OverflowError, RuntimeError) as error:
+        if isinstance(error, UsageError | RunFailed) or out_of_memory.ran_out(error):
+            raise
+        raise UsageError((str(error).splitlines() or [type(error).__name__])[0]) from error
+    return model, method
+
+
+def network_options(options: Options, spec: data.SetSpec) -> dict[str, Any]:
+    """The arguments of `models.build`, plain values: with them the network can be built without the options."""
+    m = options.model
+    shared = {"bn_type": m.bn_type, "width_mult": m.width_mult, **arch_options(options)}
+    return {"name": m.arch, "num_classes": spec.num_classes, "in_shape": spec.in_shape, **shared}
+
+
+def _has_norms(model: nn.Module) -> bool:
+    return any(isinstance(module, _BatchNorm) for module in model.modules())
+
+
+def dense_layers(options: Options, names: list[str]) -> tuple[str, ...]:
+    """Those of the layers, in the order of the forward pass, that stay unconstrained."""
+    c = options.constraint
+    dense = (names[0],) * c.first_layer_dense + (names[-1],) * c.last_layer_dense
+    if c.shift_depth and CONV_TYPES[c.conv_type].trainer == "shift":
+        dense += tuple(names[: -c.shift_depth])
+    return dense
+
+
+def arch_options(options: Options) -> dict[str, object]:
+    """What of the options only some architectures take, where it is not as usual."""
+    m = options.model
+    own: dict[str, object] = {"hidden": m.hidden, "bias": m.bias or None, "activation": m.activation, "norm": m.norm}
+    own["dropout"] = m.dropout or None
+    own["readout"] = None if m.readout == "pooled" else m.readout
+    biased = options.constraint.last_layer_dense and "ResNet" in m.arch  # as BIPROP's dense head is
+    own["head_bias"] = biased or None
+    return {name: value for name, value in own.items() if value is not None}
+
+
+def make_method(options: Options) -> Method:
+    """The training method with its own options."""
+    o, kind = options.optim, METHODS[trainer_name(options)]
+    usual: dict[str, Any] = {"label_smoothing": o.label_smoothing or 0.0}
+    usual |= {"weight_decay": o.weight_decay, "no_bn_decay": o.no_bn_decay}
+    flat = options.flat()
+    own: dict[str, Any] = {name: flat[name] for name in kind.takes}
+    return kind(**usual, **own)
+
+
+def conv_types(options: Options) -> list[ConvType]:
+    """Those of the network's layers."""
+    return [CONV_TYPES[options.constraint.conv_type], CONV_TYPES[options.constraint.first_layer_type or "DenseConv"]]
+
+
+def trainer_name(options: Options) -> str:
+    """`default` with a constrained conv_type is the trainer of that type."""
+    wanted = [kind.trainer for kind in conv_types(options) if kind.trainer != "default"]
+    return wanted[0] if options.optim.trainer == "default" and wanted else options.optim.trainer
+
+
+def set_spec(options: Options) -> data.SetSpec:
+    """The facts of the data set, without its images."""
+    d = options.data
+    return data.spec(d.set, d.data, image_size=d.image_size, pixels=d.pixels)
+
+
+def load_set(options: Options) -> data.ImageSet:
+    """The data set, read and verified."""
+    d = options.data
+    return data.load(
+        d.set,
+        d.data,
+        download=d.download,
+        val_split=d.val_split,
+        low_data=d.low_data,
+        image_size=d.image_size,
+        pixels=d.pixels,
+    )
+
+
+def batches(options: Options, runtime: Runtime, image_set: data.ImageSet, split: data.AnySplit) -> Batches:
+    """A split of the set in batches on the device: that for training shuffled and augmented.
+
+    Raises UsageError for a batch of training that the processes cannot share.
+    """
+    d, train, place = options.data, split is image_set.train, runtime.place
+    if train:
+        check_batch(d.batch_size, len(split), place.world)
+    return data.make_batches(
+        split,
+        image_set.spec,
+        device=runtime.device,
+        batch_size=d.batch_size if train else d.test_batch_size or d.batch_size,
+        seed=options.run.seed,
+        train=train,
+        limit=options.run.dry_run,
+        workers=d.workers,
+        augmentation=data.Augmentation(
+            gaussian=d.gaussian_aug,
+            std_gauss=d.std_gauss,
+            p_clean=d.p_clean,
+            augmix=d.augmix,
+            all_ops=d.all_augmix_augmentations,
+            width=d.mixture_width,
+            depth=d.mixture_depth,
+            severity=d.aug_severity,
+            jsd=d.jsd,
+        ),
+        one_batch=d.one_batch and train,
+        part=(place.rank, place.world),
+    )
+
+
+def assemble(options: Options, runtime: Runtime, model: nn.Module, method: Method, image_set: data.ImageSet) -> Parts:
+    """Move the network to the device and put everything together that the loop needs."""
+    o = options.optim
+    replicas = Replicas(runtime, compression=options.run.grad_compression, sync_bn=options.run.sync_bn)
+    replicas.prepare(model)
+    runtime.put(model)
+    factor = schedule(o.lr_policy, epochs=o.epochs, warmup=o.warmup_length, step=o.lr_adjust, gamma=o.lr_gamma)
+    try:
+        for epoch in range(o.epochs):
+            factor(epoch)
+    except OverflowError as error:
+        raise UsageError(
+            f"lr_gamma: {o.lr_gamma} makes the learning rate infinite; it is a factor, such as 0.1"
+        ) from error
+    groups = method.parameter_groups(model)
+    held_out = image_set.test if image_set.val is None else image_set.val
+    return Parts(
+        model,
+        method,
+        make_optimizer(o.optimizer, groups, lr=o.lr, momentum=o.momentum, nesterov=o.nesterov, eps=o.optimizer_eps),
+        runtime,
+        batches(options, runtime, image_set, image_set.train),
+        batches(options, runtime, image_set, held_out),
+        rate=lambda epoch: o.lr * factor(epoch),
+        clip=o.grad_clip,
+        look_every=options.run.print_freq if runtime.alone else min(options.run.print_freq, AGREE_EVERY),
+        replicas=replicas,
+    )

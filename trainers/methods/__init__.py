@@ -1,0 +1,1 @@
+"""Training methods: what each adds to the loop."""
