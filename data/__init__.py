@@ -19,7 +19,7 @@ from data.readers import cifar, digits, folders, idx, svhn
 from data.types import AnySplit, FileSplit, Split, compact
 from utils.errors import UsageError
 from utils.paths import expanded
-from utils.registry import pick
+from utils.registry import lookup
 from utils.text import shown
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class SetSpec:
 
     def pixels(self, kind: str) -> SetSpec:
         """The same set with its pixels scaled as PIXELS says. Raises ValueError for an unknown kind."""
-        scale = pick(PIXELS, kind, "pixels")
+        scale = lookup(PIXELS, kind, "pixels")
         if scale is None:
             return self
         channels = self.in_shape[0]
@@ -145,7 +145,7 @@ def spec(name: str, root: str | Path, *, image_size: int | None = None, pixels: 
     Raises UsageError for a size that the set cannot have and for an ImageFolder without classes, ValueError for an
     unknown name.
     """
-    found = pick(SPECS, name, "set").pixels(pixels)
+    found = lookup(SPECS, name, "set").pixels(pixels)
     channels, height, _ = found.in_shape
     if image_size not in (None, height):
         if found.margin is None:

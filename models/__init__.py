@@ -10,7 +10,7 @@ from models import convnets, resnet
 from models.convnets import ConvNet
 from models.mlp import MLP
 from models.resnet import ResNet
-from utils.registry import pick
+from utils.registry import lookup
 
 ARCHS: dict[str, Callable[..., nn.Module]] = {
     "FC": partial(MLP, hidden=(300, 100)),
@@ -38,7 +38,7 @@ def build(
     unknown name, an option of another architecture, an image too small for this one, or a `width_mult` that leaves a
     layer no channel.
     """
-    make = pick(ARCHS, name, "arch")
+    make = lookup(ARCHS, name, "arch")
     try:
         _check_options(make, arch_options)
         return make(num_classes=num_classes, in_shape=in_shape, bn_type=bn_type, width_mult=width_mult, **arch_options)

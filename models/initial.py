@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor, nn
 
-from utils.registry import pick
+from utils.registry import lookup
 
 # (shape, std, default_bound, xavier_std, generator) -> tensor
 Initialiser = Callable[[torch.Size, float, float, float, Generator | None], Tensor]
@@ -60,7 +60,7 @@ def initial_weight(
 
     Raises ValueError for an unknown init or a fan_scale of zero or less.
     """
-    make = pick(INITIALISERS, init, "init")
+    make = lookup(INITIALISERS, init, "init")
     if init not in SCALED:
         fan_scale = 1.0
     if fan_scale <= 0:

@@ -4,13 +4,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from utils.registry import pick
+from utils.registry import lookup
 
 # AffineBatchNorm and LearnedBatchNorm are one layer: BIPROP told them apart by class only.
 BN_TYPES = {"LearnedBatchNorm": True, "AffineBatchNorm": True, "NonAffineBatchNorm": False}
 
 
-class OneValue(nn.modules.batchnorm._BatchNorm):
+class SingleValueBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch normalisation that also trains on one value a channel (a batch of one behind the pools): no variance there.
 
     The running statistics are used then, as in evaluation, and left as they are. With `by_batch` an evaluation uses the
@@ -27,18 +27,18 @@ class OneValue(nn.modules.batchnorm._BatchNorm):
         return super().forward(input)
 
 
-class BatchNorm1d(OneValue, nn.BatchNorm1d):
+class BatchNorm1d(SingleValueBatchNorm, nn.BatchNorm1d):
     """Over (B, C)."""
 
 
-class BatchNorm2d(OneValue, nn.BatchNorm2d):
+class BatchNorm2d(SingleValueBatchNorm, nn.BatchNorm2d):
     """Over (B, C, H, W)."""
 
 
 def use_batch_statistics(model: nn.Module) -> None:
     """Let every batch norm of `model` use a batch's own statistics in evaluation too."""
     for module in model.modules():
-        if isinstance(module, OneValue):
+        if isinstance(module, SingleValueBatchNorm):
             module.by_batch = True
 
 
@@ -68,7 +68,7 @@ def batch_norm(kind: str, channels: int, *, spatial: bool) -> nn.Module:
     Raises ValueError for an unknown kind.
     """
     layer = BatchNorm2d if spatial else BatchNorm1d
-    return layer(channels, affine=pick(BN_TYPES, kind, "bn_type"))
+    return layer(channels, affine=lookup(BN_TYPES, kind, "bn_type"))
 
 
 def scaled(width: int, factor: float) -> int:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from models.activations import ACTIVATIONS
 from models.layers import HardInvert, SoftInvert, batch_norm
-from utils.registry import pick
+from utils.registry import lookup
 
 NORMS: dict[str, Callable[[str, int], nn.Module] | None] = {  # (bn_type, width) -> module
     "none": None,
@@ -41,7 +41,7 @@ class MLP(nn.Module):
         norm_last: bool = False,
     ) -> None:
         super().__init__()
-        make_norm, make_activation = pick(NORMS, norm, "norm"), pick(ACTIVATIONS, activation, "activation")
+        make_norm, make_activation = lookup(NORMS, norm, "norm"), lookup(ACTIVATIONS, activation, "activation")
         widths = [prod(in_shape), *(max(1, int(h * width_mult)) for h in hidden), num_classes]
         layers: list[nn.Module] = []
         for i, (width, units) in enumerate(pairwise(widths), 1):

@@ -44,7 +44,7 @@ from utils.distributed.runtime import Runtime
 from utils.errors import UsageError
 from utils.files import check_new, write_text
 from utils.records.run import environment
-from utils.registry import pick
+from utils.registry import lookup
 
 # Reference over ours for (training bf16, training fp32, evaluation), and ours over dense; for MPT-1/32, 2 cores with
 # avx512_bf16.
@@ -229,11 +229,11 @@ def checked(argv: Sequence[str]) -> argparse.Namespace:
             top.error(f"--batch-size {options.batch_size} does not divide among {options.processes} processes")
     try:
         for precision in options.precision:
-            pick({"bf16": None, "fp32": None}, precision, "--precision")
+            lookup({"bf16": None, "fp32": None}, precision, "--precision")
         for act in options.acts:
-            pick(OPTIMIZER, act, "--acts")
+            lookup(OPTIMIZER, act, "--acts")
             for net in options.nets:
-                pick(models.ARCHS, f"{net}_BinAct" if act == "1/1" else net, "--nets")
+                lookup(models.ARCHS, f"{net}_BinAct" if act == "1/1" else net, "--nets")
         options.here = {p: runtimes.choose(options.device, p, None, deterministic=False) for p in options.precision}
     except (ValueError, UsageError) as error:
         top.error(str(error))

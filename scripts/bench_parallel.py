@@ -28,7 +28,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.constraints import constrained_layers
-from scripts.benchmarks.contenders import STEPS, Samples, Undisturbed, Work, measure, network, our_work, parts, timed
+from scripts.benchmarks.contenders import STEPS, NullCallbacks, Samples, Work, measure, network, our_work, parts, timed
 from trainers.loop import Parts, State, train_one_epoch
 from utils import exit_codes
 from utils.distributed import launcher_env, rendezvous
@@ -194,7 +194,7 @@ def sent_by(job: Job, here: Runtime, who: str) -> dict[str, Any]:
     way = replace(WAYS["strong"], compression="bf16" if "bf16" in who else "none")
     loop = assembled(job, here, way, dense=who == "dense")
     with Sent() as sent, redirect_stderr(io.StringIO()):
-        train_one_epoch(loop, State(), "counting", Undisturbed())
+        train_one_epoch(loop, State(), "counting", NullCallbacks())
     return {"trained": sum(p.numel() for p in loop.model.parameters() if p.requires_grad), **a_step(sent.tensors)}
 
 

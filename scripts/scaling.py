@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import models
 from data import SPECS
 from models.constraints import weight_layers
-from models.layers import OneValue
+from models.layers import SingleValueBatchNorm
 from scripts.readme import RECORDS, ROOT, filled
 from utils import exit_codes
 from utils.config.script_parser import Parser, limited
@@ -89,7 +89,7 @@ def counted(name: str) -> Net:
         with FlopCounterMode(display=False) as counter:
             F.cross_entropy(model(torch.zeros(2, *spec.in_shape)), torch.zeros(2, dtype=torch.int64)).backward()
     weights = [layer.weight for layer in weight_layers(model).values()]
-    norms = sum(isinstance(module, OneValue) for module in model.modules())
+    norms = sum(isinstance(module, SingleValueBatchNorm) for module in model.modules())
     return Net(counter.get_total_flops() / 2, buckets(weights), len(weights), norms, batch, images)
 
 

@@ -61,8 +61,8 @@ CASES = {
 }
 
 
-class Listener:
-    """Events that remember what the last epoch came to, and ask for nothing."""
+class SignalCallbacks:
+    """Callbacks that remember what the last epoch came to, and ask for nothing."""
 
     def stop_asked(self):
         return False
@@ -94,7 +94,7 @@ def outcome(name, here):
     options = from_flat(COMMON | CASES[name])
     model, method = build(options)
     parts = assemble(options, here, model, method, load_set(options))
-    losses, true_loss, events = [], method.loss, Listener()
+    losses, true_loss, events = [], method.loss, SignalCallbacks()
 
     def noted(logits, labels):
         loss = true_loss(logits, labels)

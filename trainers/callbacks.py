@@ -17,7 +17,7 @@ from utils.records.tensorboard import TensorBoard, event_sizes, keep_events
 from utils.stop_signal import StopRequest
 
 
-class Listener:
+class SignalCallbacks:
     """Hears the loop's events and asks it to stop when told so: all that any process but the first has to do."""
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class Listener:
     def close(self, final: dict[str, float]) -> None: ...
 
 
-class Journal(Listener):
+class RunRecorder(SignalCallbacks):
     """Writes what it hears into the run's directory."""
 
     def __init__(
@@ -102,7 +102,7 @@ class Journal(Listener):
         best, kept = state.best, ""
         if summary.coming(self._options):  # else it is what the opening line says
             kept = f"  kept {100 * measures['train']['kept']:.2f}%"
-        if self._parts.method.begins_anew(state.epoch - 1):
+        if self._parts.method.resets_best(state.epoch - 1):
             say("from this epoch on it is the network that was asked for: what was best before counts no more")
         say(
             f"epoch {state.epoch}/{self._options.optim.epochs}  train loss {train.loss:.4f} acc@1 {train.top1:.2f}%"

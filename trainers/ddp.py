@@ -17,7 +17,7 @@ from trainers.sync_batch_norm import synchronise
 from utils.console import say, warn
 from utils.distributed.batch_slice import Share
 from utils.distributed.runtime import ALONE, Runtime
-from utils.registry import pick
+from utils.registry import lookup
 
 if TYPE_CHECKING:
     from trainers.loop import Batches
@@ -40,7 +40,7 @@ class Replicas:
 
     def __init__(self, runtime: Runtime = ALONE, *, compression: str = "none", sync_bn: bool = False) -> None:
         self._runtime, self._sync_bn = runtime, sync_bn
-        self._hook = pick(COMPRESSIONS, compression, "grad_compression")
+        self._hook = lookup(COMPRESSIONS, compression, "grad_compression")
         self._made: tuple[list[int], nn.Module] | None = None
         self._share = Share.of(1, 0, 1)
 

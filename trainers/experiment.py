@@ -11,7 +11,7 @@ import data
 from args import Options
 from trainers import load_trained, resume, summary
 from trainers.build import assemble, batches, build, conv_types, load_set, trainer_name
-from trainers.callbacks import Journal, Listener
+from trainers.callbacks import RunRecorder, SignalCallbacks
 from trainers.loop import Parts, Score, State, evaluate, fit
 from trainers.restore import best_epoch, is_best, restore
 from utils.console import say, warn
@@ -100,7 +100,7 @@ def _go(
     """Train `parts` from `state` on in the directory of `run`, whatever happens leaving a true status behind."""
     try:
         say(summary.opening(options, parts.model, runtime, trainer_name(options), run))
-        journal = Journal(run, options, parts, state, snapshot) if runtime.first else Listener()
+        journal = RunRecorder(run, options, parts, state, snapshot) if runtime.first else SignalCallbacks()
         final: dict[str, float] = {}
         try:
             run.set_status("running", epoch=state.epoch, epochs=options.optim.epochs)

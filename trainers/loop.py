@@ -81,7 +81,7 @@ class State:
         return asdict(self)
 
 
-class Events(Protocol):
+class Callbacks(Protocol):
     """What the loop tells the run it belongs to."""
 
     def stop_asked(self) -> bool: ...
@@ -97,7 +97,7 @@ class Events(Protocol):
     def stopped(self, state: State) -> None: ...
 
 
-def fit(parts: Parts, state: State, epochs: int, events: Events) -> None:
+def fit(parts: Parts, state: State, epochs: int, events: Callbacks) -> None:
     """Train from where `state` says up to `epochs` epochs, or until asked to stop; `state` follows.
 
     Raises RunFailed when the loss is not finite.
@@ -108,7 +108,7 @@ def fit(parts: Parts, state: State, epochs: int, events: Events) -> None:
         rate = parts.rate(epoch)
         set_rate(parts.optimizer, rate)
         parts.method.before_epoch(parts.model, epoch)
-        if parts.method.begins_anew(epoch):
+        if parts.method.resets_best(epoch):
             state.best, state.best_train = {}, {}
         title = f"epoch {epoch + 1}/{epochs}"
         finished = train_one_epoch(parts, state, title, events)
@@ -131,7 +131,7 @@ def fit(parts: Parts, state: State, epochs: int, events: Events) -> None:
             return
 
 
-def train_one_epoch(parts: Parts, state: State, title: str, events: Events) -> bool:
+def train_one_epoch(parts: Parts, state: State, title: str, events: Callbacks) -> bool:
     """Train the rest of the epoch; True when it is finished, False when asked to stop between two batches."""
     model, method, optimizer, runtime = parts.model, parts.method, parts.optimizer, parts.runtime
     model.train()
@@ -179,7 +179,7 @@ def _arriving(parts: Parts, state: State) -> Iterator[tuple[Tensor, Tensor]]:
             raise
 
 
-def _look(parts: Parts, state: State, sums: Tensor, title: str, events: Events) -> bool:
+def _look(parts: Parts, state: State, sums: Tensor, title: str, events: Callbacks) -> bool:
     """Bring what all processes have summed up into `state`, save where that is due; whether any was asked to stop."""
     wishes = sums.new_tensor([events.stop_asked(), events.save_due()])
     *state.sums, stop, save = parts.runtime.total(torch.cat([sums, wishes])).tolist()

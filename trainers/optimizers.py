@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from utils.registry import pick
+from utils.registry import lookup
 
 Groups = list[dict[str, Any]]
 
@@ -55,7 +55,7 @@ def make_optimizer(
     unknown name."""
     _forget_compiling()
     own = {} if eps is None else {"eps": eps}
-    optimizer = pick(OPTIMIZERS, name, "optimizer")(groups, lr, momentum, nesterov, **own)
+    optimizer = lookup(OPTIMIZERS, name, "optimizer")(groups, lr, momentum, nesterov, **own)
     step = torch.no_grad()(inspect.unwrap(type(optimizer).step))
     optimizer.__class__ = type(type(optimizer).__name__, (type(optimizer),), {"step": step})
     return optimizer

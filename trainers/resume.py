@@ -34,7 +34,7 @@ class Point:
 
 def find(options: Options) -> Point:
     """The point that --resume means. Raises UsageError where it means none, or other options would be another run, or
-    the checkpoint is of another one, InUse where --resume auto means a run that another process is training."""
+    the checkpoint is of another one, RunInUse where --resume auto means a run that another process is training."""
     if options.run.resume is None:
         return Point(options)
     auto = options.run.resume == "auto"
@@ -83,7 +83,7 @@ def _check_tables(directory: Path, begun: int, epochs: int) -> None:
 def begin(asked: Options, options: Options, facts: dict[str, Any]) -> runs.Run:
     """The directory of a fresh run with its description; `asked` are the options before the seed was drawn.
 
-    Two processes that --resume auto makes begin the same run at once come to one run: for the other, raises InUse.
+    Two processes that --resume auto makes begin the same run at once come to one run: for the other, raises RunInUse.
     """
     auto = asked.run.resume == "auto"
     with runs.starting(options) if auto else nullcontext():

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 
-from utils.registry import pick
+from utils.registry import lookup
 
 Policy = Callable[[int, int, int, int, float], float]
 
@@ -61,7 +61,7 @@ POLICIES: dict[str, Policy] = {
 
 def schedule(name: str, *, epochs: int, warmup: int = 0, step: int = 20, gamma: float = 0.1) -> Callable[[int], float]:
     """epoch (from 0) -> factor of the base learning rate. Raises ValueError for an unknown name."""
-    policy = pick(POLICIES, name, "lr_policy")
+    policy = lookup(POLICIES, name, "lr_policy")
     return lambda epoch: policy(epoch, epochs, warmup, step, gamma)
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from models.layers import OneValue
+from models.layers import SingleValueBatchNorm
 
 
 class Sum(torch.autograd.Function):
@@ -23,14 +23,14 @@ class Sum(torch.autograd.Function):
         return Sum.forward(None, gradients[0])
 
 
-class FusedSyncBatchNorm(OneValue, nn.SyncBatchNorm):
+class FusedSyncBatchNorm(SingleValueBatchNorm, nn.SyncBatchNorm):
     """torch's own, which needs a GPU."""
 
     def forward(self, input: Tensor) -> Tensor:  # in training one value here is not one value everywhere
         return nn.SyncBatchNorm.forward(self, input) if self.training else super().forward(input)
 
 
-class SyncBatchNorm(OneValue):
+class SyncBatchNorm(SingleValueBatchNorm):
     """The same on any device, by differentiable sums over the processes; (B, C, …)."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -67,6 +67,6 @@ class SyncBatchNorm(OneValue):
 def synchronise(model: nn.Module, *, fused: bool) -> None:
     """Turn every batch norm of `model`, in place, into one over the batch of all processes; `fused`: on a GPU."""
     for module in model.modules():
-        if isinstance(module, OneValue):
+        if isinstance(module, SingleValueBatchNorm):
             module.__class__ = FusedSyncBatchNorm if fused else SyncBatchNorm
             module.process_group = None  # type: ignore[assignment]

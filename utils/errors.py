@@ -16,7 +16,7 @@ class NothingCame(RunFailed):
     """The run was asked to stop while it waited for a batch, and no batch arrived."""
 
 
-class InUse(RuntimeError):
+class RunInUse(RuntimeError):
     """Another process is training this run. The message names it. Exit code 69."""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from utils import console
-from utils.errors import IN_USE, RESUMABLE, InUse, RunFailed, SilentExit, Stopped, UsageError
+from utils.errors import IN_USE, RESUMABLE, RunFailed, RunInUse, SilentExit, Stopped, UsageError
 
 NOTHING_SAVED = 130  # left by Ctrl-C before there was anything to save
 INTERRUPTED = "interrupted; no file is half-written"
@@ -63,7 +63,7 @@ def code(
         return RESUMABLE
     except SilentExit as quiet:
         return quiet.code
-    except InUse as busy:
+    except RunInUse as busy:
         tell(f"{busy}{_notes(busy)}")
         return IN_USE
     except UsageError as error:

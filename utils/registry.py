@@ -8,7 +8,7 @@ from utils.text import nearest
 T = TypeVar("T")
 
 
-def pick(table: Mapping[str, T], name: str, what: str) -> T:
+def lookup(table: Mapping[str, T], name: str, what: str) -> T:
     """table[name]. Raises ValueError that names `what`, the nearest name and all there are."""
     try:
         return table[name]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.readers.files import Place, check_labels, locate, reading
+from data.readers.files import Location, check_labels, locate, reading
 from data.types import Split
 from utils.errors import UsageError
 from utils.text import quoted
@@ -31,7 +31,7 @@ class Form:
     label_bytes: int
     key: str
 
-    def places(self, root: Path) -> list[Place]:
+    def places(self, root: Path) -> list[Location]:
         """All binary places before all pickled ones: those are read without unpickling, and in half the time.
 
         `root` may be the innermost folder itself; `train` and `test` in it may be the folders of another set.
@@ -39,9 +39,9 @@ class Form:
         names = (*self.train, self.test)
         binary = tuple(f"{name}.bin" for name in names)
         roots = (root, root / self.name.lower())
-        places = [*(Place(folder / self.folders[0], binary) for folder in roots), Place(root, binary)]
-        places += [Place(folder / self.folders[1], names) for folder in roots]
-        return places + [Place(root, names)] * (root / names[0]).is_file()
+        places = [*(Location(folder / self.folders[0], binary) for folder in roots), Location(root, binary)]
+        places += [Location(folder / self.folders[1], names) for folder in roots]
+        return places + [Location(root, names)] * (root / names[0]).is_file()
 
 
 BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))

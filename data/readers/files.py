@@ -20,7 +20,7 @@ from utils.files import check_regular
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """A folder that may hold a set, and the files it then has; `suffixes` may be appended to each name.
 
     A file may also stand under one of its other `spellings`, or in a folder of its own name, as some archives have it.
@@ -48,12 +48,12 @@ class Place:
         return [file for file in self.files if self.path(file) is None]
 
 
-def complete(places: Sequence[Place]) -> list[Path] | None:
+def complete(places: Sequence[Location]) -> list[Path] | None:
     """The files of the first place that has all of them."""
     return next((place.paths() for place in places if not place.missing()), None)
 
 
-def locate(name: str, root: Path, places: Sequence[Place], download: bool, *, fetchable: bool = True) -> list[Path]:
+def locate(name: str, root: Path, places: Sequence[Location], download: bool, *, fetchable: bool = True) -> list[Path]:
     """The files of the set, downloaded into `root` where asked and needed. Raises UsageError: missing or partial."""
     paths = complete(places)
     if paths is None and download and fetchable:
@@ -65,7 +65,7 @@ def locate(name: str, root: Path, places: Sequence[Place], download: bool, *, fe
     return paths
 
 
-def describe_missing(name: str, root: Path, places: Sequence[Place], hint: str) -> str:
+def describe_missing(name: str, root: Path, places: Sequence[Location], hint: str) -> str:
     partial = next((place for place in places if place.paths()), None)
     if partial is not None:
         return f"{name} in {partial.folder} is not complete: {', '.join(partial.missing())} not found"

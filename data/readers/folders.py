@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.readers.files import Place, locate, reading
+from data.readers.files import Location, locate, reading
 from data.types import FileSplit
 from utils.errors import UsageError
 from utils.files import check_regular
@@ -28,7 +28,7 @@ def find(name: str, root: Path) -> tuple[Path, Path]:
     """The folders (train, val) of the set: in its usual sub-folders of `root`, or in `root` itself."""
     folders = [*(root / folder for folder in FOLDERS[name]), root]
     evaluated = ("val", "test") if name == "ImageFolder" else ("val",)
-    places = [Place(folder, ("train", other)) for folder in folders for other in evaluated]
+    places = [Location(folder, ("train", other)) for folder in folders for other in evaluated]
     train, val = locate(name, root, places, download=False, fetchable=False)
     return train, val
 

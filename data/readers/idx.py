@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data.readers.files import Place, check_labels, locate, reading
+from data.readers.files import Location, check_labels, locate, reading
 from data.types import Split
 from utils import declared_sizes
 from utils.errors import UsageError
@@ -16,7 +16,7 @@ from utils.errors import UsageError
 IDX_SETS = {"mnist", "fashionmnist", "kmnist", "emnist", "qmnist"}
 
 
-def idx_places(name: str, root: Path) -> list[Place]:
+def idx_places(name: str, root: Path) -> list[Location]:
     """Return the folders where torchvision and others put the files of a set.
 
     `root` itself is among them, unless it is named after another set of the kind, whose files have the same names.
@@ -25,7 +25,7 @@ def idx_places(name: str, root: Path) -> list[Place]:
     folders = [root / name / "raw", root / name.lower() / name / "raw", root / name.lower(), root / name]
     if not IDX_SETS & {part.lower().replace("-", "") for part in root.resolve().parts[-2:]} - {name.lower()}:
         folders += [root / "raw", root]
-    return [Place(folder, files, ("", ".gz"), dashed_or_dotted) for folder in folders]
+    return [Location(folder, files, ("", ".gz"), dashed_or_dotted) for folder in folders]
 
 
 def dashed_or_dotted(file: str) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data.readers.files import Place, locate, reading
+from data.readers.files import Location, locate, reading
 from data.types import Split
 from utils import declared_sizes
 from utils.errors import UsageError
@@ -15,7 +15,7 @@ from utils.text import quoted
 def read_svhn(root: Path, download: bool) -> tuple[Split, Split]:
     """(train, test) of SVHN, 32x32x3."""
     files = ("train_32x32.mat", "test_32x32.mat")
-    places = [Place(folder, files) for folder in (root, root / "svhn", root / "SVHN")]
+    places = [Location(folder, files) for folder in (root, root / "svhn", root / "SVHN")]
     train, test = locate("SVHN", root, places, download)
     return read_svhn_split(train), read_svhn_split(test)
 

@@ -16,7 +16,7 @@ from models.constraints.fixed_masks import FixedSubnetWeight, RandomMaskWeight, 
 from models.constraints.shift import ShiftPSWeight, ShiftQWeight
 from models.constraints.sparse import SparseWeight
 from models.constraints.subnet import GlobalSelection, GlobalSubnetWeight, SubnetWeight
-from utils.registry import pick
+from utils.registry import lookup
 
 __all__ = [
     "CONV_TYPES",
@@ -86,7 +86,7 @@ def constrain(
     types = dict.fromkeys(layers, conv_type)
     types[layers[0]] = first_layer_type or conv_type
     types.update(dict.fromkeys(dense, "DenseConv"))
-    makers = {kind: pick(CONV_TYPES, kind, "conv_type").maker(density) for kind in dict.fromkeys(types.values())}
+    makers = {kind: lookup(CONV_TYPES, kind, "conv_type").maker(density) for kind in dict.fromkeys(types.values())}
     for kind, make in makers.items():  # the first layer's kind comes first, so scores are drawn in the layers' order
         if make is not None:
             own = {of: settings[of] for of in CONV_TYPES[kind].takes if of in settings}

@@ -20,7 +20,7 @@ from models.constraints.attach import Constraint
 from models.constraints.gradients import ThroughRounding, ThroughShiftAndSign
 from models.constraints.subnet import identity
 from utils.config.checks import FIXED_POINT, is_fixed_point
-from utils.registry import pick
+from utils.registry import lookup
 
 ROUNDINGS = {"deterministic": False, "stochastic": True}
 UPDATES = {"ste": False, "crude": True}
@@ -100,7 +100,7 @@ class ShiftWeight(Constraint):
         self.weight_bits = checked_bits(weight_bits)
         self.fixed_point = FixedPoint(*(activation_bits or (16, 16)))
         self.as_published_linear = activation_bits is None and weight.dim() == 2
-        self._random = pick(ROUNDINGS, rounding, "rounding")
+        self._random = lookup(ROUNDINGS, rounding, "rounding")
         self._ready: tuple[object, Tensor] | None = None
 
     @property
@@ -142,7 +142,7 @@ class ShiftQWeight(ShiftWeight):
     ) -> None:
         super().__init__(weight, weight_bits, rounding, activation_bits)
         self.lowest = 1 - 2 ** (weight_bits - 1)
-        self.crude = pick(UPDATES, shift_update, "shift_update")
+        self.crude = lookup(UPDATES, shift_update, "shift_update")
 
     def forward(self, weight: Tensor) -> Tensor:
         if self.crude:
@@ -195,7 +195,7 @@ class ShiftPSWeight(ShiftWeight):
         self.shape = weight.shape
         self.lowest = 2 - 2 ** (weight_bits - 1)
         start = self.from_dense(weight)
-        if not pick(STARTS, shift_init, "shift_init"):
+        if not lookup(STARTS, shift_init, "shift_init"):
             low, high = CONV_START if weight.dim() > 2 else (self.lowest, 0)
             drawn = torch.empty(weight.shape).uniform_(low, high, generator=generator)
             signs = torch.empty(weight.shape).uniform_(-1, 1, generator=generator)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from models.constraints import weight_layers
 from models.pruning.channel_cut import Units
-from utils.registry import pick
+from utils.registry import lookup
 
 SCOPES = ("layer", "global")
 CRITERIA: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # (weight, effect) -> importance
@@ -52,7 +52,7 @@ def effects(model: nn.Module, losses: Iterable[Tensor]) -> dict[str, Tensor]:
 def weight_scores(weights: Weights, criterion: str = "magnitude", effects: Weights | None = None) -> list[Tensor]:
     """The importance of every weight, of each tensor's shape. taylor needs `effects`; random draws from torch's own
     generator. Raises ValueError for an unknown criterion."""
-    score = pick(CRITERIA, criterion, "criterion")
+    score = lookup(CRITERIA, criterion, "criterion")
     return [score(weight, weight if effects is None else effects[name]) for name, weight in weights.items()]
 
 

@@ -33,7 +33,7 @@ Samples = dict[str, list[float]]  # contender -> seconds a batch (or a start), o
 Work = Callable[[], float]  # takes a sample
 
 
-class Undisturbed:
+class NullCallbacks:
     """The loop's events, for a loop that nobody stops."""
 
     def stop_asked(self) -> bool:
@@ -133,7 +133,7 @@ def our_work(assembled: Parts) -> tuple[Work, Work]:
         nonlocal epoch
         epoch += 1
         with redirect_stderr(io.StringIO()):  # no progress bar among the samples
-            train_one_epoch(assembled, State(epoch=epoch), "bench", Undisturbed())
+            train_one_epoch(assembled, State(epoch=epoch), "bench", NullCallbacks())
         return (marks.times[-1] - marks.times[1]) / (len(marks) - 1)
 
     def test() -> object:

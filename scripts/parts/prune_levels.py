@@ -17,7 +17,7 @@ import data
 from args import Options
 from models.constraints import bake
 from models.pruning import channel_groups, compact, criteria
-from scripts.benchmarks.contenders import Undisturbed, measure, timed
+from scripts.benchmarks.contenders import NullCallbacks, measure, timed
 from scripts.parts.prune_report import Row, sizes
 from trainers import resume
 from trainers.build import assemble, batches, build, load_set
@@ -140,7 +140,7 @@ def pruned(
     if epochs:
         options = trained.options.replace(epochs=epochs, start_epoch=None)
         held = Held(lambda network: pruner.zero(network, kept), options)
-        fit(assemble(options, trained.runtime, model, held, trained.image_set), State(), epochs, Undisturbed())
+        fit(assemble(options, trained.runtime, model, held, trained.image_set), State(), epochs, NullCallbacks())
     if bn_batches:
         torch.optim.swa_utils.update_bn(islice(trained.train.epoch(0), bn_batches), model)
     return model.eval(), kept

@@ -28,7 +28,7 @@ def whole_and_stopped(program, tmp_path, monkeypatch):
             monkeypatch.chdir(folder)
             with monkeypatch.context() as patched:
                 if folder.name == "stopped":
-                    patched.setattr("trainers.callbacks.Journal.stop_asked", stop_asked)
+                    patched.setattr("trainers.callbacks.RunRecorder.stop_asked", stop_asked)
                     assert program("--config", config)[0] == 75
             code, _, err = program("--config", config, "--resume", "auto")
             assert code == 0, err

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from scripts import sweep
-from utils.errors import InUse
+from utils.errors import RunInUse
 from utils.files import try_lock
 from utils.records import run as runs
 
@@ -146,7 +146,8 @@ def test_who_is_told_of_a_lock_of_another_machine(tmp_path, config):
     run.describe(options, {})
     held = os.open(home / ".lock", os.O_RDWR)
     (home / ".lock").write_text(json.dumps({"host": "node7", "pid": 99, "process": "0"}))
-    with pytest.raises(InUse, match=r"is being trained by another process \(pid 99 on 'node7'\); nothing was started"):
+    trained_elsewhere = r"is being trained by another process \(pid 99 on 'node7'\); nothing was started"
+    with pytest.raises(RunInUse, match=trained_elsewhere):
         runs.unfinished(options, lambda path: True)
     os.close(held)
     assert try_lock(home / ".lock") is None

@@ -276,7 +276,7 @@ def test_a_longer_run_that_is_stopped_is_still_the_longer_one(program, config, t
     program("--config", config())
     run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
     with monkeypatch.context() as patched:
-        patched.setattr("trainers.callbacks.Journal.stop_asked", lambda self: True)
+        patched.setattr("trainers.callbacks.RunRecorder.stop_asked", lambda self: True)
         assert program("--resume", run, "--epochs", 4)[0] == 75
     code, *_ = program("--resume", run)
     assert code == 0 and [epoch for epoch, *_ in losses(run)] == ["1", "2", "3", "4"]
@@ -286,7 +286,7 @@ def test_a_longer_run_that_is_stopped_is_still_the_longer_one(program, config, t
 def test_resume_auto_passes_by_unfinished_runs_that_are_others(program, config, tmp_path, monkeypatch):
     path = config()
     with monkeypatch.context() as patched:
-        patched.setattr("trainers.callbacks.Journal.stop_asked", lambda self: True)
+        patched.setattr("trainers.callbacks.RunRecorder.stop_asked", lambda self: True)
         for seed in (5, 1):
             assert program("--config", path, "--seed", seed, "--resume", "auto")[0] == 75
     base = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
@@ -305,7 +305,7 @@ def test_resume_auto_passes_by_an_unfinished_run_that_began_from_another_file(pr
     first, last = (base / f"ticket/checkpoints/{name}.pt" for name in ("initial", "last"))
     auto = ("--config", path, "--name", "more", "--resume", "auto", "--pretrained")
     with monkeypatch.context() as patched:
-        patched.setattr("trainers.callbacks.Journal.stop_asked", lambda self: True)
+        patched.setattr("trainers.callbacks.RunRecorder.stop_asked", lambda self: True)
         assert program(*auto, first)[0] == 75
     code, out, _ = program(*auto, last)
     assert code == 0 and f"left alone, another run: runs/ticket/prune-rate=0.5/more (pretrained: '{first}'" in out

@@ -8,7 +8,7 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from trainers.callbacks import Journal
+from trainers.callbacks import RunRecorder
 
 ROOT = Path(__file__).parents[2]
 QUICK = ROOT / "configs/sparse/quick.yml"
@@ -57,7 +57,7 @@ def test_a_run_stopped_within_every_epoch_ends_as_one_that_never_stopped(program
     for answers, step in ((2, 3), (4, 2), (4, 1)):  # noes before it stops; batches of five then done
         with monkeypatch.context() as patched:
             asked = iter(range(10**6))
-            patched.setattr(Journal, "stop_asked", lambda self, asked=asked, n=answers: next(asked) >= n)
+            patched.setattr(RunRecorder, "stop_asked", lambda self, asked=asked, n=answers: next(asked) >= n)
             assert program("--config", path, "--resume", "auto")[0] == 75
         assert last(run)["step"] == step
     assert program("--resume", run)[0] == 0

@@ -131,7 +131,7 @@ def test_two_sweeps_at_once_share_the_cells(start, config, tmp_path):
 def test_an_unfinished_run_of_another_length_is_left_alone(program, config, tmp_path, monkeypatch):
     path = config(epochs=3)
     with monkeypatch.context() as patched:
-        patched.setattr("trainers.callbacks.Journal.stop_asked", lambda self: True)
+        patched.setattr("trainers.callbacks.RunRecorder.stop_asked", lambda self: True)
         assert program("--config", path, "--resume", "auto")[0] == 75
     for epochs in (1, 4):
         code, out, _ = program("--config", path, "--epochs", epochs, "--resume", "auto")

@@ -57,7 +57,7 @@ def stop_after(monkeypatch, steps):
     done = []
     with_scores = "trainers.methods.prune_score.PruneScore.after_step"
     monkeypatch.setattr(with_scores, lambda self, model, step: done.append(step))
-    monkeypatch.setattr("trainers.callbacks.Journal.stop_asked", lambda self: len(done) >= steps)
+    monkeypatch.setattr("trainers.callbacks.RunRecorder.stop_asked", lambda self: len(done) >= steps)
 
 
 STOPS = [

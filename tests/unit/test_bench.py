@@ -168,7 +168,7 @@ def test_ours_is_the_projects_loop_and_leaves_the_terminal_alone(monkeypatch, ca
     train, test = contenders.our_work(assembled)
     assert train() > 0 and test() > 0
     again = contenders.parts(contenders.network("Wide_VGG_Small_132", dense=False), "sgd", FLOAT32, 2, dense=False)
-    train_one_epoch(again, State(epoch=1), "the same", contenders.Undisturbed())
+    train_one_epoch(again, State(epoch=1), "the same", contenders.NullCallbacks())
     for ours, theirs in zip(model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     assert capsys.readouterr() == ("", "")

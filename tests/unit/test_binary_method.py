@@ -62,7 +62,7 @@ def train(method, model=None, **settings):
     return assembled.model
 
 
-class Events(SilentExit):
+class Callbacks(SilentExit):
     """Remembers the tables of every epoch."""
 
     def __init__(self):
@@ -196,7 +196,7 @@ def test_one_image_alone_is_evaluated_with_the_running_statistics():
 
 @pytest.mark.parametrize("every, epochs, swept", [(2, 5, [2, 4, 5]), (2, 4, [2, 4]), (10, 3, [3]), (1, 2, [1, 2])])
 def test_sweeps_every_so_many_epochs_and_in_the_end(every, epochs, swept):
-    events = Events()
+    events = Callbacks()
     fit(parts(Binary(sweep_on="0.5:2:0.5", sweep_every=every)), State(), epochs, events)
     assert [epoch for epoch, tables in events.seen.items() if "weight_sweep" in tables] == swept
     assert [epoch for epoch, tables in events.seen.items() if "statistics" in tables] == [epochs]
@@ -206,7 +206,7 @@ def test_sweeps_every_so_many_epochs_and_in_the_end(every, epochs, swept):
 
 
 def test_no_sweep_where_none_is_asked_for():
-    events = Events()
+    events = Callbacks()
     fit(parts(Binary(sweep_on="none")), State(), 1, events)
     assert [*events.seen[1]] == ["statistics"]
 

@@ -43,7 +43,7 @@ class Fixed:
 
 
 class Silent:
-    """Events that keep what each epoch had."""
+    """Callbacks that keep what each epoch had."""
 
     def __init__(self, watch=lambda: None):
         self.watch, self.told, self.best = watch, [], []
@@ -123,7 +123,7 @@ def test_layers_that_do_not_select_together_have_no_schedule():
     method.prepare(net)
     method.before_epoch(net, 0)
     assert net[0].constraint.density == 0.2
-    assert not any(method.begins_anew(epoch) for epoch in range(20))
+    assert not any(method.resets_best(epoch) for epoch in range(20))
 
 
 # best counts from where the network is what was asked for
@@ -131,7 +131,7 @@ def test_layers_that_do_not_select_together_have_no_schedule():
 
 def anew(method, net, epochs=20):
     method.prepare(net)
-    return [epoch for epoch in range(epochs) if method.begins_anew(epoch)]
+    return [epoch for epoch in range(epochs) if method.resets_best(epoch)]
 
 
 def test_best_begins_anew_where_the_final_network_begins():

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from utils.distributed import rendezvous, runtime
-from utils.distributed.launcher_env import Place
+from utils.distributed.launcher_env import ProcessInfo
 from utils.errors import RunFailed, UsageError
 
 
@@ -24,7 +24,7 @@ def come(store, rank, attempt, *, seconds=20):
 
     def meet():
         try:
-            found.append(rendezvous.meet(client, Place(rank, 2, attempt=attempt), seconds, [attempt, "gloo", ""]))
+            found.append(rendezvous.meet(client, ProcessInfo(rank, 2, attempt=attempt), seconds, [attempt, "gloo", ""]))
         except RunFailed as error:
             found.append(error)
 
@@ -48,7 +48,7 @@ def test_those_of_one_start_meet_whatever_an_earlier_one_has_left(store):
 
 
 def test_a_start_is_not_the_first_by_any_machines_count_or_by_the_store(store):
-    first, second = Place(0, 2), Place(1, 2)
+    first, second = ProcessInfo(0, 2), ProcessInfo(1, 2)
     assert not rendezvous.met_before(store, first, [[0], [0]]) and not rendezvous.met_before(store, second, [[0], [0]])
     assert rendezvous.met_before(store, first, [[0], [0]]) and not rendezvous.met_before(store, second, [[0], [0]])
     assert rendezvous.met_before(store, second, [[0], [1]])
@@ -92,7 +92,7 @@ def test_an_error_is_of_another_process_that_is_gone_or_its_own(error, gone):
 
 
 def test_what_nccl_could_not_do_is_said_in_its_own_words(store):
-    board = rendezvous.Board(Place(0, 2, port=store.port), "start")
+    board = rendezvous.FailureWatcher(ProcessInfo(0, 2, port=store.port), "start")
     with pytest.raises(RunFailed, match=r"^Duplicate GPU detected : rank 1 \(rank 0 of 2 on "):
         board.told(dist.DistBackendError("ProcessGroupNCCL.cpp:1\nLast error:\nDuplicate GPU detected : rank 1\n"))
 
@@ -103,7 +103,7 @@ def test_a_process_that_ends_in_time_is_left_to_end(store, monkeypatch):
     monkeypatch.setattr(rendezvous, "LOOK_EVERY", 0.01)
     monkeypatch.setattr(rendezvous, "GRACE", 0.5)
     for in_time in (True, False):
-        board = rendezvous.Board(Place(0, 2, port=store.port), f"start {in_time}")
+        board = rendezvous.FailureWatcher(ProcessInfo(0, 2, port=store.port), f"start {in_time}")
         store.set(f"start {in_time}/failed", "1")
         board.watch()
         time.sleep(0.2 if in_time else 1)
@@ -118,7 +118,7 @@ def test_a_store_that_does_not_answer_once_ends_nobody_and_one_that_is_gone_is_t
     monkeypatch.setattr(rendezvous.os, "_exit", ended.append)
     monkeypatch.setattr(rendezvous, "LOOK_EVERY", 0.01)
     monkeypatch.setattr(rendezvous, "GRACE", 0.1)
-    board = rendezvous.Board(Place(1, 2, port=store.port), "start")
+    board = rendezvous.FailureWatcher(ProcessInfo(1, 2, port=store.port), "start")
 
     class Store:
         def check(self, _keys):
@@ -140,12 +140,12 @@ def test_a_store_that_does_not_answer_once_ends_nobody_and_one_that_is_gone_is_t
 @pytest.mark.parametrize(
     ("there", "gpus", "place", "found"),
     [
-        (8, None, Place(3, 8, 3, 8), 3),
-        (1, None, Place(3, 8, 3, 8), 0),
-        (8, (4, 5), Place(1, 2, 1, 2), 5),
-        (2, None, Place(0, 4, 0, 4), "4 processes on this machine, but 2 GPUs"),
-        (2, None, Place(3, 4, 3, 4), "4 processes on this machine, but 2 GPUs"),
-        (1, (0, 1), Place(0, 2, 0, 2), "multigpu: 1, but this machine has 1 GPU"),
+        (8, None, ProcessInfo(3, 8, 3, 8), 3),
+        (1, None, ProcessInfo(3, 8, 3, 8), 0),
+        (8, (4, 5), ProcessInfo(1, 2, 1, 2), 5),
+        (2, None, ProcessInfo(0, 4, 0, 4), "4 processes on this machine, but 2 GPUs"),
+        (2, None, ProcessInfo(3, 4, 3, 4), "4 processes on this machine, but 2 GPUs"),
+        (1, (0, 1), ProcessInfo(0, 2, 0, 2), "multigpu: 1, but this machine has 1 GPU"),
     ],
 )
 def test_a_gpu_for_each_process_or_the_same_error_on_all(monkeypatch, there, gpus, place, found):

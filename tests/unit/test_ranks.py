@@ -4,7 +4,7 @@ import pytest
 
 from utils.distributed import launcher_env
 from utils.distributed.batch_slice import Share, check_batch
-from utils.distributed.launcher_env import Place
+from utils.distributed.launcher_env import ProcessInfo
 from utils.errors import UsageError
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "a"}
@@ -19,13 +19,13 @@ MPI |= {"OMPI_COMM_WORLD_LOCAL_SIZE": "2"}
 @pytest.mark.parametrize(
     ("env", "place"),
     [
-        ({}, Place()),
-        (TORCHRUN, Place(3, 4, 1, 2, "a", 7, 2)),
-        (SLURM, Place(5, 6, 0, 1, "gpu3", 20000 + 40001 % 40000)),
-        (MPI, Place(1, 2, 1, 2)),
-        (MPI | SLURM | TORCHRUN, Place(3, 4, 1, 2, "a", 7, 2)),
-        (MPI | SLURM, Place(5, 6, 0, 1, "gpu3", 20001)),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, Place()),  # a batch script itself is no task
+        ({}, ProcessInfo()),
+        (TORCHRUN, ProcessInfo(3, 4, 1, 2, "a", 7, 2)),
+        (SLURM, ProcessInfo(5, 6, 0, 1, "gpu3", 20000 + 40001 % 40000)),
+        (MPI, ProcessInfo(1, 2, 1, 2)),
+        (MPI | SLURM | TORCHRUN, ProcessInfo(3, 4, 1, 2, "a", 7, 2)),
+        (MPI | SLURM, ProcessInfo(5, 6, 0, 1, "gpu3", 20001)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, ProcessInfo()),  # a batch script itself is no task
     ],
 )
 def test_the_place_is_what_the_launcher_says(env, place):

@@ -45,7 +45,7 @@ class Batches:
 
 
 class Watch:
-    """Events that look at the network at the end of every epoch, and ask to stop where `stop` says so."""
+    """Callbacks that look at the network at the end of every epoch, and ask to stop where `stop` says so."""
 
     def __init__(self, look=lambda: None, stop=lambda: False):
         self.look, self.seen, self.stop_asked = look, [], stop
@@ -273,7 +273,7 @@ def test_a_cubic_density_falls_from_a_half_and_ends_exact(grow):
     seen = watch.seen  # the last move is after 18 steps: 1/2, then 0.1 + 0.4 (1 − t/18)³
     assert seen == [pytest.approx(300 * (0.1 + 0.4 * (1 - t / 18) ** 3), abs=2) for t in (6, 12, 18, 18)]
     assert seen[2] == 30
-    assert [parts.method.begins_anew(epoch) for epoch in range(4)] == [False, False, True, False]
+    assert [parts.method.resets_best(epoch) for epoch in range(4)] == [False, False, True, False]
 
 
 def test_best_counts_from_where_the_network_is_as_sparse_as_asked_for():
@@ -284,7 +284,7 @@ def test_best_counts_from_where_the_network_is_as_sparse_as_asked_for():
     late = [({"progress_interval": 13}, 2), (control, 2)]
     for rules, epoch in (({}, None), *late, (steady, None), (free, None), (control | free, None), (never, None)):
         parts = run(network(rules.get("prune_rate", 1.0)), 4, **rules)
-        assert [e for e in range(4) if parts.method.begins_anew(e)] == ([] if epoch is None else [epoch])
+        assert [e for e in range(4) if parts.method.resets_best(e)] == ([] if epoch is None else [epoch])
 
 
 def test_initial_weights_are_larger_by_the_root_of_what_is_left_out():

@@ -54,7 +54,7 @@ class Method:
         """Mean loss of a batch: (B, classes) float32 logits, (B,) int64 labels; (3 B, classes) for three views."""
         return cross_entropy(logits, labels, self.label_smoothing)
 
-    def begins_anew(self, epoch: int) -> bool:  # noqa: ARG002
+    def resets_best(self, epoch: int) -> bool:  # noqa: ARG002
         """Whether the network is another one from this epoch on, so that an earlier best is no best of this run."""
         return False
 

@@ -38,7 +38,7 @@ class PruneScore(Method):
         selections = {id(c.selection): c.selection for c in constraints if hasattr(c, "selection")}
         self._scheduled = [(selection, selection.density) for selection in selections.values()]
 
-    def begins_anew(self, epoch: int) -> bool:
+    def resets_best(self, epoch: int) -> bool:
         return 0 < epoch == self._asked_for
 
     def before_epoch(self, model: nn.Module, epoch: int) -> None:  # noqa: ARG002

@@ -70,7 +70,7 @@ class Sparse(Method):
         """The number of steps after which connections move for the last time."""
         return self._end // self._every * self._every
 
-    def begins_anew(self, epoch: int) -> bool:
+    def resets_best(self, epoch: int) -> bool:
         """Where the density that was asked for is first reached."""
         first = (self._every if self._rules.by_filter else self._last) * (self._rules.thins and self._last > 0)
         return 0 < epoch == -(-first // self._steps) - 1

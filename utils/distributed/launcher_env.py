@@ -14,7 +14,7 @@ FIRST_GOES = 5.0  # seconds that others wait for the first to tell: a launcher t
 
 
 @dataclass(frozen=True)
-class Place:
+class ProcessInfo:
     """Process `rank` of `world`, number `local_rank` of the `local_world` on its machine; rank 0 listens at `address`,
     `port`. `attempt` counts how often the launcher has started them all again."""
 
@@ -37,10 +37,10 @@ class Place:
         }
 
 
-ALONE = Place()
+ALONE = ProcessInfo()
 
 
-def find(env: Mapping[str, str]) -> Place:
+def find(env: Mapping[str, str]) -> ProcessInfo:
     """The place of this process: torchrun's word counts before Slurm's, and that before Open MPI's; alone without any.
 
     Raises UsageError for variables that do not fit together.
@@ -64,7 +64,7 @@ def find(env: Mapping[str, str]) -> Place:
 
 
 @contextmanager
-def said_once(place: Place) -> Iterator[None]:
+def said_once(place: ProcessInfo) -> Iterator[None]:
     """Bad input, of which every process of a machine would say the same, is left to the first of them to tell."""
     try:
         yield
@@ -75,8 +75,8 @@ def said_once(place: Place) -> Iterator[None]:
         raise
 
 
-def _torchrun(env: Mapping[str, str]) -> Place:
-    return Place(
+def _torchrun(env: Mapping[str, str]) -> ProcessInfo:
+    return ProcessInfo(
         rank=int(env["RANK"]),
         world=int(env["WORLD_SIZE"]),
         local_rank=int(env.get("LOCAL_RANK", env["RANK"])),
@@ -87,11 +87,11 @@ def _torchrun(env: Mapping[str, str]) -> Place:
     )
 
 
-def _slurm(env: Mapping[str, str]) -> Place:
+def _slurm(env: Mapping[str, str]) -> ProcessInfo:
     """A job step's; its port follows from the job's number, so that jobs which share a node do not meet."""
     world, nodes = int(env["SLURM_STEP_NUM_TASKS"]), env["SLURM_STEP_NODELIST"]
     port = 20000 + (int(env["SLURM_JOB_ID"]) * 100 + int(env["SLURM_STEP_ID"])) % 40000
-    return Place(
+    return ProcessInfo(
         rank=int(env["SLURM_PROCID"]),
         world=world,
         local_rank=int(env["SLURM_LOCALID"]),
@@ -125,14 +125,14 @@ def _said_by(*command: str) -> str:
         ) from error
 
 
-def _open_mpi(env: Mapping[str, str]) -> Place:
+def _open_mpi(env: Mapping[str, str]) -> ProcessInfo:
     world, here = int(env["OMPI_COMM_WORLD_SIZE"]), int(env["OMPI_COMM_WORLD_LOCAL_SIZE"])
     if here < world and "MASTER_ADDR" not in env:
         raise UsageError(
             "environment: MASTER_ADDR is missing; mpirun -x MASTER_ADDR=HOST tells the processes of other machines "
             "where rank 0 is"
         )
-    return Place(
+    return ProcessInfo(
         rank=int(env["OMPI_COMM_WORLD_RANK"]),
         world=world,
         local_rank=int(env["OMPI_COMM_WORLD_LOCAL_RANK"]),

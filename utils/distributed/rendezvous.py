@@ -16,7 +16,7 @@ from typing import Any
 import torch.distributed as dist
 
 from utils.console import say
-from utils.distributed.launcher_env import FIRST_GOES, Place
+from utils.distributed.launcher_env import FIRST_GOES, ProcessInfo
 from utils.distributed.runtime import Runtime
 from utils.errors import RESUMABLE, RunFailed, SilentExit, Stopped, UsageError
 
@@ -61,7 +61,7 @@ def joined(runtime: Runtime, timeout: float) -> Iterator[bool]:
     dist.destroy_process_group()
 
 
-def _connect(runtime: Runtime, timeout: float) -> tuple["Board", bool]:
+def _connect(runtime: Runtime, timeout: float) -> tuple["FailureWatcher", bool]:
     """Meet the others; whether they have met before. A timer ends what torch's timeouts do not: an interface that lets
     nothing through."""
     place, backend = runtime.place, runtime.backend
@@ -94,10 +94,10 @@ def _connect(runtime: Runtime, timeout: float) -> tuple["Board", bool]:
         raise RunFailed(f"cannot meet the others at {where} within {timeout:g} s: {_reason(error)}") from error
     finally:
         timer.cancel()
-    return Board(place, name), met_before(store, place, told)
+    return FailureWatcher(place, name), met_before(store, place, told)
 
 
-def meet(store: dist.Store, place: Place, timeout: float, about: Sequence[Any]) -> tuple[str, list[list[Any]]]:
+def meet(store: dist.Store, place: ProcessInfo, timeout: float, about: Sequence[Any]) -> tuple[str, list[list[Any]]]:
     """Wait for all processes of this start. Returns a name which this start has alone, and what each tells `about`
     itself, by rank.
 
@@ -121,7 +121,7 @@ def meet(store: dist.Store, place: Place, timeout: float, about: Sequence[Any]) 
     raise RunFailed(f"within {timeout:g} s nobody came as rank {', '.join(missing)} of {place.world}")
 
 
-def met_before(store: dist.Store, place: Place, told: Sequence[Sequence[Any]]) -> bool:
+def met_before(store: dist.Store, place: ProcessInfo, told: Sequence[Sequence[Any]]) -> bool:
     """Whether this is not the first start: by the count of any machine, or on rank 0 by what the store remembers, since
     no machine counts the starts that another one's coming or going has caused."""
     return (place.rank == 0 and store.add("met", 1) > 1) or any(attempt for attempt, *_ in told)
@@ -141,7 +141,7 @@ def misfit(told: Sequence[Sequence[Any]]) -> str:
     return ""
 
 
-def _give_up(place: Place, where: str, timeout: float) -> None:
+def _give_up(place: ProcessInfo, where: str, timeout: float) -> None:
     os.write(
         2,
         f"failed: rank {place.rank} of {place.world} met the others at {where} but could not reach them within "
@@ -150,10 +150,10 @@ def _give_up(place: Place, where: str, timeout: float) -> None:
     os._exit(1)
 
 
-class Board:
+class FailureWatcher:
     """Where the process that fails first leaves word, for all to see."""
 
-    def __init__(self, place: Place, name: str) -> None:
+    def __init__(self, place: ProcessInfo, name: str) -> None:
         self._place = place
         self._store = dist.TCPStore(place.address, place.port, is_master=False, timeout=timedelta(seconds=GRACE))
         self._failed = f"{name}/failed"

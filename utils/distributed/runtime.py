@@ -16,8 +16,8 @@ from torch import Tensor
 
 from args import Options
 from utils.distributed import launcher_env
-from utils.distributed.launcher_env import Place
-from utils.errors import IN_USE, InUse, SilentExit, UsageError
+from utils.distributed.launcher_env import ProcessInfo
+from utils.errors import IN_USE, RunInUse, SilentExit, UsageError
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Runtime:
 
     device: torch.device
     dtype: torch.dtype
-    place: Place = launcher_env.ALONE
+    place: ProcessInfo = launcher_env.ALONE
 
     def precision(self) -> AbstractContextManager[Any]:
         """Autocast to `dtype` where that is not float32."""
@@ -87,7 +87,7 @@ class Runtime:
                 made = make()
             except Exception as failure:
                 error = failure
-        codes = ((UsageError, 2), (InUse, IN_USE), (Exception, 1))
+        codes = ((UsageError, 2), (RunInUse, IN_USE), (Exception, 1))
         box = [(made, next((code for kind, code in codes if isinstance(error, kind)), 0))]
         dist.broadcast_object_list(box, src=0, device=self.device)
         if error is not None:
@@ -136,7 +136,7 @@ class Runtime:
 ALONE = Runtime(torch.device("cpu"), torch.float32)  # where nothing else is said
 
 
-def of(options: Options, place: Place = launcher_env.ALONE) -> Runtime:
+def of(options: Options, place: ProcessInfo = launcher_env.ALONE) -> Runtime:
     """The Runtime that `options` ask for, at `place`. Raises UsageError for a device that is not there."""
     o = options.run
     device, gpus = ("cpu", None) if o.check else (o.device, o.multigpu)
@@ -144,7 +144,12 @@ def of(options: Options, place: Place = launcher_env.ALONE) -> Runtime:
 
 
 def choose(
-    device: str, precision: str, gpus: tuple[int, ...] | None, *, deterministic: bool, place: Place = launcher_env.ALONE
+    device: str,
+    precision: str,
+    gpus: tuple[int, ...] | None,
+    *,
+    deterministic: bool,
+    place: ProcessInfo = launcher_env.ALONE,
 ) -> Runtime:
     """The Runtime that `--device`, `--precision` and `--multigpu` ask for.
 
@@ -172,7 +177,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _device(device: str, gpus: tuple[int, ...] | None, place: Place) -> torch.device:
+def _device(device: str, gpus: tuple[int, ...] | None, place: ProcessInfo) -> torch.device:
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpus:
         if len(gpus) < place.local_world:

@@ -16,7 +16,7 @@ from typing import IO, Any
 import yaml
 
 from args import Options
-from utils.errors import InUse, RunFailed, UsageError
+from utils.errors import RunFailed, RunInUse, UsageError
 from utils.files import check_regular, locked, try_lock, why_not, write_text
 from utils.text import shown
 
@@ -148,7 +148,7 @@ def base(options: Options) -> Path:
 def unfinished(options: Options, is_same: Callable[[Path], bool]) -> Run | None:
     """The newest run of this configuration that is not done and that `is_same`, or None.
 
-    Raises InUse where another process is training one of them.
+    Raises RunInUse where another process is training one of them.
     """
     home = base(options)
     numbered = [p for p in home.glob("*") if p.name.isdigit()] if home.is_dir() else []
@@ -156,7 +156,7 @@ def unfinished(options: Options, is_same: Callable[[Path], bool]) -> Run | None:
     newest_first = sorted(paths, key=lambda p: (p / "config.yaml").stat().st_mtime_ns, reverse=True)
     locks = {path: try_lock(path / ".lock") for path in filter(is_same, newest_first)}
     if busy := [path for path, lock in locks.items() if lock is None]:
-        raise InUse(f"{busy[0]} is being trained by {holder(busy[0])}; nothing was started")
+        raise RunInUse(f"{busy[0]} is being trained by {holder(busy[0])}; nothing was started")
     return next((Run(path, lock) for path, lock in locks.items() if lock), None)
 
 
