@@ -43,7 +43,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from args import NAMES, Options, from_flat
+from args import Options, from_flat
 from models.constraints import bake, constrained_layers
 from models.constraints.shift import ShiftPSWeight, ShiftQWeight
 from scripts.parts.export_check import check
@@ -52,6 +52,7 @@ from trainers import load_trained, resume
 from trainers.build import build
 from trainers.methods.shift import shift_layers
 from utils import exit_codes
+from utils.config.options import NAMES
 from utils.config.script_parser import Parser, count, new_path, old_path
 from utils.config.yaml_loader import load_yaml
 from utils.console import say

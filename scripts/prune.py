@@ -30,12 +30,11 @@ from scripts.parts import prune_report as report
 from scripts.parts.prune_levels import METHODS, Pruner, Trained, add_times, difference, has_norms, opened, pruned, row
 from trainers.build import network_options
 from utils import exit_codes
-from utils.config.fields import writable
 from utils.config.script_parser import Parser, count, limited, new_path, old_path
 from utils.console import say
 from utils.distributed import runtime as runtimes
 from utils.errors import RunFailed, UsageError
-from utils.files import check_new, check_regular, write_atomic, writing
+from utils.files import check_new, check_regular, writable, write_atomic, writing
 
 PERCENT = [0.0, 25.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0, 97.0, 99.0]
 PERCENTS, SOME = limited(float, ">= 0 and <= 100"), count(1_000_000, least=0)

@@ -21,7 +21,8 @@ from args import FIELDS, parse
 from scripts.parts.sweep_cells import OTHER_RUNS, Cell, damaged, finished, lost, table
 from scripts.parts.sweep_children import Stop, run
 from utils import exit_codes
-from utils.config.fields import TYPED, Reader, flags, help_lines, opt
+from utils.config.fields import flags, help_lines, opt
+from utils.config.reader import TYPED, Reader
 from utils.console import say, warn
 from utils.errors import RESUMABLE, UsageError
 from utils.text import apart, together
@@ -116,7 +117,7 @@ def checked(argv: Sequence[str]) -> tuple[SweepOptions, list[Cell]]:
     own, axes = split(argv)
     reader = Reader(OWN, [], {})
     reader.command_line(own)
-    for name, values in reader.v.typed.items():
+    for name, values in reader.typed.items():
         for value in values:
             reader.take(name, value, TYPED)
     problems = reader.problems + [
@@ -136,12 +137,12 @@ def checked(argv: Sequence[str]) -> tuple[SweepOptions, list[Cell]]:
             made.append(Cell(cell, {name: varied[name] for name in ways if name in varied}, parse(cell)))
         except UsageError as error:
             problems += apart(error)
-    only = None if "only" in reader.bad else reader.v.only
+    only = None if "only" in reader.bad else reader.values.only
     if not problems and only is not None and only >= len(made):
-        problems.append(f"{reader.said['only']}, but the cells of this grid are 0 to {len(made) - 1}")
+        problems.append(f"{reader.origins['only']}, but the cells of this grid are 0 to {len(made) - 1}")
     if problems:
         raise together(problems)
-    options = SweepOptions(**{name: getattr(reader.v, name) for name in OWN})
+    options = SweepOptions(**{name: getattr(reader.values, name) for name in OWN})
     return options, made if only is None else made[only : only + 1]
 
 

@@ -74,9 +74,20 @@ FEW = [  # a constraint knows no architecture: biases, batch norms and convoluti
     ("MLP", (1, 4, 4), {"hidden": (9,), "bias": True, "activation": "tanh", "norm": "batch_norm"}),
     ("Conv2_BinAct", (1, 8, 6), NARROW),
 ]
-OTHERS = ("GlobalSubnetConv", "SampleSubnetConv", "FixedSubnetConv", "RGConv")
-OTHERS += ("BinaryConv", "SparseConv", "ShiftQ", "ShiftPS")
-CASES += [Case(arch, shape, kind, options) for arch, shape, options in FEW for kind in OTHERS]
+CONSTRAINT_CASES = {  # conv_type -> parameters of each layer that gradient descent moves
+    "DenseConv": ["weight"],
+    "SubnetConv": ["constraint.scores"],
+    "GlobalSubnetConv": ["constraint.scores"],
+    "SampleSubnetConv": ["weight", "constraint.scores"],
+    "FixedSubnetConv": ["weight"],
+    "RGConv": ["weight"],
+    "ShiftQ": ["weight"],
+    "ShiftPS": ["constraint.shift", "constraint.sign"],
+    "BinaryConv": ["weight"],
+    "SparseConv": ["weight"],
+}
+OTHERS = CONSTRAINT_CASES.keys() - {"DenseConv", "SubnetConv"}
+CASES += [Case(arch, shape, kind, options) for arch, shape, options in FEW for kind in sorted(OTHERS)]
 
 METHOD_CASES = {  # trainer -> a conv_type that it trains
     "default": "DenseConv",

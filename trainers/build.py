@@ -4,13 +4,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 import data
 import models
 from args import Options
 from data.device_batches import Batches
-from models.constraints import CONV_TYPES, ConvType, constrain, weight_layers
+from models.constraints.apply import constrain
+from models.constraints.attachment import weight_layers
+from models.constraints.registry import CONV_TYPES
 from models.initial import initialise
 from trainers import network_memory
 from trainers.ddp import Replicas
@@ -59,9 +60,6 @@ def build(options: Options, spec: data.SetSpec | None = None) -> tuple[nn.Module
             bn_momentum=m.bn_momentum,
             generator=generator,
         )
-        unused = ["bn_weight_init", "bn_bias_init", "bn_eps", "bn_momentum"]
-        if unused := [name for name in unused if getattr(m, name) is not None and not _has_norms(model)]:
-            warn(f"{', '.join(unused)}: no effect without batch norm, and {m.arch} has none")
         first = None if c.first_layer_dense else c.first_layer_type
         constrain(
             model,
@@ -71,7 +69,7 @@ def build(options: Options, spec: data.SetSpec | None = None) -> tuple[nn.Module
             dense=dense_layers(options, list(weight_layers(model))),
             score_init=c.score_init_constant,
             generator=generator,
-            **{name: getattr(c, name) for kind in CONV_TYPES.values() for name in kind.takes},
+            **{name: getattr(c, name) for row in c.rows for name in row.options if name != "score_init_constant"},
         )
         if c.freeze_weights:
             freeze_weights(
@@ -94,15 +92,13 @@ def network_options(options: Options, spec: data.SetSpec) -> dict[str, Any]:
     return {"name": m.arch, "num_classes": spec.num_classes, "in_shape": spec.in_shape, **shared}
 
 
-def _has_norms(model: nn.Module) -> bool:
-    return any(isinstance(module, _BatchNorm) for module in model.modules())
-
-
 def dense_layers(options: Options, names: list[str]) -> tuple[str, ...]:
     """Those of the layers, in the order of the forward pass, that stay unconstrained."""
     c = options.constraint
     dense = (names[0],) * c.first_layer_dense + (names[-1],) * c.last_layer_dense
     if c.shift_depth and CONV_TYPES[c.conv_type].trainer == "shift":
+        if c.shift_depth >= len(names):
+            warn(f"shift_depth: {c.shift_depth} has no effect: the network has {len(names)} layers")
         dense += tuple(names[: -c.shift_depth])
     return dense
 
@@ -113,30 +109,17 @@ def arch_options(options: Options) -> dict[str, object]:
     own: dict[str, object] = {"hidden": m.hidden, "bias": m.bias or None, "activation": m.activation, "norm": m.norm}
     own["dropout"] = m.dropout or None
     own["readout"] = None if m.readout == "pooled" else m.readout
-    biased = options.constraint.last_layer_dense and "ResNet" in m.arch  # as BIPROP's dense head is
-    own["head_bias"] = biased or None
+    own["head_bias"] = (options.constraint.last_layer_dense and options.arch_row.dense_head_bias) or None
     return {name: value for name, value in own.items() if value is not None}
 
 
 def make_method(options: Options) -> Method:
-    """The training method with its own options."""
-    o, kind = options.optim, TRAINERS[trainer_name(options)].load()
-    usual: dict[str, Any] = {"label_smoothing": o.label_smoothing or 0.0}
-    usual |= {"weight_decay": o.weight_decay, "no_bn_decay": o.no_bn_decay}
-    flat = options.flat()
-    own: dict[str, Any] = {name: flat[name] for name in kind.takes}
-    return kind(**usual, **own)
-
-
-def conv_types(options: Options) -> list[ConvType]:
-    """Those of the network's layers."""
-    return [CONV_TYPES[options.constraint.conv_type], CONV_TYPES[options.constraint.first_layer_type or "DenseConv"]]
-
-
-def trainer_name(options: Options) -> str:
-    """`default` with a constrained conv_type is the trainer of that type."""
-    wanted = [kind.trainer for kind in conv_types(options) if kind.trainer != "default"]
-    return wanted[0] if options.optim.trainer == "default" and wanted else options.optim.trainer
+    """Make the training method with its own options."""
+    o, trainer = options.optim, TRAINERS[options.trainer]
+    usual: dict[str, Any] = {"label_smoothing": o.label_smoothing or 0.0, "weight_decay": o.weight_decay}
+    usual |= {"no_bn_decay": o.no_bn_decay, "histograms": options.run.histograms}
+    method: Method = trainer.load()(**usual, **{name: options.value(name) for name in trainer.options})
+    return method
 
 
 def set_spec(options: Options) -> data.SetSpec:

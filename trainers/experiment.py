@@ -10,7 +10,7 @@ import torch
 import data
 from args import Options
 from trainers import load_trained, resume, summary
-from trainers.build import assemble, batches, build, conv_types, load_set, trainer_name
+from trainers.build import assemble, batches, build, load_set
 from trainers.callbacks import RunRecorder, SignalCallbacks
 from trainers.loop import Parts, Score, State, evaluate, fit
 from trainers.restore import best_epoch, is_best, restore
@@ -83,8 +83,7 @@ def _settled(options: Options, runtime: Runtime) -> Options:
     if options.run.seed is None:
         options = options.replace(seed=secrets.randbelow(2**31))
     if options.run.precision == "auto":
-        exact = any(kind.exact for kind in conv_types(options))
-        options = options.replace(precision="fp32" if exact else runtime.precision_name)
+        options = options.replace(precision="fp32" if options.needs_fp32 else runtime.precision_name)
     return options
 
 
@@ -99,7 +98,7 @@ def _go(
 ) -> None:
     """Train `parts` from `state` on in the directory of `run`, whatever happens leaving a true status behind."""
     try:
-        say(summary.opening(options, parts.model, runtime, trainer_name(options), run))
+        say(summary.opening(options, parts.model, runtime, options.trainer, run))
         journal = RunRecorder(run, options, parts, state, snapshot) if runtime.first else SignalCallbacks()
         final: dict[str, float] = {}
         try:
@@ -150,7 +149,7 @@ def _finish(
         parts.model.load_state_dict(best)
         tests = (last, evaluate(parts.model, test, parts.method, runtime))
     if not options.run.dry_run and runtime.first:
-        row = summary.row(options, parts.model, state, tests, run, runtime, trainer_name(options))
+        row = summary.row(options, parts.model, state, tests, run, runtime, options.trainer)
         results.keep(run.path / runs.ROW, row)
         results.append(_results(options), row)
     say(summary.summary(options, parts.model, state, tests, run))

@@ -6,7 +6,6 @@ of a SubnetConv layer are here those of BIPROP times int(k·n) / kept.
 """
 
 import math
-import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,8 +18,8 @@ from torch import Tensor, nn
 from args import FIELDS, Options, from_flat
 from models.biprop_keys import BipropMatch, match_biprop, to_biprop
 from models.constraints.attachment import constrained_layers
+from models.registry import ARCHS
 from trainers import resume
-from utils.config.checks import SMALL_RESNET
 from utils.config.yaml_loader import load_yaml
 from utils.console import say, warn
 from utils.errors import UsageError
@@ -84,7 +83,7 @@ def from_content(content: Any, path: str) -> Stored:
     told = content.get("options") if ours else content
     told = told if isinstance(told, Mapping) else {}
     said = {name: told[name] for name in ("arch", "conv_type", "readout") if isinstance(told.get(name), str)}
-    if not ours and re.fullmatch(SMALL_RESNET, said.get("arch", "")):
+    if not ours and said.get("arch") in ARCHS and "readout" in ARCHS[said["arch"]].options:
         said["readout"] = "original40"  # BIPROP knows no other
     rate = told.get("prune_rate")
     if isinstance(rate, int | float) and said.get("conv_type") not in WITHOUT_RATE:

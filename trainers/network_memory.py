@@ -14,11 +14,11 @@ from torch import nn
 import data
 import models
 from args import Options
+from models.constraints.registry import CONV_TYPES
+from trainers.registry import OPTIMIZERS
 from utils.console import warn
 from utils.errors import UsageError
 
-STATES = {"sgd": 1, "adam": 2, "adamw": 2, "radam": 2, "adadelta": 2}  # tensors that an optimizer keeps of a parameter
-TWICE = ("SubnetConv", "GlobalSubnetConv", "SampleSubnetConv", "ShiftPS")  # conv_types with two numbers for a weight
 HUGE = 10_000_000  # weights of a layer that a person is told of
 
 
@@ -45,7 +45,7 @@ def check(options: Options, spec: data.SetSpec, build_options: dict[str, Any]) -
 
 def _stored(options: Options) -> int:
     """Return how many tensors of a weight's size a layer has."""
-    return 1 + (options.constraint.conv_type in TWICE)
+    return CONV_TYPES[options.constraint.conv_type].tensors
 
 
 def _tensors(options: Options) -> int:
@@ -53,7 +53,7 @@ def _tensors(options: Options) -> int:
     if options.run.evaluate or options.run.check:
         return _stored(options)
     trained = 1 if options.constraint.freeze_weights else _stored(options)
-    return _stored(options) + trained * (1 + STATES[options.optim.optimizer])
+    return _stored(options) + trained * (1 + OPTIMIZERS[options.optim.optimizer].tensors)
 
 
 def _places(options: Options, on_cpu: int, in_all: int) -> Iterator[tuple[int, float, str]]:

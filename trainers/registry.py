@@ -30,8 +30,10 @@ class Trainer:
         return load_object(self.method)
 
 
-SPARSE_OPTIONS = ("drop", "grow", "update_interval", "progress_interval", "progress_until", "drop_fraction")
-SPARSE_OPTIONS += ("keep_share", "live_share", "layer_density", "density_schedule", "sparse_hold")
+SPARSE_OPTIONS = (
+    *("drop", "grow", "update_interval", "progress_interval", "progress_until", "drop_fraction"),
+    *("keep_share", "live_share", "layer_density", "density_schedule", "sparse_hold"),
+)
 TRAINERS = {
     "default": Trainer("trainers.methods.default:Default"),
     "prune_score": Trainer("trainers.methods.prune_score:PruneScore", ("prune_rate_epoch",)),

@@ -9,7 +9,6 @@ from torch import nn
 from args import FIELDS, Options
 from models.constraints import layer_counts, parameter_counts
 from trainers.loop import Score, State
-from utils.config.checks import by_filter, by_layer, falls
 from utils.distributed.runtime import Runtime
 from utils.records.results import DATE
 from utils.records.run import Run, commit
@@ -57,9 +56,9 @@ def coming(options: Options) -> str:
     dense = f"; all of them in the first {o.dense_epochs} epochs" * (o.trainer == "lottery")
     then = "then " if dense else ""
     falling = f"; {then}GlobalSubnetConv comes down to that from 50 % in {c.prune_rate_epoch} epochs"
-    cubic = f"; SparseConv comes down to {100 * c.density:g} %" * (by_layer(c) and c.density_schedule == "cubic")
-    progress = "; SparseConv comes down when connections first move" * (by_filter(c) and c.sparse_hold)
-    return dense + falling * (falls(c) and c.prune_rate_epoch > 0) + cubic + progress
+    cubic = f"; SparseConv comes down to {100 * c.density:g} %" * (c.rewires_layers and c.density_schedule == "cubic")
+    progress = "; SparseConv comes down when connections first move" * (c.rewires_filters and c.sparse_hold)
+    return dense + falling * (c.density_falls and c.prune_rate_epoch > 0) + cubic + progress
 
 
 def summary(options: Options, model: nn.Module, state: State, tests: tuple[Score, Score] | None, run: Run) -> str:

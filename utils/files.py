@@ -127,3 +127,9 @@ def _let_go() -> None:
 
 
 os.register_at_fork(after_in_child=_let_go)
+
+
+def writable(folder: str) -> bool:
+    """Return whether one can write into a folder, or into the lowest existing folder above it."""
+    lowest = next(path for path in (Path(folder), *Path(folder).parents) if os.path.lexists(path))
+    return os.access(lowest, os.W_OK | os.X_OK) and lowest.is_dir()

@@ -30,6 +30,7 @@ class ConvType:
     scores: trainers that train scores can train it.
     draws_weights: the constraint draws the weights itself, so that the option init has no effect.
     needs_fp32: the effective weights or inputs have more bits than bfloat16.
+    freezable: the option freeze_weights leaves something to train.
     needs_ticket: the mask comes from --pretrained.
     tensors: number of tensors of the weight's size in a layer.
     """
@@ -44,6 +45,7 @@ class ConvType:
     draws_weights: bool = False
     needs_fp32: bool = False
     needs_ticket: bool = False
+    freezable: bool = True
     tensors: int = 1
 
     def load(self) -> Any:
@@ -102,6 +104,7 @@ CONV_TYPES: dict[str, ConvType] = {
         "models.constraints.sparse:SparseWeight",
         trainer="sparse",
         density="optional",
+        freezable=False,
     ),
     "ShiftQ": ConvType(
         "W rounded to ± a power of two; W trains",
@@ -109,6 +112,7 @@ CONV_TYPES: dict[str, ConvType] = {
         trainer="shift",
         options=(*SHIFT_OPTIONS, "shift_update"),
         needs_fp32=True,
+        freezable=False,
     ),
     "ShiftPS": ConvType(
         "2^P · S, the power P and the sign S (−1, 0 or 1) rounded; both train",
@@ -116,6 +120,7 @@ CONV_TYPES: dict[str, ConvType] = {
         trainer="shift",
         options=(*SHIFT_OPTIONS, "shift_init", "freeze_sign"),
         needs_fp32=True,
+        freezable=False,
         tensors=2,
     ),
 }

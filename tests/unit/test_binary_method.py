@@ -16,8 +16,8 @@ from trainers.methods import binary
 from trainers.methods.binary import Binary
 from trainers.optimizers import make_optimizer
 from trainers.parameter_stats import statistics
-from utils.config.fields import stepped
 from utils.distributed.runtime import Runtime
+from utils.steps import stepped
 
 CPU = Runtime(torch.device("cpu"), torch.float32)
 

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import itertools
 from dataclasses import replace
+from inspect import signature
 
 import pytest
 import torch
@@ -22,29 +23,14 @@ from models.constraints import (
     load_biprop_state_dict,
     weight_layers,
 )
-from models.initial import INITIALISERS, initialise
-from models.layers import BN_TYPES
-from tests.cases import CASES, CLASSES, METHOD_CASES, NARROW, SET_CASES, SPARSE_DENSITY, SPARSE_RULES
-from trainers.ddp import COMPRESSIONS
-from trainers.optimizers import OPTIMIZERS, make_optimizer, parameter_groups
-from trainers.registry import TRAINERS
+from models.initial import initialise
+from models.registry import BN_TYPES, INITS, ResNetPlan
+from tests.cases import CASES, CLASSES, CONSTRAINT_CASES, METHOD_CASES, NARROW, SET_CASES, SPARSE_DENSITY, SPARSE_RULES
+from trainers.optimizers import make_optimizer, parameter_groups
+from trainers.registry import OPTIMIZERS, TRAINERS
 from trainers.schedules import POLICIES, schedule
-from utils.config import checks
 from utils.errors import UsageError
 
-KEYS = {"weight": "weight", "scores": "constraint.scores", "shift": "constraint.shift", "sign": "constraint.sign"}
-MOVED = {  # what gradient descent moves in every layer
-    "DenseConv": ["weight"],
-    "SubnetConv": ["scores"],
-    "GlobalSubnetConv": ["scores"],
-    "SampleSubnetConv": ["weight", "scores"],
-    "FixedSubnetConv": ["weight"],
-    "RGConv": ["weight"],
-    "ShiftQ": ["weight"],
-    "ShiftPS": ["shift", "sign"],
-    "BinaryConv": ["weight"],
-    "SparseConv": ["weight"],
-}
 EVERY = pytest.mark.parametrize("case", CASES, ids=str)
 
 
@@ -103,7 +89,7 @@ def test_gradients_are_finite_and_on_exactly_the_trainable_parameters(case):
         assert parameter.grad is None or parameter.grad.isfinite().all(), name
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
     own = [name for name, layer in weight_layers(model).items() if layer.weight is not None]
-    assert frozen == {f"{name}.weight" for name in own if "weight" not in MOVED[case.conv_type]}
+    assert frozen == {f"{name}.weight" for name in own if "weight" not in CONSTRAINT_CASES[case.conv_type]}
     assert any(p.grad is not None and p.grad.any() for p in model.parameters())
 
 
@@ -128,7 +114,7 @@ def test_a_step_changes_nothing_but_trainable_parameters_and_running_statistics(
     changed = differences(model, before)
     trainable = {name for name, p in model.named_parameters() if p.requires_grad}
     statistics = {name for name, _ in model.named_buffers() if ".constraint." not in name}
-    weights = {f"{name}.{KEYS[what]}" for name in layer_names(model) for what in MOVED[case.conv_type]}
+    weights = {f"{name}.{what}" for name in layer_names(model) for what in CONSTRAINT_CASES[case.conv_type]}
     assert weights <= changed <= trainable | statistics
 
 
@@ -154,9 +140,9 @@ def test_effective_weights_are_plus_or_minus_alpha_for_a_ticket_and_powers_of_tw
     for name, layer in constrained_layers(built(case)).items():
         effective = plain.get_submodule(name).weight
         values = effective.abs().unique()
-        if MOVED[case.conv_type] == ["scores"]:
+        if CONSTRAINT_CASES[case.conv_type] == ["constraint.scores"]:
             assert len(values[values > 0]) == 1
-        elif case.conv_type in checks.SHIFTS:
+        elif CONV_TYPES[case.conv_type].trainer == "shift":
             assert torch.frexp(values[values > 0]).mantissa.eq(0.5).all()
         else:
             assert ((effective == 0) | (effective == layer.weight)).all()
@@ -209,8 +195,8 @@ def test_every_data_set_has_an_architecture_that_fits(name):
 
 def kind(arch):
     """What tells an architecture from others: its name, but for the ResNets all of their plan except the sizes."""
-    plan = getattr(models.ARCHS[arch], "keywords", {}).get("plan")
-    if isinstance(plan, models.resnet.Plan):
+    plan = models.ARCHS[arch].arguments.get("plan")
+    if isinstance(plan, ResNetPlan):
         return plan.stem, plan.bottleneck, plan.norm, plan.act, len(plan.widths)
     return arch
 
@@ -219,7 +205,7 @@ def test_everything_registered_is_in_the_table():
     for conv_type in ("DenseConv", "SubnetConv"):
         assert {kind(case.arch) for case in CASES if case.conv_type == conv_type} == {*map(kind, models.ARCHS)}
     assert {case.conv_type for case in CASES} == set(CONV_TYPES)
-    assert MOVED.keys() == set(CONV_TYPES)
+    assert CONSTRAINT_CASES.keys() == set(CONV_TYPES)
     assert METHOD_CASES.keys() == TRAINERS.keys()
     assert SET_CASES.keys() == SPECS.keys()
     assert {case.options.get("bn_type", "LearnedBatchNorm") for case in CASES} == set(BN_TYPES)
@@ -228,21 +214,6 @@ def test_everything_registered_is_in_the_table():
 
 def choices(option):
     return list(args.FIELDS[option].metadata["allowed"])
-
-
-REGISTRIES = {
-    "arch": models.ARCHS,
-    "set": SPECS,
-    "conv_type": CONV_TYPES,
-    "first_layer_type": CONV_TYPES,
-    "bn_type": BN_TYPES,
-    "init": INITIALISERS,
-    "lr_policy": POLICIES,
-    "trainer": TRAINERS,
-    "optimizer": OPTIMIZERS,
-    "activation": models.mlp.ACTIVATIONS,
-    "grad_compression": COMPRESSIONS,
-}
 
 
 def test_the_pairs_of_sparse_rules_are_those_that_the_options_allow():
@@ -255,11 +226,6 @@ def test_the_pairs_of_sparse_rules_are_those_that_the_options_allow():
     assert sorted(allowed, key=str) == sorted(SPARSE_RULES, key=str)
 
 
-@pytest.mark.parametrize("option", REGISTRIES)
-def test_the_choices_in_args_are_what_is_registered(option):
-    assert sorted(choices(option)) == sorted(REGISTRIES[option])
-
-
 def test_the_choices_without_a_registry_work():
     for norm in choices("norm"):
         models.build("MLP", num_classes=2, in_shape=(1, 2, 2), norm=norm)
@@ -270,16 +236,37 @@ def test_the_choices_without_a_registry_work():
     assert len(sides) == 2
 
 
-def test_what_the_rules_between_options_say_of_inits_and_policies_is_so():
-    assert sorted(checks.FAN_SCALED) == sorted(initial.SCALED)
+def test_warmup_has_an_effect_on_the_policies_that_its_option_names():
     rates = {
         name: [[schedule(name, epochs=90, warmup=warmup)(epoch) for epoch in range(90)] for warmup in (0, 4)]
         for name in POLICIES
     }
-    assert sorted(checks.WARMED) == sorted(name for name, (without, warm) in rates.items() if without != warm)
+    warmed = args.FIELDS["warmup_length"].metadata["needs"].values
+    assert sorted(warmed) == sorted(name for name, (without, warm) in rates.items() if without != warm)
 
 
-def test_the_trainer_of_each_conv_type_exists_and_is_the_one_that_the_rules_speak_of():
-    own = {name: kind.trainer for name, kind in CONV_TYPES.items() if kind.trainer != "default"}
-    assert own == checks.TRAINER_OF
-    assert {kind.trainer for kind in CONV_TYPES.values()} <= TRAINERS.keys()
+@pytest.mark.parametrize("table", [models.ARCHS, CONV_TYPES, TRAINERS, OPTIMIZERS])
+def test_every_row_leads_to_a_class_and_lists_options_that_exist(table):
+    for name, row in table.items():
+        assert isinstance(row.load(), type) or name == "DenseConv"
+        assert set(row.options) <= args.FIELDS.keys()
+
+
+def test_every_init_lists_options_that_exist():
+    assert {option for row in INITS.values() for option in row.options} == {"mode", "nonlinearity", "scale_fan"}
+
+
+OWN_ARGUMENTS = {"weight", "generator", "density", "selection", "self", "usual", "options"}
+
+
+@pytest.mark.parametrize("name", [name for name, row in CONV_TYPES.items() if row.constraint])
+def test_the_options_of_a_constraint_are_the_arguments_of_its_class_with_equal_defaults(name):
+    arguments = signature(CONV_TYPES[name].load()).parameters
+    assert set(CONV_TYPES[name].options) == arguments.keys() - OWN_ARGUMENTS
+    for option in CONV_TYPES[name].options:
+        assert arguments[option].default == args.FIELDS[option].default
+
+
+def test_each_conv_type_names_a_trainer_that_exists():
+    assert {row.trainer for row in CONV_TYPES.values()} <= TRAINERS.keys()
+    assert {row.variant_of for row in TRAINERS.values()} - {""} <= {row.trainer for row in CONV_TYPES.values()}

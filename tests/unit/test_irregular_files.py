@@ -12,9 +12,8 @@ import data
 from data.image_views import decode
 from scripts import bench, convert, export, prune, report, sweep
 from tests.folders import write_set
-from utils.config.fields import writable
 from utils.errors import RunFailed, UsageError
-from utils.files import check_new, check_regular, irregular
+from utils.files import check_new, check_regular, irregular, writable
 from utils.records import results
 
 LIMIT = 60  # seconds after which a test fails instead of hanging the suite: opening a FIFO waits

@@ -12,8 +12,8 @@ import pytest
 import args
 from args import FIELDS
 from scripts import bench, convert, export, prune, readme, scaling, sweep
-from utils.config.fields import LARGEST_STEP, stepped
 from utils.errors import UsageError
+from utils.steps import LARGEST_STEP, stepped
 
 ROOT = Path(args.__file__).parent
 NUMBERS = {

@@ -29,7 +29,14 @@ class Method:
 
     takes: tuple[str, ...] = ()
 
-    def __init__(self, *, label_smoothing: float = 0.0, weight_decay: float = 0.0, no_bn_decay: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        label_smoothing: float = 0.0,
+        weight_decay: float = 0.0,
+        no_bn_decay: bool = False,
+        histograms: bool = False,  # noqa: ARG002
+    ) -> None:
         self.label_smoothing = label_smoothing
         self.weight_decay = weight_decay
         self.no_bn_decay = no_bn_decay

@@ -10,8 +10,8 @@ from models.layers import use_batch_statistics
 from trainers.methods.base import Method
 from trainers.parameter_stats import Outputs, statistics
 from trainers.weight_sweep import binary_layers, weight_sweep
-from utils.config.fields import stepped
 from utils.records.epoch_tables import Table
+from utils.steps import stepped
 
 if TYPE_CHECKING:
     from trainers.loop import Batches

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.config.fields import BUT, TYPED
+from utils.config.reader import BUT, TYPED
 from utils.errors import UsageError
 from utils.paths import expanded
 from utils.text import shown

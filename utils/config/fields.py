@@ -1,31 +1,20 @@
-"""Options as dataclass fields: declare, cast, read from YAML and command line, say what is wrong. Knows no option."""
+"""Options as fields of dataclasses: how one is declared, how its value is cast, and how --help describes it."""
 
-import argparse
-import contextlib
-import itertools
 import math
 import operator
-import os
-import re
-import shlex
 import shutil
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, field
-from pathlib import Path
-from types import SimpleNamespace
+from collections.abc import Collection, Iterable
+from dataclasses import MISSING, dataclass, field
 from typing import Any, get_args
 
 from utils.config.yaml_loader import NULLS, Bare
 from utils.errors import UsageError
 from utils.paths import expanded
-from utils.text import MOST_PROBLEMS, nearest, shown, word
+from utils.registry import either
+from utils.text import shown
 
-TYPED = "on the command line"
-BUT = ", but "  # between a value and what would be right
-Rule = tuple[str, Callable[[Any], object], str]
 Ints = tuple[int, ...]
-Renamed = Mapping[tuple[str, str], Mapping[str, object]]  # (option, value) -> what it is called here
 NOUNS = {
     int: "an int",
     float: "a float",
@@ -38,27 +27,82 @@ SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, 
 LONGEST_LIST = 1000
 
 
-def opt(
-    default: Any, text: str, allowed: str | Sequence[str] = "", *flags: str, maths: bool = True, path: str = ""
-) -> Any:
-    """One option. `allowed`: choices, or limits such as ">= 0 and < 1". `flags`: more spellings.
+@dataclass(frozen=True)
+class Need:
+    """A value of another option that gives an option its effect, such as "lr_policy multistep_lr".
 
-    `maths`: whether a resumed run with another value would be another run. `path`: "old" for a path to be read, "new"
-    for any other, "" for what is no path.
+    values: any of these; empty means any value that is not false.
     """
-    facts = {"text": text, "allowed": allowed, "flags": flags, "maths": maths, "path": path}
-    return field(default=default, metadata=facts)
+
+    option: str
+    values: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> "Need":
+        option, *values = text.replace(",", "").replace(" or ", " ").split()
+        return cls(option, tuple(values))
+
+    def is_met(self, value: object) -> bool:
+        return value in self.values if self.values else bool(value)
+
+    def __str__(self) -> str:
+        return f"{self.option} {either(self.values)}" if self.values else self.option
+
+
+def opt(
+    default: Any,
+    text: str,
+    allowed: str | Collection[str] = "",
+    *flags: str,
+    maths: bool = True,
+    path: str = "",
+    needs: str = "",
+    unset: str = "",
+    strict: bool = False,
+    warn_in_files: bool = False,
+    off: object = MISSING,
+) -> Any:
+    """Declare an option.
+
+    text: its description in --help.
+    allowed: choices, or limits such as ">= 0 and < 1".
+    flags: more spellings on the command line.
+    maths: a resumed run with another value would be another run.
+    path: "old" for a path to be read, "new" for any other path.
+    needs: what gives the option its effect, as `Need.parse` reads it. Registry rows that list the option also do.
+    unset: what the default None means.
+    strict: to give the option where it has no effect is an error, not a warning.
+    warn_in_files: warn about a missing effect also if the value is in a YAML file, not only on the command line.
+    off: value of which no missing effect is told.
+    """
+    return field(
+        default=default,
+        metadata={
+            "text": text,
+            "allowed": allowed,  # a registry itself, so that names added later count
+            "flags": flags,
+            "maths": maths,
+            "path": path,
+            "needs": Need.parse(needs) if needs else None,
+            "unset": unset,
+            "strict": strict,
+            "warn_in_files": warn_in_files,
+            "off": default if off is MISSING and (strict or warn_in_files) else off,
+        },
+    )
 
 
 def wanted(option: Any) -> str:
-    """What an option takes, in words: "an int >= 1"."""
+    """Describe the values of an option: "an int >= 1"."""
     kind, allowed = (get_args(option.type) or (option.type,))[0], option.metadata["allowed"]
     if not isinstance(allowed, str):
         return f"one of {', '.join(allowed)}"
-    return f"{NOUNS[kind]} {allowed}".rstrip() + f"; at most {LONGEST_LIST} of them" * (kind == Ints)
+    described = f"{NOUNS[kind]} {allowed}".rstrip()
+    return f"{described}; at most {LONGEST_LIST} of them" if kind == Ints else described
 
 
-def fits(value: Any, allowed: str | Sequence[str]) -> bool:
+def fits(value: Any, allowed: str | Collection[str]) -> bool:
+    """Return whether a value is one of the choices, or within the limits, `allowed`."""
     if not isinstance(allowed, str):
         return value in allowed
     limits = (limit.split() for limit in allowed.split(" and ") if limit)
@@ -66,7 +110,10 @@ def fits(value: Any, allowed: str | Sequence[str]) -> bool:
 
 
 def plain(kind: Any, value: Any) -> Any:
-    """An int, float, str or bool; what int() or float() would bend (2.5, true) is refused."""
+    """Return `value` as an int, float, str or bool.
+
+    Raises ValueError for a value that int() or float() would change, such as 2.5 and true.
+    """
     bent = isinstance(value, bool) != (kind is bool) or (kind is int and isinstance(value, float))
     if bent or (kind is str and not (isinstance(value, str) and value.strip() and value.isprintable())):
         raise ValueError
@@ -76,8 +123,11 @@ def plain(kind: Any, value: Any) -> Any:
 
 
 def cast(option: Any, value: Any) -> Any:
-    """A value as the option's declared type. Raises ValueError, TypeError or OverflowError where it is none, UsageError
-    where there is more to say than what the type is."""
+    """Return `value` as the declared type of the option.
+
+    Raises ValueError, TypeError or OverflowError if it is of another type, and UsageError if there is a better
+    explanation than the type.
+    """
     kind, *nullable = get_args(option.type) or (option.type,)
     path = option.metadata["path"]
     if path and value == "~" and isinstance(value, Bare):
@@ -99,128 +149,28 @@ def cast(option: Any, value: Any) -> Any:
 
 
 def flags(name: str, option: Any = None) -> list[str]:
-    """All spellings of an option's flag; the last one of a boolean option switches it off."""
+    """Return all spellings of an option's flag. The last one of a boolean option switches it off."""
     long = "--" + name.replace("_", "-")
     if option is None:
         return [long]
+    if option.type is not bool:
+        return [*option.metadata["flags"], long]
     off = long.replace("--no-", "--") if long.startswith("--no-") else long.replace("--", "--no-")
-    return [*option.metadata["flags"], long, *([off] if option.type is bool else [])]
-
-
-STEPPED = "start:stop:step or none"
-LARGEST_STEP = 1_000_000
-
-
-def stepped(text: str, most: int = 1000) -> list[float]:
-    """The numbers of "start:stop:step", both ends among them, or of "none". Raises ValueError where it is neither, or
-    more than `most` numbers, or one below 0 or above LARGEST_STEP."""
-    if text == "none":
-        return []
-    start, stop, step = map(float, text.split(":"))
-    count = math.floor((stop - start) / step + 1e-9) + 1 if 0 <= start <= stop <= LARGEST_STEP >= step > 0 else 0
-    if not 0 < count <= most:
-        raise ValueError
-    return [round(start + i * step, 9) for i in range(count)]
-
-
-def writable(folder: str) -> bool:
-    """Whether a folder, or else the lowest existing one above it, can be written."""
-    lowest = next(path for path in (Path(folder), *Path(folder).parents) if os.path.lexists(path))
-    return os.access(lowest, os.W_OK | os.X_OK) and lowest.is_dir()
-
-
-class Reader:
-    """Takes values from the weakest source to the strongest and gathers all that is wrong with them."""
-
-    def __init__(self, declared: Mapping[str, Any], dead: Sequence[str], renamed: Renamed) -> None:
-        self.declared, self.dead, self.renamed = declared, dead, renamed
-        self.v = SimpleNamespace(typed={}, chosen=set(), **{name: option.default for name, option in declared.items()})
-        none = (None, MISSING)
-        self.said = {
-            name: f"{name}: {'no value given' if option.default in none else f'{shown(option.default)} by default'}"
-            for name, option in declared.items()
-        }
-        self.lines: dict[str, str] = {}  # where in its file an option stands, for messages
-        self.spellings = {
-            flag[2:].replace("-", "_"): name for name, option in declared.items() for flag in flags(name, option)
-        }
-        self.problems: list[str] = []
-        self.warnings: list[str] = []
-        self.bad: set[str] = set()
-
-    def take(self, name: str, value: Any, where: str, line: int | None = None) -> None:
-        """One value as written; `where` is "in FILE" or "on the command line", `line` its line in that file."""
-        placed = f", line {line}" if line else ""
-        if name in self.dead:
-            self.warnings.append(f"{name} has no effect here")
-        elif isinstance(value, str) and (name, value) in self.renamed:
-            meant = self.renamed[name, value]
-            words = ", ".join(f"{other}: {shown(new)}" for other, new in meant.items())
-            self.warnings.append(f"{name}: {value} {where} is {words} here")
-            for other, new in meant.items():
-                self.take(other, new, where, line)
-        elif name not in self.declared:
-            hint = self.hint(self.spellings.get(name, name), self.declared)
-            self.problems.append(f"{word(name)}: unknown option {where}{placed}{hint}; see --help")
-        else:
-            self.said[name], self.lines[name] = f"{name}: {shown(value)} {where}", placed
-            try:
-                setattr(self.v, name, cast(self.declared[name], value))
-            except (ValueError, TypeError, OverflowError) as error:
-                allowed = self.declared[name].metadata["allowed"]
-                hint = "" if isinstance(allowed, str) else self.hint(value if isinstance(value, str) else "", allowed)
-                right = str(error) if isinstance(error, UsageError) else f"it must be {wanted(self.declared[name])}"
-                self.problems.append(f"{self.said[name]}{placed}{hint}, but {right}")
-                self.bad.add(name)
-
-    def hint(self, name: str, names: Iterable[str]) -> str:
-        """`nearest`, as long as problems are few enough to be listed: the search takes a millisecond."""
-        return nearest(name, names) if len(self.problems) < MOST_PROBLEMS else ""
-
-    def command_line(self, argv: Sequence[str]) -> None:
-        """Split into `v.typed`: option -> its texts in order, "" for no text, a bool for a flag alone."""
-        parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False, argument_default=argparse.SUPPRESS)
-        parser._negative_number_matcher = re.compile(r"-\.?\d")  # argparse's own takes -1e-4 for a flag
-        spellings = {name: flags(name, self.declared.get(name)) for name in [*self.declared, *self.dead]}
-        for name, spelled in spellings.items():
-            switch = name in self.declared and self.declared[name].type is bool
-            for flag in spelled:
-                alone = flag != spelled[-1] if switch else ""
-                parser.add_argument(flag, dest=name, nargs="?", action="append", const=alone)
-        tokens = [re.sub("^--[^=]+", lambda long: long[0].replace("_", "-"), token) for token in argv]
-        typed, strays = parser.parse_known_args(tokens)
-        self.v.typed = vars(typed)
-        pairs = set(itertools.pairwise(tokens))
-        for before, stray in itertools.pairwise(["", *strays]):
-            if stray[:1] == "-" and stray.strip("-"):
-                known = [flag for name in self.declared for flag in spellings[name]]
-                hint = self.hint(stray.partition("=")[0], known)
-                self.problems.append(f"{word(stray)}: unknown option {TYPED}{hint}; see --help")
-            elif before[:1] != "-" or "=" in before or (before, stray) not in pairs:  # else: an unknown option's value
-                hint = f"; did you mean --config {shlex.quote(stray)}?" if stray.endswith((".yml", ".yaml")) else ""
-                self.problems.append(
-                    f"{shown(stray) if stray else repr(stray)}: stray word {TYPED}; an option starts with --{hint}"
-                )
-
-    def found(self, rules: Iterable[Rule], joint: str) -> list[str]:
-        """The rules that apply, a line each. `joint` stands between what was given and what would be right."""
-        lines = []
-        for name, wrong, right in rules:
-            with contextlib.suppress(AttributeError):
-                if wrong(self.v):
-                    placed = self.lines.get(name, "") if joint == BUT else ""
-                    lines.append(self.said[name] + placed + joint + right.format(**vars(self.v)))
-        return lines
+    return [*option.metadata["flags"], long, off]
 
 
 def help_lines(options: Iterable[Any]) -> list[str]:
-    """An entry of --help for each option: its flags, what it does, type, range or choices, default."""
+    """Return the entry of each option in --help: flags, description, type with range or choices, default."""
     lines = []
     width = max(60, min(118, shutil.get_terminal_size((120, 24)).columns - 2))
     for option in options:
-        default = "required" if option.default is MISSING else f"default {shown(option.default)}"
+        default = f"default {option.metadata['unset'] or shown(option.default)}"
+        if option.default is MISSING:
+            default = "required"
+        elif default == "default null":
+            default = "no default"
         takes = "flag" if option.type is bool else wanted(option)
         start = f"  {', '.join(flags(option.name, option)):<32}  "
-        text = f"{option.metadata['text']} [{takes}; {default}]".replace("default null", "no default")
+        text = f"{option.metadata['text']} [{takes}; {default}]"
         lines.append(textwrap.fill(text, width, initial_indent=start, subsequent_indent=" " * 36))
     return lines

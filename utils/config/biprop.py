@@ -1,0 +1,44 @@
+"""BIPROP's names for options and values, and folders of its authors' machines, which its published files contain."""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from utils.files import writable
+
+ALIASES = {"density": "prune_rate"}
+DEAD = ["world_size", "rank", "random_subnet", "debug", "multistep_lr_adjust", "multistep_lr_gamma"]  # without effect
+RENAMED: Mapping[tuple[str, str], Mapping[str, object]] = {  # (option, value) of BIPROP -> options here
+    ("trainer", "anomaly"): {"trainer": "default", "detect_anomaly": True},
+    ("trainer", "parallel"): {"trainer": "default"},
+    ("set", "CIFAR10_gaussian"): {"set": "CIFAR10", "gaussian_aug": True},
+    ("set", "CIFAR10_augmix"): {"set": "CIFAR10", "augmix": True},
+}
+
+SET_FOLDERS = {"cifar10", "cifar-10-batches-py", "cifar-10-batches-bin", "cifar100", "cifar-100-python", "mnist"}
+SET_FOLDERS |= {"cifar-100-binary", "fashionmnist", "svhn", "imagenet", "tinyimagenet", "tiny-imagenet-200", "train"}
+SET_FOLDERS |= {"train_32x32.mat"}  # SVHN has no folder of its own
+
+
+def holds_sets(folder: str) -> bool:
+    """Return whether a folder contains a data set. /mnt, which BIPROP's files name, exists on every Linux machine."""
+    try:
+        return any(entry.name.lower() in SET_FOLDERS for entry in os.scandir(folder))
+    except OSError:
+        return False
+
+
+PUBLISHED = {"data": r"/mnt(/disk1/datasets|/xnor-ssd)?", "log_dir": r"/home(/vivekr/.+)"}  # folders in BIPROP's files
+USABLE: dict[str, Callable[[str], bool]] = {"data": holds_sets, "log_dir": writable}  # what makes one usable here
+
+
+def is_foreign_folder(name: str, values: Any) -> bool:
+    """Return whether option `name` of `values` is a folder of BIPROP's authors that cannot be used on this machine.
+
+    A set that is to be downloaded, and an ImageFolder, which BIPROP does not have, belong to the user.
+    """
+    folder = getattr(values, name)
+    if not folder or not re.fullmatch(PUBLISHED[name], folder.rstrip("/")) or USABLE[name](folder):
+        return False
+    return name != "data" or not (values.download or values.set == "ImageFolder")

@@ -1,0 +1,253 @@
+"""Options that contradict each other. Each function returns what would be right, or "".
+
+The message is "<option>: <value> in FILE, but <what would be right>".
+"""
+
+import re
+
+from models.constraints.registry import CONV_TYPES, DENSITY_START, FIXED_POINT, is_fixed_point
+from models.registry import INITS
+from trainers.registry import TRAINERS
+from utils.config.checks import LAYER_TYPES, Checks, Given
+from utils.config.options import Options
+from utils.files import writable
+from utils.registry import either
+from utils.steps import LARGEST_STEP, STEPS, stepped
+
+ERRORS = Checks()
+
+
+@ERRORS.add("bn_weight_init", "bn_type")
+def bn_weight_init(o: Options, _given: Given) -> str:
+    return _needs_affine(o, o.model.bn_weight_init)
+
+
+@ERRORS.add("bn_bias_init", "bn_type")
+def bn_bias_init(o: Options, _given: Given) -> str:
+    return _needs_affine(o, o.model.bn_bias_init)
+
+
+def _needs_affine(o: Options, value: float | None) -> str:
+    if value is None or o.model.bn_type != "NonAffineBatchNorm":
+        return ""
+    return "NonAffineBatchNorm has neither weight nor bias; it needs another bn_type"
+
+
+@ERRORS.add("first_layer_type", "first_layer_dense")
+def first_layer(o: Options, _given: Given) -> str:
+    if o.constraint.first_layer_dense and o.constraint.first_layer_type not in (None, "DenseConv"):
+        return "it contradicts first_layer_dense; leave out one of the two"
+    return ""
+
+
+@ERRORS.add("first_layer_type", "shift_depth conv_type")
+def first_layer_and_depth(o: Options, _given: Given) -> str:
+    c = o.constraint
+    if c.shift_depth and c.first_layer_type and CONV_TYPES[c.conv_type].trainer == "shift":
+        return "it contradicts shift_depth, which counts from the last layer; leave out one of the two"
+    return ""
+
+
+@ERRORS.add("first_layer_type", LAYER_TYPES)
+def one_trainer(o: Options, _given: Given) -> str:
+    if len(o.constraint.trainers) > 1:
+        return f"its trainer is not that of conv_type {o.constraint.conv_type}; a run has one"
+    return ""
+
+
+@ERRORS.add("conv_type", f"{LAYER_TYPES} pretrained resume check")
+def ticket(o: Options, _given: Given) -> str:
+    if any(row.needs_ticket for row in o.constraint.rows) and not (o.run.pretrained or o.run.resume or o.run.check):
+        return "it needs the ticket whose mask it keeps: --pretrained FILE (RGConv takes a random mask)"
+    return ""
+
+
+@ERRORS.add("prune_rate", LAYER_TYPES)
+def prune_rate(o: Options, _given: Given) -> str:
+    c = o.constraint
+    if c.prune_rate in (None, -1):
+        asked = "the fraction of weights kept, e.g. --prune-rate 0.5 (-1 leaves it to the command line)"
+        return f"it must be given: {asked}" if c.needs_density else ""
+    assert c.prune_rate is not None
+    if not 0 < c.prune_rate <= 1 and (c.prune_rate != 0 or c.is_pruned):
+        return "it must be a float > 0 and <= 1: the fraction of weights kept"
+    if c.prune_rate == 1 and c.is_rewired:
+        return "nothing could move: it needs to be < 1, or -1 for rewiring filter by filter"
+    return ""
+
+
+@ERRORS.add("prune_rate_epoch", f"{LAYER_TYPES} prune_rate epochs dry_run")
+def prune_rate_epoch(o: Options, _given: Given) -> str:
+    c, o_ = o.constraint, o.optim
+    if c.density_falls and c.prune_rate_epoch >= o_.epochs and not o.run.dry_run:
+        return f"the schedule must end before the run does: prune_rate_epoch < epochs, {o_.epochs} (0: no schedule)"
+    return ""
+
+
+@ERRORS.add("scale_fan", f"init prune_rate {LAYER_TYPES}")
+def scale_fan(o: Options, _given: Given) -> str:
+    c = o.constraint
+    keeps_all = c.prune_rate == 1 or (c.prune_rate in (None, -1) and not c.needs_density)
+    if o.model.scale_fan and INITS[o.model.init].scale_fan and c.is_pruned and keeps_all:
+        return "the fan is 0; it needs prune_rate < 1"
+    return ""
+
+
+@ERRORS.add("gaussian_aug", "augmix")
+def one_augmentation(o: Options, _given: Given) -> str:
+    return "it contradicts augmix; leave out one of the two" if o.data.gaussian_aug and o.data.augmix else ""
+
+
+@ERRORS.add("jsd", "augmix gaussian_aug")
+def jsd(o: Options, _given: Given) -> str:
+    lonely = o.data.jsd and not (o.data.gaussian_aug or o.data.augmix)
+    return "it needs augmix or gaussian_aug" if lonely else ""
+
+
+@ERRORS.add("trainer", LAYER_TYPES)
+def trainer(o: Options, _given: Given) -> str:
+    wanted = TRAINERS[o.optim.trainer].variant_of or o.optim.trainer
+    types = [name for name, row in CONV_TYPES.items() if row.trainer == wanted]
+    if wanted == "default" or wanted in o.constraint.trainers:
+        return ""
+    return f"it needs conv_type {either(types)}"
+
+
+@ERRORS.add("activation_bits")
+def activation_bits(o: Options, _given: Given) -> str:
+    bits = o.constraint.activation_bits
+    return "" if bits is None or is_fixed_point(bits) else FIXED_POINT
+
+
+@ERRORS.add("freeze_weights", LAYER_TYPES)
+def freeze_weights(o: Options, _given: Given) -> str:
+    trained = [name for name in sorted(o.constraint.layer_types) if not CONV_TYPES[name].freezable]
+    if o.constraint.freeze_weights and trained:
+        return f"{trained[0]} trains its weights and has no scores; leave it out"
+    return ""
+
+
+@ERRORS.add("precision", LAYER_TYPES)
+def precision(o: Options, _given: Given) -> str:
+    if o.run.precision == "bf16" and o.needs_fp32:
+        return "inputs in fixed point have more bits than bf16; it must be fp32 or auto"
+    return ""
+
+
+@ERRORS.add("sweep_on")
+def sweep_on(o: Options, _given: Given) -> str:
+    try:
+        stepped(o.optim.sweep_on)
+    except (ValueError, OverflowError):
+        return f"it must be {STEPS}, such as 0:4:0.1: at most 1000 numbers from 0 to {LARGEST_STEP}"
+    return ""
+
+
+@ERRORS.add("grow", f"drop density_schedule prune_rate {LAYER_TYPES}")
+def grow(o: Options, _given: Given) -> str:
+    c = o.constraint
+    if c.grow == "none" and c.rewires_layers and c.density_schedule == "constant":
+        return "with a constant prune_rate as many must grow as are dropped; it needs density_schedule cubic"
+    if c.grow != "random" and c.drop == "random" and c.rewires_filters:
+        return "drop random without a prune_rate is the notebook's control, which redraws at random: give grow random"
+    return ""
+
+
+@ERRORS.add("drop", f"prune_rate {LAYER_TYPES}")
+def drop(o: Options, _given: Given) -> str:
+    if o.constraint.drop == "magnitude_per_sign" and o.constraint.rewires_filters:
+        return "it drops a share of a layer's weights of either sign: it needs a prune_rate"
+    return ""
+
+
+@ERRORS.add("density_schedule", f"prune_rate {LAYER_TYPES}")
+def density_schedule(o: Options, _given: Given) -> str:
+    c = o.constraint
+    falls = c.rewires_layers and c.prune_rate is not None and c.prune_rate < DENSITY_START
+    if c.density_schedule == "cubic" and c.is_rewired and not falls:
+        return f"it falls from {DENSITY_START} to prune_rate, which must be given and below that"
+    return ""
+
+
+@ERRORS.add("sparse_hold", f"prune_rate {LAYER_TYPES}")
+def sparse_hold(o: Options, _given: Given) -> str:
+    if not o.constraint.sparse_hold and o.constraint.rewires_layers:
+        return "with a prune_rate dropped weights must stay 0; leave out one of the two"
+    return ""
+
+
+@ERRORS.add("keep_share", f"live_share drop prune_rate {LAYER_TYPES}")
+def keep_share(o: Options, _given: Given) -> str:
+    c = o.constraint
+    if c.keep_share > c.live_share and c.rewires_filters and c.drop != "random":
+        return f"it must be at most live_share, {c.live_share}"
+    return ""
+
+
+@ERRORS.add("dense_epochs", f"trainer epochs dry_run prune_rate prune_rate_epoch {LAYER_TYPES}")
+def dense_epochs(o: Options, _given: Given) -> str:
+    c, dense, epochs = o.constraint, o.optim.dense_epochs, o.optim.epochs
+    if o.optim.trainer != "lottery" or o.run.dry_run:
+        return ""
+    if dense >= epochs:
+        return f"it must be < epochs, {epochs}"
+    if c.density_falls and c.prune_rate_epoch < epochs <= dense + c.prune_rate_epoch:
+        return f"dense_epochs + prune_rate_epoch must be < epochs, {epochs}"
+    return ""
+
+
+@ERRORS.add("nesterov", "momentum")
+def nesterov(o: Options, _given: Given) -> str:
+    return "it needs momentum > 0" if o.optim.nesterov and o.optim.momentum == 0 else ""
+
+
+@ERRORS.add("start_epoch", f"epochs resume progress_until density_schedule prune_rate {LAYER_TYPES}")
+def start_epoch(o: Options, given: Given) -> str:
+    c, start, epochs = o.constraint, o.optim.start_epoch, o.optim.epochs
+    if start is None:
+        return ""
+    if start >= epochs:
+        return f"it must be < epochs, {epochs}"
+    if c.rewires_layers and c.density_schedule == "cubic" and (c.progress_until or 0.75) * epochs <= start:
+        return "density_schedule cubic ends before that epoch; it must be < progress_until * epochs"
+    if "start_epoch" in given.typed and o.run.resume:
+        return "a resumed run continues where it stopped; leave out this or resume"
+    return ""
+
+
+@ERRORS.add("pretrained", "resume")
+def pretrained(o: Options, _given: Given) -> str:
+    if o.run.pretrained and o.run.resume not in (None, "auto"):
+        return "a resumed run continues where it stopped; leave out this or resume"
+    return ""
+
+
+@ERRORS.add("evaluate", "resume pretrained")
+def evaluate(o: Options, _given: Given) -> str:
+    if o.run.evaluate and not (o.run.resume or o.run.pretrained):
+        return "it needs a trained network: --resume PATH or --pretrained FILE"
+    return ""
+
+
+@ERRORS.add("name")
+def name(o: Options, _given: Given) -> str:
+    text = o.run.name or "-"
+    if not re.fullmatch(r"(?!\.)[^/]{1,99}", text) or len(text.encode()) > 200:  # options are appended to it
+        return "it must be one path component of at most 99 characters (200 bytes) that does not begin with a dot"
+    return ""
+
+
+@ERRORS.add("log_dir")
+def log_dir(o: Options, given: Given) -> str:
+    unusable = "log_dir" in given.chosen and not writable(o.run.log_dir or "")
+    return "it must be a folder one can write" if unusable else ""
+
+
+@ERRORS.add("multigpu", "device")
+def multigpu(o: Options, given: Given) -> str:
+    gpus = o.run.multigpu or ()
+    if len(set(gpus)) < len(gpus):
+        return "each GPU can be named once"
+    if gpus and o.run.device == "cpu" and "multigpu" in given.typed:
+        return "device is cpu; leave out one of the two"
+    return ""

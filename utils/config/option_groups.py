@@ -1,0 +1,332 @@
+"""Every option of the program, declared once. A new option is one field here and its use.
+
+All options share one name space: the field `prune_rate` is the YAML key `prune_rate` and the flag `--prune-rate`.
+"""
+
+from dataclasses import MISSING, dataclass
+
+from data.registry import PIXELS, SETS
+from models.constraints.registry import (
+    CONV_TYPES,
+    DENSITY_SCHEDULES,
+    DENSITY_START,
+    DROP_CRITERIA,
+    GROW_CRITERIA,
+    LAYER_DENSITIES,
+    ROUNDINGS,
+    SHIFT_INITS,
+    SHIFT_UPDATES,
+    ConvType,
+)
+from models.registry import ACTIVATIONS, ARCHS, BN_TYPES, GAINS, INITS, MLP_NORMS, READOUTS
+from trainers.registry import GRAD_COMPRESSIONS, OPTIMIZERS, TRAINERS
+from trainers.schedules import POLICIES
+from utils.config.fields import opt
+from utils.paths import stem
+from utils.steps import STEPS
+
+PIXEL_TEXT = """scale of the pixels: standard (mean 0, deviation 1 over the set), unit (0 to 1), signed (-1 to 1),
+binary (1 from half of full brightness on, else 0)"""
+DECAY = "weight decay; sgd and adamw (decoupled) apply it to scores too, as in BIPROP; the other optimizers use none"
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    set: str = opt(MISSING, "data set", SETS)
+    data: str = opt("./datasets", "folder of the data sets", maths=False, path="new")
+    download: bool = opt(False, "download the data set if it is missing", maths=False)
+    val_split: float = opt(0.0, "share of the training set held out to pick the best epoch", ">= 0 and < 1")
+    batch_size: int = opt(256, "images per step, over all processes", ">= 1 and <= 1e7", "-b")
+    test_batch_size: int | None = opt(None, "images per evaluation step", ">= 1 and <= 1e7", unset="batch_size")
+    pixels: str = opt("standard", PIXEL_TEXT, PIXELS)
+    workers: int = opt(
+        4,
+        "loader processes, for sets whose images are decoded or augmented one by one",
+        ">= 0 and <= 256",
+        "-j",
+        maths=False,
+    )
+    image_size: int | None = opt(
+        None, "crop of ImageNet, TinyImageNet, BigCIFAR10 and ImageFolder", ">= 8 and <= 4096", unset="that of the set"
+    )
+    low_data: float = opt(1.0, "share of the training images used", "> 0 and <= 1")
+    one_batch: bool = opt(False, "train on a single batch, one step per epoch, to test whether it can be learned")
+    gaussian_aug: bool = opt(False, "add Gaussian noise to training images")
+    std_gauss: float = opt(
+        0.1, "standard deviation of that noise, for pixels in [0, 1]", "> 0 and <= 1000", needs="gaussian_aug"
+    )
+    p_clean: float = opt(1.0, "share of images without noise", ">= 0 and <= 1", needs="gaussian_aug")
+    augmix: bool = opt(False, "apply AugMix to training images")
+    all_augmix_augmentations: bool = opt(
+        False, "AugMix also changes color, contrast, brightness and sharpness", needs="augmix"
+    )
+    mixture_width: int = opt(3, "AugMix: number of chains", ">= 1 and <= 100", needs="augmix")
+    mixture_depth: int = opt(
+        -1, "AugMix: operations per chain; 0 and -1: 1 to 3 at random", ">= -1 and <= 100", needs="augmix"
+    )
+    aug_severity: int = opt(3, "AugMix: strength of the operations", ">= 1 and <= 10", needs="augmix")
+    jsd: bool = opt(
+        False, "add the Jensen-Shannon loss over one clean and two augmented views; with augmix or gaussian_aug"
+    )
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    arch: str = opt(MISSING, "architecture", ARCHS, "-a")
+    num_classes: int | None = opt(None, "outputs of the network", ">= 1 and <= 1e6", unset="classes of the set")
+    width_mult: float = opt(1.0, "factor on the widths of the Wide architectures", "> 0 and <= 100", warn_in_files=True)
+    hidden: tuple[int, ...] | None = opt(
+        None, "MLP, CircuitMLP: widths of the hidden layers", ">= 1 and <= 1e7", unset="that of the arch", strict=True
+    )
+    bias: bool = opt(False, "MLP, CircuitMLP: biases in all layers", strict=True)
+    activation: str | None = opt(
+        None, "MLP, CircuitMLP: activation", ACTIVATIONS, unset="that of the arch", strict=True
+    )
+    norm: str | None = opt(None, "MLP, CircuitMLP: normalisation", MLP_NORMS, unset="that of the arch", strict=True)
+    dropout: float = opt(0.0, "MLP, CircuitMLP: dropout after each hidden layer", ">= 0 and < 1", strict=True)
+    readout: str = opt(
+        "pooled", "cResNet20 to cResNet110: original40 has BIPROP's four outputs per class", READOUTS, strict=True
+    )
+    bn_type: str = opt("LearnedBatchNorm", "kind of batch norm", BN_TYPES)
+    bn_weight_init: float | None = opt(
+        None, "initial weight of every batch norm", ">= -1e6 and <= 1e6", unset="1", warn_in_files=True
+    )
+    bn_bias_init: float | None = opt(
+        None, "initial bias of every batch norm", ">= -1e6 and <= 1e6", unset="0", warn_in_files=True
+    )
+    bn_eps: float | None = opt(None, "epsilon of batch norm", "> 0 and <= 1000", unset="1e-5", warn_in_files=True)
+    bn_momentum: float | None = opt(
+        None, "momentum of batch norm, as torch defines it", "> 0 and <= 1", unset="0.1", warn_in_files=True
+    )
+    init: str = opt("kaiming_normal", "initial weights", INITS)
+    mode: str = opt("fan_in", "fan that scales init", ["fan_in", "fan_out"])
+    nonlinearity: str = opt("relu", "nonlinearity whose gain scales init", GAINS)
+    scale_fan: bool = opt(
+        False, "multiply the fan by (1 - prune_rate) in init: BIPROP's published formula", warn_in_files=True
+    )
+
+
+@dataclass(frozen=True)
+class ConstraintOptions:
+    conv_type: str = opt("DenseConv", "constraint on the weights of the layers", CONV_TYPES)
+    prune_rate: float | None = opt(
+        None, "fraction of the weights KEPT (the name is historic): > 0 and <= 1", "", "--density", warn_in_files=True
+    )
+    prune_rate_epoch: int = opt(
+        10, "GlobalSubnetConv: epochs over which the density falls from 0.5 to prune_rate", ">= 0 and <= 1e6"
+    )
+    score_init_constant: float | None = opt(
+        None, "SampleSubnetConv: initial score of every weight", ">= -1e6 and <= 1e6", unset="random", strict=True
+    )
+    initial_ones: float = opt(0.001, "BinaryConv: share of ones among the initial weights", ">= 0 and <= 1")
+    first_layer_dense: bool = opt(False, "leave the first layer unconstrained")
+    last_layer_dense: bool = opt(False, "leave the last layer unconstrained")
+    first_layer_type: str | None = opt(None, "conv_type of the first layer", CONV_TYPES, unset="conv_type")
+    drop: str = opt(
+        "hebbian", "SparseConv: drop the connections lowest by this; SET's rule is magnitude_per_sign", DROP_CRITERIA
+    )
+    grow: str = opt("hebbian", "SparseConv: grow the connections highest by this", GROW_CRITERIA)
+    update_interval: int = opt(20, "SparseConv: count strengths every so many steps", ">= 1 and <= 1e9")
+    progress_interval: int | None = opt(
+        None, "SparseConv: steps between rewirings", ">= 1 and <= 1e9", unset="100 with a prune_rate, else one epoch"
+    )
+    progress_until: float | None = opt(
+        None,
+        "SparseConv: share of training in which rewirings happen",
+        "> 0 and <= 1",
+        unset="0.75 with a prune_rate, else 1",
+    )
+    drop_fraction: float = opt(
+        0.3,
+        "SparseConv: share of connections replaced at first; it falls to 0 by a cosine",
+        "> 0 and <= 1",
+    )
+    keep_share: float = opt(
+        0.1, "SparseConv without prune_rate: share of a filter that is kept unchanged", "> 0 and <= 1"
+    )
+    live_share: float = opt(
+        0.15,
+        "SparseConv without prune_rate: share of a filter that is alive, all but keep_share redrawn; with drop random, "
+        "the probability that a weight is kept",
+        "> 0 and <= 1",
+    )
+    layer_density: str = opt("uniform", "SparseConv: distribution of prune_rate over the layers", LAYER_DENSITIES)
+    density_schedule: str = opt(
+        "constant", "SparseConv: cubic lets the density fall from 0.5 to prune_rate", DENSITY_SCHEDULES
+    )
+    sparse_hold: bool = opt(True, "SparseConv: dropped weights stay 0; otherwise they are set to 0 and train on")
+    freeze_weights: bool = opt(False, "train the scores alone: weights, biases and batch norms are frozen")
+    learn_batchnorm: bool = opt(False, "train batch norm too", needs="freeze_weights", warn_in_files=True)
+    tune_batchnorm: bool = opt(
+        False,
+        "with learn_batchnorm or bn_bias_only: train batch norm and freeze the scores",
+        needs="freeze_weights",
+        warn_in_files=True,
+    )
+    bn_bias_only: bool = opt(False, "train the biases of batch norm too", needs="freeze_weights", warn_in_files=True)
+    weight_bits: int = opt(5, "ShiftQ, ShiftPS: bits per weight, for sign and shift", ">= 2 and <= 8")
+    rounding: str = opt("deterministic", "ShiftQ, ShiftPS: rounding of shifts in training", ROUNDINGS)
+    activation_bits: tuple[int, ...] | None = opt(
+        None,
+        "ShiftQ, ShiftPS: bits before and after the binary point of all inputs and biases",
+        ">= 0 and <= 64",
+        unset="16,16 in most layers",
+    )
+    shift_depth: int | None = opt(
+        None,
+        "ShiftQ, ShiftPS: number of constrained layers, counted from the output",
+        ">= 1 and <= 1000",
+        needs="conv_type ShiftQ or ShiftPS",
+        unset="all",
+    )
+    shift_update: str = opt("ste", "ShiftQ: round a copy of the weights, or (crude) the weights", SHIFT_UPDATES)
+    shift_init: str = opt("uniform", "ShiftPS: initial shifts and signs: random, or of initial weights", SHIFT_INITS)
+    freeze_sign: bool = opt(False, "ShiftPS: train the shifts alone")
+
+    @property
+    def density(self) -> float:
+        """Fraction of the weights kept, 1.0 if nothing is pruned."""
+        return 1.0 if self.prune_rate is None else self.prune_rate
+
+    @property
+    def layer_types(self) -> set[str]:
+        """The conv_types of the layers."""
+        first = "DenseConv" if self.first_layer_dense else self.first_layer_type or self.conv_type
+        return {self.conv_type, first}
+
+    @property
+    def rows(self) -> list[ConvType]:
+        """The registry rows of `layer_types`."""
+        return [CONV_TYPES[name] for name in sorted(self.layer_types)]
+
+    @property
+    def trainers(self) -> set[str]:
+        """The trainers that the conv_types need, other than the default one."""
+        return {row.trainer for row in self.rows} - {"default"}
+
+    @property
+    def is_pruned(self) -> bool:
+        """Whether prune_rate has an effect."""
+        return any(row.density != "unused" for row in self.rows)
+
+    @property
+    def needs_density(self) -> bool:
+        """Whether prune_rate must be given."""
+        return any(row.density == "required" for row in self.rows)
+
+    @property
+    def density_falls(self) -> bool:
+        """Whether the density falls from DENSITY_START over the first prune_rate_epoch epochs."""
+        return any(row.density_falls for row in self.rows) and 0 < (self.prune_rate or 1) < DENSITY_START
+
+    @property
+    def is_rewired(self) -> bool:
+        """Whether connections are rewired in training."""
+        return "sparse" in self.trainers
+
+    @property
+    def rewires_layers(self) -> bool:
+        """Whether rewiring keeps the density of each layer."""
+        return self.is_rewired and self.prune_rate not in (None, -1)
+
+    @property
+    def rewires_filters(self) -> bool:
+        """Whether rewiring works filter by filter, without a density."""
+        return self.is_rewired and not self.rewires_layers
+
+    @property
+    def is_shifted(self) -> bool:
+        """Whether weights are powers of two."""
+        return "shift" in self.trainers
+
+
+@dataclass(frozen=True)
+class OptimOptions:
+    trainer: str = opt("default", "training method; default: the one that conv_type needs", TRAINERS)
+    dense_epochs: int = opt(
+        6, "trainer lottery: epochs in which all weights train, before the ticket is drawn", ">= 1 and <= 1e6"
+    )
+    score_l1: float = opt(1e-8, "trainer ss: weight of the sum of sigmoid(scores) in the loss", ">= 0 and <= 1e6")
+    epsilon: float = opt(1.0, "BinaryConv: probability that the ones of a step are worth more than 1", ">= 0 and <= 1")
+    random_mag: float = opt(0.0, "BinaryConv: how much more they are worth at most", ">= 0 and <= 1e6")
+    sweep_on: str = opt("0:4:0.1", f"BinaryConv: values of the ones that are tested, {STEPS}", maths=False)
+    sweep_every: int = opt(
+        10, "BinaryConv: epochs between these tests; the last epoch always has one", ">= 1 and <= 1e6", maths=False
+    )
+    optimizer: str = opt("sgd", "optimizer", OPTIMIZERS)
+    lr: float = opt(0.1, "learning rate", "> 0 and <= 1e6", "--learning-rate")
+    lr_policy: str = opt("constant_lr", "learning-rate schedule", POLICIES)
+    lr_adjust: int = opt(
+        20, "epochs between the steps of the schedule", ">= 1 and <= 1e6", needs="lr_policy multistep_lr"
+    )
+    lr_gamma: float = opt(0.1, "factor of each step of the schedule", "> 0 and <= 1000", needs="lr_policy multistep_lr")
+    warmup_length: int = opt(
+        0,
+        "epochs of learning-rate warm-up",
+        ">= 0 and <= 1e6",
+        needs="lr_policy constant_lr, cosine_lr or cos_multi_lr",
+    )
+    optimizer_eps: float | None = opt(
+        None, "epsilon of adam, adamw, radam and adadelta", "> 0 and <= 1000", unset="that of torch", warn_in_files=True
+    )
+    momentum: float = opt(0.9, "momentum of sgd", ">= 0 and < 1")
+    weight_decay: float = opt(1e-4, DECAY, ">= 0 and <= 1000", "--wd", off=0)
+    nesterov: bool = opt(False, "Nesterov momentum for sgd", strict=True)
+    no_bn_decay: bool = opt(False, "no weight decay on batch norm", off=False)
+    label_smoothing: float | None = opt(
+        None, "share of each label that is spread over all classes", ">= 0 and < 1", unset="0"
+    )
+    grad_clip: bool = opt(False, "clamp every element of the gradient to [-1, 1]")
+    epochs: int = opt(90, "epochs", ">= 1 and <= 1e6", maths=False)
+    start_epoch: int | None = opt(
+        None, "begin the schedule of a new run at this epoch, < epochs", ">= 0 and <= 1e6", unset="0"
+    )
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    config: str | None = opt(None, "YAML file", maths=False)
+    name: str | None = opt(None, "name of the run, one path component", maths=False, unset="name of the YAML file")
+    log_dir: str | None = opt(None, "root of the run directories", maths=False, path="new", unset="runs")
+    results: str = opt("runs/results.csv", "table with one row per finished run", maths=False, path="new")
+    seed: int | None = opt(
+        None, "random seed", ">= 0 and < 9223372036854775808", unset="drawn, and stored with the run"
+    )
+    resume: str | None = opt(
+        None, "run to resume: its directory, a checkpoint, or auto: the newest unfinished one", maths=False, path="old"
+    )
+    evaluate: bool = opt(False, "test the network of --resume or --pretrained; write nothing", "", "-e", maths=False)
+    pretrained: str | None = opt(
+        None, "checkpoint, or run with checkpoints, that the network is loaded from", maths=False, path="old"
+    )
+    save_minutes: float = opt(
+        10.0, "minutes between checkpoints within a long epoch; 0: none", ">= 0 and <= 1e6", maths=False
+    )
+    save_every: int = opt(
+        -1, "epochs between checkpoints that are kept; 0 and -1: none", ">= -1 and <= 1e6", maths=False
+    )
+    histograms: bool = opt(False, "log weights, scores and gradients to TensorBoard", maths=False)
+    detect_anomaly: bool = opt(False, "let autograd search for the origin of a NaN; slow", maths=False)
+    print_freq: int = opt(
+        10,
+        "batches between updates of the progress bar and checks for divergence",
+        ">= 1 and <= 1e9",
+        "-p",
+        maths=False,
+    )
+    dry_run: int | None = opt(None, "run one epoch of this many batches, to the end", ">= 1 and <= 1e9")
+    check: bool = opt(False, "validate the options, print them and the layers, and stop", maths=False)
+    precision: str = opt("auto", "auto: bf16 where the hardware has it, but fp32 for shifts", ["auto", "fp32", "bf16"])
+    device: str = opt("auto", "device to compute on", ["auto", "cpu", "cuda"], maths=False)
+    multigpu: tuple[int, ...] | None = opt(
+        None, "GPU to use; several run one process each", ">= 0 and <= 1023", maths=False
+    )
+    sync_bn: bool = opt(False, "several processes: batch norm over the global batch, not over that of each process")
+    grad_compression: str = opt("none", "several processes: compression of the gradients", GRAD_COMPRESSIONS)
+    init_timeout: float = opt(300.0, "several processes: seconds to wait for each other", "> 0 and <= 1e6", maths=False)
+    deterministic: bool = opt(False, "use deterministic kernels only", maths=False)
+
+    @property
+    def stem(self) -> str:
+        """File name of the config without its ending."""
+        return stem(self.config or "")

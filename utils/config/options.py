@@ -1,0 +1,76 @@
+"""`Options`: the values of all options, in groups."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from models.registry import ARCHS, Arch
+from utils.config.option_groups import ConstraintOptions, DataOptions, ModelOptions, OptimOptions, RunOptions
+
+GROUPS = {
+    "data": DataOptions,
+    "model": ModelOptions,
+    "constraint": ConstraintOptions,
+    "optim": OptimOptions,
+    "run": RunOptions,
+}
+NAMES = {group: [option.name for option in fields(kind)] for group, kind in GROUPS.items()}
+GROUP_OF = {name: group for group, names in NAMES.items() for name in names}
+FIELDS: dict[str, Any] = {option.name: option for kind in GROUPS.values() for option in fields(kind)}
+
+
+@dataclass(frozen=True)
+class Options:
+    """All options of a run. `warnings` came up while they were read."""
+
+    data: DataOptions
+    model: ModelOptions
+    constraint: ConstraintOptions
+    optim: OptimOptions
+    run: RunOptions
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, values: Any, warnings: Iterable[str] = ()) -> "Options":
+        """Make Options of an object that has every option as an attribute."""
+        groups: dict[str, Any] = {
+            group: kind(**{name: getattr(values, name) for name in NAMES[group]}) for group, kind in GROUPS.items()
+        }
+        return cls(**groups, warnings=tuple(dict.fromkeys(warnings)))
+
+    def value(self, name: str) -> Any:
+        """Return the value of the option `name`."""
+        return getattr(getattr(self, GROUP_OF[name]), name)
+
+    def flat(self) -> dict[str, object]:
+        """Return every option by its name, as plain values that YAML can hold."""
+        values = {name: self.value(name) for name in FIELDS}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    def replace(self, **values: Any) -> "Options":
+        """Return a copy with other values by option name, unchecked. Raises TypeError for an unknown name."""
+        if unknown := values.keys() - FIELDS.keys():
+            raise TypeError(f"no such option: {sorted(unknown)}")
+        own = {group: {name: values[name] for name in names if name in values} for group, names in NAMES.items()}
+        return replace(self, **{group: replace(getattr(self, group), **own[group]) for group in NAMES})
+
+    @property
+    def trainer(self) -> str:
+        """The training method in use: that of the conv_type if the option trainer is `default`."""
+        needed = sorted(self.constraint.trainers)
+        return needed[0] if self.optim.trainer == "default" and needed else self.optim.trainer
+
+    @property
+    def needs_fp32(self) -> bool:
+        """Whether a constraint computes with more bits than bfloat16 has."""
+        return any(row.needs_fp32 for row in self.constraint.rows)
+
+    @property
+    def arch_row(self) -> Arch:
+        """The registry row of the architecture."""
+        return ARCHS[self.model.arch]
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether the network has batch normalisation."""
+        return self.arch_row.normalises(self.model.norm)
