@@ -11,12 +11,14 @@ import pytest
 import torch
 import yaml
 
-from args import DEAD, FIELDS, parse
+from args import FIELDS, parse
 from data import load
 from data.readers import cifar
+from models.registry import ARCHS
 from scripts import report
 from tests.unit.test_data_sources import ROWS, write_cifar_py
-from utils import choices, exit_codes
+from utils import exit_codes
+from utils.config.biprop import DEAD
 from utils.config.fields import flags
 from utils.errors import UsageError
 from utils.text import shown
@@ -111,7 +113,7 @@ def test_what_a_fault_is_answered_with_is_taken(config, tmp_path, monkeypatch, a
     assert match.string not in after and not any("unknown" in line or "must be" in line for line in after), after
 
 
-@pytest.mark.parametrize("name", choices.ARCHS)
+@pytest.mark.parametrize("name", ARCHS)
 def test_every_architecture_is_named_by_its_lower_case(config, name):
     (line,) = problems(["--arch", name.lower()], config()) or [None]
     assert name == name.lower() or f"did you mean {name!r}?" in line

@@ -23,26 +23,30 @@ TABLE = [
     (DENSE, "--optim adam", ["--optim", HERE, "did you mean '--optimizer'"]),
     (DENSE, "-lr 0.1", ["-lr", HERE, "did you mean '--lr'"]),
     (DENSE, "--typo=5", ["--typo", "unknown option", HERE]),
-    (DENSE, "0.1", ["'0.1'", "stray word", HERE, "starts with --"]),
-    (DENSE, "--lr 0.1 0.2", ["'0.2'", "stray word", HERE]),
-    (DENSE, "EMPTY", ["''", "stray word", HERE]),
-    (DENSE, "-", ["'-'", "stray word", HERE]),
+    (DENSE, "0.1", ["'0.1'", "unexpected argument", HERE, "starts with --"]),
+    (DENSE, "--lr 0.1 0.2", ["'0.2'", "unexpected argument", HERE]),
+    (DENSE, "EMPTY", ["''", "unexpected argument", HERE]),
+    (DENSE, "-", ["'-'", "unexpected argument", HERE]),
     (DENSE + "prunerate: 0.5\n", "", ["prunerate", "unknown option", FILE, "did you mean 'prune_rate'"]),
     (DENSE + "learning_rate: 0.5\n", "", ["learning_rate", FILE, "did you mean 'lr'"]),
     (DENSE + "5: 6\n", "", ["5: unknown option", FILE, "--help"]),
-    (DENSE, "--gaussian-aug --p-clean 0.5 --augmix", ["gaussian_aug", HERE, "one or the other"]),
+    (DENSE, "--gaussian-aug --p-clean 0.5 --augmix", ["gaussian_aug", HERE, "it contradicts augmix"]),
     (DENSE, "--jsd", ["jsd", HERE, "needs augmix or gaussian_aug"]),
     (DENSE, "--mixture-depth -2", ["mixture_depth", "'-2'", HERE, "an int >= -1"]),
     (DENSE, "--aug-severity 11", ["aug_severity", HERE, "an int >= 1 and <= 10"]),
     (DENSE + "p_clean: 1.5\n", "", ["p_clean", "1.5", FILE, "a float >= 0 and <= 1"]),
     (DENSE + "low_data: 0\n", "", ["low_data", "0", FILE, "a float > 0 and <= 1"]),
-    (DENSE + "readout: original40\n", "", ["readout", FILE, "cResNet20 to cResNet110, not Conv2"]),
+    (
+        DENSE + "readout: original40\n",
+        "",
+        ["readout", FILE, "cResNet20, cResNet20_BinAct, cResNet32 or 7 others, not Conv2"],
+    ),
     (
         DENSE + "conv_type: ShiftQ\nfirst_layer_type: ShiftPS\n",
         "--shift-depth 1",
         ["first_layer_type", "contradicts shift_depth"],
     ),
-    (DENSE + "trainer: lottery\n", "", ["trainer", FILE, "trains scores", "SampleSubnetConv"]),
+    (DENSE + "trainer: lottery\n", "", ["trainer", FILE, "conv_type SubnetConv", "SampleSubnetConv"]),
     (SUBNET + "trainer: lottery\nepochs: 6\n", "", ["dense_epochs: 6 by default, but it must be < epochs, 6"]),
     (
         SUBNET,
@@ -65,7 +69,7 @@ TABLE = [
     (
         DENSE + "conv_type: FixedSubnetConv\nprune_rate: 0.5\ntrainer: ss\npretrained: a.pt\n",
         "",
-        ["trainer", "'ss'", FILE, "trains scores"],
+        ["trainer", "'ss'", FILE, "conv_type SubnetConv"],
     ),
     (
         DENSE + "conv_type: SubnetConv\nscale_fan: true\nprune_rate: -1\n",
@@ -170,16 +174,20 @@ TABLE = [
         ["activation_bits", "'40,40'", HERE, "(>= 2 and <= 25)"],
     ),
     (DENSE + "conv_type: ShiftQ\n", "--precision bf16", ["precision", "'bf16'", HERE, "fp32 or auto"]),
-    (DENSE + "freeze_weights: true\n", "--first-layer-type ShiftPS", ["freeze_weights", FILE, "no scores to train"]),
+    (
+        DENSE + "freeze_weights: true\n",
+        "--first-layer-type ShiftPS",
+        ["freeze_weights", FILE, "ShiftPS trains its weights and has no scores"],
+    ),
     (DENSE + "conv_type: ShiftQ\n", "--rounding stochastc", ["rounding", HERE, "did you mean 'stochastic'"]),
     (DENSE + "conv_type: ShiftQ\nshift_depth: 0\n", "", ["shift_depth: 0", FILE, "an int >= 1"]),
     (DENSE, "--trainer shift", ["trainer: 'shift'", HERE, "conv_type ShiftQ or ShiftPS"]),
     (SUBNET, "--trainer shift", ["trainer: 'shift'", HERE, "conv_type ShiftQ or ShiftPS"]),
-    (DENSE + "conv_type: ShiftQ\n", "--trainer ss", ["trainer: 'ss'", HERE, "trains scores"]),
+    (DENSE + "conv_type: ShiftQ\n", "--trainer ss", ["trainer: 'ss'", HERE, "conv_type SubnetConv"]),
     (
         DENSE + "conv_type: ShiftPS\nfreeze_weights: true\n",
         "",
-        ["freeze_weights: true", FILE, "shift weights have no scores to train in their place"],
+        ["freeze_weights: true", FILE, "ShiftPS trains its weights and has no scores"],
     ),
     (DENSE, "--hidden 300,100", ["hidden", HERE, "arch MLP", "Conv2"]),
     (DENSE, "--bias", ["bias", HERE, "arch MLP"]),
@@ -199,12 +207,12 @@ TABLE = [
         ["first_layer_type", FILE, "its trainer is not that of conv_type SparseConv; a run has one"],
     ),
     (DENSE + "conv_type: ShiftQ\nfirst_layer_type: BinaryConv\n", "", ["first_layer_type", FILE, "a run has one"]),
-    (SPARSE + "trainer: prune_score\n", "", ["trainer", "'prune_score'", FILE, "trains scores"]),
+    (SPARSE + "trainer: prune_score\n", "", ["trainer", "'prune_score'", FILE, "conv_type SubnetConv"]),
     (SPARSE, "--freeze-weights", ["freeze_weights", HERE, "SparseConv trains its weights"]),
     (SPARSE + "density: 0.5\nprune_rate: 0.5\n", "", ["density", "c.yml", "the same option", "leave out one"]),
     (SPARSE, "--density 2", ["prune_rate", "'2'", HERE, "> 0 and <= 1", "kept"]),
     (SPARSE + "density: 2\n", "", ["prune_rate", "2", FILE, "> 0 and <= 1", "kept"]),
-    (SPARSE, "--density 1", ["prune_rate", "'1'", HERE, "nothing could move", "-1 for progress filter by filter"]),
+    (SPARSE, "--density 1", ["prune_rate", "'1'", HERE, "nothing could move", "-1 for rewiring filter by filter"]),
     (SPARSE, "--density 0.5 --grow none", ["grow", "'none'", HERE, "density_schedule cubic"]),
     (SPARSE, "--drop random", ["grow", "'hebbian' by default", "notebook's control", "give grow random"]),
     (SPARSE, "--drop random --grow none", ["grow", "'none'", HERE, "notebook's control", "give grow random"]),
@@ -286,7 +294,7 @@ def test_all_problems_of_file_and_command_line_come_together(tmp_path: Path) -> 
 @pytest.mark.parametrize("words", [["one", "two"], ["--typo=5", "two"], ["-x", "5", "two"]])
 def test_only_the_word_after_an_unknown_option_is_taken_for_its_value(words: list[str], tmp_path: Path) -> None:
     (tmp_path / "c.yml").write_text(DENSE)
-    with pytest.raises(UsageError, match=r"\A2 problems:\n[^\n]*\n'two': stray word[^\n]*\Z"):
+    with pytest.raises(UsageError, match=r"\A2 problems:\n[^\n]*\n'two': unexpected argument[^\n]*\Z"):
         args.parse(["--config", str(tmp_path / "c.yml"), *words])
 
 

@@ -24,7 +24,7 @@ CHANGED = {  # config -> what it is read as, and whether there is a warning
     },
     "smallscale/resnet18/resnet18-dense.yaml": {"prune_rate": (None, None)},  # it says 0.0, the original's "none"
     "smallscale/vgg/vgg_small_bn_BinAct.yml": {
-        "width_mult": (1.0, "no effect without a Wide arch, such as Conv4Wide"),
+        "width_mult": (1.0, "no effect without arch Conv4Wide, Conv4Wide_BinAct, Conv6Wide or"),
     },
 }
 RANDOM_GRAPHS = [config for config, row in ROWS.items() if row["conv_type"] == "RGConv"]
@@ -41,7 +41,7 @@ FAILED_TO_BUILD_OR_RUN = [
 @pytest.fixture
 def parse(tmp_path, monkeypatch):
     for folder in NO_PATHS:  # also where the test machine happens to have one of the authors' folders
-        monkeypatch.setitem(args.FOREIGN, folder, lambda path: False)
+        monkeypatch.setitem(args.USABLE, folder, lambda path: False)
 
     def parse_(config, *words):
         return args.parse(["--config", write(config, tmp_path), "--seed", "1", *words])

@@ -8,10 +8,10 @@ import torch
 import models
 from args import parse
 from models.constraints import constrain
+from models.registry import ARCHS
 from tests.originals import original, original_state, small_net, write
 from tests.unit.test_pretrained import into, same
 from trainers import load_trained
-from utils import choices
 from utils.errors import UsageError
 
 
@@ -123,7 +123,7 @@ def test_a_content_that_holds_itself_ends(options):
         load_trained.from_content(content, "net.pt")
 
 
-@pytest.mark.parametrize("arch", choices.ARCHS)
+@pytest.mark.parametrize("arch", ARCHS)
 def test_no_architecture_has_layers_of_the_wrappers_names(arch):
     with torch.device("meta"):
         net = models.build(arch, num_classes=10, in_shape=(3, 32, 32) if "MNIST" not in arch else (1, 28, 28))

@@ -27,7 +27,8 @@ def parse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return parse_
 
 
-PRUNE_RATE = "prune_rate: '0.5' {} conv_type SubnetConv or another that it belongs to"
+BY_GAIN = "init kaiming_normal, kaiming_uniform, signed_constant, unsigned_constant or usc_bernoulli"
+PRUNE_RATE = "prune_rate: '0.5' {} conv_type SubnetConv, GlobalSubnetConv, FixedSubnetConv, RGConv or SparseConv"
 
 
 @pytest.mark.parametrize(
@@ -64,28 +65,53 @@ PRUNE_RATE = "prune_rate: '0.5' {} conv_type SubnetConv or another that it belon
             "prune_rate_epoch: '3' {} conv_type GlobalSubnetConv and a prune_rate below 0.5",
         ),
         (DENSE, "--initial-ones 0.1", "initial_ones: '0.1' {} conv_type BinaryConv"),
-        (SUBNET, "--random-mag 1", "random_mag: '1' {} trainer binary"),
-        (DENSE, "--sweep-on none", "sweep_on: 'none' {} trainer binary"),
-        (DENSE, "--sweep-every 3", "sweep_every: '3' {} trainer binary"),
+        (SUBNET, "--random-mag 1", "random_mag: '1' {} conv_type BinaryConv"),
+        (DENSE, "--sweep-on none", "sweep_on: 'none' {} conv_type BinaryConv"),
+        (DENSE, "--sweep-every 3", "sweep_every: '3' {} conv_type BinaryConv"),
         (BINARY, "--epsilon 0.5", "epsilon: '0.5' {} random_mag > 0"),
         (DENSE, "--lr-adjust 3", "lr_adjust: '3' {} lr_policy multistep_lr"),
         (DENSE, "--lr-gamma 0.3", "lr_gamma: '0.3' {} lr_policy multistep_lr"),
         (
             {**DENSE, "lr_policy": "multistep_lr"},
             "--warmup-length 3",
-            "warmup_length: '3' {} lr_policy constant_lr or cosine_lr",
+            "warmup_length: '3' {} lr_policy constant_lr, cosine_lr or cos_multi_lr",
         ),
         ({**DENSE, "optimizer": "adam"}, "--momentum 0.5", "momentum: '0.5' {} optimizer sgd"),
         ({**DENSE, "optimizer": "adam"}, "--weight-decay 0.1", "weight_decay: '0.1' {} optimizer sgd or adamw"),
         ({**DENSE, "optimizer": "radam"}, "--no-bn-decay", "no_bn_decay: true {} optimizer sgd or adamw"),
-        ({**DENSE, "init": "ones"}, "--mode fan_out", "mode: 'fan_out' {} an init that scales by it"),
-        ({**DENSE, "init": "standard"}, "--nonlinearity tanh", "nonlinearity: 'tanh' {} an init that scales by it"),
+        (
+            {**DENSE, "init": "ones"},
+            "--mode fan_out",
+            "mode: 'fan_out' {} " + BY_GAIN,
+        ),
+        (
+            {**DENSE, "init": "standard"},
+            "--nonlinearity tanh",
+            "nonlinearity: 'tanh' {} " + BY_GAIN,
+        ),
         (BINARY, "--init ones", "init: 'ones' {} layers that are not BinaryConv"),
         (
             {**SUBNET, "init": "ones"},
             "--scale-fan",
             "scale_fan: true {} init kaiming_normal, signed_constant, unsigned_constant or usc_bernoulli",
         ),
+        (
+            {**DENSE, "arch": "FC"},
+            "--bn-type AffineBatchNorm",
+            "bn_type: 'AffineBatchNorm' {} batch norm, and FC has none",
+        ),
+        (
+            {**DENSE, "arch": "MLP", "norm": "hard_invert"},
+            "--no-bn-decay",
+            "no_bn_decay: true {} batch norm, and MLP has none",
+        ),
+        ({**SUBNET, "arch": "FC"}, "--learn-batchnorm", "learn_batchnorm: true {} batch norm, and FC has none"),
+        (DENSE, "--bn-eps 0.1", "bn_eps: '0.1' {} batch norm, and Conv2 has none"),
+        (DENSE, "--first-layer-dense", "first_layer_dense: true {} a conv_type other than DenseConv"),
+        (DENSE, "--last-layer-dense", "last_layer_dense: true {} a conv_type other than DenseConv"),
+        (DENSE, "--workers 2", "workers: '2' {} augmix or set BigCIFAR10, ImageNet, TinyImageNet or ImageFolder"),
+        (DENSE, "--download", "download: true {} set MNIST, FashionMNIST, CIFAR10, CIFAR100, SVHN or BigCIFAR10"),
+        (DENSE, "--width-mult 2", "width_mult: '2' {} arch Conv4Wide, Conv4Wide_BinAct, Conv6Wide or 29 others"),
         (DENSE, "--std-gauss 1", "std_gauss: '1' {} gaussian_aug"),
         (DENSE, "--p-clean 0.5", "p_clean: '0.5' {} gaussian_aug"),
         (DENSE, "--all-augmix-augmentations", "all_augmix_augmentations: true {} augmix"),
@@ -93,7 +119,7 @@ PRUNE_RATE = "prune_rate: '0.5' {} conv_type SubnetConv or another that it belon
         (DENSE, "--mixture-depth 1", "mixture_depth: '1' {} augmix"),
         (DENSE, "--aug-severity 1", "aug_severity: '1' {} augmix"),
         (
-            {**SUBNET, "bn_type": "NonAffineBatchNorm"},
+            {**SUBNET, "arch": "VGG_Small", "bn_type": "NonAffineBatchNorm"},
             "--learn-batchnorm",
             "learn_batchnorm: true {} an affine bn_type",
         ),
@@ -116,7 +142,7 @@ PRUNE_RATE = "prune_rate: '0.5' {} conv_type SubnetConv or another that it belon
         (
             {**SPARSE, "prune_rate": 0.1, "drop": "magnitude", "grow": "gradient"},
             "--update-interval 3",
-            "update_interval: '3' {} a hebbian rule",
+            "update_interval: '3' {} drop hebbian or correlation, or grow hebbian",
         ),
     ],
 )
@@ -134,10 +160,15 @@ def test_what_was_typed_without_effect_is_said_once(
         ({**DENSE, "lr_policy": "multistep_lr"}, "--lr-gamma 0.5 --lr-adjust 3 --momentum 0.5"),
         ({**DENSE, "lr_policy": "cos_multi_lr"}, "--warmup-length 3"),
         ({**DENSE, "optimizer": "adam", "init": "ones", "weight_decay": 0.1, "mode": "fan_out"}, "--weight-decay 0"),
-        ({**DENSE, "optimizer": "adamw"}, "--weight-decay 0.1 --no-bn-decay"),
+        ({**DENSE, "arch": "VGG_Small", "optimizer": "adamw"}, "--weight-decay 0.1 --no-bn-decay"),
         ({**DENSE, "init": "kaiming_uniform"}, "--mode fan_out --nonlinearity tanh"),
         ({**BINARY, "last_layer_dense": True}, "--init ones"),
         (DENSE, "--warmup-length 3"),
+        ({**DENSE, "arch": "CircuitMLP"}, "--bn-type AffineBatchNorm --no-bn-decay --bn-eps 0.1"),
+        ({**DENSE, "arch": "cResNet20"}, "--last-layer-dense"),
+        ({**SUBNET, "augmix": True}, "--first-layer-dense --last-layer-dense --workers 2"),
+        ({**DENSE, "set": "CIFAR10"}, "--download"),
+        ({**DENSE, "set": "ImageNet", "arch": "ResNet18"}, "--workers 2"),
         ({**SUBNET, "init": "unsigned_constant"}, "--scale-fan"),
         ({**SUBNET, "trainer": "lottery"}, "--dense-epochs 3"),
         ({**SUBNET, "trainer": "ss"}, "--score-l1 1"),
@@ -210,10 +241,3 @@ def test_values_of_the_original_are_taken_under_their_names_here(
 
 def test_every_renamed_value_is_in_that_table() -> None:
     assert {next(iter(theirs.items())) for theirs, _ in RENAMED} == args.RENAMED.keys()
-
-
-def test_the_initialisations_that_scale_fan_speaks_of_are_those_that_honour_it() -> None:
-    from models.initial import SCALED
-    from utils.config.checks import FAN_SCALED
-
-    assert FAN_SCALED == SCALED

@@ -92,7 +92,7 @@ def test_a_cell_is_what_main_makes_of_its_command(config):
         ("--sed 1 2", "--sed: unknown option on the command line (did you mean '--seed'?)"),
         ("--prune-rate 0.5 1.5", "prune_rate: '1.5' on the command line, but"),
         ("--jobs 0", "jobs: '0' on the command line, but it must be an int >= 1"),
-        ("--jobs 1 2", "'2': stray word"),
+        ("--jobs 1 2", "'2': unexpected argument"),
         ("--dry-run 5", "dry_run: '5' on the command line, but it must be true or false"),
         ("--workers 1 2", "workers: several values on the command line, but the results do not depend on it"),
         ("--seed 1 2 --only 2", "only: '2' on the command line, but the cells of this grid are 0 to 1"),

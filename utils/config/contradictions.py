@@ -122,7 +122,8 @@ def activation_bits(o: Options, _given: Given) -> str:
 @ERRORS.add("freeze_weights", LAYER_TYPES)
 def freeze_weights(o: Options, _given: Given) -> str:
     trained = [name for name in sorted(o.constraint.layer_types) if not CONV_TYPES[name].freezable]
-    if o.constraint.freeze_weights and trained:
+    scored = any(row.scores for row in o.constraint.rows)
+    if o.constraint.freeze_weights and trained and not scored:
         return f"{trained[0]} trains its weights and has no scores; leave it out"
     return ""
 

@@ -45,7 +45,7 @@ def _takers(table: str, names: list[str]) -> str:
         types = [name for name, row in CONV_TYPES.items() if row.trainer in names and row.trainer != "default"]
         if types:
             return f"conv_type {either(types)}"
-    shown = [*names[:3], f"{len(names) - 3} others"] if len(names) > 4 else names
+    shown = [*names[:3], f"{len(names) - 3} others"] if len(names) > 5 else names
     return f"{table} {either(shown)}"
 
 
