@@ -111,7 +111,7 @@ PRUNE_RATE = "prune_rate: '0.5' {} conv_type SubnetConv, GlobalSubnetConv, Fixed
         (DENSE, "--last-layer-dense", "last_layer_dense: true {} a conv_type other than DenseConv"),
         (DENSE, "--workers 2", "workers: '2' {} augmix or set BigCIFAR10, ImageNet, TinyImageNet or ImageFolder"),
         (DENSE, "--download", "download: true {} set MNIST, FashionMNIST, CIFAR10, CIFAR100, SVHN or BigCIFAR10"),
-        (DENSE, "--width-mult 2", "width_mult: '2' {} arch Conv4Wide, Conv4Wide_BinAct, Conv6Wide or 29 others"),
+        (DENSE, "--width-mult 2", "width_mult: '2' {} arch Conv4Wide, Conv4Wide_BinAct, Conv6Wide or 27 others"),
         (DENSE, "--std-gauss 1", "std_gauss: '1' {} gaussian_aug"),
         (DENSE, "--p-clean 0.5", "p_clean: '0.5' {} gaussian_aug"),
         (DENSE, "--all-augmix-augmentations", "all_augmix_augmentations: true {} augmix"),
