@@ -57,10 +57,14 @@ def test_every_config_begins_with_paper_published_command_and_measured(config):
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_the_command_of_every_config_is_accepted_and_takes_a_step(config):
-    read = options(config)
-    assert read.warnings == ()
-    take_a_step(read)
+def test_the_command_of_every_config_is_accepted_without_a_warning(config):
+    assert options(config).warnings == ()
+
+
+@pytest.mark.parametrize("config", [config for config in CONFIGS if config not in ORIGINALS])
+def test_the_command_of_every_config_missing_in_biprop_takes_a_step(config):
+    """test_biprop_configs.py trains the others: they mean the same as BIPROP's files, which the next test shows."""
+    take_a_step(options(config))
 
 
 @pytest.mark.parametrize("config", ORIGINALS)
