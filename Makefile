@@ -1,5 +1,8 @@
-# make quickstart: a first trained network. make test: the whole test suite. make lint: style, types, sizes.
+# make quickstart: train a first network. make test: run the test suite; TESTS=tests/unit runs a part, FLAGS adds options
+# of pytest. make lint: check style, types, sizes.
 PYTHON ?= python3
+TESTS ?= tests
+FLAGS ?=
 BIN := .venv/bin
 
 .PHONY: quickstart test lint clean
@@ -8,28 +11,28 @@ quickstart: .venv/.run
 	$(BIN)/python main.py --config configs/quickstart.yml
 
 test: .venv/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadgroup tests
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(FLAGS) $(TESTS)
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy main.py parallel_main.py args.py data models trainers utils scripts
+	$(BIN)/mypy main.py parallel_main.py args.py data models trainers utils scripts .ci/house.py
 	$(BIN)/python .ci/sizes.py
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, e.g.: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
 
-# The stamps say what is installed: pip runs only when .venv is new or a requirements file has changed.
+# The stamps .run and .dev record what is installed. pip runs when .venv is new or a requirements file has changed.
 .venv/.run: requirements.txt | .venv/bin/python
-	@echo "installing requirements.txt into .venv: a minute or two, this once"
+	@echo "installing requirements.txt into .venv: a minute or two, once"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
 .venv/.dev: requirements-dev.txt requirements.txt | .venv/bin/python
-	@echo "installing requirements-dev.txt into .venv: a minute or two, this once"
+	@echo "installing requirements-dev.txt into .venv: a minute or two, once"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch .venv/.run $@
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

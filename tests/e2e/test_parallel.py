@@ -63,7 +63,14 @@ def test_many_processes_make_one_run(tmp_path):
     assert [p.name for p in (tmp_path / "runs/quickstart/prune-rate=0.5").iterdir()] == ["quickstart"]
 
 
-@pytest.mark.parametrize(("before", "after", "exact"), [(2, 2, True), (3, 3, True), (2, 1, False), (1, 3, False)])
+@pytest.mark.parametrize(
+    ("before", "after", "exact"),
+    [
+        (2, 2, True),
+        (2, 1, False),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((3, 3, True), (1, 3, False))),
+    ],
+)
 def test_a_run_goes_on_with_as_many_processes_or_with_others(tmp_path, before, after, exact):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     for folder in (whole, parts):
@@ -159,6 +166,7 @@ def test_two_launchers_meet_as_on_two_machines(tmp_path):
     assert len(rows(tmp_path / "runs/results.csv")) == 1
 
 
+@pytest.mark.slow
 def test_two_launchers_go_on_when_a_worker_of_one_is_killed(tmp_path):
     started = two_launchers(tmp_path, "--epochs", 6)
     eventually(lambda: (tmp_path / RUN / "metrics.csv").exists() and rows(tmp_path / RUN / "metrics.csv"))

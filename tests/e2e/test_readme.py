@@ -1,4 +1,4 @@
-"""What the README shows is true."""
+"""The README and the other pages: their commands, code, tables and file names work as printed."""
 
 import os
 import re
@@ -25,7 +25,7 @@ SCRIPTS = re.findall(r"^((?:python|bash) scripts/.*)$", README, flags=re.M)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_commands_of_the_readme_are_accepted(program, monkeypatch, command):
+def test_main_accepts_every_command_of_the_readme(program, monkeypatch, command):
     monkeypatch.chdir(ROOT)
     words = shlex.split(command)
     if "--help" in words:
@@ -39,8 +39,8 @@ def test_the_commands_of_the_readme_are_accepted(program, monkeypatch, command):
 
 
 @pytest.fixture
-def theirs(tmp_path):
-    """model_best.pth of the original, for the network of README's command."""
+def biprop_network(tmp_path):
+    """A network stored as BIPROP's model_best.pth in `tmp_path`, as the README's commands name it."""
     model = constrain(
         models.build("cResNet18", num_classes=10, in_shape=(3, 32, 32), bn_type="NonAffineBatchNorm"),
         "SubnetConv",
@@ -50,12 +50,19 @@ def theirs(tmp_path):
     return model.eval()
 
 
-QUICK = {"prune": "configs/prune/quick.yml", "export": "configs/shift/quick.yml"}  # script -> the run that it takes
-SAID = {"prune": "written: ", "export.py shift": "times smaller", "export.py check": "as in float64 on 300, all logits"}
+QUICK = {
+    "prune": "configs/prune/quick.yml",
+    "export": "configs/shift/quick.yml",
+}  # script -> config of the run that it reads
+EXPECTED = {
+    "prune": "written: ",
+    "export.py shift": "times smaller",
+    "export.py check": "as in float64 on 300, all logits",
+}
 
 
-def in_the_folder(tmp_path, command):
-    """Runs a command of the README in `tmp_path`, where paths of the project are given whole; what it printed."""
+def run_in(tmp_path, command):
+    """Run a command of the README in `tmp_path`, with absolute paths to the project's files, and return its output."""
     words = [str(ROOT / w) if (ROOT / w).exists() else w for w in shlex.split(command)]
     words[0] = sys.executable if words[0] == "python" else shutil.which(words[0])
     environment = os.environ | {"PYTHON": sys.executable}
@@ -65,36 +72,36 @@ def in_the_folder(tmp_path, command):
 
 
 @pytest.mark.parametrize("command", [c for c in SCRIPTS if "sweep" in c or "mpt_cifar" in c])
-def test_the_sweeps_of_the_readme_say_what_they_would_do(tmp_path, command):
-    said = in_the_folder(tmp_path, command if "--dry-run" in command else f"{command} --dry-run")
-    assert len(said.splitlines()) == (9 if "quickstart" in command else 4 * 2 * 6 * 3)
+def test_dry_runs_of_the_readmes_sweeps_print_every_cell(tmp_path, command):
+    output = run_in(tmp_path, command if "--dry-run" in command else f"{command} --dry-run")
+    assert len(output.splitlines()) == (9 if "quickstart" in command else 4 * 2 * 6 * 3)
 
 
 @pytest.mark.parametrize("command", [c for c in SCRIPTS if "prune" in c.split()[1] or "export" in c])
-def test_the_scripts_of_the_readme_take_its_runs(tmp_path, command):
+def test_the_readmes_scripts_accept_its_runs(tmp_path, command):
     script = "prune" if "prune" in command.split()[1] else "export"
-    in_the_folder(tmp_path, f"python {ROOT}/main.py --config {QUICK[script]} --epochs 1")
+    run_in(tmp_path, f"python {ROOT}/main.py --config {QUICK[script]} --epochs 1")
     if "export.py check" in command:
-        in_the_folder(tmp_path, next(c for c in SCRIPTS if "export.py shift" in c))
-    said = in_the_folder(tmp_path, command)
-    assert next(words for of, words in SAID.items() if of in command) in said
+        run_in(tmp_path, next(c for c in SCRIPTS if "export.py shift" in c))
+    output = run_in(tmp_path, command)
+    assert next(words for script, words in EXPECTED.items() if script in command) in output
 
 
-def test_the_conversion_of_the_readme_gives_the_same_tensors(tmp_path, theirs):
+def test_the_readmes_conversion_keeps_every_tensor(tmp_path, biprop_network):
     (command,) = (c for c in SCRIPTS if "convert" in c)
-    in_the_folder(tmp_path, command)
+    run_in(tmp_path, command)
     state = checkpoints.read(tmp_path / "ours.pt")["model"]
-    assert state.keys() == theirs.state_dict().keys()
-    assert all(torch.equal(value, theirs.state_dict()[key]) for key, value in state.items())
+    assert state.keys() == biprop_network.state_dict().keys()
+    assert all(torch.equal(value, biprop_network.state_dict()[key]) for key, value in state.items())
 
 
-def test_every_script_of_the_readme_is_run():
+def test_every_script_of_the_readme_has_a_test_here():
     kinds = ("sweep", "mpt_cifar", "prune", "export", "convert")
     assert all(any(kind in command for kind in kinds) for command in SCRIPTS) and len(SCRIPTS) >= 7
 
 
-def test_the_originals_file_of_the_readme_is_tested(tmp_path, theirs, monkeypatch):
-    """The command with --pretrained, up to where it reads CIFAR-10: the network of the file, to the bit."""
+def test_the_readmes_pretrained_command_loads_the_same_network(tmp_path, biprop_network, monkeypatch):
+    """Build the network of the command with --pretrained, without CIFAR-10, and compare its logits to the bit."""
     (command,) = (words for words in COMMANDS if "--pretrained model_best.pth" in words)
     options = args.parse(shlex.split(command.replace("configs/", f"{ROOT}/configs/")))
     net, _ = build.build(options.replace(seed=1))
@@ -104,7 +111,7 @@ def test_the_originals_file_of_the_readme_is_tested(tmp_path, theirs, monkeypatc
     load_trained.load(stored, net, whole=True)
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        assert options.run.evaluate and torch.equal(net.eval()(x), theirs(x))
+        assert options.run.evaluate and torch.equal(net.eval()(x), biprop_network(x))
 
 
 def test_the_python_of_the_readme_runs():
@@ -120,9 +127,22 @@ def test_the_python_of_the_readme_runs():
         assert len(weight.round(decimals=6).unique()) == 3 and layer.weight.grad[weight == 0].any()
 
 
-def test_the_tables_of_the_readme_are_those_of_the_records(monkeypatch):
+def test_the_tables_of_the_pages_are_those_of_the_records(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     import readme
 
-    assert readme.main(["--check"]) == 0, "python scripts/readme.py writes them"
+    assert readme.main(["--check"]) == 0, "run python scripts/readme.py"
     sys.modules.pop("readme")
+
+
+PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md")))]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_named_on_a_page_exist(page):
+    text = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(), flags=re.M | re.S)
+    code = re.findall(r"`((?:configs|data|docs|models|scripts|tests|trainers|utils)/[\w./-]*)`", text)
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", text)
+    missing = {path for path in code if "NAME" not in path and not (ROOT / path).exists()}
+    assert code or links
+    assert missing | {link for link in links if not (ROOT / page).parent.joinpath(link).exists()} == set()

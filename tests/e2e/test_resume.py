@@ -95,7 +95,14 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights_and_one_row(whol
     assert [e.step for e in board.Scalars("test/loss")] == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        signal.SIGINT,
+        *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGUSR2, signal.SIGHUP)),
+    ],
+)
 def test_a_signal_stops_it_within_an_epoch_with_75_and_it_goes_on_to_the_bit(whole, tmp_path, number):
     expected, path = whole
     run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
