@@ -14,7 +14,7 @@ import yaml
 import main
 from models.constraints import weight_layers
 from models.layers import BatchNorm1d, use_batch_statistics
-from models.pruning import channel_groups, compact, criteria
+from models.pruning import channel_cut, channel_groups, compact, criteria
 from scripts import prune
 from scripts.parts import prune_levels, prune_report
 from utils.distributed import runtime as runtimes
@@ -116,8 +116,8 @@ def test_the_compact_network_is_smaller_and_computes_the_same(runs, run, tmp_pat
     smaller, of = compact.load_compact(file), trained(runs(name))
     images, _ = next(iter(of.test.epoch(0)))
     groups = channel_groups.unit_groups(of.model, images)
-    kept = criteria.survivors(criteria.unit_scores(criteria.hidden_weights(of.model), groups), 50)
-    channel_groups.zero_units(of.model, groups, kept)
+    kept = criteria.keep_masks(criteria.unit_scores(criteria.layer_weights(of.model), groups), 50)
+    channel_cut.zero_units(of.model, groups, kept)
     with torch.no_grad():
         assert (smaller(images) - of.model(images)).abs().max() < 1e-4
     assert accuracy(smaller, of) == pytest.approx(accuracy(of.model, of))
@@ -134,15 +134,15 @@ def test_a_checkpoint_is_taken_in_the_state_that_it_was_trained_in(runs, run, tm
 
 
 def test_a_smaller_network_that_computes_something_else_is_not_written(runs, run, tmp_path, monkeypatch):
-    rebuilt = compact.rebuilt
+    unpack = compact.unpack_network
 
-    def broken(stored):
-        model = rebuilt(stored)
+    def broken(content):
+        model = unpack(content)
         with torch.no_grad():
             model.linear[0].weight[0, 5] += 0.1
         return model
 
-    monkeypatch.setattr(compact, "rebuilt", broken)
+    monkeypatch.setattr(compact, "unpack_network", broken)
     file = tmp_path / "small.pt"
     code, _, err = run(runs("mlp"), "--method", "unit", "--percent", 50, "--compact", file, "--repeat", 1)
     assert code == 1 and "nothing is written" in err and err.count("\n") == 1 and not file.exists()
