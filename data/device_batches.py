@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data import NO_AUGMENTATION, Augmentation, SetSpec, Split
+from data.registry import SetSpec
 from data.transforms import add_noise, affine, crop_flip, draw_crops, normalise
+from data.types import NO_AUGMENTATION, Augmentation, Split
 from utils.distributed.batch_slice import Share
 
 

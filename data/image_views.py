@@ -9,8 +9,9 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from data import Augmentation, SetSpec
+from data.registry import SetSpec
 from data.transforms import CROP_PAD
+from data.types import Augmentation
 from utils import out_of_memory
 from utils.errors import RunFailed
 from utils.files import irregular

@@ -1,11 +1,17 @@
-"""The types that readers, batches and trainers share: splits of a data set."""
+"""Types that readers, batches and trainers share: splits of a data set, and its augmentation. Needs no numpy itself."""
+
+from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+from data.registry import SetSpec
+from utils.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -18,10 +24,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def copied(self, rows: NDArray[np.intp]) -> "Split":
+    def copied(self, rows: NDArray[np.intp]) -> Split:
         return Split(self.images[rows], self.labels[rows])
 
-    def kept(self, rows: NDArray[np.intp]) -> "Split":
+    def kept(self, rows: NDArray[np.intp]) -> Split:
         """These rows, ascending, alone; the arrays of this split are reused and it is not to be used any more."""
         return Split(compact(self.images, rows), compact(self.labels, rows))
 
@@ -39,7 +45,7 @@ class FileSplit:
     def path(self, row: int) -> str:
         return os.fsdecode(self.paths[row])
 
-    def copied(self, rows: NDArray[np.intp]) -> "FileSplit":
+    def copied(self, rows: NDArray[np.intp]) -> FileSplit:
         return FileSplit(self.paths[rows], self.labels[rows])
 
     kept = copied
@@ -54,3 +60,46 @@ def compact(array: NDArray[Any], rows: NDArray[np.intp], chunk: int = 4096) -> N
         part = rows[start : start + chunk]  # part[i] >= start + i: reading never falls behind writing
         array[start : start + len(part)] = array[part]
     return array[: len(rows)]
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Splits of a data set; `val` is held out of `train`."""
+
+    spec: SetSpec
+    train: AnySplit
+    test: AnySplit
+    val: AnySplit | None = None
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to training images beyond crop and flip. Raises UsageError for what contradicts itself.
+
+    gaussian: with probability 1 - p_clean, noise of standard deviation std_gauss on pixels in [0, 1].
+    augmix: AugMix (arXiv:1912.02781) of `width` chains of `depth` operators (< 1: 1 to 3 at random).
+    jsd: three views of each image, the first one clean, for the Jensen-Shannon term of the loss.
+    """
+
+    gaussian: bool = False
+    std_gauss: float = 0.1
+    p_clean: float = 1.0
+    augmix: bool = False
+    all_ops: bool = False
+    width: int = 3
+    depth: int = -1
+    severity: int = 3
+    jsd: bool = False
+
+    def __post_init__(self) -> None:
+        if self.jsd and not (self.gaussian or self.augmix):
+            raise UsageError("jsd: it compares augmented views; it needs gaussian_aug or augmix")
+        if self.gaussian and self.augmix:
+            raise UsageError("augmix: it contradicts gaussian_aug; leave out one of the two")
+        if not 1 <= self.severity <= 10:
+            raise UsageError(f"aug_severity: {self.severity} given, 1 to 10 expected")
+        if self.width < 1:
+            raise UsageError(f"mixture_width: {self.width} given, at least 1 expected")
+
+
+NO_AUGMENTATION = Augmentation()

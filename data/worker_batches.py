@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data import Augmentation, SetSpec
 from data.device_batches import Batches, derived_seed
 from data.image_views import Image, decode, make_views
-from data.types import AnySplit, FileSplit
+from data.registry import SetSpec
+from data.types import AnySplit, Augmentation, FileSplit
 from data.workers import Workers
 
 Key = tuple[int, NDArray[np.intp]]  # (epoch, rows of one batch)

@@ -1,25 +1,18 @@
-"""The table of architectures and `build`."""
+"""Networks: `build` makes a plain one by its name; models.constraints constrains it."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from __future__ import annotations
+
+from collections.abc import Iterable
 from inspect import signature
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
-from models import convnets, resnet
-from models.convnets import ConvNet
-from models.mlp import MLP
-from models.resnet import ResNet
+from models.registry import ARCHS, Arch
 from utils.registry import lookup
 
-ARCHS: dict[str, Callable[..., nn.Module]] = {
-    "FC": partial(MLP, hidden=(300, 100)),
-    "MLP": MLP,
-    "CircuitMLP": partial(MLP, hidden=(4000, 4000, 4000), activation="tanh", norm="batch_norm", norm_last=True),
-    **{name: partial(ConvNet, plan=plan) for name, plan in convnets.PLANS.items()},
-    **{name: partial(ResNet, plan=plan) for name, plan in resnet.PLANS.items()},
-}
-FAMILIES: dict[str, Callable[..., nn.Module]] = {"FC and MLP": MLP, "Conv and VGG": ConvNet, "the ResNets": ResNet}
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["ARCHS", "build"]
 
 
 def build(
@@ -29,25 +22,30 @@ def build(
     in_shape: tuple[int, int, int],
     bn_type: str = "LearnedBatchNorm",
     width_mult: float = 1.0,
-    **arch_options: object,
+    **arch_options: Any,
 ) -> nn.Module:
-    """A plain network from (B, *in_shape) images to (B, num_classes) logits, constrained by nothing.
+    """Build the network `name`, without a constraint.
 
-    `in_shape` is (channels, height, width). `arch_options` are the architecture's own: for FC and the MLPs `hidden`,
-    `bias`, `activation`, `norm` and `dropout`, for the ResNets `head_bias` and `readout`. Raises ValueError for an
-    unknown name, an option of another architecture, an image too small for this one, or a `width_mult` that leaves a
-    layer no channel.
+    The network maps (B, *in_shape) images to (B, num_classes) logits. in_shape: (channels, height, width).
+    arch_options: options of the architecture alone. FC and the MLPs have `hidden`, `bias`, `activation`, `norm` and
+    `dropout`, the ResNets `head_bias` and `readout`.
+
+    Raises ValueError for an unknown name, an option of another architecture, an image that is too small, or a
+    `width_mult` that leaves a layer without channels.
     """
-    make = lookup(ARCHS, name, "arch")
+    arch = lookup(ARCHS, name, "arch")
+    shared = {"num_classes": num_classes, "in_shape": in_shape, "bn_type": bn_type, "width_mult": width_mult}
     try:
-        _check_options(make, arch_options)
-        return make(num_classes=num_classes, in_shape=in_shape, bn_type=bn_type, width_mult=width_mult, **arch_options)
+        _check_options(arch, arch_options)
+        made: nn.Module = arch.load()(**shared, **{**arch.arguments, **arch_options})
     except ValueError as error:
         raise ValueError(f"arch {name}: {error}") from error
+    return made
 
 
-def _check_options(make: Callable[..., nn.Module], arch_options: Mapping[str, object]) -> None:
-    for option in arch_options:
-        if option not in signature(make).parameters:
-            takers = [family for family, kind in FAMILIES.items() if option in signature(kind).parameters]
-            raise ValueError(f"{option}: no such option; " + (f"{takers[0]} take it" if takers else "none takes it"))
+def _check_options(arch: Arch, options: Iterable[str]) -> None:
+    for option in options:
+        if option not in signature(arch.load()).parameters or option == "plan":
+            takers = [name for name, other in ARCHS.items() if option in signature(other.load()).parameters]
+            others = f" and {len(takers) - 1} others" if len(takers) > 1 else ""
+            raise ValueError(f"{option}: not an option of this arch, but of {takers[0] + others if takers else 'none'}")

@@ -1,10 +1,12 @@
-"""Binary activation and the table of activations that architectures name."""
+"""The binary activation, and activations by name."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from models.registry import ACTIVATIONS
+from utils.registry import load_object, lookup
 
 
 class BinarySign(torch.autograd.Function):
@@ -33,8 +35,11 @@ class Sign(nn.Module):
         return BinarySign.apply(x)
 
 
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": lambda: nn.ReLU(inplace=True),
-    "tanh": nn.Tanh,
-    "sign": Sign,
-}
+def inplace_relu() -> nn.Module:
+    return nn.ReLU(inplace=True)
+
+
+def make_activation(name: str) -> nn.Module:
+    """Make the activation `name`, a key of models.registry.ACTIVATIONS. Raises ValueError for an unknown name."""
+    module: nn.Module = load_object(lookup(ACTIVATIONS, name, "activation"))()
+    return module

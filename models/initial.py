@@ -9,36 +9,29 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor, nn
 
+from models.registry import INITS
 from utils.registry import lookup
 
-# (shape, std, default_bound, xavier_std, generator) -> tensor
-Initialiser = Callable[[torch.Size, float, float, float, Generator | None], Tensor]
+Distribution = Callable[[torch.Size, float, Generator | None], Tensor]  # (shape, scale, generator) -> tensor
 
 
 def _uniform(shape: torch.Size, bound: float, generator: Generator | None) -> Tensor:
     return torch.empty(shape).uniform_(-bound, bound, generator=generator)
 
 
-def _signs(shape: torch.Size, generator: Generator | None) -> Tensor:
-    """±1 with equal chance: the sign of torch's default init, which is symmetric, without its possible zero."""
-    return torch.empty(shape).bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
+def _signs(shape: torch.Size, scale: float, generator: Generator | None) -> Tensor:
+    """±scale with equal probability: the signs of torch's default init, which is symmetric, but never 0."""
+    return torch.empty(shape).bernoulli_(0.5, generator=generator).mul_(2).sub_(1).mul_(scale)
 
 
-INITIALISERS: dict[str, Initialiser] = {
-    "kaiming_normal": lambda shape, std, _d, _x, g: torch.empty(shape).normal_(0, std, generator=g),
-    "kaiming_uniform": lambda shape, std, _d, _x, g: _uniform(shape, math.sqrt(3) * std, g),
-    "signed_constant": lambda shape, std, _d, _x, g: _signs(shape, g).mul_(std),
-    "unsigned_constant": lambda shape, std, _d, _x, _g: torch.full(shape, std),
-    "usc_bernoulli": lambda shape, std, _d, _x, g: torch.empty(shape).bernoulli_(0.5, generator=g).mul_(std),
-    "bernoulli": lambda shape, _s, _d, _x, g: torch.empty(shape).bernoulli_(0.5, generator=g),
-    "ones": lambda shape, _s, _d, _x, _g: torch.ones(shape),
-    "xavier_normal": lambda shape, _s, _d, xavier, g: torch.empty(shape).normal_(0, xavier, generator=g),
-    "xavier_uniform": lambda shape, _s, _d, xavier, g: _uniform(shape, math.sqrt(3) * xavier, g),
-    "xavier_constant": lambda shape, _s, _d, xavier, g: _signs(shape, g).mul_(xavier),
-    "standard": lambda shape, _s, default, _x, g: _uniform(shape, default, g),
-    "binary": lambda shape, _s, _d, _x, g: _signs(shape, g),
+DISTRIBUTIONS: dict[str, Distribution] = {  # of models.registry.Init
+    "normal": lambda shape, scale, generator: torch.empty(shape).normal_(0, scale, generator=generator),
+    "uniform": lambda shape, scale, generator: _uniform(shape, math.sqrt(3) * scale, generator),
+    "uniform_1": _uniform,
+    "signs": _signs,
+    "coin": lambda shape, scale, generator: torch.empty(shape).bernoulli_(0.5, generator=generator).mul_(scale),
+    "constant": lambda shape, scale, _generator: torch.full(shape, scale),
 }
-SCALED = ("kaiming_normal", "signed_constant", "unsigned_constant", "usc_bernoulli")  # those that honour scale_fan
 
 
 def fans(shape: torch.Size) -> tuple[int, int]:
@@ -60,8 +53,8 @@ def initial_weight(
 
     Raises ValueError for an unknown init or a fan_scale of zero or less.
     """
-    make = lookup(INITIALISERS, init, "init")
-    if init not in SCALED:
+    row = lookup(INITS, init, "init")
+    if not row.scale_fan:
         fan_scale = 1.0
     if fan_scale <= 0:
         raise ValueError(
@@ -69,8 +62,13 @@ def initial_weight(
         )
     fan_in, fan_out = fans(shape)
     fan = (fan_out if mode == "fan_out" else fan_in) * fan_scale
-    std = nn.init.calculate_gain(nonlinearity) / math.sqrt(fan)  # type: ignore[arg-type]
-    return make(shape, std, 1 / math.sqrt(fan_in), math.sqrt(2 / (fan_in + fan_out)), generator)
+    scales = {
+        "gain": nn.init.calculate_gain(nonlinearity) / math.sqrt(fan),  # type: ignore[arg-type]
+        "xavier": math.sqrt(2 / (fan_in + fan_out)),
+        "default": 1 / math.sqrt(fan_in),
+        "one": 1.0,
+    }
+    return DISTRIBUTIONS[row.distribution](shape, scales[row.scale], generator)
 
 
 def initial_scores(shape: torch.Size, *, generator: Generator | None = None) -> Tensor:

@@ -4,10 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.registry import BN_TYPES
 from utils.registry import lookup
-
-# AffineBatchNorm and LearnedBatchNorm are one layer: BIPROP told them apart by class only.
-BN_TYPES = {"LearnedBatchNorm": True, "AffineBatchNorm": True, "NonAffineBatchNorm": False}
 
 
 class SingleValueBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -69,6 +67,18 @@ def batch_norm(kind: str, channels: int, *, spatial: bool) -> nn.Module:
     """
     layer = BatchNorm2d if spatial else BatchNorm1d
     return layer(channels, affine=lookup(BN_TYPES, kind, "bn_type"))
+
+
+def batch_norm_1d(bn_type: str, width: int) -> nn.Module:
+    return batch_norm(bn_type, width, spatial=False)
+
+
+def hard_invert(_bn_type: str, _width: int) -> nn.Module:
+    return HardInvert()
+
+
+def soft_invert(_bn_type: str, _width: int) -> nn.Module:
+    return SoftInvert()
 
 
 def scaled(width: int, factor: float) -> int:

@@ -1,21 +1,14 @@
 """Multi-layer perceptrons: FC (LeNet-300-100), MLP, and CircuitMLP, whose norms stand behind the activations."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
 
 from torch import Tensor, nn
 
-from models.activations import ACTIVATIONS
-from models.layers import HardInvert, SoftInvert, batch_norm
-from utils.registry import lookup
-
-NORMS: dict[str, Callable[[str, int], nn.Module] | None] = {  # (bn_type, width) -> module
-    "none": None,
-    "batch_norm": lambda bn_type, width: batch_norm(bn_type, width, spatial=False),
-    "hard_invert": lambda _bn_type, _width: HardInvert(),
-    "soft_invert": lambda _bn_type, _width: SoftInvert(),
-}
+from models.activations import make_activation
+from models.registry import MLP_NORMS
+from utils.registry import load_object, lookup
 
 
 class MLP(nn.Module):
@@ -41,7 +34,7 @@ class MLP(nn.Module):
         norm_last: bool = False,
     ) -> None:
         super().__init__()
-        make_norm, make_activation = lookup(NORMS, norm, "norm"), lookup(ACTIVATIONS, activation, "activation")
+        make_norm = lookup(MLP_NORMS, norm, "norm")
         widths = [prod(in_shape), *(max(1, int(h * width_mult)) for h in hidden), num_classes]
         layers: list[nn.Module] = []
         for i, (width, units) in enumerate(pairwise(widths), 1):
@@ -49,8 +42,9 @@ class MLP(nn.Module):
             is_readout = i == len(widths) - 1
             if is_readout and not norm_last:
                 break
-            behind = [make_norm(bn_type, units)] if make_norm else []
-            layers += [make_activation(), *behind] if norm_last else [*behind, make_activation()]
+            norms = [load_object(make_norm)(bn_type, units)] if make_norm else []
+            act = make_activation(activation)
+            layers += [act, *norms] if norm_last else [*norms, act]
             if dropout and not is_readout:
                 layers.append(nn.Dropout(dropout))
         self.linear = nn.Sequential(*layers)

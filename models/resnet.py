@@ -16,90 +16,16 @@ sum and fail, but for the binary one of base_width 128, whose bn4 all of ours ha
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.activations import ACTIVATIONS
+from models.activations import make_activation
 from models.layers import batch_norm, require_size, scaled
+from models.registry import ResNetPlan
 
 Norm = Callable[[int], nn.Module]  # channels -> layer
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Stage i has `depths[i]` blocks of width `widths[i]`; all stages but the first halve the image.
-
-    stem: cifar (3×3) or imagenet (7×7 of stride 2, then a max-pool). norm: v1, v2 or v2_twice, as above. act: relu or
-    sign. A bottleneck has base_width / 64 times its stage's width inside and 4 times that width behind it.
-    """
-
-    depths: tuple[int, ...]
-    widths: tuple[int, ...] = (64, 128, 256, 512)
-    stem: str = "imagenet"
-    bottleneck: bool = False
-    base_width: int = 64
-    norm: str = "v1"
-    act: str = "relu"
-
-    @property
-    def halvings(self) -> int:
-        """How often the image is halved before the head."""
-        return len(self.widths) - 1 + 2 * (self.stem == "imagenet")
-
-
-def _wide(plan: Plan, factor: float) -> Plan:
-    """BIPROP's wide stages: 64, then 64, 128, 256 times (factor + 1); its 2.5 needs the truncation."""
-    return replace(plan, widths=(64, *(int(width * (factor + 1)) for width in (64, 128, 256))))
-
-
-KINDS: dict[str, dict[str, str]] = {
-    "": {},
-    "_BinAct": {"act": "sign"},
-    "_v2": {"norm": "v2"},
-    "_BinAct_v2": {"act": "sign", "norm": "v2"},
-}
-
-
-def _plans(name: str, plan: Plan, *kinds: str) -> dict[str, Plan]:
-    return {f"{name}{kind}": replace(plan, **KINDS[kind]) for kind in kinds}  # type: ignore[arg-type]
-
-
-R18, R34 = Plan((2, 2, 2, 2)), Plan((3, 4, 6, 3))
-R50, R101 = Plan((3, 4, 6, 3), bottleneck=True), Plan((3, 4, 23, 3), bottleneck=True)
-WR50, WR101 = replace(R50, base_width=128), replace(R101, base_width=128)
-C18, C34, C50, C101 = (replace(plan, stem="cifar") for plan in (R18, R34, R50, R101))
-SMALL = {depth: Plan(3 * ((depth - 2) // 6,), (16, 32, 64), "cifar") for depth in (20, 32, 44, 56, 110)}
-TWICE = {"ResNet18": R18, "ResNet34": R34, "WideResNet18": _wide(R18, 2), "WideResNet34_2": _wide(R34, 2)}
-
-PLANS: dict[str, Plan] = {
-    **_plans("cResNet18", C18, *KINDS),
-    **_plans("cResNet34", C34, "_BinAct"),
-    **_plans("cResNet50", C50, ""),
-    **_plans("cResNet101", C101, ""),
-    **_plans("cWideResNet18_2", _wide(C18, 2), "", "_BinAct"),
-    **_plans("cWideResNet18_3", _wide(C18, 3), "_BinAct"),
-    **{name: p for depth, plan in SMALL.items() for name, p in _plans(f"cResNet{depth}", plan, "", "_BinAct").items()},
-    **_plans("ResNet18", R18, "", "_BinAct"),
-    **_plans("ResNet34", R34, "", "_BinAct", "_BinAct_v2"),
-    **_plans("ResNet50", R50, *KINDS),
-    **_plans("ResNet101", R101, "", "_BinAct"),
-    **_plans("WideResNet18_2", _wide(R18, 2), "_BinAct", "_BinAct_v2"),
-    **_plans("WideResNet18_3", _wide(R18, 2.5), "_BinAct"),
-    **_plans("WideResNet34_2", _wide(R34, 2), "", "_BinAct", "_BinAct_v2"),
-    **_plans("WideResNet34_3", _wide(R34, 3), "_BinAct", "_BinAct_v2"),
-    **_plans("WideResNet50_2", WR50, "", "_BinAct", "_v2"),
-    # Wide twice over, by its stages and by its bottlenecks: 152 million weights, as in the original.
-    **_plans("WideResNet50_2", _wide(WR50, 2), "_BinAct_v2"),
-    **_plans("WideResNet101_2", WR101, ""),
-    **{f"{name}_v2": replace(plan, norm="v2_twice") for name, plan in TWICE.items()},
-    # ImageNet nets by another name, stem and all. The wide ones never ran, but asked for 2 and 3, not for 2.5.
-    **_plans("cifarResNet18", R18, "_BinAct"),
-    **_plans("cifarWideResNet18_2", _wide(R18, 2), "_BinAct"),
-    **_plans("cifarWideResNet18_3", _wide(R18, 3), "_BinAct"),
-}
 
 
 def _conv(channels: int, width: int, kernel: int, stride: int = 1) -> nn.Conv2d:
@@ -109,9 +35,9 @@ def _conv(channels: int, width: int, kernel: int, stride: int = 1) -> nn.Conv2d:
 class _Block(nn.Module):
     """What both blocks share: the activation, and the shortcut under the name that BIPROP's checkpoints have."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: ResNetPlan) -> None:
         super().__init__()
-        self.act = ACTIVATIONS[plan.act]()
+        self.act = make_activation(plan.act)
         self.shortcut_name = "shortcut" if plan.stem == "cifar" else "downsample"
 
     def _add_shortcut(self, channels: int, out: int, stride: int, norm: Norm) -> None:
@@ -128,7 +54,7 @@ class BasicBlock(_Block):
 
     expansion = 1
 
-    def __init__(self, plan: Plan, channels: int, width: int, stride: int, norm: Norm) -> None:
+    def __init__(self, plan: ResNetPlan, channels: int, width: int, stride: int, norm: Norm) -> None:
         super().__init__(plan)
         self.conv1 = _conv(channels, width, 3, stride)
         self.bn1 = norm(width)
@@ -152,7 +78,7 @@ class Bottleneck(_Block):
 
     expansion = 4
 
-    def __init__(self, plan: Plan, channels: int, width: int, stride: int, norm: Norm) -> None:
+    def __init__(self, plan: ResNetPlan, channels: int, width: int, stride: int, norm: Norm) -> None:
         super().__init__(plan)
         out, middle = self.expansion * width, scaled(width, plan.base_width / 64)
         self.conv1 = _conv(channels, middle, 1)
@@ -186,7 +112,7 @@ class ResNet(nn.Module):
     def __init__(
         self,
         *,
-        plan: Plan,
+        plan: ResNetPlan,
         num_classes: int,
         in_shape: tuple[int, int, int],
         bn_type: str = "LearnedBatchNorm",
@@ -203,7 +129,7 @@ class ResNet(nn.Module):
         self.conv1 = _conv(in_shape[0], widths[0], 7, 2) if imagenet else _conv(in_shape[0], widths[0], 3)
         self.bn1 = norm(widths[0])
         self.pool = nn.MaxPool2d(3, stride=2, padding=1) if imagenet else nn.Identity()
-        self.act = ACTIVATIONS[plan.act]()
+        self.act = make_activation(plan.act)
         self.stages = [f"layer{i}" for i in range(1, len(widths) + 1)]
         channels = widths[0]
         for name, depth, width in zip(self.stages, plan.depths, widths, strict=True):
@@ -225,7 +151,9 @@ class ResNet(nn.Module):
         return self.fc(F.avg_pool2d(x, 4).flatten(2).mT).mT.flatten(1)
 
 
-def _stage(plan: Plan, channels: int, width: int, depth: int, stride: int, norm: Norm) -> tuple[nn.Sequential, int]:
+def _stage(
+    plan: ResNetPlan, channels: int, width: int, depth: int, stride: int, norm: Norm
+) -> tuple[nn.Sequential, int]:
     """`depth` blocks, the first with the stride, and the channels behind them."""
     block = Bottleneck if plan.bottleneck else BasicBlock
     out = width * block.expansion
@@ -233,7 +161,7 @@ def _stage(plan: Plan, channels: int, width: int, depth: int, stride: int, norm:
     return nn.Sequential(first, *(block(plan, out, width, 1, norm) for _ in range(depth - 1))), out
 
 
-def _check_readout(readout: str, plan: Plan, in_shape: tuple[int, int, int]) -> None:
+def _check_readout(readout: str, plan: ResNetPlan, in_shape: tuple[int, int, int]) -> None:
     if readout not in ("pooled", "original40"):
         raise ValueError(f"readout: {readout!r} is unknown; one of pooled, original40")
     if readout == "original40" and len(plan.widths) != 3:

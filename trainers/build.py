@@ -12,11 +12,12 @@ from args import Options
 from data.device_batches import Batches
 from models.constraints import CONV_TYPES, ConvType, constrain, weight_layers
 from models.initial import initialise
-from trainers import METHODS, network_memory
+from trainers import network_memory
 from trainers.ddp import Replicas
 from trainers.loop import Parts
 from trainers.methods.base import Method
 from trainers.optimizers import freeze_weights, make_optimizer
+from trainers.registry import TRAINERS
 from trainers.schedules import schedule
 from utils import out_of_memory
 from utils.console import warn
@@ -119,7 +120,7 @@ def arch_options(options: Options) -> dict[str, object]:
 
 def make_method(options: Options) -> Method:
     """The training method with its own options."""
-    o, kind = options.optim, METHODS[trainer_name(options)]
+    o, kind = options.optim, TRAINERS[trainer_name(options)].load()
     usual: dict[str, Any] = {"label_smoothing": o.label_smoothing or 0.0}
     usual |= {"weight_decay": o.weight_decay, "no_bn_decay": o.no_bn_decay}
     flat = options.flat()

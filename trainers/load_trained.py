@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from args import FIELDS, Options, from_flat
 from models.biprop_keys import BipropMatch, match_biprop, to_biprop
-from models.constraints.attach import constrained_layers
+from models.constraints.attachment import constrained_layers
 from trainers import resume
 from utils.config.checks import SMALL_RESNET
 from utils.config.yaml_loader import load_yaml

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
-from models.activations import ACTIVATIONS
+from models.activations import make_activation
 from models.layers import HardInvert, SoftInvert
+from models.registry import ACTIVATIONS
 from utils.records.epoch_tables import Row
 
 VALUES = 65_536  # of an output at most so many are kept
@@ -17,7 +18,7 @@ WATCHED: tuple[type[nn.Module], ...] = (
     _BatchNorm,
     HardInvert,
     SoftInvert,
-    *(type(make()) for make in ACTIVATIONS.values()),
+    *(type(make_activation(name)) for name in ACTIVATIONS),
 )
 
 

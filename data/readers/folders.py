@@ -133,4 +133,6 @@ def read_annotated(val: Path, classes: Sequence[str]) -> FileSplit:
     return file_split(paths, labels)
 
 
-READERS = {name: partial(read_folders, name) for name in FOLDERS}
+read_imagenet = partial(read_folders, "ImageNet")
+read_tiny_imagenet = partial(read_folders, "TinyImageNet")
+read_image_folder = partial(read_folders, "ImageFolder")

@@ -2,6 +2,7 @@
 
 import gzip
 import math
+from functools import partial
 from io import BufferedIOBase
 from pathlib import Path
 
@@ -69,3 +70,7 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
 
 def open_maybe_gzip(path: Path) -> BufferedIOBase:
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+
+
+read_mnist = partial(read_idx_set, "MNIST")
+read_fashion_mnist = partial(read_idx_set, "FashionMNIST")

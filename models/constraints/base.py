@@ -1,6 +1,7 @@
 """The base of every constraint: how a layer multiplies by its effective weight."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,6 +28,11 @@ class Constraint(nn.Module):
     owns_weight = False
     between_signs = False
     shape: torch.Size
+
+    @classmethod
+    def maker(cls, **settings: Any) -> Callable[..., "Constraint"]:
+        """Return make(weight, generator=…) for the layers of one network. `settings` go to the constructor."""
+        return partial(cls, **settings)
 
     def effective_bias(self, bias: Tensor) -> Tensor:
         """What the layer adds in place of its `bias`; as it is unless a constraint has a rule for it."""

@@ -17,10 +17,14 @@ class SampleSubnetWeight(Constraint):
     is dense: w = W.
     """
 
-    def __init__(self, weight: Tensor, *, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self, weight: Tensor, *, score_init_constant: float | None = None, generator: torch.Generator | None = None
+    ) -> None:
         super().__init__()
         self.bypassed = False
         self.scores = nn.Parameter(initial_scores(weight.shape, generator=generator).to(weight))
+        if score_init_constant is not None:
+            nn.init.constant_(self.scores, score_init_constant)
 
     @property
     def kept(self) -> int:

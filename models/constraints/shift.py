@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.constraints.attach import Constraint
+from models.constraints.attachment import Constraint
 from models.constraints.gradients import ThroughRounding, ThroughShiftAndSign
+from models.constraints.registry import FIXED_POINT, is_fixed_point
 from models.constraints.subnet import identity
-from utils.config.checks import FIXED_POINT, is_fixed_point
 from utils.registry import lookup
 
 ROUNDINGS = {"deterministic": False, "stochastic": True}

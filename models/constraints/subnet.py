@@ -5,6 +5,7 @@ these repairs: α is the mean over the weights kept, at least one weight is kept
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -164,6 +165,10 @@ class GlobalSubnetWeight(SubnetWeight):
         self.selection = selection
         super().__init__(weight, density=selection.density, generator=generator)
         self._number = selection.join(self)
+
+    @classmethod
+    def maker(cls, **settings: Any) -> Callable[..., Constraint]:
+        return partial(cls, selection=GlobalSelection(settings.pop("density")), **settings)
 
     @property
     def density(self) -> float:

@@ -17,9 +17,9 @@ from data.device_batches import DeviceBatches
 from models.constraints import constrain, weight_layers
 from models.initial import initialise
 from scripts.benchmarks.contenders import RATE, STEPS, Work, our_work, timed
-from trainers import METHODS
 from trainers.loop import Parts
 from trainers.optimizers import make_optimizer
+from trainers.registry import TRAINERS
 from utils.distributed.runtime import Runtime, has_bf16
 
 WIDTH, BATCH = 4000, 200
@@ -80,7 +80,7 @@ def loop_parts(conv_type: str, width: int, batch: int, runtime: Runtime) -> Part
     model = models.build("CircuitMLP", num_classes=10, in_shape=SPEC.in_shape, hidden=(width,) * 3)
     initialise(model, "standard", bn_eps=NORM["eps"], bn_momentum=NORM["momentum"])
     constrain(model, conv_type)
-    method = METHODS["binary" if conv_type == "BinaryConv" else "default"]()
+    method = TRAINERS["binary" if conv_type == "BinaryConv" else "default"].load()()
     method.prepare(model)
     if conv_type == "BinaryConv":
         draw([layer.weight for layer in weight_layers(model).values()])

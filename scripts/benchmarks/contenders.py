@@ -15,10 +15,10 @@ from data.device_batches import DeviceBatches
 from models.constraints import constrain
 from models.initial import initialise
 from scripts.benchmarks import reference as reference
-from trainers import METHODS
 from trainers.ddp import Replicas
 from trainers.loop import Parts, Score, State, evaluate, train_one_epoch
 from trainers.optimizers import freeze_weights, make_optimizer
+from trainers.registry import TRAINERS
 from utils.distributed.batch_slice import Share
 from utils.distributed.runtime import Runtime
 from utils.records.epoch_tables import Table
@@ -101,7 +101,7 @@ def parts(model: Any, optimizer: str, runtime: Runtime, batch: int, *, dense: bo
     replicas = Replicas(runtime, compression=compression)
     replicas.prepare(model)
     model.to(runtime.device, memory_format=torch.channels_last)
-    method = METHODS["default" if dense else "prune_score"](weight_decay=1e-4)
+    method = TRAINERS["default" if dense else "prune_score"].load()(weight_decay=1e-4)
     split = random_split(batch * max(STEPS, EVALUATED))
 
     def batches(count: int, *, train: bool) -> DeviceBatches:

@@ -12,9 +12,9 @@ import torch
 import models
 from models.constraints import constrain
 from models.initial import initialise
-from trainers import METHODS
 from trainers.loop import Parts, State, train_one_epoch
 from trainers.optimizers import freeze_weights, make_optimizer
+from trainers.registry import TRAINERS
 from utils.distributed.runtime import Runtime
 
 FILE = Path(__file__).with_name("losses.json")
@@ -64,7 +64,7 @@ def losses(name):
     constrain(model, conv_type, density=0.5, generator=generator)
     if conv_type == "SubnetConv":
         freeze_weights(model)
-    method, found = METHODS[trainer](weight_decay=1e-4), []
+    method, found = TRAINERS[trainer].load()(weight_decay=1e-4), []
     true_loss = method.loss
     method.loss = lambda *inputs: found.append(true_loss(*inputs)) or found[-1]
     method.prepare(model)

@@ -7,14 +7,15 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from data import SPECS, Augmentation, SetSpec, Split, hold_out
+from data import SPECS, Augmentation, SetSpec, Split
 from data.device_batches import DeviceBatches
+from data.splits import hold_out
 from data.transforms import CROP_PAD, affine, crop_flip, normalise
 from data.worker_batches import LoaderBatches
 
 COUNTS, SIZES = st.integers(1, 70), st.integers(1, 80)
 SEEDS, EPOCHS = st.integers(0, 2**64 - 1), st.integers(0, 10_000)
-SMALL = SetSpec((3, 5, 6), 10, (0.3, 0.6, 0.5), (0.2, 0.4, 0.3), True, SPECS["CIFAR10"].load)
+SMALL = SetSpec((3, 5, 6), 10, (0.3, 0.6, 0.5), (0.2, 0.4, 0.3), True, SPECS["CIFAR10"].reader)
 FAST, MIXED = (settings(deadline=None, max_examples=count) for count in (60, 25))
 NOISE = Augmentation(gaussian=True, std_gauss=0.2, p_clean=0.3, jsd=True)
 KINDS = {  # every way to prepare a batch: (class, augmentation, margin of the spec)

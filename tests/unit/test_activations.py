@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.activations import ACTIVATIONS, BinarySign, Sign
+from models.activations import BinarySign, Sign, make_activation
+from models.registry import ACTIVATIONS
 
 
 def gradient(x, g=None):
@@ -70,7 +71,8 @@ def test_the_input_is_left_alone():
 
 def test_the_table():
     x = torch.tensor([-2.0, 0.5])
-    assert ACTIVATIONS["sign"]()(x).tolist() == [-1, 1]
-    assert torch.equal(ACTIVATIONS["tanh"]()(x), torch.tanh(x))
-    assert ACTIVATIONS["relu"]()(x.clone()).tolist() == [0, 0.5]
-    assert all(isinstance(make(), nn.Module) and make() is not make() for make in ACTIVATIONS.values())
+    assert make_activation("sign")(x).tolist() == [-1, 1]
+    assert torch.equal(make_activation("tanh")(x), torch.tanh(x))
+    assert make_activation("relu")(x.clone()).tolist() == [0, 0.5]
+    made = [(make_activation(name), make_activation(name)) for name in ACTIVATIONS]
+    assert all(isinstance(one, nn.Module) and one is not other for one, other in made)

@@ -106,7 +106,7 @@ def test_training_applies_the_draws_of_the_epoch():
 
 
 def test_only_an_augmented_set_is_augmented():
-    plain = SetSpec(CIFAR.in_shape, 10, CIFAR.mean, CIFAR.std, False, CIFAR.load)
+    plain = SetSpec(CIFAR.in_shape, 10, CIFAR.mean, CIFAR.std, False, CIFAR.reader)
     augmented, unchanged = batches_of(50, CIFAR), batches_of(50, plain)
     assert order(augmented) == order(unchanged)
     for batch, expect_equal in ((unchanged, True), (augmented, False)):

@@ -25,9 +25,9 @@ from models.constraints import (
 from models.initial import INITIALISERS, initialise
 from models.layers import BN_TYPES
 from tests.cases import CASES, CLASSES, METHOD_CASES, NARROW, SET_CASES, SPARSE_DENSITY, SPARSE_RULES
-from trainers import METHODS
 from trainers.ddp import COMPRESSIONS
 from trainers.optimizers import OPTIMIZERS, make_optimizer, parameter_groups
+from trainers.registry import TRAINERS
 from trainers.schedules import POLICIES, schedule
 from utils.config import checks
 from utils.errors import UsageError
@@ -182,10 +182,10 @@ def test_biprop_state_dict_round_trip(case):
     assert torch.equal(drawn(other.eval(), case), drawn(model, case))
 
 
-@pytest.mark.parametrize("trainer", METHODS)
+@pytest.mark.parametrize("trainer", TRAINERS)
 def test_every_method_accepts_its_case_and_trains_something(trainer):
     case = next(case for case in CASES if case.conv_type == METHOD_CASES[trainer])
-    method, model = METHODS[trainer](weight_decay=1e-4), built(case)
+    method, model = TRAINERS[trainer].load()(weight_decay=1e-4), built(case)
     method.prepare(model)
     assert sum(len(group["params"]) for group in method.parameter_groups(model)) > 0
     loss = method.loss(model(images(case, 3)), torch.arange(3))
@@ -195,7 +195,7 @@ def test_every_method_accepts_its_case_and_trains_something(trainer):
 
 def test_prune_score_refuses_a_network_without_scores():
     with pytest.raises(ValueError, match=r"no layer has any; conv_type SubnetConv"):
-        METHODS["prune_score"]().prepare(built(CASES[0]))
+        TRAINERS["prune_score"].load()().prepare(built(CASES[0]))
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -220,7 +220,7 @@ def test_everything_registered_is_in_the_table():
         assert {kind(case.arch) for case in CASES if case.conv_type == conv_type} == {*map(kind, models.ARCHS)}
     assert {case.conv_type for case in CASES} == set(CONV_TYPES)
     assert MOVED.keys() == set(CONV_TYPES)
-    assert METHOD_CASES.keys() == METHODS.keys()
+    assert METHOD_CASES.keys() == TRAINERS.keys()
     assert SET_CASES.keys() == SPECS.keys()
     assert {case.options.get("bn_type", "LearnedBatchNorm") for case in CASES} == set(BN_TYPES)
     assert len({str(case) + str(case.in_shape) for case in CASES}) == len(CASES)
@@ -238,7 +238,7 @@ REGISTRIES = {
     "bn_type": BN_TYPES,
     "init": INITIALISERS,
     "lr_policy": POLICIES,
-    "trainer": METHODS,
+    "trainer": TRAINERS,
     "optimizer": OPTIMIZERS,
     "activation": models.mlp.ACTIVATIONS,
     "grad_compression": COMPRESSIONS,
@@ -282,4 +282,4 @@ def test_what_the_rules_between_options_say_of_inits_and_policies_is_so():
 def test_the_trainer_of_each_conv_type_exists_and_is_the_one_that_the_rules_speak_of():
     own = {name: kind.trainer for name, kind in CONV_TYPES.items() if kind.trainer != "default"}
     assert own == checks.TRAINER_OF
-    assert {kind.trainer for kind in CONV_TYPES.values()} <= METHODS.keys()
+    assert {kind.trainer for kind in CONV_TYPES.values()} <= TRAINERS.keys()

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 import data
-from data import SPECS, load, stratified
+from data import SPECS, load
 from data.readers import cifar, files
+from data.splits import stratified
 from utils.errors import UsageError
 
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from data import FileSplit, Split, compact, hold_out, load, reduced
+from data import FileSplit, Split, load
+from data.splits import hold_out, reduced
+from data.types import compact
 from utils.errors import UsageError
 
 

@@ -7,12 +7,14 @@ import torch
 from torch import nn
 
 import models
-from models.initial import INITIALISERS, SCALED, fans, initial_scores, initial_weight, initialise
+from models.initial import fans, initial_scores, initial_weight, initialise
+from models.registry import INITS
 
 SHAPE = torch.Size((128, 40, 3, 3))  # fan_in 360, fan_out 1152
 FAN_IN, FAN_OUT = 360, 1152
 NORMAL = ("kaiming_normal", "xavier_normal")
 SIGNED = ("signed_constant", "xavier_constant", "binary")
+INITIALISERS, SCALED = INITS, [name for name, init in INITS.items() if init.scale_fan]
 RANDOM = [init for init in INITIALISERS if init not in ("unsigned_constant", "ones")]
 
 

@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from models.constraints import bake, constrain, constrained_layers, layer_counts
-from trainers import METHODS, losses, schedules
+from trainers import losses, schedules
 from trainers.loop import Parts, State, add_batch, evaluate, fit
 from trainers.losses import cross_entropy, jensen_shannon
 from trainers.methods.base import Method
 from trainers.methods.prune_score import Lottery, PruneScore, SparseScores
 from trainers.optimizers import freeze_weights, make_optimizer
+from trainers.registry import TRAINERS
 from utils.distributed.runtime import Runtime
 
 CPU = Runtime(torch.device("cpu"), torch.float32)
@@ -269,7 +270,7 @@ def test_a_bigger_weight_gives_lower_scores_and_no_weight_is_prune_score():
 @pytest.mark.parametrize("conv_type", ["DenseConv", "FixedSubnetConv", "RGConv"])
 def test_trainers_of_scores_refuse_a_network_without(trainer, conv_type):
     with pytest.raises(ValueError, match=r"trainer: .*no layer has any; conv_type SubnetConv"):
-        METHODS[trainer]().prepare(network(conv_type))
+        TRAINERS[trainer].load()().prepare(network(conv_type))
 
 
 # losses
@@ -354,7 +355,7 @@ def test_a_copy_of_a_method_and_its_network_stay_together():
 def test_a_training_step_never_waits_for_the_device(conv_type, trainer):
     """On the device "meta", which has no values, whoever asks for one fails: .item(), int(tensor), a mask index."""
     net = network(conv_type).to("meta")
-    method = METHODS[trainer]()
+    method = TRAINERS[trainer].load()()
     method.prepare(net)
     method.before_epoch(net, 0)
     sums = torch.zeros(4, dtype=torch.float64, device="meta")

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 import models
 from models.activations import BinarySign
 from models.constraints import weight_layers
-from models.resnet import PLANS
+from models.registry import RESNET_PLANS as PLANS
 
 TINY = {"num_classes": 5, "width_mult": 0.125}
 
@@ -236,10 +236,10 @@ def test_images_in_channels_last_stay_so(arch):
         ("cResNet18", {"readout": "original40"}, "readout: original40 is for cResNet20, 32, 44, 56 and 110"),
         ("ResNet50", {"readout": "original40", "size": 32}, "readout: original40 is for cResNet20, 32, 44, 56 and 110"),
         ("cResNet20", {"readout": "original40", "size": 64}, "readout: original40 needs 32x32 images, not 64x64"),
-        ("Conv4", {"readout": "original40"}, "readout: no such option; the ResNets take it"),
-        ("FC", {"head_bias": True}, "head_bias: no such option; the ResNets take it"),
-        ("cResNet18", {"hidden": (3,)}, "hidden: no such option; FC and MLP take it"),
-        ("cResNet18", {"depth": 3}, "depth: no such option; none takes it"),
+        ("Conv4", {"readout": "original40"}, "readout: not an option of this arch, but of cResNet18 and 50 others"),
+        ("FC", {"head_bias": True}, "head_bias: not an option of this arch, but of cResNet18 and 50 others"),
+        ("cResNet18", {"hidden": (3,)}, "hidden: not an option of this arch, but of FC and 2 others"),
+        ("cResNet18", {"depth": 3}, "depth: not an option of this arch, but of none"),
         ("cResNet18", {"bn_type": "None"}, "bn_type: 'None' is unknown"),
         ("cResNet18", {"size": 7}, "a 7x7 image is too small for 3 halvings: at least 8x8 is needed"),
         ("cResNet20", {"size": 3}, "a 3x3 image is too small for 2 halvings: at least 4x4 is needed"),

@@ -1,0 +1,101 @@
+"""Rows of all data sets, and what their pixels can become. Imported without torch and numpy.
+
+A new data set is one reader in data/readers, one row in SETS and one case in tests/cases.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils.registry import load_object, lookup
+
+if TYPE_CHECKING:
+    from data.types import AnySplit
+
+PIXELS: dict[str, tuple[float, float] | None] = {  # (mean, std) of pixels in [0, 1]; None: those of the set
+    "standard": None,
+    "unit": (0.0, 1.0),
+    "signed": (0.5, 0.5),
+    "binary": (0.0, 1 / 255),  # of 0 and 1 in 0..255
+}
+
+
+@dataclass(frozen=True)
+class SetSpec:
+    """Row of SETS: a data set.
+
+    in_shape: (channels, height, width).
+    num_classes: 0 means that the folders of the set are counted.
+    mean, std: per channel, of pixels in [0, 1].
+    augment: training images are randomly cropped and flipped.
+    reader: path "package.module:function" of (root, download) -> (training split, test split).
+    margin: images come in any size. In training a random part of each is resized to in_shape. In evaluation the shorter
+        side is resized to `margin` times that of in_shape, and the centre is cropped. None: images have in_shape.
+    downloads: --download can fetch the set.
+    binary: pixels become 1 from half of full brightness on, else 0, before mean and std.
+    """
+
+    in_shape: tuple[int, int, int]
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: bool
+    reader: str
+    margin: float | None = None
+    downloads: bool = True
+    binary: bool = False
+
+    def read(self, root: Path, download: bool) -> tuple[AnySplit, AnySplit]:
+        """Return (training split, test split), read below `root`. Raises UsageError if a file is missing or damaged."""
+        splits: tuple[AnySplit, AnySplit] = load_object(self.reader)(root, download)
+        return splits
+
+    def pixels(self, kind: str) -> SetSpec:
+        """Return the spec with pixels scaled as `kind`, a key of PIXELS. Raises ValueError for an unknown kind."""
+        scale = lookup(PIXELS, kind, "pixels")
+        if scale is None:
+            return self
+        channels = self.in_shape[0]
+        return replace(self, mean=(scale[0],) * channels, std=(scale[1],) * channels, binary=kind == "binary")
+
+
+CIFAR = SetSpec((3, 32, 32), 10, (0.491, 0.482, 0.447), (0.247, 0.243, 0.262), True, "data.readers.cifar:read_cifar10")
+IMAGENET = SetSpec(
+    (3, 224, 224),
+    1000,
+    (0.485, 0.456, 0.406),
+    (0.229, 0.224, 0.225),
+    True,
+    "data.readers.folders:read_imagenet",
+    margin=256 / 224,
+    downloads=False,
+)
+SETS: dict[str, SetSpec] = {
+    # Mean and std of the digits are over the pixels of the training part.
+    "digits": SetSpec((1, 8, 8), 10, (0.30588,), (0.37622,), False, "data.readers.digits:read_digits", downloads=False),
+    "MNIST": SetSpec((1, 28, 28), 10, (0.1307,), (0.3081,), False, "data.readers.idx:read_mnist"),
+    "FashionMNIST": SetSpec((1, 28, 28), 10, (0.2860,), (0.3530,), False, "data.readers.idx:read_fashion_mnist"),
+    "CIFAR10": CIFAR,
+    # Mean and std of CIFAR100 and SVHN are over all pixels of the training part, as commonly published.
+    "CIFAR100": SetSpec(
+        (3, 32, 32),
+        100,
+        (0.5071, 0.4865, 0.4409),
+        (0.2673, 0.2564, 0.2762),
+        True,
+        "data.readers.cifar:read_cifar100",
+    ),
+    "SVHN": SetSpec(
+        (3, 32, 32), 10, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), False, "data.readers.svhn:read_svhn"
+    ),
+    "BigCIFAR10": replace(
+        IMAGENET, in_shape=(3, 128, 128), num_classes=10, reader=CIFAR.reader, margin=1.0, downloads=True
+    ),
+    "ImageNet": IMAGENET,
+    "TinyImageNet": replace(
+        IMAGENET, in_shape=(3, 64, 64), num_classes=200, reader="data.readers.folders:read_tiny_imagenet"
+    ),
+    "ImageFolder": replace(IMAGENET, num_classes=0, reader="data.readers.folders:read_image_folder"),
+}

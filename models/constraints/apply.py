@@ -1,0 +1,51 @@
+"""`constrain`: put a constraint on the layers of a network, by its name."""
+
+from functools import partial
+
+import torch
+from torch import nn
+
+from models.constraints.attachment import attach, constrained_layers, weight_layers
+from models.constraints.registry import CONV_TYPES
+from utils.registry import lookup
+
+
+def constrain(
+    model: nn.Module,
+    conv_type: str,
+    *,
+    density: float = 1.0,
+    first_layer_type: str | None = None,
+    dense: tuple[str, ...] = (),
+    score_init: float | None = None,
+    generator: torch.Generator | None = None,
+    **settings: object,
+) -> nn.Module:
+    """Put the constraint `conv_type` on every Conv2d and Linear of `model`, in place, and return `model`.
+
+    density: fraction of the weights kept.
+    first_layer_type: another conv_type for the first layer.
+    dense: names of layers that stay unconstrained.
+    score_init: initial score of every SampleSubnetConv weight; None draws the scores.
+    settings: options of single constraints by name (`ConvType.options`); each constraint takes its own.
+
+    Raises ValueError for an unknown conv_type or layer name, a density outside (0, 1], or if no layer would be
+    constrained.
+    """
+    layers = list(weight_layers(model))
+    if unknown := [name for name in dense if name not in layers]:
+        raise ValueError(f"dense: no layer is called {unknown[0]!r}; there are {', '.join(layers)}")
+    types = dict.fromkeys(layers, conv_type)
+    types[layers[0]] = first_layer_type or conv_type
+    types.update(dict.fromkeys(dense, "DenseConv"))
+    given = {**settings, "density": density, "score_init_constant": score_init}
+    for kind in dict.fromkeys(types.values()):  # the first layer's type is first, so scores are drawn in layer order
+        row = lookup(CONV_TYPES, kind, "conv_type")
+        constraint = row.load()
+        if constraint is not None:
+            own = [*row.options, *(["density"] if row.density != "unused" else [])]
+            make = constraint.maker(**{name: given[name] for name in own if name in given})
+            attach(model, partial(make, generator=generator), [name for name in layers if types[name] == kind])
+    if conv_type != "DenseConv" and not constrained_layers(model):
+        raise ValueError(f"conv_type: {conv_type} would constrain no layer: every layer is left dense")
+    return model

@@ -1,0 +1,155 @@
+"""Rows of all constraints, and the names that their options can have. Imported without torch.
+
+A new constraint is one file with a subclass of models.constraints.base.Constraint, one row in CONV_TYPES and one case
+in tests/cases.py.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from utils.registry import load_object
+
+DENSITY_START = 0.5  # density at which the schedules of GlobalSubnetConv and SparseConv begin
+LAYER_DENSITIES = ("uniform", "erdos_renyi_kernel")
+DENSITY_SCHEDULES = ("constant", "cubic")
+ROUNDINGS = ("deterministic", "stochastic")
+SHIFT_UPDATES = ("ste", "crude")
+SHIFT_INITS = ("uniform", "weights")
+
+
+@dataclass(frozen=True)
+class ConvType:
+    """Row of CONV_TYPES: a constraint on the weights of layers.
+
+    weights: the weights of a constrained layer, for the README's table.
+    constraint: path "package.module:class" of the Constraint; None for plain layers.
+    trainer: the training method of networks with this constraint, a key of trainers.registry.TRAINERS.
+    density: the option prune_rate is "unused", "optional" (1 by default) or "required".
+    density_falls: the density falls to prune_rate over the first prune_rate_epoch epochs.
+    options: the options of the command line that the constructor takes, by name.
+    scores: trainers that train scores can train it.
+    draws_weights: the constraint draws the weights itself, so that the option init has no effect.
+    needs_fp32: the effective weights or inputs have more bits than bfloat16.
+    needs_ticket: the mask comes from --pretrained.
+    tensors: number of tensors of the weight's size in a layer.
+    """
+
+    weights: str
+    constraint: str | None = None
+    trainer: str = "default"
+    density: str = "unused"
+    density_falls: bool = False
+    options: tuple[str, ...] = ()
+    scores: bool = False
+    draws_weights: bool = False
+    needs_fp32: bool = False
+    needs_ticket: bool = False
+    tensors: int = 1
+
+    def load(self) -> Any:
+        """Import and return the class of the constraint, None for plain layers."""
+        return None if self.constraint is None else load_object(self.constraint)
+
+
+SHIFT_OPTIONS = ("weight_bits", "rounding", "activation_bits")
+CONV_TYPES: dict[str, ConvType] = {
+    "DenseConv": ConvType("free"),
+    "SubnetConv": ConvType(
+        "±α where \\|score\\| is among the largest `prune_rate` of the layer, else 0; scores train, weights do not",
+        "models.constraints.subnet:SubnetWeight",
+        trainer="prune_score",
+        density="required",
+        scores=True,
+        tensors=2,
+    ),
+    "GlobalSubnetConv": ConvType(
+        "the same over all such layers together: exactly `prune_rate` of them all, at least one weight per layer",
+        "models.constraints.subnet:GlobalSubnetWeight",
+        trainer="prune_score",
+        density="required",
+        density_falls=True,
+        scores=True,
+        tensors=2,
+    ),
+    "SampleSubnetConv": ConvType(
+        "W · B, with B drawn with probability sigmoid(score) in every forward pass",
+        "models.constraints.fixed_masks:SampleSubnetWeight",
+        trainer="prune_score",
+        options=("score_init_constant",),
+        scores=True,
+        tensors=2,
+    ),
+    "FixedSubnetConv": ConvType(
+        "W under the mask of a trained `SubnetConv` ticket (`--pretrained FILE --no-freeze-weights`); W trains",
+        "models.constraints.fixed_masks:FixedSubnetWeight",
+        density="required",
+        needs_ticket=True,
+    ),
+    "RGConv": ConvType(
+        "W under a fixed random mask of density `prune_rate` (default: 1); W trains",
+        "models.constraints.fixed_masks:RandomMaskWeight",
+        density="optional",
+    ),
+    "BinaryConv": ConvType(
+        "1 where a real weight in [0, 1] is at least ½, else 0; the real weights train",
+        "models.constraints.binary:BinaryWeight",
+        trainer="binary",
+        options=("initial_ones",),
+        draws_weights=True,
+    ),
+    "SparseConv": ConvType(
+        "W under a mask that moves while the network trains",
+        "models.constraints.sparse:SparseWeight",
+        trainer="sparse",
+        density="optional",
+    ),
+    "ShiftQ": ConvType(
+        "W rounded to ± a power of two; W trains",
+        "models.constraints.shift:ShiftQWeight",
+        trainer="shift",
+        options=(*SHIFT_OPTIONS, "shift_update"),
+        needs_fp32=True,
+    ),
+    "ShiftPS": ConvType(
+        "2^P · S, the power P and the sign S (−1, 0 or 1) rounded; both train",
+        "models.constraints.shift:ShiftPSWeight",
+        trainer="shift",
+        options=(*SHIFT_OPTIONS, "shift_init", "freeze_sign"),
+        needs_fp32=True,
+        tensors=2,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """Row of DROP_CRITERIA and GROW_CRITERIA: the importance of connections. The lowest are dropped, the highest grown.
+
+    strengths: "coactivation" or "correlation" if training has to count the strengths of connections for it.
+    """
+
+    strengths: str = ""
+
+
+HEBBIAN, PLAIN = Criterion("coactivation"), Criterion()
+DROP_CRITERIA = {
+    "hebbian": HEBBIAN,
+    "correlation": Criterion("correlation"),
+    "magnitude": PLAIN,
+    "magnitude_per_sign": PLAIN,
+    "random": PLAIN,
+}
+GROW_CRITERIA = {"hebbian": HEBBIAN, "random": PLAIN, "gradient": PLAIN, "none": PLAIN}
+
+
+def is_fixed_point(bits: tuple[int, ...]) -> bool:
+    """Return whether (integer, fraction) bits are a fixed point of at most 32 bits that float32 can hold.
+
+    With one integer bit the largest number, 2^(integer − 1) − 1, is 0. Beyond 25 it is not a float32.
+    """
+    return len(bits) == 2 and 2 <= bits[0] <= 25 and bits[1] >= 0 and sum(bits) <= 32
+
+
+FIXED_POINT = (
+    "it must be two ints: bits before the point, sign included (>= 2 and <= 25), and behind it, together <= 32"
+)

@@ -1,0 +1,75 @@
+"""Rows of all training methods and optimizers, and the names that their options can have. Imported without torch.
+
+A new training method is one file with a subclass of trainers.methods.base.Method, one row in TRAINERS and one case in
+tests/cases.py.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from utils.registry import load_object
+
+GRAD_COMPRESSIONS = {"none": None, "bf16": "trainers.ddp:bf16"}  # name -> communication hook of DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Row of TRAINERS: a training method.
+
+    method: path "package.module:class" of the Method.
+    options: the options of the command line that the constructor takes, by name.
+    variant_of: the trainer whose constraints it trains, if no conv_type chooses this one by itself.
+    """
+
+    method: str
+    options: tuple[str, ...] = ()
+    variant_of: str = ""
+
+    def load(self) -> Any:
+        """Import and return the class of the method."""
+        return load_object(self.method)
+
+
+SPARSE_OPTIONS = ("drop", "grow", "update_interval", "progress_interval", "progress_until", "drop_fraction")
+SPARSE_OPTIONS += ("keep_share", "live_share", "layer_density", "density_schedule", "sparse_hold")
+TRAINERS = {
+    "default": Trainer("trainers.methods.default:Default"),
+    "prune_score": Trainer("trainers.methods.prune_score:PruneScore", ("prune_rate_epoch",)),
+    "lottery": Trainer("trainers.methods.prune_score:Lottery", ("prune_rate_epoch", "dense_epochs"), "prune_score"),
+    "ss": Trainer("trainers.methods.prune_score:SparseScores", ("prune_rate_epoch", "score_l1"), "prune_score"),
+    "binary": Trainer("trainers.methods.binary:Binary", ("epsilon", "random_mag", "sweep_on", "sweep_every")),
+    "sparse": Trainer("trainers.methods.sparse:Sparse", ("prune_rate", *SPARSE_OPTIONS)),
+    "shift": Trainer("trainers.methods.shift:Shift"),
+}
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Row of OPTIMIZERS: an optimizer of torch.
+
+    optimizer: path "package.module:class".
+    options: the options of the command line that have an effect, besides lr.
+    tensors: number of tensors that it keeps per parameter.
+    fused: it has an implementation that makes one pass over the parameters.
+
+    Weight decay acts on scores under SGD and not under Adam, as in BIPROP: its published numbers depend on it.
+    """
+
+    optimizer: str
+    options: tuple[str, ...]
+    tensors: int
+    fused: bool = False
+
+    def load(self) -> Any:
+        """Import and return the class of the optimizer."""
+        return load_object(self.optimizer)
+
+
+DECAY = ("weight_decay", "no_bn_decay")
+OPTIMIZERS = {
+    "sgd": Optimizer("torch.optim:SGD", ("momentum", "nesterov", *DECAY), 1, fused=True),
+    "adam": Optimizer("torch.optim:Adam", ("optimizer_eps",), 2, fused=True),
+    "adamw": Optimizer("torch.optim:AdamW", ("optimizer_eps", *DECAY), 2, fused=True),
+    "radam": Optimizer("torch.optim:RAdam", ("optimizer_eps",), 2),
+    "adadelta": Optimizer("torch.optim:Adadelta", ("optimizer_eps",), 2),
+}
