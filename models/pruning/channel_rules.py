@@ -136,14 +136,14 @@ def _pointwise_ids(operator: Any, operands: Sequence[Any], out: Tensor, couple: 
     if operator not in SCALINGS and any(map(is_from_images_alone, operands)):
         raise MixesUnits("combines the images with")
     tensors = [x for x in operands if isinstance(x, Tensor)]
-    first, *others = (unit_ids(x).expand(out.shape) for x in tensors if has_unit_ids(x))
-    for other in others:
-        couple(first, other)
-    axes = [axis - out.dim() for axis in varying_axes(first)]
+    ids: list[Tensor] = [unit_ids(x).expand(out.shape) for x in tensors if has_unit_ids(x)]
+    for other in ids[1:]:
+        couple(ids[0], other)
+    axes = [axis - out.dim() for axis in varying_axes(ids[0])]
     for x in tensors:
         if not has_unit_ids(x) and any(x.dim() >= -axis and x.shape[axis] > 1 for axis in axes):
             raise MixesUnits("combines a tensor of fixed width with")
-    return first
+    return ids[0]
 
 
 def _couple_to_one_axis(ids: Tensor, couple: Couple) -> Tensor:

@@ -63,11 +63,11 @@ def has_unit_per_group(conv: nn.Conv2d) -> bool:
 
 def distinct_ids(ids: Any) -> Tensor:
     """Return the sorted distinct unit ids in an id tensor or MixedUnits, without NO_UNIT, on the CPU."""
-    distinct: Tensor = (ids.ids if isinstance(ids, MixedUnits) else ids).unique().cpu()
+    distinct: Tensor = torch.unique(ids.ids if isinstance(ids, MixedUnits) else ids).cpu()
     return distinct[distinct != NO_UNIT]
 
 
-class UnitTrace(TorchDispatchMode):
+class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
     """Unit ids of each layer of `model`, from one forward pass over `images` (B, C, H, W).
 
     `writers` has, per Conv2d and Linear, the id of each output channel. `readers` has the id of each input channel
@@ -81,7 +81,7 @@ class UnitTrace(TorchDispatchMode):
     """
 
     def __init__(self, model: nn.Module, images: Tensor) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
         self.writers: dict[str, Tensor] = {}
         self.readers: dict[str, Tensor] = {}
         self.norms: dict[str, Tensor] = {}
@@ -111,7 +111,7 @@ class UnitTrace(TorchDispatchMode):
         if ((one == NO_UNIT) & differ).any() or ((other == NO_UNIT) & differ).any():
             raise MixesUnits("combines the images with")
         if differ.any():
-            pairs = (one[differ] * self.count + other[differ]).unique().cpu()  # far quicker than unique(dim=0)
+            pairs = torch.unique(one[differ] * self.count + other[differ]).cpu()  # far quicker than unique(dim=0)
             self._pairs.append(torch.stack([pairs // self.count, pairs % self.count], 1))
 
     # operators
@@ -216,7 +216,7 @@ class UnitTrace(TorchDispatchMode):
         if isinstance(ids, MixedUnits):
             raise self._refusal(ids, name)
         ids = ids.movedim(axis, 0).flatten(1)
-        first = ids.amax(1)
+        first: Tensor = ids.amax(1)
         if ((ids == NO_UNIT) & (first != NO_UNIT)[:, None]).any():
             writer = self._writer_of(first)
             raise ValueError(f"{REFUSAL}{name} reads the images and units of {writer} through the same channel")

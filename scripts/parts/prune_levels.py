@@ -149,7 +149,7 @@ def pruned(
 
 def has_norms(model: nn.Module) -> bool:
     """Whether there are batch norms whose running statistics count; binary networks' use each batch's own."""
-    return any(isinstance(m, _BatchNorm) and not getattr(m, "by_batch", False) for m in model.modules())
+    return any(isinstance(m, _BatchNorm) and not getattr(m, "uses_batch_statistics", False) for m in model.modules())
 
 
 def row(trained: Trained, method: str, percent: float, model: nn.Module, smaller: nn.Module) -> Row:

@@ -233,8 +233,12 @@ def test_images_in_channels_last_stay_so(arch):
     ("arch", "options", "line"),
     [
         ("cResNet20", {"readout": "40"}, "readout: '40' is unknown; one of pooled, original40"),
-        ("cResNet18", {"readout": "original40"}, "readout: original40 is for cResNet20, 32, 44, 56 and 110"),
-        ("ResNet50", {"readout": "original40", "size": 32}, "readout: original40 is for cResNet20, 32, 44, 56 and 110"),
+        ("cResNet18", {"readout": "original40"}, "readout: original40 is only for cResNet20, 32, 44, 56 and 110"),
+        (
+            "ResNet50",
+            {"readout": "original40", "size": 32},
+            "readout: original40 is only for cResNet20, 32, 44, 56 and 110",
+        ),
         ("cResNet20", {"readout": "original40", "size": 64}, "readout: original40 needs 32x32 images, not 64x64"),
         ("Conv4", {"readout": "original40"}, "readout: not an option of this arch, but of cResNet18 and 50 others"),
         ("FC", {"head_bias": True}, "head_bias: not an option of this arch, but of cResNet18 and 50 others"),
