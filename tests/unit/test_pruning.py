@@ -176,3 +176,22 @@ def test_an_unknown_criterion_and_a_network_without_hidden_layers_are_refused():
         criteria.weight_scores({"a": torch.rand(2)}, "l1")
     with pytest.raises(ValueError, match="only an output layer"):
         criteria.hidden_weights(nn.Sequential(nn.Linear(3, 2)), torch.rand(1, 3))
+
+
+class ReversedMLP(nn.Module):
+    """Three layers registered in the reverse order of the forward pass, and one that the forward pass never calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.out, self.second, self.first = nn.Linear(4, 2), nn.Linear(5, 4), nn.Linear(3, 5)
+        self.unused = nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.out(self.second(self.first(x).relu()).relu())
+
+
+def test_hidden_layers_and_groups_follow_the_forward_pass_not_the_registration():
+    model, images = ReversedMLP().train(), torch.randn(2, 3)
+    assert list(criteria.hidden_weights(model, images)) == ["first", "second"]
+    assert [list(group.writers) for group in channel_groups.unit_groups(model, images)] == [["first"], ["second"]]
+    assert model.training and not any(layer._forward_hooks for layer in model.modules())

@@ -288,6 +288,14 @@ def masked(n, x):
     return n.out(n.b(y[mask].view(len(x), -1)))
 
 
+def hooked(**hooks):
+    """Return a network with a hook on one of its layers, by the name of the method that registers the hook."""
+    model = two_convs(lambda _, x: x)
+    for method, (layer, hook) in hooks.items():
+        getattr(model.get_submodule(layer), method)(hook)
+    return model
+
+
 def twice():
     model = Net(lambda n, x: n.out(head(n.c(n.b(n.a(x))))), a=conv(3, 6), b=conv(6, 6), out=nn.Linear(6, 4))
     model.c = model.b
@@ -395,6 +403,11 @@ REFUSED = {  # (network, part of the message)
     "old weight norm": (
         nn.Sequential(nn.utils.spectral_norm(conv(3, 6)), conv(6, 6)),
         "0, a Conv2d, has the parameter or buffer weight_orig; only",
+    ),
+    "hook of the network": (hooked(register_forward_hook=("a", lambda _m, _in, out: out + 1)), ZERO_UNITS),
+    "pre-hook of the network": (
+        hooked(register_forward_pre_hook=("b", lambda _m, inputs: (inputs[0] + 1,))),
+        ZERO_UNITS,
     ),
     "called without its hooks": (
         Net(lambda n, x: n.out(n.b.forward(n.a(x)).flatten(1)), a=conv(3, 6), b=conv(6, 6), out=nn.Linear(180, 4)),
