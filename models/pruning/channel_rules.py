@@ -60,6 +60,7 @@ def set_unit_ids(out: Any, ids: Any) -> None:
     """
     values = [value for value in tree_leaves(out) if isinstance(value, Tensor)]
     leaves = tree_leaves(ids)
+    # An attribute lives as long as its tensor. A table keyed by id() would confuse a tensor with a freed one.
     for value, ids_of_value in zip(values, leaves * (len(values) // len(leaves)), strict=True):
         if not isinstance(ids_of_value, Tensor) or (ids_of_value != NO_UNIT).any():
             value._unit_ids = ids_of_value  # type: ignore[attr-defined]
@@ -102,12 +103,7 @@ def output_ids(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: A
     # An operator's schema is the only source of its argument names; torch gives it no public name.
     named = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | dict(kwargs)
     if operator in SPLITS:
-        axis = named.get("dim", 0) % ids.dim()
-        if axis in varying_axes(ids):
-            positions = torch.arange(ids.shape[axis], device=ids.device)
-            positions = positions.view([-1 if a == axis else 1 for a in range(ids.dim())]).expand_as(ids).contiguous()
-            for part in tree_leaves(func(positions, *args[1:], **kwargs)):
-                _couple_equal_parts(part.unique(), ids.movedim(axis, 0), couple)
+        _couple_parts(lambda positions: func(positions, *args[1:], **kwargs), ids, named.get("dim", 0), couple)
         return func(ids, *args[1:], **kwargs)
     if operator in INDEXINGS and not any(map(has_unit_ids, args[1])):
         if _indexed_axes(args[1]) & set(varying_axes(ids)):
@@ -161,11 +157,21 @@ def _couple_to_one_axis(ids: Tensor, couple: Couple) -> Tensor:
     return first.expand_as(ids)
 
 
-def _couple_equal_parts(positions: Tensor, ids: Tensor, couple: Couple) -> None:
-    """Couple the units at equal places of equal parts of axis 0, so that the parts keep equal lengths.
+def _couple_parts(split: Callable[[Tensor], Any], ids: Tensor, dim: int, couple: Couple) -> None:
+    """Couple units so that the parts into which `split` cuts axis `dim` of the ids keep equal lengths."""
+    axis = dim % ids.dim()
+    if axis in varying_axes(ids):
+        positions = torch.arange(ids.shape[axis], device=ids.device)
+        positions = positions.view([-1 if a == axis else 1 for a in range(ids.dim())]).expand_as(ids).contiguous()
+        for part in tree_leaves(split(positions)):
+            _couple_equal_parts(torch.unique(part), ids.movedim(axis, 0), couple)
 
-    `positions` has the positions of one part in `ids` (n, …). Raises MixesUnits unless the part is the k-th block of
-    n / length, or each (n / length)-th position.
+
+def _couple_equal_parts(positions: Tensor, ids: Tensor, couple: Couple) -> None:
+    """Couple the units at equal places of all parts of axis 0 that are as long as one part.
+
+    `positions` (length,) has the positions of this part in `ids` (n, …). Raises MixesUnits unless they are one of the
+    n / length blocks, or every (n / length)-th position.
     """
     size, length = len(ids), len(positions)
     every = torch.arange(size, device=ids.device)
