@@ -54,9 +54,10 @@ def unit_ids(value: Any) -> Any:
 
 
 def set_unit_ids(out: Any, ids: Any) -> None:
-    """Let the tensors in `out` carry `ids`: one id tensor for all of them, or a structure with one for each.
+    """Attach unit ids to the tensors in `out`.
 
-    A tensor whose ids are all NO_UNIT is instead marked as computed from the images.
+    `ids` is one id tensor for all of them, or a structure with one for each. A tensor whose ids are all NO_UNIT is
+    instead marked as computed from the images.
     """
     values = [value for value in tree_leaves(out) if isinstance(value, Tensor)]
     leaves = tree_leaves(ids)

@@ -1,12 +1,12 @@
 """Trace of the units of a network: the units that each layer writes and reads.
 
 The trace runs one forward pass of a copy of the network. Hooks replace the output of each Conv2d and Linear layer by
-zeros, as if the weights of all units were zero, and attach unit ids to it. A dispatch mode carries the ids through the
-operators (`channel_rules`) to the layers that read them. If layer `a` has two units and layer `b` has three, the trace
-of `b(a(x).relu())` gives
+zeros, as if the weights of all units were zero, and attach unit ids to them. A dispatch mode carries the ids through
+the operators (`channel_rules`) to the layers that read them. If the image x has one channel, layer `a` two units and
+layer `b` three, the trace of `b(a(x).relu())` gives the ids
 
-    writers     a: 0 1              b: 2 3 4
-    readers     a: -1 per image     b: 0 1      channel
+    writers     a: 0 1      b: 2 3 4
+    readers     a: -1       b: 0 1
     output      2 3 4
 
 A layer must read zeros from all units, or the trace raises ValueError. Each value belongs to one unit, so the value is
@@ -45,7 +45,8 @@ REFUSAL = "units cannot be pruned: "
 class MixedUnits:
     """Mark in place of unit ids, for values that depend on several units.
 
-    `operator` names the operator that `verb`, a verb phrase, the units with these `ids`.
+    `operator` is the operator that mixes the units and its module, `verb` the phrase of MixesUnits, and `ids` has the
+    units.
     """
 
     operator: str
