@@ -1,5 +1,6 @@
-"""The published name of `models.pruning.compact`."""
+"""Published names for networks without their pruned units."""
 
-from models.pruning.compact import compacted, load_compact
+from models.pruning.channel_cut import compacted
+from models.pruning.compact import load_compact
 
 __all__ = ["compacted", "load_compact"]

@@ -1,9 +1,8 @@
 """Plain convolutional networks: Conv2–8, VGG-Small and their wide and binary-activation relatives, LeNets.
 
-Plans (models/registry.py) list the layers of each.
-Layer i of the plan has index i in its Sequential, so parameters carry the names of BIPROP's checkpoints
-(`convs.5.weight`).
-Widths: Frankle & Carbin, ICLR 2019, fig. 2 (ConvN); Zhang et al., ECCV 2018 (VGG-Small).
+A plan (models/registry.py) lists the layers of a network. Layer i of the plan has index i in its Sequential, so that
+parameters have the names of BIPROP's checkpoints, such as `convs.5.weight`. Sources of the widths: Frankle & Carbin,
+ICLR 2019, fig. 2 (ConvN); Zhang et al., ECCV 2018 (VGG-Small).
 """
 
 from torch import Tensor, nn
@@ -14,9 +13,10 @@ from models.registry import ConvPlan
 
 
 class ConvNet(nn.Module):
-    """(B, C, H, W) images to (B, num_classes) logits by a `Plan`.
+    """Convolutional network of a `ConvPlan`: (B, C, H, W) images to (B, num_classes) logits.
 
-    Raises ValueError where the image is too small for the plan's pools or the width multiplier leaves no channel.
+    `width_mult` multiplies the width of every layer but the last. Raises ValueError if the image is too small for the
+    convolutions and pools of the plan, or if `width_mult` leaves a layer without channels.
     """
 
     def __init__(
@@ -35,24 +35,27 @@ class ConvNet(nn.Module):
             require_size(in_shape, letters.count("P"), "2x2 pools")
         widths, units = (tuple(scaled(w, width_mult) for w in ws) for ws in (plan.widths, plan.units))
         self.convs = _sequence(plan, plan.groups, widths, channels, bn_type)
-        features = widths[-1] * _side_behind(plan, letters, height) * _side_behind(plan, letters, width)
+        features = widths[-1] * _side_after(plan, letters, height) * _side_after(plan, letters, width)
         if not features:
             raise ValueError(
                 f"a {height}x{width} image is too small: its {plan.kernel}x{plan.kernel} convolutions and "
-                "pools leave nothing of it"
+                "pools leave no pixel"
             )
         self.linear = _sequence(plan, plan.hidden, units, features, bn_type)
         self.linear.append(nn.Linear(units[-1] if units else features, num_classes, bias=plan.bias))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear(self.convs(x).flatten(1))
+        logits: Tensor = self.linear(self.convs(x).flatten(1))
+        return logits
 
 
-def _side_behind(plan: ConvPlan, letters: str, side: int) -> int:
-    """What the layers of `letters` leave of an image's `side`; 0 where that is nothing."""
+def _side_after(plan: ConvPlan, letters: str, side: int) -> int:
+    """Return the side in pixels of an image of `side` pixels after the layers of `letters`, 0 if none is left."""
     for letter in letters:
-        side += (letter == "C") * (2 * plan.padding + 1 - plan.kernel)
-        side = max(0, side >> (letter == "P"))
+        if letter == "C":
+            side = max(0, side + 2 * plan.padding + 1 - plan.kernel)
+        elif letter == "P":
+            side //= 2
     return side
 
 

@@ -1,6 +1,7 @@
-"""Initial weights, tensor in, tensor out: BIPROP's `init` table.
+"""Initial weights: a distribution times a scale, by the rows of models.registry.INITS, as in BIPROP.
 
-With fan = fan_in or fan_out (`mode`) and gain of the nonlinearity, std = gain / sqrt(fan).
+The scale "gain" is gain / √(fan · fan_scale), with the gain of the nonlinearity and fan_in or fan_out by `mode`.
+torch's nn.init functions have no fan_scale, and only some of these distributions.
 """
 
 import math
@@ -20,7 +21,7 @@ def _uniform(shape: torch.Size, bound: float, generator: Generator | None) -> Te
 
 
 def _signs(shape: torch.Size, scale: float, generator: Generator | None) -> Tensor:
-    """±scale with equal probability: the signs of torch's default init, which is symmetric, but never 0."""
+    """Draw ±scale with equal probability, which is the sign of torch's default init but never 0."""
     return torch.empty(shape).bernoulli_(0.5, generator=generator).mul_(2).sub_(1).mul_(scale)
 
 
@@ -35,7 +36,7 @@ DISTRIBUTIONS: dict[str, Distribution] = {  # of models.registry.Init
 
 
 def fans(shape: torch.Size) -> tuple[int, int]:
-    """(fan_in, fan_out) of a (out, in, *kernel) weight."""
+    """Return (fan_in, fan_out) of a weight (out, in, *kernel)."""
     receptive = math.prod(shape[2:])
     return shape[1] * receptive, shape[0] * receptive
 
@@ -49,9 +50,10 @@ def initial_weight(
     fan_scale: float = 1.0,
     generator: Generator | None = None,
 ) -> Tensor:
-    """A float32 CPU tensor of `shape` (out, in, *kernel); `fan_scale` multiplies the fan where the init honours it.
+    """Draw an initial weight: a float32 CPU tensor of `shape` (out, in, *kernel).
 
-    Raises ValueError for an unknown init or a fan_scale of zero or less.
+    `init` is a key of models.registry.INITS. `mode` ("fan_in" or "fan_out"), `nonlinearity` and `fan_scale`, a factor
+    of the fan, apply to the inits whose row says so. Raises ValueError for an unknown init or a fan_scale of 0 or less.
     """
     row = lookup(INITS, init, "init")
     if not row.scale_fan:
@@ -72,8 +74,8 @@ def initial_weight(
 
 
 def initial_scores(shape: torch.Size, *, generator: Generator | None = None) -> Tensor:
-    """U(−1/√fan_in, 1/√fan_in): Kaiming uniform with a = √5, as hidden-networks and BIPROP draw their scores."""
-    return _uniform(shape, 1 / math.sqrt(fans(shape)[0]), generator)
+    """Draw scores (out, in, *kernel) from U(−1/√fan_in, 1/√fan_in), as hidden-networks and BIPROP do."""
+    return nn.init.kaiming_uniform_(torch.empty(shape), a=math.sqrt(5), generator=generator)
 
 
 @torch.no_grad()
@@ -90,18 +92,21 @@ def initialise(
     bn_momentum: float | None = None,
     generator: Generator | None = None,
 ) -> None:
-    """Draw every Conv2d and Linear weight of `model` by `init`, in module order; biases U(±1/√fan_in).
+    """Initialise the layers of `model` in place, in the order of `model.modules()`.
 
-    `bn_weight` and `bn_bias` set every affine batch normalisation's weight and bias to that constant; `bn_eps` and
-    `bn_momentum` are every batch normalisation's, where given.
+    Weights of Conv2d and Linear layers are drawn by `initial_weight`, their biases from U(−1/√fan_in, 1/√fan_in).
+    `bn_weight` and `bn_bias` set the weight and bias of every affine batch norm, `bn_eps` and `bn_momentum` the
+    settings of every batch norm. None leaves them as they are.
+
+    Raises ValueError as `initial_weight` does.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             shape = module.weight.shape
-            drawn = initial_weight(
+            weight = initial_weight(
                 shape, init, mode=mode, nonlinearity=nonlinearity, fan_scale=fan_scale, generator=generator
             )
-            module.weight.copy_(drawn)
+            module.weight.copy_(weight)
             if module.bias is not None:
                 module.bias.copy_(_uniform(module.bias.shape, 1 / math.sqrt(fans(shape)[0]), generator))
         elif isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -1,4 +1,4 @@
-"""What several families share: normalisations by name and by rank, and the rules of widths and image sizes."""
+"""Layers that several families of networks share, and checks of their widths and image sizes."""
 
 import torch
 from torch import Tensor, nn
@@ -9,16 +9,19 @@ from utils.registry import lookup
 
 
 class SingleValueBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation that also trains on one value a channel (a batch of one behind the pools): no variance there.
+    """Batch normalisation that also trains on one value per channel, such as one image after the last pool.
 
-    The running statistics are used then, as in evaluation, and left as they are. With `by_batch` an evaluation uses the
-    batch's own statistics, as training does, and leaves the running ones as they are too.
+    One value has no variance, and torch's batch norm raises ValueError. This one then normalises with the running
+    statistics, as in evaluation, and does not update them.
+
+    `uses_batch_statistics`: evaluation normalises with the statistics of the batch, as training does, but without an
+    update of the running statistics.
     """
 
-    by_batch = False
+    uses_batch_statistics = False
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.numel() == input.shape[1] or (self.by_batch and not self.training):
+        if input.numel() == input.shape[1] or (self.uses_batch_statistics and not self.training):
             several = input.numel() > input.shape[1]
             running = (None, None) if several else (self.running_mean, self.running_var)
             return F.batch_norm(input, *running, self.weight, self.bias, training=several, eps=self.eps)
@@ -26,29 +29,32 @@ class SingleValueBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 class BatchNorm1d(SingleValueBatchNorm, nn.BatchNorm1d):
-    """Over (B, C)."""
+    """Batch normalisation of (B, C), see `SingleValueBatchNorm`."""
 
 
 class BatchNorm2d(SingleValueBatchNorm, nn.BatchNorm2d):
-    """Over (B, C, H, W)."""
+    """Batch normalisation of (B, C, H, W), see `SingleValueBatchNorm`."""
 
 
 def use_batch_statistics(model: nn.Module) -> None:
-    """Let every batch norm of `model` use a batch's own statistics in evaluation too."""
+    """Let every batch norm of `model` use the statistics of the batch in evaluation too, in place."""
     for module in model.modules():
         if isinstance(module, SingleValueBatchNorm):
-            module.by_batch = True
+            module.uses_batch_statistics = True
 
 
 class HardInvert(nn.Module):
-    """1 − x, any shape (Agrawal & Karlupia, "Learning Digital Circuits", arXiv 1909.00052)."""
+    """Inversion 1 − x of inputs of any shape (Agrawal & Karlupia, "Learning Digital Circuits", arXiv 1909.00052)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return 1 - x
 
 
 class SoftInvert(nn.Module):
-    """x(1 − v) + (1 − x)v, any shape; one learned scalar v, initially U(0, 1), clamped to [0, 1] before every use."""
+    """Learned inversion x(1 − v) + (1 − x)v of inputs of any shape, with one scalar parameter v.
+
+    v is drawn from U(0, 1) and clamped to [0, 1] in every forward pass. Source: as `HardInvert`.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,35 +67,42 @@ class SoftInvert(nn.Module):
 
 
 def batch_norm(kind: str, channels: int, *, spatial: bool) -> nn.Module:
-    """BatchNorm over (B, channels, H, W) when spatial, else (B, channels); `kind` says whether it has weight and bias.
+    """Make a batch norm for (B, channels, H, W) if `spatial`, else for (B, channels).
 
-    Raises ValueError for an unknown kind.
+    `kind` is a key of models.registry.BN_TYPES, which has True for a kind with weight and bias. Raises ValueError for
+    an unknown kind.
     """
     layer = BatchNorm2d if spatial else BatchNorm1d
     return layer(channels, affine=lookup(BN_TYPES, kind, "bn_type"))
 
 
 def batch_norm_1d(bn_type: str, width: int) -> nn.Module:
+    """Make the norm `batch_norm` of an MLP, for (B, width)."""
     return batch_norm(bn_type, width, spatial=False)
 
 
 def hard_invert(_bn_type: str, _width: int) -> nn.Module:
+    """Make the norm `hard_invert` of an MLP."""
     return HardInvert()
 
 
 def soft_invert(_bn_type: str, _width: int) -> nn.Module:
+    """Make the norm `soft_invert` of an MLP."""
     return SoftInvert()
 
 
 def scaled(width: int, factor: float) -> int:
-    """int(width · factor): BIPROP truncates. Raises ValueError where no channel is left."""
+    """Return int(width · factor), truncated as in BIPROP. Raises ValueError if the result is below 1."""
     if int(width * factor) < 1:
         raise ValueError(f"width_mult: {factor} leaves no channel of {width}; at least {1 / width:g} is needed")
     return int(width * factor)
 
 
 def require_size(in_shape: tuple[int, int, int], halvings: int, what: str) -> None:
-    """Raise ValueError for (channels, height, width) images that cannot be halved so often; `what` halves them."""
+    """Raise ValueError if images (channels, height, width) are too small for a number of halvings.
+
+    `what` names the halvings in the message, such as "2x2 pools".
+    """
     _, height, width = in_shape
     if min(height, width) < 2**halvings:
         least = f"at least {2**halvings}x{2**halvings} is needed"

@@ -1,4 +1,4 @@
-"""Multi-layer perceptrons: FC (LeNet-300-100), MLP, and CircuitMLP, whose norms stand behind the activations."""
+"""Multi-layer perceptrons: FC (LeNet-300-100), MLP, and CircuitMLP, whose norms follow the activations."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -12,11 +12,14 @@ from utils.registry import load_object, lookup
 
 
 class MLP(nn.Module):
-    """(B, C, H, W) images, flattened, through hidden layers to (B, num_classes) logits.
+    """Multi-layer perceptron: (B, C, H, W) images, flattened, to (B, num_classes) logits.
 
-    A hidden block is linear layer, norm, activation, and with `dropout` > 0 a dropout of that probability. With
-    `norm_last` it is linear layer, activation, norm, and the layer of the logits is such a block too (Agrawal &
-    Karlupia, "Learning Digital Circuits", arXiv 1909.00052).
+    A hidden block has a linear layer, a norm, an activation, and a dropout if the probability `dropout` is above 0. The
+    last layer is linear alone. With `norm_last` the norm follows the activation, and the last layer is such a block too
+    (Agrawal & Karlupia, "Learning Digital Circuits", arXiv 1909.00052). `hidden` has the widths of the hidden layers,
+    which `width_mult` multiplies.
+
+    Raises ValueError if `norm` or `activation` is unknown.
     """
 
     def __init__(
@@ -39,15 +42,16 @@ class MLP(nn.Module):
         layers: list[nn.Module] = []
         for i, (width, units) in enumerate(pairwise(widths), 1):
             layers.append(nn.Linear(width, units, bias=bias))
-            is_readout = i == len(widths) - 1
-            if is_readout and not norm_last:
+            is_output = i == len(widths) - 1
+            if is_output and not norm_last:
                 break
             norms = [load_object(make_norm)(bn_type, units)] if make_norm else []
             act = make_activation(activation)
             layers += [act, *norms] if norm_last else [*norms, act]
-            if dropout and not is_readout:
+            if dropout and not is_output:
                 layers.append(nn.Dropout(dropout))
         self.linear = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear(x.flatten(1))
+        logits: Tensor = self.linear(x.flatten(1))
+        return logits

@@ -1,8 +1,8 @@
 """Residual networks: CIFAR and ImageNet stems, basic and bottleneck blocks, wide, v2 and binary-activation relatives.
 
-He et al., CVPR 2016 (blocks, depths, CIFAR nets of 20 to 110 layers); Zagoruyko & Komodakis, BMVC 2016 (wide).
-Parameters carry the names of BIPROP's checkpoints. With `act` the activation and `sc` the shortcut (the identity, or a
-1×1 convolution and its norm where stride or width change), a block computes, by the `norm` of its plan,
+Sources: He et al., CVPR 2016 (blocks, depths, CIFAR networks of 20 to 110 layers); Zagoruyko & Komodakis, BMVC 2016
+(wide). Parameters have the names of BIPROP's checkpoints. Below, `act` is the activation and `sc` the shortcut: the
+identity, or a 1×1 convolution and a norm if the stride or the width changes. By the `norm` of its plan, a block is
 
     basic       v1        act(bn2(conv2(act(bn1(conv1 x)))) + sc x)
                 v2        act(bn2(conv2(act(bn1(conv1 x))) + sc x))
@@ -10,9 +10,10 @@ Parameters carry the names of BIPROP's checkpoints. With `act` the activation an
     bottleneck  v1        act(bn3(conv3(act(bn2(conv2(act(bn1(conv1 x))))))) + sc x)
                 v2        act(bn4(bn3(conv3(act(bn2(conv2(act(bn1(conv1 x))))))) + sc x))
 
-v2_twice is BIPROP's ImageNet v2 with ReLU: one bn2 acts before and after the addition, and its running statistics see
-both, twice a step. Networks were trained with it, so it stays. BIPROP's v2 bottlenecks have a norm too narrow for the
-sum and fail, but for the binary one of base_width 128, whose bn4 all of ours have.
+v2_twice is BIPROP's ImageNet v2 with ReLU: the same bn2 acts before and after the addition, and updates its running
+statistics twice per step. BIPROP's checkpoints were trained with it, so it stays. In BIPROP, v2 bottlenecks fail,
+because their norm is narrower than the sum. Only the binary one of base_width 128 has a bn4 of the right width. Here
+all v2 bottlenecks have it.
 """
 
 from collections.abc import Callable
@@ -33,7 +34,7 @@ def _conv(channels: int, width: int, kernel: int, stride: int = 1) -> nn.Conv2d:
 
 
 class _Block(nn.Module):
-    """What both blocks share: the activation, and the shortcut under the name that BIPROP's checkpoints have."""
+    """Base of the residual blocks: the activation, and the shortcut under its name in BIPROP's checkpoints."""
 
     def __init__(self, plan: ResNetPlan) -> None:
         super().__init__()
@@ -45,12 +46,13 @@ class _Block(nn.Module):
         layers = (_conv(channels, out, 1, stride), norm(out)) if changed else ()
         self.add_module(self.shortcut_name, nn.Sequential(*layers))
 
-    def sc(self, x: Tensor) -> Tensor:
-        return getattr(self, self.shortcut_name)(x)
+    def _shortcut(self, x: Tensor) -> Tensor:
+        shortcut: Tensor = getattr(self, self.shortcut_name)(x)
+        return shortcut
 
 
 class BasicBlock(_Block):
-    """(B, channels, H, W) to (B, width, H / stride, W / stride)."""
+    """Residual block of two 3×3 convolutions: (B, channels, H, W) to (B, width, H / stride, W / stride)."""
 
     expansion = 1
 
@@ -67,14 +69,15 @@ class BasicBlock(_Block):
         y = self.conv2(self.act(self.bn1(self.conv1(x))))
         if self.norm != "v2":
             y = self.bn2(y)
-        y += self.sc(x)
+        y += self._shortcut(x)
         if self.norm != "v1":
             y = self.bn2(y)
-        return self.act(y)
+        out: Tensor = self.act(y)
+        return out
 
 
 class Bottleneck(_Block):
-    """(B, channels, H, W) to (B, 4 · width, H / stride, W / stride)."""
+    """Residual block of 1×1, 3×3, 1×1 convolutions: (B, channels, H, W) to (B, 4 · width, H / stride, W / stride)."""
 
     expansion = 4
 
@@ -94,19 +97,23 @@ class Bottleneck(_Block):
         y = self.act(self.bn1(self.conv1(x)))
         y = self.act(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
-        y += self.sc(x)
-        return self.act(self.bn4(y))
+        y += self._shortcut(x)
+        out: Tensor = self.act(self.bn4(y))
+        return out
 
 
 class ResNet(nn.Module):
-    """(B, C, H, W) images to (B, num_classes) logits by a `Plan`, averaging each channel before the last layer.
+    """Residual network of a `ResNetPlan`: (B, C, H, W) images to (B, num_classes) logits.
 
-    `readout="original40"` is BIPROP's cResNet20 to cResNet110: their pool of 4 leaves 2×2 of a 32×32 image and gives
-    (B, 4 · num_classes) logits, number 4 · class + position. Only it reproduces the accuracy of their checkpoints.
-    `head_bias` gives the last layer a bias, as BIPROP's dense last layer has (`--last-layer-dense`); no other has one.
+    `readout="pooled"` averages each channel over the image before the last layer. `readout="original40"` is that of
+    BIPROP's cResNet20 to cResNet110: a pool of 4 leaves 2×2 positions of a 32×32 image, and the network gives
+    (B, 4 · num_classes) logits, with index 4 · class + position. BIPROP's checkpoints have their accuracy only with it.
 
-    Raises ValueError where the image would be halved away, the width multiplier leaves no channel, or the read-out does
-    not fit.
+    `head_bias` gives the last layer a bias, as in BIPROP with a dense last layer (`--last-layer-dense`). No other layer
+    has a bias. `width_mult` multiplies the width of every stage.
+
+    Raises ValueError if the image is too small for the halvings, if `width_mult` leaves a layer without channels, or if
+    the read-out does not fit the plan or the image.
     """
 
     def __init__(
@@ -142,19 +149,20 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv1(x)
         x = self.bn1(self.pool(x)) if self.pool_before_norm else self.pool(self.bn1(x))
-        # BIPROP's ResNet18 pools behind its ReLU, which is monotone: the same values, for a quarter of the work.
+        # BIPROP's ResNet18 pools after its ReLU. ReLU is monotone, so the order gives equal values for 1/4 of the work.
         x = self.act(x)
         for stage in self.stages:
             x = getattr(self, stage)(x)
-        if self.pooled:
-            return self.fc(x.mean((2, 3)))
-        return self.fc(F.avg_pool2d(x, 4).flatten(2).mT).mT.flatten(1)
+        logits: Tensor = (
+            self.fc(x.mean((2, 3))) if self.pooled else self.fc(F.avg_pool2d(x, 4).flatten(2).mT).mT.flatten(1)
+        )
+        return logits
 
 
 def _stage(
     plan: ResNetPlan, channels: int, width: int, depth: int, stride: int, norm: Norm
 ) -> tuple[nn.Sequential, int]:
-    """`depth` blocks, the first with the stride, and the channels behind them."""
+    """Make `depth` blocks, the first of which has the stride. Return them and the number of their output channels."""
     block = Bottleneck if plan.bottleneck else BasicBlock
     out = width * block.expansion
     first = block(plan, channels, width, stride, norm)
@@ -165,6 +173,6 @@ def _check_readout(readout: str, plan: ResNetPlan, in_shape: tuple[int, int, int
     if readout not in ("pooled", "original40"):
         raise ValueError(f"readout: {readout!r} is unknown; one of pooled, original40")
     if readout == "original40" and len(plan.widths) != 3:
-        raise ValueError("readout: original40 is for cResNet20, 32, 44, 56 and 110 (also with _BinAct) alone")
+        raise ValueError("readout: original40 is only for cResNet20, 32, 44, 56 and 110 and their _BinAct")
     if readout == "original40" and tuple(in_shape[1:]) != (32, 32):
         raise ValueError(f"readout: original40 needs 32x32 images, not {in_shape[1]}x{in_shape[2]}")

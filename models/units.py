@@ -1,5 +1,6 @@
-"""The published name of `models.pruning.channel_groups`."""
+"""Published names for the units of a network: how they are grouped, and how they are set to zero."""
 
-from models.pruning.channel_groups import Units, unit_groups, zero_units
+from models.pruning.channel_cut import UnitGroup, zero_units
+from models.pruning.channel_groups import unit_groups
 
-__all__ = ["Units", "unit_groups", "zero_units"]
+__all__ = ["UnitGroup", "unit_groups", "zero_units"]

@@ -135,8 +135,8 @@ def write_compact(asked: argparse.Namespace, trained: Trained) -> None:
     model, remains = level(asked, trained, pruner, percent)
     options = network_options(trained.options, trained.image_set.spec)
     facts = {"percent": percent, "options": trained.options.flat()}
-    stored = compact.content(remains, options, facts)
-    back = compact.rebuilt(stored)
+    stored = compact.pack_network(remains, options, facts)
+    back = compact.unpack_network(stored)
     trained.runtime.put(back)
     images = [images for images, _ in islice(trained.test.epoch(0), COMPARED)]
     noise = torch.randn_like(images[0])  # of which units that are dead on the test set see something

@@ -1,1 +1,1 @@
-"""Pruning of trained plain networks: which weights and units, and networks without them."""
+"""Pruning of trained plain networks: criteria for weights and units, and removal of units from the layers."""

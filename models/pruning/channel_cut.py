@@ -1,4 +1,7 @@
-"""Units of a plain network, an output channel each: how they are set to zero, and how they are cut out of it."""
+"""Removal of units from a plain network: set to zero in place, or cut out of a smaller copy.
+
+A unit is an output channel of a Conv2d or Linear layer, or several channels that can be removed only together.
+"""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -8,16 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from models.pruning.channel_trace import whole_groups
+from models.pruning.channel_trace import has_unit_per_group
 from utils.text import quoted
 
 
 @dataclass(frozen=True, eq=False)
-class Units:
-    """A group of `width` units: name of a layer -> the unit of each of its channels, (channels,), -1 for none of these.
+class UnitGroup:
+    """Group of `width` units and the layers that write, normalise and read them.
 
-    They are the rows of each of `writers` (Conv2d, Linear), the entries of each of `norms`, and the inputs of each of
-    `readers`: the columns of its weight, axis 1. A unit may have several of them, as behind a flatten.
+    Each mapping gives, per layer name, the unit index of each channel: an int64 tensor (channels,), with -1 for a
+    channel of no unit in this group. The channels are the output channels of `writers` (Conv2d, Linear), the channels
+    of the batch norms in `norms`, and the input channels of `readers` (axis 1 of the weight). One unit can have several
+    channels in a layer: after a flatten, a Linear reads one input per pixel of the unit.
     """
 
     width: int
@@ -26,76 +31,72 @@ class Units:
     readers: dict[str, Tensor]
 
 
-def tensors(model: nn.Module, name: str) -> dict[str, Tensor]:
-    """State-dict key -> tensor of the layer `name` with an entry a unit: weight, bias, running mean and variance."""
-    layer = model.get_submodule(name)
-    return {f"{name}.{of}": tensor for of, tensor in layer.state_dict().items() if tensor.dim()}
+def channel_tensors(model: nn.Module, name: str) -> dict[str, Tensor]:
+    """Return state-dict key -> tensor for the tensors of layer `name` that have one entry per channel on axis 0."""
+    layer = model.get_submodule(name)  # of the tensors of these layers only num_batches_tracked is a scalar
+    return {f"{name}.{key}": tensor for key, tensor in layer.state_dict().items() if tensor.dim()}
 
 
-def masks(layers: Sequence[Mapping[str, Tensor]], kept: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Name of a layer -> the bool mask, on the CPU, of its channels that stay.
+def channel_masks(channel_units: Sequence[Mapping[str, Tensor]], kept: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return layer name -> bool mask (channels,) on the CPU, True for the channels to keep.
 
-    `layers` has the units of each layer's channels for each group, `kept` the mask of the units of that group.
+    `channel_units` has one mapping per group from layer name to the unit index of each channel, -1 for none. `kept` has
+    one bool mask (width,) per group.
     """
-    found: dict[str, Tensor] = {}
-    for group, mask in zip(layers, kept, strict=True):
-        for name, units in group.items():
-            found[name] = (mask.cpu()[units] | (units < 0)) & found.get(name, torch.tensor(True))
-    return found
+    masks: dict[str, Tensor] = {}
+    for units_by_layer, kept_units in zip(channel_units, kept, strict=True):
+        for name, units in units_by_layer.items():
+            mask = kept_units.cpu()[units] | (units < 0)
+            masks[name] = mask & masks[name] if name in masks else mask
+    return masks
 
 
 @torch.no_grad()
-def zero_units(model: nn.Module, groups: Sequence[Units], kept: Sequence[Tensor]) -> None:
-    """Set to 0, in place, all that makes a unit: its incoming weights, its bias, its entries in the norms behind it.
+def zero_units(model: nn.Module, groups: Sequence[UnitGroup], kept: Sequence[Tensor]) -> None:
+    """Set the units whose entry in `kept` is False to zero, in place. `kept` has one bool mask (width,) per group.
 
-    Those are weight, bias and running mean: also a norm without weights then gives 0 for it. `kept`: a bool mask
-    (width,) for each of `groups`.
+    The weights and biases of the writers and of the batch norms become 0, and so does the running mean: a batch norm
+    without affine parameters then also outputs 0.
     """
-    for name, mask in masks([group.writers | group.norms for group in groups], kept).items():
-        for of, tensor in tensors(model, name).items():
-            if not of.endswith("running_var"):
+    for name, mask in channel_masks([group.writers | group.norms for group in groups], kept).items():
+        for key, tensor in channel_tensors(model, name).items():
+            if not key.endswith("running_var"):
                 tensor[~mask.to(tensor.device)] = 0
 
 
-def cut_state(model: nn.Module, groups: Sequence[Units], kept: Sequence[Tensor]) -> dict[str, Tensor]:
-    """The state of `model` without the units whose entry in `kept`, a bool mask (width,) for each group, is False.
+def state_without_units(model: nn.Module, groups: Sequence[UnitGroup], kept: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return the state dict of `model` without the units whose entry in `kept` is False.
 
-    A unit's row goes from its writers, its entry from its norms, and from each reader the inputs that came from it.
+    `kept` has one bool mask (width,) per group. Writers and batch norms lose the channels of a removed unit, readers
+    lose the inputs that come from these channels.
     """
-    state = model.state_dict()  # no plain dict: the versions of its modules come with it
-    for name, mask in masks([group.readers for group in groups], kept).items():
+    state = model.state_dict()  # load_state_dict needs its attribute _metadata, which a plain dict lacks
+    for name, mask in channel_masks([group.readers for group in groups], kept).items():
         state[f"{name}.weight"] = state[f"{name}.weight"][:, mask]
-    for name, mask in masks([group.writers | group.norms for group in groups], kept).items():
-        for key in tensors(model, name):
+    for name, mask in channel_masks([group.writers | group.norms for group in groups], kept).items():
+        for key in channel_tensors(model, name):
             state[key] = state[key][mask]
     return state
 
 
-def resize(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
-    """Give the Conv2d, Linear and batch-norm layers of `model` the widths of `state` and load it, in place.
+def resize_and_load(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """Load `state` into `model` in place, after giving its Conv2d, Linear and batch-norm layers the widths of `state`.
 
-    Raises ValueError where `state` has other tensors than the network.
+    Raises ValueError if `state` has missing, unexpected or unfit tensors.
     """
     for key, tensor in state.items():
-        path, _, of = key.rpartition(".")
+        path, _, attribute = key.rpartition(".")
         try:
             layer = model.get_submodule(path)
         except AttributeError:
-            continue  # load_state_dict names it
-        if layer._parameters.get(of) is not None:
-            layer._parameters[of] = nn.Parameter(torch.empty_like(tensor))
-        elif layer._buffers.get(of) is not None:
-            layer._buffers[of] = torch.empty_like(tensor)
+            continue  # load_state_dict reports the unexpected key
+        current = getattr(layer, attribute, None)
+        if isinstance(current, nn.Parameter):
+            setattr(layer, attribute, nn.Parameter(torch.empty_like(tensor)))
+        elif isinstance(current, Tensor):
+            setattr(layer, attribute, torch.empty_like(tensor))
     for layer in model.modules():
-        if isinstance(layer, nn.Conv2d):
-            rows, columns = layer.weight.shape[:2]
-            if whole_groups(layer):
-                layer.groups = rows * layer.groups // layer.out_channels
-            layer.out_channels, layer.in_channels = rows, columns * layer.groups
-        elif isinstance(layer, nn.Linear):
-            layer.out_features, layer.in_features = layer.weight.shape
-        elif isinstance(layer, _BatchNorm) and layer.running_mean is not None:
-            layer.num_features = len(layer.running_mean)
+        _set_widths(layer)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -104,6 +105,22 @@ def resize(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     return model
 
 
-def compacted(model: nn.Module, groups: Sequence[Units], kept: Sequence[Tensor]) -> nn.Module:
-    """A smaller copy of `model` in the same mode, without those units: the logits of the network where they are 0."""
-    return resize(copy.deepcopy(model), cut_state(model, groups, kept))
+def _set_widths(layer: nn.Module) -> None:
+    """Set the width attributes of a layer, such as in_channels, to those of its tensors."""
+    if isinstance(layer, nn.Conv2d):
+        out_channels, group_inputs = layer.weight.shape[:2]
+        if has_unit_per_group(layer):
+            layer.groups = out_channels * layer.groups // layer.out_channels
+        layer.out_channels, layer.in_channels = out_channels, group_inputs * layer.groups
+    elif isinstance(layer, nn.Linear):
+        layer.out_features, layer.in_features = layer.weight.shape
+    elif isinstance(layer, _BatchNorm) and layer.running_mean is not None:
+        layer.num_features = len(layer.running_mean)
+
+
+def compacted(model: nn.Module, groups: Sequence[UnitGroup], kept: Sequence[Tensor]) -> nn.Module:
+    """Return a smaller copy of `model` without the units whose entry in `kept` is False, in the same mode.
+
+    `kept` has one bool mask (width,) per group. The logits equal those of `model` after `zero_units`.
+    """
+    return resize_and_load(copy.deepcopy(model), state_without_units(model, groups, kept))

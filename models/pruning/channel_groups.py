@@ -1,6 +1,13 @@
-"""The groups of units of a plain network that can be pruned, from a trace of it, and a trial cut that proves them.
+"""Groups of units of a plain network that can be pruned, checked by removing random units.
 
-Channels that are added to one another (residual networks) can go only together: they are one unit of one group.
+Coupled units, such as the channels that a residual network adds, are one unit. Units with the same writers form a
+group. Pruning takes some units of each group and leaves at least one, so that no layer is left without channels. For
+
+    y = conv1(x); y = y + conv2(y.relu()); logits = fc(y.mean((2, 3)))
+
+the channels with number i of conv1 and conv2 are one unit, and there is one group:
+
+    width: channels of conv1    writers: conv1, conv2    readers: conv2, fc
 """
 
 import copy
@@ -11,118 +18,123 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from models.constraints import weight_layers
-from models.pruning.channel_cut import Units, compacted, masks, zero_units
-from models.pruning.channel_rules import NONE
-from models.pruning.channel_trace import KNOWN, REFUSED, Trace
+from models.pruning.channel_cut import UnitGroup, channel_masks, compacted, zero_units
+from models.pruning.channel_rules import NO_UNIT
+from models.pruning.channel_trace import REFUSAL, SUPPORTED_LAYERS, UnitTrace
 
-__all__ = ["Units", "unit_groups", "zero_units"]
-TENSORS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
-CLOSE = 1e-6  # of the activations with zeros and without, in float64
+SUPPORTED_TENSORS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
+TOLERANCE = 1e-6  # relative, of activations in float64 with units set to zero and with units removed
 
 
-def unit_groups(model: nn.Module, images: Tensor) -> list[Units]:
-    """The groups of hidden units of a plain `model` in the order of its layers; `images`: a batch that it takes.
+def unit_groups(model: nn.Module, images: Tensor) -> list[UnitGroup]:
+    """Return the groups of hidden units of a plain network, in the order in which the forward pass writes them.
 
-    Raises ValueError where units cannot be pruned: a layer of another kind has parameters of its own, there is no
-    hidden layer, a unit whose weights are all zero does not give zeros to its readers, or the network computes
-    something else without it. The units that reach the output of the network are in none of the groups.
+    `images` is a batch that the network accepts. Units that reach the output of the network are in no group.
+
+    Raises ValueError if units cannot be removed: a module other than Conv2d, Linear and batch norm has parameters or
+    buffers, there is no hidden layer, a layer reads nonzero values of a unit whose weights are all zero, or the network
+    computes something else once units are removed.
     """
+    _check_modules(model)
+    generator = torch.Generator().manual_seed(0)
+    if images.is_floating_point():  # many values of real images are 0, which would hide what depends on the images
+        images = torch.randn(images.shape, generator=generator).to(images)
+    groups = _groups(UnitTrace(model, images))
+    if not groups:
+        raise ValueError("nothing to prune: the network has only an output layer")
+    for group in groups:
+        for name, channels in group.writers.items():
+            if group.width == 1 < len(channels) and not channels.any():
+                raise ValueError(f"{REFUSAL}units of {name} can be removed only together: later operators couple them")
+    _check_removal(model, groups, images.double() if images.is_floating_point() else images, generator)
+    return groups
+
+
+def _check_modules(model: nn.Module) -> None:
+    """Raise ValueError if a layer has two names, or if a module has parameters or buffers that are not supported."""
     names: dict[nn.Module, str] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, KNOWN) and names.setdefault(module, name) != name:
-            raise ValueError(f"{REFUSED}{name} is {names[module]} by another name")
-        own = {*dict(module.named_parameters(recurse=False)), *dict(module.named_buffers(recurse=False))}
-        if own - (TENSORS if isinstance(module, KNOWN) else set()):
-            told = f"{name or 'the network'}, a {type(module).__name__}, may make something of zeros"
-            raise ValueError(f"{REFUSED}{told}: only Conv2d, Linear and batch norms are known not to")
-    generator = torch.Generator().manual_seed(0)
-    if images.is_floating_point():  # real ones have too many zeros
-        images = torch.randn(images.shape, generator=generator).to(images)
-    groups = _groups(Trace(model, images), [name for name, _ in model.named_modules()])
-    if not groups:
-        raise ValueError("there is nothing to prune: the network has an output layer alone")
-    last = list(weight_layers(model))[-1]
-    for group in groups:
-        for name, rows in group.writers.items():
-            if group.width == 1 < len(rows) and not rows.any():
-                raise ValueError(f"{REFUSED}those of {name} can go only together: operations behind it join them")
-            if name == last:
-                raise ValueError(f"{REFUSED}{name}, the last layer of the network, is not its output layer")
-    _check_cut(model, groups, images.double() if images.is_floating_point() else images, generator)
-    return groups
+        if isinstance(module, SUPPORTED_LAYERS) and names.setdefault(module, name) != name:
+            raise ValueError(f"{REFUSAL}{names[module]} and {name} are one layer with two names")
+        tensors = {*dict(module.named_parameters(recurse=False)), *dict(module.named_buffers(recurse=False))}
+        if unsupported := tensors - (SUPPORTED_TENSORS if isinstance(module, SUPPORTED_LAYERS) else set()):
+            raise ValueError(
+                f"{REFUSAL}{name or 'the network'}, a {type(module).__name__}, has the parameter or buffer "
+                f"{min(unsupported)}; only those of plain Conv2d, Linear and batch-norm layers are supported"
+            )
 
 
-def _groups(trace: Trace, order: Sequence[str]) -> list[Units]:
-    """Units that are joined are one; those that the same layers write are a group, so that none of these loses all."""
-    unit = _components(trace.count, trace.joined)
+def _groups(trace: UnitTrace) -> list[UnitGroup]:
+    """Return the groups of the units that do not reach the output."""
+    unit = _connected_components(trace.count, trace.coupled)
     writers, norms, readers = (
-        {name: _at(unit, found[name]) for name in order if name in found}
-        for found in (trace.rows, trace.entries, trace.columns)
+        {name: _lookup(unit, ids) for name, ids in ids_by_layer.items()}
+        for ids_by_layer in (trace.writers, trace.norms, trace.readers)
     )
-    written: dict[int, list[str]] = {}
+    writers_of: dict[int, list[str]] = {}
     for name, units in writers.items():
-        for number in units.unique().tolist():
-            written.setdefault(number, []).append(name)
-    together: dict[tuple[str, ...], list[int]] = {}
-    for number, names in written.items():
-        together.setdefault(tuple(names), []).append(number)
-    output = set(unit[trace.returned].tolist())
+        for number in sorted(set(units.tolist())):
+            writers_of.setdefault(number, []).append(name)
+    members_by_writers: dict[tuple[str, ...], list[int]] = {}
+    for number, names in writers_of.items():
+        members_by_writers.setdefault(tuple(names), []).append(number)
+    output = set(unit[trace.output].tolist())
     groups = []
-    for members in together.values():
+    for members in members_by_writers.values():
         if output.isdisjoint(members):
-            place = torch.full((trace.count,), NONE)
-            place[members] = torch.arange(len(members))
-            found = [{name: _at(place, units) for name, units in of.items()} for of in (writers, norms, readers)]
-            found = [{name: places for name, places in of.items() if (places != NONE).any()} for of in found]
-            groups.append(Units(len(members), *found))
+            index = torch.full((trace.count,), NO_UNIT)
+            index[members] = torch.arange(len(members))
+            by_role = [{name: _lookup(index, ids) for name, ids in role.items()} for role in (writers, norms, readers)]
+            by_role = [{name: ids for name, ids in role.items() if (ids != NO_UNIT).any()} for role in by_role]
+            groups.append(UnitGroup(len(members), *by_role))
     return groups
 
 
-def _at(values: Tensor, numbers: Tensor) -> Tensor:
-    """values[numbers], and NONE where a number is."""
-    return torch.where(numbers.cpu() == NONE, NONE, values[numbers.cpu()])
+def _lookup(values: Tensor, ids: Tensor) -> Tensor:
+    """Return values[ids], with NO_UNIT where the id is NO_UNIT."""
+    ids = ids.cpu()
+    return torch.where(ids == NO_UNIT, NO_UNIT, values[ids])
 
 
-def _components(count: int, pairs: Tensor) -> Tensor:
-    """The smallest number that each of 0 to count - 1 is connected with by pairs, (n, 2)."""
-    found, before = torch.arange(count), None
-    while before is None or not torch.equal(found, before):
-        before = found
-        least = found[pairs].amin(1, keepdim=True).expand_as(pairs)
-        found = before.scatter_reduce(0, pairs.flatten(), least.flatten(), "amin")
-        found = found[found]
-    return found
+def _connected_components(count: int, pairs: Tensor) -> Tensor:
+    """Return, for each of `count` nodes, the smallest node that the edges `pairs` (n, 2) connect it with."""
+    component, before = torch.arange(count), None
+    while before is None or not torch.equal(component, before):
+        before = component
+        least = component[pairs].amin(1, keepdim=True).expand_as(pairs)
+        component = before.scatter_reduce(0, pairs.flatten(), least.flatten(), "amin")
+        component = component[component]  # halves the paths: a chain of n edges takes O(log n) rounds
+    return component
 
 
 @torch.no_grad()
-def _check_cut(model: nn.Module, groups: Sequence[Units], images: Tensor, generator: torch.Generator) -> None:
-    """Compare the network with random ones of its units zero and without them, layer by layer, with random weights.
+def _check_removal(model: nn.Module, groups: Sequence[UnitGroup], images: Tensor, generator: torch.Generator) -> None:
+    """Raise ValueError if removing random units differs from setting them to zero, in any layer or in the output.
 
-    That finds what the trace does not show: a number of channels that is written down in a forward.
+    The check finds what the trace cannot see, such as a number of channels that is a constant in a forward.
     """
-    zeros = _randomised(model, generator)
+    zeroed = _randomized_copy(model, generator)
     counts = [int(torch.randint(1, max(group.width, 2), (), generator=generator)) for group in groups]
     kept = [torch.randperm(g.width, generator=generator) < count for g, count in zip(groups, counts, strict=True)]
-    smaller = compacted(zeros, groups, kept)
-    zero_units(zeros, groups, kept)
-    expected, found = _recorded(zeros), _recorded(smaller)
-    if fault := _failure(zeros, images):
-        raise ValueError(f"{REFUSED}the network fails in float64: {fault}")
-    fault = _failure(smaller, images)
-    rows = masks([group.writers for group in groups], kept)
-    for (name, one), (_, other) in zip(expected, found, strict=False):
-        if name in rows:
-            one = one[rows[name]]
-        if one.shape != other.shape or not float((one - other).abs().max()) <= CLOSE * (1 + float(one.abs().max())):
-            raise ValueError(f"{REFUSED}{name or 'the network'} computes something else behind layers without some")
-    if len(found) < len(expected):
-        raise ValueError(
-            f"{REFUSED}without some, the network fails before {expected[len(found)][0] or 'its end'}: {fault}"
-        )
+    smaller = compacted(zeroed, groups, kept)
+    zero_units(zeroed, groups, kept)
+    expected, actual = _record_outputs(zeroed), _record_outputs(smaller)
+    if error := _forward_error(zeroed, images):
+        raise ValueError(f"{REFUSAL}the network fails in float64: {error}")
+    error = _forward_error(smaller, images)
+    masks = channel_masks([group.writers for group in groups], kept)
+    for (name, one), (_, other) in zip(expected, actual, strict=False):
+        if name in masks:
+            one = one[masks[name]]
+        if one.shape != other.shape or not float((one - other).abs().max()) <= TOLERANCE * (1 + float(one.abs().max())):
+            raise ValueError(f"{REFUSAL}{name or 'the network'} computes something else after units are removed")
+    if len(actual) < len(expected):
+        place = expected[len(actual)][0] or "its end"
+        raise ValueError(f"{REFUSAL}after units are removed, the network fails before {place}: {error}")
 
 
-def _failure(model: nn.Module, images: Tensor) -> str:
-    """The first line of the error that a pass ends with, or nothing."""
+def _forward_error(model: nn.Module, images: Tensor) -> str:
+    """Run a forward pass and return the first line of its error, or an empty string if there is none."""
     try:
         model(images)
     except (RuntimeError, ValueError, LookupError, TypeError, AssertionError) as error:
@@ -130,28 +142,30 @@ def _failure(model: nn.Module, images: Tensor) -> str:
     return ""
 
 
-def _recorded(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """The list into which each Conv2d and Linear puts (name, output) with its units first, and the network ("", output)
-    at the end of a pass."""
-    found: list[tuple[str, Tensor]] = []
+def _record_outputs(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """Return a list that a forward pass fills with (layer name, output) and ends with ("", output of the network).
+
+    Outputs of Conv2d and Linear layers have their channels on axis 0.
+    """
+    records: list[tuple[str, Tensor]] = []
     for name, layer in weight_layers(model).items():
         axis = -1 if isinstance(layer, nn.Linear) else -3
         layer.register_forward_hook(
-            lambda _layer, _inputs, out, name=name, axis=axis: found.append((name, out.movedim(axis, 0)))
+            lambda _layer, _inputs, out, name=name, axis=axis: records.append((name, out.movedim(axis, 0)))
         )
     model.register_forward_hook(
-        lambda _model, _inputs, out: found.extend(("", x) for x in tree_leaves(out) if isinstance(x, Tensor))
+        lambda _model, _inputs, out: records.extend(("", x) for x in tree_leaves(out) if isinstance(x, Tensor))
     )
-    return found
+    return records
 
 
-def _randomised(model: nn.Module, generator: torch.Generator) -> nn.Module:
-    """A copy in float64 in which no weight, bias or statistic is 0 and few values vanish."""
+def _randomized_copy(model: nn.Module, generator: torch.Generator) -> nn.Module:
+    """Return a float64 copy in evaluation mode with random weights, biases and statistics, none of which is 0."""
     model = copy.deepcopy(model).double().eval()
     for layer in model.modules():
-        for of, tensor in layer.state_dict().items() if isinstance(layer, KNOWN) else ():
+        for key, tensor in layer.state_dict().items() if isinstance(layer, SUPPORTED_LAYERS) else ():
             noise = torch.rand(tensor.shape, generator=generator)
-            positive = of == "running_var" or (of == "weight" and tensor.dim() == 1)
-            bound = tensor[0].numel() ** -0.5 if tensor.dim() > 1 else 1  # larger ones let rounding grow with depth
+            positive = key == "running_var" or (key == "weight" and tensor.dim() == 1)
+            bound = tensor[0].numel() ** -0.5 if tensor.dim() > 1 else 1  # larger weights amplify rounding with depth
             tensor.copy_(noise + 0.5 if positive else (2 * noise - 1) * bound)
     return model

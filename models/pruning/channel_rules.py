@@ -1,8 +1,19 @@
-"""Movement of units through each operation of a network: rules from the numbers of its inputs to those of its outputs.
+"""Rules that carry unit ids through the operators of a network.
 
-Beside each value stands the number of the unit that it belongs to, or NONE. A rule moves the numbers as its operation
-moves the values, and joins those that it combines: joined units can be cut only together. A rule raises Mixes where
-outputs depend on several units, or where a network without some of them would compute something else.
+A unit is an output channel of a Conv2d or Linear layer. During a trace, each activation carries a tensor of its own
+shape with the id of the unit that each value belongs to, or NO_UNIT for the images and for values computed from them
+without a layer. A rule computes the ids of an operator's output from the ids of its inputs. If layer `a` has the
+units 0 and 1, and layer `b` has the units 2 and 3, the ids along the channel axis are
+
+    a(x)                        0 1
+    a(x).relu()                 0 1
+    cat([a(x), x, b(x)], 1)     0 1 -1 2 3      (the image x has one channel)
+    a(x) + b(x)                 0 1             and couples unit 0 with 2, unit 1 with 3
+    a(x).softmax(1)             raises MixesUnits: each output depends on both units
+
+Units are coupled where one value depends on several of them. Coupled units can be removed only together. A rule raises
+MixesUnits if an output depends on units that cannot be coupled, or if the operator computes something else once units
+are removed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,166 +21,195 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves, tree_map  # torch has no public functions for nested structures
 
-NONE = -1  # of the images, and of all that comes from them without a layer
-Join = Callable[[Tensor, Tensor], None]
+NO_UNIT = -1
+Couple = Callable[[Tensor, Tensor], None]  # couples the units of two id tensors of one shape, element by element
 
+# Operators by the rule that applies to them. Any other operator on units is refused.
 aten = torch.ops.aten
 POINTWISE = {aten.hardswish, aten.hardswish_, aten._to_copy, aten.zeros_like, aten.ones_like}  # torch tags the others
-MOVES = {aten.view, aten._unsafe_view, aten.permute, aten.transpose, aten.t, aten.unsqueeze, aten.squeeze, aten.expand}
-MOVES |= {aten.alias, aten.detach, aten.cat, aten.stack, aten.repeat, aten.flip}
-SCALES = {aten.mul, aten.mul_, aten.div, aten.div_}  # 0 stays 0, whatever the images are
-PARTS = {aten.slice, aten.select, aten.split, aten.split_with_sizes, aten.unbind}
-INDEXED = {aten.index, aten._unsafe_index}
+MOVEMENTS = {aten.view, aten._unsafe_view, aten.permute, aten.transpose, aten.t, aten.unsqueeze, aten.squeeze}
+MOVEMENTS |= {aten.expand, aten.alias, aten.detach, aten.cat, aten.stack, aten.repeat, aten.flip}
+SCALINGS = {aten.mul, aten.mul_, aten.div, aten.div_}  # map the 0 of a zero unit to 0, whatever the images are
+SPLITS = {aten.slice, aten.select, aten.split, aten.split_with_sizes, aten.unbind}
+INDEXINGS = {aten.index, aten._unsafe_index}
 SPATIAL = {aten.max_pool2d_with_indices, aten.avg_pool2d, aten._adaptive_avg_pool2d, aten.adaptive_max_pool2d}
 SPATIAL |= {aten.constant_pad_nd, aten.reflection_pad2d, aten.replication_pad2d}
 REDUCTIONS = {aten.mean, aten.sum, aten.amax, aten.amin, aten.max, aten.min}
 
 
-class Mixes(Exception):
-    """Raised by a rule; the message is a verb that has some layer's units as its object."""
+class MixesUnits(Exception):
+    """Raised by a rule that cannot assign units to an output. The message is a verb phrase before "units of LAYER"."""
 
 
-def has_units(value: Any) -> bool:
-    """Return whether `value` is a tensor that belongs to units."""
-    return hasattr(value, "_units")
+def has_unit_ids(value: Any) -> bool:
+    """Return True if `value` is a tensor that carries unit ids, or a mark in place of them."""
+    return hasattr(value, "_unit_ids")
 
 
-def units_of(value: Any) -> Any:
-    """Return the numbers beside a tensor's values, of its shape."""
-    return value._units
+def unit_ids(value: Any) -> Any:
+    """Return the unit ids of a tensor, int64 of its shape, or the mark in place of them."""
+    return value._unit_ids
 
 
-def attach(out: Any, units: Any) -> None:
-    """Set the numbers of a tensor or of several, one for all or one for each; one without units is of the images."""
-    values = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
-    each = tree_leaves(units)
-    for value, numbers in zip(values, each * (len(values) // len(each)), strict=True):
-        if not isinstance(numbers, Tensor) or (numbers != NONE).any():
-            value._units = numbers  # type: ignore[attr-defined]
+def set_unit_ids(out: Any, ids: Any) -> None:
+    """Attach unit ids to the tensors in `out`.
+
+    `ids` is one id tensor for all of them, or a structure with one for each. A tensor whose ids are all NO_UNIT is
+    instead marked as computed from the images.
+    """
+    values = [value for value in tree_leaves(out) if isinstance(value, Tensor)]
+    leaves = tree_leaves(ids)
+    # An attribute lives as long as its tensor. A table keyed by id() would confuse a tensor with a freed one.
+    for value, ids_of_value in zip(values, leaves * (len(values) // len(leaves)), strict=True):
+        if not isinstance(ids_of_value, Tensor) or (ids_of_value != NO_UNIT).any():
+            value._unit_ids = ids_of_value  # type: ignore[attr-defined]
         else:
-            mark(value)
+            mark_from_images(value)
 
 
-def of_images(value: Any) -> bool:
-    """Return whether `value` is a tensor that depends on the images and on no unit."""
-    return hasattr(value, "_of_images") and not has_units(value)
+def is_from_images_alone(value: Any) -> bool:
+    """Return True if `value` is a tensor that depends on the images and on no unit."""
+    return hasattr(value, "_from_images") and not has_unit_ids(value)
 
 
-def mark(out: Any) -> None:
-    """Set that tensors depend on the images, and on no unit unless they have numbers too."""
+def mark_from_images(out: Any) -> None:
+    """Mark the tensors in `out` as dependent on the images."""
     for value in tree_leaves(out):
         if isinstance(value, Tensor):
-            value._of_images = True  # type: ignore[attr-defined]
+            value._from_images = True  # type: ignore[attr-defined]
 
 
 def is_pointwise(func: Any) -> bool:
-    """Return whether an operator computes each value from those at the same place."""
+    """Return True if each output value of an operator depends only on the input values at the same position."""
     return torch.Tag.pointwise in func.tags or func.overloadpacket in POINTWISE
 
 
-def outputs(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any, join: Join) -> Any:
-    """Return the numbers of `out`, what the operator `func` gave for `args` and `kwargs`, in the structure of `out`."""
-    packet = func.overloadpacket
+def output_ids(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any, couple: Couple) -> Any:
+    """Return the unit ids of `out`, the result of the operator `func`, in the structure of `out`.
+
+    `args` and `kwargs` are the arguments of the operator, at least one of which carries unit ids. `couple` receives the
+    units that can be removed only together. Raises MixesUnits as the module describes.
+    """
+    operator = func.overloadpacket
     if is_pointwise(func) and isinstance(out, Tensor):
-        if packet not in SCALES and any(map(of_images, tree_leaves((args, kwargs)))):
-            raise Mixes("combines the images with")
-        return _pointwise([x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)], out, join)
-    if packet in MOVES and func is not aten.view.dtype:
-        return tree_map(lambda units: _along_one_axis(units, join), func(*tree_map(_moved, tuple(args)), **kwargs))
-    if not has_units(args[0]):
-        raise Mixes("may mix or move")
-    units = units_of(args[0]).contiguous()
-    given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | dict(kwargs)
-    if packet in PARTS:
-        axis = given.get("dim", 0) % units.dim()
-        if axis in varying(units):
-            along = torch.arange(units.shape[axis], device=units.device)
-            places = along.view([-1 if a == axis else 1 for a in range(units.dim())]).expand_as(units).contiguous()
-            for part in tree_leaves(func(places, *args[1:], **kwargs)):
-                _join_parts(part.unique(), units.movedim(axis, 0), join)
-        return func(units, *args[1:], **kwargs)
-    if packet in INDEXED and not any(map(has_units, args[1])):
-        if _indexed(args[1]) & set(varying(units)):
-            raise Mixes("picks some of")
-        return func(units, args[1])
-    if packet in SPATIAL:
-        return _spatial(units, len(given["pad"]) // 2 if "pad" in given else 2, out)
-    if packet in REDUCTIONS:
-        axes = given.get("dim", ())
-        axes = {axis % units.dim() for axis in ([axes] if isinstance(axes, int) else axes or range(units.dim()))}
-        if axes & set(varying(units)):
-            raise Mixes("mixes")
-        reduced = units.amax(tuple(axes), given.get("keepdim", False))
-        return tree_map(lambda _: reduced, out)
-    raise Mixes("may mix or move")
+        return _pointwise_ids(operator, tree_leaves((args, kwargs)), out, couple)
+    if operator in MOVEMENTS and func is not aten.view.dtype:
+        moved = func(*tree_map(_ids_in_place_of_values, tuple(args)), **kwargs)
+        return tree_map(lambda ids: _couple_to_one_axis(ids, couple), moved)
+    if not has_unit_ids(args[0]):
+        raise MixesUnits("may mix or move")
+    ids = unit_ids(args[0]).contiguous()
+    # An operator's schema is the only source of its argument names; torch gives it no public name.
+    named = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | dict(kwargs)
+    if operator in SPLITS:
+        _couple_parts(lambda positions: func(positions, *args[1:], **kwargs), ids, named.get("dim", 0), couple)
+        return func(ids, *args[1:], **kwargs)
+    if operator in INDEXINGS and not any(map(has_unit_ids, args[1])):
+        if _indexed_axes(args[1]) & set(varying_axes(ids)):
+            raise MixesUnits("picks some of the")
+        return func(ids, args[1])
+    if operator in SPATIAL:
+        return _spatial_ids(ids, len(named["pad"]) // 2 if "pad" in named else 2, out)
+    if operator in REDUCTIONS:
+        return _reduced_ids(ids, named.get("dim", ()), named.get("keepdim", False), out)
+    raise MixesUnits("may mix or move")
 
 
-def varying(units: Tensor) -> list[int]:
-    """Return the axes along which the numbers differ."""
-    return [axis for axis in range(units.dim()) if (units != units.narrow(axis, 0, 1)).any()]
+def varying_axes(ids: Tensor) -> list[int]:
+    """Return the axes along which the ids differ."""
+    return [axis for axis in range(ids.dim()) if (ids != ids.narrow(axis, 0, 1)).any()]
 
 
-def _moved(value: Any) -> Any:
+def _ids_in_place_of_values(value: Any) -> Any:
     if not isinstance(value, Tensor):
         return value
-    return units_of(value).contiguous() if has_units(value) else torch.full_like(value, NONE, dtype=torch.long)
+    return unit_ids(value).contiguous() if has_unit_ids(value) else torch.full_like(value, NO_UNIT, dtype=torch.long)
 
 
-def _indexed(indices: Sequence[Tensor | None]) -> set[int]:
-    """The axes that are indexed: several by a mask of several axes."""
-    found: set[int] = set()
+def _pointwise_ids(operator: Any, operands: Sequence[Any], out: Tensor, couple: Couple) -> Tensor:
+    """Return the ids of the first operand with units, and couple them with those of the others."""
+    if operator not in SCALINGS and any(map(is_from_images_alone, operands)):
+        raise MixesUnits("combines the images with")
+    tensors = [x for x in operands if isinstance(x, Tensor)]
+    ids: list[Tensor] = [unit_ids(x).expand(out.shape) for x in tensors if has_unit_ids(x)]
+    for other in ids[1:]:
+        couple(ids[0], other)
+    axes = [axis - out.dim() for axis in varying_axes(ids[0])]
+    for x in tensors:
+        if not has_unit_ids(x) and any(x.dim() >= -axis and x.shape[axis] > 1 for axis in axes):
+            raise MixesUnits("combines a tensor of fixed width with")
+    return ids[0]
+
+
+def _couple_to_one_axis(ids: Tensor, couple: Couple) -> Tensor:
+    """Couple units until the ids vary along the longest axis alone.
+
+    The values that remain without some units must form a rectangular tensor.
+    """
+    axes = varying_axes(ids)
+    if len(axes) < 2:
+        return ids
+    longest, first = max(axes, key=lambda axis: (ids.shape[axis], axis)), ids
+    for axis in axes:
+        first = first if axis == longest else first.narrow(axis, 0, 1)
+    couple(ids, first.expand_as(ids))
+    return first.expand_as(ids)
+
+
+def _couple_parts(split: Callable[[Tensor], Any], ids: Tensor, dim: int, couple: Couple) -> None:
+    """Couple units so that the parts into which `split` cuts axis `dim` of the ids keep equal lengths."""
+    axis = dim % ids.dim()
+    if axis in varying_axes(ids):
+        positions = torch.arange(ids.shape[axis], device=ids.device)
+        positions = positions.view([-1 if a == axis else 1 for a in range(ids.dim())]).expand_as(ids).contiguous()
+        for part in tree_leaves(split(positions)):
+            _couple_equal_parts(torch.unique(part), ids.movedim(axis, 0), couple)
+
+
+def _couple_equal_parts(positions: Tensor, ids: Tensor, couple: Couple) -> None:
+    """Couple the units at equal places of all parts of axis 0 that are as long as one part.
+
+    `positions` (length,) has the positions of this part in `ids` (n, …). Raises MixesUnits unless they are one of the
+    n / length blocks, or every (n / length)-th position.
+    """
+    size, length = len(ids), len(positions)
+    every = torch.arange(size, device=ids.device)
+    if length and size % length == 0:
+        step = size // length
+        if torch.equal(positions, every[:length] + positions[0] // length * length):
+            return couple(ids, ids[every % length])
+        if torch.equal(positions, every[positions[0] % step :: step]):
+            return couple(ids, ids[every // step * step])
+    raise MixesUnits("takes an unequal part of the")
+
+
+def _indexed_axes(indices: Sequence[Tensor | None]) -> set[int]:
+    """Return the axes that `tensor[indices]` indexes. A bool mask of n axes indexes n of them."""
+    indexed: set[int] = set()
     axis = 0
     for index in indices:
         axes = index.dim() if index is not None and index.dtype == torch.bool else 1
-        found |= set(range(axis, axis + axes)) if index is not None else set()
+        indexed |= set(range(axis, axis + axes)) if index is not None else set()
         axis += axes
-    return found
+    return indexed
 
 
-def _pointwise(operands: Sequence[Tensor], out: Tensor, join: Join) -> Tensor:
-    """Join the units that meet."""
-    first, *others = (units_of(x).expand(out.shape) for x in operands if has_units(x))
-    for other in others:
-        join(first, other)
-    axes = [axis - out.dim() for axis in varying(first)]
-    for x in operands:
-        if not has_units(x) and any(x.dim() >= -axis and x.shape[axis] > 1 for axis in axes):
-            raise Mixes("combines a tensor of fixed width with")
-    return first
-
-
-def _along_one_axis(units: Tensor, join: Join) -> Tensor:
-    """Join units until the numbers vary along the longest axis alone: what is left of a tensor has to be a tensor."""
-    axes = varying(units)
-    if len(axes) < 2:
-        return units
-    kept, first = max(axes, key=lambda axis: (units.shape[axis], axis)), units
-    for axis in axes:
-        first = first if axis == kept else first.narrow(axis, 0, 1)
-    join(units, first.expand_as(units))
-    return first.expand_as(units)
-
-
-def _join_parts(places: Tensor, units: Tensor, join: Join) -> None:
-    """Join the units (n, …) at the same place of all parts of n, so that they stay equally long; one has `places`."""
-    size, length = len(units), len(places)
-    every = torch.arange(size, device=units.device)
-    if length and size % length == 0:
-        step = size // length
-        if torch.equal(places, every[:length] + places[0] // length * length):  # blocks
-            return join(units, units[every % length])
-        if torch.equal(places, every[places[0] % step :: step]):
-            return join(units, units[every // step * step])
-    raise Mixes("takes a part, which is no equal share, of")
-
-
-def _spatial(units: Tensor, axes: int, out: Any) -> Any:
-    """The numbers behind an operation on each channel by itself, over the last `axes` axes."""
-    if any(axis >= units.dim() - axes for axis in varying(units)):
-        raise Mixes("pools or pads")
-    one = units
-    for axis in range(units.dim() - axes, units.dim()):
+def _spatial_ids(ids: Tensor, axes: int, out: Any) -> Any:
+    """Return the ids after an operator that treats each channel by itself, over the last `axes` axes."""
+    if any(axis >= ids.dim() - axes for axis in varying_axes(ids)):
+        raise MixesUnits("pools or pads the")
+    one = ids
+    for axis in range(ids.dim() - axes, ids.dim()):
         one = one.narrow(axis, 0, 1)
     return tree_map(lambda value: one.expand(value.shape), out)
+
+
+def _reduced_ids(ids: Tensor, dim: int | Sequence[int], keepdim: bool, out: Any) -> Any:
+    """Return the ids after a reduction over `dim`, over all axes if it is empty."""
+    axes = {axis % ids.dim() for axis in ([dim] if isinstance(dim, int) else dim or range(ids.dim()))}
+    if axes & set(varying_axes(ids)):
+        raise MixesUnits("mixes the")
+    reduced = ids.amax(tuple(axes), keepdim)
+    return tree_map(lambda _: reduced, out)

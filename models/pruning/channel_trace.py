@@ -1,11 +1,20 @@
-"""A pass through a network in which every unit is zero, and which follows the units to the layers that read them.
+"""Trace of the units of a network: the units that each layer writes and reads.
 
-A unit is an output channel of a Conv2d or a Linear. What a layer reads of units has to be 0 in this pass. As each value
-belongs to one unit alone (`channel_rules`), it is 0 whenever that unit is, for all images and other units.
+The trace runs one forward pass of a copy of the network. Hooks replace the output of each Conv2d and Linear layer by
+zeros, as if the weights of all units were zero, and attach unit ids to them. A dispatch mode carries the ids through
+the operators (`channel_rules`) to the layers that read them. If the image x has one channel, layer `a` two units and
+layer `b` three, the trace of `b(a(x).relu())` gives the ids
+
+    writers     a: 0 1      b: 2 3 4
+    readers     a: -1       b: 0 1
+    output      2 3 4
+
+A layer must read zeros from all units, or the trace raises ValueError. Each value belongs to one unit, so the value is
+zero whenever the weights of that unit are zero, for all images and all values of other units. Removing the unit then
+changes nothing that setting its weights to zero does not change.
 """
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,210 +22,224 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode  # the documented name, in torch's notes on extending it
 from torch.utils._pytree import tree_leaves
 
 from models.pruning.channel_rules import (
-    NONE,
-    Mixes,
-    attach,
-    has_units,
+    NO_UNIT,
+    MixesUnits,
+    has_unit_ids,
+    is_from_images_alone,
     is_pointwise,
-    mark,
-    of_images,
-    outputs,
-    units_of,
+    mark_from_images,
+    output_ids,
+    set_unit_ids,
+    unit_ids,
 )
 
-KNOWN = (nn.Conv2d, nn.Linear, _BatchNorm)
-REFUSED = "units cannot be pruned: "
-Forward = Callable[..., Tensor]
+SUPPORTED_LAYERS = (nn.Conv2d, nn.Linear, _BatchNorm)
+REFUSAL = "units cannot be pruned: "
 
 
 @dataclass
-class Mixed:
-    """Stands beside values that depend on several `units` at once: the operation `where` `does` that to them."""
+class MixedUnits:
+    """Mark in place of unit ids, for values that depend on several units.
 
-    where: str
-    does: str
-    units: Tensor
+    `operator` is the operator that mixes the units and its module, `verb` the phrase of MixesUnits, and `ids` has the
+    units.
+    """
+
+    operator: str
+    verb: str
+    ids: Tensor
 
 
-def whole_groups(conv: nn.Conv2d) -> bool:
-    """Return whether each group of a grouped convolution is one unit, as in a depthwise convolution.
+def has_unit_per_group(conv: nn.Conv2d) -> bool:
+    """Return True if each group of a grouped convolution is one unit, as in a depthwise convolution.
 
-    Otherwise the channels at the same place of all groups are one unit. Either leaves groups of equal widths.
+    Otherwise the channels at the same place of all groups are one unit. Both leave groups of equal widths.
     """
     return conv.groups > 1 and 1 in (conv.in_channels // conv.groups, conv.out_channels // conv.groups)
 
 
-def numbers(units: Any) -> Tensor:
-    """Return the different numbers of units, on the CPU."""
-    found = (units.units if isinstance(units, Mixed) else units).unique().cpu()
-    return found[found != NONE]
+def distinct_ids(ids: Any) -> Tensor:
+    """Return the sorted distinct unit ids in an id tensor or MixedUnits, without NO_UNIT, on the CPU."""
+    distinct: Tensor = torch.unique(ids.ids if isinstance(ids, MixedUnits) else ids).cpu()
+    return distinct[distinct != NO_UNIT]
 
 
-class Trace(TorchDispatchMode):
-    """The numbers of the units in each layer of `model`, found by a pass over `images`.
+class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
+    """Unit ids of each layer of `model`, from one forward pass over `images` (B, C, H, W).
 
-    `rows` has those of the outputs of each Conv2d and Linear, `columns` those along axis 1 of its weight, `entries`
-    those of each batch norm. Each of the pairs `joined`, (n, 2), can be cut only together. Those in `returned` reach
-    the output of the network. Raises ValueError where a layer reads what does not vanish with its unit.
+    `writers` has, per Conv2d and Linear, the id of each output channel. `readers` has the id of each input channel
+    (axis 1 of the weight), and `norms` that of each channel of a batch norm. Layers are in the order of the forward
+    pass. A layer has to be called as a module: hooks do not run for `layer.forward(x)`.
+
+    `count` is the number of ids, `coupled` (n, 2) has the pairs of units that can be removed only together, and
+    `output` has the ids of the units that reach the output of the network.
+
+    Raises ValueError if a layer reads values that do not vanish with their unit.
     """
 
     def __init__(self, model: nn.Module, images: Tensor) -> None:
-        super().__init__()
-        self.rows: dict[str, Tensor] = {}
-        self.columns: dict[str, Tensor] = {}
-        self.entries: dict[str, Tensor] = {}
+        super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
+        self.writers: dict[str, Tensor] = {}
+        self.readers: dict[str, Tensor] = {}
+        self.norms: dict[str, Tensor] = {}
         self.count = 0
         self._pairs = [torch.empty(0, 2, dtype=torch.long)]
-        self._mixed: list[Mixed] = []
-        self._path: list[tuple[str, nn.Module]] = []
+        self._mixed: list[MixedUnits] = []
+        self._active: list[tuple[str, nn.Module]] = []  # modules whose forward runs, the innermost last
         traced = copy.deepcopy(model).eval()
         for name, module in traced.named_modules():
-            module.forward = partial(self._forward, name, module, module.forward)
-        mark(images := images.clone())
+            # Innermost of all hooks: those of the network itself belong to the operators around the layer.
+            module.register_forward_pre_hook(partial(self._enter, name))
+            module.register_forward_hook(self._leave, with_kwargs=True, prepend=True)
+        mark_from_images(images := images.clone())
         with torch.inference_mode(), self:
             result = tree_leaves(traced(images))
         if strange := [x for x in result if not isinstance(x, Tensor | int | float | None)]:
-            raise ValueError(f"{REFUSED}the network returns a {type(strange[0]).__name__}, not tensors")
-        self.returned = torch.cat([self._pairs[0][:, 0], *(numbers(units_of(x)) for x in result if has_units(x))])
-        self.joined = torch.cat(self._pairs)
-        for mixed in self._mixed:  # such an operation may fail without some units, also where nothing reads it
-            if not torch.isin(mixed.units, self.returned).all():
+            raise ValueError(f"{REFUSAL}the network returns a {type(strange[0]).__name__}, not tensors")
+        self.output = torch.cat([self._pairs[0][:, 0], *(distinct_ids(unit_ids(x)) for x in result if has_unit_ids(x))])
+        self.coupled = torch.cat(self._pairs)
+        for mixed in self._mixed:  # without some units such an operator may fail, even if no layer reads its output
+            if not torch.isin(mixed.ids, self.output).all():
                 raise self._refusal(mixed)
 
-    def _join(self, one: Tensor, other: Tensor) -> None:
+    def _couple(self, one: Tensor, other: Tensor) -> None:
+        """Couple the units of two id tensors of one shape, element by element."""
         differ = one != other
-        if ((one == NONE) & differ).any() or ((other == NONE) & differ).any():
-            raise Mixes("combines the images with")
+        if ((one == NO_UNIT) & differ).any() or ((other == NO_UNIT) & differ).any():
+            raise MixesUnits("combines the images with")
         if differ.any():
-            pairs = (one[differ] * self.count + other[differ]).unique().cpu()  # far quicker than unique(dim=0)
+            pairs = torch.unique(one[differ] * self.count + other[differ]).cpu()  # far quicker than unique(dim=0)
             self._pairs.append(torch.stack([pairs // self.count, pairs % self.count], 1))
 
-    def _forward(self, name: str, module: nn.Module, forward: Forward, *args: Any, **kwargs: Any) -> Any:
-        """In place of the forward of every module: one of a layer that is known zeroes its units."""
-        self._path.append((name, module))
-        if isinstance(module, _BatchNorm):
-            out: Any = self._norm(name, module, forward, *args, **kwargs)
-        elif isinstance(module, KNOWN):
-            out = self._layer(name, module, forward, *args, **kwargs)
-        else:
-            out = forward(*args, **kwargs)
-        self._path.pop()
-        return out
-
-    # operations
+    # operators
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operator and set the unit ids of its output. Operators inside supported layers pass unchanged."""
         kwargs = kwargs or {}
-        found = [units_of(x) for x in tree_leaves((args, kwargs)) if has_units(x)]
-        in_layer = any(isinstance(module, KNOWN) for _, module in self._path)
-        if not found or in_layer:
+        inputs = [unit_ids(x) for x in tree_leaves((args, kwargs)) if has_unit_ids(x)]
+        in_layer = any(isinstance(module, SUPPORTED_LAYERS) for _, module in self._active)
+        if not inputs or in_layer:
             out = func(*args, **kwargs)
-            if any(map(of_images, tree_leaves((args, kwargs)))):
+            if any(map(is_from_images_alone, tree_leaves((args, kwargs)))):
                 if not in_layer and not any(isinstance(x, Tensor) for x in tree_leaves(out)):
-                    raise ValueError(f"{REFUSED}{self._where(func)} decides by the values of the images")
-                mark(out)
+                    raise ValueError(f"{REFUSAL}{self._location(func)} makes a Python value of the images")
+                mark_from_images(out)
             return out
         with self:
-            parts = func.decompose(*args, **kwargs)
-        if parts is not NotImplemented:
-            return parts
+            decomposed = func.decompose(*args, **kwargs)
+        if decomposed is not NotImplemented:
+            return decomposed
         out = func(*args, **kwargs)
-        units = self._outputs(func, args, kwargs, out, found)
+        ids = self._output_ids(func, args, kwargs, out, inputs)
         if not any(isinstance(x, Tensor) for x in tree_leaves(out)):
-            raise self._refusal(Mixed(self._where(func), "decides by the values of", numbers(units)))
+            raise self._refusal(MixedUnits(self._location(func), "makes a Python value of", distinct_ids(ids)))
         in_place = func._schema.is_mutable
-        if in_place and (not is_pointwise(func) or isinstance(units, Mixed) or not has_units(args[0])):
-            raise self._refusal(Mixed(self._where(func), "writes into another tensor", numbers(units)))
-        attach(out, units)
+        if in_place and (not is_pointwise(func) or isinstance(ids, MixedUnits) or not has_unit_ids(args[0])):
+            raise self._refusal(MixedUnits(self._location(func), "overwrites another tensor with", distinct_ids(ids)))
+        set_unit_ids(out, ids)
         return out
 
-    def _outputs(self, func: Any, args: Any, kwargs: Any, out: Any, found: list[Any]) -> Any:
-        """The numbers of `out`, or Mixed."""
-        mixed = next((units for units in found if isinstance(units, Mixed)), None)
+    def _output_ids(self, func: Any, args: Any, kwargs: Any, out: Any, inputs: list[Any]) -> Any:
+        """Return the unit ids of `out`, or MixedUnits. `inputs` has those of the arguments."""
+        mixed = next((ids for ids in inputs if isinstance(ids, MixedUnits)), None)
         try:
             if mixed is None:
-                return outputs(func, args, kwargs, out, self._join)
-        except Mixes as error:
-            mixed = Mixed(self._where(func), str(error), found[0])
-        self._mixed.append(replace(mixed, units=torch.cat([numbers(units) for units in found])))
+                return output_ids(func, args, kwargs, out, self._couple)
+        except MixesUnits as error:
+            mixed = MixedUnits(self._location(func), str(error), inputs[0])
+        self._mixed.append(replace(mixed, ids=torch.cat([distinct_ids(ids) for ids in inputs])))
         return self._mixed[-1]
 
-    def _where(self, func: Any) -> str:
-        name, module = self._path[-1]
-        return f"{func.overloadpacket.__name__} in " + (
-            f"{name}, a {type(module).__name__}," if name else "the network"
-        )
+    def _location(self, func: Any) -> str:
+        name, module = self._active[-1]
+        place = f"{name}, a {type(module).__name__}," if name else "the network"
+        return f"{func.overloadpacket.__name__} in {place}"
 
-    def _writer(self, units: Any) -> str:
-        """The layer that writes one of the units."""
-        unit = int(numbers(units)[0])
-        return next(name for name, rows in self.rows.items() if unit in rows)
+    def _writer_of(self, ids: Any) -> str:
+        """Return the name of the layer that writes the first of the units."""
+        first = int(distinct_ids(ids)[0])
+        return next(name for name, written in self.writers.items() if first in written)
 
-    def _refusal(self, mixed: Mixed, reader: str = "") -> ValueError:
-        return ValueError(
-            f"{REFUSED}{mixed.where} {mixed.does} those of {self._writer(mixed)}" + (reader and f", before {reader}")
-        )
+    def _refusal(self, mixed: MixedUnits, reader: str = "") -> ValueError:
+        place = f", before {reader}" if reader else ""
+        return ValueError(f"{REFUSAL}{mixed.operator} {mixed.verb} units of {self._writer_of(mixed)}{place}")
 
     # layers
 
-    def _layer(self, name: str, layer: Any, forward: Forward, input: Tensor) -> Tensor:
+    def _enter(self, name: str, module: nn.Module, _args: Any) -> None:
+        self._active.append((name, module))
+
+    def _leave(self, module: nn.Module, args: Any, kwargs: Any, out: Any) -> Any:
+        """Return the output of a module. That of a supported layer is zero where it belongs to a unit."""
+        name, _ = self._active[-1]
+        if isinstance(module, _BatchNorm):
+            out = self._after_norm(name, module, out, *args, **kwargs)
+        elif isinstance(module, nn.Conv2d | nn.Linear):
+            out = self._after_layer(name, module, out, *args, **kwargs)
+        self._active.pop()
+        return out
+
+    def _after_layer(self, name: str, layer: nn.Conv2d | nn.Linear, out: Tensor, input: Tensor) -> Tensor:
         axis = input.dim() - (1 if isinstance(layer, nn.Linear) else 3)
-        read = self._read(name, input, axis)
-        if input.movedim(axis, 0)[read != NONE].any():
-            told = f"one of {self._writer(read)} whose weights are all zero still gives something to {name}"
-            raise ValueError(REFUSED + told)
-        out = torch.zeros_like(forward(input))
-        if name not in self.rows:
-            self.rows[name] = torch.arange(self.count, self.count + out.shape[axis], device=out.device)
+        read = self._channel_ids(name, input, axis)
+        if input.movedim(axis, 0)[read != NO_UNIT].any():
+            writer = self._writer_of(read)
+            raise ValueError(f"{REFUSAL}{name} reads nonzero values of units of {writer} whose weights are all zero")
+        out = torch.zeros_like(out)
+        if name not in self.writers:
+            self.writers[name] = torch.arange(self.count, self.count + out.shape[axis], device=out.device)
             self.count += out.shape[axis]
-        rows = self.rows[name]
-        groups = getattr(layer, "groups", 1)
-        columns = read if groups == 1 else self._grouped(name, layer, read.view(groups, -1), rows.view(groups, -1))
-        self._keep(self.columns, name, columns)
-        attach(out, rows.view([-1 if a == axis else 1 for a in range(out.dim())]).expand_as(out))
+        written = self.writers[name]
+        if isinstance(layer, nn.Conv2d) and layer.groups > 1:
+            read = self._grouped(name, layer, read.view(layer.groups, -1), written.view(layer.groups, -1))
+        self._keep(self.readers, name, read)
+        set_unit_ids(out, written.view([-1 if a == axis else 1 for a in range(out.dim())]).expand_as(out))
         return out
 
-    def _norm(self, name: str, layer: Any, forward: Forward, input: Tensor) -> Tensor:
-        out = forward(input)
-        if has_units(input):
-            read = self._read(name, input, 1)
-            self._keep(self.entries, name, read)
-            of_units = (read != NONE).view(1, -1, *[1] * (input.dim() - 2))
-            out = torch.where(of_units, torch.zeros_like(out) if layer.affine else input, out)
-            attach(out, read.view(of_units.shape).expand_as(out))
+    def _after_norm(self, name: str, norm: _BatchNorm, out: Tensor, input: Tensor) -> Tensor:
+        if has_unit_ids(input):
+            read = self._channel_ids(name, input, 1)
+            self._keep(self.norms, name, read)
+            of_units = (read != NO_UNIT).view(1, -1, *[1] * (input.dim() - 2))
+            out = torch.where(of_units, torch.zeros_like(out) if norm.affine else input, out)
+            set_unit_ids(out, read.view(of_units.shape).expand_as(out))
         return out
 
-    def _read(self, name: str, input: Tensor, axis: int) -> Tensor:
-        """The number of each channel of an input; NONE for those of the images."""
-        if not has_units(input):
-            return torch.full((input.shape[axis],), NONE, device=input.device)
-        units = units_of(input)
-        if isinstance(units, Mixed):
-            raise self._refusal(units, name)
-        units = units.movedim(axis, 0).flatten(1)
-        first = units.amax(1)
-        if ((units == NONE) & (first != NONE)[:, None]).any():
-            raise ValueError(f"{REFUSED}{name} reads the images and those of {self._writer(first)} by one channel")
-        self._join(units, first[:, None].expand_as(units))
+    def _channel_ids(self, name: str, input: Tensor, axis: int) -> Tensor:
+        """Return the unit id of each channel of a layer's input, after coupling the units within each channel."""
+        if not has_unit_ids(input):
+            return torch.full((input.shape[axis],), NO_UNIT, device=input.device)
+        ids = unit_ids(input)
+        if isinstance(ids, MixedUnits):
+            raise self._refusal(ids, name)
+        ids = ids.movedim(axis, 0).flatten(1)
+        first: Tensor = ids.amax(1)
+        if ((ids == NO_UNIT) & (first != NO_UNIT)[:, None]).any():
+            writer = self._writer_of(first)
+            raise ValueError(f"{REFUSAL}{name} reads the images and units of {writer} through the same channel")
+        self._couple(ids, first[:, None].expand_as(ids))
         return first
 
-    def _keep(self, found: dict[str, Tensor], name: str, read: Tensor) -> None:
-        """Keep the numbers that a layer reads; where it is used again they are joined with those before."""
-        before = found.setdefault(name, read)
-        if ((before == NONE) != (read == NONE)).any():
-            raise ValueError(f"{REFUSED}{name} reads some at one of its uses and none at another")
-        self._join(before, read)
+    def _keep(self, ids_by_layer: dict[str, Tensor], name: str, read: Tensor) -> None:
+        """Store the ids that a layer reads, and couple them with those of earlier calls of the layer."""
+        before = ids_by_layer.setdefault(name, read)
+        if ((before == NO_UNIT) != (read == NO_UNIT)).any():
+            raise ValueError(f"{REFUSAL}{name} reads units in one of its calls and no units in another")
+        self._couple(before, read)
 
-    def _grouped(self, name: str, conv: nn.Conv2d, read: Tensor, rows: Tensor) -> Tensor:
-        """Join what a grouped convolution reads and writes, (groups, channels); give the numbers of its columns."""
-        whole = whole_groups(conv)
-        images = read == NONE
-        if images.any() and (whole or not images.all()):
-            raise ValueError(f"{REFUSED}{name} has filters of its own for channels of the images")
-        for units in [torch.cat([read, rows], 1).mT] if whole else [read, rows]:
-            self._join(units, units[:1].expand_as(units))
-        return torch.full_like(read[0], NONE) if whole else read[0]
+    def _grouped(self, name: str, conv: nn.Conv2d, read: Tensor, written: Tensor) -> Tensor:
+        """Couple the units of a grouped convolution and return the ids along axis 1 of its weight.
+
+        `read` and `written` have the ids of its input and output channels, (groups, channels per group).
+        """
+        per_group = has_unit_per_group(conv)
+        images = read == NO_UNIT
+        if images.any() and (per_group or not images.all()):
+            raise ValueError(f"{REFUSAL}{name}, a grouped convolution, has separate filters for channels of the images")
+        for ids in [torch.cat([read, written], 1).mT] if per_group else [read, written]:
+            self._couple(ids, ids[:1].expand_as(ids))
+        return torch.full_like(read[0], NO_UNIT) if per_group else read[0]

@@ -1,4 +1,4 @@
-"""The really smaller network that zero units leave, and its file: read back without running anything in it."""
+"""File of a network without its pruned units: packed to plain types and tensors, loaded without executing anything."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,49 +9,55 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import models
-from models.pruning.channel_cut import compacted, cut_state, resize
+from models.pruning.channel_cut import resize_and_load
 from utils.errors import UsageError
 from utils.paths import expanded
 from utils.records import checkpoints
 from utils.text import quoted
 
-__all__ = ["compacted", "content", "cut_state", "load_compact", "rebuilt", "resize"]
 KIND = "featherweight compact network 1"
 
 
-def content(model: nn.Module, build: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What the file of the compact `model` holds: the arguments of `models.build`, the state with its widths, what else
-    its batch norms compute with, and `facts`."""
+def pack_network(model: nn.Module, build: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of the file of a compact `model`.
+
+    `build` has the arguments of `models.build` for the network before its units were removed. The content also has
+    the state dict, the settings of the batch norms, and the entries of `metadata`.
+    """
     state = {key: tensor.detach().cpu() for key, tensor in model.state_dict().items()}
     norms = {name: _settings(layer) for name, layer in model.named_modules() if isinstance(layer, _BatchNorm)}
-    return {"kind": KIND, "build": dict(build), "state": state, "norms": norms, **facts}
+    return {"kind": KIND, "build": dict(build), "state": state, "norms": norms, **metadata}
 
 
 def _settings(layer: nn.Module) -> dict[str, Any]:
-    """The public plain attributes of a layer, such as epsilon."""
+    """Return the public attributes of a layer that are numbers, booleans or None, such as eps."""
     plain = {name: value for name, value in vars(layer).items() if isinstance(value, int | float | None)}
     return {name: value for name, value in plain.items() if not name.startswith("_")}
 
 
-def rebuilt(stored: Mapping[str, Any]) -> nn.Module:
-    """The network of such a content, in evaluation mode, on the CPU. Raises ValueError where it does not fit."""
-    with torch.device("meta"):  # whatever width the file names: memory is taken for what it holds
-        model = models.build(**stored["build"])
-    resize(model, stored["state"])
-    for name, settings in stored["norms"].items():
+def unpack_network(content: Mapping[str, Any]) -> nn.Module:
+    """Build the network from the content of its file, on the CPU in evaluation mode.
+
+    Raises ValueError if the state does not fit the architecture.
+    """
+    with torch.device("meta"):  # a file can name any width: only the tensors that it holds may take memory
+        model = models.build(**content["build"])
+    resize_and_load(model, content["state"])
+    for name, settings in content["norms"].items():
         vars(model.get_submodule(name)).update(settings)
     return model.eval()
 
 
 def load_compact(path: str | Path) -> nn.Module:
-    """The network that `scripts/prune.py --compact` wrote to `path`: an ordinary module in evaluation mode.
+    """Load the network that `scripts/prune.py --compact` wrote to `path`, on the CPU in evaluation mode.
 
-    Nothing in the file is executed. Raises UsageError for a file that is missing, damaged or something else.
+    The result is an ordinary module. Nothing in the file is executed. Raises UsageError if the file is missing, damaged
+    or of another kind.
     """
-    stored = checkpoints.read(Path(expanded(str(path), existing=True)))
-    if not isinstance(stored, dict) or stored.get("kind") != KIND:
-        raise UsageError(f"{path} holds no compact network; scripts/prune.py --compact writes one")
+    content = checkpoints.read(Path(expanded(str(path), existing=True)))
+    if not isinstance(content, dict) or content.get("kind") != KIND:
+        raise UsageError(f"{path} is not a compact network; scripts/prune.py --compact writes one")
     try:
-        return rebuilt(stored)
+        return unpack_network(content)
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise UsageError(f"{path} holds no compact network: {quoted(str(error).splitlines()[0], 300)}") from error
+        raise UsageError(f"{path} is not a compact network: {quoted(str(error).splitlines()[0], 300)}") from error

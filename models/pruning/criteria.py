@@ -1,12 +1,19 @@
-"""Pruning a trained plain network: how much each weight or unit matters, and which of them fall at a percentage.
+"""Pruning criteria for a trained plain network: the importance of weights and units, and the masks of those to keep.
 
-With s the importance of n weights or units and p the percentage, those with s < percentile_p(s) fall; the percentile
-is interpolated linearly between order statistics, as numpy does by default. The output layer is never pruned.
-Importance of a weight w: |w| (magnitude), w² (l2), U(0, 1) (random), Σ over batches of |w · ∂loss/∂w| (taylor: the
-first-order change of the loss without it, Molchanov et al., CVPR 2019, eq. 8, with |·| for the square). Of a unit: the
-sum over its incoming weights; for l2 the root of it, the Euclidean norm; for random one draw.
+Of n weights or units with importances s, pruning p percent removes those with s < percentile_p(s). The percentile is
+interpolated linearly between order statistics, which is numpy's default. The output layer is never pruned.
+
+    criterion    importance of a weight w        importance of a unit, over its incoming weights
+    magnitude    |w|                             sum
+    l2           w²                              square root of the sum: the Euclidean norm
+    random       drawn from U(0, 1)              drawn from U(0, 1)
+    taylor       Σ over batches |w · ∂loss/∂w|   sum
+
+taylor is the first-order change of the loss without the weight (Molchanov et al., CVPR 2019, eq. 8, with |·| in place
+of the square).
 """
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -14,33 +21,49 @@ import torch
 from torch import Tensor, nn
 
 from models.constraints import weight_layers
-from models.pruning.channel_cut import Units
+from models.pruning.channel_cut import UnitGroup
 from utils.registry import lookup
 
 SCOPES = ("layer", "global")
-CRITERIA: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # (weight, effect) -> importance
+CRITERIA: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # (weight, saliency of taylor) -> importance
     "magnitude": lambda weight, _: weight.abs(),
     "l2": lambda weight, _: weight.square(),
     "random": lambda weight, _: torch.rand(weight.shape),
-    "taylor": lambda _, effect: effect,
+    "taylor": lambda _, saliency: saliency,
 }
-Weights = Mapping[str, Tensor]  # layer's name -> its weight, or something of that shape
+Weights = Mapping[str, Tensor]  # layer name -> its weight, or a tensor of the weight's shape
 
 
-def hidden_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Name -> weight of every Conv2d and Linear but the last, the output layer. Raises ValueError where it is alone."""
-    weights = {name: layer.weight.detach() for name, layer in list(weight_layers(model).items())[:-1]}
-    if not weights:
-        raise ValueError("there is nothing to prune: the network has an output layer alone")
-    return weights
+def layer_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return layer name -> weight of every Conv2d and Linear."""
+    return {name: layer.weight.detach() for name, layer in weight_layers(model).items()}
 
 
-def effects(model: nn.Module, losses: Iterable[Tensor]) -> dict[str, Tensor]:
-    """Name -> Σ |w · ∂loss/∂w| over `losses`, scalars computed with `model`, for every Conv2d and Linear.
+@torch.no_grad()
+def hidden_weights(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Return layer name -> weight of the Conv2d and Linear layers but the output layer, in the order of a forward pass.
 
-    Added up in float64: a float32 sum over many batches loses what the late ones add.
+    The output layer is the last one that the forward pass over `images` calls. Raises ValueError if there is no other.
+    """
+    calls: list[str] = []
+    traced = copy.deepcopy(model).eval()
+    for name, layer in weight_layers(traced).items():
+        layer.register_forward_hook(lambda _layer, _inputs, _out, name=name: calls.append(name))
+    traced(images)
+    weights = layer_weights(model)
+    hidden = {name: weights[name] for name in calls if name != calls[-1]}
+    if not hidden:
+        raise ValueError("nothing to prune: the network has only an output layer")
+    return hidden
+
+
+def taylor_saliencies(model: nn.Module, losses: Iterable[Tensor]) -> dict[str, Tensor]:
+    """Return layer name -> Σ |w · ∂loss/∂w| over `losses`, of the weight's shape, for every Conv2d and Linear.
+
+    `losses` are scalars computed with `model`, one per batch.
     """
     weights = {name: layer.weight for name, layer in weight_layers(model).items()}
+    # A float32 sum over many batches would lose what the late batches add.
     sums = {name: torch.zeros_like(weight, dtype=torch.float64) for name, weight in weights.items()}
     for loss in losses:
         gradients = torch.autograd.grad(loss, list(weights.values()))
@@ -49,40 +72,46 @@ def effects(model: nn.Module, losses: Iterable[Tensor]) -> dict[str, Tensor]:
     return {name: total.to(weights[name].dtype) for name, total in sums.items()}
 
 
-def weight_scores(weights: Weights, criterion: str = "magnitude", effects: Weights | None = None) -> list[Tensor]:
-    """The importance of every weight, of each tensor's shape. taylor needs `effects`; random draws from torch's own
-    generator. Raises ValueError for an unknown criterion."""
+def weight_scores(weights: Weights, criterion: str = "magnitude", saliencies: Weights | None = None) -> list[Tensor]:
+    """Return the importance of every weight, one tensor of the weight's shape per layer.
+
+    taylor requires `saliencies` (see `taylor_saliencies`); random draws from torch's global generator. Raises
+    ValueError if the criterion is unknown.
+    """
     score = lookup(CRITERIA, criterion, "criterion")
-    return [score(weight, weight if effects is None else effects[name]) for name, weight in weights.items()]
+    return [score(weight, weight if saliencies is None else saliencies[name]) for name, weight in weights.items()]
 
 
 def unit_scores(
-    weights: Weights, groups: Sequence[Units], criterion: str = "l2", effects: Weights | None = None
+    weights: Weights, groups: Sequence[UnitGroup], criterion: str = "l2", saliencies: Weights | None = None
 ) -> list[Tensor]:
-    """The importance of every unit, float64 (width,) for each of `groups`, over all layers that write it."""
+    """Return the importance of every unit over all layers that write the unit, one float64 tensor (width,) per group.
+
+    `weights` has those of every writer. `criterion` and `saliencies` are as in `weight_scores`.
+    """
     if criterion == "random":
         return [torch.rand(group.width, dtype=torch.float64) for group in groups]
-    found = []
+    scores = []
     for group in groups:
-        rows = {name: weights[name].double() for name in group.writers}
+        written = {name: weights[name].double() for name in group.writers}
         total = torch.zeros(group.width, dtype=torch.float64)
-        for units, score in zip(group.writers.values(), weight_scores(rows, criterion, effects), strict=True):
+        for units, score in zip(group.writers.values(), weight_scores(written, criterion, saliencies), strict=True):
             total.index_add_(0, units[units >= 0], score.flatten(1).sum(1).double().cpu()[units >= 0])
-        found.append(total.sqrt() if criterion == "l2" else total)
-    return found
+        scores.append(total.sqrt() if criterion == "l2" else total)
+    return scores
 
 
-def survivors(scores: Sequence[Tensor], percent: float, scope: str = "layer") -> list[Tensor]:
-    """Bool masks of the shapes of `scores`, False where a score is strictly below the percentile of its own tensor.
+def keep_masks(scores: Sequence[Tensor], percent: float, scope: str = "layer") -> list[Tensor]:
+    """Return bool masks of the shapes of `scores`, False where a score is below the percentile of its own tensor.
 
-    `scope="global"` takes one percentile of all of them together and leaves each at least its largest. Raises
-    ValueError for a percentage outside [0, 100] or an unknown scope.
+    With `scope="global"`, one percentile of all tensors together is the limit, and each tensor keeps at least its
+    largest score. Raises ValueError for a percentage outside [0, 100] or an unknown scope.
     """
     if not 0 <= percent <= 100:
         raise ValueError(f"percent: {percent:g} given, 0 to 100 expected")
     if scope not in SCOPES:
         raise ValueError(f"scope: {scope!r} is unknown; one of {', '.join(SCOPES)}")
-    arrays = [score.double().cpu().numpy() for score in scores]  # in float32 numpy places the percentile too coarsely
+    arrays = [score.double().cpu().numpy() for score in scores]  # float32 would round the interpolated percentile
     if scope == "global":
         limit = np.percentile(np.concatenate([array.ravel() for array in arrays]), percent)
         return [torch.from_numpy(array >= min(limit, array.max())) for array in arrays]
@@ -91,7 +120,10 @@ def survivors(scores: Sequence[Tensor], percent: float, scope: str = "layer") ->
 
 @torch.no_grad()
 def zero_weights(model: nn.Module, kept: Weights) -> None:
-    """Set to 0, in place, the weights of each layer named where its bool mask of the weight's shape is False."""
+    """Set weights to zero in place, where the mask of their layer is False.
+
+    `kept` maps layer names to bool masks of the weight's shape. Layers without a mask stay as they are.
+    """
     layers = weight_layers(model)
     for name, mask in kept.items():
         layers[name].weight.masked_fill_(~mask.to(layers[name].weight.device), 0)

@@ -16,7 +16,7 @@ import args
 import data
 from args import Options
 from models.constraints import bake
-from models.pruning import channel_groups, compact, criteria
+from models.pruning import channel_cut, channel_groups, criteria
 from scripts.benchmarks.contenders import NullCallbacks, measure, timed
 from scripts.parts.prune_report import Row, sizes
 from trainers import resume
@@ -97,7 +97,8 @@ class Pruner:
 
 def weight_pruner(trained: Trained, criterion: str | None) -> Pruner:
     """Single weights, by magnitude where no `criterion` is given."""
-    weights = criteria.hidden_weights(trained.model)
+    images, _ = next(iter(trained.test.epoch(0)))
+    weights = criteria.hidden_weights(trained.model, images[:2])
     scores = criteria.weight_scores(weights, criterion or "magnitude", _effects(trained, criterion))
     return Pruner(
         "weight", scores, lambda model, kept: criteria.zero_weights(model, dict(zip(weights, kept, strict=True)))
@@ -108,13 +109,13 @@ def unit_pruner(trained: Trained, criterion: str | None) -> Pruner:
     """Units with all that reads them, by the norm of their incoming weights where no `criterion` is given."""
     images, _ = next(iter(trained.test.epoch(0)))
     groups = channel_groups.unit_groups(trained.model, images[:2])
-    weights = criteria.hidden_weights(trained.model)
+    weights = criteria.layer_weights(trained.model)
     scores = criteria.unit_scores(weights, groups, criterion or "l2", _effects(trained, criterion))
     return Pruner(
         "unit",
         scores,
-        lambda model, kept: channel_groups.zero_units(model, groups, kept),
-        lambda model, kept: compact.compacted(model, groups, kept),
+        lambda model, kept: channel_cut.zero_units(model, groups, kept),
+        lambda model, kept: channel_cut.compacted(model, groups, kept),
     )
 
 
@@ -126,7 +127,7 @@ def _effects(trained: Trained, criterion: str | None) -> dict[str, Tensor] | Non
         return None
     first = islice(trained.train.epoch(0), TAYLOR_BATCHES)
     losses = (trained.method.loss(trained.model(images).float(), labels) for images, labels in first)
-    return criteria.effects(trained.model, losses)
+    return criteria.taylor_saliencies(trained.model, losses)
 
 
 def pruned(
@@ -134,7 +135,7 @@ def pruned(
 ) -> tuple[nn.Module, Masks]:
     """(copy of the network with zeros, masks of what is kept), trained further for `epochs` epochs with the zeros held
     and its batch-norm statistics taken anew from `bn_batches` batches of training data."""
-    kept = criteria.survivors(pruner.scores, percent, scope)
+    kept = criteria.keep_masks(pruner.scores, percent, scope)
     model = copy.deepcopy(trained.model)
     pruner.zero(model, kept)
     if epochs:
@@ -148,7 +149,7 @@ def pruned(
 
 def has_norms(model: nn.Module) -> bool:
     """Whether there are batch norms whose running statistics count; binary networks' use each batch's own."""
-    return any(isinstance(m, _BatchNorm) and not getattr(m, "by_batch", False) for m in model.modules())
+    return any(isinstance(m, _BatchNorm) and not getattr(m, "uses_batch_statistics", False) for m in model.modules())
 
 
 def row(trained: Trained, method: str, percent: float, model: nn.Module, smaller: nn.Module) -> Row:

@@ -1,7 +1,7 @@
-"""Our networks have the keys, shapes and counts that were measured on BIPROP's own (`tests/golden/biprop_archs.csv`).
+"""Keys, shapes and counts of the architectures against BIPROP's, as measured in `tests/golden/biprop_archs.csv`.
 
-The digest is the sha256 of the lines `<key> <shape>` of a SubnetConv network's state dict, sorted. The six rows without
-a digest are those that could not be built or run there.
+A digest is the sha256 of the sorted lines `<key> <shape>` of the state dict of a SubnetConv network. Six rows have no
+digest: BIPROP cannot build or run these networks.
 """
 
 import csv
@@ -20,7 +20,7 @@ with (Path(__file__).parents[1] / "golden" / "biprop_archs.csv").open(newline=""
     ROWS = {row["arch"]: row for row in csv.DictReader(table)}
 KINDS = {"NonAffineBatchNorm": "nonaffine", "AffineBatchNorm": "affine", "LearnedBatchNorm": "affine"}
 RAN = [arch for arch, row in ROWS.items() if row["sha256_affine"]]
-REPAIRED = {  # what they emit now, for a batch of two
+REPAIRED = {  # arch -> shape of the logits here, for a batch of two
     "WideResNet18_3_BinAct": "2x1000",
     "cifarWideResNet18_2_BinAct": "2x10",
     "cifarWideResNet18_3_BinAct": "2x10",
@@ -37,7 +37,7 @@ def sizes(word):
 
 
 def built(arch, **options):
-    """(network, two images) at the original's sizes; shapes only: on the meta device nothing is allocated."""
+    """Return (network, two images) of BIPROP's sizes, on the meta device."""
     row = ROWS[arch]
     classes = sizes(row["last3"].split()[-1] if row["last3"] else REPAIRED[arch].split("x")[1])[0]
     with torch.device("meta"):
@@ -56,7 +56,7 @@ def shapes(arch, bn_type="AffineBatchNorm"):
     return {key: list(value.shape) for key, value in biprop_state_dict(subnet(arch, bn_type)[0]).items()}
 
 
-def test_every_architecture_of_the_originals_is_compared():
+def test_every_architecture_of_biprop_is_compared():
     assert ROWS.keys() == models.ARCHS.keys() - {"MLP", "CircuitMLP", "LeNet5", "LeNet5_Caffe", "MNISTNet"}
     assert len(ROWS) == 74
     assert REPAIRED.keys() == ROWS.keys() - set(RAN)
@@ -64,14 +64,14 @@ def test_every_architecture_of_the_originals_is_compared():
 
 @EVERY
 @EITHER
-def test_digest_of_keys_and_shapes(arch, bn_type):
+def test_keys_and_shapes_have_the_digest_of_biprop(arch, bn_type):
     lines = sorted(f"{key} {shape}" for key, shape in shapes(arch, bn_type).items())
     assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == ROWS[arch][f"sha256_{KINDS[bn_type]}"], lines
 
 
 @EVERY
 @EITHER
-def test_counts(arch, bn_type):
+def test_layers_and_parameters_have_the_counts_of_biprop(arch, bn_type):
     model, _ = subnet(arch, bn_type)
     row, layers = ROWS[arch], layer_counts(model)
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
@@ -85,14 +85,14 @@ def test_counts(arch, bn_type):
 
 
 @EVERY
-def test_the_first_and_the_last_layers_are_registered_in_the_originals_order(arch):
+def test_the_first_and_last_layers_are_registered_in_the_order_of_biprop(arch):
     weights = [shape for key, shape in shapes(arch).items() if key.endswith(".weight") and len(shape) == 4]
     assert weights[:3] == [[*sizes(word)] for word in ROWS[arch]["first3"].split()]
     assert weights[-3:] == [[*sizes(word)] for word in ROWS[arch]["last3"].split()]
 
 
 @pytest.mark.parametrize("arch", ROWS)
-def test_output_shape(arch):
+def test_logits_have_the_shape_of_biprop(arch):
     output = sizes(ROWS[arch]["output"] or REPAIRED[arch])
     if output == (2, 40):  # BIPROP's read-out of the small ResNets
         model, x = built(arch, readout="original40")
@@ -102,7 +102,7 @@ def test_output_shape(arch):
     assert model(x).shape == output
 
 
-def test_the_repaired_are_their_siblings_with_what_they_lacked():
+def test_repaired_archs_differ_from_their_siblings_only_in_the_repair():
     bn4 = {"bn4.weight", "bn4.bias", "bn4.running_mean", "bn4.running_var", "bn4.num_batches_tracked"}
     for arch, sibling in {
         "ResNet50_v2": "ResNet50",
@@ -147,7 +147,7 @@ def test_prunable_weights_at_other_widths(arch, counts):
         assert sum(layer.total for layer in layer_counts(model)) == count, width_mult
 
 
-def test_the_published_vgg_of_width_1_25_is_the_wide_one_at_10():
+def test_the_published_vgg_of_width_1_25_is_wide_vgg_small_at_10():
     assert [c.shape[0] for c in layer_counts(subnet("Wide_VGG_Small", width_mult=10)[0])] == [
         160,
         160,
@@ -159,8 +159,8 @@ def test_the_published_vgg_of_width_1_25_is_the_wide_one_at_10():
     ]
 
 
-def test_the_order_of_layers_is_the_originals():
-    """A digest of sorted keys does not see activations: BIPROP's section 5.3 in our letters."""
+def test_layers_and_activations_have_the_order_of_biprop():
+    """The digests do not cover activations and pools."""
     letters = {
         "Conv2d": "C",
         "Linear": "C",

@@ -1,4 +1,4 @@
-"""models/pruning: every architecture loses units and computes what it did with zeros."""
+"""Every architecture without some units computes the same as with these units zero; the file of such a network."""
 
 import copy
 
@@ -10,19 +10,19 @@ from torch import nn
 
 import models
 from models.constraints import weight_layers
-from models.pruning import channel_groups, compact, criteria
+from models.pruning import channel_cut, channel_groups, compact, criteria
 from tests.cases import LIGHT
 from utils.errors import UsageError
 from utils.files import write_atomic
 
 NARROW20 = ("cResNet20", (3, 32, 32), {"width_mult": 0.25, "readout": "original40"})
-TANH = [("CircuitMLP", (1, 4, 4), {"hidden": (9, 8), "bias": True})]  # its norms behind the activations
+TANH = [("CircuitMLP", (1, 4, 4), {"hidden": (9, 8), "bias": True})]  # its batch norms follow the activations
 PRUNABLE = [row for row in LIGHT if row[2].get("hidden") != () and "invert" not in row[2].get("norm", "")]
 NETS = [*PRUNABLE, *TANH, NARROW20]
 
 
 def built(arch, in_shape, options):
-    """As after training: no statistic, weight or bias of a norm is as it was made."""
+    """Return a network with random parameters and statistics in its batch norms, as after training."""
     torch.manual_seed(5)
     model = models.build(arch, num_classes=7, in_shape=in_shape, **options).eval()
     for layer in model.modules():
@@ -36,11 +36,11 @@ def built(arch, in_shape, options):
 
 
 def halved(model, images, percent=50):
-    """(network with zeros, groups, masks)."""
+    """Return (network with `percent` of its units zero, groups, masks of the units kept)."""
     groups = channel_groups.unit_groups(model, images)
-    kept = criteria.survivors(criteria.unit_scores(criteria.hidden_weights(model), groups), percent)
+    kept = criteria.keep_masks(criteria.unit_scores(criteria.layer_weights(model), groups), percent)
     zeros = copy.deepcopy(model)
-    channel_groups.zero_units(zeros, groups, kept)
+    channel_cut.zero_units(zeros, groups, kept)
     return zeros, groups, kept
 
 
@@ -48,7 +48,7 @@ def halved(model, images, percent=50):
 def test_the_smaller_network_has_the_logits_of_the_one_with_zeros(arch, in_shape, options):
     model, images = built(arch, in_shape, options), torch.randn(4, *in_shape)
     zeros, groups, kept = halved(model, images)
-    smaller = compact.compacted(zeros, groups, kept)
+    smaller = channel_cut.compacted(zeros, groups, kept)
     assert sum(p.numel() for p in smaller.parameters()) < 0.6 * sum(p.numel() for p in model.parameters())
     with torch.no_grad():
         one, other, before = (net.double()(images.double()) for net in (zeros, smaller, model))
@@ -57,19 +57,19 @@ def test_the_smaller_network_has_the_logits_of_the_one_with_zeros(arch, in_shape
 
 @settings(deadline=None, max_examples=25)
 @given(st.sampled_from(["MLP", "Conv2", "VGG_Small", "cResNet20"]), st.data())
-def test_any_units_can_go_as_long_as_one_of_each_group_stays(arch, draw):
+def test_any_units_can_be_removed_if_one_of_each_group_stays(arch, draw):
     row = next(row for row in NETS if row[0] == arch)
     model, images = built(*row).double(), torch.randn(2, *row[1]).double()
     groups = channel_groups.unit_groups(model, images)
     lists = (st.lists(st.booleans(), min_size=g.width, max_size=g.width).filter(any) for g in groups)
     kept = [torch.tensor(draw.draw(mask)) for mask in lists]
-    smaller = compact.compacted(model, groups, kept)
-    channel_groups.zero_units(model, groups, kept)
+    smaller = channel_cut.compacted(model, groups, kept)
+    channel_cut.zero_units(model, groups, kept)
     with torch.no_grad():
         assert torch.allclose(model(images), smaller(images), atol=1e-9)
 
 
-def test_every_hidden_layer_is_written_once_and_the_output_never():
+def test_every_hidden_layer_writes_one_group_and_the_output_layer_none():
     for arch, in_shape, options in NETS:
         model = built(arch, in_shape, options)
         groups = channel_groups.unit_groups(model, torch.randn(2, *in_shape))
@@ -79,18 +79,18 @@ def test_every_hidden_layer_is_written_once_and_the_output_never():
         assert read == set(list(weight_layers(model))[1:])
 
 
-def listed(layers):
-    return {name: of.tolist() for name, of in layers.items()}
+def as_lists(layers):
+    return {name: units.tolist() for name, units in layers.items()}
 
 
-def test_a_channel_before_a_flatten_is_a_block_of_inputs():
+def test_a_channel_before_a_flatten_is_a_block_of_inputs_of_the_next_layer():
     model = built("Conv2", (1, 8, 6), {"width_mult": 0.125})
     first, second, *_ = channel_groups.unit_groups(model, torch.randn(2, 1, 8, 6))
     every = list(range(8))
     assert (first.width, second.width) == (8, 8) and not first.norms and not second.norms
-    assert listed(first.writers) == {"convs.0": every} and listed(first.readers) == {"convs.2": every}
-    assert listed(second.writers) == {"convs.2": every}
-    assert listed(second.readers) == {"linear.0": [unit for unit in every for _ in range(4 * 3)]}
+    assert as_lists(first.writers) == {"convs.0": every} and as_lists(first.readers) == {"convs.2": every}
+    assert as_lists(second.writers) == {"convs.2": every}
+    assert as_lists(second.readers) == {"linear.0": [unit for unit in every for _ in range(4 * 3)]}
 
 
 def test_added_channels_are_one_group_with_all_its_norms():
@@ -105,35 +105,38 @@ def test_added_channels_are_one_group_with_all_its_norms():
     }
 
 
-def test_a_zero_unit_is_zero_behind_a_norm_without_weights_too():
+def test_a_zero_unit_stays_zero_after_a_batch_norm_without_weights():
     model = built("VGG_Small", (3, 8, 8), {"width_mult": 0.125, "bn_type": "NonAffineBatchNorm"})
     zeros, groups, kept = halved(model, torch.randn(2, 3, 8, 8))
-    seen = []
-    zeros.convs[4].register_forward_hook(lambda *a: seen.append(a[2]))
+    outputs = []
+    zeros.convs[4].register_forward_hook(lambda _layer, _inputs, out: outputs.append(out))
     zeros(torch.randn(2, 3, 8, 8))
     assert list(groups[1].norms) == ["convs.4"]
-    assert not seen[0][:, ~kept[1]].any() and seen[0][:, kept[1]].any()
+    assert not outputs[0][:, ~kept[1]].any() and outputs[0][:, kept[1]].any()
 
 
-# where units cannot be pruned
+# networks without units to prune
 
 
 @pytest.mark.parametrize(
-    ("norm", "told"),
-    [("hard_invert", "still gives something to linear.3"), ("soft_invert", "linear.2, a SoftInvert, may make")],
+    ("norm", "cause"),
+    [
+        ("hard_invert", "linear.3 reads nonzero values of units of linear.0"),
+        ("soft_invert", "linear.2, a SoftInvert, has the parameter or buffer v"),
+    ],
 )
-def test_a_norm_that_makes_something_of_zeros_is_refused(norm, told):
+def test_a_norm_that_maps_zeros_to_other_values_is_refused(norm, cause):
     model = built("CircuitMLP", (1, 4, 4), {"hidden": (9, 8), "norm": norm})
-    with pytest.raises(ValueError, match=f"units cannot be pruned: .*{told}"):
+    with pytest.raises(ValueError, match=f"units cannot be pruned: .*{cause}"):
         channel_groups.unit_groups(model, torch.rand(2, 1, 4, 4))
 
 
 def test_a_network_without_hidden_layers_is_refused():
-    with pytest.raises(ValueError, match="output layer alone"):
+    with pytest.raises(ValueError, match="only an output layer"):
         channel_groups.unit_groups(built("MLP", (1, 4, 4), {"hidden": ()}), torch.rand(2, 1, 4, 4))
 
 
-def test_looking_for_groups_changes_nothing():
+def test_finding_the_groups_leaves_the_network_unchanged():
     model = built("cResNet20", (3, 8, 8), {"width_mult": 0.25}).requires_grad_(False).train()
     before = copy.deepcopy(model.state_dict())
     with torch.no_grad():
@@ -155,8 +158,8 @@ def stored():
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.eps, layer.momentum = 0.02, None
-    smaller = compact.compacted(model, *halved(model, torch.randn(2, 3, 8, 8))[1:])
-    return smaller, compact.content(smaller, BUILD, {"percent": 50.0})
+    smaller = channel_cut.compacted(model, *halved(model, torch.randn(2, 3, 8, 8))[1:])
+    return smaller, compact.pack_network(smaller, BUILD, {"percent": 50.0})
 
 
 def write(content, path):
@@ -164,7 +167,7 @@ def write(content, path):
     return path
 
 
-def test_the_file_gives_the_network_back_to_the_bit(stored, tmp_path):
+def test_a_saved_compact_network_loads_bit_for_bit(stored, tmp_path):
     smaller, content = stored
     file, images = write(content, tmp_path / "small.pt"), torch.randn(5, 3, 8, 8)
     assert torch.load(file, weights_only=True)["percent"] == 50.0
@@ -194,10 +197,10 @@ def test_the_file_gives_the_network_back_to_the_bit(stored, tmp_path):
         lambda c: c["norms"].update(nowhere={"eps": 1.0}),
     ],
 )
-def test_another_file_is_refused_in_one_line(stored, tmp_path, change):
+def test_a_file_that_is_not_a_compact_network_is_refused_in_one_line(stored, tmp_path, change):
     content = copy.deepcopy(stored[1])
     change(content)
-    with pytest.raises(UsageError, match="holds no compact network") as refused:
+    with pytest.raises(UsageError, match="is not a compact network") as refused:
         compact.load_compact(write(content, tmp_path / "other.pt"))
     assert "\n" not in str(refused.value)
 

@@ -1,4 +1,4 @@
-"""models/pruning: thresholds and zeros against a numpy transcription; what every criterion and scope means."""
+"""Pruning criteria: percentiles and masks against numpy, and the definition of every criterion and scope."""
 
 import copy
 
@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 from torch import nn
 
 import models
-from models.pruning import channel_groups, criteria
+from models.pruning import channel_cut, channel_groups, criteria
 
 PERCENT = (0, 25, 50, 60, 70, 80, 90, 95, 97, 99)
 FLOATS = st.floats(-4, 4, width=32)
@@ -22,17 +22,17 @@ def net(*hidden, bias=False):
     return models.build("MLP", num_classes=4, in_shape=(1, 3, 5), hidden=hidden or (9, 8, 7), bias=bias).eval()
 
 
-def transcription(weight, percent, *, columns):
-    """Section D in numpy, for one layer's (in, out) matrix: what of it is kept."""
+def numpy_mask(weight, percent, *, columns):
+    """Return the mask of the weights, or columns, to keep in the (in, out) matrix of one layer."""
     size = np.sqrt((weight.astype(np.float64) ** 2).sum(0)) if columns else np.abs(weight.astype(np.float64))
     return ~(size < np.percentile(size, percent))
 
 
 @pytest.mark.parametrize("percent", PERCENT)
-def test_weights_fall_as_in_the_transcription(percent):
+def test_weights_are_pruned_as_numpy_does(percent):
     model = net()
-    expected = {name: transcription(w.numpy(), percent, columns=False) for name, w in weights(model).items()}
-    kept = criteria.survivors(criteria.weight_scores(weights(model)), percent)
+    expected = {name: numpy_mask(w.numpy(), percent, columns=False) for name, w in weights(model).items()}
+    kept = criteria.keep_masks(criteria.weight_scores(weights(model)), percent)
     before = copy.deepcopy(model)
     criteria.zero_weights(model, dict(zip(weights(model), kept, strict=True)))
     for name, mask in expected.items():
@@ -44,14 +44,14 @@ def test_weights_fall_as_in_the_transcription(percent):
 
 
 @pytest.mark.parametrize("percent", PERCENT)
-def test_units_fall_as_in_the_transcription(percent):
+def test_units_are_pruned_as_numpy_does(percent):
     model = net(bias=True)
     groups = channel_groups.unit_groups(model, torch.rand(2, 1, 3, 5))
-    kept = criteria.survivors(criteria.unit_scores(weights(model), groups), percent)
+    kept = criteria.keep_masks(criteria.unit_scores(weights(model), groups), percent)
     before = copy.deepcopy(model)
-    expected = [transcription(w.numpy().T, percent, columns=True) for w in weights(model).values()]
+    expected = [numpy_mask(w.numpy().T, percent, columns=True) for w in weights(model).values()]
     assert all(np.array_equal(mask.numpy(), wanted) for mask, wanted in zip(kept, expected, strict=True))
-    channel_groups.zero_units(model, groups, kept)
+    channel_cut.zero_units(model, groups, kept)
     for name, mask in zip(weights(model), expected, strict=True):
         was, now = before.get_submodule(name), model.get_submodule(name)
         assert np.array_equal(now.weight.detach().numpy(), was.weight.detach().numpy() * mask[:, None])
@@ -62,9 +62,9 @@ def test_units_fall_as_in_the_transcription(percent):
 
 @settings(deadline=None, max_examples=60)
 @given(arrays.arrays(np.float32, st.integers(1, 40), elements=FLOATS), st.floats(0, 100))
-def test_what_is_kept_is_large_enough_and_never_nothing(values, percent):
+def test_kept_scores_reach_the_percentile_and_are_never_none(values, percent):
     scores = torch.from_numpy(values).abs()
-    (kept,) = criteria.survivors([scores], percent)
+    (kept,) = criteria.keep_masks([scores], percent)
     assert kept.any()
     assert kept.all() or scores[kept].min() > scores[~kept].max()
     limit = np.percentile(np.abs(values).astype(np.float64), percent)
@@ -77,17 +77,17 @@ def test_what_is_kept_is_large_enough_and_never_nothing(values, percent):
     st.floats(0, 100),
     st.floats(0, 100),
 )
-def test_a_higher_percentage_keeps_part_of_what_a_lower_one_keeps(values, one, other):
+def test_a_higher_percentage_keeps_a_subset_of_a_lower_one(values, one, other):
     scores = [torch.from_numpy(v).abs() for v in values]
     for scope in criteria.SCOPES:
-        fewer, more = (criteria.survivors(scores, p, scope) for p in (max(one, other), min(one, other)))
+        fewer, more = (criteria.keep_masks(scores, p, scope) for p in (max(one, other), min(one, other)))
         assert all(bool((m | ~f).all()) for f, m in zip(fewer, more, strict=True))
 
 
-def test_all_layers_together_have_one_threshold_and_each_keeps_its_largest():
+def test_global_scope_has_one_limit_and_each_layer_keeps_its_largest_score():
     small, large = torch.tensor([0.1, 0.3, 0.2]), torch.arange(1.0, 8.0)
-    apart = criteria.survivors([small, large], 50)
-    together = criteria.survivors([small, large], 50, "global")
+    apart = criteria.keep_masks([small, large], 50)
+    together = criteria.keep_masks([small, large], 50, "global")
     assert [int(k.sum()) for k in apart] == [2, 4]
     limit = np.percentile(torch.cat([small, large]).double().numpy(), 50)
     assert together[0].tolist() == [False, True, False]
@@ -95,58 +95,60 @@ def test_all_layers_together_have_one_threshold_and_each_keeps_its_largest():
 
 
 @pytest.mark.parametrize(
-    ("percent", "scope", "told"), [(101, "layer", "101"), (-1, "layer", "-1"), (5, "net", "'net'")]
+    ("percent", "scope", "message"), [(101, "layer", "101"), (-1, "layer", "-1"), (5, "net", "'net'")]
 )
-def test_what_cannot_be_is_refused(percent, scope, told):
-    with pytest.raises(ValueError, match=told):
-        criteria.survivors([torch.rand(3)], percent, scope)
+def test_an_impossible_percentage_or_scope_is_refused(percent, scope, message):
+    with pytest.raises(ValueError, match=message):
+        criteria.keep_masks([torch.rand(3)], percent, scope)
 
 
 # criteria
 
 
 def weights(model):
-    return criteria.hidden_weights(model)
+    return criteria.hidden_weights(model, torch.rand(2, 1, 3, 5))
 
 
 def losses(model, count):
-    made = torch.Generator().manual_seed(8)
+    generator = torch.Generator().manual_seed(8)
     for _ in range(count):
-        images, labels = torch.randn(6, 1, 3, 5, generator=made), torch.randint(0, 4, (6,), generator=made)
+        images, labels = torch.randn(6, 1, 3, 5, generator=generator), torch.randint(0, 4, (6,), generator=generator)
         yield nn.functional.cross_entropy(model(images), labels)
 
 
-def test_the_effect_of_a_weight_is_the_size_of_weight_times_gradient_summed_over_batches():
+def test_taylor_saliency_is_the_sum_over_batches_of_weight_times_gradient():
     model = net()
-    found = criteria.effects(model, losses(model, 3))
+    saliencies = criteria.taylor_saliencies(model, losses(model, 3))
     expected = {name: torch.zeros_like(layer.weight) for name, layer in layers(model).items()}
     for loss in losses(model, 3):
         model.zero_grad()
         loss.backward()
         for name, layer in layers(model).items():
             expected[name] += (layer.weight * layer.weight.grad).abs().detach()
-    assert all(torch.allclose(found[name], expected[name], rtol=1e-5) and found[name].any() for name in expected)
+    assert all(
+        torch.allclose(saliencies[name], expected[name], rtol=1e-5) and saliencies[name].any() for name in expected
+    )
 
 
-def test_the_effects_of_late_batches_are_not_lost_in_a_large_sum():
+def test_late_batches_are_not_lost_in_a_large_sum_of_saliencies():
     model = nn.Sequential(nn.Linear(1, 1, bias=False))
     nn.init.ones_(model[0].weight)
-    found = criteria.effects(model, (model(torch.tensor([[x]])).sum() for x in [2.0**24] + [1.0] * 64))
-    assert found["0"].item() == 2**24 + 64
+    saliencies = criteria.taylor_saliencies(model, (model(torch.tensor([[x]])).sum() for x in [2.0**24] + [1.0] * 64))
+    assert saliencies["0"].item() == 2**24 + 64
 
 
 def layers(model):
     return {f"linear.{i}": layer for i, layer in enumerate(model.linear) if isinstance(layer, nn.Linear)}
 
 
-def test_taylor_ranks_by_the_effects_and_random_by_the_seed():
+def test_taylor_scores_are_the_saliencies_and_random_ones_follow_the_seed():
     model = net()
-    effects = criteria.effects(model, losses(model, 2))
+    saliencies = criteria.taylor_saliencies(model, losses(model, 2))
     first = next(iter(weights(model)))
-    assert torch.equal(criteria.weight_scores(weights(model), "taylor", effects)[0], effects[first])
+    assert torch.equal(criteria.weight_scores(weights(model), "taylor", saliencies)[0], saliencies[first])
     groups = channel_groups.unit_groups(model, torch.rand(2, 1, 3, 5))
-    by_unit = criteria.unit_scores(weights(model), groups, "taylor", effects)[0]
-    assert torch.allclose(by_unit, effects[first].double().sum(1))
+    by_unit = criteria.unit_scores(weights(model), groups, "taylor", saliencies)[0]
+    assert torch.allclose(by_unit, saliencies[first].double().sum(1))
     for draw in (criteria.weight_scores, lambda w, c: criteria.unit_scores(w, groups, c)):
         torch.manual_seed(1)
         one = draw(weights(model), "random")
@@ -156,21 +158,40 @@ def test_taylor_ranks_by_the_effects_and_random_by_the_seed():
         assert not torch.equal(one[0], draw(weights(model), "random")[0])
 
 
-def test_the_size_of_a_unit_is_a_sum_or_a_norm():
+def test_the_importance_of_a_unit_is_a_sum_or_a_norm():
     w, every = {"a": torch.tensor([[3.0, -4.0], [1.0, 0.0]])}, torch.arange(2)
-    group = [channel_groups.Units(2, {"a": every}, {}, {})]
+    group = [channel_cut.UnitGroup(2, {"a": every}, {}, {})]
     assert criteria.unit_scores(w, group)[0].tolist() == [5, 1]
     assert criteria.unit_scores(w, group, "magnitude")[0].tolist() == [7, 1]
     assert torch.equal(criteria.weight_scores(w, "l2")[0], w["a"] ** 2)
-    coupled = [channel_groups.Units(2, {"a": every, "b": every.flip(0)}, {}, {})]
+    coupled = [channel_cut.UnitGroup(2, {"a": every, "b": every.flip(0)}, {}, {})]
     both = w | {"b": torch.tensor([[[[0.0]]], [[[12.0]]]])}
     assert criteria.unit_scores(both, coupled)[0].tolist() == [13, 1]
-    one_unit = [channel_groups.Units(1, {"a": torch.tensor([0, 0])}, {}, {})]
+    one_unit = [channel_cut.UnitGroup(1, {"a": torch.tensor([0, 0])}, {}, {})]
     assert criteria.unit_scores(w, one_unit, "magnitude")[0].tolist() == [8]
 
 
 def test_an_unknown_criterion_and_a_network_without_hidden_layers_are_refused():
     with pytest.raises(ValueError, match=r"criterion: 'l1' is unknown.*one of magnitude"):
         criteria.weight_scores({"a": torch.rand(2)}, "l1")
-    with pytest.raises(ValueError, match="output layer alone"):
-        criteria.hidden_weights(nn.Sequential(nn.Linear(3, 2)))
+    with pytest.raises(ValueError, match="only an output layer"):
+        criteria.hidden_weights(nn.Sequential(nn.Linear(3, 2)), torch.rand(1, 3))
+
+
+class ReversedMLP(nn.Module):
+    """Three layers registered in the reverse order of the forward pass, and one that the forward pass never calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.out, self.second, self.first = nn.Linear(4, 2), nn.Linear(5, 4), nn.Linear(3, 5)
+        self.unused = nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.out(self.second(self.first(x).relu()).relu())
+
+
+def test_hidden_layers_and_groups_follow_the_forward_pass_not_the_registration():
+    model, images = ReversedMLP().train(), torch.randn(2, 3)
+    assert list(criteria.hidden_weights(model, images)) == ["first", "second"]
+    assert [list(group.writers) for group in channel_groups.unit_groups(model, images)] == [["first"], ["second"]]
+    assert model.training and not any(layer._forward_hooks for layer in model.modules())

@@ -1,4 +1,4 @@
-"""The ResNets compute what their paper's and BIPROP's formulas say; read-outs, widths, head and errors."""
+"""ResNets against the formulas of their papers and of BIPROP; read-outs, widths, head and errors."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def built(arch, size=16, channels=2, seed=0, **options):
 
 
 def perturbed(model):
-    """With norms whose weight and bias are no longer 1 and 0, in float64: no activation is decided by rounding."""
+    """Return the model in float64 with random batch-norm weights and biases, so that rounding decides no activation."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -27,8 +27,8 @@ def perturbed(model):
     return model.double()
 
 
-class Transcription:
-    """BIPROP's networks as functions of their parameters, in training mode, by its tables of blocks and stems."""
+class FunctionalResNet:
+    """BIPROP's ResNets in training mode, written as functions of the parameters of `model`."""
 
     def __init__(self, model, act, file, wide):
         self.weights = {name: p.detach().clone().requires_grad_() for name, p in model.named_parameters()}
@@ -89,7 +89,7 @@ class Transcription:
         return F.adaptive_avg_pool2d(x, 1).flatten(1) @ self.weights["fc.weight"].T
 
 
-FORMULAS = {  # arch: (the original's file, activation, blocks per stage, block)
+FORMULAS = {  # arch: (BIPROP's file, activation, blocks per stage, block)
     "cResNet18": ("cifar", "relu", (2, 2, 2, 2), "basic"),
     "cResNet18_BinAct": ("cifar_BinAct", "sign", (2, 2, 2, 2), "basic"),
     "cResNet18_v2": ("cifar_v2", "relu", (2, 2, 2, 2), "basic"),
@@ -117,7 +117,7 @@ def test_logits_and_gradients_follow_the_formulas(arch):
     file, act, blocks, block = FORMULAS[arch]
     size = 16 if file.startswith("cifar") else 64
     model = perturbed(built(arch, size=size))
-    theirs = Transcription(model, act, file, "Wide" in arch and block == "basic")
+    theirs = FunctionalResNet(model, act, file, "Wide" in arch and block == "basic")
     x = torch.randn(4, 2, size, size, dtype=torch.float64)
     ours, expected = model(x), theirs(x, blocks, block)
     torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-8)
@@ -127,20 +127,20 @@ def test_logits_and_gradients_follow_the_formulas(arch):
         torch.testing.assert_close(parameter.grad, theirs.weights[name].grad, rtol=1e-5, atol=1e-7, msg=name)
 
 
-def test_every_formula_that_a_plan_can_name_is_compared():
+def test_every_formula_of_the_plans_is_compared():
     def formula(plan):
         return plan.stem, plan.bottleneck, plan.norm, plan.act, len(plan.widths)
 
     assert {formula(plan) for plan in PLANS.values()} == {formula(PLANS[arch]) for arch in FORMULAS}
 
 
-def test_each_plan_is_what_its_name_says():
-    """Keys and shapes do not show activations, the place of norms or the stem's stride: the names do."""
-    twice = {"ResNet18_v2", "ResNet34_v2", "WideResNet18_v2", "WideResNet34_2_v2"}
+def test_each_plan_matches_its_name():
+    """The names show activations, the order of norms and the stem, which keys and shapes of parameters do not."""
+    norm_twice = {"ResNet18_v2", "ResNet34_v2", "WideResNet18_v2", "WideResNet34_2_v2"}
     assert len(PLANS) == 51
     for arch, plan in PLANS.items():
         assert plan.act == ("sign" if "BinAct" in arch else "relu"), arch
-        assert plan.norm == ("v2_twice" if arch in twice else "v2" if arch.endswith("v2") else "v1"), arch
+        assert plan.norm == ("v2_twice" if arch in norm_twice else "v2" if arch.endswith("v2") else "v1"), arch
         assert plan.stem == ("cifar" if arch.startswith(("cR", "cW")) else "imagenet"), arch
         assert plan.bottleneck == ("ResNet50" in arch or "ResNet101" in arch), arch
 
@@ -156,7 +156,7 @@ def test_running_statistics_of_a_norm_used_twice_see_both_uses():
     assert block.bn2.num_batches_tracked == 2
 
 
-def test_the_original_read_out_numbers_its_logits_by_class_then_position():
+def test_original40_logits_are_ordered_by_class_then_position():
     ours, theirs = (built("cResNet20", size=32, readout=readout).eval() for readout in ("pooled", "original40"))
     theirs.load_state_dict(ours.state_dict())
     features = []
@@ -195,17 +195,17 @@ def test_width_mult_truncates_every_width(arch, width_mult, widths, middle):
 
 
 @pytest.mark.parametrize("arch", ["cResNet18", "ResNet50_v2", "cResNet20_BinAct"])
-def test_only_the_head_has_a_bias_and_only_if_asked(arch):
+def test_the_head_alone_has_a_bias_and_only_with_head_bias(arch):
     for head_bias in (False, True):
         model = built(arch, size=32, head_bias=head_bias)
         biased = [name for name, layer in weight_layers(model).items() if layer.bias is not None]
-        assert biased == ["fc"] * head_bias
+        assert biased == (["fc"] if head_bias else [])
     nn.init.zeros_(model.fc.weight)
     assert torch.equal(model.eval()(torch.randn(2, 2, 32, 32)), model.fc.bias.expand(2, 5))
 
 
 @pytest.mark.parametrize(("arch", "size"), [("cResNet18", 64), ("cResNet20", 48), ("cResNet50", 20), ("ResNet18", 100)])
-def test_other_image_sizes_give_one_logit_a_class(arch, size):
+def test_other_image_sizes_give_one_logit_per_class(arch, size):
     assert built(arch, size=size).eval()(torch.randn(2, 2, size, size)).shape == (2, 5)
 
 
@@ -218,23 +218,27 @@ def test_a_batch_of_one_trains_down_to_a_single_pixel(arch):
 
 
 @pytest.mark.parametrize("arch", ["cResNet18", "cResNet20_BinAct", "ResNet18_v2", "ResNet50"])
-def test_images_in_channels_last_stay_so(arch):
+def test_activations_keep_the_channels_last_format(arch):
     model = built(arch, size=32, channels=3).to(memory_format=torch.channels_last)
-    seen = []
+    outputs = []
     for name, module in model.named_modules():
         if "layer" in name:
-            module.register_forward_hook(lambda module, inputs, output: seen.append(output))
+            module.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     model(torch.randn(2, 3, 64, 64).to(memory_format=torch.channels_last))
-    assert len(seen) > 20
-    assert all(output.is_contiguous(memory_format=torch.channels_last) for output in seen)
+    assert len(outputs) > 20
+    assert all(output.is_contiguous(memory_format=torch.channels_last) for output in outputs)
 
 
 @pytest.mark.parametrize(
-    ("arch", "options", "line"),
+    ("arch", "options", "message"),
     [
         ("cResNet20", {"readout": "40"}, "readout: '40' is unknown; one of pooled, original40"),
-        ("cResNet18", {"readout": "original40"}, "readout: original40 is for cResNet20, 32, 44, 56 and 110"),
-        ("ResNet50", {"readout": "original40", "size": 32}, "readout: original40 is for cResNet20, 32, 44, 56 and 110"),
+        ("cResNet18", {"readout": "original40"}, "readout: original40 is only for cResNet20, 32, 44, 56 and 110"),
+        (
+            "ResNet50",
+            {"readout": "original40", "size": 32},
+            "readout: original40 is only for cResNet20, 32, 44, 56 and 110",
+        ),
         ("cResNet20", {"readout": "original40", "size": 64}, "readout: original40 needs 32x32 images, not 64x64"),
         ("Conv4", {"readout": "original40"}, "readout: not an option of this arch, but of cResNet18 and 50 others"),
         ("FC", {"head_bias": True}, "head_bias: not an option of this arch, but of cResNet18 and 50 others"),
@@ -248,8 +252,8 @@ def test_images_in_channels_last_stay_so(arch):
         ("cResNet20", {"width_mult": 0.05}, "width_mult: 0.05 leaves no channel of 16; at least 0.0625 is needed"),
     ],
 )
-def test_what_does_not_fit_is_one_clear_line(arch, options, line):
+def test_an_option_that_does_not_fit_the_arch_is_refused_in_one_line(arch, options, message):
     with pytest.raises(ValueError, match=f"^arch {arch}: ") as error:
         built(arch, **options)
-    assert line in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
