@@ -19,7 +19,7 @@ from utils.errors import UsageError
 NO_PATHS = {"data": "./datasets", "log_dir": None}  # folders of the authors' machines give way to the defaults
 CHANGED = {  # config -> what it is read as, and whether there is a warning
     "smallscale/resnet18/resnet18-dense-BinAct-kn-unsigned.yaml": {
-        "scale_fan": (False, "no effect without conv_type SubnetConv or another that it belongs to"),
+        "scale_fan": (False, "no effect without conv_type SubnetConv, GlobalSubnetConv, FixedSubnetConv"),
         "prune_rate": (None, None),
     },
     "smallscale/resnet18/resnet18-dense.yaml": {"prune_rate": (None, None)},  # it says 0.0, the original's "none"
