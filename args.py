@@ -18,7 +18,7 @@ from utils.config.fields import BUT, STEPPED, TYPED, Reader, help_lines, opt
 from utils.config.yaml_loader import load_yaml, read
 from utils.errors import UsageError
 from utils.paths import stem
-from utils.text import nearest, shown, together
+from utils.text import combined_error, nearest, shown
 
 __all__ = ["Options", "UsageError", "changed_mathematics", "from_flat", "load_yaml", "nearest", "parse"]
 
@@ -272,7 +272,7 @@ def finished(reader: Reader) -> Options:
     reader.problems += reader.found(ERRORS, BUT)
     reader.warnings += reader.found(REMARKS, " has no effect without ")
     if reader.problems:
-        raise together(reader.problems)
+        raise combined_error(reader.problems)
     if not pruned(reader.v):
         reader.v.prune_rate, reader.v.scale_fan = None, False
     if reader.v.prune_rate in (-1, 0):  # no density is given, and none is needed

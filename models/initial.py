@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from utils.registry import lookup
+from utils.torch_compat import AnyBatchNorm
 
 # (shape, std, default_bound, xavier_std, generator) -> tensor
 Initialiser = Callable[[torch.Size, float, float, float, Generator | None], Tensor]
@@ -106,7 +107,7 @@ def initialise(
             module.weight.copy_(drawn)
             if module.bias is not None:
                 module.bias.copy_(_uniform(module.bias.shape, 1 / math.sqrt(fans(shape)[0]), generator))
-        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+        elif isinstance(module, AnyBatchNorm):
             module.eps = module.eps if bn_eps is None else bn_eps
             module.momentum = module.momentum if bn_momentum is None else bn_momentum
             if bn_weight is not None and module.affine:

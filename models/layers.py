@@ -5,12 +5,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from utils.registry import lookup
+from utils.torch_compat import AnyBatchNorm
 
 # AffineBatchNorm and LearnedBatchNorm are one layer: BIPROP told them apart by class only.
 BN_TYPES = {"LearnedBatchNorm": True, "AffineBatchNorm": True, "NonAffineBatchNorm": False}
 
 
-class SingleValueBatchNorm(nn.modules.batchnorm._BatchNorm):
+class SingleValueBatchNorm(AnyBatchNorm):
     """Batch normalisation that also trains on one value a channel (a batch of one behind the pools): no variance there.
 
     The running statistics are used then, as in evaluation, and left as they are. With `by_batch` an evaluation uses the

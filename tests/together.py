@@ -100,7 +100,7 @@ def outcome(name, here):
         loss = true_loss(logits, labels)
         if torch.is_grad_enabled():
             share = parts.train.share(len(losses) % len(parts.train))
-            losses.append(here.total(loss.detach() * share.weight / share.parts).item())
+            losses.append(here.total(loss.detach() * share.weight / share.world).item())
         return loss
 
     method.loss = noted
@@ -113,10 +113,10 @@ def outcome(name, here):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    place = launcher_env.find(os.environ)
-    here = runtime.choose("cpu", "fp32", None, deterministic=False, place=place)
-    with rendezvous.joined(here, 60):
+    process = launcher_env.detect_process(os.environ)
+    here = runtime.choose("cpu", "fp32", None, deterministic=False, process=process)
+    with rendezvous.process_group(here, 60):
         found = {name: outcome(name, here) for name in CASES}
         with in_float64():
             exact = {name: outcome(name, here) for name in CASES}
-        torch.save([found, exact], f"{sys.argv[1]}.{place.rank}")
+        torch.save([found, exact], f"{sys.argv[1]}.{process.rank}")

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 import data
 import models
@@ -21,8 +20,10 @@ from trainers.schedules import schedule
 from utils import out_of_memory
 from utils.console import warn
 from utils.distributed.batch_slice import check_batch
-from utils.distributed.runtime import Runtime, seed_everything
+from utils.distributed.runtime import Runtime
 from utils.errors import RunFailed, UsageError
+from utils.random_state import seed_everything
+from utils.torch_compat import AnyBatchNorm
 
 AGREE_EVERY = 10  # batches after which several processes see at the latest that one of them was asked to stop
 
@@ -80,7 +81,7 @@ def build(options: Options, spec: data.SetSpec | None = None) -> tuple[nn.Module
         method.prepare(model)
         method.parameter_groups(model)
     except (ValueError, OverflowError, RuntimeError) as error:
-        if isinstance(error, UsageError | RunFailed) or out_of_memory.ran_out(error):
+        if isinstance(error, UsageError | RunFailed) or out_of_memory.is_out_of_memory(error):
             raise
         raise UsageError((str(error).splitlines() or [type(error).__name__])[0]) from error
     return model, method
@@ -94,7 +95,7 @@ def network_options(options: Options, spec: data.SetSpec) -> dict[str, Any]:
 
 
 def _has_norms(model: nn.Module) -> bool:
-    return any(isinstance(module, _BatchNorm) for module in model.modules())
+    return any(isinstance(module, AnyBatchNorm) for module in model.modules())
 
 
 def dense_layers(options: Options, names: list[str]) -> tuple[str, ...]:
@@ -163,9 +164,9 @@ def batches(options: Options, runtime: Runtime, image_set: data.ImageSet, split:
 
     Raises UsageError for a batch of training that the processes cannot share.
     """
-    d, train, place = options.data, split is image_set.train, runtime.place
+    d, train, process = options.data, split is image_set.train, runtime.process
     if train:
-        check_batch(d.batch_size, len(split), place.world)
+        check_batch(d.batch_size, len(split), process.world)
     return data.make_batches(
         split,
         image_set.spec,
@@ -187,7 +188,7 @@ def batches(options: Options, runtime: Runtime, image_set: data.ImageSet, split:
             jsd=d.jsd,
         ),
         one_batch=d.one_batch and train,
-        part=(place.rank, place.world),
+        part=(process.rank, process.world),
     )
 
 

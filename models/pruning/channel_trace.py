@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -27,8 +26,9 @@ from models.pruning.channel_rules import (
     outputs,
     units_of,
 )
+from utils.torch_compat import AnyBatchNorm
 
-KNOWN = (nn.Conv2d, nn.Linear, _BatchNorm)
+KNOWN = (nn.Conv2d, nn.Linear, AnyBatchNorm)
 REFUSED = "units cannot be pruned: "
 Forward = Callable[..., Tensor]
 
@@ -98,7 +98,7 @@ class Trace(TorchDispatchMode):
     def _forward(self, name: str, module: nn.Module, forward: Forward, *args: Any, **kwargs: Any) -> Any:
         """In place of the forward of every module: one of a layer that is known zeroes its units."""
         self._path.append((name, module))
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, AnyBatchNorm):
             out: Any = self._norm(name, module, forward, *args, **kwargs)
         elif isinstance(module, KNOWN):
             out = self._layer(name, module, forward, *args, **kwargs)

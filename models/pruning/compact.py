@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 import models
 from models.pruning.channel_cut import compacted, cut_state, resize
 from utils.errors import UsageError
 from utils.paths import expanded
 from utils.records import checkpoints
-from utils.text import quoted
+from utils.text import escaped
+from utils.torch_compat import AnyBatchNorm
 
 __all__ = ["compacted", "content", "cut_state", "load_compact", "rebuilt", "resize"]
 KIND = "featherweight compact network 1"
@@ -23,7 +23,7 @@ def content(model: nn.Module, build: Mapping[str, Any], facts: Mapping[str, Any]
     """What the file of the compact `model` holds: the arguments of `models.build`, the state with its widths, what else
     its batch norms compute with, and `facts`."""
     state = {key: tensor.detach().cpu() for key, tensor in model.state_dict().items()}
-    norms = {name: _settings(layer) for name, layer in model.named_modules() if isinstance(layer, _BatchNorm)}
+    norms = {name: _settings(layer) for name, layer in model.named_modules() if isinstance(layer, AnyBatchNorm)}
     return {"kind": KIND, "build": dict(build), "state": state, "norms": norms, **facts}
 
 
@@ -54,4 +54,4 @@ def load_compact(path: str | Path) -> nn.Module:
     try:
         return rebuilt(stored)
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise UsageError(f"{path} holds no compact network: {quoted(str(error).splitlines()[0], 300)}") from error
+        raise UsageError(f"{path} holds no compact network: {escaped(str(error).splitlines()[0], 300)}") from error

@@ -44,7 +44,7 @@ def test_every_kind_is_one_line_and_exit_code_1(error, line, capsys):
     def work():
         raise error
 
-    assert exit_codes.code(work) == 1
+    assert exit_codes.run_program(work) == 1
     told = capsys.readouterr().err
     assert told.startswith(f"failed: {line}") and told.count("\n") == 1 and "enforce" not in told
 
@@ -56,9 +56,9 @@ def test_errors_of_the_program_are_no_lack_of_memory(error):
     def work():
         raise error
 
-    assert not out_of_memory.ran_out(error)
+    assert not out_of_memory.is_out_of_memory(error)
     with pytest.raises(type(error)):
-        exit_codes.code(work)
+        exit_codes.run_program(work)
 
 
 def fails(*_args, **_more):

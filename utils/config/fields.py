@@ -19,7 +19,7 @@ from typing import Any, get_args
 from utils.config.yaml_loader import NULLS, Bare
 from utils.errors import UsageError
 from utils.paths import expanded
-from utils.text import MOST_PROBLEMS, nearest, shown, word
+from utils.text import MOST_PROBLEMS, nearest, option_text, shown
 
 TYPED = "on the command line"
 BUT = ", but "  # between a value and what would be right
@@ -161,7 +161,7 @@ class Reader:
                 self.take(other, new, where, line)
         elif name not in self.declared:
             hint = self.hint(self.spellings.get(name, name), self.declared)
-            self.problems.append(f"{word(name)}: unknown option {where}{placed}{hint}; see --help")
+            self.problems.append(f"{option_text(name)}: unknown option {where}{placed}{hint}; see --help")
         else:
             self.said[name], self.lines[name] = f"{name}: {shown(value)} {where}", placed
             try:
@@ -195,7 +195,7 @@ class Reader:
             if stray[:1] == "-" and stray.strip("-"):
                 known = [flag for name in self.declared for flag in spellings[name]]
                 hint = self.hint(stray.partition("=")[0], known)
-                self.problems.append(f"{word(stray)}: unknown option {TYPED}{hint}; see --help")
+                self.problems.append(f"{option_text(stray)}: unknown option {TYPED}{hint}; see --help")
             elif before[:1] != "-" or "=" in before or (before, stray) not in pairs:  # else: an unknown option's value
                 hint = f"; did you mean --config {shlex.quote(stray)}?" if stray.endswith((".yml", ".yaml")) else ""
                 self.problems.append(

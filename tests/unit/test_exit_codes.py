@@ -1,4 +1,4 @@
-"""How programs end: Ctrl-C while libraries are loaded, one line and an exit code."""
+"""Exit codes and messages of programs: Ctrl-C at any moment, bad input, several problems at once."""
 
 import importlib
 import subprocess
@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from utils import console, exit_codes
-from utils.text import apart, together
+from utils.text import combined_error, split_problems
 
 ROOT = Path(__file__).parents[2]
 INTERRUPT = "import os, signal; os.kill(os.getpid(), signal.SIGINT)"
 
 
 def python(program, *, within="nothing"):
-    """A program that is interrupted when it imports `within`."""
+    """Run `program`, which gets SIGINT when it imports `within`."""
     hook = f"""
 import builtins
 def hooked(name, *rest, real=builtins.__import__, **more):
@@ -30,7 +30,7 @@ builtins.__import__ = hooked
 
 @pytest.mark.parametrize("program", ["main", "parallel_main"])
 @pytest.mark.parametrize("within", ["args", "trainers", "torch.utils.data"])
-def test_ctrl_c_while_libraries_are_loaded_is_one_line(program, within):
+def test_ctrl_c_while_a_program_imports_prints_one_line(program, within):
     words = "'--config', 'configs/quickstart.yml', '--check'"
     done = python(f"import sys, {program}; sys.exit({program}.main([{words}]))", within=within)
     assert (done.returncode, done.stdout) == (130, "")
@@ -38,29 +38,29 @@ def test_ctrl_c_while_libraries_are_loaded_is_one_line(program, within):
 
 
 @pytest.mark.parametrize("name", ["convert", "export", "prune", "report", "sweep"])
-def test_ctrl_c_while_a_script_is_loaded_is_one_line(name):
+def test_ctrl_c_while_a_script_imports_prints_one_line(name):
     program = f"import runpy, sys; sys.argv[1:] = ['--help']; runpy.run_path('scripts/{name}.py', run_name='__main__')"
     done = python(program, within="argparse" if name != "sweep" else "shlex")
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr == "interrupted before it began; nothing was saved\n"
 
 
-def test_afterwards_it_is_an_exception_again_and_nohups_stay():
+def test_ctrl_c_raises_again_after_the_imports_and_an_ignored_sigint_stays_ignored():
     program = f"""
 import signal, sys
-from utils import ending
+from utils import exit_codes, stop_signal
 def work():
     try:
         {INTERRUPT}
     except KeyboardInterrupt:
         print("caught")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ending.leave_at_once()
+    stop_signal.exit_on_interrupt()
     {INTERRUPT}
-    ending.politely()
+    stop_signal.raise_on_interrupt()
     {INTERRUPT}
     return 7
-sys.exit(ending.code(work))
+sys.exit(exit_codes.run_program(work))
 """
     done = python(program)
     assert (done.returncode, done.stdout, done.stderr) == (7, "caught\n", "")
@@ -68,49 +68,49 @@ sys.exit(ending.code(work))
 
 @pytest.mark.parametrize("words", [[], ["--no-such-option"], ["a", "b", "--force=5"]])
 @pytest.mark.parametrize("name", ["convert", "export", "prune", "report"])
-def test_words_that_a_script_does_not_understand_are_told_in_one_line(name, words, capsys):
+def test_a_script_reports_unknown_arguments_in_one_line(name, words, capsys):
     assert importlib.import_module(f"scripts.{name}").main(words) == 2
-    heard = capsys.readouterr()
-    assert heard.out == "" and heard.err.startswith("error: ") and heard.err.endswith("; --help says more\n")
-    assert heard.err.count("\n") == 1
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith("error: ") and printed.err.endswith("; --help says more\n")
+    assert printed.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("count", [2, 20, 21, 1000, 1502])
-def test_problems_have_a_line_each_however_many_they_are(capsys, count):
+def test_each_of_many_problems_has_a_line(capsys, count):
     problems = [f"option{i}: unknown" for i in range(count)]
-    error = together(problems)
+    error = combined_error(problems)
 
     def work():
         raise error
 
-    assert exit_codes.code(work) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert told[0] == f"error: {count:,} problems:" and told[1:3] == problems[:2]
-    assert apart(error) == problems[:20] and len(told) == 1 + min(count, 20) + (count > 20)
+    assert exit_codes.run_program(work) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f"error: {count:,} problems:" and lines[1:3] == problems[:2]
+    assert split_problems(error) == problems[:20] and len(lines) == 1 + min(count, 20) + (count > 20)
 
 
-def test_a_ctrl_c_that_was_swallowed_is_raised_before_training_begins():
+def test_a_ctrl_c_lost_in_a_destructor_is_raised_before_training_begins():
     program = f"""
 import sys
-from utils import ending
+from utils import exit_codes
 class Gone:
     def __del__(self):
         {INTERRUPT}
 def work():
     Gone()
     print("going on")
-    from utils.signals import StopRequest
+    from utils.stop_signal import StopRequest
     StopRequest().listen()
     print("training")
-sys.exit(ending.code(work))
+sys.exit(exit_codes.run_program(work))
 """
     done = python(program)
     assert (done.returncode, done.stdout) == (130, "going on\n")
     assert done.stderr.endswith("interrupted before training began; nothing was saved\n")
 
 
-@pytest.mark.parametrize("told", [console.say, console.warn, exit_codes.complain])
-def test_a_line_and_its_end_are_one_piece(monkeypatch, told):
+@pytest.mark.parametrize("write", [console.say, console.warn, console.write_error])
+def test_a_line_and_its_line_end_are_written_in_one_call(monkeypatch, write):
     pieces = []
 
     class Unbuffered:
@@ -121,5 +121,5 @@ def test_a_line_and_its_end_are_one_piece(monkeypatch, told):
 
     monkeypatch.setattr(sys, "stdout", Unbuffered())
     monkeypatch.setattr(sys, "stderr", sys.stdout)
-    told("so it is")
-    assert [piece.removeprefix("warning: ") for piece in pieces] == ["so it is\n"]
+    write("a line")
+    assert [piece.removeprefix("warning: ") for piece in pieces] == ["a line\n"]
