@@ -1,5 +1,6 @@
 """Batch normalisation over the global batch, which all ranks share."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,6 +28,9 @@ class SumOverRanks(torch.autograd.Function):
         return SumOverRanks.forward(None, gradients[0])
 
 
+sum_over_ranks: Callable[[Tensor], Tensor] = SumOverRanks.apply
+
+
 class FusedSyncBatchNorm(SingleValueBatchNorm, nn.SyncBatchNorm):
     """torch's SyncBatchNorm, which needs a GPU; evaluation is that of SingleValueBatchNorm."""
 
@@ -52,10 +56,10 @@ class SyncBatchNorm(SingleValueBatchNorm):
         """
         x = input.to(torch.promote_types(input.dtype, torch.float32))
         axes, shape = [0, *range(2, x.dim())], (1, -1, *[1] * (x.dim() - 2))
-        count = SumOverRanks.apply(x.new_tensor(float(x.numel() // x.shape[1])))
-        mean = SumOverRanks.apply(x.sum(axes)) / count
+        count = sum_over_ranks(x.new_tensor(float(x.numel() // x.shape[1])))
+        mean = sum_over_ranks(x.sum(axes)) / count
         centred = x - mean.view(shape)
-        variance = SumOverRanks.apply(centred.square().sum(axes)) / count
+        variance = sum_over_ranks(centred.square().sum(axes)) / count
         if self.track_running_stats:
             self._update_running_statistics(mean.detach(), (variance * count / (count - 1)).detach())
         scale = (variance + self.eps).rsqrt()

@@ -5,7 +5,6 @@ import pickle
 from collections.abc import Callable
 from functools import cache
 from inspect import signature
-from types import ModuleType
 from typing import Any, TypeVar
 
 import torch
@@ -44,7 +43,7 @@ def without_dynamo(optimizer: type[Optimizer]) -> type[Optimizer]:
 MISSING_OPERATORS = ("nms", "qnms")
 
 
-def import_torchvision() -> ModuleType:
+def import_torchvision() -> Any:
     """Import torchvision, also a build whose compiled operators do not match torch, and return it.
 
     Raises ImportError if torchvision is not installed.
@@ -59,7 +58,7 @@ def import_torchvision() -> ModuleType:
     return torchvision
 
 
-def import_transforms() -> ModuleType:
+def import_transforms() -> Any:
     """Import torchvision.transforms.v2 and return it. Raises ImportError if torchvision is not installed."""
     import_torchvision()
     from torchvision.transforms import v2

@@ -11,7 +11,7 @@ from data.readers.files import Location, locate, reading
 from data.types import FileSplit
 from utils.errors import UsageError
 from utils.files import check_regular
-from utils.text import escaped, shown
+from utils.text import escaped
 
 FOLDERS = {
     "ImageNet": ("imagenet", "ImageNet"),
@@ -123,7 +123,7 @@ def read_annotated(val: Path, classes: Sequence[str]) -> FileSplit:
         if hidden(f"/{file}"):
             continue
         if name not in number:
-            raise UsageError(f"{annotations}, line {i}: {shown(name)} is no class folder of train")
+            raise UsageError(f"{annotations}, line {i}: '{escaped(name)}' is no class folder of train")
         if not (val / "images" / file).is_file():
             raise UsageError(f"{annotations}, line {i}: there is no images/{escaped(file)}")
         paths.append(str(val / "images" / file))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from utils import console, exit_codes
+from utils.errors import RunFailed, RunInUse, SilentExit, Stopped, UsageError
 from utils.text import combined_error, split_problems
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +65,45 @@ sys.exit(exit_codes.run_program(work))
 """
     done = python(program)
     assert (done.returncode, done.stdout, done.stderr) == (7, "caught\n", "")
+
+
+def test_ctrl_c_during_the_work_of_a_script_lets_it_clean_up():
+    program = f"""
+import sys
+from utils import exit_codes, stop_signal
+stop_signal.exit_on_interrupt()
+def work():
+    try:
+        {INTERRUPT}
+    finally:
+        print("cleaned up")
+sys.exit(exit_codes.run_program(work, interrupted=exit_codes.INTERRUPTED))
+"""
+    done = python(program)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "cleaned up\n", f"{exit_codes.INTERRUPTED}\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UsageError("lr: too\nlarge"), 2, "error: lr: too\\nlarge (rank 1)\n"),
+        (RunFailed("diverged"), 1, "failed: diverged (rank 1)\n"),
+        (FileNotFoundError(2, "No such file", "x"), 1, "failed: [Errno 2] No such file: 'x' (rank 1)\n"),
+        (RunInUse("runs/a is being trained"), 69, "runs/a is being trained (rank 1)\n"),
+        (Stopped("stopped and saved"), 75, "stopped and saved (rank 1)\n"),
+        (SilentExit(7), 7, ""),
+        (ModuleNotFoundError("", name="tqdm"), 1, "failed: tqdm is not installed; pip install -r requirements.txt"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_each_exception_has_its_exit_code_and_its_line(error, code, line, capsys):
+    error.add_note("rank 1")
+
+    def work():
+        raise error
+
+    assert exit_codes.run_program(work) == code
+    assert capsys.readouterr().err.startswith(line)
 
 
 @pytest.mark.parametrize("words", [[], ["--no-such-option"], ["a", "b", "--force=5"]])
