@@ -1,7 +1,7 @@
 """Train one network on several ranks: each has a replica, and all replicas get the same gradient."""
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -16,9 +16,6 @@ from utils.distributed.batch_slice import BatchSlice
 from utils.distributed.runtime import ALONE, Runtime
 from utils.registry import lookup
 from utils.torch_compat import NO_BUFFER_SYNC, AnyBatchNorm
-
-if TYPE_CHECKING:
-    from trainers.loop import Batches
 
 
 def bf16(group: Any, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
@@ -57,6 +54,14 @@ class GlobalDropout(nn.Module):
         return input * (kept[:, :, None, None] if self.spatial else kept)
 
 
+class GlobalBatches(Protocol):
+    """Batches of which each rank has a slice."""
+
+    def share(self, number: int) -> BatchSlice:
+        """Return this rank's slice of global batch `number` of an epoch."""
+        ...
+
+
 class Replicas:
     """The replicas of one network on the ranks of `runtime`. On a single process the network stays as it is.
 
@@ -89,7 +94,7 @@ class Replicas:
                 self._dropouts.append(GlobalDropout(module.p, spatial=isinstance(module, nn.Dropout2d)))
                 model.set_submodule(name, self._dropouts[-1])
 
-    def next_slice(self, batches: "Batches", step: int, images: int) -> BatchSlice:
+    def next_slice(self, batches: GlobalBatches, step: int, images: int) -> BatchSlice:
         """Return this rank's slice of global batch `step` of `batches`, for the next forward pass.
 
         images: Number of images of the batch on this rank.
