@@ -88,7 +88,7 @@ class Replicas:
         if self._sync_bn:
             synchronise(model, fused=self._runtime.device.type == "cuda")
         elif any(isinstance(module, AnyBatchNorm) for module in model.modules()):
-            say("batch norm: statistics are of each process's share of a batch; --sync-bn takes the whole batch")
+            say("batch norm: each process uses the statistics of its slice of a batch; --sync-bn uses the whole batch")
         for name, module in list(model.named_modules(remove_duplicate=False)):
             if isinstance(module, nn.Dropout | nn.Dropout2d):
                 self._dropouts.append(GlobalDropout(module.p, spatial=isinstance(module, nn.Dropout2d)))

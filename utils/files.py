@@ -45,7 +45,7 @@ def irregular(path: str | Path) -> str:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        return f"is a link to {path.readlink()}, which is not there; {NEEDED}" if path.is_symlink() else ""
+        return f"is a link to {path.readlink()}, which does not exist; {NEEDED}" if path.is_symlink() else ""
     except (OSError, ValueError):  # opening it will raise with the reason
         return ""
     kind = stat.S_IFMT(mode)
@@ -73,7 +73,7 @@ def check_new(path: Path, *, force: bool, option: str = "") -> None:
     if not path.parent.is_dir():
         raise UsageError(f"{option}{path.parent} is no directory")
     if path.exists() and not force:
-        raise UsageError(f"{option}{path} is there already; --force replaces it")
+        raise UsageError(f"{option}{path} already exists; --force replaces it")
     if not os.access(path.parent, os.W_OK):
         raise UsageError(f"{option}{path.parent} cannot be written to")
 
@@ -86,7 +86,7 @@ def writing(path: Path) -> Iterator[None]:
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
         if "unexpected pos" in reason:  # torch.save's
-            reason = "the disk took no more of it: it is full, or over a quota"
+            reason = "the disk is full, or over a quota"
         raise RunFailed(f"cannot write {path}: {reason}") from error
 
 

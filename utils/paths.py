@@ -27,10 +27,10 @@ def expanded(text: str, *, existing: bool = False) -> str:
         return text
     home = os.path.expanduser(text)  # noqa: PTH111 Path.expanduser drops a trailing slash
     if home.startswith("~"):
-        raise UsageError(f"there is no user {text.partition('/')[0][1:100]!r}; ./ before it makes it a name")
+        raise UsageError(f"there is no user {text.partition('/')[0][1:100]!r}; ./ in front makes it a file name")
     plain = os.path.expandvars(home)
     if invalid := NO_VARIABLE.search(plain):
-        raise UsageError(f"{invalid[0][:100]!r} is no variable: $NAME or ${{NAME}} is")
+        raise UsageError(f"{invalid[0][:100]!r} is no variable; write $NAME or ${{NAME}}")
     if unset := VARIABLE.search(plain):
         raise UsageError(f"the variable {unset[0][:100]} is not set")
     if not _fits(plain):

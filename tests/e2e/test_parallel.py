@@ -171,7 +171,7 @@ def test_two_launchers_resume_after_a_worker_of_one_is_killed(tmp_path):
 
 def test_the_scope_of_batch_norm_statistics_and_options_without_effect_are_reported(tmp_path):
     words = ("--arch", "cResNet20", "--epochs", 1, "--dry-run", 1)
-    line = "batch norm: statistics are of each process's share"
+    line = "batch norm: each process uses the statistics of its slice"
     for more, times in (((), 1), (("--sync-bn",), 0)):
         done = run(tmp_path, 2, *words, *more)
         assert (done.returncode, done.stdout.count(line)) == (0, times), done.stderr

@@ -37,7 +37,7 @@ KINDS = {
     "socket": "is a socket; a regular file is needed",
     "null": "is a device; a regular file is needed",
     "full": "is a device; a regular file is needed",
-    "link": "which is not there; a regular file is needed",
+    "link": "which does not exist; a regular file is needed",
     "folder": "is a directory; a regular file is needed",
 }
 

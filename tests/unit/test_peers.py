@@ -135,7 +135,7 @@ def test_one_missed_answer_ends_no_process_and_a_lost_store_is_reported(store, m
     time.sleep(0.5)
     watcher.close()
     assert bool(ended) is (last is not False)
-    message = "failed: rank 1 of 2 has lost the process that keeps the store, for 0.1 s\n"
+    message = "failed: rank 1 of 2 could not reach the rendezvous store for 0.1 s\n"
     assert set(capfd.readouterr().err.splitlines(True)) == ({message} if last is RuntimeError else set())
 
 

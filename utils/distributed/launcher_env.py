@@ -60,11 +60,13 @@ def detect_process(env: Mapping[str, str]) -> ProcessInfo:
         else:
             return ALONE
     except KeyError as missing:
-        raise UsageError(f"environment: {missing.args[0]} is missing beside what the launcher has set") from missing
+        raise UsageError(f"environment: {missing.args[0]} is missing among the variables of the launcher") from missing
     except ValueError as error:
-        raise UsageError(f"environment: what the launcher has set cannot be read: {error}") from error
+        raise UsageError(f"environment: the launcher's variables cannot be read: {error}") from error
     if not 0 <= process.rank < process.world:
-        raise UsageError(f"environment: rank {process.rank} of {process.world} processes cannot be; ranks begin at 0")
+        raise UsageError(
+            f"environment: rank {process.rank} of {process.world} processes is impossible; ranks begin at 0"
+        )
     return process
 
 

@@ -184,7 +184,7 @@ class FailureWatcher:
             failed = self._has_failed()  # asked again: one request without an answer is no reason to end
             if failed is None:
                 rank = f"rank {self._process.rank} of {self._process.world}"
-                message = f"failed: {rank} has lost the process that keeps the store, for {GRACE_SECONDS:g} s\n"
+                message = f"failed: {rank} could not reach the rendezvous store for {GRACE_SECONDS:g} s\n"
                 os.write(2, message.encode())
             if failed is not False:
                 os._exit(1)
@@ -213,7 +213,7 @@ class FailureWatcher:
             raise SilentExit(exit_code(error)) from error
         where = f"rank {self._process.rank} of {self._process.world} on {platform.node()}"
         if is_connection_loss(error):
-            raise RunFailed(f"another process is gone, and the connection to it ({where})") from error
+            raise RunFailed(f"the connection to another process was lost ({where})") from error
         if isinstance(error, dist.DistError):
             raise RunFailed(f"{_reason(error)} ({where})") from error
         error.add_note(where)

@@ -193,7 +193,7 @@ def _device(device: str, gpus: tuple[int, ...] | None, process: ProcessInfo) -> 
     if gpus:
         if len(gpus) < process.local_world:
             raise UsageError(
-                f"multigpu: {len(gpus)} named for the {process.local_world} processes of this machine; one for each"
+                f"multigpu: {len(gpus)} GPUs for {process.local_world} processes on this machine; each needs its own"
             )
         check_gpus(gpus)
         return torch.device("cuda", gpus[process.local_rank])
@@ -202,7 +202,7 @@ def _device(device: str, gpus: tuple[int, ...] | None, process: ProcessInfo) -> 
     if not count or device == "cpu":
         return torch.device("cpu")
     if 1 < count < process.local_world:
-        raise UsageError(f"device: {process.local_world} processes on this machine, but {count} GPUs; one for each")
+        raise UsageError(f"device: {process.local_world} processes on this machine, but {count} GPUs; each needs one")
     return torch.device("cuda", 0 if count == 1 else process.local_rank)  # srun may show each process its GPU alone
 
 
