@@ -27,7 +27,7 @@ def run_program(
         return error.exit_code
     except KeyboardInterrupt:
         report(interrupted)
-        return stop_signal.INTERRUPTED
+        return stop_signal.INTERRUPT_EXIT_CODE
     except Exception as error:
         if not isinstance(error, UsageError | RunInUse | Stopped) and not is_expected(error):
             raise

@@ -5,7 +5,7 @@ import signal
 from collections.abc import Callable
 from types import FrameType
 
-INTERRUPTED = 130  # exit code of a program that Ctrl-C ends: 128 + SIGINT, as shells report it
+INTERRUPT_EXIT_CODE = 130  # exit code of a program that Ctrl-C ends: 128 + SIGINT, as shells report it
 
 
 def exit_on_interrupt() -> None:
@@ -42,7 +42,7 @@ class _InterruptHandler:
 
 def _exit(_number: int, _frame: FrameType | None) -> None:
     os.write(2, b"interrupted before it began; nothing was saved\n")
-    os._exit(INTERRUPTED)
+    os._exit(INTERRUPT_EXIT_CODE)
 
 
 class StopRequest:
@@ -73,7 +73,7 @@ class StopRequest:
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.reason is not None:
-            os._exit(INTERRUPTED)
+            os._exit(INTERRUPT_EXIT_CODE)
         self.reason = signal.Signals(number).name
 
 

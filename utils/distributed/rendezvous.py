@@ -1,4 +1,4 @@
-"""The process group of a run: rendezvous of the ranks, detection of failed ranks, and a common end."""
+"""The process group of a run: rendezvous of the ranks, detection of failed ranks, and the exit of all ranks."""
 
 import hashlib
 import json
