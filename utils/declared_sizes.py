@@ -9,10 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-import torch
-
 from utils.errors import UsageError
-from utils.torch_compat import PythonUnpickler
+from utils.python_compat import PythonUnpickler
 
 ALWAYS_ALLOWED = 64 << 20  # bytes that a file of any size may declare
 MAX_RATIO = 100  # beyond that, declared bytes per byte of the file; the published sets have at most 5
@@ -74,6 +72,8 @@ def check_tensors(path: Path, content: object) -> None:
 
     An expanded tensor repeats its bytes, and a copy would take the memory of all repetitions.
     """
+    import torch  # imported late: data sets are read before torch is needed
+
     size, todo, seen = path.stat().st_size, [content], set()
     while todo:
         entry = todo.pop()

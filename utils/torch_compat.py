@@ -1,7 +1,6 @@
-"""Every private name and work-around for torch, torchvision and pickle that the program needs, each with its reason."""
+"""Every private name and work-around for torch and torchvision that the program needs, each with its reason."""
 
 import inspect
-import pickle
 from collections.abc import Callable
 from functools import cache
 from inspect import signature
@@ -16,10 +15,6 @@ Optimizer = TypeVar("Optimizer", bound=torch.optim.Optimizer)
 # The base class of all batch norms. torch has no public one, and listing BatchNorm1d, 2d, 3d and SyncBatchNorm would
 # miss subclasses of the base class, such as ours.
 AnyBatchNorm = nn.modules.batchnorm._BatchNorm
-
-# The unpickler in Python, for files that nobody vouches for. The one in C allocates 16 bytes for each index of its memo
-# up to the largest, and a file may name 2^32.
-PythonUnpickler = pickle._Unpickler
 
 # The option of DistributedDataParallel that leaves the buffers of the ranks alone: torch 2.13 renamed it.
 _RENAMED = "forward_sync_buffers" in signature(DistributedDataParallel).parameters

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from data.readers.files import Location, check_labels, locate, reading
 from data.types import Split
 from utils.errors import UsageError
+from utils.python_compat import PythonUnpickler
 from utils.text import escaped
-from utils.torch_compat import PythonUnpickler
 
 ROWS = 10_000  # images in the test file and in each file of CIFAR-10's training part; CIFAR-100 has one file of five
 PIXELS = 3 * 32 * 32  # of an image: planes of R, G and B
