@@ -17,7 +17,7 @@ from utils.config.reader import BUT, TYPED, Reader
 from utils.config.yaml_loader import read
 from utils.errors import UsageError
 from utils.paths import stem
-from utils.text import shown, together
+from utils.text import combined_error, shown
 
 __all__ = ["FIELDS", "Options", "changed_mathematics", "from_flat", "help_text", "parse"]
 
@@ -95,7 +95,7 @@ def _checked(reader: Reader) -> Options:
         name = check.options[0]
         reader.problems.append(f"{reader.origins[name]}{reader.lines.get(name, '')}{BUT}{right}")
     if reader.problems:
-        raise together(reader.problems)
+        raise combined_error(reader.problems)
     without_effect: dict[str, str] = {}  # the first reason of each option
     for check, missing in failures([*row_checks(strict=False), *MISSING_EFFECTS.checks], options, given):
         for name in check.options:

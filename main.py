@@ -1,19 +1,19 @@
-"""Featherweight: train a network whose weights obey a constraint, on one device. `python main.py --help`."""
+"""Featherweight: train a network whose weights obey a constraint, on one device. See `python main.py --help`."""
 
 import sys
 from collections.abc import Sequence
 
-from utils import exit_codes
+from utils import exit_codes, stop_signal
 
 
 def main(argv: Sequence[str]) -> int:
-    """Parse, choose the runtime, run. Returns the exit code that --help lists."""
-    return exit_codes.code(lambda: work(argv))
+    """Run the program on the command line `argv` and return the exit code, one of those that --help lists."""
+    return exit_codes.run_program(lambda: run(argv))
 
 
-def work(argv: Sequence[str]) -> None:
-    """What `main` does, failures as exceptions."""
-    exit_codes.leave_at_once()
+def run(argv: Sequence[str]) -> None:
+    """Parse `argv`, choose the device and run. Raises the exceptions of `utils.errors`."""
+    stop_signal.exit_on_interrupt()
     import args
 
     options = args.parse(argv)
@@ -23,14 +23,14 @@ def work(argv: Sequence[str]) -> None:
     from trainers import experiment
     from utils.distributed import runtime, spawn
 
-    exit_codes.politely()
+    stop_signal.raise_on_interrupt()
     gpus = options.run.multigpu or ()
     if len(gpus) > 1 and not options.run.check:
         runtime.check_gpus(gpus)
-        spawn.start(argv, len(gpus))
+        spawn.run_processes(argv, len(gpus))
         return
     experiment.warn_all(options)
-    experiment.run(options, runtime.of(options))
+    experiment.run(options, runtime.from_options(options))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Featherweight on many processes, on one machine or several: the run of main.py, with the same options.
+"""Featherweight on many processes of one or several machines: the run of main.py, with the same options.
 
 torchrun --nproc-per-node 4 parallel_main.py --config FILE     (or: srun python parallel_main.py --config FILE)
 """
@@ -7,32 +7,32 @@ import os
 import sys
 from collections.abc import Sequence
 
-from utils import exit_codes
+from utils import exit_codes, stop_signal
 
 
 def main(argv: Sequence[str]) -> int:
-    """Find the other processes and do with them what main.py does alone. Returns the exit code that --help lists."""
-    return exit_codes.code(lambda: work(argv))
+    """Run this process of the program and return the exit code, one of those that --help lists."""
+    return exit_codes.run_program(lambda: run(argv))
 
 
-def work(argv: Sequence[str]) -> None:
-    """What `main` does, failures as exceptions: what all processes of a machine have to say, its first one says."""
-    exit_codes.leave_at_once()
+def run(argv: Sequence[str]) -> None:
+    """Parse `argv`, join the other ranks and run. Raises the exceptions of `utils.errors`."""
+    stop_signal.exit_on_interrupt()
     import args
     from utils import process_setup
     from utils.distributed import launcher_env
 
-    place = launcher_env.find(os.environ)
-    with launcher_env.said_once(place):
+    process = launcher_env.detect_process(os.environ)
+    with launcher_env.report_once(process):
         options = args.parse(argv)
-        process_setup.tune(several=place.world > 1)  # before numpy and torch are loaded
+        process_setup.tune(distributed=process.world > 1)  # before numpy and torch are loaded
         from trainers import experiment
         from utils.distributed import rendezvous, runtime
 
-        exit_codes.politely()
-        here = runtime.of(options, place)
-    with rendezvous.joined(here, options.run.init_timeout) as again:
-        if again and options.run.resume is None:  # the launcher has lost a process and started all of them anew
+        stop_signal.raise_on_interrupt()
+        here = runtime.from_options(options, process)
+    with rendezvous.process_group(here, options.run.init_timeout) as restarted:
+        if restarted and options.run.resume is None:  # the launcher has restarted all ranks after losing one
             options = options.replace(resume="auto")
         experiment.warn_all(options)
         experiment.run(options, here)

@@ -13,7 +13,7 @@ from torch import Tensor
 from data.registry import SetSpec
 from data.transforms import add_noise, affine, crop_flip, draw_crops, normalise
 from data.types import NO_AUGMENTATION, Augmentation, Split
-from utils.distributed.batch_slice import Share
+from utils.distributed.batch_slice import BatchSlice
 
 
 def derived_seed(seed: int, *key: int) -> int:
@@ -116,10 +116,10 @@ class Batches(ABC):
             return draws
         return Draws(Draws.of_epoch(self.count, False, epoch_generator(self.seed, 0)).order, draws.crops)
 
-    def share(self, number: int) -> Share:
+    def share(self, number: int) -> BatchSlice:
         """What this process has of a batch of training: its rows among those of all."""
         total = min(self.batch_size, self.samples - number * self.batch_size)
-        return Share.of(total, *self.part)
+        return BatchSlice.of(total, *self.part)
 
     def slices(self, start: int) -> Iterator[slice]:
         """The positions in the epoch of what this process has of each batch from number `start` on."""
@@ -132,7 +132,7 @@ class Batches(ABC):
             elif batch % of == number:
                 yield slice(first, min(first + self.batch_size, self.samples))
 
-    def noisy(self, images: Tensor, seed: int, share: Share) -> Tensor:
+    def noisy(self, images: Tensor, seed: int, share: BatchSlice) -> Tensor:
         """The images with Gaussian noise; with jsd the images and two noisy views of each."""
         generator = torch.Generator(self.device).manual_seed(seed)
         a = self.augmentation

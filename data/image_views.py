@@ -15,7 +15,7 @@ from data.types import Augmentation
 from utils import out_of_memory
 from utils.errors import RunFailed
 from utils.files import irregular
-from utils.text import quoted
+from utils.text import escaped
 from utils.torch_compat import import_transforms
 
 Image = PIL.Image.Image
@@ -40,10 +40,10 @@ def decode(path: str) -> Image:
     except PIL.UnidentifiedImageError:
         reason = "not an image of a known format"
     except Exception as error:  # whatever the parser of a format meets: OSError, SyntaxError, struct.error, ...
-        if out_of_memory.ran_out(error):
+        if out_of_memory.is_out_of_memory(error):
             raise
-        reason = quoted(str(error).split("\n")[0], 300) or type(error).__name__
-    raise RunFailed(f"{quoted(path, 1000)}: cannot be decoded: {reason}")
+        reason = escaped(str(error).split("\n")[0], 300) or type(error).__name__
+    raise RunFailed(f"{escaped(path, 1000)}: cannot be decoded: {reason}")
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.distributed.batch_slice import Share
+from utils.distributed.batch_slice import BatchSlice
 
 CROP_PAD = 4
 
@@ -52,14 +52,14 @@ def normalise(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def add_noise(
-    images: Tensor, *, std: float, p_clean: float, generator: torch.Generator, share: Share | None = None
+    images: Tensor, *, std: float, p_clean: float, generator: torch.Generator, share: BatchSlice | None = None
 ) -> Tensor:
     """With probability 1 - p_clean per image: Gaussian noise on every element, then a clamp to the range of pixels.
 
     images: uint8 (batch, height, width, channels); std: of pixels in [0, 1]. Returns float32 in 0..255, not rounded.
     share: which rows of a larger batch the images are; it is drawn for all of that.
     """
-    share = share or Share.of(len(images), 0, 1)
+    share = share or BatchSlice.of(len(images), 0, 1)
     shape = share.total, *images.shape[1:]
     clean = torch.rand(share.total, 1, 1, 1, generator=generator, device=images.device) < p_clean
     noise = torch.randn(shape, generator=generator, device=images.device)[share.rows]

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from utils import out_of_memory, stop_signal
-from utils.errors import NothingCame, RunFailed
-from utils.exit_codes import foreseen, one_line
+from utils.errors import RunFailed, StoppedWaiting
+from utils.exit_codes import is_expected, one_line
 
 # fork starts at once and shares the set's memory; where it is unsafe or absent, each worker reads a copy of its own
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
@@ -69,8 +69,8 @@ class Workers:
         """Yield `make(key)` for each of `keys`, in their order. A batch is overwritten by the next one.
 
         Another call ends this one. Raises RunFailed for an error of `make` that one line tells and for a worker that
-        died, RuntimeError for any other error of `make`, NothingCame where a signal asks the run to stop and no batch
-        comes.
+        died, RuntimeError for any other error of `make`, StoppedWaiting where a signal asks the run to stop and no
+        batch comes.
         """
         self._pass += 1
         current = self._pass
@@ -105,10 +105,10 @@ class Workers:
         pipe, since = self._pipes[worker], None
         try:
             while not pipe.poll(LOOK_EVERY):
-                reason = stop_signal.asked()
+                reason = stop_signal.stop_reason()
                 since = since or (reason and time.monotonic())
                 if since and time.monotonic() - since > PATIENCE:
-                    raise NothingCame(f"asked to stop by {reason} while a loader process prepares a batch")
+                    raise StoppedWaiting(f"asked to stop by {reason} while a loader process prepares a batch")
             answer: tuple[int, str, str] = pipe.recv()
         except (EOFError, ConnectionError) as error:
             raise self._died(worker) from error
@@ -173,6 +173,7 @@ def answer(make: Callable[[Any], Tensor], key: Any, slot: Tensor) -> tuple[int, 
         made = make(key)
         slot[: len(made)] = made
     except Exception as error:
-        details = "" if foreseen(error) else traceback.format_exc()
-        return 0, one_line(error) + f" (in a loader process); {INSTEAD}" * out_of_memory.ran_out(error), details
+        details = "" if is_expected(error) else traceback.format_exc()
+        more = f" (in a loader process); {INSTEAD}" if out_of_memory.is_out_of_memory(error) else ""
+        return 0, one_line(error) + more, details
     return len(made), "", ""

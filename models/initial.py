@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 
 from models.registry import INITS
 from utils.registry import lookup
+from utils.torch_compat import AnyBatchNorm
 
 Distribution = Callable[[torch.Size, float, Generator | None], Tensor]  # (shape, scale, generator) -> tensor
 
@@ -109,7 +110,7 @@ def initialise(
             module.weight.copy_(weight)
             if module.bias is not None:
                 module.bias.copy_(_uniform(module.bias.shape, 1 / math.sqrt(fans(shape)[0]), generator))
-        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+        elif isinstance(module, AnyBatchNorm):
             module.eps = module.eps if bn_eps is None else bn_eps
             module.momentum = module.momentum if bn_momentum is None else bn_momentum
             if bn_weight is not None and module.affine:

@@ -6,9 +6,10 @@ from torch.nn import functional as F
 
 from models.registry import BN_TYPES
 from utils.registry import lookup
+from utils.torch_compat import AnyBatchNorm
 
 
-class SingleValueBatchNorm(nn.modules.batchnorm._BatchNorm):
+class SingleValueBatchNorm(AnyBatchNorm):
     """Batch normalisation that also trains on one value per channel, such as one image after the last pool.
 
     One value has no variance, and torch's batch norm raises ValueError. This one then normalises with the running

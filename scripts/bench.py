@@ -242,7 +242,7 @@ def checked(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str]) -> int:
     """Measure, print the table, write the JSON. Returns the exit code."""
-    return exit_codes.code(lambda: work(argv), interrupted=exit_codes.INTERRUPTED)
+    return exit_codes.run_program(lambda: work(argv), interrupted=exit_codes.INTERRUPTED)
 
 
 def work(argv: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ if __name__ == "__main__":  # run as a file: the project is one level up, and th
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from utils import process_setup
 
-    process_setup.tune(several=True)
+    process_setup.tune(distributed=True)
 
 from typing import Any
 
@@ -91,17 +91,17 @@ def bench(job: Job) -> dict[str, Any]:
 
 def main(argv: Sequence[str]) -> int:
     """One of the processes: the job as JSON, and the file that the first process writes. Returns the exit code."""
-    return exit_codes.code(lambda: work(argv), interrupted=exit_codes.INTERRUPTED)
+    return exit_codes.run_program(lambda: work(argv), interrupted=exit_codes.INTERRUPTED)
 
 
 def work(argv: Sequence[str]) -> None:
     """What `main` does, failures as exceptions."""
     job, out = Job(**json.loads(argv[0])), Path(argv[1])
-    place = launcher_env.find(os.environ)
+    process = launcher_env.detect_process(os.environ)
     if job.device == "cpu":
-        pin(place.local_rank, job.threads)
-    here = runtimes.choose(job.device, "fp32", None, deterministic=False, place=place)
-    with rendezvous.joined(here, 60):
+        pin(process.local_rank, job.threads)
+    here = runtimes.choose(job.device, "fp32", None, deterministic=False, process=process)
+    with rendezvous.process_group(here, 60):
         sent = {who: sent_by(job, here, who) for who in ("ours", "dense", "ours, bf16 sent")}
         samples = measure(works(job, here), job.repeat)
         if here.first:
@@ -132,9 +132,9 @@ def works(job: Job, here: Runtime) -> dict[str, Work]:
 
 def assembled(job: Job, here: Runtime, way: Way, *, dense: bool) -> Parts:
     """What the loop needs on this process."""
-    runtime = here if way.together else replace(here, place=launcher_env.ALONE)
+    runtime = here if way.together else replace(here, process=launcher_env.ALONE)
     mine = job.batch if way.whole else job.batch // job.processes
-    model, batch = network(job.net, dense=dense), mine * runtime.place.world
+    model, batch = network(job.net, dense=dense), mine * runtime.process.world
     return parts(model, "sgd", runtime, batch, dense=dense, compression=way.compression)
 
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 if __name__ == "__main__":  # run as a file: the project is one level up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from utils import exit_codes
+    from utils import stop_signal
 
-    exit_codes.leave_at_once()
+    stop_signal.exit_on_interrupt()
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ from utils import exit_codes
 from utils.config.script_parser import Parser, new_path, old_path
 from utils.console import say
 from utils.files import check_new, write_atomic, writing
-from utils.text import quoted
+from utils.text import escaped
 
 MEASURES = {  # BIPROP's key -> (group, name) in our `state`
     "best_acc1": ("best", "acc@1"),
@@ -80,7 +80,7 @@ def convert(source: str, target: Path, *, force: bool) -> str:
     content = to_theirs(stored) if stored.ours else to_ours(stored)
     with writing(target):
         write_atomic(target, lambda file: torch.save(content, file, _use_new_zipfile_serialization=not stored.ours))
-    said = ", ".join(f"{name} {quoted(value)}" for name, value in stored.said.items()) or "arch and conv_type unknown"
+    said = ", ".join(f"{name} {escaped(value)}" for name, value in stored.said.items()) or "arch and conv_type unknown"
     use = "in BIPROP, with --multigpu" if stored.ours else "here; it cannot be resumed: it has no optimizer state"
     return f"{target}: {len(stored.state)} tensors, {said}; for --pretrained {use}"
 
@@ -102,7 +102,7 @@ def main(argv: Sequence[str]) -> int:
         given = parser().parse_args(argv)
         say(convert(str(given.file), given.out, force=given.force))
 
-    return exit_codes.code(work, interrupted=exit_codes.INTERRUPTED)
+    return exit_codes.run_program(work, interrupted=exit_codes.INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -31,9 +31,9 @@ from pathlib import Path
 
 if __name__ == "__main__":  # run as a file: the project is one level up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from utils import exit_codes
+    from utils import stop_signal
 
-    exit_codes.leave_at_once()
+    stop_signal.exit_on_interrupt()
 
 import argparse
 from collections.abc import Sequence
@@ -164,7 +164,7 @@ def work(given: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str]) -> int:
     """Returns 0, 2 for bad input, 1 where OUT cannot be written or a prediction differs."""
-    return exit_codes.code(lambda: work(parser().parse_args(argv)), interrupted=exit_codes.INTERRUPTED)
+    return exit_codes.run_program(lambda: work(parser().parse_args(argv)), interrupted=exit_codes.INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ from pathlib import Path
 
 if __name__ == "__main__":  # run as a file: the project is one level up, and the tuning comes before numpy and torch
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from utils import exit_codes, process_setup
+    from utils import process_setup, stop_signal
 
-    exit_codes.leave_at_once()
+    stop_signal.exit_on_interrupt()
     process_setup.tune()
 
 import argparse
@@ -166,7 +166,7 @@ def work(argv: Sequence[str]) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Returns the exit code: 0, 2 for bad input, 1 for a failure."""
-    return exit_codes.code(lambda: work(argv), interrupted=exit_codes.INTERRUPTED)
+    return exit_codes.run_program(lambda: work(argv), interrupted=exit_codes.INTERRUPTED)
 
 
 if __name__ == "__main__":

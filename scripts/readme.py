@@ -22,7 +22,7 @@ import yaml
 
 from utils import exit_codes
 from utils.config.script_parser import Parser
-from utils.text import original
+from utils.text import csv_text
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "scripts" / "records"
@@ -60,7 +60,7 @@ def speed() -> str:
 
 def records() -> list[dict[str, str]]:
     with (RECORDS / "runs.csv").open(newline="", encoding="utf-8-sig") as file:
-        return [{name: original(stored) for name, stored in row.items()} for row in csv.DictReader(file)]
+        return [{name: csv_text(stored) for name, stored in row.items()} for row in csv.DictReader(file)]
 
 
 def accuracy() -> str:
@@ -157,7 +157,7 @@ def filled(text: str, tables: Mapping[str, Callable[[], str]], script: str) -> s
 
 def main(argv: list[str]) -> int:
     """Write the pages; returns 1 with --check where they would change."""
-    return exit_codes.code(lambda: work(argv), interrupted=exit_codes.INTERRUPTED)
+    return exit_codes.run_program(lambda: work(argv), interrupted=exit_codes.INTERRUPTED)
 
 
 def work(argv: list[str]) -> int:

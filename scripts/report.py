@@ -12,9 +12,9 @@ from pathlib import Path
 
 if __name__ == "__main__":  # run as a file: the project is one level up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from utils import exit_codes
+    from utils import stop_signal
 
-    exit_codes.leave_at_once()
+    stop_signal.exit_on_interrupt()
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ from utils.errors import UsageError
 from utils.files import check_new
 from utils.records.epoch_tables import earlier_rows
 from utils.records.plots import Line, line_chart
-from utils.text import nearest, quoted
+from utils.text import escaped, nearest
 
 MANY = 3  # options that a label names at most
 Curve = dict[int, float]  # epoch -> value
@@ -61,7 +61,7 @@ def curve(run: Path, measure: str) -> Curve:
     if not rows or not rows[0].get(measure):
         names = list(rows[0]) if rows else []
         raise UsageError(
-            f"--measure: {run} has no {measure!r}{nearest(measure, names)}; one of {quoted(', '.join(names), 500)}"
+            f"--measure: {run} has no {measure!r}{nearest(measure, names)}; one of {escaped(', '.join(names), 500)}"
         )
     try:
         return {int(row["epoch"]): float(row[measure]) for row in rows}
@@ -124,7 +124,7 @@ def main(argv: Sequence[str]) -> int:
         say(f"written: {given.out}")
         return 0
 
-    return exit_codes.code(work, interrupted=exit_codes.INTERRUPTED)
+    return exit_codes.run_program(work, interrupted=exit_codes.INTERRUPTED)
 
 
 if __name__ == "__main__":

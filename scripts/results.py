@@ -12,9 +12,9 @@ from pathlib import Path
 
 if __name__ == "__main__":  # run as a file: the project is one level up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from utils import exit_codes
+    from utils import stop_signal
 
-    exit_codes.leave_at_once()
+    stop_signal.exit_on_interrupt()
 
 import time
 from collections.abc import Sequence
@@ -94,7 +94,7 @@ def main(argv: Sequence[str]) -> int:
         given = top.parse_args(argv)
         say(rebuild(given.directory, given.results or given.directory / "results.csv"))
 
-    return exit_codes.code(work, interrupted=exit_codes.INTERRUPTED)
+    return exit_codes.run_program(work, interrupted=exit_codes.INTERRUPTED)
 
 
 if __name__ == "__main__":

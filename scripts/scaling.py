@@ -285,7 +285,7 @@ def page(text: str) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Returns the exit code."""
-    return exit_codes.code(lambda: work(argv), interrupted=exit_codes.INTERRUPTED)
+    return exit_codes.run_program(lambda: work(argv), interrupted=exit_codes.INTERRUPTED)
 
 
 def work(argv: Sequence[str]) -> int:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 if __name__ == "__main__":  # run as a file: the project is one level up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from utils import exit_codes
+    from utils import stop_signal
 
-    exit_codes.leave_at_once()
+    stop_signal.exit_on_interrupt()
 
 import itertools
 import math
@@ -24,8 +24,7 @@ from utils import exit_codes
 from utils.config.fields import flags, help_lines, opt
 from utils.config.reader import TYPED, Reader
 from utils.console import say, warn
-from utils.errors import RESUMABLE, UsageError
-from utils.text import apart, together
+from utils.errors import Stopped, UsageError
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_CELLS = 10_000
@@ -136,12 +135,12 @@ def checked(argv: Sequence[str]) -> tuple[SweepOptions, list[Cell]]:
             cell = main_argv(ways)
             made.append(Cell(cell, {name: varied[name] for name in ways if name in varied}, parse(cell)))
         except UsageError as error:
-            problems += apart(error)
+            problems += split_problems(error)
     only = None if "only" in reader.bad else reader.values.only
     if not problems and only is not None and only >= len(made):
         problems.append(f"{reader.origins['only']}, but the cells of this grid are 0 to {len(made) - 1}")
     if problems:
-        raise together(problems)
+        raise combined_error(problems)
     options = SweepOptions(**{name: getattr(reader.values, name) for name in OWN})
     return options, made if only is None else made[only : only + 1]
 
@@ -158,10 +157,10 @@ def outcome(stop: Stop, failed: Sequence[tuple[Cell, str]], left: int) -> int:
         warn(f"failed: {cell.label}: {reason}")
     if left and stop.asked:
         say(f"stopped by {stop.reason}, cells left: {left}; the same command goes on")
-        return RESUMABLE
+        return Stopped.exit_code
     if left:
         say(f"cells left: {left}; the same command goes on")
-    return 1 if failed else RESUMABLE if left else 0
+    return 1 if failed else Stopped.exit_code if left else 0
 
 
 def sweep(options: SweepOptions, grid: Sequence[Cell]) -> int:
@@ -190,7 +189,7 @@ def sweep(options: SweepOptions, grid: Sequence[Cell]) -> int:
 
 def main(argv: Sequence[str]) -> int:
     """Returns the exit code that --help lists."""
-    return exit_codes.code(lambda: work(argv), interrupted="interrupted; the same command goes on")
+    return exit_codes.run_program(lambda: work(argv), interrupted="interrupted; the same command goes on")
 
 
 def work(argv: Sequence[str]) -> int:

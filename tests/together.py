@@ -1,5 +1,7 @@
-"""What several processes come to in a few steps of training, beside what one comes to. Run under torchrun it writes
-all outcomes of its processes to the file that its argument names."""
+"""Outcomes of a few steps of training, to compare several processes with one.
+
+Run under torchrun, every rank writes its outcomes of all cases to the file that the argument names.
+"""
 
 import os
 import sys
@@ -17,7 +19,7 @@ from trainers.build import assemble, build, load_set
 from trainers.loop import State, fit
 from utils.distributed import launcher_env, rendezvous, runtime
 
-# digits: 1437 images for training, so 12 steps an epoch, of which the last one's 117 images no 2 processes share evenly
+# digits: 1437 training images make 12 steps per epoch; the 117 images of the last do not divide by 2
 COMMON = {"set": "digits", "batch_size": 120, "epochs": 2, "seed": 3, "optimizer": "sgd", "lr": 0.05, "momentum": 0.9}
 COMMON |= {"precision": "fp32", "device": "cpu"}
 TICKET = {
@@ -61,8 +63,8 @@ CASES = {
 }
 
 
-class SignalCallbacks:
-    """Callbacks that remember what the last epoch came to, and ask for nothing."""
+class LastEpoch:
+    """Callbacks that keep the scores and tables of the last epoch, and never ask to stop or save."""
 
     def stop_asked(self):
         return False
@@ -78,7 +80,7 @@ class SignalCallbacks:
 
 @contextmanager
 def in_float64():
-    """All that is computed in float32, in float64 instead: there rounding cannot turn a sign or swap two scores."""
+    """Compute in float64 what is computed in float32: rounding then flips no sign and swaps no two scores."""
     single = torch.Tensor.float
     torch.set_default_dtype(torch.float64)
     torch.Tensor.float = torch.Tensor.double
@@ -90,20 +92,20 @@ def in_float64():
 
 
 def outcome(name, here):
-    """Loss of every step and what there is in the end."""
+    """Train one case; return the loss of every step, the final state, masks, scores and names of the tables."""
     options = from_flat(COMMON | CASES[name])
     model, method = build(options)
     parts = assemble(options, here, model, method, load_set(options))
-    losses, true_loss, events = [], method.loss, SignalCallbacks()
+    losses, true_loss, events = [], method.loss, LastEpoch()
 
-    def noted(logits, labels):
+    def recorded(logits, labels):
         loss = true_loss(logits, labels)
         if torch.is_grad_enabled():
-            share = parts.train.share(len(losses) % len(parts.train))
-            losses.append(here.total(loss.detach() * share.weight / share.parts).item())
+            mine = parts.train.share(len(losses) % len(parts.train))
+            losses.append(here.total(loss.detach() * mine.weight / mine.world).item())
         return loss
 
-    method.loss = noted
+    method.loss = recorded
     fit(parts, State(), options.optim.epochs, events)
     kept = {at: layer.constraint(layer.weight) != 0 for at, layer in constrained_layers(model.eval()).items()}
     scores = {"train": events.train.named(), "held out": events.held_out.named()}
@@ -113,10 +115,10 @@ def outcome(name, here):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    place = launcher_env.find(os.environ)
-    here = runtime.choose("cpu", "fp32", None, deterministic=False, place=place)
-    with rendezvous.joined(here, 60):
+    process = launcher_env.detect_process(os.environ)
+    here = runtime.choose("cpu", "fp32", None, deterministic=False, process=process)
+    with rendezvous.process_group(here, 60):
         found = {name: outcome(name, here) for name in CASES}
         with in_float64():
             exact = {name: outcome(name, here) for name in CASES}
-        torch.save([found, exact], f"{sys.argv[1]}.{place.rank}")
+        torch.save([found, exact], f"{sys.argv[1]}.{process.rank}")

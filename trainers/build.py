@@ -23,8 +23,9 @@ from trainers.schedules import schedule
 from utils import out_of_memory
 from utils.console import warn
 from utils.distributed.batch_slice import check_batch
-from utils.distributed.runtime import Runtime, seed_everything
+from utils.distributed.runtime import Runtime
 from utils.errors import RunFailed, UsageError
+from utils.random_state import seed_everything
 
 AGREE_EVERY = 10  # batches after which several processes see at the latest that one of them was asked to stop
 
@@ -79,7 +80,7 @@ def build(options: Options, spec: data.SetSpec | None = None) -> tuple[nn.Module
         method.prepare(model)
         method.parameter_groups(model)
     except (ValueError, OverflowError, RuntimeError) as error:
-        if isinstance(error, UsageError | RunFailed) or out_of_memory.ran_out(error):
+        if isinstance(error, UsageError | RunFailed) or out_of_memory.is_out_of_memory(error):
             raise
         raise UsageError((str(error).splitlines() or [type(error).__name__])[0]) from error
     return model, method
@@ -147,9 +148,9 @@ def batches(options: Options, runtime: Runtime, image_set: data.ImageSet, split:
 
     Raises UsageError for a batch of training that the processes cannot share.
     """
-    d, train, place = options.data, split is image_set.train, runtime.place
+    d, train, process = options.data, split is image_set.train, runtime.process
     if train:
-        check_batch(d.batch_size, len(split), place.world)
+        check_batch(d.batch_size, len(split), process.world)
     return data.make_batches(
         split,
         image_set.spec,
@@ -171,7 +172,7 @@ def batches(options: Options, runtime: Runtime, image_set: data.ImageSet, split:
             jsd=d.jsd,
         ),
         one_batch=d.one_batch and train,
-        part=(place.rank, place.world),
+        part=(process.rank, process.world),
     )
 
 

@@ -8,7 +8,7 @@ from args import Options
 from trainers import summary
 from trainers.loop import Parts, Score, State
 from utils.console import say
-from utils.distributed.runtime import rng_state
+from utils.random_state import rng_state
 from utils.records import checkpoints
 from utils.records.epoch_tables import Table, record_table
 from utils.records.metrics_log import MetricsCsv

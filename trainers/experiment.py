@@ -17,10 +17,10 @@ from trainers.restore import best_epoch, is_best, restore
 from utils.console import say, warn
 from utils.distributed import rendezvous
 from utils.distributed.runtime import Runtime
-from utils.errors import NothingCame, Stopped
+from utils.errors import Stopped, StoppedWaiting
 from utils.records import checkpoints, results
 from utils.records import run as runs
-from utils.text import quoted
+from utils.text import escaped
 
 
 def run(options: Options, runtime: Runtime) -> None:
@@ -41,30 +41,30 @@ def train(options: Options, runtime: Runtime) -> None:
     """Train a new run or go on with one, and report."""
     if options.run.dry_run:
         options = options.replace(epochs=(options.optim.start_epoch or 0) + 1)
-    point = runtime.from_first(lambda: resume.find(options))
-    options = runtime.from_first(lambda: _settled(point.options, runtime))
+    point = runtime.run_on_first(lambda: resume.find(options))
+    options = runtime.run_on_first(lambda: _settled(point.options, runtime))
     if point.finished:
         say(f"{point.run.path if point.run else ''} is finished already; --epochs with a larger number goes on with it")
         return
     runtime = runtime.at(options.run.precision)
     stored = None
     if point.snapshot is None and options.run.pretrained is not None:
-        stored = runtime.from_first(lambda: load_trained.read(str(options.run.pretrained)))
+        stored = runtime.run_on_first(lambda: load_trained.read(str(options.run.pretrained)))
         load_trained.compare(stored, options)
     model, method = build(options)
     if stored is not None:
         load_trained.load(stored, model, whole=False)
-    with runtime.one_a_machine():  # a download, for one
+    with runtime.local_first():  # a download, for one
         image_set = load_set(options)
     parts = assemble(options, runtime, model, method, image_set)
     if not options.run.dry_run and runtime.first:
         results.check(_results(options))
     facts = {"device": runtime.device_name, "precision": runtime.precision_name, "seed": options.run.seed}
-    run = point.run or runtime.from_first(lambda: resume.begin(point.options, options, facts))
+    run = point.run or runtime.run_on_first(lambda: resume.begin(point.options, options, facts))
     state = State(epoch=options.optim.start_epoch or 0)
     if point.snapshot is not None and point.path is not None:
         snapshot = point.snapshot
-        best = runtime.from_first(lambda: best_epoch(run, snapshot))
+        best = runtime.run_on_first(lambda: best_epoch(run, snapshot))
         state = restore(parts, snapshot, point.path, best)
         if runtime.first and best is None and is_best(snapshot):
             checkpoints.save(run.path / "checkpoints", snapshot, ["best.pt"])
@@ -122,10 +122,10 @@ def _go(
     except Stopped:
         raise
     except BaseException as error:
-        if isinstance(error, NothingCame) and runtime.alone:  # several cannot agree to stop: one waits elsewhere
+        if isinstance(error, StoppedWaiting) and runtime.alone:  # several cannot agree to stop: one waits elsewhere
             run.set_status("stopped", epoch=state.epoch, epochs=options.optim.epochs)
             raise Stopped(f"{error}; {_to_go_on(runtime, run)}") from error
-        gone = isinstance(error, Exception) and rendezvous.lost(error)
+        gone = isinstance(error, Exception) and rendezvous.is_connection_loss(error)
         reason = "another process is gone" if gone else (str(error) or type(error).__name__).split("\n")[0]
         run.set_status("failed", epoch=state.epoch, epochs=options.optim.epochs, reason=reason)
         raise
@@ -145,7 +145,7 @@ def _finish(
     if image_set.val is not None:
         test = batches(options, runtime, image_set, image_set.test)
         last = evaluate(parts.model, test, parts.method, runtime)
-        best = runtime.from_first(lambda: checkpoints.load(run.path / "checkpoints" / "best.pt")["model"])
+        best = runtime.run_on_first(lambda: checkpoints.load(run.path / "checkpoints" / "best.pt")["model"])
         parts.model.load_state_dict(best)
         tests = (last, evaluate(parts.model, test, parts.method, runtime))
     if not options.run.dry_run and runtime.first:
@@ -159,10 +159,10 @@ def _finish(
 def test_only(options: Options, runtime: Runtime) -> None:
     """--evaluate: test a stored network, print, write nothing."""
     if options.run.resume is not None:
-        options, snapshot, path = runtime.from_first(lambda: resume.stored(options))
+        options, snapshot, path = runtime.run_on_first(lambda: resume.stored(options))
         stored = load_trained.from_content(snapshot, path)
     else:
-        stored = runtime.from_first(lambda: load_trained.read(str(options.run.pretrained)))
+        stored = runtime.run_on_first(lambda: load_trained.read(str(options.run.pretrained)))
     options = _settled(options, runtime)
     runtime = runtime.at(options.run.precision)
     load_trained.compare(stored, options)
@@ -173,10 +173,10 @@ def test_only(options: Options, runtime: Runtime) -> None:
         whole = step == 0  # else it is from within the epoch after
         method.before_epoch(model, max(epochs - whole, 0))  # the state that it was trained in
     runtime.put(model)
-    with runtime.one_a_machine():
+    with runtime.local_first():
         image_set = load_set(options)
     score: Score = evaluate(model, batches(options, runtime, image_set, image_set.test), method, runtime)
-    epoch = f" (epoch {quoted(stored.content['epoch'])})" if "epoch" in stored.content else ""
+    epoch = f" (epoch {escaped(stored.content['epoch'])})" if "epoch" in stored.content else ""
     say(f"{stored.path}{epoch}: {options.model.arch}, {summary.kept_in_words(model)}")
     say(f"test loss {score.loss:.4f}  acc@1 {score.top1:.2f} %  acc@5 {score.top5:.2f} %")
 

@@ -24,7 +24,7 @@ from utils.config.yaml_loader import load_yaml
 from utils.console import say, warn
 from utils.errors import UsageError
 from utils.records import checkpoints
-from utils.text import apart, nearest, quoted
+from utils.text import escaped, nearest, split_problems
 
 WITHOUT_RATE = ("DenseConv", "SampleSubnetConv")  # BIPROP stores a default or a measured share with these
 SAID = ("arch", "conv_type", "prune_rate")
@@ -95,7 +95,7 @@ def _state_in(content: Mapping[Any, Any], path: str) -> tuple[str, Mapping[str, 
     """(key, state dict) of the first of HOLDERS that has one, within others perhaps; ("", content) where it is bare."""
     found = [*_states(content, DEEPEST)]
     if not found:
-        has = ", ".join(quoted(key, NAME) for key in [*content][:NAMED])
+        has = ", ".join(escaped(key, NAME) for key in [*content][:NAMED])
         needed = "tensors by name are needed, bare, in `state_dict` or in `model`"
         raise UsageError(f"{path} holds no network: {needed}" + f"; it has {has}" * bool(has))
     if len(found) > 1:
@@ -123,7 +123,7 @@ def _unwrapped(state: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
         while wrapper := next((w for w in WRAPPERS if name.startswith(w)), None):
             name = name.removeprefix(wrapper)
         if name in plain:
-            raise UsageError(f"{path} holds several networks: {quoted(name)} is in it twice, under other wrappers")
+            raise UsageError(f"{path} holds several networks: {escaped(name)} is in it twice, under other wrappers")
         plain[name] = value
     return plain
 
@@ -182,7 +182,7 @@ def _in_words(match: BipropMatch) -> str:
     parts = [f"{len(match.taken)} of {wanted} tensors taken"]
     for what, names in rest.items():
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        parts += [f"{what}: {', '.join(map(quoted, names[:NAMED]))}{more}"] * bool(names)
+        parts += [f"{what}: {', '.join(map(escaped, names[:NAMED]))}{more}"] * bool(names)
     return "; ".join(parts)
 
 
@@ -192,7 +192,7 @@ def compare(stored: Stored, options: Options) -> None:
     here = {"arch": m.arch, "conv_type": c.conv_type, "prune_rate": c.prune_rate, "readout": m.readout}
     differ = {name: value for name, value in stored.said.items() if not _agree(value, here[name])}
     if differ:
-        faults = [f"{name}: {quoted(value)} in {stored.path}, {here[name]} here" for name, value in differ.items()]
+        faults = [f"{name}: {escaped(value)} in {stored.path}, {here[name]} here" for name, value in differ.items()]
         raise UsageError(f"{'; '.join(faults)}; {_advice(differ, options)}")
     unsaid = [name for name in SAID if name not in stored.said and here[name] is not None]
     if unsaid:
@@ -204,7 +204,7 @@ def _advice(differ: Mapping[str, Any], options: Options) -> str:
     problems = _problems(options.flat() | {"pretrained": "FILE", "resume": None} | dict(differ))
     if unknown := [name for name in differ if name in problems]:
         return "; ".join(
-            f"this program has no {name} {quoted(differ[name])}{_similar(name, differ)}" for name in unknown
+            f"this program has no {name} {escaped(differ[name])}{_similar(name, differ)}" for name in unknown
         )
     flags = {f"--{name.replace('_', '-')}": str(value) for name, value in differ.items()}
     give = " ".join(f"{flag} {shlex.quote(value)}" for flag, value in flags.items())
@@ -219,7 +219,7 @@ def _problems(values: Mapping[str, object]) -> dict[str, str]:
     try:
         from_flat(values)
     except UsageError as error:
-        return {line.partition(":")[0]: line for line in apart(error)}
+        return {line.partition(":")[0]: line for line in split_problems(error)}
     return {}
 
 

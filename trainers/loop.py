@@ -14,9 +14,9 @@ from trainers.methods.base import Method
 from trainers.optimizers import set_rate
 from utils import out_of_memory
 from utils.console import Progress
-from utils.distributed.batch_slice import Share
+from utils.distributed.batch_slice import BatchSlice
 from utils.distributed.runtime import Runtime
-from utils.errors import NothingCame, RunFailed
+from utils.errors import RunFailed, StoppedWaiting
 from utils.records.epoch_tables import Table
 
 
@@ -26,7 +26,7 @@ class Batches(Protocol):
 
     samples: int
 
-    def share(self, number: int) -> Share: ...
+    def share(self, number: int) -> BatchSlice: ...
 
     def __len__(self) -> int: ...
 
@@ -118,7 +118,7 @@ def fit(parts: Parts, state: State, epochs: int, events: Callbacks) -> None:
             return
         train = score_of(state.sums)
         parts.method.after_epoch(parts.model, epoch)
-        parts.replicas.align(parts.model)
+        parts.replicas.broadcast_statistics(parts.model)
         held_out = evaluate(parts.model, parts.held_out, parts.method, parts.runtime)
         events.tables(epoch + 1, parts.method.tables(parts.model, parts.held_out, parts.runtime, epoch + 1, epochs))
         state.seconds += time.perf_counter() - began
@@ -135,13 +135,13 @@ def train_one_epoch(parts: Parts, state: State, title: str, events: Callbacks) -
     """Train the rest of the epoch; True when it is finished, False when asked to stop between two batches."""
     model, method, optimizer, runtime = parts.model, parts.method, parts.optimizer, parts.runtime
     model.train()
-    network = parts.replicas.of(model)
+    network = parts.replicas.wrap(model)
     sums = torch.tensor(state.sums, dtype=torch.float64, device=runtime.device)
     sums *= runtime.first  # which has those of all
     began, already, total = time.perf_counter(), state.train_seconds, len(parts.train)
-    with Progress(title, total, state.step) as progress, out_of_memory.needed(title, out_of_memory.BATCHES):
+    with Progress(title, total, state.step) as progress, out_of_memory.explained(title, out_of_memory.BATCH_ADVICE):
         for step, (images, labels) in enumerate(_arriving(parts, state), state.step):
-            share = parts.replicas.take(parts.train, step, len(labels))
+            share = parts.replicas.next_slice(parts.train, step, len(labels))
             method.before_step(model, step)
             with runtime.precision():
                 logits = network(images)
@@ -174,7 +174,7 @@ def _arriving(parts: Parts, state: State) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the rest of the epoch's batches. Alone, end early where the run is asked to stop and no batch comes."""
     try:
         yield from parts.train.epoch(state.epoch, state.step)
-    except NothingCame:
+    except StoppedWaiting:
         if not parts.runtime.alone:
             raise
 
@@ -195,7 +195,7 @@ def evaluate(model: nn.Module, batches: Batches, method: Method, runtime: Runtim
     model.eval()
     method.before_evaluation(model)
     sums = torch.zeros(4, dtype=torch.float64, device=runtime.device)
-    with runtime.generators_kept(), out_of_memory.needed("an evaluation", out_of_memory.EVALUATIONS):
+    with runtime.preserve_generators(), out_of_memory.explained("an evaluation", out_of_memory.EVALUATION_ADVICE):
         for images, labels in batches.epoch(0):
             with runtime.precision():
                 logits = model(images)

@@ -5,17 +5,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
 from models.activations import make_activation
 from models.layers import HardInvert, SoftInvert
 from models.registry import ACTIVATIONS
 from utils.records.epoch_tables import Row
+from utils.torch_compat import AnyBatchNorm
 
 VALUES = 65_536  # of an output at most so many are kept
 WATCHED: tuple[type[nn.Module], ...] = (
-    _BatchNorm,
+    AnyBatchNorm,
     HardInvert,
     SoftInvert,
     *(type(make_activation(name)) for name in ACTIVATIONS),

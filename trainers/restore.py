@@ -12,8 +12,8 @@ from torch import nn
 
 from trainers.loop import Parts, Score, State
 from utils.console import warn
-from utils.distributed.runtime import set_rng_state
 from utils.errors import RunFailed, UsageError
+from utils.random_state import set_rng_state
 from utils.records import checkpoints
 from utils.records.run import Run
 from utils.records.tensorboard import check_sizes

@@ -1,5 +1,6 @@
-"""Batch normalisation over the batch of all processes together."""
+"""Batch normalisation over the global batch, which all ranks share."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,8 +10,12 @@ from torch import Tensor, nn
 from models.layers import SingleValueBatchNorm
 
 
-class Sum(torch.autograd.Function):
-    """y = Σ over the processes of x, on each of them; ∂L/∂x = Σ over the processes of ∂L/∂y."""
+class SumOverRanks(torch.autograd.Function):
+    """Differentiable all-reduce.
+
+    forward:   y = Σ_rank x_rank, on every rank
+    backward:  ∂L/∂x = Σ_rank ∂L_rank/∂y
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
@@ -20,35 +25,43 @@ class Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ARG004
-        return Sum.forward(None, gradients[0])
+        return SumOverRanks.forward(None, gradients[0])
+
+
+sum_over_ranks: Callable[[Tensor], Tensor] = SumOverRanks.apply
 
 
 class FusedSyncBatchNorm(SingleValueBatchNorm, nn.SyncBatchNorm):
-    """torch's own, which needs a GPU."""
+    """torch's SyncBatchNorm, which needs a GPU; evaluation is that of SingleValueBatchNorm."""
 
-    def forward(self, input: Tensor) -> Tensor:  # in training one value here is not one value everywhere
+    process_group = None  # all ranks
+
+    def forward(self, input: Tensor) -> Tensor:
+        # In training not SingleValueBatchNorm's: one value per channel on this rank is not one in the global batch.
         return nn.SyncBatchNorm.forward(self, input) if self.training else super().forward(input)
 
 
 class SyncBatchNorm(SingleValueBatchNorm):
-    """The same on any device, by differentiable sums over the processes; (B, C, …)."""
+    """Batch norm over the global batch by differentiable sums over the ranks, on any device; shape (B, C, …)."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._by_sums(input) if self.training else super().forward(input)
+        return self._normalise(input) if self.training else super().forward(input)
 
-    def _check_input_dim(self, input: Tensor) -> None: ...
+    def _check_input_dim(self, input: Tensor) -> None: ...  # torch's hook, called in evaluation: any shape is accepted
 
-    def _by_sums(self, input: Tensor) -> Tensor:
-        """(x − mean) / √(variance + eps) · weight + bias, in float32 at least; the mean comes before the variance:
-        E[x²] − E[x]² would lose half of the digits."""
+    def _normalise(self, input: Tensor) -> Tensor:
+        """Return (x − mean) / √(variance + eps) · weight + bias, computed in float32 at least.
+
+        The mean is reduced before the variance: E[x²] − E[x]² would lose half of the digits.
+        """
         x = input.to(torch.promote_types(input.dtype, torch.float32))
-        over, shape = [0, *range(2, x.dim())], (1, -1, *[1] * (x.dim() - 2))
-        count = Sum.apply(x.new_tensor(float(x.numel() // x.shape[1])))
-        mean = Sum.apply(x.sum(over)) / count
+        axes, shape = [0, *range(2, x.dim())], (1, -1, *[1] * (x.dim() - 2))
+        count = sum_over_ranks(x.new_tensor(float(x.numel() // x.shape[1])))
+        mean = sum_over_ranks(x.sum(axes)) / count
         centred = x - mean.view(shape)
-        variance = Sum.apply(centred.square().sum(over)) / count
+        variance = sum_over_ranks(centred.square().sum(axes)) / count
         if self.track_running_stats:
-            self._remember(mean.detach(), (variance * count / (count - 1)).detach())
+            self._update_running_statistics(mean.detach(), (variance * count / (count - 1)).detach())
         scale = (variance + self.eps).rsqrt()
         if self.affine:
             scale = scale * self.weight
@@ -56,17 +69,22 @@ class SyncBatchNorm(SingleValueBatchNorm):
         return (centred * scale.view(shape)).to(input.dtype)
 
     @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+    def _update_running_statistics(self, mean: Tensor, variance: Tensor) -> None:
         assert self.num_batches_tracked is not None and self.running_mean is not None and self.running_var is not None
         self.num_batches_tracked.add_(1)
-        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean, share)
-        self.running_var.lerp_(variance, share)
+        momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(variance, momentum)
 
 
 def synchronise(model: nn.Module, *, fused: bool) -> None:
-    """Turn every batch norm of `model`, in place, into one over the batch of all processes; `fused`: on a GPU."""
-    for module in model.modules():
-        if isinstance(module, SingleValueBatchNorm):
-            module.__class__ = FusedSyncBatchNorm if fused else SyncBatchNorm
-            module.process_group = None  # type: ignore[assignment]
+    """Exchange every batch norm of `model`, in place, for one over the global batch that shares its parameters.
+
+    State-dict keys stay. `fused` selects torch's implementation, for GPUs.
+    """
+    kind = FusedSyncBatchNorm if fused else SyncBatchNorm
+    for name, norm in list(model.named_modules(remove_duplicate=False)):
+        if isinstance(norm, SingleValueBatchNorm):
+            synchronised = kind.__new__(kind)  # no constructor: parameters, buffers and attributes are those of `norm`
+            synchronised.__dict__.update(norm.__dict__)
+            model.set_submodule(name, synchronised)

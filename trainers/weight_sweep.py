@@ -68,7 +68,7 @@ def weight_sweep(
     model.eval()
     method.before_evaluation(model)
     sums = torch.zeros(len(values), 4, dtype=torch.float64, device=runtime.device)
-    with runtime.generators_kept(), scaled(model) as scale:
+    with runtime.preserve_generators(), scaled(model) as scale:
         for images, labels in batches.epoch(0):
             scale.next_batch()
             for row, scale.on in zip(sums, values, strict=True):

@@ -1,4 +1,4 @@
-"""Standard output and standard error: any text can be written to them, and a reader who goes away stops no program."""
+"""Standard output and standard error: escape what a stream cannot encode, and survive a closed or full stream."""
 
 import io
 import os
@@ -9,10 +9,10 @@ from types import TracebackType
 from utils.text import visible
 
 
-def settle() -> None:
-    """Let both streams escape what they cannot encode, and open the null device in place of a closed one.
+def prepare_streams() -> None:
+    """Make both streams escape what they cannot encode, and open the null device for each closed standard stream.
 
-    A file opened later would otherwise get the number of a closed stream, and with it what libraries print.
+    Otherwise the next file opened gets the descriptor of the closed stream and receives what libraries print.
     """
     for number in range(3):
         try:
@@ -22,28 +22,29 @@ def settle() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
-            _to_nowhere(name)
+            _discard(name)
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def write(name: str, line: str) -> None:
-    """Write `line` to sys.stdout or sys.stderr at once and in one piece, its control characters escaped.
+    """Write `line` and its line end to sys.stdout or sys.stderr in one call and flush; control characters are escaped.
 
-    torchrun's processes are not buffered: those of others would come between a line and its end.
+    `name` is "stdout" or "stderr". The streams of torchrun's processes are unbuffered: with two calls, lines of other
+    processes could come between the text and its line end.
     """
     text = f"{visible(line)}\n"
     try:
         try:
             print(text, end="", file=getattr(sys, name), flush=True)
-        except UnicodeEncodeError:  # of a stream that nobody has settled
+        except UnicodeEncodeError:  # before prepare_streams
             print(text.encode("ascii", "backslashreplace").decode(), end="", file=getattr(sys, name), flush=True)
     except (OSError, ValueError):  # ValueError: the stream object is closed
         silence(name)
 
 
 def flush() -> None:
-    """Write what is still buffered: the interpreter would do it at its exit, and end with 120 where it fails."""
+    """Write what is still buffered. If the interpreter did it at exit and failed, the exit code would be 120."""
     for name in ("stdout", "stderr"):
         try:
             getattr(sys, name).flush()
@@ -52,48 +53,51 @@ def flush() -> None:
 
 
 def silence(name: str) -> None:
-    """Send what is buffered and all that follows to the null device."""
+    """Send the stream's buffer and everything written later to the null device; `name` is "stdout" or "stderr"."""
     try:
         number = getattr(sys, name).fileno()
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, number)
         os.close(null)
     except (OSError, ValueError):  # a stream without a file, as in a notebook
-        _to_nowhere(name)
+        _discard(name)
 
 
-def _to_nowhere(name: str) -> None:
+def _discard(name: str) -> None:
     setattr(sys, name, open(os.devnull, "w", encoding="utf-8", errors="backslashreplace"))  # noqa: SIM115, PTH123
 
 
-QUIET_SECONDS = 30.0  # a log file gets a sign of life this often
+LOG_SECONDS = 30.0  # between progress lines in a log file, which has no bar
 
 
 class Progress:
-    """One epoch's progress over `total` batches: `advance` with each, `show` whenever there are numbers to show."""
+    """Progress of one epoch over `total` batches: a bar on a terminal, else a line every LOG_SECONDS.
+
+    `start` is the number of batches that are already done. Use as a context manager.
+    """
 
     def __init__(self, title: str, total: int, start: int = 0) -> None:
         self._title = title
         self._total = total
-        from tqdm import tqdm  # not at the top: bad input ends before it is needed
+        from tqdm import tqdm  # imported late: --help and bad input end before a bar is needed
 
         self._bar = (
             tqdm(total=total, initial=start, desc=title, leave=False, unit="batch") if sys.stderr.isatty() else None
         )
-        self._spoke = time.monotonic()
+        self._last_line = time.monotonic()
 
     def advance(self) -> None:
-        """One more batch has been given to the device."""
+        """Count one more batch, queued on the device."""
         if self._bar is not None:
             self._bar.update()
 
     def show(self, done: int, loss: float, accuracy: float, images_per_second: float) -> None:
-        """Show that `done` batches are done, with the mean loss and top-1 accuracy (%) over them."""
+        """Show the number of batches done, the mean loss and top-1 accuracy (%) over them, and the speed."""
         text = f"loss {loss:.4f}, acc@1 {accuracy:.2f}%, {images_per_second:,.0f} images/s"
         if self._bar is not None:
             self._bar.set_postfix_str(text)
-        elif time.monotonic() - self._spoke >= QUIET_SECONDS:
-            self._spoke = time.monotonic()
+        elif time.monotonic() - self._last_line >= LOG_SECONDS:
+            self._last_line = time.monotonic()
             say(f"{self._title}  {done}/{self._total} batches  {text}")
 
     def __enter__(self) -> "Progress":
@@ -107,10 +111,15 @@ class Progress:
 
 
 def say(line: str) -> None:
-    """One line to the person, at once, also into a file. A reader who has gone away does not stop a run."""
+    """Print one line on standard output, at once. A closed stream raises nothing."""
     write("stdout", line)
 
 
 def warn(line: str) -> None:
-    """One line about something the person should know, on standard error."""
+    """Print one line on standard error, prefixed with "warning: ". A closed stream raises nothing."""
     write("stderr", "warning: " + line.replace("\n", "\\n"))
+
+
+def write_error(line: str) -> None:
+    """Print one line on standard error as it is. A closed stream raises nothing."""
+    write("stderr", line)

@@ -1,114 +1,65 @@
-"""How a program of ours ends: every failure is one line and an exit code that --help lists."""
+"""Run a program's work and turn every failure into one line and an exit code that --help lists."""
 
-import os
 import re
-import signal
 from collections.abc import Callable
-from types import FrameType
 
-from utils import console
-from utils.errors import IN_USE, RESUMABLE, RunFailed, RunInUse, SilentExit, Stopped, UsageError
+from utils import console, out_of_memory, stop_signal
+from utils.errors import RunFailed, RunInUse, SilentExit, Stopped, UsageError, exit_code
 
-NOTHING_SAVED = 130  # left by Ctrl-C before there was anything to save
 INTERRUPTED = "interrupted; no file is half-written"
-INTERRUPTS: list[int] = []  # that there have been
 
 
-def leave_at_once() -> None:
-    """Until `politely`, Ctrl-C ends the program where it is: in the middle of the import of a C++ library the exception
-    that it usually is would abort the process, or be lost."""
-    if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, _interrupt):
-        signal.signal(signal.SIGINT, _leave)
-
-
-def politely() -> None:
-    """Ctrl-C is a KeyboardInterrupt again."""
-    if signal.getsignal(signal.SIGINT) is _leave:
-        signal.signal(signal.SIGINT, _interrupt)
-
-
-def go_on() -> None:
-    """Raises KeyboardInterrupt where one was swallowed: what is raised within a destructor is written and lost."""
-    if INTERRUPTS:
-        raise KeyboardInterrupt
-
-
-def _interrupt(number: int, _frame: FrameType | None) -> None:
-    INTERRUPTS.append(number)
-    raise KeyboardInterrupt
-
-
-def _leave(_number: int, _frame: FrameType | None) -> None:
-    os.write(2, b"interrupted before it began; nothing was saved\n")
-    os._exit(NOTHING_SAVED)
-
-
-def complain(line: str) -> None:
-    console.write("stderr", line)
-
-
-def code(
+def run_program(
     work: Callable[[], int | None],
-    tell: Callable[[str], None] = complain,
+    report: Callable[[str], None] = console.write_error,
     interrupted: str = "interrupted before training began; nothing was saved",
 ) -> int:
-    """Do `work`; the exit code, its own where it gives one. `tell` is given the one line that there is to say of a
-    failure, `interrupted` that of Ctrl-C."""
-    console.settle()
-    INTERRUPTS.clear()
+    """Call `work` and return the exit code of the program: what `work` returns, 0 for None.
+
+    A failure is passed to `report` as one line, Ctrl-C as the line `interrupted`. Re-raises an exception that only a
+    fault of this program explains.
+    """
+    console.prepare_streams()
+    stop_signal.raise_on_interrupt()
     try:
         return work() or 0
-    except Stopped as stopped:
-        tell(str(stopped))
-        return RESUMABLE
-    except SilentExit as quiet:
-        return quiet.code
-    except RunInUse as busy:
-        tell(f"{busy}{_notes(busy)}")
-        return IN_USE
-    except UsageError as error:
-        tell(f"error: {_lines(str(error))}{_notes(error)}")
-        return 2
+    except SilentExit as error:
+        return error.exit_code
     except KeyboardInterrupt:
-        tell(interrupted)
-        return NOTHING_SAVED
-    except ModuleNotFoundError as missing:
-        return _missing(missing, tell)
-    except (OSError, MemoryError, RuntimeError, ImportError) as failure:
-        if not foreseen(failure):
+        report(interrupted)
+        return stop_signal.INTERRUPT_EXIT_CODE
+    except Exception as error:
+        if not isinstance(error, UsageError | RunInUse | Stopped) and not is_expected(error):
             raise
-        tell(f"failed: {one_line(failure)}{_notes(failure)}")
-        return 1
+        report(_message(error))
+        return exit_code(error)
     finally:
         console.flush()
 
 
-def _lines(message: str) -> str:
-    """`message` on one line, unless it lists several problems: what it quotes may hold the end of a line."""
-    return message if re.match(r"[\d,]+ problems:\n", message) else message.replace("\n", "\\n")
+def _message(error: Exception) -> str:
+    """Return the line to print for `error`, with its notes, such as the rank that raised it."""
+    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+    if isinstance(error, RunInUse | Stopped):
+        return f"{error}{notes}"
+    if isinstance(error, UsageError):
+        text = str(error)
+        if not re.match(r"[\d,]+ problems:\n", text):  # a line break within one problem belongs to a quoted value
+            text = text.replace("\n", "\\n")
+        return f"error: {text}{notes}"
+    return f"failed: {one_line(error)}{notes}"
 
 
-def _notes(error: Exception) -> str:
-    """What was added to it on its way here, such as which process had it."""
-    return "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+def is_expected(error: Exception) -> bool:
+    """Return whether one line is enough for `error`: its cause is outside this program."""
+    expected = isinstance(error, OSError | RunFailed | ModuleNotFoundError)
+    return expected or out_of_memory.is_out_of_memory(error)
 
 
-def _missing(library: ModuleNotFoundError, tell: Callable[[str], None]) -> int:
-    tell(f"failed: {library.name} is not installed; pip install -r requirements.txt")
-    return 1
-
-
-def foreseen(failure: Exception) -> bool:
-    """Return whether one line is enough for `failure`: it is no error of this program."""
-    from utils import out_of_memory
-
-    return isinstance(failure, OSError | RunFailed) or out_of_memory.ran_out(failure)
-
-
-def one_line(failure: Exception) -> str:
-    """The line to print for `failure`."""
-    from utils import out_of_memory
-
-    if out_of_memory.ran_out(failure):
-        return out_of_memory.in_words(failure)
-    return str(failure).strip().partition("\n")[0] or type(failure).__name__
+def one_line(error: Exception) -> str:
+    """Return the line to print for an error that `is_expected`."""
+    if out_of_memory.is_out_of_memory(error):
+        return out_of_memory.message(error)
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error.name} is not installed; pip install -r requirements.txt"
+    return str(error).strip().partition("\n")[0] or type(error).__name__

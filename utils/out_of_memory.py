@@ -1,4 +1,4 @@
-"""Out of memory, of a GPU or of the machine: recognised, and told in one line with what needs less."""
+"""Running out of memory, on a GPU or on the host: detect the error and explain it in one line."""
 
 import errno
 import re
@@ -7,41 +7,43 @@ from contextlib import contextmanager
 
 from utils.errors import RunFailed
 
-# What torch, cuDNN and cuBLAS, oneDNN, C++, and the loader of libraries write into a RuntimeError or ImportError
-SIGNS = re.compile(
+# RuntimeErrors and ImportErrors of torch, cuDNN and cuBLAS, oneDNN, C++ and the dynamic loader
+PATTERNS = re.compile(
     "can(no|')t allocate memory|not enough memory|bad_alloc|out of memory|ALLOC_FAILED"
     "|could not (create|execute) a (primitive|memory object)$|can't start new thread|failed to map segment",
     re.IGNORECASE,
 )
-BATCHES = "a smaller batch_size, or image_size where the set takes one, needs less"
-EVALUATIONS = "a smaller test_batch_size, or image_size where the set takes one, needs less"
+BATCH_ADVICE = "a smaller batch_size, or image_size where the set takes one, needs less"
+EVALUATION_ADVICE = "a smaller test_batch_size, or image_size where the set takes one, needs less"
 
 
-def ran_out(error: BaseException) -> bool:
-    """Return whether `error` says that memory could not be had."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether memory could not be allocated, judged by the type and the text of `error`."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     if isinstance(error, RuntimeError | ImportError):
-        return bool(SIGNS.search(str(error)))
+        return bool(PATTERNS.search(str(error)))
     return isinstance(error, MemoryError)
 
 
-def in_words(error: BaseException) -> str:
-    """The line to print for an error that `ran_out`."""
+def message(error: BaseException) -> str:
+    """Return the line to print for an error that `is_out_of_memory`, with the size requested in MiB if known."""
     text = str(error).strip().partition("\n")[0]
-    if tried := re.search(r"you tried to allocate (\d+) bytes", text):
-        return f"out of memory: {int(tried[1]) / 2**20:,.1f} MiB more were not free"
+    if requested := re.search(r"you tried to allocate (\d+) bytes", text):
+        return f"out of memory: {int(requested[1]) / 2**20:,.1f} MiB more were not free"
     if "thread" in text:
         return f"out of memory, or of the threads that a user may have: {text}"
-    return text if "out of memory" in text else f"out of memory: {text}" if text else "out of memory"
+    if not text or "out of memory" in text:
+        return text or "out of memory"
+    return f"out of memory: {text}"
 
 
 @contextmanager
-def needed(where: str, advice: str) -> Iterator[None]:
-    """Turn running out of memory in here into a RunFailed that says where, and what needs less."""
+def explained(where: str, advice: str) -> Iterator[None]:
+    """Re-raise an out-of-memory error of the body as RunFailed, whose message names `where` and gives `advice`."""
     try:
         yield
     except (OSError, MemoryError, RuntimeError, ImportError) as error:
-        if isinstance(error, RunFailed) or not ran_out(error):
+        if isinstance(error, RunFailed) or not is_out_of_memory(error):
             raise
-        raise RunFailed(f"{in_words(error)}, in {where}; {advice}") from error
+        raise RunFailed(f"{message(error)}, in {where}; {advice}") from error

@@ -1,25 +1,26 @@
-"""What has to be set before numpy and torch are loaded."""
+"""Settings of the process that take effect only before numpy and torch are loaded."""
 
 import ctypes
 import os
 import platform
 from pathlib import Path
 
-# mallopt's parameters (malloc.h): keep large blocks instead of handing them back to the system after every step and
-# faulting them in again; 10-20 % of a float32 training step and half of an evaluation on a CPU.
+# mallopt's parameters (malloc.h). Large blocks are kept instead of being returned to the system after every step and
+# faulted in again: 10-20 % of a float32 training step and half of an evaluation on a CPU.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 
 
-def tune(*, several: bool = False) -> None:
-    """Set the allocator and numpy's kernels for this machine; does nothing where neither applies.
+def tune(*, distributed: bool = False) -> None:
+    """Set the allocator and numpy's kernels for this machine. Each setting is skipped where it does not apply.
 
-    As one of `several` processes it keeps torch's C++ from telling each attempt to reach the others: we tell the end.
+    `distributed` silences torch's C++ log of every failed attempt to reach the other ranks: the rendezvous reports the
+    outcome in one line.
     """
-    if several:
+    if distributed:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        # Older glibcs refuse more than 32 MiB; trimming alone would leave them slower than untouched.
+        # Older versions of glibc refuse more than 32 MiB. Trimming alone would leave them slower than untouched.
         if any(libc.mallopt(M_MMAP_THRESHOLD, size) for size in (2**31 - 1, 32 << 20)):
             libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
             libc.mallopt(M_TOP_PAD, 256 << 20)
@@ -32,8 +33,9 @@ def tune(*, several: bool = False) -> None:
 def _is_zen4() -> bool:
     try:
         first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
-        facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
-        family, model = int(facts["cpu family"]), int(facts["model"])
+        pairs = (line.partition(":") for line in first.splitlines())
+        fields = {key.strip(): value.strip() for key, _, value in pairs}
+        family, model = int(fields["cpu family"]), int(fields["model"])
     except (OSError, KeyError, ValueError):
         return False
-    return facts.get("vendor_id") == "AuthenticAMD" and family == 25 and (0x10 <= model < 0x20 or 0x60 <= model < 0xB0)
+    return fields.get("vendor_id") == "AuthenticAMD" and family == 25 and (0x10 <= model < 0x20 or 0x60 <= model < 0xB0)

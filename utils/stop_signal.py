@@ -1,14 +1,56 @@
-"""Being asked to stop: finish the step, save, and leave with 75; asked twice with Ctrl-C: leave at once."""
+"""The signals that stop a program: Ctrl-C before training, and the requests to save and stop during training."""
 
 import os
 import signal
+from collections.abc import Callable
 from types import FrameType
 
-from utils import exit_codes
+INTERRUPT_EXIT_CODE = 130  # exit code of a program that Ctrl-C ends: 128 + SIGINT, as shells report it
+
+
+def exit_on_interrupt() -> None:
+    """Let Ctrl-C end the program at once, until `raise_on_interrupt`.
+
+    A KeyboardInterrupt raised while a C++ library is imported would abort the process or be lost.
+    """
+    _handle_interrupt(_exit)
+
+
+def raise_on_interrupt() -> None:
+    """Let Ctrl-C raise KeyboardInterrupt, and record it for `StopRequest.listen`."""
+    _handle_interrupt(_InterruptHandler())
+
+
+def _handle_interrupt(handler: Callable[[int, FrameType | None], None]) -> None:
+    """Install a handler of Ctrl-C in place of Python's or of our own. One that others have installed stays, as does
+    nohup's."""
+    current = signal.getsignal(signal.SIGINT)
+    if current in (signal.default_int_handler, _exit) or isinstance(current, _InterruptHandler):
+        signal.signal(signal.SIGINT, handler)
+
+
+class _InterruptHandler:
+    """Signal handler that raises KeyboardInterrupt and records it: Python prints and drops an exception that is raised
+    within a destructor."""
+
+    interrupted = False
+
+    def __call__(self, _number: int, _frame: FrameType | None) -> None:
+        self.interrupted = True
+        raise KeyboardInterrupt
+
+
+def _exit(_number: int, _frame: FrameType | None) -> None:
+    os.write(2, b"interrupted before it began; nothing was saved\n")
+    os._exit(INTERRUPT_EXIT_CODE)
 
 
 class StopRequest:
-    """Set by SIGTERM, SIGUSR2, the first Ctrl-C, or SIGHUP where nohup has not switched it off, from `listen` on."""
+    """Handler of the signals that ask a run to save and stop: SIGTERM, SIGUSR2, SIGINT and SIGHUP.
+
+    `reason` is the name of the first signal received, None before. The object is true once a signal has arrived.
+    A second Ctrl-C ends the process at once.
+    """
 
     def __init__(self) -> None:
         self.reason: str | None = None
@@ -17,19 +59,25 @@ class StopRequest:
         return self.reason is not None
 
     def listen(self) -> "StopRequest":
+        """Install this object as the handler of the signals, and return it. SIGHUP stays ignored under nohup.
+
+        Raises KeyboardInterrupt if an earlier one was lost.
+        """
+        earlier = signal.getsignal(signal.SIGINT)
         for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._asked)
-        exit_codes.go_on()
+                signal.signal(number, self)
+        if isinstance(earlier, _InterruptHandler) and earlier.interrupted:
+            raise KeyboardInterrupt
         return self
 
-    def _asked(self, number: int, _frame: FrameType | None) -> None:
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.reason is not None:
-            os._exit(128 + signal.SIGINT)
+            os._exit(INTERRUPT_EXIT_CODE)
         self.reason = signal.Signals(number).name
 
 
-def asked() -> str | None:
-    """The signal that has asked this process to stop, or None."""
-    listening = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    return listening.reason if isinstance(listening, StopRequest) else None
+def stop_reason() -> str | None:
+    """Return the name of the signal that asked this process to stop, or None."""
+    handler = signal.getsignal(signal.SIGTERM)
+    return handler.reason if isinstance(handler, StopRequest) else None

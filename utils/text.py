@@ -7,41 +7,45 @@ from collections.abc import Iterable
 
 from utils.errors import UsageError
 
-LINES = "\n\t"  # layout of our own messages
+LAYOUT = "\n\t"  # control characters of our own messages
 FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")  # full-width signs begin a formula too
 
 
 def visible(text: str) -> str:
-    """`text` with each control, bidirectional and unpaired surrogate character escaped; ends of lines and tabs stay."""
+    """Return `text` with every control, bidirectional and lone surrogate character escaped, except LAYOUT."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() or c in LINES else _escaped(c) for c in text)
+    return "".join(c if c.isprintable() or c in LAYOUT else _escape(c) for c in text)
 
 
-def quoted(value: object, most: int = 80) -> str:
-    """Return a value from a file for a message: one line of at most `most` characters, unprintable ones escaped."""
+def escaped(value: object, most: int = 80) -> str:
+    """Return a value from a file as one line for a message, without quotes.
+
+    Unprintable characters are escaped, and text beyond `most` characters is cut. A list or mapping becomes its type's
+    name: nested ones may be exponentially long.
+    """
     text = value[: most + 1] if isinstance(value, str) else _plain(value)
-    text = "".join(c if c.isprintable() else _escaped(c) for c in text)
+    text = "".join(c if c.isprintable() else _escape(c) for c in text)
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _plain(value: object) -> str:
     if not isinstance(value, int | float | Exception | None):
-        return f"a {type(value).__name__}"  # lists within lists may be exponentially long
+        return f"a {type(value).__name__}"
     try:
         return str(value)
-    except ValueError:  # of more digits than Python prints
+    except ValueError:  # Python prints no int of more than 4300 digits
         return "an int of thousands of digits"
 
 
-def _escaped(character: str) -> str:
+def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
-def cell(value: object) -> object:
-    """A cell of a CSV file as it is stored: text that a spreadsheet would take for a formula gets a ' in front (OWASP).
+def csv_cell(value: object) -> object:
+    """Return `value` for a cell of a CSV file; text that a spreadsheet would run as a formula gets a leading ' (OWASP).
 
-    Numbers stay as they are. `original` is the inverse for text.
+    Numbers and None stay as they are. `csv_text` is the inverse for text.
     """
     if value is None or isinstance(value, int | float):
         return value
@@ -49,8 +53,8 @@ def cell(value: object) -> object:
     return f"'{text}" if FORMULA.match(text) and not _is_number(text) else text
 
 
-def original(stored: str) -> str:
-    """The text that `cell` stored."""
+def csv_text(stored: str) -> str:
+    """Return the text that `csv_cell` turned into `stored`."""
     return stored[1:] if stored.startswith("'") and FORMULA.match(stored) else stored
 
 
@@ -62,45 +66,45 @@ def _is_number(text: str) -> bool:
     return text == text.strip()
 
 
-LONGEST_SHOWN = 200  # characters of a value
-MOST_PROBLEMS = 20  # that are listed
-COUNTED = re.compile(r"[\d,]+ problems:|and [\d,]+ more")  # lines of `together` that are no problem
-LISTED = reprlib.Repr()  # of lists within lists, which a checkpoint may make exponentially long
-LISTED.maxlevel, LISTED.maxlist, LISTED.maxtuple, LISTED.maxdict = 4, 20, 20, 20
-LISTED.maxstring = LISTED.maxlong = LISTED.maxother = LONGEST_SHOWN
+LONGEST_SHOWN = 200  # characters of a value in a message
+MOST_PROBLEMS = 20  # listed in one error
+COUNT_LINES = re.compile(r"[\d,]+ problems:|and [\d,]+ more")  # lines of `combined_error` that are no problem
+SHORT_REPR = reprlib.Repr()  # nested lists of a checkpoint may have an exponentially long repr
+SHORT_REPR.maxlevel, SHORT_REPR.maxlist, SHORT_REPR.maxtuple, SHORT_REPR.maxdict = 4, 20, 20, 20
+SHORT_REPR.maxstring = SHORT_REPR.maxlong = SHORT_REPR.maxother = LONGEST_SHOWN
 
 
 def shown(value: object) -> str:
-    """Return a value for a message, on one line: its repr, cut to LONGEST_SHOWN characters, null for None."""
-    plain = {"None": "null", "True": "true", "False": "false", "''": "no value"}
+    """Return a value of an option for a message, on one line: its repr in YAML's words, cut to LONGEST_SHOWN."""
+    yaml_words = {"None": "null", "True": "true", "False": "false", "''": "no value"}
     try:
-        text = repr(value) if isinstance(value, str) else " ".join(LISTED.repr(value).split())
-    except ValueError:  # Python writes no int of more than 4300 digits
+        text = repr(value) if isinstance(value, str) else " ".join(SHORT_REPR.repr(value).split())
+    except ValueError:  # Python prints no int of more than 4300 digits
         text = "a number of thousands of digits"
     rest = f"... ({len(text):,} characters)" if len(text) > LONGEST_SHOWN else ""
-    return plain.get(text, text[:LONGEST_SHOWN] + rest)
+    return yaml_words.get(text, text[:LONGEST_SHOWN] + rest)
 
 
-def word(text: str) -> str:
-    """Return the name of an option as given; as `shown` does where it is empty, unprintable or too long."""
-    return text if text and text.isprintable() and len(text) <= LONGEST_SHOWN else shown(text)
+def option_text(name: str) -> str:
+    """Return the name of an option for a message: as given, or as `shown` if it is empty, unprintable or too long."""
+    return name if name and name.isprintable() and len(name) <= LONGEST_SHOWN else shown(name)
 
 
-def together(problems: Iterable[str]) -> UsageError:
-    """One error for all problems, a line each and no more than MOST_PROBLEMS of them."""
+def combined_error(problems: Iterable[str]) -> UsageError:
+    """Return one UsageError for all problems, with a line for each of the first MOST_PROBLEMS distinct ones."""
     lines = list(dict.fromkeys(problems))
     head = [f"{len(lines):,} problems:"] if len(lines) > 1 else []
     rest = [f"and {len(lines) - MOST_PROBLEMS:,} more"] if len(lines) > MOST_PROBLEMS else []
     return UsageError("\n".join([*head, *lines[:MOST_PROBLEMS], *rest]))
 
 
-def apart(error: UsageError) -> list[str]:
-    """Return the problems in an error, a line each: the inverse of `together`."""
-    return [line for line in str(error).splitlines() if not COUNTED.fullmatch(line)]
+def split_problems(error: UsageError) -> list[str]:
+    """Return the problems of an error, one line each: the inverse of `combined_error`."""
+    return [line for line in str(error).splitlines() if not COUNT_LINES.fullmatch(line)]
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """The most similar of the names, as a remark to end a message with; empty when none is similar."""
+    """Return " (did you mean 'NAME'?)" for the most similar of `names`; "" if none is similar."""
     if len(name) > LONGEST_SHOWN:
         return ""
     spelled = {known.lower(): known for known in names}

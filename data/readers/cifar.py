@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from data.readers.files import Location, check_labels, locate, reading
 from data.types import Split
 from utils.errors import UsageError
-from utils.text import quoted
+from utils.python_compat import PythonUnpickler
+from utils.text import escaped
 
 ROWS = 10_000  # images in the test file and in each file of CIFAR-10's training part; CIFAR-100 has one file of five
 PIXELS = 3 * 32 * 32  # of an image: planes of R, G and B
@@ -96,7 +97,7 @@ def read_pickle(form: Form, path: Path, rows: int) -> Iterator[Piece]:
         try:
             batch = Unpickler(file, encoding="bytes").load()
         except Exception as error:  # "including but not necessarily limited to", says pickle of what load() raises
-            raise UsageError(f"{what}: {quoted(error, 300) or type(error).__name__}") from error
+            raise UsageError(f"{what}: {escaped(error, 300) or type(error).__name__}") from error
     if not isinstance(batch, dict):
         raise UsageError(f"{what}: holds a {type(batch).__name__}, a dict expected")
     data, labels = (batch.get(key.encode(), batch.get(key)) for key in ("data", form.key))
@@ -122,8 +123,8 @@ class PickledArray:
     def __str__(self) -> str:
         sizes = self.shape if isinstance(self.shape, tuple) else ()
         code = getattr(self.dtype, "code", None)
-        shape = ", ".join(map(quoted, sizes[:5]))
-        return f"of shape ({shape}) and dtype {quoted(code.decode('latin1') if isinstance(code, bytes) else code)}"
+        shape = ", ".join(map(escaped, sizes[:5]))
+        return f"of shape ({shape}) and dtype {escaped(code.decode('latin1') if isinstance(code, bytes) else code)}"
 
     def uint8(self, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
         """The array, sharing the bytes read; None when it is not a C-ordered uint8 array of that shape."""
@@ -148,7 +149,7 @@ def latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-class Unpickler(pickle._Unpickler):
+class Unpickler(PythonUnpickler):
     """Builds the plain types, and stand-ins for the few names the official files refer to; refuses all others.
 
     Neither numpy's reconstruction nor any other code of the environment is reachable from a file. The unpickler in

@@ -11,7 +11,7 @@ from data.readers.files import Location, locate, reading
 from data.types import FileSplit
 from utils.errors import UsageError
 from utils.files import check_regular
-from utils.text import quoted
+from utils.text import escaped
 
 FOLDERS = {
     "ImageNet": ("imagenet", "ImageNet"),
@@ -89,7 +89,7 @@ def list_files(folder: Path) -> FileSplit:
             check_images(folder / name, folders.IMG_EXTENSIONS)
     except OSError as error:
         kinds = ", ".join(folders.IMG_EXTENSIONS)
-        found = quoted(" ".join(str(error).split()), 300)
+        found = escaped(" ".join(str(error).split()), 300)
         raise UsageError(f"{folder}: {found} Image files end in {kinds}") from error
     return file_split(*zip(*listed, strict=True))
 
@@ -123,9 +123,9 @@ def read_annotated(val: Path, classes: Sequence[str]) -> FileSplit:
         if hidden(f"/{file}"):
             continue
         if name not in number:
-            raise UsageError(f"{annotations}, line {i}: {quoted(name)!r} is no class folder of train")
+            raise UsageError(f"{annotations}, line {i}: '{escaped(name)}' is no class folder of train")
         if not (val / "images" / file).is_file():
-            raise UsageError(f"{annotations}, line {i}: there is no images/{quoted(file)}")
+            raise UsageError(f"{annotations}, line {i}: there is no images/{escaped(file)}")
         paths.append(str(val / "images" / file))
         labels.append(number[name])
     if not paths:

@@ -9,7 +9,7 @@ from data.readers.files import Location, locate, reading
 from data.types import Split
 from utils import declared_sizes
 from utils.errors import UsageError
-from utils.text import quoted
+from utils.text import escaped
 
 
 def read_svhn(root: Path, download: bool) -> tuple[Split, Split]:
@@ -27,13 +27,13 @@ def read_svhn_split(path: Path) -> Split:
         raise UsageError("SVHN: scipy reads its MATLAB files and is not installed; pip install scipy") from error
     with reading(path), path.open("rb") as file:
         try:
-            declared_sizes.check(path, declared_sizes.of_matlab(file))
+            declared_sizes.check(path, declared_sizes.matlab_size(file))
             held = loadmat(file, variable_names=("X", "y"))
         except UsageError:
             raise
         except Exception as error:  # loadmat has no list of what it raises for a damaged file: seven kinds were seen
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise UsageError(f"{path}: not a MATLAB file that can be read: {quoted(reason, 300)}") from error
+            raise UsageError(f"{path}: not a MATLAB file that can be read: {escaped(reason, 300)}") from error
     images, digits = held.get("X"), held.get("y")
     right = all(isinstance(array, np.ndarray) and array.dtype == np.uint8 for array in (images, digits))
     if not right or images.shape[:3] != (32, 32, 3) or digits.shape != (images.shape[3], 1) or not digits.size:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from models.pruning.channel_trace import has_unit_per_group
-from utils.text import quoted
+from utils.text import escaped
+from utils.torch_compat import AnyBatchNorm
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +100,7 @@ def resize_and_load(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        reason = quoted(str(error).splitlines()[-1].strip(), 300)
+        reason = escaped(str(error).splitlines()[-1].strip(), 300)
         raise ValueError(f"the state does not fit this network: {reason}") from error
     return model
 
@@ -114,7 +114,7 @@ def _set_widths(layer: nn.Module) -> None:
         layer.out_channels, layer.in_channels = out_channels, group_inputs * layer.groups
     elif isinstance(layer, nn.Linear):
         layer.out_features, layer.in_features = layer.weight.shape
-    elif isinstance(layer, _BatchNorm) and layer.running_mean is not None:
+    elif isinstance(layer, AnyBatchNorm) and layer.running_mean is not None:
         layer.num_features = len(layer.running_mean)
 
 

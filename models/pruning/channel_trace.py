@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode  # the documented name, in torch's notes on extending it
 from torch.utils._pytree import tree_leaves
 
@@ -36,8 +35,9 @@ from models.pruning.channel_rules import (
     set_unit_ids,
     unit_ids,
 )
+from utils.torch_compat import AnyBatchNorm
 
-SUPPORTED_LAYERS = (nn.Conv2d, nn.Linear, _BatchNorm)
+SUPPORTED_LAYERS = (nn.Conv2d, nn.Linear, AnyBatchNorm)
 REFUSAL = "units cannot be pruned: "
 
 
@@ -176,7 +176,7 @@ class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
     def _leave(self, module: nn.Module, args: Any, kwargs: Any, out: Any) -> Any:
         """Return the output of a module. That of a supported layer is zero where it belongs to a unit."""
         name, _ = self._active[-1]
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, AnyBatchNorm):
             out = self._after_norm(name, module, out, *args, **kwargs)
         elif isinstance(module, nn.Conv2d | nn.Linear):
             out = self._after_layer(name, module, out, *args, **kwargs)
@@ -200,7 +200,7 @@ class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         set_unit_ids(out, written.view([-1 if a == axis else 1 for a in range(out.dim())]).expand_as(out))
         return out
 
-    def _after_norm(self, name: str, norm: _BatchNorm, out: Tensor, input: Tensor) -> Tensor:
+    def _after_norm(self, name: str, norm: AnyBatchNorm, out: Tensor, input: Tensor) -> Tensor:
         if has_unit_ids(input):
             read = self._channel_ids(name, input, 1)
             self._keep(self.norms, name, read)

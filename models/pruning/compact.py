@@ -6,14 +6,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 import models
 from models.pruning.channel_cut import resize_and_load
 from utils.errors import UsageError
 from utils.paths import expanded
 from utils.records import checkpoints
-from utils.text import quoted
+from utils.torch_compat import AnyBatchNorm
 
 KIND = "featherweight compact network 1"
 
@@ -25,7 +24,7 @@ def pack_network(model: nn.Module, build: Mapping[str, Any], metadata: Mapping[s
     the state dict, the settings of the batch norms, and the entries of `metadata`.
     """
     state = {key: tensor.detach().cpu() for key, tensor in model.state_dict().items()}
-    norms = {name: _settings(layer) for name, layer in model.named_modules() if isinstance(layer, _BatchNorm)}
+    norms = {name: _settings(layer) for name, layer in model.named_modules() if isinstance(layer, AnyBatchNorm)}
     return {"kind": KIND, "build": dict(build), "state": state, "norms": norms, **metadata}
 
 
@@ -60,4 +59,4 @@ def load_compact(path: str | Path) -> nn.Module:
     try:
         return unpack_network(content)
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise UsageError(f"{path} is not a compact network: {quoted(str(error).splitlines()[0], 300)}") from error
+        raise UsageError(f"{path} is not a compact network: {escaped(str(error).splitlines()[0], 300)}") from error

@@ -19,7 +19,7 @@ from trainers.ddp import Replicas
 from trainers.loop import Parts, Score, State, evaluate, train_one_epoch
 from trainers.optimizers import freeze_weights, make_optimizer
 from trainers.registry import TRAINERS
-from utils.distributed.batch_slice import Share
+from utils.distributed.batch_slice import BatchSlice
 from utils.distributed.runtime import Runtime
 from utils.records.epoch_tables import Table
 
@@ -61,7 +61,7 @@ class Marks:
     def __len__(self) -> int:
         return len(self._batches)
 
-    def share(self, number: int) -> Share:
+    def share(self, number: int) -> BatchSlice:
         return self._batches.share(number)
 
     def prepare(self) -> None:
@@ -106,7 +106,7 @@ def parts(model: Any, optimizer: str, runtime: Runtime, batch: int, *, dense: bo
 
     def batches(count: int, *, train: bool) -> DeviceBatches:
         usual: dict[str, Any] = {"device": runtime.device, "batch_size": batch, "seed": 0}
-        part = (runtime.place.rank, runtime.place.world)
+        part = (runtime.process.rank, runtime.process.world)
         return DeviceBatches(split, SPEC, **usual, train=train, limit=count, part=part)
 
     return Parts(

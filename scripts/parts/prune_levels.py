@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 import args
 import data
@@ -29,6 +28,7 @@ from utils.console import say, warn
 from utils.distributed.runtime import Runtime
 from utils.errors import UsageError
 from utils.records.run import directory_of, read_status
+from utils.torch_compat import AnyBatchNorm
 
 TAYLOR_BATCHES = 10  # of training data, for the criterion taylor
 Masks = list[Tensor]
@@ -149,7 +149,7 @@ def pruned(
 
 def has_norms(model: nn.Module) -> bool:
     """Whether there are batch norms whose running statistics count; binary networks' use each batch's own."""
-    return any(isinstance(m, _BatchNorm) and not getattr(m, "uses_batch_statistics", False) for m in model.modules())
+    return any(isinstance(m, AnyBatchNorm) and not getattr(m, "uses_batch_statistics", False) for m in model.modules())
 
 
 def row(trained: Trained, method: str, percent: float, model: nn.Module, smaller: nn.Module) -> Row:

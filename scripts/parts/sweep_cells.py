@@ -14,7 +14,7 @@ from utils.errors import UsageError
 from utils.records import results
 from utils.records.results import Row
 from utils.records.run import read_status
-from utils.text import quoted
+from utils.text import escaped
 
 OTHER_RUNS = ("epochs", "pretrained")  # besides the mathematics, what makes it another result
 
@@ -177,8 +177,8 @@ def _conditions(found: Sequence[Row]) -> list[str]:
     """What the numbers of the table are, and under which conditions they were measured."""
     if not found:
         return ["nothing is finished yet"]
-    facts = {name: quoted(", ".join(sorted({row[name] for row in found}))) for name in ("Set", "Epochs", "Precision")}
-    picked = quoted(" and ".join(sorted({row["Best Picked On"] for row in found})))
+    facts = {name: escaped(", ".join(sorted({row[name] for row in found}))) for name in ("Set", "Epochs", "Precision")}
+    picked = escaped(" and ".join(sorted({row["Best Picked On"] for row in found})))
     return [
         "Test accuracy (%) after the last epoch, mean ± standard deviation (seeds); "
         + "; ".join(f"{name.lower()} {value}" for name, value in facts.items()),

@@ -13,12 +13,12 @@ from types import FrameType
 
 from scripts.parts.sweep_cells import Cell, accuracy, finished
 from utils.console import say
-from utils.errors import IN_USE, RESUMABLE
+from utils.errors import RunInUse, Stopped
 from utils.files import try_lock
 
 ASKING = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 # 130 and the negative ones: stopped before training began, with nothing to save.
-STOPPED = (RESUMABLE, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT, -signal.SIGUSR2, -signal.SIGHUP)
+STOPPED = (Stopped.exit_code, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT, -signal.SIGUSR2, -signal.SIGHUP)
 BAD_INPUT = 2  # exit code: a missing data set, for one
 LOOK_SECONDS = 0.1
 
@@ -139,7 +139,7 @@ def start(cell: Cell, program: Path, share: dict[str, str]) -> Child | None:
 def end(child: Child, ahead: str, stop: Stop) -> str | None:
     """Say how the child ended; the reason where it failed. One that was stopped from outside stops the sweep."""
     cell, code, took = child.cell, child.process.returncode, duration(time.monotonic() - child.began)
-    if code == IN_USE:
+    if code == RunInUse.exit_code:
         say(f"{cell.label}: passed by, another process is training it")
         return None
     if code in STOPPED:

@@ -91,7 +91,7 @@ def test_a_checkpoint_by_name_and_an_existing_file(trained, run, tmp_path):
     directory, out = trained(epochs=2), tmp_path / "shift.pt"
     out.write_text("mine")
     first = directory / "checkpoints/initial.pt"
-    assert run("shift", first, out) == (2, "", f"error: {out} is there already; --force replaces it\n")
+    assert run("shift", first, out) == (2, "", f"error: {out} already exists; --force replaces it\n")
     assert out.read_text() == "mine"
     assert run("shift", first, out, "--force")[0] == 0
     stored = torch.load(out, weights_only=True)["layers"]["linear.2"]

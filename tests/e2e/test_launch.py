@@ -1,4 +1,4 @@
-"""--multigpu's own launcher: its processes listen where only this machine can speak to them."""
+"""--multigpu's launcher: its processes listen on the loopback interface alone."""
 
 import os
 import signal
@@ -12,11 +12,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LIMIT = 120  # seconds after which a test fails instead of hanging the suite
 LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
-START = "import sys; from utils import launch; launch.start(sys.argv[1:], 2)"
+START = "import sys; from utils.distributed import spawn; spawn.run_processes(sys.argv[1:], 2)"
 
 
 def tree(pid):
-    """The process and all that it has started."""
+    """Return the ids of the process and all its descendants."""
     children = Path(f"/proc/{pid}/task/{pid}/children")
     try:
         below = [int(child) for child in children.read_text().split()]
@@ -34,7 +34,7 @@ def sockets(pid):
 
 
 def listening(pid):
-    """(inode, hexadecimal address) of every TCP socket on which the processes of the tree listen."""
+    """Return (inode, hexadecimal address) of every TCP socket on which the processes of the tree listen."""
     held = {link for process in tree(pid) for link in sockets(process)}
     lines = [line for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
     fields = [line.split() for line in lines]

@@ -1,4 +1,4 @@
-"""Whole programs on a terminal that knows nothing but ASCII."""
+"""Whole programs on ASCII streams and on closed or full ones."""
 
 import io
 import subprocess
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def ascii_only(monkeypatch, program):
-    """Runs a program's `main` on streams in ASCII; returns (exit code, standard output, standard error)."""
+    """Return a function that runs a program's `main` on ASCII streams: (exit code, standard output, standard error)."""
 
     def run(work, *argv):
         streams = {name: io.TextIOWrapper(io.BytesIO(), encoding="ascii") for name in ("stdout", "stderr")}
@@ -28,7 +28,7 @@ def ascii_only(monkeypatch, program):
     return run
 
 
-def test_a_run_of_any_name_goes_through_every_program(ascii_only, config, tmp_path):
+def test_every_program_handles_a_run_with_a_non_ascii_name(ascii_only, config, tmp_path):
     words = ("--config", config(epochs=1), "--name", "实验")
     for work in (main.main, parallel_main.main):
         code, out, err = ascii_only(work, *words)
@@ -48,7 +48,7 @@ def test_a_run_of_any_name_goes_through_every_program(ascii_only, config, tmp_pa
 
 
 @pytest.mark.parametrize("redirection", ["| head -1", ">&- 2>&-", "> /dev/full 2>&1"])
-def test_a_run_whose_output_nobody_takes_is_done(config, tmp_path, redirection):
+def test_a_run_with_closed_or_full_output_finishes(config, tmp_path, redirection):
     command = f'set -o pipefail; "{sys.executable}" "{ROOT / "main.py"}" --config "{config(epochs=1)}" {redirection}'
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -57,7 +57,7 @@ def test_a_run_whose_output_nobody_takes_is_done(config, tmp_path, redirection):
 
 @pytest.mark.parametrize("redirection", ["| true", ">&-", "> /dev/full"])
 @pytest.mark.parametrize("program", ["main.py", "scripts/sweep.py"])
-def test_help_that_nobody_reads_ends_quietly(redirection, program):
+def test_help_into_a_closed_stream_ends_without_an_error(redirection, program):
     command = f'set -o pipefail; "{sys.executable}" "{ROOT / program}" --help {redirection}'
     done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, b"")

@@ -1,4 +1,4 @@
-"""parallel_main.py under torch's own launcher: one run of many processes, its end, its failures, its resumption."""
+"""parallel_main.py under torch's own launcher: one run of several processes, its failures and its resumption."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ ENV = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "OMPI")
 
 
 def command(processes, *more, program="parallel_main.py", launch=()):
-    """The words that run the program in so many processes, or in one."""
+    """Return the command that runs the program in so many processes."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *launch]
     return [str(word) for word in [sys.executable, *(torchrun * (processes > 1)), ROOT / program, *TYPED, *more]]
 
@@ -45,9 +45,9 @@ def equal(a, b):
     return all(torch.equal(value, b[key]) for key, value in a.items())
 
 
-def eventually(what, seconds=60):
+def wait_until(condition, seconds=60):
     end = time.monotonic() + seconds
-    while not what():
+    while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)
 
@@ -71,7 +71,7 @@ def test_many_processes_make_one_run(tmp_path):
         *(pytest.param(*case, marks=pytest.mark.slow) for case in ((3, 3, True), (1, 3, False))),
     ],
 )
-def test_a_run_goes_on_with_as_many_processes_or_with_others(tmp_path, before, after, exact):
+def test_a_killed_run_resumes_with_the_same_or_another_number_of_processes(tmp_path, before, after, exact):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     for folder in (whole, parts):
         folder.mkdir()
@@ -80,7 +80,7 @@ def test_a_run_goes_on_with_as_many_processes_or_with_others(tmp_path, before, a
         command(before, "--epochs", 4, "--save-minutes", 1e-6), cwd=parts, env=ENV, stdout=subprocess.DEVNULL
     ) as process:
         last = parts / RUN / "checkpoints/last.pt"  # saved whenever they look: within the epoch as well
-        eventually(lambda: last.exists() and torch.load(last, weights_only=True)["step"] == 10)
+        wait_until(lambda: last.exists() and torch.load(last, weights_only=True)["step"] == 10)
         for child in children(process.pid):
             os.kill(child, signal.SIGKILL)
         process.kill()
@@ -96,15 +96,15 @@ def test_a_run_goes_on_with_as_many_processes_or_with_others(tmp_path, before, a
 
 
 def children(pid):
-    """The processes that `pid` has started."""
+    """Return the ids of the parallel_main processes that `pid` has started."""
     found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [int(child) for child in found if "parallel_main" in Path(f"/proc/{child}/cmdline").read_text()]
 
 
-def test_a_worker_that_is_killed_costs_what_came_after_the_last_checkpoint(tmp_path):
+def test_a_restarted_run_repeats_only_the_steps_after_the_last_checkpoint(tmp_path):
     words = command(2, "--epochs", 6, launch=("--max-restarts=3",))
     with subprocess.Popen(words, cwd=tmp_path, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        eventually(lambda: (tmp_path / RUN / "metrics.csv").exists() and rows(tmp_path / RUN / "metrics.csv"))
+        wait_until(lambda: (tmp_path / RUN / "metrics.csv").exists() and rows(tmp_path / RUN / "metrics.csv"))
         os.kill(children(process.pid)[-1], signal.SIGKILL)
         out, err = process.communicate(timeout=100)
     assert process.returncode == 0, err
@@ -113,9 +113,9 @@ def test_a_worker_that_is_killed_costs_what_came_after_the_last_checkpoint(tmp_p
     assert [int(float(row["epoch"])) for row in rows(tmp_path / RUN / "metrics.csv")] == [1, 2, 3, 4, 5, 6]
 
 
-def test_without_restarts_it_ends_soon_and_says_so(tmp_path):
+def test_without_restarts_a_killed_rank_ends_the_run_soon(tmp_path):
     with subprocess.Popen(command(2, "--epochs", 500), cwd=tmp_path, env=ENV, stderr=subprocess.PIPE) as process:
-        eventually(lambda: (tmp_path / RUN / "metrics.csv").exists() and rows(tmp_path / RUN / "metrics.csv"))
+        wait_until(lambda: (tmp_path / RUN / "metrics.csv").exists() and rows(tmp_path / RUN / "metrics.csv"))
         os.kill(children(process.pid)[-1], signal.SIGKILL)
         _, err = process.communicate(timeout=30)
     assert process.returncode != 0 and not (tmp_path / "runs/results.csv").exists()
@@ -123,7 +123,7 @@ def test_without_restarts_it_ends_soon_and_says_so(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("more", "says"),
+    ("more", "parts"),
     [
         (("--batch-size", 100), ["batch_size: 100 given", "3 processes", "99 or 102 would do"]),
         (("--lr", "fast"), ["lr", "fast"]),
@@ -131,15 +131,15 @@ def test_without_restarts_it_ends_soon_and_says_so(tmp_path):
         (("--resume", "nowhere"), ["resume: nowhere"]),
     ],
 )
-def test_bad_input_is_told_once(tmp_path, more, says):
+def test_bad_input_is_reported_once(tmp_path, more, parts):
     done = run(tmp_path, 3, *more)
-    told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(told) == 1 and all(part in told[0] for part in says), done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and all(part in errors[0] for part in parts), done.stderr
     assert "warning" not in done.stderr
     assert done.returncode != 0 and not (tmp_path / "runs").exists()
 
 
-def test_processes_that_do_not_come_are_named_in_time(tmp_path):
+def test_missing_ranks_are_named_after_the_timeout(tmp_path):
     began = time.monotonic()
     env = ENV | {"RANK": "0", "WORLD_SIZE": "3", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29613"}
     done = run(tmp_path, 1, "--init-timeout", 2, env=env)
@@ -158,7 +158,7 @@ def two_launchers(folder, *more):
     return [subprocess.Popen(words, cwd=folder, env=ENV, stdout=subprocess.PIPE, text=True) for _ in range(2)]
 
 
-def test_two_launchers_meet_as_on_two_machines(tmp_path):
+def test_two_launchers_train_one_run_as_on_two_machines(tmp_path):
     started = two_launchers(tmp_path, "--epochs", 1)
     said = [process.communicate(timeout=100)[0] for process in started]
     assert [process.returncode for process in started] == [0, 0]
@@ -167,9 +167,9 @@ def test_two_launchers_meet_as_on_two_machines(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_launchers_go_on_when_a_worker_of_one_is_killed(tmp_path):
+def test_two_launchers_resume_after_a_worker_of_one_is_killed(tmp_path):
     started = two_launchers(tmp_path, "--epochs", 6)
-    eventually(lambda: (tmp_path / RUN / "metrics.csv").exists() and rows(tmp_path / RUN / "metrics.csv"))
+    wait_until(lambda: (tmp_path / RUN / "metrics.csv").exists() and rows(tmp_path / RUN / "metrics.csv"))
     os.kill(children(started[1].pid)[-1], signal.SIGKILL)
     said = "".join(process.communicate(timeout=100)[0] for process in started)
     assert [process.returncode for process in started] == [0, 0]
@@ -177,9 +177,9 @@ def test_two_launchers_go_on_when_a_worker_of_one_is_killed(tmp_path):
     assert [int(float(row["epoch"])) for row in rows(tmp_path / RUN / "metrics.csv")] == [1, 2, 3, 4, 5, 6]
 
 
-def test_what_batch_norm_sees_is_said_and_what_has_no_effect_too(tmp_path):
+def test_the_scope_of_batch_norm_statistics_and_options_without_effect_are_reported(tmp_path):
     words = ("--arch", "cResNet20", "--epochs", 1, "--dry-run", 1)
-    line = "batch norm: statistics are of each process's share"
+    line = "batch norm: each process uses the statistics of its slice"
     for more, times in (((), 1), (("--sync-bn",), 0)):
         done = run(tmp_path, 2, *words, *more)
         assert (done.returncode, done.stdout.count(line)) == (0, times), done.stderr
@@ -190,9 +190,9 @@ def test_what_batch_norm_sees_is_said_and_what_has_no_effect_too(tmp_path):
     assert "grad_compression has no effect on one process" in alone.stderr
 
 
-def test_an_error_of_one_process_names_it_and_ends_all(tmp_path):
-    """A fault of the program on one process: its traceback says which, the others say nothing."""
-    broken = "import os, trainers.loop as loop\nfrom utils import ranks\ntrue = loop.add_batch\n"
+def test_an_error_of_one_rank_is_reported_with_the_rank_and_ends_all(tmp_path):
+    """The traceback of a fault of the program names the rank, and the other ranks print nothing."""
+    broken = "import os, trainers.loop as loop\ntrue = loop.add_batch\n"
     broken += "def add(*given):\n    true(*given)\n    assert os.environ['RANK'] != '1', 'broken'\n"
     broken += "loop.add_batch = add\nimport sys, parallel_main\nsys.exit(parallel_main.main(sys.argv[1:]))\n"
     (tmp_path / "broken.py").write_text(broken)
@@ -203,7 +203,7 @@ def test_an_error_of_one_process_names_it_and_ends_all(tmp_path):
     assert json.loads((tmp_path / RUN / "status.json").read_text())["status"] in ("failed", "running")
 
 
-def test_alone_it_is_main(tmp_path):
+def test_on_one_process_parallel_main_equals_main(tmp_path):
     for folder, program in (("a", "main.py"), ("b", "parallel_main.py")):
         (tmp_path / folder).mkdir()
         done = run(tmp_path / folder, 1, "--epochs", 1, program=program)
@@ -219,8 +219,8 @@ def test_the_command_of_the_readme_runs(tmp_path):
     assert done.returncode == 0 and "rank 1 of 2" in done.stdout and done.stdout.count("test accuracy") == 1
 
 
-def test_only_scores_are_sent(tmp_path):
-    """The bytes that are handed to all-reduce in a step of a ticket: four for each score."""
+def test_only_gradients_of_scores_are_sent(tmp_path):
+    """A step of a ticket passes four bytes per score to all-reduce, two with bf16 compression."""
     program = tmp_path / "bytes.py"
     program.write_text(BYTES)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(program)]
@@ -240,11 +240,11 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from models import build
 from models.constraints import constrain
 from trainers.optimizers import freeze_weights
-from trainers.replicas import Replicas
-from utils import peers, ranks, runtime
+from trainers.ddp import Replicas
+from utils.distributed import launcher_env, rendezvous, runtime
 
-place = ranks.find(os.environ)
-here = runtime.choose("cpu", "fp32", None, deterministic=False, place=place)
+process = launcher_env.detect_process(os.environ)
+here = runtime.choose("cpu", "fp32", None, deterministic=False, process=process)
 true, seen = dist.all_reduce, []
 
 
@@ -259,29 +259,36 @@ def bytes_of(network):
     return sum(seen)
 
 
-with peers.joined(here, 60):
+with rendezvous.process_group(here, 60):
     net = constrain(build("Conv2", num_classes=10, in_shape=(1, 8, 8)), "SubnetConv", density=0.5)
     freeze_weights(net)
     dist.all_reduce = counted
-    plain = Replicas(here).of(net)
+    plain = Replicas(here).wrap(net)
     plain.register_comm_hook(None, default_hooks.allreduce_hook)  # what DDP does, in Python
     sent = bytes_of(plain)
     del plain
-    halved = bytes_of(Replicas(here, compression="bf16").of(net))
+    halved = bytes_of(Replicas(here, compression="bf16").wrap(net))
     scores = sum(p.numel() for n, p in net.named_parameters() if n.endswith("scores"))
     weights = sum(p.numel() for n, p in net.named_parameters() if n.endswith("weight"))
-    if place.rank == 0:
+    if process.rank == 0:
         print("sent", scores, weights, sent, halved)
 """
 
 
-def test_multigpu_starts_a_process_each_and_ends_as_they_do(tmp_path):
-    start = "import sys; from utils import ending, launch; sys.exit(ending.code(lambda: launch.start(sys.argv[1:], 2)))"
+SPAWN = """
+import sys
+from utils import exit_codes
+from utils.distributed import spawn
+sys.exit(exit_codes.run_program(lambda: spawn.run_processes(sys.argv[1:], 2)))
+"""
+
+
+def test_multigpu_starts_one_process_per_gpu_and_returns_their_exit_code(tmp_path):
     for more, code, says in (
         (("--epochs", "1"), 0, "test accuracy"),
         (("--batch-size", "5"), 2, "batch_size: 5 given"),
     ):
-        words = [sys.executable, "-c", start, *map(str, TYPED), *more]
+        words = [sys.executable, "-c", SPAWN, *map(str, TYPED), *more]
         done = subprocess.run(
             words, cwd=tmp_path, env=ENV | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
         )
@@ -289,11 +296,10 @@ def test_multigpu_starts_a_process_each_and_ends_as_they_do(tmp_path):
         assert "Traceback" not in done.stderr
 
 
-def test_multigpu_saves_when_its_launcher_is_told_to_stop(tmp_path):
-    start = "import sys; from utils import ending, launch; sys.exit(ending.code(lambda: launch.start(sys.argv[1:], 2)))"
-    words = [sys.executable, "-c", start, *map(str, TYPED), "--epochs", "500"]
+def test_multigpu_saves_and_stops_when_its_launcher_gets_sigusr2(tmp_path):
+    words = [sys.executable, "-c", SPAWN, *map(str, TYPED), "--epochs", "500"]
     with subprocess.Popen(words, cwd=tmp_path, env=ENV | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE) as process:
-        eventually(lambda: (tmp_path / RUN / "metrics.csv").exists() and rows(tmp_path / RUN / "metrics.csv"))
+        wait_until(lambda: (tmp_path / RUN / "metrics.csv").exists() and rows(tmp_path / RUN / "metrics.csv"))
         os.kill(process.pid, signal.SIGUSR2)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 75 and b"stopped by SIGUSR2 and saved" in err

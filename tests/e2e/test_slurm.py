@@ -1,4 +1,4 @@
-"""The job scripts on a real Slurm of two nodes: runs on both, past their time limit, and sweeps as arrays."""
+"""The job scripts on a Slurm cluster of two nodes: runs on both, requeued runs, and sweeps as job arrays."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ def slurm(*command, cwd=None):
 
 
 def jobs(job):
-    """The tasks of an array, or the one job: what Slurm knows of each."""
+    """Return Slurm's record of the job, or of each task of a job array."""
     lines = slurm("scontrol", "show", "--oneliner", "job", job).splitlines()
     return [dict(re.findall(r"(\w+)=(\S*)", line)) for line in lines if line]
 
@@ -38,19 +38,19 @@ def states(job):
 def wait_for(condition, seconds=120):
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "waited in vain:\n" + slurm("squeue", "--states=all")
+        assert time.monotonic() < end, "condition not met:\n" + slurm("squeue", "--states=all")
         time.sleep(0.2)
 
 
 def ended(job):
-    """Waits for the last task; its state, or those of all tasks."""
+    """Wait for the last task, and return the sorted states of all tasks."""
     wait_for(lambda: not {*states(job)} & {"PENDING", "RUNNING", "COMPLETING"})
     return states(job)
 
 
 @pytest.fixture
 def submit(tmp_path):
-    """Runs sbatch in a folder that looks like the project and has runs of its own; what is left is cancelled."""
+    """Return a function that runs sbatch in a copy of the project with its own runs. Jobs left over are cancelled."""
     for name in (".venv", "main.py", "parallel_main.py", "scripts"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "runs").mkdir()
@@ -85,13 +85,13 @@ def statuses(tmp_path):
 
 
 def epochs(tmp_path):
-    """How many have been trained, of all runs."""
+    """Return the number of epochs trained, over all runs."""
     return sum(len(path.read_text().splitlines()) - 1 for path in (tmp_path / "runs").rglob("metrics.csv"))
 
 
-def back_soon(job, tmp_path):
-    """Slurm lets a job that was put back wait for two minutes: started within the same second it would be taken for the
-    one that has just been ended."""
+def restart_now(job, tmp_path):
+    """Start a requeued job, which Slurm would delay by two minutes. A start within the second in which the job ended
+    would confuse the two."""
     wait_for(lambda: not {*states(job)} & {"RUNNING", "COMPLETING"})
     assert states(job) == ["PENDING"], log(tmp_path, job)
     time.sleep(2)
@@ -112,11 +112,11 @@ def test_a_job_on_two_nodes_equals_one_process(submit, program, config, tmp_path
         assert (found[key] - weights).abs().max() <= 1e-5 * weights.abs().max(), key
 
 
-def test_a_job_that_gets_the_signal_saves_requeues_itself_and_ends_with_one_row(submit, config, tmp_path):
+def test_a_signalled_job_saves_requeues_itself_and_ends_with_one_row(submit, config, tmp_path):
     job = submit("--nodes=2", "--ntasks-per-node=1", TRAIN, "--config", config(**LONG))
     wait_for(lambda: epochs(tmp_path) >= 2)
     slurm("scancel", "--batch", "--signal=USR2", job)  # what --signal=B:USR2@120 does two minutes before the end
-    back_soon(job, tmp_path)
+    restart_now(job, tmp_path)
     assert statuses(tmp_path) == ["stopped"] and epochs(tmp_path) < LONG["epochs"]
     assert ended(job) == ["COMPLETED"], log(tmp_path, job)
     said = log(tmp_path, job)
@@ -124,7 +124,7 @@ def test_a_job_that_gets_the_signal_saves_requeues_itself_and_ends_with_one_row(
     assert statuses(tmp_path) == ["done"] and len(rows(tmp_path)) == 1 and epochs(tmp_path) == LONG["epochs"]
 
 
-def test_a_cancelled_job_saves_and_does_not_come_back(submit, config, tmp_path):
+def test_a_cancelled_job_saves_and_is_not_requeued(submit, config, tmp_path):
     job = submit(TRAIN, "--config", config(**LONG))
     wait_for(lambda: epochs(tmp_path) >= 1)
     slurm("scancel", job)
@@ -132,7 +132,7 @@ def test_a_cancelled_job_saves_and_does_not_come_back(submit, config, tmp_path):
     assert "back into the queue" not in log(tmp_path, job)
 
 
-def test_a_sweep_of_eight_cells_is_done_once(submit, config, tmp_path):
+def test_a_sweep_of_eight_cells_runs_each_once(submit, config, tmp_path):
     grid = ("--config", config(epochs=1), "--prune-rate", 0.5, 0.3, "--seed", 1, 2, 3, 4)
     job = submit("--array=0-8", SWEEP, *grid)  # one task too many
     assert ended(job) == ["COMPLETED"] * 8 + ["FAILED"]
@@ -145,20 +145,20 @@ def test_a_sweep_of_eight_cells_is_done_once(submit, config, tmp_path):
     assert log(tmp_path, f"{again}_*").count("cells: 1, finished: 1, to run: 0") == 8
 
 
-def test_each_task_runs_its_line_of_a_list_and_only_the_one_that_was_stopped_runs_again(submit, config, tmp_path):
+def test_each_task_runs_its_line_of_a_list_and_only_a_stopped_task_runs_again(submit, config, tmp_path):
     first, second = config("one.yml", epochs=1), config("the other.yml", **LONG)
     (tmp_path / "list").write_text(f"# two runs\n\n--config {first}\n--config '{second}' --seed 3\n")
     job = submit("--array=0-1", SWEEP, "--list", "list", "--lr", 0.05)
     wait_for(lambda: states(job) == ["COMPLETED", "RUNNING"] and epochs(tmp_path) >= 3)
     slurm("scancel", "--batch", "--signal=USR2", f"{job}_1")
-    back_soon(f"{job}_1", tmp_path)
+    restart_now(f"{job}_1", tmp_path)
     assert states(f"{job}_0") == ["COMPLETED"]
     assert ended(job) == ["COMPLETED", "COMPLETED"], log(tmp_path, f"{job}_*")
     assert {(row["Seed"], row["Epochs"]) for row in rows(tmp_path)} == {("1", "1"), ("3", "20")}
     assert len(rows(tmp_path)) == 2 and [known["Restarts"] for known in jobs(f"{job}_0")] == ["0"]
 
 
-def test_the_number_of_a_task_can_be_its_seed_and_a_users_mistake_ends_the_job(submit, config, tmp_path):
+def test_a_task_number_can_be_the_seed_and_bad_input_ends_the_job(submit, config, tmp_path):
     job = submit("--array=7", "--cpus-per-task=2", TRAIN, "--config", config(), "--seed", "%a", "--check")
     wrong = submit(TRAIN, "--config", "nowhere.yml")
     (tmp_path / "list").write_text("--seed 1\n")
@@ -172,7 +172,7 @@ def test_the_number_of_a_task_can_be_its_seed_and_a_users_mistake_ends_the_job(s
 
 
 @pytest.mark.parametrize("script", [TRAIN, SWEEP])
-def test_slurm_is_told_to_signal_to_append_and_that_the_job_may_come_back(script):
+def test_the_job_scripts_request_a_signal_an_appended_log_and_requeueing(script):
     said = slurm("sbatch", "--test-only", "--verbose", script, cwd=ROOT)
     for option, value in {"signal": "B:USR2@120", "open-mode": "a", "requeue": "requeue"}.items():
         assert re.search(rf"{option} +: {value}$", said, flags=re.M), said

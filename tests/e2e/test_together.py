@@ -1,4 +1,4 @@
-"""Two and three processes compute what one does."""
+"""Two and three processes compute the same training as one."""
 
 import os
 import subprocess
@@ -15,18 +15,18 @@ from utils.distributed.runtime import ALONE
 pytestmark = pytest.mark.xdist_group("together")  # the processes are started once for all of these tests
 ROOT = Path(__file__).parents[2]
 CLOSE = {"float32": 1e-5, "float64": 1e-10}
-# one ReLU or one sign on the other side of a rounding, and the steps after it are others: told in float64 alone
-UNSTEADY = {"binary activations", "ticket of signs", "lottery", "dense", "residual", "circuit"}
-APART = {"batch norm of each"}  # each process normalises its own share: no mathematics of one process
-ONE = [name for name in CASES if name not in APART]
-EVERY = [(kind, name) for name in ONE for kind in CLOSE if kind == "float64" or name not in UNSTEADY]
+# rounding may flip one ReLU or one sign, after which all steps differ: compared in float64 alone
+SENSITIVE = {"binary activations", "ticket of signs", "lottery", "dense", "residual", "circuit"}
+LOCAL = {"batch norm of each"}  # each rank normalises its own slice: not what one process computes
+ONE = [name for name in CASES if name not in LOCAL]
+EVERY = [(kind, name) for name in ONE for kind in CLOSE if kind == "float64" or name not in SENSITIVE]
 PROCESSES = [2, pytest.param(3, marks=pytest.mark.slow)]
-DRAWN_IN_EVALUATION = {"sampled ticket"}  # each process draws for its own batches
+RANDOM_EVALUATION = {"sampled ticket"}  # each rank draws masks for its own batches
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    """Number of processes -> of each of them, type -> case -> what it came to."""
+    """Return a function: number of processes -> per rank, type -> case -> outcome."""
 
     @cache
     def of(processes):
@@ -61,13 +61,13 @@ def alone(kind, name):
 
 
 def distance(found, expected):
-    """The largest difference, as a share of the largest number."""
+    """Return the largest difference relative to the largest magnitude."""
     return ((found.double() - expected.double()).abs().max() / expected.double().abs().max().clamp(min=1e-30)).item()
 
 
 @pytest.mark.parametrize("processes", PROCESSES)
 @pytest.mark.parametrize(("kind", "name"), EVERY)
-def test_several_processes_compute_what_one_does(kind, name, processes, outcomes):
+def test_several_processes_compute_the_same_training_as_one(kind, name, processes, outcomes):
     one, found, close = alone(kind, name), outcomes(processes)[0][kind][name], CLOSE[kind]
     assert len(one["losses"]) >= 16
     assert found["losses"] == pytest.approx(one["losses"], rel=close)
@@ -75,14 +75,14 @@ def test_several_processes_compute_what_one_does(kind, name, processes, outcomes
     assert different <= 1e-3 * sum(kept.numel() for kept in one["kept"].values())
     far = {key: d for key, value in one["state"].items() if (d := distance(found["state"][key], value)) > close}
     assert far == {}
-    for split in ["train"] if name in DRAWN_IN_EVALUATION else ["train", "held out"]:
+    for split in ["train"] if name in RANDOM_EVALUATION else ["train", "held out"]:
         assert found["scores"][split] == pytest.approx(one["scores"][split], rel=close)
     assert found["tables"] == one["tables"]
 
 
 @pytest.mark.parametrize("processes", PROCESSES)
 @pytest.mark.parametrize("name", CASES)
-def test_all_processes_hold_the_same_network(name, processes, outcomes):
+def test_all_ranks_end_with_the_same_network(name, processes, outcomes):
     first, *others = (found["float32"][name] for found in outcomes(processes))
     for other in others:
         assert all(torch.equal(value, other["state"][key]) for key, value in first["state"].items())

@@ -132,7 +132,7 @@ FORGED = "a\x1b[2J\rb\nerror: forged\u202e"
 
 def heard(work):
     lines = []
-    code = exit_codes.code(work, tell=lines.append)
+    code = exit_codes.run_program(work, report=lines.append)
     return code, lines
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.nn.modules.batchnorm import _BatchNorm
 
 import models
 from models.constraints import biprop_state_dict, constrain, layer_counts, parameter_counts
+from utils.torch_compat import AnyBatchNorm
 
 with (Path(__file__).parents[1] / "golden" / "biprop_archs.csv").open(newline="") as table:
     ROWS = {row["arch"]: row for row in csv.DictReader(table)}
@@ -74,7 +74,7 @@ def test_keys_and_shapes_have_the_digest_of_biprop(arch, bn_type):
 def test_layers_and_parameters_have_the_counts_of_biprop(arch, bn_type):
     model, _ = subnet(arch, bn_type)
     row, layers = ROWS[arch], layer_counts(model)
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    norms = [m for m in model.modules() if isinstance(m, AnyBatchNorm)]
     assert len(layers) == int(row["layers"])
     assert sum(layer.total for layer in layers) == int(row["prunable"])
     assert len(norms) == int(row["bn_layers"])

@@ -181,7 +181,7 @@ def test_a_file_whose_record_is_no_record_gives_the_network_alone(run, tmp_path)
 def test_an_existing_file_is_left_alone_without_force(run, tmp_path):
     file, out = write(original(small_net()), tmp_path / "net.pth"), tmp_path / "ours.pt"
     out.write_text("mine")
-    assert run(file, out) == (2, "", f"error: {out} is there already; --force replaces it\n")
+    assert run(file, out) == (2, "", f"error: {out} already exists; --force replaces it\n")
     assert out.read_text() == "mine"
     assert run(file, out, "--force")[0] == 0 and "model" in checkpoints.read(out)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["net.pth", "ours.pt"]
@@ -235,4 +235,4 @@ def test_it_runs_as_a_file_from_anywhere(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("ours.pt: 30 tensors")
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert again.returncode == 2 and again.stderr == "error: ours.pt is there already; --force replaces it\n"
+    assert again.returncode == 2 and again.stderr == "error: ours.pt already exists; --force replaces it\n"

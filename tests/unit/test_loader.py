@@ -229,7 +229,7 @@ def test_there_are_no_more_workers_than_batches(folder):
 PROGRAM = """
     import signal, sys, time
     import data
-    from utils.signals import StopRequest
+    from utils.stop_signal import StopRequest
     stop = StopRequest().listen()
     loaded = data.load("ImageFolder", sys.argv[1], image_size=16)
     options = {"device": "cpu", "batch_size": 1, "seed": 0, "train": True, "workers": 2}

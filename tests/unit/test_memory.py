@@ -1,4 +1,4 @@
-"""Out of memory: one line and exit code 1, wherever it runs out, with what needs less."""
+"""Out of memory anywhere: one line, which says what needs less, and exit code 1."""
 
 import errno
 import json
@@ -40,25 +40,25 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("error", "line"), ERRORS, ids=[line for _, line in ERRORS])
-def test_every_kind_is_one_line_and_exit_code_1(error, line, capsys):
+def test_every_out_of_memory_error_ends_with_one_line_and_exit_code_1(error, line, capsys):
     def work():
         raise error
 
-    assert exit_codes.code(work) == 1
-    told = capsys.readouterr().err
-    assert told.startswith(f"failed: {line}") and told.count("\n") == 1 and "enforce" not in told
+    assert exit_codes.run_program(work) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"failed: {line}") and printed.count("\n") == 1 and "enforce" not in printed
 
 
 @pytest.mark.parametrize(
     "error", [RuntimeError("could not create a primitive descriptor for a convolution"), ImportError("no name x")]
 )
-def test_errors_of_the_program_are_no_lack_of_memory(error):
+def test_similar_errors_of_the_program_are_re_raised(error):
     def work():
         raise error
 
-    assert not out_of_memory.ran_out(error)
+    assert not out_of_memory.is_out_of_memory(error)
     with pytest.raises(type(error)):
-        exit_codes.code(work)
+        exit_codes.run_program(work)
 
 
 def fails(*_args, **_more):
@@ -71,7 +71,7 @@ def one_line(result):
     return err
 
 
-def test_in_training_it_names_batch_size(program, config, tmp_path, monkeypatch):
+def test_out_of_memory_in_training_names_batch_size(program, config, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "backward", fails)
     err = one_line(program("--config", config()))
     assert err.startswith("failed: out of memory: 80.0 MiB more were not free, in epoch 1/2; a smaller batch_size, ")
@@ -80,7 +80,7 @@ def test_in_training_it_names_batch_size(program, config, tmp_path, monkeypatch)
     assert status["status"] == "failed" and "batch_size" in status["reason"]
 
 
-def test_in_an_evaluation_it_names_test_batch_size(program, config, monkeypatch):
+def test_out_of_memory_in_an_evaluation_names_test_batch_size(program, config, monkeypatch):
     monkeypatch.setattr(loop, "train_one_epoch", lambda *_: True)
     monkeypatch.setattr(torch.nn.Linear, "forward", fails)
     monkeypatch.setattr(loop, "score_of", lambda sums: loop.Score(*sums[:3]))
@@ -90,7 +90,7 @@ def test_in_an_evaluation_it_names_test_batch_size(program, config, monkeypatch)
 
 @pytest.mark.parametrize("error", [OF_TORCH, OF_NUMPY, MemoryError()], ids=["torch", "numpy", "python"])
 @pytest.mark.parametrize("name", ["load_set", "assemble"])
-def test_in_preparation(program, config, tmp_path, monkeypatch, name, error):
+def test_out_of_memory_in_preparation_starts_no_run(program, config, tmp_path, monkeypatch, name, error):
     def fail(*_):
         raise error
 
@@ -100,7 +100,7 @@ def test_in_preparation(program, config, tmp_path, monkeypatch, name, error):
 
 
 @pytest.mark.parametrize("error", [OF_TORCH, MemoryError()], ids=["torch", "python"])
-def test_when_a_checkpoint_is_read(program, config, tmp_path, monkeypatch, capsys, error):
+def test_out_of_memory_while_a_checkpoint_is_read(program, config, tmp_path, monkeypatch, capsys, error):
     program("--config", config(), "--epochs", 1)
     run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
 
@@ -137,7 +137,7 @@ CAPPED = """
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")
 @pytest.mark.parametrize("left", [0, *(pytest.param(mebibytes, marks=pytest.mark.slow) for mebibytes in (4, 8, 16))])
-def test_an_address_space_that_is_really_full(config, tmp_path, left):
+def test_a_full_address_space_ends_with_one_line(config, tmp_path, left):
     path = config(arch="Conv4", batch_size=1400, epochs=1)
     words = ["--config", path, "--log-dir", tmp_path / "runs", "--results", tmp_path / "results.csv"]
     command = [sys.executable, "-c", textwrap.dedent(CAPPED), str(left), *map(str, words)]
@@ -147,7 +147,7 @@ def test_an_address_space_that_is_really_full(config, tmp_path, left):
 
 
 @pytest.mark.parametrize("error", [OF_TORCH, OF_NUMPY, MemoryError()], ids=["torch", "numpy", "python"])
-def test_when_a_network_is_built_or_a_set_is_read(program, config, monkeypatch, error):
+def test_out_of_memory_while_a_network_is_built_or_a_set_is_read(program, config, monkeypatch, error):
     def fail(*_args, **_more):
         raise error
 
@@ -160,7 +160,7 @@ def test_when_a_network_is_built_or_a_set_is_read(program, config, monkeypatch, 
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOMEM, "Cannot allocate memory"), MemoryError()], ids=repr)
-def test_no_image_is_blamed_for_it(monkeypatch, tmp_path, error):
+def test_out_of_memory_while_an_image_is_decoded_does_not_name_the_image(monkeypatch, tmp_path, error):
     (tmp_path / "a.png").write_bytes(b"")
 
     def fail(_):

@@ -1,4 +1,4 @@
-"""Device, precision, generators."""
+"""Device, precision, random number generators, and the settings made before torch is loaded."""
 
 import random
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils import process_setup
+from utils import process_setup, random_state
 from utils.distributed import runtime
 from utils.errors import UsageError
 
@@ -17,7 +17,7 @@ def _restore_determinism():
     torch.use_deterministic_algorithms(False)
 
 
-def test_precision_follows_the_hardware_unless_it_is_named(monkeypatch):
+def test_precision_auto_is_bf16_where_the_hardware_has_it(monkeypatch):
     for flags, expected in (("avx512f avx512_bf16", "bf16"), ("avx512f amx_bf16", "bf16"), ("avx512f", "fp32")):
         monkeypatch.setattr(runtime, "_cpuinfo", lambda flags=flags: [f"flags\t\t: fpu {flags}"])
         assert runtime.choose("cpu", "auto", None, deterministic=False).precision_name == expected
@@ -26,12 +26,12 @@ def test_precision_follows_the_hardware_unless_it_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("device", "gpus", "told"),
+    ("device", "gpus", "message"),
     [("cuda", None, "device: cuda is not available"), ("auto", (3,), "multigpu: 3, but this machine has no GPU")],
 )
-def test_a_device_that_is_not_there_is_said(monkeypatch, device, gpus, told):
+def test_a_missing_device_is_refused(monkeypatch, device, gpus, message):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         runtime.choose(device, "auto", gpus, deterministic=False)
 
 
@@ -49,23 +49,23 @@ def test_float32_is_never_tf32_whatever_was_chosen_before(precision):
     assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
 
 
-def test_every_generator_goes_on_where_its_state_was_taken(tmp_path):
+def test_every_generator_resumes_from_its_stored_state(tmp_path):
     def draw():
         return random.random(), float(np.random.rand()), np.random.randn(), random.gauss(0, 1), torch.rand(3).tolist()
 
-    runtime.seed_everything(5)
+    random_state.seed_everything(5)
     draw()
-    torch.save(runtime.rng_state(), tmp_path / "rng.pt")
+    torch.save(random_state.rng_state(), tmp_path / "rng.pt")
     expected = [draw(), draw()]
-    runtime.set_rng_state(torch.load(tmp_path / "rng.pt", weights_only=True))
+    random_state.set_rng_state(torch.load(tmp_path / "rng.pt", weights_only=True))
     assert [draw(), draw()] == expected
-    runtime.seed_everything(5)
+    random_state.seed_everything(5)
     first = draw()
-    runtime.seed_everything(5)
+    random_state.seed_everything(5)
     assert draw() == first
 
 
-def test_deterministic_kernels_are_asked_for():
+def test_deterministic_selects_deterministic_kernels():
     runtime.choose("cpu", "fp32", None, deterministic=True)
     assert torch.are_deterministic_algorithms_enabled()
 

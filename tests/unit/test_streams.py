@@ -1,4 +1,4 @@
-"""Output reaches any stream: it is escaped where it cannot be encoded, and nobody needs to read it."""
+"""Text is escaped where a stream cannot encode it, and a closed or full stream ends no program."""
 
 import ast
 import io
@@ -11,13 +11,13 @@ import pytest
 
 from utils import console
 from utils.console import Progress, say, warn
-from utils.text import cell, original, quoted, visible
+from utils.text import csv_cell, csv_text, escaped, visible
 
 ROOT = Path(__file__).parents[2]
-TELL = """
+PROGRAM = """
 import sys
-from utils import ending
-from utils.progress import Progress, say, warn
+from utils import exit_codes
+from utils.console import Progress, say, warn
 def work():
     warn("实验 \\udcff \\x1b[31m")
     for _ in range({lines}):
@@ -26,7 +26,7 @@ def work():
         bar.advance()
     print("printed ±")
     return 7
-sys.exit(ending.code(work))
+sys.exit(exit_codes.run_program(work))
 """
 
 
@@ -48,48 +48,48 @@ def python(text, redirection="", **env):
     ],
     ids=str,
 )
-def test_what_a_stream_cannot_encode_is_escaped(env):
-    done = python(TELL.format(lines=1), **env)
+def test_characters_that_a_stream_cannot_encode_are_escaped(env):
+    done = python(PROGRAM.format(lines=1), **env)
     assert (done.returncode, done.stderr) == (7, b"warning: \\u5b9e\\u9a8c \\udcff \\x1b[31m\n")
     assert done.stdout == b"0.5 \\xb1 0.1 (3) \\xd7 2 \\u5b9e\\u9a8c\nprinted \\xb1\n"
 
 
-def test_file_names_that_are_no_utf_8_and_control_characters_are_escaped_on_every_stream():
-    done = python(TELL.format(lines=1), PYTHONIOENCODING="utf-8")
+def test_non_utf_8_bytes_and_control_characters_are_escaped_on_every_stream():
+    done = python(PROGRAM.format(lines=1), PYTHONIOENCODING="utf-8")
     assert (done.returncode, done.stderr.decode()) == (7, "warning: 实验 \\udcff \\x1b[31m\n")
     assert done.stdout.decode() == "0.5 ± 0.1 (3) × 2 实验\nprinted ±\n"
 
 
 @pytest.mark.parametrize("redirection", [">&-", "2>&-", "<&-", ">&- 2>&- <&-", "| true", "2>&1 | true", "> /dev/full"])
 @pytest.mark.parametrize("lines", [1, 20_000])
-def test_a_closed_or_full_stream_changes_nothing_of_a_programs_end(redirection, lines):
-    done = python(TELL.format(lines=lines), redirection)
+def test_a_closed_or_full_stream_does_not_change_the_exit_code(redirection, lines):
+    done = python(PROGRAM.format(lines=lines), redirection)
     assert done.returncode == 7 and b"Error" not in done.stderr and b"ignored" not in done.stderr
 
 
-def test_files_that_are_opened_later_do_not_take_the_number_of_a_closed_stream(tmp_path):
-    text = "import os\n" + TELL.replace("def work():", "def work():\n    file = open(sys.argv[1], 'w')").replace(
+def test_a_file_opened_later_does_not_get_the_descriptor_of_a_closed_stream(tmp_path):
+    text = "import os\n" + PROGRAM.replace("def work():", "def work():\n    file = open(sys.argv[1], 'w')").replace(
         "    return 7", "    os.write(1, b'from a library')\n    return file.fileno()"
     )
     done = python(text.format(lines=1), f"{tmp_path / 'file'} >&- 2>&-")
     assert done.returncode > 2 and (tmp_path / "file").read_text() == ""
 
 
-def test_a_closed_error_stream_does_not_hand_its_lines_to_standard_output():
-    assert python(TELL.format(lines=0), "2>&-").stdout == "printed ±\n".encode()
+def test_lines_for_a_closed_standard_error_do_not_reach_standard_output():
+    assert python(PROGRAM.format(lines=0), "2>&-").stdout == "printed ±\n".encode()
 
 
-def test_a_stream_that_is_no_file_is_left_as_it_is(monkeypatch, capsys):
+def test_a_stream_without_a_descriptor_works_and_may_be_closed(monkeypatch, capsys):
     notebook = io.StringIO()
     monkeypatch.setattr(sys, "stdout", notebook)
-    console.settle()
+    console.prepare_streams()
     say("±\r\x9b2J ok")
     notebook.close()
     say("gone")
     assert sys.stdout.name == os.devnull and capsys.readouterr().out == ""
 
 
-def test_a_stream_that_nobody_has_settled_gets_its_lines_too(monkeypatch):
+def test_lines_are_written_to_a_stream_that_was_not_prepared(monkeypatch):
     shown = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="ascii"))
     say("± 1")
@@ -97,14 +97,14 @@ def test_a_stream_that_nobody_has_settled_gets_its_lines_too(monkeypatch):
     assert shown.getvalue() == b"\\xb1 1\nand on\n"
 
 
-def test_a_bar_on_a_stream_without_unicode(monkeypatch):
+def test_a_progress_bar_works_on_an_ascii_terminal(monkeypatch):
     class Terminal(io.TextIOWrapper):
         def isatty(self):
             return True
 
     shown = io.BytesIO()
     monkeypatch.setattr(sys, "stderr", Terminal(shown, encoding="ascii"))
-    console.settle()
+    console.prepare_streams()
     with Progress("Epoche ±实", 2) as bar:
         bar.advance()
         bar.show(1, 0.5, 10.0, 3.0)
@@ -117,13 +117,13 @@ PROGRAMS += [path for path in sorted((ROOT / "scripts").glob("*.py")) if "sys.ex
 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.name)
-def test_every_program_begins_and_ends_in_one_place(path):
+def test_every_program_runs_through_run_program(path):
     text = path.read_text("utf-8")
-    assert "return ending.code(" in text
+    assert "return exit_codes.run_program(" in text
 
 
-def test_what_is_printed_goes_through_one_place():
-    said = {"utils/console.py": 2, "args.py": 1}  # args: --help, before anything of utils is loaded
+def test_only_the_console_module_prints():
+    expected = {"utils/console.py": 2, "args.py": 1}  # args prints --help
     found = {}
     for path in [
         *ROOT.glob("*.py"),
@@ -132,7 +132,7 @@ def test_what_is_printed_goes_through_one_place():
         calls = [n for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.Call)]
         count = sum(isinstance(call.func, ast.Name) and call.func.id == "print" for call in calls)
         found |= {str(path.relative_to(ROOT)): count} if count else {}
-    assert found == said
+    assert found == expected
 
 
 @pytest.mark.parametrize(
@@ -151,11 +151,11 @@ def test_what_is_printed_goes_through_one_place():
         ([[1], [1]], "a list"),
     ],
 )
-def test_what_a_file_says_is_quoted_on_one_line(text, shown):
-    assert quoted(text) == shown
+def test_a_value_from_a_file_is_escaped_on_one_line(text, shown):
+    assert escaped(text) == shown
 
 
-def test_lines_of_our_own_keep_their_ends():
+def test_line_breaks_and_tabs_of_our_messages_stay():
     assert visible("2 problems:\n\tone\r\n") == "2 problems:\n\tone\\r\n"
 
 
@@ -176,10 +176,10 @@ def test_lines_of_our_own_keep_their_ends():
         ("+1e-4", "+1e-4"),
     ],
 )
-def test_no_spreadsheet_executes_a_cell_and_our_readers_give_back_the_text(value, stored):
-    assert (cell(value), original(stored)) == (stored, value)
+def test_a_formula_is_stored_as_text_and_read_back_unchanged(value, stored):
+    assert (csv_cell(value), csv_text(stored)) == (stored, value)
 
 
-def test_cells_that_are_no_text():
-    assert [cell(value) for value in (-1, -0.5, True, None)] == [-1, -0.5, True, None]
-    assert cell(Path("=a/b")) == "'=a/b" and cell("\udcff") == "\\udcff"
+def test_numbers_paths_and_none_as_csv_cells():
+    assert [csv_cell(value) for value in (-1, -0.5, True, None)] == [-1, -0.5, True, None]
+    assert csv_cell(Path("=a/b")) == "'=a/b" and csv_cell("\udcff") == "\\udcff"

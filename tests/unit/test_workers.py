@@ -15,7 +15,7 @@ import torch
 
 from data import workers
 from data.workers import Workers
-from utils.errors import NothingCame, RunFailed
+from utils.errors import RunFailed, StoppedWaiting
 from utils.stop_signal import StopRequest
 
 WAIT = 60  # seconds after which a test fails instead of hanging the suite
@@ -139,7 +139,7 @@ def test_a_signal_is_honoured_while_a_stopped_worker_is_waited_for():
     StopRequest().listen()
     threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGUSR2]).start()
     try:
-        with pytest.raises(NothingCame, match=r"^asked to stop by SIGUSR2 while a loader process prepares a batch$"):
+        with pytest.raises(StoppedWaiting, match=r"^asked to stop by SIGUSR2 while a loader process prepares a batch$"):
             seen(batches)
     finally:
         for name, handler in handlers.items():
@@ -150,7 +150,7 @@ def test_a_signal_is_honoured_while_a_stopped_worker_is_waited_for():
 
 def test_a_signal_in_an_evaluation_without_batches_leaves_the_last_checkpoint(program, config, tmp_path, monkeypatch):
     def waits(*_):
-        raise NothingCame("asked to stop by SIGTERM while a loader process prepares a batch")
+        raise StoppedWaiting("asked to stop by SIGTERM while a loader process prepares a batch")
 
     monkeypatch.setattr("trainers.loop.evaluate", waits)
     code, _, err = program("--config", config())

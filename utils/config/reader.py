@@ -11,7 +11,7 @@ from typing import Any
 
 from utils.config.fields import cast, flags, wanted
 from utils.errors import UsageError
-from utils.text import MOST_PROBLEMS, nearest, shown, word
+from utils.text import MOST_PROBLEMS, nearest, option_text, shown
 
 TYPED = "on the command line"
 BUT = ", but "  # between a value and what would be right
@@ -56,7 +56,7 @@ class Reader:
                 self.take(other, new, source, line)
         elif name not in self.declared:
             hint = self._hint(self.spellings.get(name, name), self.declared)
-            self.problems.append(f"{word(name)}: unknown option {source}{place}{hint}; see --help")
+            self.problems.append(f"{option_text(name)}: unknown option {source}{place}{hint}; see --help")
         else:
             self.origins[name], self.lines[name] = f"{name}: {shown(value)} {source}", place
             try:
@@ -90,7 +90,7 @@ class Reader:
             if stray[:1] == "-" and stray.strip("-"):
                 known = [flag for name in self.declared for flag in spellings[name]]
                 hint = self._hint(stray.partition("=")[0], known)
-                self.problems.append(f"{word(stray)}: unknown option {TYPED}{hint}; see --help")
+                self.problems.append(f"{option_text(stray)}: unknown option {TYPED}{hint}; see --help")
             elif before[:1] != "-" or "=" in before or (before, stray) not in pairs:  # else: an unknown option's value
                 config = f"; did you mean --config {shlex.quote(stray)}?" if stray.endswith((".yml", ".yaml")) else ""
                 given = shown(stray) if stray else repr(stray)

@@ -11,7 +11,7 @@ import yaml
 
 from utils.errors import UsageError
 from utils.files import irregular
-from utils.text import quoted
+from utils.text import escaped
 
 BYTES = 250_000  # of a file
 NODES = 5_000  # values in it
@@ -111,7 +111,7 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, int]]:
         reason = getattr(error, "strerror", None) or getattr(error, "problem", None) or " ".join(str(error).split())
         line = f", line {mark.line + 1}" if mark else ""
         advice = "leave one out" if "given twice" in reason else "give a YAML file"
-        raise UsageError(f"config: {path}{line} cannot be read: {quoted(reason, 300)}; {advice}") from error
+        raise UsageError(f"config: {path}{line} cannot be read: {escaped(reason, 300)}; {advice}") from error
     assert isinstance(node, yaml.MappingNode)
     lines = {key.value.replace("-", "_"): key.start_mark.line + 1 for key, _ in node.value}
     return {str(key).replace("-", "_"): value for key, value in content.items()}, lines

@@ -1,1 +1,1 @@
-"""The processes of a run: which this one is, how they meet, what each computes on."""
+"""The processes of a run: ranks, devices, rendezvous, and each rank's slice of a batch."""

@@ -1,4 +1,4 @@
-"""How a batch is shared among processes: each has its slice of the very batch that one process alone would have."""
+"""The slice of each global batch that a rank computes."""
 
 from dataclasses import dataclass
 
@@ -6,47 +6,54 @@ from utils.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Share:
-    """Rows `first` to `first + count` of a batch of `total`, one of `parts` slices that differ by a row at most."""
+class BatchSlice:
+    """Rows `start` to `start + count` of a global batch of `total` images, one slice of `world`.
 
-    first: int
+    The sizes of the slices differ by at most one row.
+    """
+
+    start: int
     count: int
     total: int
-    parts: int = 1
+    world: int = 1
 
     @classmethod
-    def of(cls, total: int, number: int, parts: int) -> "Share":
-        """Slice `number` of `parts`."""
-        first, end = total * number // parts, total * (number + 1) // parts
-        return cls(first, end - first, total, parts)
+    def of(cls, total: int, rank: int, world: int) -> "BatchSlice":
+        """Return the slice of `rank` among `world` ranks of a global batch of `total` images."""
+        start, end = total * rank // world, total * (rank + 1) // world
+        return cls(start, end - start, total, world)
 
     @property
     def rows(self) -> slice:
-        return slice(self.first, self.first + self.count)
+        """The rows of this slice, as an index of the global batch."""
+        return slice(self.start, self.start + self.count)
 
     @property
     def weight(self) -> float:
-        """What a mean over these rows counts in the plain average of the slices' means: 1 where all are as large.
+        """Factor on the mean loss of this slice; it is 1 if all slices have equal sizes.
 
-        With it that average is the mean over the batch.
+        The average over the ranks of the weighted means is the mean over the global batch.
         """
-        return self.count * self.parts / self.total
+        return self.count * self.world / self.total
 
 
-def check_batch(batch_size: int, images: int, processes: int) -> None:
-    """Raises UsageError, naming the nearest that would do, for a batch that does not divide among the processes, or
-    leaves fewer images than processes to the last batch of an epoch."""
+def check_batch(batch_size: int, images: int, world: int) -> None:
+    """Raise UsageError, with the nearest batch sizes that work, if an epoch cannot be sliced among `world` ranks.
 
-    def fits(size: int) -> bool:
-        return size % processes == 0 and (size >= images or images % size == 0 or images % size >= processes)
+    `batch_size` must be a multiple of `world`, and the last batch of an epoch of `images` needs an image per rank.
+    """
 
-    if images < processes:
-        raise UsageError(f"{processes} processes have {images} training images to share; fewer processes are needed")
-    if fits(batch_size):
+    def works(size: int) -> bool:
+        return size % world == 0 and (size >= images or images % size == 0 or images % size >= world)
+
+    if images < world:
+        raise UsageError(f"{world} processes have {images} training images to share; fewer processes are needed")
+    if works(batch_size):
         return
-    up = next(size for size in range(batch_size, batch_size + images + processes + 1) if fits(size))
-    down = next((size for size in range(batch_size, 0, -1) if fits(size)), up)
-    why = f"it does not divide among {processes} processes"
-    if batch_size % processes == 0:
-        why = f"it leaves {images % batch_size} of {images} images to the last batch, too few for {processes} processes"
-    raise UsageError(f"batch_size: {batch_size} given, but {why}; {' or '.join(map(str, sorted({down, up})))} would do")
+    above = next(size for size in range(batch_size, batch_size + images + world + 1) if works(size))
+    below = next((size for size in range(batch_size, 0, -1) if works(size)), above)
+    why = f"it does not divide among {world} processes"
+    if batch_size % world == 0:
+        why = f"it leaves {images % batch_size} of {images} images to the last batch, too few for {world} processes"
+    nearest = " or ".join(map(str, sorted({below, above})))
+    raise UsageError(f"batch_size: {batch_size} given, but {why}; {nearest} would do")

@@ -1,4 +1,4 @@
-"""Which of how many processes this is: read from what torchrun, srun or mpirun has put into the environment."""
+"""The rank of this process, read from the environment variables of torchrun, Slurm's srun or Open MPI's mpirun."""
 
 import re
 import subprocess
@@ -9,14 +9,18 @@ from dataclasses import dataclass
 
 from utils.errors import SilentExit, UsageError
 
-PORT = 29500  # torch's own
-FIRST_GOES = 5.0  # seconds that others wait for the first to tell: a launcher takes the first end for the cause
+PORT = 29500  # torch's default
+# Seconds that silent processes wait before they exit: a launcher reports the first exit as the cause, and the process
+# that prints the message has to be first.
+SILENT_EXIT_DELAY = 5.0
 
 
 @dataclass(frozen=True)
 class ProcessInfo:
-    """Process `rank` of `world`, number `local_rank` of the `local_world` on its machine; rank 0 listens at `address`,
-    `port`. `attempt` counts how often the launcher has started them all again."""
+    """Rank and world size of a process, in all and on its machine, and the address and port at which rank 0 listens.
+
+    `attempt` is the number of times that the launcher has restarted all processes.
+    """
 
     rank: int = 0
     world: int = 1
@@ -27,7 +31,7 @@ class ProcessInfo:
     attempt: int = 0
 
     def environment(self) -> dict[str, str]:
-        """The variables by which torch.distributed finds the others."""
+        """Return the environment variables from which torch.distributed reads the rendezvous."""
         return {
             "RANK": str(self.rank),
             "WORLD_SIZE": str(self.world),
@@ -40,38 +44,44 @@ class ProcessInfo:
 ALONE = ProcessInfo()
 
 
-def find(env: Mapping[str, str]) -> ProcessInfo:
-    """The place of this process: torchrun's word counts before Slurm's, and that before Open MPI's; alone without any.
+def detect_process(env: Mapping[str, str]) -> ProcessInfo:
+    """Return this process's rank from the launcher's variables in `env`, or ALONE without a launcher.
 
-    Raises UsageError for variables that do not fit together.
+    torchrun's variables take precedence over Slurm's, and Slurm's over Open MPI's. Raises UsageError if variables are
+    missing, unreadable or contradictory.
     """
     try:
         if "RANK" in env and "WORLD_SIZE" in env:
-            place = _torchrun(env)
-        elif "SLURM_STEP_NUM_TASKS" in env and "SLURM_PROCID" in env:  # srun's; sbatch's script itself has the second
-            place = _slurm(env)
+            process = _torchrun(env)
+        elif "SLURM_STEP_NUM_TASKS" in env and "SLURM_PROCID" in env:  # srun's; the batch script has only the second
+            process = _slurm(env)
         elif "OMPI_COMM_WORLD_SIZE" in env:
-            place = _open_mpi(env)
+            process = _open_mpi(env)
         else:
             return ALONE
     except KeyError as missing:
-        raise UsageError(f"environment: {missing.args[0]} is missing beside what the launcher has set") from missing
+        raise UsageError(f"environment: {missing.args[0]} is missing among the variables of the launcher") from missing
     except ValueError as error:
-        raise UsageError(f"environment: what the launcher has set cannot be read: {error}") from error
-    if not 0 <= place.rank < place.world:
-        raise UsageError(f"environment: rank {place.rank} of {place.world} processes cannot be; ranks begin at 0")
-    return place
+        raise UsageError(f"environment: the launcher's variables cannot be read: {error}") from error
+    if not 0 <= process.rank < process.world:
+        raise UsageError(
+            f"environment: rank {process.rank} of {process.world} processes is impossible; ranks begin at 0"
+        )
+    return process
 
 
 @contextmanager
-def said_once(place: ProcessInfo) -> Iterator[None]:
-    """Bad input, of which every process of a machine would say the same, is left to the first of them to tell."""
+def report_once(process: ProcessInfo) -> Iterator[None]:
+    """Let only local rank 0 report a UsageError of the body, which all processes of a machine have in common.
+
+    Raises SilentExit on the other processes, after SILENT_EXIT_DELAY seconds.
+    """
     try:
         yield
     except UsageError as error:
-        if place.local_rank:
-            time.sleep(FIRST_GOES)
-            raise SilentExit(2) from error
+        if process.local_rank:
+            time.sleep(SILENT_EXIT_DELAY)
+            raise SilentExit(error.exit_code) from error
         raise
 
 
@@ -88,35 +98,37 @@ def _torchrun(env: Mapping[str, str]) -> ProcessInfo:
 
 
 def _slurm(env: Mapping[str, str]) -> ProcessInfo:
-    """A job step's; its port follows from the job's number, so that jobs which share a node do not meet."""
+    """Return the rank of a Slurm task. The port follows from the job's and the step's number: jobs that share a node
+    get different ports."""
     world, nodes = int(env["SLURM_STEP_NUM_TASKS"]), env["SLURM_STEP_NODELIST"]
     port = 20000 + (int(env["SLURM_JOB_ID"]) * 100 + int(env["SLURM_STEP_ID"])) % 40000
     return ProcessInfo(
         rank=int(env["SLURM_PROCID"]),
         world=world,
         local_rank=int(env["SLURM_LOCALID"]),
-        local_world=_tasks_here(env),
+        local_world=_local_tasks(env),
         address=env.get("MASTER_ADDR") or (_first_node(nodes) if world > 1 else "127.0.0.1"),
         port=int(env.get("MASTER_PORT", port)),
     )
 
 
-def _tasks_here(env: Mapping[str, str]) -> int:
-    """This node's tasks: "2(x3),1" means two on each of the first three nodes and one on the fourth."""
+def _local_tasks(env: Mapping[str, str]) -> int:
+    """Return the number of tasks on this node. "2(x3),1" means two on each of three nodes and one on the fourth."""
     counts: list[int] = []
-    for tasks, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", env["SLURM_STEP_TASKS_PER_NODE"]):
-        counts += [int(tasks)] * int(times or 1)
-    return counts[int(env.get("SLURM_NODEID", 0))] if int(env.get("SLURM_NODEID", 0)) < len(counts) else 1
+    for tasks, nodes in re.findall(r"(\d+)(?:\(x(\d+)\))?", env["SLURM_STEP_TASKS_PER_NODE"]):
+        counts += [int(tasks)] * int(nodes or 1)
+    node = int(env.get("SLURM_NODEID", 0))
+    return counts[node] if node < len(counts) else 1
 
 
 def _first_node(nodes: str) -> str:
-    """The address of the first node of a list such as gpu[03-05,7]: Slurm's own commands know how to read it."""
-    name = _said_by("scontrol", "show", "hostnames", nodes).split()[0]
-    found = re.search(r"NodeAddr=(\S+)", _said_by("scontrol", "show", "node", name))
-    return found[1] if found else name
+    """Return the address of the first node of a list such as gpu[03-05,7], which scontrol can expand."""
+    name = _output_of("scontrol", "show", "hostnames", nodes).split()[0]
+    address = re.search(r"NodeAddr=(\S+)", _output_of("scontrol", "show", "node", name))
+    return address[1] if address else name
 
 
-def _said_by(*command: str) -> str:
+def _output_of(*command: str) -> str:
     try:
         return subprocess.run(command, capture_output=True, timeout=30, check=True).stdout.decode(errors="replace")
     except (OSError, subprocess.SubprocessError) as error:
@@ -126,17 +138,17 @@ def _said_by(*command: str) -> str:
 
 
 def _open_mpi(env: Mapping[str, str]) -> ProcessInfo:
-    world, here = int(env["OMPI_COMM_WORLD_SIZE"]), int(env["OMPI_COMM_WORLD_LOCAL_SIZE"])
-    if here < world and "MASTER_ADDR" not in env:
+    world, local_world = int(env["OMPI_COMM_WORLD_SIZE"]), int(env["OMPI_COMM_WORLD_LOCAL_SIZE"])
+    if local_world < world and "MASTER_ADDR" not in env:
         raise UsageError(
-            "environment: MASTER_ADDR is missing; mpirun -x MASTER_ADDR=HOST tells the processes of other machines "
-            "where rank 0 is"
+            "environment: MASTER_ADDR is missing; mpirun -x MASTER_ADDR=HOST passes the address of rank 0 to the other "
+            "machines"
         )
     return ProcessInfo(
         rank=int(env["OMPI_COMM_WORLD_RANK"]),
         world=world,
         local_rank=int(env["OMPI_COMM_WORLD_LOCAL_RANK"]),
-        local_world=here,
+        local_world=local_world,
         address=env.get("MASTER_ADDR", "127.0.0.1"),
         port=int(env.get("MASTER_PORT", PORT)),
     )

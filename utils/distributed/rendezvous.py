@@ -1,4 +1,4 @@
-"""The other processes of a run: finding them, hearing that one of them has failed, leaving with them."""
+"""The process group of a run: rendezvous of the ranks, detection of failed ranks, and the exit of all ranks."""
 
 import hashlib
 import json
@@ -16,203 +16,216 @@ from typing import Any
 import torch.distributed as dist
 
 from utils.console import say
-from utils.distributed.launcher_env import FIRST_GOES, ProcessInfo
+from utils.distributed.launcher_env import SILENT_EXIT_DELAY, ProcessInfo
 from utils.distributed.runtime import Runtime
-from utils.errors import RESUMABLE, RunFailed, SilentExit, Stopped, UsageError
+from utils.errors import RunFailed, SilentExit, Stopped, UsageError, exit_code
 
-ASK_EVERY = 0.05  # seconds between looks at who has come
-LOOK_EVERY = 1.0  # seconds between looks at whether another process has failed
-GRACE = 10.0  # seconds that this one then has to end by itself: it may hang in a collective call of a GPU
-FIRST_WORD = 1.0  # seconds that rank 0 is ahead of the others in telling what all have to tell
-COLLECTIVE = timedelta(minutes=30)  # a process that is so late to a collective call will not come
+POLL_SECONDS = 0.05  # between checks of which ranks have arrived
+WATCH_SECONDS = 1.0  # between checks of whether another rank has failed
+GRACE_SECONDS = 10.0  # for a rank to end by itself after another failed; it may hang in a collective call on a GPU
+FIRST_RANK_LEAD = 1.0  # seconds by which rank 0 precedes the others in reporting an error that all ranks have
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # a rank that is later than this to a collective call has hung
 
 
 @contextmanager
-def joined(runtime: Runtime, timeout: float) -> Iterator[bool]:
-    """While it lasts this process is one of a group, and only rank 0 is heard. Alone it does nothing.
+def process_group(runtime: Runtime, timeout: float) -> Iterator[bool]:
+    """Make this process a member of the group of all ranks during the body, in which only rank 0 prints.
 
-    Yields, on rank 0, whether the launcher has started the processes before. An error is told once, by the process that
-    had it, with its rank; the others then leave within seconds. Raises RunFailed where the others do not come within
-    `timeout` seconds, UsageError where their devices do not go together.
+    Yields whether the launcher has started the ranks before; only rank 0 is sure to know. On a single process it does
+    nothing. If a rank raises an error, that rank alone reports it, with its number, and all ranks end within seconds.
+
+    Raises RunFailed if not all ranks arrive within `timeout` seconds, UsageError if their devices conflict.
     """
-    place = runtime.place
-    if place.world == 1:
+    process = runtime.process
+    if process.world == 1:
         yield False
         return
-    board, again = _connect(runtime, timeout)
-    board.watch()
+    watcher, restarted = _connect(runtime, timeout)
+    watcher.start()
     try:
-        with _muted() if place.rank else nullcontext():
-            yield again
+        with _muted() if process.rank else nullcontext():
+            yield restarted
     except Stopped as stopped:
-        dist.barrier()  # a launcher may end the others at the first exit: the first process has saved by now
+        dist.barrier()  # a launcher may kill the other ranks at the first exit: rank 0 must have saved by then
         dist.destroy_process_group()
-        if place.rank:
-            raise SilentExit(RESUMABLE) from stopped
+        if process.rank:
+            raise SilentExit(stopped.exit_code) from stopped
         raise
     except SilentExit:
-        time.sleep(FIRST_GOES)
+        time.sleep(SILENT_EXIT_DELAY)
         raise
     except Exception as error:
-        board.told(error)
+        watcher.report(error)
         raise
     finally:
-        board.close()
+        watcher.close()
     dist.destroy_process_group()
 
 
 def _connect(runtime: Runtime, timeout: float) -> tuple["FailureWatcher", bool]:
-    """Meet the others; whether they have met before. A timer ends what torch's timeouts do not: an interface that lets
-    nothing through."""
-    place, backend = runtime.place, runtime.backend
-    say(f"rank {place.rank} of {place.world} on {platform.node()}, meeting at {place.address}:{place.port} ({backend})")
-    os.environ.update(place.environment())
-    where, limit = f"{place.address}:{place.port}", timedelta(seconds=timeout)
-    timer = threading.Timer(timeout + 2, _give_up, [place, where, timeout])
+    """Initialise torch's process group. Return a watcher of the other ranks, and whether this start is a restart.
+
+    A timer covers what torch's timeouts do not: a network interface that lets nothing through.
+    """
+    process, backend = runtime.process, runtime.backend
+    where = f"{process.address}:{process.port}"
+    say(f"rank {process.rank} of {process.world} on {platform.node()}, rendezvous at {where} ({backend})")
+    os.environ.update(process.environment())
+    limit = timedelta(seconds=timeout)
+    timer = threading.Timer(timeout + 2, _exit_unreachable, [process, where, timeout])
     timer.daemon = True
     timer.start()
     try:
-        store, _, _ = next(iter(dist.rendezvous("env://", place.rank, place.world, timeout=limit)))
-        name, told = meet(store, place, timeout, [place.attempt, backend, runtime.gpu])
-        if wrong := misfit(told):
-            if place.rank:
-                time.sleep(FIRST_GOES)
-                raise SilentExit(2)
-            raise UsageError(f"device: {wrong}")
+        store, _, _ = next(iter(dist.rendezvous("env://", process.rank, process.world, timeout=limit)))
+        start, members = wait_for_ranks(store, process, timeout, [process.attempt, backend, runtime.gpu])
+        if conflict := device_conflict(members):
+            if process.rank:
+                time.sleep(SILENT_EXIT_DELAY)
+                raise SilentExit(UsageError.exit_code)
+            raise UsageError(f"device: {conflict}")
         dist.init_process_group(
             backend,
-            store=dist.PrefixStore(name, store),
-            rank=place.rank,
-            world_size=place.world,
-            timeout=COLLECTIVE,
+            store=dist.PrefixStore(start, store),
+            rank=process.rank,
+            world_size=process.world,
+            timeout=COLLECTIVE_TIMEOUT,
             device_id=runtime.device if runtime.gpu else None,
         )
-        dist.barrier()  # connects them, so that what cannot be reached ends here
+        dist.barrier()  # opens the connections, so that unreachable ranks fail here
     except RuntimeError as error:
         if isinstance(error, RunFailed):
             raise
-        raise RunFailed(f"cannot meet the others at {where} within {timeout:g} s: {_reason(error)}") from error
+        raise RunFailed(f"the rendezvous at {where} failed within {timeout:g} s: {_reason(error)}") from error
     finally:
         timer.cancel()
-    return FailureWatcher(place, name), met_before(store, place, told)
+    return FailureWatcher(process, start), is_restart(store, process, members)
 
 
-def meet(store: dist.Store, place: ProcessInfo, timeout: float, about: Sequence[Any]) -> tuple[str, list[list[Any]]]:
-    """Wait for all processes of this start. Returns a name which this start has alone, and what each tells `about`
-    itself, by rank.
+def wait_for_ranks(
+    store: dist.Store, process: ProcessInfo, timeout: float, metadata: Sequence[Any]
+) -> tuple[str, list[list[Any]]]:
+    """Wait until all ranks of this start have arrived. Return a name unique to this start, and each rank's `metadata`.
 
-    torchrun keeps one store for all its starts, and machines may count them differently: what a dead process has left
-    there is known by nobody's having answered to it. Raises RunFailed, naming those who do not come within `timeout`
-    seconds.
+    torchrun keeps one store for all its restarts, and machines may count restarts differently. A count therefore cannot
+    expose the entry of a dead process. A start is complete when every rank has answered to the same set of entries.
+
+    Raises RunFailed, which names the missing ranks, after `timeout` seconds.
     """
-    here = answered = [f"here/{rank}" for rank in range(place.world)]
-    store.set(here[place.rank], json.dumps([uuid.uuid4().hex, *about]))
+    arrived = answered = [f"here/{rank}" for rank in range(process.world)]
+    store.set(arrived[process.rank], json.dumps([uuid.uuid4().hex, *metadata]))
     end = time.monotonic() + timeout
     while time.monotonic() < end:
-        if store.check(here):
-            said = store.multi_get(here)
-            name = hashlib.sha256(b"".join(said)).hexdigest()
-            answered = [f"{name}/{rank}" for rank in range(place.world)]
-            store.set(answered[place.rank], "")
+        if store.check(arrived):
+            entries = store.multi_get(arrived)
+            start = hashlib.sha256(b"".join(entries)).hexdigest()
+            answered = [f"{start}/{rank}" for rank in range(process.world)]
+            store.set(answered[process.rank], "")
             if store.check(answered):
-                return name, [json.loads(one)[1:] for one in said]
-        time.sleep(ASK_EVERY)
+                return start, [json.loads(entry)[1:] for entry in entries]
+        time.sleep(POLL_SECONDS)
     missing = [str(rank) for rank, key in enumerate(answered) if not store.check([key])]
-    raise RunFailed(f"within {timeout:g} s nobody came as rank {', '.join(missing)} of {place.world}")
+    raise RunFailed(f"within {timeout:g} s no process arrived as rank {', '.join(missing)} of {process.world}")
 
 
-def met_before(store: dist.Store, place: ProcessInfo, told: Sequence[Sequence[Any]]) -> bool:
-    """Whether this is not the first start: by the count of any machine, or on rank 0 by what the store remembers, since
-    no machine counts the starts that another one's coming or going has caused."""
-    return (place.rank == 0 and store.add("met", 1) > 1) or any(attempt for attempt, *_ in told)
+def is_restart(store: dist.Store, process: ProcessInfo, members: Sequence[Sequence[Any]]) -> bool:
+    """Return whether the ranks have been started before, by any machine's count of restarts in `members`.
+
+    Rank 0 also counts in the store: a machine does not count the restarts that the arrival or the loss of another
+    machine causes.
+    """
+    return (process.rank == 0 and store.add("starts", 1) > 1) or any(attempt for attempt, *_ in members)
 
 
-def misfit(told: Sequence[Sequence[Any]]) -> str:
-    """What is wrong where two processes are on one GPU, or one computes where the others do not; else nothing.
+def device_conflict(members: Sequence[Sequence[Any]]) -> str:
+    """Return what is wrong if two ranks share a GPU or the backends differ, else "".
 
-    `told`: by rank, the starts counted, the backend, and the name of the GPU, empty on a CPU.
+    `members` has per rank the count of restarts, the backend, and the GPU's UUID, which is empty on a CPU.
     """
     users: dict[str, int] = {}
-    for rank, (_, backend, gpu) in enumerate(told):
-        if backend != told[0][1]:
-            return f"rank 0 came with {told[0][1]}, rank {rank} with {backend}; --device says cpu or cuda for all"
+    for rank, (_, backend, gpu) in enumerate(members):
+        if backend != members[0][1]:
+            return f"rank 0 uses {members[0][1]}, rank {rank} uses {backend}; --device cpu or cuda sets it for all"
         if gpu and users.setdefault(gpu, rank) != rank:
             return f"ranks {users[gpu]} and {rank} are both on GPU {gpu}; each needs one of its own"
     return ""
 
 
-def _give_up(place: ProcessInfo, where: str, timeout: float) -> None:
+def _exit_unreachable(process: ProcessInfo, where: str, timeout: float) -> None:
     os.write(
         2,
-        f"failed: rank {place.rank} of {place.world} met the others at {where} but could not reach them within "
-        f"{timeout:g} s; GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME names the network interface to use\n".encode(),
+        f"failed: rank {process.rank} of {process.world} found the other ranks at {where} but could not reach them "
+        f"within {timeout:g} s; GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME names the network interface to use\n".encode(),
     )
     os._exit(1)
 
 
 class FailureWatcher:
-    """Where the process that fails first leaves word, for all to see."""
+    """Thread that ends this process after another rank has recorded a failure in the store.
 
-    def __init__(self, place: ProcessInfo, name: str) -> None:
-        self._place = place
-        self._store = dist.TCPStore(place.address, place.port, is_master=False, timeout=timedelta(seconds=GRACE))
-        self._failed = f"{name}/failed"
-        self._over = threading.Event()
-        self._watcher = threading.Thread(target=self._watch, daemon=True)
+    `start` is the name of this start of the ranks, from `wait_for_ranks`.
+    """
 
-    def watch(self) -> None:
-        """Look, in a thread of its own, whether another process has failed, and then end this one before long."""
-        self._watcher.start()
+    def __init__(self, process: ProcessInfo, start: str) -> None:
+        self._process = process
+        timeout = timedelta(seconds=GRACE_SECONDS)
+        self._store = dist.TCPStore(process.address, process.port, is_master=False, timeout=timeout)
+        self._failed = f"{start}/failed"
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
 
     def _watch(self) -> None:
-        while not self._over.wait(LOOK_EVERY):
-            if self._word() is False or self._over.wait(GRACE):
+        while not self._closed.wait(WATCH_SECONDS):
+            if self._has_failed() is False or self._closed.wait(GRACE_SECONDS):
                 continue
-            word = self._word()  # an answer that failed to come once is no reason to end
-            if word is None:
-                told = (
-                    f"failed: rank {self._place.rank} of {self._place.world} has lost the process that keeps the store"
-                )
-                os.write(2, f"{told}, for {GRACE:g} s\n".encode())
-            if word is not False:
+            failed = self._has_failed()  # asked again: one request without an answer is no reason to end
+            if failed is None:
+                rank = f"rank {self._process.rank} of {self._process.world}"
+                message = f"failed: {rank} could not reach the rendezvous store for {GRACE_SECONDS:g} s\n"
+                os.write(2, message.encode())
+            if failed is not False:
                 os._exit(1)
 
-    def _word(self) -> bool | None:
-        """Whether a process has left word of a failure; None where the one that keeps the store does not answer."""
+    def _has_failed(self) -> bool | None:
+        """Return whether a rank has recorded a failure, or None if the store does not answer."""
         try:
             return bool(self._store.check([self._failed]))
         except RuntimeError:
             return None
 
-    def told(self, error: Exception) -> None:
-        """Leave word of `error`. Raises RunFailed in place of one that says no more than that another process is gone.
+    def report(self, error: Exception) -> None:
+        """Record that this rank failed with `error`, and add the rank to the error's notes.
 
-        Where another process was first, SilentExit.
+        Raises SilentExit if another rank has recorded a failure before, RunFailed in place of an error of a collective
+        call, whose cause is elsewhere.
         """
-        if self._place.rank:
-            time.sleep(FIRST_WORD)
+        if self._process.rank:
+            time.sleep(FIRST_RANK_LEAD)
         try:
             first = self._store.add(self._failed, 1) == 1
         except RuntimeError:
             first = False
         if not first:
-            time.sleep(FIRST_GOES)
-            raise SilentExit(2 if isinstance(error, UsageError) else 1) from error
-        where = f"rank {self._place.rank} of {self._place.world} on {platform.node()}"
-        if lost(error):
-            raise RunFailed(f"another process is gone, and the connection to it ({where})") from error
+            time.sleep(SILENT_EXIT_DELAY)
+            raise SilentExit(exit_code(error)) from error
+        where = f"rank {self._process.rank} of {self._process.world} on {platform.node()}"
+        if is_connection_loss(error):
+            raise RunFailed(f"the connection to another process was lost ({where})") from error
         if isinstance(error, dist.DistError):
             raise RunFailed(f"{_reason(error)} ({where})") from error
         error.add_note(where)
 
     def close(self) -> None:
-        """Look no more; a thread still within the store when the interpreter ends would abort the process."""
-        self._over.set()
-        self._watcher.join(2 * LOOK_EVERY)
+        """Stop the thread: one that is still inside the store at the interpreter's exit would abort the process."""
+        self._closed.set()
+        self._thread.join(2 * WATCH_SECONDS)
 
 
-def lost(error: Exception) -> bool:
-    """Whether `error` says that another process is gone. NCCL says whatever has failed in errors of one type."""
+def is_connection_loss(error: Exception) -> bool:
+    """Return whether `error` means that another process is gone. NCCL raises one type for every failure."""
     if isinstance(error, dist.DistBackendError):
         return "ncclRemoteError" in str(error) or "remote process exited" in str(error)
     return isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo" in str(error).lower())
@@ -220,11 +233,11 @@ def lost(error: Exception) -> bool:
 
 @contextmanager
 def _muted() -> Iterator[None]:
-    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+    with Path(os.devnull).open("w", encoding="utf-8") as null, redirect_stdout(null), redirect_stderr(null):
         yield
 
 
 def _reason(error: Exception) -> str:
-    """The line that says most: of NCCL's it is the one that follows "Last error:"."""
+    """Return the most informative line of the error's text: of NCCL's, the one after "Last error:"."""
     lines = str(error).rpartition("Last error:")[2].strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -1,15 +1,13 @@
-"""Device, precision and ranks of this process, chosen once in the two mains."""
+"""Device, precision and ranks of this process, chosen once by main.py or parallel_main.py."""
 
 import os
 import platform
-import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -17,130 +15,145 @@ from torch import Tensor
 from args import Options
 from utils.distributed import launcher_env
 from utils.distributed.launcher_env import ProcessInfo
-from utils.errors import IN_USE, RunInUse, SilentExit, UsageError
+from utils.errors import SilentExit, UsageError, exit_code
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how exactly this process computes, and what it does together with the others at its `place`."""
+    """Device and precision of this process, its rank in `process`, and the collective operations of all ranks.
+
+    Collectives are called by every rank. On a single process they return their argument.
+    """
 
     device: torch.device
     dtype: torch.dtype
-    place: ProcessInfo = launcher_env.ALONE
+    process: ProcessInfo = launcher_env.ALONE
 
     def precision(self) -> AbstractContextManager[Any]:
-        """Autocast to `dtype` where that is not float32."""
+        """Return the autocast context for `dtype`, disabled for float32."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
     def at(self, precision: str) -> "Runtime":
-        """The same place at "bf16" or "fp32"."""
+        """Return a copy with another precision, "bf16" or "fp32"."""
         return replace(self, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and speaks for all."""
-        return self.place.rank == 0
+        """Return whether this is rank 0, which writes the files and prints."""
+        return self.process.rank == 0
 
     @property
     def alone(self) -> bool:
-        return self.place.world == 1
+        """Return whether this is the only process."""
+        return self.process.world == 1
 
     @property
     def backend(self) -> str:
-        """By which library of torch.distributed the processes talk."""
+        """Backend of torch.distributed for the device."""
         return "nccl" if self.device.type == "cuda" else "gloo"
 
     @property
     def gpu(self) -> str:
-        """What the GPU is called that no other GPU is called, on whatever machine; empty without one."""
+        """UUID of the GPU, which no GPU of any machine shares; "" on a CPU."""
         return str(torch.cuda.get_device_properties(self.device).uuid) if self.device.type == "cuda" else ""
 
     def total(self, values: Tensor) -> Tensor:
-        """The sum of every process's `values`, on each of them; alone the very same tensor."""
+        """Return the sum of `values` over all ranks, as a new tensor of the same shape."""
         if not self.alone:
             values = values.clone()
             dist.all_reduce(values)
         return values
 
-    def any(self, wish: bool) -> bool:
-        """Whether any process wishes it: the same answer on all, so that none goes where others do not follow."""
-        return wish if self.alone else bool(self.total(torch.tensor(float(wish), device=self.device)))
+    def any(self, flag: bool) -> bool:
+        """Return whether `flag` is true on any rank. All ranks get the same answer and take the same branch."""
+        return flag if self.alone else bool(self.total(torch.tensor(float(flag), device=self.device)))
 
     def gather(self, rows: Tensor) -> Tensor:
-        """The rows of every process, in the order of the processes, on each of them."""
+        """Return the concatenation of all ranks' `rows` (n_rank, …) in rank order, shape (Σ n_rank, …)."""
         if self.alone:
             return rows
-        counts = torch.zeros(self.place.world, dtype=torch.int64, device=self.device)
-        counts[self.place.rank] = len(rows)
+        counts = torch.zeros(self.process.world, dtype=torch.int64, device=self.device)
+        counts[self.process.rank] = len(rows)
         ends = self.total(counts).cumsum(0).tolist()
-        whole = rows.new_zeros(ends[-1], *rows.shape[1:])  # sums with zeros: no process needs to know the others' sizes
-        whole[ends[self.place.rank] - len(rows) : ends[self.place.rank]] = rows
+        whole = rows.new_zeros(ends[-1], *rows.shape[1:])  # a sum with zeros: all_gather needs equal sizes
+        whole[ends[self.process.rank] - len(rows) : ends[self.process.rank]] = rows
         return self.total(whole)
 
-    def from_first(self, make: Callable[[], Any]) -> Any:
-        """What `make` gives on the first process, on all of them; others get a copy. Its errors end all."""
+    def run_on_first(self, work: Callable[[], Any]) -> Any:
+        """Call `work` on rank 0 alone and return its result on every rank; the others get a copy.
+
+        An exception is raised on rank 0. The other ranks raise SilentExit with its exit code.
+        """
         if self.alone:
-            return make()
-        made, error = None, None
+            return work()
+        result, error = None, None
         if self.first:
             try:
-                made = make()
+                result = work()
             except Exception as failure:
                 error = failure
-        codes = ((UsageError, 2), (RunInUse, IN_USE), (Exception, 1))
-        box = [(made, next((code for kind, code in codes if isinstance(error, kind)), 0))]
-        dist.broadcast_object_list(box, src=0, device=self.device)
+        message = [(result, None if error is None else exit_code(error))]
+        dist.broadcast_object_list(message, src=0, device=self.device)
         if error is not None:
             raise error
-        copy, code = box[0]
-        if code:
+        copy, code = message[0]
+        if code is not None:
             raise SilentExit(code)
-        return made if self.first else copy
+        return result if self.first else copy
 
-    def generators_kept(self) -> AbstractContextManager[Any]:
-        """After it torch's generators are as they were: what draws in evaluation changes nothing of training, and the
-        processes' generators stay equal though each evaluates other batches."""
+    def preserve_generators(self) -> AbstractContextManager[Any]:
+        """Return a context that restores torch's generators at its end.
+
+        Evaluation may draw from them without changing training. Ranks evaluate different batches, and their generators
+        stay equal.
+        """
         return torch.random.fork_rng([self.device] if self.device.type == "cuda" else [])
 
     @contextmanager
-    def one_a_machine(self) -> Iterator[None]:
-        """The body runs on one process of every machine first, and when it is done there on the others."""
-        if self.place.local_rank:
+    def local_first(self) -> Iterator[None]:
+        """Run the body on local rank 0 of each machine first and on the other ranks after it, such as a download."""
+        if self.process.local_rank:
             dist.barrier()
         yield
-        if not self.alone and not self.place.local_rank:
+        if not self.alone and not self.process.local_rank:
             dist.barrier()
 
     def put(self, model: torch.nn.Module) -> None:
-        """Move `model` here, in place, its 4-d weights to channels_last: 1.3-1.5 times faster convolutions."""
+        """Move `model` to the device, in place, with its 4-d weights in channels_last."""
         model.to(self.device)
+        # channels_last makes convolutions 1.3 to 1.5 times faster
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def wait(self) -> None:
-        """Return when the device has done all it was given, so that a clock can be read."""
+        """Wait until the device has finished all queued work, so that a clock can be read."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     @property
     def precision_name(self) -> str:
+        """Name of the precision, "bf16" or "fp32"."""
         return "bf16" if self.dtype == torch.bfloat16 else "fp32"
 
     @property
     def device_name(self) -> str:
-        processes = "" if self.alone else f" × {self.place.world} processes"
+        """Description of the device and the number of processes, for records."""
+        processes = "" if self.alone else f" × {self.process.world} processes"
         if self.device.type == "cuda":
             return f"{self.device} ({torch.cuda.get_device_name(self.device)}){processes}"
         return f"cpu ({_processor()}, {torch.get_num_threads()} threads){processes}"
 
 
-ALONE = Runtime(torch.device("cpu"), torch.float32)  # where nothing else is said
+ALONE = Runtime(torch.device("cpu"), torch.float32)  # default: one process on the CPU
 
 
-def of(options: Options, place: ProcessInfo = launcher_env.ALONE) -> Runtime:
-    """The Runtime that `options` ask for, at `place`. Raises UsageError for a device that is not there."""
+def from_options(options: Options, process: ProcessInfo = launcher_env.ALONE) -> Runtime:
+    """Return the Runtime of `process` for the options; --check runs on the CPU.
+
+    Raises UsageError if the device does not exist.
+    """
     o = options.run
     device, gpus = ("cpu", None) if o.check else (o.device, o.multigpu)
-    return choose(device, o.precision, gpus, deterministic=o.deterministic, place=place)
+    return choose(device, o.precision, gpus, deterministic=o.deterministic, process=process)
 
 
 def choose(
@@ -149,62 +162,60 @@ def choose(
     gpus: tuple[int, ...] | None,
     *,
     deterministic: bool,
-    place: ProcessInfo = launcher_env.ALONE,
+    process: ProcessInfo = launcher_env.ALONE,
 ) -> Runtime:
-    """The Runtime that `--device`, `--precision` and `--multigpu` ask for.
+    """Return the Runtime for the values of --device, --precision and --multigpu, and configure torch for it.
 
-    Raises UsageError for a device that is not there.
+    Raises UsageError if the device does not exist.
     """
-    where = _device(device, gpus, place)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = (
-        False  # float32 is IEEE's, beside bf16 too
-    )
-    if where.type == "cuda":
-        torch.cuda.set_device(where)
-        # The same seed gives the same losses: cuDNN may neither pick its algorithms by the clock nor add in any order.
+    chosen = _device(device, gpus, process)
+    # float32 is IEEE's, not TF32, also for what stays in float32 beside bf16
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+        # The same seed gives the same losses: cuDNN may neither choose algorithms by timing nor sum in any order.
         torch.backends.cudnn.deterministic = True
-    elif place.local_world > 1 and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, _cores() // place.local_world))  # more threads than cores wait for each other
+    elif process.local_world > 1 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, _usable_cores() // process.local_world))  # surplus threads wait for each other
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-    bf16 = precision == "bf16" or (precision == "auto" and has_bf16(where))
-    return Runtime(where, torch.float32, place).at("bf16" if bf16 else "fp32")
+    bf16 = precision == "bf16" or (precision == "auto" and has_bf16(chosen))
+    return Runtime(chosen, torch.float32, process).at("bf16" if bf16 else "fp32")
 
 
-def _cores() -> int:
-    """Those that this process may use."""
+def _usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _device(device: str, gpus: tuple[int, ...] | None, place: ProcessInfo) -> torch.device:
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+def _device(device: str, gpus: tuple[int, ...] | None, process: ProcessInfo) -> torch.device:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpus:
-        if len(gpus) < place.local_world:
+        if len(gpus) < process.local_world:
             raise UsageError(
-                f"multigpu: {len(gpus)} named for the {place.local_world} processes of this machine; one for each"
+                f"multigpu: {len(gpus)} GPUs for {process.local_world} processes on this machine; each needs its own"
             )
         check_gpus(gpus)
-        return torch.device("cuda", gpus[place.local_rank])
-    if device == "cuda" and not there:
+        return torch.device("cuda", gpus[process.local_rank])
+    if device == "cuda" and not count:
         raise UsageError("device: cuda is not available here; --device cpu or auto runs without a GPU")
-    if not there or device == "cpu":
+    if not count or device == "cpu":
         return torch.device("cpu")
-    if 1 < there < place.local_world:
-        raise UsageError(f"device: {place.local_world} processes on this machine, but {there} GPUs; one for each")
-    return torch.device("cuda", 0 if there == 1 else place.local_rank)  # srun may show each process its own GPU alone
+    if 1 < count < process.local_world:
+        raise UsageError(f"device: {process.local_world} processes on this machine, but {count} GPUs; each needs one")
+    return torch.device("cuda", 0 if count == 1 else process.local_rank)  # srun may show each process its GPU alone
 
 
 def check_gpus(gpus: tuple[int, ...]) -> None:
-    """Raises UsageError for one that is not there."""
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    """Raise UsageError if this machine lacks one of the GPUs, numbered from 0."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     for gpu in gpus:
-        if gpu >= there:
-            raise UsageError(f"multigpu: {gpu}, but this machine has {there or 'no'} GPU; --device cpu runs on the CPU")
+        if gpu >= count:
+            raise UsageError(f"multigpu: {gpu}, but this machine has {count or 'no'} GPU; --device cpu runs on the CPU")
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 products are native: half the time of float32, not an emulation."""
+    """Return whether bfloat16 products are native to the device: half the time of float32, not an emulation."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return _cpu_flag("avx512_bf16") or _cpu_flag("amx_bf16") or (platform.machine() == "aarch64" and _cpu_flag("bf16"))
@@ -222,33 +233,3 @@ def _cpuinfo() -> list[str]:
 def _processor() -> str:
     names = [line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def seed_everything(seed: int) -> None:
-    """Seed every generator a layer or a library may draw from."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
-def rng_state() -> dict[str, Any]:
-    """The state of every generator, in tensors and plain types."""
-    name, keys, *rest = np.random.get_state()
-    version, internal, gauss = random.getstate()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else [],
-        "numpy": [name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest],
-        "python": [version, list(internal), gauss],
-    }
-
-
-def set_rng_state(state: dict[str, Any]) -> None:
-    """The inverse of `rng_state`, into the GPU in use; older checkpoints hold a state for each of their machine."""
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_initialized():
-        torch.cuda.set_rng_state(state["cuda"][torch.cuda.current_device() % len(state["cuda"])])
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))

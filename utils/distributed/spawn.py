@@ -1,7 +1,6 @@
-"""--multigpu with several GPUs: parallel_main.py, a process for each, started by torch's own launcher."""
+"""--multigpu with several GPUs: run parallel_main.py with one process per GPU, under torch's own launcher."""
 
 import os
-import signal
 import socket
 import sys
 import uuid
@@ -13,29 +12,29 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from utils.errors import RESUMABLE, SilentExit
+from utils.errors import SilentExit, Stopped
 
 LOOPBACK = "127.0.0.1"
 PROGRAM = Path(__file__).resolve().parents[2] / "parallel_main.py"
 
 
-def start(argv: Sequence[str], processes: int) -> None:
-    """Run parallel_main.py with `argv` in so many processes of this machine, and wait for their end.
+def run_processes(argv: Sequence[str], processes: int) -> None:
+    """Run parallel_main.py with the arguments `argv` in `processes` processes of this machine, and wait for them.
 
-    Raises SilentExit with their exit code, where it is not 0: what there is to say they have said.
+    Raises SilentExit with the exit code of the first process that failed, which has printed the message.
     """
-    signal.signal(signal.SIGUSR2, _pass_on)  # torch passes on those that it knows to end a job
     store = local_store()
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=processes,
         run_id=uuid.uuid4().hex,
-        rdzv_backend="static",  # which takes up `store`: the store of "c10d" listens on every interface
+        rdzv_backend="static",  # uses `store`; the store of the backend "c10d" listens on every interface
         rdzv_endpoint=f"{LOOPBACK}:{store.port}",
         rdzv_configs={"rank": 0},
         max_restarts=0,
         local_addr=LOOPBACK,
+        signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR2",  # forwarded; SIGUSR2 is not by default
     )
     for library in ("GLOO", "NCCL"):
         os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
@@ -44,11 +43,11 @@ def start(argv: Sequence[str], processes: int) -> None:
     except ChildFailedError as error:
         raise SilentExit(max(1, error.get_first_failure()[1].exitcode)) from error
     except SignalException as error:
-        raise SilentExit(RESUMABLE) from error
+        raise SilentExit(Stopped.exit_code) from error
 
 
 def local_store() -> TCPStore:
-    """A store that listens on the loopback interface alone: whoever reaches a store may write into it."""
+    """Return a store that listens on the loopback interface alone: anyone who reaches a store may write to it."""
     listener = socket.create_server((LOOPBACK, 0))
     port = listener.getsockname()[1]
     return TCPStore(
@@ -59,7 +58,3 @@ def local_store() -> TCPStore:
         multi_tenant=True,
         master_listen_fd=listener.detach(),
     )
-
-
-def _pass_on(number: int, _frame: object) -> None:
-    raise SignalException("to be passed on", sigval=signal.Signals(number))

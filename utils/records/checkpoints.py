@@ -18,7 +18,7 @@ import torch
 from utils import declared_sizes, out_of_memory
 from utils.errors import RunFailed, UsageError
 from utils.files import check_regular, write_atomic, writing
-from utils.text import quoted
+from utils.text import escaped
 
 State = dict[str, Any]
 
@@ -104,9 +104,9 @@ def _one_line(path: Path) -> Iterator[None]:
         reason = f"asks for {asked[1]}, more" if asked else "is damaged or holds more"
         raise UsageError(f"{path} is refused: it {reason} than tensors and plain values") from error
     except Exception as error:  # a damaged or malicious pickle ends in any of them
-        if out_of_memory.ran_out(error):
-            raise RunFailed(f"{path} cannot be read: {out_of_memory.in_words(error)}; nothing was changed") from error
-        reason = getattr(error, "strerror", None) or quoted(str(error).partition("\n")[0], 300) or "damaged"
+        if out_of_memory.is_out_of_memory(error):
+            raise RunFailed(f"{path} cannot be read: {out_of_memory.message(error)}; nothing was changed") from error
+        reason = getattr(error, "strerror", None) or escaped(str(error).partition("\n")[0], 300) or "damaged"
         told = f"{path} cannot be read: {reason}"
         of_system = isinstance(error, OSError) and error.errno != errno.EINVAL
         raise NotRead(told) if of_system else UsageError(told) from error  # EINVAL: a damaged zip points outside itself
@@ -121,7 +121,7 @@ def _verify(path: Path) -> None:
     except zipfile.BadZipFile as error:
         raise ValueError("damaged or cut short") from error
     if damaged is not None:
-        raise ValueError(f"damaged at {quoted(damaged)}")
+        raise ValueError(f"damaged at {escaped(damaged)}")
 
 
 def newest(directory: Path) -> tuple[State | None, Path | None, list[str]]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from utils.console import warn
 from utils.files import write_atomic
-from utils.text import quoted, visible
+from utils.text import escaped, visible
 
 COLOURS = {"C0": "#1f77b4", "C1": "#ff7f0e"}  # matplotlib's first two: pictures and pages look alike
 FONTS = ["DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "PingFang SC", "Microsoft YaHei"]
@@ -50,7 +50,7 @@ def _written(path: Path, draw: Callable[[], bytes]) -> bool:
             content = draw()
         write_atomic(path, lambda file: file.write(content))
     except Exception as error:  # of a library, of its fonts, of the disk: none of them may end a run
-        _warn_once(f"cannot write {path}: {quoted(getattr(error, 'strerror', None) or error) or type(error).__name__}")
+        _warn_once(f"cannot write {path}: {escaped(getattr(error, 'strerror', None) or error) or type(error).__name__}")
         return False
     return True
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from utils.console import warn
 from utils.errors import UsageError
-from utils.files import check_regular, locked, why_not, write_atomic, write_text
-from utils.text import cell, original
+from utils.files import check_regular, locked, mkdir_failure, write_atomic, write_text
+from utils.text import csv_cell, csv_text
 
 Row = dict[str, str]
 
@@ -68,7 +68,7 @@ def check(path: Path) -> None:
                 path.open("r+b").close()
                 _mend(path)
     except OSError as error:
-        reason = why_not(path.parent, error)
+        reason = mkdir_failure(path.parent, error)
         raise UsageError(f"results: cannot write {path}: {reason}; --results names another file") from error
 
 
@@ -118,7 +118,7 @@ def _as_text(rows: Iterable[Mapping[str, object]], *, header: bool = True) -> st
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     if header:
         writer.writeheader()
-    writer.writerows({name: cell(value) for name, value in row.items()} for row in rows)
+    writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
     return text.getvalue()
 
 
@@ -188,6 +188,6 @@ def _row(line: bytes) -> Row:
     """The values of a line by column; empty where it is damaged."""
     try:
         (values,) = csv.reader([line.decode()], strict=True)
-        return dict(zip(COLUMNS, map(original, values), strict=True)) if b"\0" not in line else {}
+        return dict(zip(COLUMNS, map(csv_text, values), strict=True)) if b"\0" not in line else {}
     except (ValueError, csv.Error):
         return {}

@@ -17,7 +17,7 @@ import yaml
 
 from args import Options
 from utils.errors import RunFailed, RunInUse, UsageError
-from utils.files import check_regular, locked, try_lock, why_not, write_text
+from utils.files import check_regular, locked, mkdir_failure, try_lock, write_text
 from utils.text import shown
 
 STATUSES = ("running", "done", "failed", "stopped")
@@ -96,11 +96,11 @@ def create(options: Options) -> Run:
             path.mkdir()
         except FileExistsError as taken:
             if not path.is_dir():
-                raise UsageError(f"log_dir: cannot make {path}: {why_not(path, taken)}; {ELSEWHERE}") from None
+                raise UsageError(f"log_dir: cannot make {path}: {mkdir_failure(path, taken)}; {ELSEWHERE}") from None
             if not _is_left(path):
                 continue
         except OSError as error:
-            raise UsageError(f"log_dir: cannot make {path}: {why_not(path, error)}; {ELSEWHERE}") from error
+            raise UsageError(f"log_dir: cannot make {path}: {mkdir_failure(path, error)}; {ELSEWHERE}") from error
         lock = try_lock(path / ".lock")
         if lock is not None and not (path / "config.yaml").exists():
             return Run(path, lock)
@@ -121,7 +121,7 @@ def starting(options: Options) -> Iterator[None]:
         root.mkdir(parents=True, exist_ok=True)
         (root / ".start.lock").touch()
     except OSError as error:
-        raise UsageError(f"log_dir: cannot write {root}: {why_not(root, error)}; {ELSEWHERE}") from error
+        raise UsageError(f"log_dir: cannot write {root}: {mkdir_failure(root, error)}; {ELSEWHERE}") from error
     with locked(root / ".start.lock"):
         yield
 
