@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from data import SPECS, Augmentation, SetSpec, Split, hold_out
 from data.device_batches import DeviceBatches
-from data.transforms import CROP_PAD, affine, crop_flip, normalise
-from data.worker_batches import LoaderBatches
+from data.transforms import CROP_PAD, scale_and_shift, crop_flip, normalise
+from data.worker_batches import WorkerBatches
 
 COUNTS, SIZES = st.integers(1, 70), st.integers(1, 80)
 SEEDS, EPOCHS = st.integers(0, 2**64 - 1), st.integers(0, 10_000)
@@ -20,11 +20,11 @@ NOISE = Augmentation(gaussian=True, std_gauss=0.2, p_clean=0.3, jsd=True)
 KINDS = {  # every way to prepare a batch: (class, augmentation, margin of the spec)
     "device": (DeviceBatches, Augmentation(), None),
     "device, noise and views": (DeviceBatches, NOISE, None),
-    "loader": (LoaderBatches, Augmentation(), None),
-    "loader, resized": (LoaderBatches, Augmentation(), 1.5),
-    "loader, noise and views": (LoaderBatches, NOISE, None),
-    "loader, mixed": (LoaderBatches, Augmentation(augmix=True), None),
-    "loader, mixed views": (LoaderBatches, Augmentation(augmix=True, all_ops=True, width=2, depth=1, jsd=True), None),
+    "loader": (WorkerBatches, Augmentation(), None),
+    "loader, resized": (WorkerBatches, Augmentation(), 1.5),
+    "loader, noise and views": (WorkerBatches, NOISE, None),
+    "loader, mixed": (WorkerBatches, Augmentation(augmix=True), None),
+    "loader, mixed views": (WorkerBatches, Augmentation(augmix=True, all_ops=True, width=2, depth=1, jsd=True), None),
 }
 ANY, NOISELESS = st.sampled_from([*KINDS]), st.sampled_from([kind for kind in KINDS if "noise" not in kind])
 
@@ -152,7 +152,7 @@ def test_normalisation_is_the_formula(name, count, seed):
     channels, height, width = spec.in_shape
     images = np.random.default_rng(seed).integers(0, 256, (count, height, width, channels), np.uint8)
     images.ravel()[:256] = np.resize(np.arange(256), min(256, images.size))
-    found = normalise(torch.from_numpy(images), *affine(spec.mean, spec.std, width))
+    found = normalise(torch.from_numpy(images), *scale_and_shift(spec.mean, spec.std, width))
     expected = (images / 255 - np.array(spec.mean)) / np.array(spec.std)
     assert found.shape == (count, channels, height, width) and found.dtype == torch.float32
     assert found.is_contiguous(memory_format=torch.channels_last)

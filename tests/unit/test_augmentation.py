@@ -171,10 +171,10 @@ def test_mixing_without_views_gives_the_first_of_them():
 def test_options_reach_torchvision(monkeypatch, changed, option, value):
     from torchvision.transforms import v2
 
-    from data.image_views import mixing
+    from data.image_views import augmix_transform
 
-    assert getattr(mixing(Augmentation(augmix=True, **changed)), option) == value
-    assert isinstance(mixing(Augmentation()), v2.AugMix)
+    assert getattr(augmix_transform(Augmentation(augmix=True, **changed)), option) == value
+    assert isinstance(augmix_transform(Augmentation()), v2.AugMix)
 
 
 def test_more_severity_changes_more():
@@ -204,7 +204,7 @@ def test_options_that_contradict_each_other_are_refused(changed, message):
 
 
 def test_device_batches_refuse_to_ignore_augmix():
-    with pytest.raises(ValueError, match="augmix: it works image by image"):
+    with pytest.raises(ValueError, match="augmix: WorkerBatches transforms images one by one"):
         DeviceBatches(Split(pictures(), np.arange(30)), CIFAR, augmentation=Augmentation(augmix=True), **PLAIN)
 
 

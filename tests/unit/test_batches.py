@@ -8,7 +8,7 @@ import torch
 
 from data import SPECS, Augmentation, SetSpec, Split
 from data.device_batches import DeviceBatches, epoch_generator
-from data.transforms import affine, crop_flip, draw_crops, normalise
+from data.transforms import scale_and_shift, crop_flip, draw_crops, normalise
 
 CIFAR, MNIST = SPECS["CIFAR10"], SPECS["MNIST"]
 
@@ -99,7 +99,7 @@ def test_training_applies_the_draws_of_the_epoch():
     index = torch.randperm(10, generator=generator)
     offsets, flips = draw_crops(10, generator)
     source = torch.from_numpy(split_of(10, CIFAR).images)
-    expected = normalise(crop_flip(source[index], offsets, flips), *affine(CIFAR.mean, CIFAR.std, 32))
+    expected = normalise(crop_flip(source[index], offsets, flips), *scale_and_shift(CIFAR.mean, CIFAR.std, 32))
     found = torch.cat([images for images, _ in batches_of(10, CIFAR, seed=7).epoch(2)])
     assert torch.equal(found, expected)
     assert order(batches_of(10, CIFAR, seed=7), epoch=2) == index.tolist()

@@ -187,8 +187,8 @@ READING = """
     import re, sys
     from pathlib import Path
     import scipy.io, torch, data
-    from args import UsageError
-    from utils import checkpoints
+    from utils.errors import UsageError
+    from utils.records import checkpoints
     root = Path(sys.argv[1])
     def peak():
         return int(re.search("VmHWM:[^0-9]*([0-9]+)", Path("/proc/self/status").read_text())[1]) / 1024
@@ -221,7 +221,7 @@ def test_none_of_them_takes_memory(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    told = ("is compressed", "is compressed", "it holds more", "promises .* bytes of data in a file of")
+    told = ("is compressed", "is compressed", "the file holds more", "promises .* bytes of data in a file of")
     assert all(re.search(part, line) for part, line in zip(told, lines, strict=True)), lines
     assert all(int(line.split()[0]) < 20 for line in lines), lines
 

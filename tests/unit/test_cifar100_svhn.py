@@ -12,7 +12,7 @@ import pytest
 import scipy.io
 
 from data import SPECS, load
-from data.readers import cifar, files
+from data.readers import cifar, svhn
 from utils.errors import UsageError
 
 ROWS = 4
@@ -20,7 +20,7 @@ ROWS = 4
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
-    monkeypatch.setattr(cifar, "ROWS", ROWS)
+    monkeypatch.setattr(cifar, "IMAGES_PER_FILE", ROWS)
 
 
 # --- CIFAR-100
@@ -99,7 +99,7 @@ def test_missing_cifar100_names_its_files(tmp_path):
 
 def test_the_binary_form_is_read_in_pieces(tmp_path, monkeypatch):
     """CIFAR-100's training file is the whole set: reading it must not hold it twice."""
-    monkeypatch.setattr(cifar, "ROWS", 400)
+    monkeypatch.setattr(cifar, "IMAGES_PER_FILE", 400)
     folder = tmp_path / "cifar-100-binary"
     folder.mkdir()
     for file, rows in (("train", 2000), ("test", 400)):
@@ -123,7 +123,7 @@ def test_bigcifar10_is_cifar10_enlarged_later(tmp_path):
 # --- SVHN
 
 
-def svhn(count, seed=0):
+def svhn_arrays(count, seed=0):
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, (count, 32, 32, 3), np.uint8), np.arange(count) % 10
 
@@ -132,7 +132,7 @@ def write_svhn(folder, **changed):
     """Both files as they are handed out: images last, columns first, compressed; 10 for the digit 0."""
     folder.mkdir(parents=True, exist_ok=True)
     for part, count in (("train", 12), ("test", 5)):
-        images, digits = svhn(count)
+        images, digits = svhn_arrays(count)
         held = {"X": images.transpose(1, 2, 3, 0), "y": np.where(digits == 0, 10, digits)[:, None].astype(np.uint8)}
         held = {key: value for key, value in (held | changed).items() if value is not None}
         scipy.io.savemat(folder / f"{part}_32x32.mat", held, do_compression=True)
@@ -145,7 +145,7 @@ def test_svhn_is_read_from_every_folder(tmp_path, folder):
     assert loaded.train.images.flags.c_contiguous and loaded.train.labels.dtype == np.int64
     whole = load("SVHN", tmp_path)
     for split, count in ((whole.train, 12), (whole.test, 5)):
-        images, digits = svhn(count)
+        images, digits = svhn_arrays(count)
         assert np.array_equal(split.images, images) and np.array_equal(split.labels, digits)
     assert not SPECS["SVHN"].augment
 
@@ -153,7 +153,7 @@ def test_svhn_is_read_from_every_folder(tmp_path, folder):
 def test_columns_first_is_undone_across_chunks():
     images = np.random.default_rng(0).integers(0, 256, (4100, 3, 2, 3), np.uint8)
     stored = np.asfortranarray(images.transpose(1, 2, 3, 0))
-    found = files.rows_first(stored)
+    found = svhn.images_first(stored)
     assert np.array_equal(found, images) and np.shares_memory(found, stored)
 
 
@@ -162,8 +162,8 @@ def bad_label(value):
 
 
 SVHN_FAULTS = {
-    "label 0": (bad_label(0), "labels from 0 to 1, 1 to 10 expected"),
-    "label 11": (bad_label(11), "labels from 1 to 11, 1 to 10 expected"),
+    "label 0": (bad_label(0), "label 0 is out of range, 1 to 10 expected"),
+    "label 11": (bad_label(11), "label 11 is out of range, 1 to 10 expected"),
     "no labels": ({"y": None}, "bytes X of shape"),
     "fewer labels": ({"y": np.ones((11, 1), np.uint8)}, "bytes X of shape"),
     "a row of labels": ({"y": np.ones((1, 12), np.uint8)}, "bytes X of shape"),
@@ -233,7 +233,7 @@ def test_torchvision_has_the_names_and_files_that_a_download_relies_on():
 
 REAL = os.environ.get("FEATHERWEIGHT_DATA", "")
 HERE = {
-    "CIFAR100": lambda: any(not place.missing() for place in cifar.CIFAR100.places(Path(REAL))),
+    "CIFAR100": lambda: any(not location.missing_names() for location in cifar.CIFAR100.locations(Path(REAL))),
     "SVHN": lambda: any((Path(REAL) / sub / "train_32x32.mat").exists() for sub in ("", "svhn", "SVHN")),
 }
 
@@ -242,7 +242,7 @@ HERE = {
 def test_the_published_constants_are_those_of_the_real_set(name, monkeypatch):
     if not REAL or not HERE[name]():
         pytest.skip(f"FEATHERWEIGHT_DATA names no folder with {name}")
-    monkeypatch.setattr(cifar, "ROWS", 10_000)
+    monkeypatch.setattr(cifar, "IMAGES_PER_FILE", 10_000)
     loaded = load(name, REAL)
     pixels = loaded.train.images[::7] / 255
     assert pixels.mean((0, 1, 2)) == pytest.approx(loaded.spec.mean, abs=5e-3)

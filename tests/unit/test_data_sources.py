@@ -16,7 +16,8 @@ import pytest
 
 import data
 from data import SPECS, load, stratified
-from data.readers import cifar, files
+from data.readers import cifar
+from data.readers.digits import DIGITS_FILE
 from utils.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +28,7 @@ CIFAR_NAMES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
 
 @pytest.fixture(autouse=True)
 def _small_cifar(monkeypatch):
-    monkeypatch.setattr(cifar, "ROWS", ROWS)
+    monkeypatch.setattr(cifar, "IMAGES_PER_FILE", ROWS)
 
 
 # --- writers of the formats
@@ -127,11 +128,11 @@ def test_digits_are_split_as_documented(tmp_path):
     assert digits.train.images.shape == (1437, 8, 8, 1) and digits.test.images.shape == (360, 8, 8, 1)
     assert digits.train.images.max() == 255 and len(np.unique(digits.train.images)) == 17
     assert np.bincount(digits.test.labels).tolist() == [36, 36, 36, 37, 36, 36, 36, 36, 35, 36]
-    with np.load(files.DIGITS_FILE) as file:
+    with np.load(DIGITS_FILE) as file:
         assert np.array_equal(stratified(file["labels"].astype(np.int64), 360, seed=1998), file["test"])
         held = np.sort(np.concatenate([digits.train.labels, digits.test.labels]))
         assert np.array_equal(held, np.sort(file["labels"]))
-    assert files.DIGITS_FILE.stat().st_size < 100_000
+    assert DIGITS_FILE.stat().st_size < 100_000
 
 
 def test_digits_constants_are_those_of_the_training_part(tmp_path):
@@ -157,13 +158,13 @@ def test_idx_set_is_read_from_every_folder(tmp_path, name, folder, compress):
 
 LABELS = [0, 1, 2, 3, 4, 5, 9]
 IDX_FAULTS = {
-    "truncated images": (0, idx(np.zeros((7, 28, 28)))[:-1], "promises 5488 bytes of data, it holds only 5487"),
-    "too long": (0, idx(np.zeros((7, 28, 28))) + b"x", "it holds more"),
+    "truncated images": (0, idx(np.zeros((7, 28, 28)))[:-1], "declares 5488 bytes of data, the file holds only 5487"),
+    "too long": (0, idx(np.zeros((7, 28, 28))) + b"x", "the file holds more"),
     "labels where images belong": (0, idx(LABELS), "starts with 00000801, an idx3 file with 00000803"),
     "floats": (0, idx(np.zeros((7, 28, 28)), magic=0x0D03), "starts with 00000d03"),
     "another size": (0, idx(np.zeros((7, 28, 27))), "images of 28x27, 28x28 expected"),
-    "no images": (0, idx(np.zeros((0, 28, 28))), "holds nothing"),
-    "header cut off": (0, idx(np.zeros((7, 28, 28)))[:9], "holds nothing: its header ends early"),
+    "no images": (0, idx(np.zeros((0, 28, 28))), "holds no data"),
+    "header cut off": (0, idx(np.zeros((7, 28, 28)))[:9], "holds no data: its header ends early"),
     "empty file": (0, b"", "starts with"),
     "absurd count": (0, struct.pack(">4I", 0x0803, 2**32 - 1, 28, 28), "cannot be read|promises"),
     "largest counts": (
@@ -175,7 +176,7 @@ IDX_FAULTS = {
     "largest count of labels": (1, struct.pack(">2I", 0x0801, 2**32 - 1) + b"x" * 99, "promises 4,294,967,295"),
     "label out of range": (1, idx([0, 1, 2, 10, 4, 5, 6]), "label 10 is out of range, 0 to 9"),
     "fewer labels": (1, idx([0, 1, 2]), "holds 7 images, but .* 3 labels"),
-    "test part truncated": (2, idx(np.zeros((3, 28, 28)))[:100], "promises 2352 bytes"),
+    "test part truncated": (2, idx(np.zeros((3, 28, 28)))[:100], "declares 2352 bytes"),
 }
 
 
@@ -209,7 +210,7 @@ def test_corrupt_gzip_names_the_file(tmp_path, fault):
     write_mnist(tmp_path / "MNIST/raw", compress=True)
     path = tmp_path / "MNIST/raw" / f"{IDX_FILES[0]}.gz"
     path.write_bytes(broken_gzips()[fault])
-    with pytest.raises(UsageError, match=r"cannot be read|starts with|promises") as caught:
+    with pytest.raises(UsageError, match=r"cannot be read|starts with|declares") as caught:
         load("MNIST", tmp_path)
     assert str(path) in str(caught.value)
 
@@ -453,7 +454,7 @@ def test_memory_of_a_full_size_cifar(tmp_path):
         rows.tofile(folder / f"{name}.bin")
     code = """
         import itertools, pathlib, re, sys, torch, data
-        from data.batches import DeviceBatches
+        from data.device_batches import DeviceBatches
         def kilobytes(field):
             return int(re.search(field + ":[^0-9]*([0-9]+)", pathlib.Path("/proc/self/status").read_text())[1])
         before = kilobytes("VmRSS")
@@ -474,7 +475,7 @@ FIRST_LABELS = {"MNIST": (5, 7), "FashionMNIST": (9, 9), "CIFAR10": (6, 3)}
 @pytest.mark.skipif(not REAL, reason="FEATHERWEIGHT_DATA names no folder with the real sets")
 @pytest.mark.parametrize("name", FIRST_LABELS)
 def test_real_set(name, monkeypatch):
-    monkeypatch.setattr(cifar, "ROWS", 10_000)
+    monkeypatch.setattr(cifar, "IMAGES_PER_FILE", 10_000)
     loaded = data.load(name, REAL)
     assert len(loaded.train) == (50_000 if name == "CIFAR10" else 60_000) and len(loaded.test) == 10_000
     assert (loaded.train.labels[0], loaded.test.labels[0]) == FIRST_LABELS[name]

@@ -58,7 +58,7 @@ def test_the_spec_is_counted_from_the_folders_alone(tmp_path):
     ],
 )
 def test_a_published_set_is_found_in_each_of_its_folders(tmp_path, monkeypatch, name, folder):
-    monkeypatch.setitem(folders.CLASSES, name, 3)
+    monkeypatch.setitem(folders.CLASS_COUNTS, name, 3)
     write_set(tmp_path / folder)
     assert len(load(name, tmp_path).train) == 12
 
@@ -83,7 +83,7 @@ def test_names_of_files_may_be_any_bytes(tmp_path):
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
     """As it is handed out: images one folder deeper in train, all together in val."""
-    monkeypatch.setitem(folders.CLASSES, "TinyImageNet", 3)
+    monkeypatch.setitem(folders.CLASS_COUNTS, "TinyImageNet", 3)
     root = tmp_path / "tiny-imagenet-200"
     write_split(root / "scratch", 2)
     for name in CLASSES:
@@ -104,10 +104,10 @@ def test_annotations_give_the_classes_of_val(tiny):
 
 
 ANNOTATION_FAULTS = {
-    "unknown class": ("000.png\tcow\n001.png\tyak\t0\n", "line 2: 'yak' is no class folder of train"),
-    "no class": ("000.png\n", "line 1: '' is no class folder of train"),
-    "missing file": ("000.png\tcow\n9.png\tcow\n", r"line 2: there is no images/9\.png"),
-    "empty": ("", "val_annotations.txt: holds nothing"),
+    "unknown class": ("000.png\tcow\n001.png\tyak\t0\n", "line 2: 'yak' is not a class folder of train"),
+    "no class": ("000.png\n", "line 1: '' is not a class folder of train"),
+    "missing file": ("000.png\tcow\n9.png\tcow\n", r"line 2: images/9\.png does not exist"),
+    "empty": ("", "val_annotations.txt: lists no images"),
 }
 
 
@@ -148,7 +148,7 @@ def test_an_empty_class_is_named_in_one_line(tmp_path):
     write_set(tmp_path)
     for path in (tmp_path / "val/bee").iterdir():
         path.rename(path.with_suffix(".txt"))
-    with pytest.raises(UsageError, match=r"/val: .*for the classes bee\.") as caught:
+    with pytest.raises(UsageError, match=r"/val: no images for the classes bee; image files end in ") as caught:
         load("ImageFolder", tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -324,7 +324,7 @@ def test_a_class_of_hidden_files_alone_is_empty(tmp_path):
     (tmp_path / "train/yak").mkdir()
     (tmp_path / "val/yak").mkdir()
     litter(tmp_path / "train/yak")
-    with pytest.raises(UsageError, match=r"train: Found no valid file for the classes yak.*\.png"):
+    with pytest.raises(UsageError, match=r"train: no images for the classes yak; .*\.png"):
         load("ImageFolder", tmp_path)
 
 

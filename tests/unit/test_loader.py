@@ -17,7 +17,7 @@ import data
 from data import SPECS, Augmentation, make_batches, spec, worker_batches
 from data import workers as processes
 from data.device_batches import DeviceBatches
-from data.worker_batches import LoaderBatches
+from data.worker_batches import WorkerBatches
 from tests.folders import REAL, pictures, write_set, write_split
 from utils.errors import RunFailed
 
@@ -133,14 +133,14 @@ def test_the_global_generators_are_neither_read_nor_moved(folder):
     assert np.array_equal(pixels(batches_of(folder))[0], first)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("CIFAR10", DeviceBatches), ("BigCIFAR10", LoaderBatches)])
+@pytest.mark.parametrize(("name", "kind"), [("CIFAR10", DeviceBatches), ("BigCIFAR10", WorkerBatches)])
 def test_an_array_stays_on_the_device_unless_its_images_need_work(name, kind):
     split, changed = data.Split(pictures(), np.arange(30)), {"device": "cpu", "batch_size": 4, "seed": 0}
     facts = spec(name, ".")
     for train in (True, False):
         assert type(make_batches(split, facts, train=train, **changed)) is kind
     mixed = Augmentation(augmix=True)
-    assert type(make_batches(split, facts, train=True, augmentation=mixed, **changed)) is LoaderBatches
+    assert type(make_batches(split, facts, train=True, augmentation=mixed, **changed)) is WorkerBatches
     assert type(make_batches(split, facts, train=False, augmentation=mixed, **changed)) is kind
     images, _ = next(make_batches(split, facts, train=True, **changed).epoch(0))
     assert images.shape == (4, *SPECS[name].in_shape)
@@ -197,7 +197,7 @@ def test_a_worker_takes_one_thread_and_leaves_signals_to_the_run(folder, monkeyp
     """Told by the pixels: with fork, the worker has our decoder."""
 
     def facts(_path):
-        ignored = all(signal.getsignal(getattr(signal, name)) == signal.SIG_IGN for name in processes.FOR_THE_RUN)
+        ignored = all(signal.getsignal(getattr(signal, name)) == signal.SIG_IGN for name in processes.IGNORED_SIGNALS)
         return PIL.Image.new("RGB", (24, 24), (torch.get_num_threads(), ignored, 9))
 
     monkeypatch.setattr(processes, "START_METHOD", "fork")
@@ -229,7 +229,7 @@ def test_there_are_no_more_workers_than_batches(folder):
 PROGRAM = """
     import signal, sys, time
     import data
-    from utils.signals import StopRequest
+    from utils.stop_signal import StopRequest
     stop = StopRequest().listen()
     loaded = data.load("ImageFolder", sys.argv[1], image_size=16)
     options = {"device": "cpu", "batch_size": 1, "seed": 0, "train": True, "workers": 2}

@@ -23,8 +23,8 @@ WAIT = 60  # seconds after which a test fails instead of hanging the suite
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(workers, "LOOK_EVERY", 0.05)
-    monkeypatch.setattr(workers, "PATIENCE", 0.2)
+    monkeypatch.setattr(workers, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(workers, "STOP_GRACE_SECONDS", 0.2)
 
     def fail(*_):
         raise TimeoutError(f"no end within {WAIT} s")

@@ -27,7 +27,7 @@ from utils.errors import UsageError
 
 @pytest.fixture(autouse=True)
 def _small_cifar(monkeypatch):
-    monkeypatch.setattr(cifar, "ROWS", ROWS)
+    monkeypatch.setattr(cifar, "IMAGES_PER_FILE", ROWS)
 
 
 def assert_mnist(loaded, written):
@@ -175,7 +175,7 @@ def test_files_in_another_folder_are_named_with_what_to_give(tmp_path):
     folder.mkdir(parents=True)
     for file in ("train_32x32.mat", "test_32x32.mat"):
         (folder / file).write_bytes(b"")
-    with pytest.raises(UsageError, match="its files lie in ") as caught:
+    with pytest.raises(UsageError, match="its files are in ") as caught:
         load("SVHN", tmp_path)
     words = shlex.split(str(caught.value).partition(": ")[2])
     given = parse(["--config", "configs/quickstart.yml", *words]).data.data
@@ -185,7 +185,7 @@ def test_files_in_another_folder_are_named_with_what_to_give(tmp_path):
 
 
 def test_a_large_folder_is_not_searched_without_end(tmp_path, monkeypatch):
-    monkeypatch.setattr("data.readers.elsewhere.MOST", 50)
+    monkeypatch.setattr("data.readers.missing_hints.MAX_ENTRIES", 50)
     for i in range(100):
         (tmp_path / f"{i}.png").write_bytes(b"")
     (tmp_path / "below").symlink_to(tmp_path)
