@@ -23,7 +23,7 @@ Image = PIL.Image.Image
 def decode(path: str) -> Image:
     """Return the image in RGB.
 
-    Grey is repeated, palettes are looked up, CMYK is converted, alpha is dropped, 16-bit values keep their upper 8 bits.
+    Grey is repeated, palettes are looked up, CMYK is converted, alpha is dropped. Values of 16 bits keep the upper 8.
     Raises RunFailed naming a file that cannot be decoded.
     """
     try:
@@ -73,7 +73,8 @@ def crop_transform(spec: SetSpec, *, train: bool) -> Callable[[Image], Tensor]:
         steps += [v2.Resize(round(spec.margin * min(size))), v2.CenterCrop(size)]
     if train and spec.augment:
         steps.append(v2.RandomHorizontalFlip())
-    return v2.Compose([*steps, v2.PILToTensor()])
+    transform: Callable[[Image], Tensor] = v2.Compose([*steps, v2.PILToTensor()])
+    return transform
 
 
 def augmix_transform(augmentation: Augmentation) -> Callable[[Tensor], Tensor]:
@@ -91,7 +92,9 @@ def augmix_transform(augmentation: Augmentation) -> Callable[[Tensor], Tensor]:
     - Randomness. All draws depend on the run's seed. In BIPROP they come from numpy's generator, which is not seeded.
     """
     v2 = import_transforms()
-    return v2.AugMix(augmentation.severity, augmentation.width, augmentation.depth, all_ops=augmentation.all_ops)
+    a = augmentation
+    transform: Callable[[Tensor], Tensor] = v2.AugMix(a.severity, a.width, a.depth, all_ops=a.all_ops)
+    return transform
 
 
 def views_transform(spec: SetSpec, augmentation: Augmentation, *, train: bool) -> Callable[[Image], Tensor]:

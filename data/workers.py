@@ -27,7 +27,7 @@ from utils import out_of_memory, stop_signal
 from utils.errors import NothingCame, RunFailed
 from utils.exit_codes import foreseen, one_line
 
-# fork starts at once and shares the memory of the data set. Where it is unsafe or absent, each worker reads its own copy
+# fork starts at once and shares the memory of the data set. Where fork is unsafe or absent, each worker gets a copy
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 # A terminal or scheduler sends these to the whole process group. They ask the main process to finish its step and save
 # a checkpoint, for which it still needs its workers
@@ -137,7 +137,9 @@ class Workers:
 def allocate_shared(shape: Sequence[int]) -> Tensor:
     """Return uint8 memory that processes started later share. Raises RunFailed if there is not enough."""
     try:
-        return torch.empty(shape, dtype=torch.uint8).share_memory_()
+        memory: Any = torch.empty(shape, dtype=torch.uint8)  # Any: torch does not annotate share_memory_
+        shared: Tensor = memory.share_memory_()
+        return shared
     except (OSError, MemoryError, RuntimeError) as error:
         size, free = torch.Size(shape).numel(), ""
         reason = one_line(error).rpartition(">: ")[2]  # without the name of torch's file
@@ -182,7 +184,7 @@ def run_worker(pipe: Connection, prepare: Callable[[Any], Tensor], slots: Tensor
 
 
 def answer_request(prepare: Callable[[Any], Tensor], key: Any, slot: Tensor) -> Answer:
-    """Write `prepare(key)` into `slot`. Return the number of images, or the failure and, if unexpected, its traceback."""
+    """Write `prepare(key)` into `slot`. Return the number of images or the failure, with a traceback if unexpected."""
     try:
         images = prepare(key)
         slot[: len(images)] = images

@@ -8,7 +8,7 @@ DIGITS = tuple("0123456789")
 # CIFAR-10: batches.meta.txt of the official archive
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # CIFAR-100: `fine_label_names` of the official archive's `meta`
-CIFAR100 = tuple(
+CIFAR100 = tuple(  # as text: a literal tuple is formatted to 100 lines
     """
     apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
     caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant
@@ -17,7 +17,7 @@ CIFAR100 = tuple(
     poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider
     squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
     wardrobe whale willow_tree wolf woman worm
-    """.split()
+    """.split()  # noqa: SIM905
 )
 # Fashion-MNIST: arXiv:1708.07747, table 2, spelled as in its repository
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")

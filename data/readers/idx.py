@@ -38,7 +38,10 @@ def dashed_or_dotted(file: str) -> tuple[str, str]:
 
 
 def read_idx_set(name: str, root: Path, download: bool) -> tuple[Split, Split]:
-    """Return (train, test) of MNIST or FashionMNIST, images 28x28x1. Raises UsageError for a missing or damaged file."""
+    """Return (train, test) of MNIST or FashionMNIST, images 28x28x1.
+
+    Raises UsageError for a missing or damaged file.
+    """
     paths = find_set_files(name, root, idx_locations(name, root), download)
     return read_idx_split(paths[0], paths[1]), read_idx_split(paths[2], paths[3])
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from data import SPECS, Augmentation, SetSpec, Split, hold_out
 from data.device_batches import DeviceBatches
-from data.transforms import CROP_PAD, scale_and_shift, crop_flip, normalise
+from data.transforms import CROP_PAD, crop_flip, normalise, scale_and_shift
 from data.worker_batches import WorkerBatches
 
 COUNTS, SIZES = st.integers(1, 70), st.integers(1, 80)

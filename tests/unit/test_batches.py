@@ -8,7 +8,7 @@ import torch
 
 from data import SPECS, Augmentation, SetSpec, Split
 from data.device_batches import DeviceBatches, epoch_generator
-from data.transforms import scale_and_shift, crop_flip, draw_crops, normalise
+from data.transforms import crop_flip, draw_crops, normalise, scale_and_shift
 
 CIFAR, MNIST = SPECS["CIFAR10"], SPECS["MNIST"]
 
