@@ -9,13 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.readers.set_files import (
-    Location,
-    check_labels,
-    find_set_files,
-    report_parse_errors,
-    report_read_errors,
-)
+from data.readers.set_files import Location, check_labels, find_set_files, report_parse_errors, report_read_errors
 from data.types import Split
 from utils.errors import UsageError
 from utils.text import quoted
@@ -58,24 +52,10 @@ class CifarSet:
 
 
 BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
-CIFAR10 = CifarSet(
-    "CIFAR10",
-    10,
-    BATCHES,
-    "test_batch",
-    ("cifar-10-batches-bin", "cifar-10-batches-py"),
-    label_bytes=1,
-    label_key="labels",
-)
-CIFAR100 = CifarSet(
-    "CIFAR100",
-    100,
-    ("train",),
-    "test",
-    ("cifar-100-binary", "cifar-100-python"),
-    label_bytes=2,
-    label_key="fine_labels",
-)
+CIFAR10_FOLDERS = ("cifar-10-batches-bin", "cifar-10-batches-py")
+CIFAR100_FOLDERS = ("cifar-100-binary", "cifar-100-python")
+CIFAR10 = CifarSet("CIFAR10", 10, BATCHES, "test_batch", CIFAR10_FOLDERS, label_bytes=1, label_key="labels")
+CIFAR100 = CifarSet("CIFAR100", 100, ("train",), "test", CIFAR100_FOLDERS, label_bytes=2, label_key="fine_labels")
 
 
 def read_cifar(cifar: CifarSet, root: Path, download: bool) -> tuple[Split, Split]:
@@ -108,13 +88,12 @@ def read_binary(cifar: CifarSet, path: Path, count: int) -> Iterator[Chunk]:
     row_bytes = cifar.label_bytes + IMAGE_BYTES
     with report_read_errors(path):
         size = path.stat().st_size
-    if size != count * row_bytes and path.is_file():
-        raise UsageError(f"{path}: {size} bytes, {count * row_bytes} expected")
-    for start in range(0, count, IMAGES_PER_FILE):
-        with report_read_errors(path):
+        if size != count * row_bytes and path.is_file():
+            raise UsageError(f"{path}: {size} bytes, {count * row_bytes} expected")
+        for start in range(0, count, IMAGES_PER_FILE):
             rows = np.fromfile(path, np.uint8, IMAGES_PER_FILE * row_bytes, offset=start * row_bytes)
-        rows = rows.reshape(IMAGES_PER_FILE, row_bytes)
-        yield rows[:, cifar.label_bytes :], rows[:, cifar.label_bytes - 1]
+            rows = rows.reshape(IMAGES_PER_FILE, row_bytes)
+            yield rows[:, cifar.label_bytes :], rows[:, cifar.label_bytes - 1]
 
 
 def read_pickle(cifar: CifarSet, path: Path, count: int) -> Iterator[Chunk]:
