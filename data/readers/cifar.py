@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -180,3 +181,7 @@ class Unpickler(pickle._Unpickler):
         if (module, name) not in self.names:
             raise pickle.UnpicklingError(f"refers to {module}.{name}, which official files do not; nothing was run")
         return self.names[module, name]
+
+
+read_cifar10 = partial(read_cifar, CIFAR10)
+read_cifar100 = partial(read_cifar, CIFAR100)

@@ -38,6 +38,6 @@ def class_names(name: str, root: Path) -> tuple[str, ...] | None:
     For a set of class folders (ImageNet, TinyImageNet, ImageFolder) the names are those of the folders under `root`,
     WordNet IDs for the first two. Raises UsageError if such folders are missing.
     """
-    if name in folders.SUBFOLDERS:
+    if name in folders.FOLDERS:
         return tuple(folders.class_folders(folders.find_parts(name, root)[0]))
     return CLASS_NAMES.get(name)

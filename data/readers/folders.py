@@ -13,7 +13,7 @@ from utils.errors import UsageError
 from utils.files import check_regular
 from utils.text import quoted
 
-SUBFOLDERS = {  # of --data, searched before --data itself
+FOLDERS = {  # of --data, searched before --data itself
     "ImageNet": ("imagenet", "ImageNet"),
     "TinyImageNet": ("tinyimagenet", "tiny-imagenet-200"),
     "ImageFolder": (),
@@ -28,7 +28,7 @@ SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Informati
 
 def find_parts(name: str, root: Path) -> tuple[Path, Path]:
     """Return the folders (train, val) of a set. Raises UsageError if they are missing."""
-    folders = [*(root / folder for folder in SUBFOLDERS[name]), root]
+    folders = [*(root / folder for folder in FOLDERS[name]), root]
     evaluation_folders = ("val", "test") if name == "ImageFolder" else ("val",)
     locations = [Location(folder, ("train", other)) for folder in folders for other in evaluation_folders]
     train, val = find_set_files(name, root, locations, download=False, downloadable=False)
@@ -147,4 +147,4 @@ def read_annotated(val: Path, classes: Sequence[str]) -> FileSplit:
     return file_split(paths, labels)
 
 
-READERS = {name: partial(read_folders, name) for name in SUBFOLDERS}
+READERS = {name: partial(read_folders, name) for name in FOLDERS}

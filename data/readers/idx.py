@@ -5,6 +5,7 @@ An idx file has a magic number, big-endian sizes and the bytes (http://yann.lecu
 
 import gzip
 import math
+from functools import partial
 from io import BufferedIOBase
 from pathlib import Path
 
@@ -85,3 +86,7 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
 def open_maybe_gzip(path: Path) -> BufferedIOBase:
     """Open a binary file for reading, decompressed if its name ends in .gz."""
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+
+
+read_mnist = partial(read_idx_set, "MNIST")
+read_fashion_mnist = partial(read_idx_set, "FashionMNIST")
