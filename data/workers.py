@@ -78,8 +78,8 @@ class Workers:
         """Yield `prepare(key)` for each key in order. Each batch is overwritten when the next one is requested.
 
         A new call ends the iterator of the previous call. Raises RunFailed if a worker died or `prepare` failed for an
-        expected reason, RuntimeError with the worker's traceback for any other error of `prepare`, and NothingCame if
-        a signal asks the run to stop and no batch arrives.
+        expected reason, and RuntimeError with the worker's traceback for any other error of `prepare`. Raises
+        NothingCame if a signal asks the run to stop and no batch arrives.
         """
         self._pass += 1
         current = self._pass
