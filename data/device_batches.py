@@ -28,7 +28,7 @@ def epoch_generator(seed: int, epoch: int) -> torch.Generator:
 
 @dataclass(frozen=True)
 class EpochDraws:
-    """Random draws of one training epoch.
+    """Random order, crops and flips of one training epoch.
 
     order: int64 (n,), image indices. crops: offsets int64 (n, 2) and flips bool (n,) of the images in that order, or
     None without augmentation.
@@ -39,7 +39,7 @@ class EpochDraws:
 
     @classmethod
     def sample(cls, count: int, augment: bool, generator: torch.Generator) -> "EpochDraws":
-        """Sample the draws of all `count` images, first the order, then the crops.
+        """Sample the order of `count` images, then their crops and flips if `augment`.
 
         The CPU samples the whole epoch at once, so that the draws are the same on every device and after a resume.
         """
@@ -53,14 +53,15 @@ class EpochDraws:
 
 
 class Batches(ABC):
-    """Batches of one split, epoch by epoch.
+    """Base class of iterators over the batches of one split.
 
-    train: shuffle and augment, as a function of (seed, epoch) alone. Gaussian noise also depends on the device type and
-    the batch size. Without `train` the images keep the order of the split and are not augmented.
-    batch_size: images of the global batch; the last batch of an epoch may be smaller. limit: maximum number of batches
-    per epoch. part: (rank, number of ranks). In training, a rank has its slice of each global batch. In evaluation, the
-    ranks have whole batches in turn, so that each image comes once.
+    batch_size: images per global batch. The last batch of an epoch may be smaller.
+    seed, train: training shuffles and augments as a function of (seed, epoch) alone. Gaussian noise also depends on the
+        device type and the batch size. Evaluation keeps the order of the split and does not augment.
+    limit: maximum number of batches per epoch.
     one_batch: train on the first batch of epoch 0 in every epoch, to test whether the network can overfit it.
+    part: (rank, number of ranks). In training, each rank has a slice of every global batch. In evaluation, the ranks
+        take whole batches in turn, so that every image is evaluated once.
 
     Raises ValueError for a batch_size or limit below 1 and for training without a seed.
     """
@@ -100,7 +101,7 @@ class Batches(ABC):
         """Acquire processes and memory now, so that a shortage ends the run before training starts."""
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images, labels) of this rank, from batch number `start` on, as in a full pass.
+        """Yield this rank's (images, labels) of an epoch. `start` skips that many global batches.
 
         images: normalised, float32 (batch, channels, height, width) in channels_last memory. labels: int64 (batch,).
         With augmentation.jsd there are 3 * batch images: all clean ones, then two augmented views in the same order.
@@ -114,9 +115,10 @@ class Batches(ABC):
 
     @abstractmethod
     def uint8_batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield this rank's (images, labels) on the device, from batch number `start` on.
+        """Yield this rank's (images, labels) before normalisation, on the device.
 
         images: uint8 (batch, height, width, channels), cropped and flipped. labels: int64 (batch,).
+        start: number of global batches to skip.
         """
 
     def epoch_draws(self, epoch: int) -> EpochDraws | None:
@@ -130,12 +132,12 @@ class Batches(ABC):
         return EpochDraws(first_order, draws.crops)
 
     def share(self, number: int) -> Share:
-        """Return this rank's rows of global training batch `number`."""
+        """Return the rows of the global training batch `number` that this rank processes."""
         total = min(self.batch_size, self.samples - number * self.batch_size)
         return Share.of(total, *self.part)
 
     def batch_slices(self, start: int) -> Iterator[slice]:
-        """Yield this rank's positions in the epoch's order, one slice per batch, from batch number `start` on."""
+        """Yield, per batch of this rank, the slice of the epoch's order. `start` skips that many global batches."""
         rank, ranks = self.part
         for batch in range(start, len(self)):
             first = batch * self.batch_size
@@ -146,7 +148,7 @@ class Batches(ABC):
                 yield slice(first, min(first + self.batch_size, self.samples))
 
     def noisy_views(self, images: Tensor, seed: int, share: Share) -> Tensor:
-        """Return the images with Gaussian noise, float32 in 0..255. With jsd: the images, then two noisy views."""
+        """Return the images with Gaussian noise, float32 in 0..255. With jsd, return the images and two noisy views."""
         generator = torch.Generator(self.device).manual_seed(seed)
         a = self.augmentation
         views = [

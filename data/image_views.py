@@ -48,7 +48,7 @@ def decode(path: str) -> Image:
 
 @contextmanager
 def decompression_bombs_refused() -> Iterator[None]:
-    """Raise an error for an image of more than PIL.Image.MAX_IMAGE_PIXELS pixels.
+    """Context in which opening an image of more than PIL.Image.MAX_IMAGE_PIXELS pixels raises an error.
 
     Pillow itself only warns up to twice that number.
     """

@@ -60,7 +60,10 @@ CIFAR100 = CifarSet("CIFAR100", 100, ("train",), "test", CIFAR100_FOLDERS, label
 
 
 def read_cifar(cifar: CifarSet, root: Path, download: bool) -> tuple[Split, Split]:
-    """Return (train, test) of a set, images 32x32x3. Raises UsageError for a missing or damaged file."""
+    """Return (train, test) of CIFAR-10 or CIFAR-100, images 32x32x3.
+
+    Raises UsageError for a missing or damaged file.
+    """
     *train, test = find_set_files(cifar.name, root, cifar.locations(root), download)
     return read_files(cifar, train, 5 * IMAGES_PER_FILE), read_files(cifar, [test], IMAGES_PER_FILE)
 
@@ -155,7 +158,10 @@ class PickledDtype:
 
 
 def encode_latin1(text: str, encoding: str) -> bytes:
-    """Encode as _codecs.encode, which Python 3 pickles for bytes in protocols 0 to 2. Refuse all other codecs."""
+    """Stand-in for _codecs.encode, which pickles of protocols 0 to 2 call to restore bytes.
+
+    Raises UnpicklingError for any other codec.
+    """
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"codec {encoding!r} refused")
     return text.encode("latin1")

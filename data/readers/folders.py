@@ -55,7 +55,7 @@ def count_classes(root: Path) -> int:
 
 
 def read_folders(name: str, root: Path, _download: bool) -> tuple[FileSplit, FileSplit]:
-    """Return (train, val) as lists of files, without opening an image.
+    """Return (train, val) as image paths with labels, without opening an image.
 
     Raises UsageError if a folder is missing, a class has no image, or the two parts differ in their classes.
     """
@@ -102,7 +102,7 @@ def list_images(folder: Path, classes: Sequence[str]) -> FileSplit:
 def image_files(folder: str | Path) -> Iterator[str]:
     """Yield the image files below `folder`. Raises UsageError for a path that is not a regular file.
 
-    The directory entry says so without a stat of the file, except for a link: ImageNet has 1.3 million files.
+    Directory entries state the file type, so that only links need a stat. ImageNet has 1.3 million files.
     """
     with os.scandir(folder) as entries:
         for entry in entries:

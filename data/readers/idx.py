@@ -56,7 +56,7 @@ def read_idx_split(image_path: Path, label_path: Path, size: tuple[int, int] = (
     if images.shape[1:] != size:
         raise UsageError(f"{image_path}: images of {images.shape[1]}x{images.shape[2]}, {size[0]}x{size[1]} expected")
     if len(images) != len(labels):
-        raise UsageError(f"{image_path} holds {len(images)} images, but {label_path} {len(labels)} labels")
+        raise UsageError(f"{image_path} holds {len(images)} images, but {label_path} holds {len(labels)} labels")
     return Split(images[..., np.newaxis], check_labels(label_path, labels, classes))
 
 
@@ -69,7 +69,7 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
         header = file.read(4 + 4 * dimensions)
         magic = bytes((0, 0, 8, dimensions))  # 8: unsigned byte
         if header[:4] != magic:
-            raise UsageError(f"{path}: starts with {header[:4].hex()}, an idx{dimensions} file with {magic.hex()}")
+            raise UsageError(f"{path}: starts with {header[:4].hex()}, but idx{dimensions} files with {magic.hex()}")
         shape = np.frombuffer(header[4:].ljust(4 * dimensions, b"\0"), ">u4").tolist()
         if min(shape) == 0:
             raise UsageError(f"{path}: holds no data: its header ends early or has the shape {shape}")

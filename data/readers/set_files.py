@@ -25,7 +25,7 @@ class Location:
     """A folder that may hold a data set, with the names of the files that it must contain.
 
     suffixes: endings that may follow each name, such as ".gz". spellings: function from a name to the spellings in use.
-    Some archives put each file into a folder of the same name. Such a file is found too.
+    A file inside a folder of its own name, as in some archives, is found too.
     """
 
     folder: Path
@@ -115,7 +115,7 @@ def report_read_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def report_parse_errors(path: Path, file_kind: str) -> Iterator[None]:
-    """Convert every error of a parser into a UsageError: `path` is not a `file_kind`.
+    """Convert every exception of a parser into a UsageError that states that `path` is not a `file_kind`.
 
     Every Exception is caught, because neither pickle nor scipy documents what a damaged file makes it raise.
     """

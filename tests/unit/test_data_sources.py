@@ -160,7 +160,7 @@ LABELS = [0, 1, 2, 3, 4, 5, 9]
 IDX_FAULTS = {
     "truncated images": (0, idx(np.zeros((7, 28, 28)))[:-1], "declares 5488 bytes of data, the file holds only 5487"),
     "too long": (0, idx(np.zeros((7, 28, 28))) + b"x", "the file holds more"),
-    "labels where images belong": (0, idx(LABELS), "starts with 00000801, an idx3 file with 00000803"),
+    "labels where images belong": (0, idx(LABELS), "starts with 00000801, but idx3 files with 00000803"),
     "floats": (0, idx(np.zeros((7, 28, 28)), magic=0x0D03), "starts with 00000d03"),
     "another size": (0, idx(np.zeros((7, 28, 27))), "images of 28x27, 28x28 expected"),
     "no images": (0, idx(np.zeros((0, 28, 28))), "holds no data"),
@@ -175,7 +175,7 @@ IDX_FAULTS = {
     "more than memory": (0, struct.pack(">4I", 0x0803, 2**20, 2**12, 2**12) + b"x" * 99, "promises 17,592,186,044,416"),
     "largest count of labels": (1, struct.pack(">2I", 0x0801, 2**32 - 1) + b"x" * 99, "promises 4,294,967,295"),
     "label out of range": (1, idx([0, 1, 2, 10, 4, 5, 6]), "label 10 is out of range, 0 to 9"),
-    "fewer labels": (1, idx([0, 1, 2]), "holds 7 images, but .* 3 labels"),
+    "fewer labels": (1, idx([0, 1, 2]), "holds 7 images, but .* holds 3 labels"),
     "test part truncated": (2, idx(np.zeros((3, 28, 28)))[:100], "declares 2352 bytes"),
 }
 
