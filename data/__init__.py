@@ -107,7 +107,7 @@ def make_batches(
     shared: dict[str, Any] = {"device": device, "batch_size": batch_size, "seed": seed, "train": train, "limit": limit}
     shared |= {"augmentation": augmentation, "one_batch": one_batch, "part": part}
     if isinstance(split, FileSplit) or spec.margin is not None or (train and augmentation.augmix):
-        from data.worker_batches import LoaderBatches  # it needs PIL, which takes as long to import as all else here
+        from data.worker_batches import WorkerBatches  # it needs PIL, which takes as long to import as all else here
 
-        return LoaderBatches(split, spec, workers=workers, **shared)
+        return WorkerBatches(split, spec, workers=workers, **shared)
     return DeviceBatches(split, spec, **shared)

@@ -1,4 +1,4 @@
-"""Batches of a split: which images, in which order, how they are drawn. `DeviceBatches` prepares them on the device."""
+"""Batches of a data set, their order and augmentation; `DeviceBatches` prepares them on the training device."""
 
 import math
 from abc import ABC, abstractmethod
@@ -11,49 +11,60 @@ import torch
 from torch import Tensor
 
 from data.registry import SetSpec
-from data.transforms import add_noise, affine, crop_flip, draw_crops, normalise
+from data.transforms import add_noise, crop_flip, draw_crops, normalise, scale_and_shift
 from data.types import NO_AUGMENTATION, Augmentation, Split
 from utils.distributed.batch_slice import BatchSlice
 
 
 def derived_seed(seed: int, *key: int) -> int:
-    """A seed for torch that depends on all of (seed, *key); different ones give unrelated streams."""
-    # spawn_key, not entropy [seed, epoch]: there a seed of 2**32 in epoch 0 would equal seed 0 in epoch 1
+    """Return a 64-bit seed for torch that depends on (seed, *key). Different arguments give independent streams."""
+    # spawn_key, not entropy [seed, epoch]: with the latter, seed 2**32 in epoch 0 equals seed 0 in epoch 1
     return int(np.random.SeedSequence(seed, spawn_key=key).generate_state(1, np.uint64)[0])
 
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
-    """A CPU generator that depends on (seed, epoch) alone."""
+    """Return a CPU generator whose stream depends on (seed, epoch) alone."""
     return torch.Generator().manual_seed(derived_seed(seed, epoch))
 
 
 @dataclass(frozen=True)
-class Draws:
-    """One epoch's order int64 (n,) and, where augmented, per image in that order: offsets (n, 2) and flips (n,)."""
+class EpochDraws:
+    """Random order, crops and flips of one training epoch.
+
+    order: int64 (n,), image indices. crops: offsets int64 (n, 2) and flips bool (n,) of the images in that order, or
+    None without augmentation.
+    """
 
     order: Tensor
     crops: tuple[Tensor, Tensor] | None
 
     @classmethod
-    def of_epoch(cls, count: int, augment: bool, generator: torch.Generator) -> "Draws":
-        """Drawn on the CPU for the whole epoch, so that it is the same on every device and from every start."""
+    def sample(cls, count: int, augment: bool, generator: torch.Generator) -> "EpochDraws":
+        """Sample the order of `count` images, then their crops and flips if `augment`.
+
+        The CPU samples the whole epoch at once, so that the draws are the same on every device and after a resume.
+        """
         order = torch.randperm(count, generator=generator)
         return cls(order, draw_crops(count, generator) if augment else None)
 
-    def to(self, device: torch.device) -> "Draws":
+    def to(self, device: torch.device) -> "EpochDraws":
+        """Return the draws on `device`."""
         crops = None if self.crops is None else (self.crops[0].to(device), self.crops[1].to(device))
-        return Draws(self.order.to(device), crops)
+        return EpochDraws(self.order.to(device), crops)
 
 
 class Batches(ABC):
-    """An iterable over one split.
+    """Base class of iterators over the batches of one split.
 
-    train=True: shuffled, and augmented as the set's spec and `augmentation` say, as a function of (seed, epoch) alone,
-    but for Gaussian noise, which also depends on the kind of device and on the batch size.
-    train=False: in the order of the split, unchanged. limit: at most that many batches. The last batch may be smaller.
-    part: (number, of): that of `of` processes. In training it has its slice of every batch, in evaluation whole batches
-    in turn: all together have what one process alone has, every image once.
-    one_batch: training runs over the first batch of epoch 0 alone, in every epoch: can the network learn it by heart?
+    batch_size: images per global batch. The last batch of an epoch may be smaller.
+    seed, train: training shuffles and augments as a function of (seed, epoch) alone. Gaussian noise also depends on the
+        device type and the batch size. Evaluation keeps the order of the split and does not augment.
+    limit: maximum number of batches per epoch.
+    one_batch: train on the first batch of epoch 0 in every epoch, to test whether the network can overfit it.
+    part: (rank, number of ranks). In training, each rank has a slice of every global batch. In evaluation, the ranks
+        take whole batches in turn, so that every image is evaluated once.
+
+    Raises ValueError for a batch_size or limit below 1 and for training without a seed.
     """
 
     def __init__(
@@ -73,7 +84,7 @@ class Batches(ABC):
         if batch_size < 1 or (limit is not None and limit < 1):
             raise ValueError(f"batch_size {batch_size} and limit {limit} must be at least 1")
         if train and seed is None:
-            raise ValueError("seed: training batches need one, their order depends on it")
+            raise ValueError("seed: none given; the order of training batches depends on it")
         self.count, self.spec, self.device, self.batch_size = count, spec, torch.device(device), batch_size
         self.seed = seed if train else None
         self.augment = train and spec.augment
@@ -81,93 +92,102 @@ class Batches(ABC):
         self.one_batch, self.train, self.part = train and one_batch, train, part
         batches = 1 if self.one_batch else limit
         self.samples = count if batches is None else min(count, batches * batch_size)
-        self.scale, self.shift = (v.to(device) for v in affine(spec.mean, spec.std, spec.in_shape[2]))
+        self.scale, self.shift = (v.to(device) for v in scale_and_shift(spec.mean, spec.std, spec.in_shape[2]))
 
     def __len__(self) -> int:
-        """Batches per epoch."""
+        """Return the number of global batches per epoch."""
         return math.ceil(self.samples / self.batch_size)
 
-    def prepare(self) -> None:  # noqa: B027 (most need nothing)
-        """Take what every epoch needs, so that a lack of it ends a run before training."""
+    def prepare(self) -> None:  # noqa: B027 (most subclasses need nothing)
+        """Acquire processes and memory now, so that a shortage ends the run before training starts."""
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """(images float32 (batch, channels, height, width) in channels_last memory, normalised; labels int64 (batch,))
+        """Yield this rank's (images, labels) of an epoch. `start` skips that many global batches.
 
-        from batch number `start` on: exactly the batches that a full pass gives after its first `start`. With
-        augmentation.jsd (3 batch, ...) images: all clean ones, then two augmented views of each, in the same order.
+        images: normalised, float32 (batch, channels, height, width) in channels_last memory. labels: int64 (batch,).
+        With augmentation.jsd there are 3 * batch images: all clean ones, then two augmented views in the same order.
         """
-        for number, (images, labels) in enumerate(self.pixels(epoch, start), start):
+        for number, (images, labels) in enumerate(self.uint8_batches(epoch, start), start):
             if self.augmentation.gaussian and self.seed is not None:
-                images = self.noisy(images, derived_seed(self.seed, epoch, number, 0), self.share(number))
+                images = self.noisy_views(images, derived_seed(self.seed, epoch, number, 0), self.share(number))
             if self.spec.binary:
                 images = images.ge(127.5)
             yield normalise(images, self.scale, self.shift), labels
 
     @abstractmethod
-    def pixels(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """(uint8 images (batch, height, width, channels), labels (batch,)) on the device, from batch `start` on."""
+    def uint8_batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield this rank's (images, labels) before normalisation, on the device.
 
-    def draws(self, epoch: int) -> Draws | None:
-        """What an epoch of training draws, on the CPU; None for evaluation."""
+        images: uint8 (batch, height, width, channels), cropped and flipped. labels: int64 (batch,).
+        start: number of global batches to skip.
+        """
+
+    def epoch_draws(self, epoch: int) -> EpochDraws | None:
+        """Return the random draws of a training epoch, on the CPU, or None for evaluation."""
         if self.seed is None:
             return None
-        draws = Draws.of_epoch(self.count, self.augment, epoch_generator(self.seed, epoch))
+        draws = EpochDraws.sample(self.count, self.augment, epoch_generator(self.seed, epoch))
         if not self.one_batch:
             return draws
-        return Draws(Draws.of_epoch(self.count, False, epoch_generator(self.seed, 0)).order, draws.crops)
+        first_order = EpochDraws.sample(self.count, False, epoch_generator(self.seed, 0)).order
+        return EpochDraws(first_order, draws.crops)
 
     def share(self, number: int) -> BatchSlice:
-        """What this process has of a batch of training: its rows among those of all."""
+        """Return the rows of the global training batch `number` that this rank processes."""
         total = min(self.batch_size, self.samples - number * self.batch_size)
         return BatchSlice.of(total, *self.part)
 
-    def slices(self, start: int) -> Iterator[slice]:
-        """The positions in the epoch of what this process has of each batch from number `start` on."""
-        number, of = self.part
+    def batch_slices(self, start: int) -> Iterator[slice]:
+        """Yield, per batch of this rank, the slice of the epoch's order. `start` skips that many global batches."""
+        rank, ranks = self.part
         for batch in range(start, len(self)):
             first = batch * self.batch_size
             if self.train:
                 rows = self.share(batch).rows
                 yield slice(first + rows.start, first + rows.stop)
-            elif batch % of == number:
+            elif batch % ranks == rank:
                 yield slice(first, min(first + self.batch_size, self.samples))
 
-    def noisy(self, images: Tensor, seed: int, share: BatchSlice) -> Tensor:
-        """The images with Gaussian noise; with jsd the images and two noisy views of each."""
+    def noisy_views(self, images: Tensor, seed: int, share: BatchSlice) -> Tensor:
+        """Return the images with Gaussian noise, float32 in 0..255. With jsd, return the images and two noisy views."""
         generator = torch.Generator(self.device).manual_seed(seed)
         a = self.augmentation
         views = [
             add_noise(images, std=a.std_gauss, p_clean=a.p_clean, generator=generator, share=share)
-            for _ in range(1 + a.jsd)
+            for _ in range(2 if a.jsd else 1)
         ]
         return torch.cat([images.float(), *views]) if a.jsd else views[0]
 
 
 class DeviceBatches(Batches):
-    """A split that lies on the device as one uint8 tensor: shuffled, cropped and flipped there, per batch."""
+    """Batches of a split that is one uint8 tensor on the device, where it is shuffled, cropped and flipped.
+
+    Raises ValueError for AugMix, which transforms images one by one.
+    """
 
     def __init__(self, split: Split, spec: SetSpec, **options: Any) -> None:
         super().__init__(len(split), spec, **options)
         if self.augmentation.augmix:
-            raise ValueError("augmix: it works image by image, in LoaderBatches")
+            raise ValueError("augmix: WorkerBatches transforms images one by one; DeviceBatches does not")
         self.images = torch.from_numpy(split.images).to(self.device)  # on the CPU: the split's own memory, not a copy
         self.labels = torch.from_numpy(split.labels).to(self.device)
         self.device = self.images.device
 
-    def pixels(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        draws = self.draws(epoch)
+    def uint8_batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Gather, crop and flip each batch on the device."""
+        draws = self.epoch_draws(epoch)
         if draws is not None:
             draws = draws.to(self.device)
-        for rows in self.slices(start):
-            yield self.gather(rows, draws)
+        for positions in self.batch_slices(start):
+            yield self.gather(positions, draws)
 
-    def gather(self, rows: slice, draws: Draws | None) -> tuple[Tensor, Tensor]:
-        """(uint8 images (batch, height, width, channels), labels) of these positions of the epoch."""
+    def gather(self, positions: slice, draws: EpochDraws | None) -> tuple[Tensor, Tensor]:
+        """Return (uint8 images (batch, height, width, channels), labels (batch,)) at positions of the epoch's order."""
         if draws is None:
-            return self.images[rows], self.labels[rows]
-        index = draws.order[rows]
+            return self.images[positions], self.labels[positions]
+        index = draws.order[positions]
         images, labels = self.images.index_select(0, index), self.labels.index_select(0, index)
         if draws.crops is not None:
             offsets, flips = draws.crops
-            images = crop_flip(images, offsets[rows], flips[rows])
+            images = crop_flip(images, offsets[positions], flips[positions])
         return images, labels

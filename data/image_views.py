@@ -1,4 +1,4 @@
-"""From one image to its views: Pillow decodes, torchvision's transforms crop, flip and mix, on uint8 throughout."""
+"""Views of one image in uint8: Pillow decodes the file, torchvision crops, flips and applies AugMix."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,24 +22,25 @@ Image = PIL.Image.Image
 
 
 def decode(path: str) -> Image:
-    """The image in RGB: grey repeated, palettes looked up, CMYK converted, alpha dropped, 16 bits cut to their upper 8.
+    """Return the image in RGB.
 
-    Raises RunFailed naming the file.
+    Grey is repeated, palettes are looked up, CMYK is converted, alpha is dropped. Values of 16 bits keep the upper 8.
+    Raises RunFailed naming a file that cannot be decoded.
     """
     try:
         if fault := irregular(path):
             raise ValueError(f"it {fault}")
-        with refusing_bombs(), PIL.Image.open(path) as image:
-            if image.mode.startswith("I;16"):  # Pillow's own conversion sets all that is above 255 to white
+        with decompression_bombs_refused(), PIL.Image.open(path) as image:
+            if image.mode.startswith("I;16"):  # Pillow's own conversion makes every value above 255 white
                 return PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
             if image.mode in ("I", "F"):
                 raise ValueError(f"pixels of mode {image.mode}; 8 or 16 bits per channel expected")
-            if "transparency" in image.info:  # straight to RGB, Pillow would warn
+            if "transparency" in image.info:  # Pillow warns when such an image is converted to RGB directly
                 return image.convert("RGBA").convert("RGB")
             return image.convert("RGB")
     except PIL.UnidentifiedImageError:
         reason = "not an image of a known format"
-    except Exception as error:  # whatever the parser of a format meets: OSError, SyntaxError, struct.error, ...
+    except Exception as error:  # parsers raise OSError, SyntaxError, struct.error and others
         if out_of_memory.is_out_of_memory(error):
             raise
         reason = escaped(str(error).split("\n")[0], 300) or type(error).__name__
@@ -47,15 +48,21 @@ def decode(path: str) -> Image:
 
 
 @contextmanager
-def refusing_bombs() -> Iterator[None]:
-    """Images of more pixels than PIL.Image.MAX_IMAGE_PIXELS raise an error: up to twice as many, Pillow only warns."""
+def decompression_bombs_refused() -> Iterator[None]:
+    """Context in which opening an image of more than PIL.Image.MAX_IMAGE_PIXELS pixels raises an error.
+
+    Pillow itself only warns up to twice that number.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
         yield
 
 
-def framing(spec: SetSpec, *, train: bool) -> Callable[[Image], Tensor]:
-    """Image -> uint8 (channels, height, width) of the set's size; in training a random crop, flipped at random."""
+def crop_transform(spec: SetSpec, *, train: bool) -> Callable[[Image], Tensor]:
+    """Return the transform of an image into uint8 (channels, height, width) of the set's size.
+
+    Training crops and flips at random, as `spec` states. Evaluation resizes and crops the centre of images of any size.
+    """
     v2 = import_transforms()
     size = list(spec.in_shape[1:])
     steps = []
@@ -67,37 +74,45 @@ def framing(spec: SetSpec, *, train: bool) -> Callable[[Image], Tensor]:
         steps += [v2.Resize(round(spec.margin * min(size))), v2.CenterCrop(size)]
     if train and spec.augment:
         steps.append(v2.RandomHorizontalFlip())
-    return v2.Compose([*steps, v2.PILToTensor()])
+    transform: Callable[[Image], Tensor] = v2.Compose([*steps, v2.PILToTensor()])
+    return transform
 
 
-def mixing(augmentation: Augmentation) -> Callable[[Tensor], Tensor]:
-    """torchvision's AugMix (arXiv:1912.02781), uint8 (1 or 3, height, width) -> the same.
+def augmix_transform(augmentation: Augmentation) -> Callable[[Tensor], Tensor]:
+    """Return torchvision's AugMix (arXiv:1912.02781), from uint8 (1 or 3, height, width) to the same shape.
 
-    Against BIPROP's: the weights of the mixture, the depth of a chain and the choice among 9 operators (13 with
-    all_ops: also colour, contrast, brightness and sharpness) have the same distributions. These differ:
-    - Strengths. BIPROP draws u from U(0.1, severity) and takes u / 10 of the largest; here it is i / 9 of it with i
-      from 0, ..., severity - 1, so that an operator may do nothing. The largest are the same (shear 0.3, a third of the
-      side, 30 degrees, 4 bits, threshold 0), but for the four of all_ops: here a factor 1 +- 0.1 i, there 0.1 + 0.18 u.
-    - Rounding. Here bits and thresholds are rounded, and the mixture is made of whole pixels in 0..255 and cut to whole
-      ones; there it is made of normalised values. The spaces are the same otherwise, as the weights add up to 1.
-    - Randomness. Here all draws depend on the run's seed, there on numpy's generator, which its seed does not reach.
+    As in BIPROP: the distributions of the mixture weights, of the chain depth and of the operator, one of 9 (of 13 with
+    all_ops, which adds colour, contrast, brightness and sharpness). Different from BIPROP:
+
+    - Strength. BIPROP draws u from U(0.1, severity) and uses u / 10 of the maximum. torchvision draws i from 0, ...,
+      severity - 1 and uses i / 9 of the maximum, so that an operator may do nothing. The maxima are equal (shear 0.3,
+      translation by a third of the side, 30 degrees, 4 bits, threshold 0), except for the operators of all_ops:
+      a factor of 1 +- 0.1 i here, 0.1 + 0.18 u in BIPROP.
+    - Rounding. torchvision rounds bits and thresholds and mixes integer pixels in 0..255. BIPROP mixes normalised
+      values. The two spaces agree up to rounding, since the mixture weights add up to 1.
+    - Randomness. All draws depend on the run's seed. In BIPROP they come from numpy's generator, which is not seeded.
     """
     v2 = import_transforms()
-    return v2.AugMix(augmentation.severity, augmentation.width, augmentation.depth, all_ops=augmentation.all_ops)
+    a = augmentation
+    transform: Callable[[Tensor], Tensor] = v2.AugMix(a.severity, a.width, a.depth, all_ops=a.all_ops)
+    return transform
 
 
-def make_views(spec: SetSpec, augmentation: Augmentation, *, train: bool) -> Callable[[Image], Tensor]:
-    """Image -> uint8 (views, height, width, channels): one, or with augmix and jsd the clean one and two mixed ones."""
-    frame, mix = framing(spec, train=train), mixing(augmentation)
+def views_transform(spec: SetSpec, augmentation: Augmentation, *, train: bool) -> Callable[[Image], Tensor]:
+    """Return the transform of an image into its views, uint8 (views, height, width, channels).
 
-    def views(image: Image) -> Tensor:
-        clean = frame(image)
+    There is one view. In training with augmix and jsd there are three: the clean one and two from AugMix.
+    """
+    crop, mix = crop_transform(spec, train=train), augmix_transform(augmentation)
+
+    def transform(image: Image) -> Tensor:
+        clean = crop(image)
         if not (train and augmentation.augmix):
-            made = [clean]
+            views = [clean]
         elif augmentation.jsd:
-            made = [clean, mix(clean), mix(clean)]
+            views = [clean, mix(clean), mix(clean)]
         else:
-            made = [mix(clean)]
-        return torch.stack(made).permute(0, 2, 3, 1)
+            views = [mix(clean)]
+        return torch.stack(views).permute(0, 2, 3, 1)
 
-    return views
+    return transform

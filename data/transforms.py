@@ -1,4 +1,4 @@
-"""Batch transforms on uint8 NHWC images: pure functions of the images and of draws made beforehand from a generator."""
+"""Transforms of image batches in the layout (batch, height, width, channels)."""
 
 from collections.abc import Sequence
 
@@ -8,20 +8,24 @@ from torch import Tensor
 
 from utils.distributed.batch_slice import BatchSlice
 
-CROP_PAD = 4
+CROP_PAD = 4  # pixels on each side, as is usual for CIFAR-10 (arXiv:1512.03385, section 4.2)
 
 
 def draw_crops(count: int, generator: torch.Generator, pad: int = CROP_PAD) -> tuple[Tensor, Tensor]:
-    """(offsets int64 (count, 2): row and column in 0..2 pad; flips bool (count,)), all uniform."""
+    """Draw the crops of `count` images uniformly.
+
+    Returns offsets, int64 (count, 2), row and column in 0..2 pad, and flips, bool (count,).
+    """
     offsets = torch.randint(0, 2 * pad + 1, (count, 2), generator=generator)
     return offsets, torch.randint(0, 2, (count,), generator=generator).bool()
 
 
 def crop_flip(images: Tensor, offsets: Tensor, flips: Tensor, pad: int = CROP_PAD) -> Tensor:
-    """Pad by `pad` zero pixels, crop back to size at `offsets`, mirror the columns where `flips`.
+    """Return the images padded by `pad` zero pixels, cropped back to size at `offsets`, and mirrored where `flips`.
 
-    images: uint8 (batch, height, width, channels). The order is torchvision's RandomCrop, then RandomHorizontalFlip.
-    The whole is one gather of pixels: the mirror is folded into the column index.
+    images: uint8 (batch, height, width, channels). offsets: (batch, 2), row and column of the crop. flips: (batch,).
+    Equals torchvision's RandomCrop followed by RandomHorizontalFlip. One gather does all: the mirror only changes the
+    column indices.
     """
     batch, height, width, channels = images.shape
     rows, columns = height + 2 * pad, width + 2 * pad
@@ -34,10 +38,11 @@ def crop_flip(images: Tensor, offsets: Tensor, flips: Tensor, pad: int = CROP_PA
     return padded.view(-1, channels).index_select(0, pixel.view(-1)).view(images.shape)
 
 
-def affine(mean: Sequence[float], std: Sequence[float], width: int) -> tuple[Tensor, Tensor]:
-    """(scale, shift), each (width * channels,), with scale x + shift = (x / 255 - mean) / std for pixels x in 0..255.
+def scale_and_shift(mean: Sequence[float], std: Sequence[float], width: int) -> tuple[Tensor, Tensor]:
+    """Return (scale, shift), each (width * channels,), with scale * x + shift = (x / 255 - mean) / std.
 
-    Repeated along an image row, so that `normalise` runs over long contiguous rows and not over three channels.
+    mean, std: per channel, of pixels in [0, 1]. The values are repeated along an image row, so that `normalise` reads
+    long contiguous rows instead of three channels at a time.
     """
     scale = np.tile(1 / (255 * np.asarray(std)), width)
     shift = np.tile(-np.asarray(mean) / np.asarray(std), width)
@@ -45,7 +50,10 @@ def affine(mean: Sequence[float], std: Sequence[float], width: int) -> tuple[Ten
 
 
 def normalise(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Pixels 0..255 (batch, height, width, channels) -> float32 (batch, channels, height, width), in channels_last."""
+    """Return scale * images + shift as float32 (batch, channels, height, width) in channels_last memory.
+
+    images: pixels in 0..255 (batch, height, width, channels). scale, shift: from `scale_and_shift`.
+    """
     batch, height, width, channels = images.shape
     values = torch.addcmul(shift, images.reshape(batch, height, width * channels).float(), scale)
     return values.view(batch, height, width, channels).permute(0, 3, 1, 2)
@@ -54,10 +62,12 @@ def normalise(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 def add_noise(
     images: Tensor, *, std: float, p_clean: float, generator: torch.Generator, share: BatchSlice | None = None
 ) -> Tensor:
-    """With probability 1 - p_clean per image: Gaussian noise on every element, then a clamp to the range of pixels.
+    """Return the images with Gaussian noise, clamped to 0..255, as float32.
 
-    images: uint8 (batch, height, width, channels); std: of pixels in [0, 1]. Returns float32 in 0..255, not rounded.
-    share: which rows of a larger batch the images are; it is drawn for all of that.
+    Each image stays without noise with probability `p_clean`.
+    images: uint8 (batch, height, width, channels). std: of pixels in [0, 1].
+    share: the rows of a larger batch that `images` are. The noise is drawn for the larger batch, so that the result
+    does not depend on the number of ranks.
     """
     share = share or BatchSlice.of(len(images), 0, 1)
     shape = share.total, *images.shape[1:]

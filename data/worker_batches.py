@@ -1,4 +1,4 @@
-"""Batches of images that each need work of their own (decode, resize, mix): done in worker processes, ahead of use."""
+"""Batches of images that are decoded, resized or mixed one by one, by worker processes, ahead of use."""
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -11,86 +11,96 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.device_batches import Batches, derived_seed
-from data.image_views import Image, decode, make_views
+from data.image_views import Image, decode, views_transform
 from data.registry import SetSpec
 from data.types import AnySplit, Augmentation, FileSplit
 from data.workers import Workers
 
-Key = tuple[int, NDArray[np.intp]]  # (epoch, rows of one batch)
+BatchKey = tuple[int, NDArray[np.intp]]  # (epoch, rows of the split)
 
 
-class Items:
-    """What a worker holds: `items(key)` is the images of one batch, on the CPU.
+class ViewBatches:
+    """Function from a BatchKey to the images of the batch, called in a worker process.
 
-    The views of a row depend on (seed, epoch, row) alone, so that neither the number of workers nor the batch counts.
+    The views of a row depend on (seed, epoch, row) alone. They are the same for every number of workers and batch size.
     """
 
     def __init__(self, split: AnySplit, spec: SetSpec, augmentation: Augmentation, seed: int | None) -> None:
         self.split, self.spec, self.augmentation, self.seed = split, spec, augmentation, seed
 
     @cached_property
-    def make_views(self) -> Callable[[Image], Tensor]:
-        """Built where it is used: a worker that does not start by fork has to import torchvision our way first."""
-        return make_views(self.spec, self.augmentation, train=self.seed is not None)
+    def transform(self) -> Callable[[Image], Tensor]:
+        """Transform of an image into its views.
 
-    def __call__(self, key: Key) -> Tensor:
-        """uint8 (views x batch, height, width, channels), view by view. Raises RunFailed naming a broken file."""
+        It is built in the worker: a worker started by spawn must import torchvision through utils.torch_compat, which
+        unpickling the transform would not do.
+        """
+        return views_transform(self.spec, self.augmentation, train=self.seed is not None)
+
+    def __call__(self, key: BatchKey) -> Tensor:
+        """Return uint8 (views * batch, height, width, channels), all first views first.
+
+        Raises RunFailed naming a file that cannot be decoded.
+        """
         epoch, rows = key
         return torch.stack([self.views(epoch, int(row)) for row in rows], dim=1).flatten(0, 1)
 
     def views(self, epoch: int, row: int) -> Tensor:
-        """uint8 (views, height, width, channels) of one image."""
+        """Return the views of one image, uint8 (views, height, width, channels)."""
         image = self.image(row)
         if self.seed is None:
-            return self.make_views(image)
+            return self.transform(image)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derived_seed(self.seed, epoch, row))
-            return self.make_views(image)
+            return self.transform(image)
 
     def image(self, row: int) -> Image:
+        """Return the image of one row: RGB from a file, grey or RGB from an array."""
         if isinstance(self.split, FileSplit):
             return decode(self.split.path(row))
         pixels = self.split.images[row]
         return PIL.Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
 
-class LoaderBatches(Batches):
-    """A split whose images are prepared one by one, by `workers` processes (0: here), which stay from epoch to epoch.
+class WorkerBatches(Batches):
+    """Batches whose images are prepared one by one in `workers` processes, or in this process if `workers` is 0.
 
-    One epoch at a time: starting another ends the first. Raises RunFailed, while iterating, naming a file that cannot
-    be decoded, or where workers cannot be had or have died.
+    The processes persist over epochs. Starting an epoch ends the previous one. Iterating raises RunFailed if a file
+    cannot be decoded, or if a worker process cannot be started or dies.
     """
 
     def __init__(self, split: AnySplit, spec: SetSpec, *, workers: int = 0, **options: Any) -> None:
         super().__init__(len(split), spec, **options)
-        self.augment = False  # crops are drawn image by image, not for the epoch
+        self.augment = False  # the crops are drawn per image in ViewBatches, not per epoch
         self.labels = torch.from_numpy(split.labels)
-        self.items = Items(split, spec, self.augmentation, self.seed)
-        self.wanted = workers
+        self.view_batches = ViewBatches(split, spec, self.augmentation, self.seed)
+        self.worker_count = workers
 
     def prepare(self) -> None:
-        if self.wanted and any(self.slices(0)):
+        """Start the worker processes."""
+        if self.worker_count and any(self.batch_slices(0)):
             self.workers  # noqa: B018 (starts them)
 
     @cached_property
     def workers(self) -> Workers:
-        """Started when first asked for, no more of them than batches."""
-        sizes = [rows.stop - rows.start for rows in self.slices(0)]
+        """Worker processes, started on first use, at most one per batch."""
+        sizes = [rows.stop - rows.start for rows in self.batch_slices(0)]
         views = 3 if self.augmentation.augmix and self.augmentation.jsd else 1
         channels, height, width = self.spec.in_shape
-        return Workers(self.items, (views * max(sizes), height, width, channels), min(self.wanted, len(sizes)))
+        shape = (views * max(sizes), height, width, channels)
+        return Workers(self.view_batches, shape, min(self.worker_count, len(sizes)))
 
-    def pixels(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        draws = self.draws(epoch)
+    def uint8_batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield each batch as the workers finish it, in order."""
+        draws = self.epoch_draws(epoch)
         order = np.arange(self.count) if draws is None else draws.order.numpy()
-        keys = [(epoch, order[rows]) for rows in self.slices(start)]
-        made = self.workers.batches(keys) if self.wanted and keys else map(self.items, keys)
-        for images, (_, rows) in zip(made, keys, strict=False):
-            yield self.moved(images), self.moved(self.labels[rows])
+        keys = [(epoch, order[positions]) for positions in self.batch_slices(start)]
+        batches = self.workers.batches(keys) if self.worker_count and keys else map(self.view_batches, keys)
+        for images, (_, rows) in zip(batches, keys, strict=False):  # another epoch may end `batches` early
+            yield self.to_device(images), self.to_device(self.labels[rows])
 
-    def moved(self, values: Tensor) -> Tensor:
-        """`values` on the device, by way of page-locked memory, from where a GPU fetches them while this process goes
-        on."""
+    def to_device(self, values: Tensor) -> Tensor:
+        """Return `values` on the device. A GPU copies from page-locked memory while this process continues."""
         if self.device.type == "cuda":
             values = values.pin_memory()
         return values.to(self.device, non_blocking=True)

@@ -1,20 +1,23 @@
-"""Processes that prepare batches ahead of use, and the memory they share with the run.
+"""Worker processes that prepare batches ahead of use, and the shared memory that the batches are passed in.
 
-torch's DataLoader sends every batch from a thread of the worker, which drops the batch where the shared memory or the
-file descriptors run out, and the run waits for it for ever. Here all shared memory is taken before the processes start,
-and a worker sends a few bytes from its own code: it answers, or it is dead and its pipe has ended, or it is slow.
+torch's DataLoader sends each batch from a thread of the worker. If shared memory or file descriptors run out, that
+thread drops the batch and the main process waits forever. Here the main process allocates all shared memory before it
+starts the workers, and a worker sends only a few bytes per batch. A worker therefore answers, is slow, or is dead, and
+the death of a worker closes its pipe.
 """
 
+import atexit
 import multiprocessing
-import multiprocessing.util
 import os
 import signal
 import sys
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -24,156 +27,169 @@ from utils import out_of_memory, stop_signal
 from utils.errors import RunFailed, StoppedWaiting
 from utils.exit_codes import is_expected, one_line
 
-# fork starts at once and shares the set's memory; where it is unsafe or absent, each worker reads a copy of its own
+# fork starts at once and shares the memory of the data set. Where fork is unsafe or absent, each worker gets a copy
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
-# Sent to the whole process group, these ask the run to finish its step and save, for which it needs its workers.
-FOR_THE_RUN = ("SIGINT", "SIGTERM", "SIGUSR2", "SIGHUP")
-AHEAD = 2  # batches that each worker has in hand
-LOOK_EVERY = 1.0  # seconds between looks at whether the other side is still there
-PATIENCE = 5.0  # seconds that a batch may take to come after a signal has asked the run to stop
-INSTEAD = "fewer --workers need less, --workers 0 none"
+# A terminal or scheduler sends these to the whole process group. They ask the main process to finish its step and save
+# a checkpoint, for which it still needs its workers
+IGNORED_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR2", "SIGHUP")
+BATCHES_AHEAD = 2  # requested from each worker at a time
+POLL_SECONDS = 1.0  # between checks whether the other process is still alive
+STOP_GRACE_SECONDS = 5.0  # time for a batch to arrive after a signal has asked the run to stop
+ADVICE = "fewer --workers need less, --workers 0 none"
+Answer = tuple[int, str, str]  # (images, failure, traceback): plain types, which can always be pickled
 
 
 class Workers:
-    """`count` processes that compute `make(key)`, uint8 of at most `shape`, for one key after another.
+    """`count` processes that compute `prepare(key)` for a sequence of keys.
 
-    Raises RunFailed where the memory or the processes cannot be had; those already started are ended.
+    prepare: returns a uint8 tensor whose first size is at most shape[0] and whose other sizes are those of `shape`.
+    Raises RunFailed, after ending the processes already started, if memory or processes cannot be allocated.
+    The processes end when the object is deleted or closed, when the program exits, and when the main process dies.
     """
 
-    def __init__(self, make: Callable[[Any], Tensor], shape: Sequence[int], count: int) -> None:
+    def __init__(self, prepare: Callable[[Any], Tensor], shape: Sequence[int], count: int) -> None:
         self._pass = 0
-        self._owed = [0] * count  # answers that each worker has not given yet
-        self._slots = shared_memory((count, AHEAD, *shape))
-        self.processes: list[Any] = []
+        self._pending = [0] * count  # requests that each worker has not answered yet
+        self._slots = allocate_shared((count, BATCHES_AHEAD, *shape))
+        self.processes: list[BaseProcess] = []
         self._pipes: list[Connection] = []
-        # Run at exit too, before multiprocessing sends SIGTERM, which the workers ignore, and waits for ever.
-        self.close = multiprocessing.util.Finalize(self, end, [self.processes, self._pipes], exitpriority=10)
+        self.close = weakref.finalize(self, kill_workers, self.processes, self._pipes, os.getpid())
+        # atexit calls in reverse order of registration. Called after multiprocessing's own exit handler, this would be
+        # too late: that one sends SIGTERM, which the workers ignore, and joins them forever
+        atexit.register(self.close)
         context: Any = multiprocessing.get_context(START_METHOD)
         try:
             for slots in self._slots:
                 ours, theirs = context.Pipe()
                 self._pipes.append(ours)
-                with theirs:  # open in the worker alone: its death ends the pipe
-                    process = context.Process(target=serve, args=(theirs, make, slots), daemon=True)
+                with theirs:  # open in the worker alone, so that its death closes the pipe
+                    process = context.Process(target=run_worker, args=(theirs, prepare, slots), daemon=True)
                     process.start()
                 self.processes.append(process)
         except OSError as error:
             self.close()
             started = f"{len(self.processes)} of {count} loader processes were started"
-            raise RunFailed(f"only {started}: {error.strerror or error}; {INSTEAD}") from error
+            raise RunFailed(f"only {started}: {error.strerror or error}; {ADVICE}") from error
         except BaseException:
             self.close()
             raise
 
     def batches(self, keys: Sequence[Any]) -> Iterator[Tensor]:
-        """Yield `make(key)` for each of `keys`, in their order. A batch is overwritten by the next one.
+        """Yield `prepare(key)` for each key in order. Each batch is overwritten when the next one is requested.
 
-        Another call ends this one. Raises RunFailed for an error of `make` that one line tells and for a worker that
-        died, RuntimeError for any other error of `make`, StoppedWaiting where a signal asks the run to stop and no
-        batch comes.
+        A new call ends the iterator of the previous call. Raises RunFailed if a worker died or `prepare` failed for an
+        expected reason, and RuntimeError with the worker's traceback for any other error of `prepare`. Raises
+        StoppedWaiting if a signal asks the run to stop and no batch arrives.
         """
         self._pass += 1
         current = self._pass
-        for worker, owed in enumerate(self._owed):  # of a pass that was broken off
-            for _ in range(owed):
-                self._answer(worker)
+        for worker, pending in enumerate(self._pending):  # of an earlier call that was not iterated to its end
+            for _ in range(pending):
+                self._receive(worker)
         count = len(self.processes)
-        for number in range(min(count * AHEAD, len(keys))):
-            self._ask(number, keys[number])
+        for number in range(min(count * BATCHES_AHEAD, len(keys))):
+            self._request(number, keys[number])
         for number in range(len(keys)):
-            size, failure, details = self._answer(number % count)
+            size, failure, details = self._receive(number % count)
             if details:
                 raise RuntimeError(f"{failure} in a loader process:\n{details}")
             if failure:
                 raise RunFailed(failure)
-            yield self._slots[number % count, number // count % AHEAD, :size]
+            yield self._slots[number % count, number // count % BATCHES_AHEAD, :size]
             if current != self._pass:
                 return
-            if number + count * AHEAD < len(keys):
-                self._ask(number + count * AHEAD, keys[number + count * AHEAD])
+            if number + count * BATCHES_AHEAD < len(keys):
+                self._request(number + count * BATCHES_AHEAD, keys[number + count * BATCHES_AHEAD])
 
-    def _ask(self, number: int, key: Any) -> None:
-        worker, slot = number % len(self.processes), number // len(self.processes) % AHEAD
+    def _request(self, number: int, key: Any) -> None:
+        worker, slot = number % len(self.processes), number // len(self.processes) % BATCHES_AHEAD
         try:
             self._pipes[worker].send((slot, key))
         except OSError as error:
-            raise self._died(worker) from error
-        self._owed[worker] += 1
+            raise self._death_error(worker) from error
+        self._pending[worker] += 1
 
-    def _answer(self, worker: int) -> tuple[int, str, str]:
-        """(images, failure, its traceback) of the oldest batch that the worker has in hand."""
+    def _receive(self, worker: int) -> Answer:
+        """Return the worker's answer to its oldest request."""
         pipe, since = self._pipes[worker], None
         try:
-            while not pipe.poll(LOOK_EVERY):
+            while not pipe.poll(POLL_SECONDS):
                 reason = stop_signal.stop_reason()
                 since = since or (reason and time.monotonic())
-                if since and time.monotonic() - since > PATIENCE:
+                if since and time.monotonic() - since > STOP_GRACE_SECONDS:
                     raise StoppedWaiting(f"asked to stop by {reason} while a loader process prepares a batch")
-            answer: tuple[int, str, str] = pipe.recv()
+            answer: Answer = pipe.recv()
         except (EOFError, ConnectionError) as error:
-            raise self._died(worker) from error
-        self._owed[worker] -= 1
+            raise self._death_error(worker) from error
+        self._pending[worker] -= 1
         return answer
 
-    def _died(self, worker: int) -> RunFailed:
-        self.processes[worker].join(LOOK_EVERY)
+    def _death_error(self, worker: int) -> RunFailed:
+        self.processes[worker].join(POLL_SECONDS)
         code = self.processes[worker].exitcode
         if code is None:
             reason = "it closed its pipe"
         else:
             reason = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        return RunFailed(f"a loader process ended too early: {reason}; memory may have run out; {INSTEAD}")
+        return RunFailed(f"a loader process ended too early: {reason}; memory may have run out; {ADVICE}")
 
 
-def shared_memory(shape: Sequence[int]) -> Tensor:
-    """uint8 memory that processes started later share. Raises RunFailed where there is not enough."""
+def allocate_shared(shape: Sequence[int]) -> Tensor:
+    """Return uint8 memory that processes started later share. Raises RunFailed if there is not enough."""
     try:
-        return torch.empty(shape, dtype=torch.uint8).share_memory_()
+        memory: Any = torch.empty(shape, dtype=torch.uint8)  # Any: torch does not annotate share_memory_
+        shared: Tensor = memory.share_memory_()
+        return shared
     except (OSError, MemoryError, RuntimeError) as error:
         size, free = torch.Size(shape).numel(), ""
         reason = one_line(error).rpartition(">: ")[2]  # without the name of torch's file
         with suppress(OSError):
-            place = os.statvfs("/dev/shm")
-            free = f", of which {place.f_bavail * place.f_frsize / 2**20:,.1f} MiB are free"
+            filesystem = os.statvfs("/dev/shm")
+            free = f", of which {filesystem.f_bavail * filesystem.f_frsize / 2**20:,.1f} MiB are free"
         raise RunFailed(
             f"loader processes need {size / 2**20:,.1f} MiB of shared memory (/dev/shm){free}: {reason}; "
-            f"a smaller batch_size and {INSTEAD}"
+            f"a smaller batch_size and {ADVICE}"
         ) from error
 
 
-def end(processes: Sequence[Any], pipes: Sequence[Connection]) -> None:
-    """Kill the workers: they hold nothing that could be left half-written."""
+def kill_workers(processes: Sequence[BaseProcess], pipes: Sequence[Connection], owner: int) -> None:
+    """Kill the workers of process `owner`. They write no files, so that nothing stays half-written.
+
+    In any other process this does nothing: a forked worker inherits the finalizers of its parent.
+    """
+    if os.getpid() != owner:
+        return
     for pipe in pipes:
         pipe.close()
     for process in processes:
         process.kill()
     for process in processes:
-        process.join(LOOK_EVERY)
+        process.join(POLL_SECONDS)
 
 
-def serve(pipe: Connection, make: Callable[[Any], Tensor], slots: Tensor) -> None:
-    """Work as a loader process until the run ends, however it ends."""
+def run_worker(pipe: Connection, prepare: Callable[[Any], Tensor], slots: Tensor) -> None:
+    """Answer requests until the main process closes the pipe or dies."""
     torch.set_num_threads(1)
-    for name in FOR_THE_RUN:
+    for name in IGNORED_SIGNALS:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    run = os.getppid()
+    parent = os.getppid()
     with suppress(EOFError, ConnectionError):
         while True:
-            while not pipe.poll(LOOK_EVERY):  # workers started later may hold the other end open
-                if os.getppid() != run:
+            while not pipe.poll(POLL_SECONDS):  # workers started later inherit the other end and keep it open
+                if os.getppid() != parent:
                     return
             slot, key = pipe.recv()
-            pipe.send(answer(make, key, slots[slot]))
+            pipe.send(answer_request(prepare, key, slots[slot]))
 
 
-def answer(make: Callable[[Any], Tensor], key: Any, slot: Tensor) -> tuple[int, str, str]:
-    """Put `make(key)` into `slot`. Return (images, failure, its traceback): plain types, which can always be sent."""
+def answer_request(prepare: Callable[[Any], Tensor], key: Any, slot: Tensor) -> Answer:
+    """Write `prepare(key)` into `slot`. Return the number of images or the failure, with a traceback if unexpected."""
     try:
-        made = make(key)
-        slot[: len(made)] = made
+        images = prepare(key)
+        slot[: len(images)] = images
     except Exception as error:
         details = "" if is_expected(error) else traceback.format_exc()
-        more = f" (in a loader process); {INSTEAD}" if out_of_memory.is_out_of_memory(error) else ""
-        return 0, one_line(error) + more, details
-    return len(made), "", ""
+        advice = f" (in a loader process); {ADVICE}" if out_of_memory.is_out_of_memory(error) else ""
+        return 0, one_line(error) + advice, details
+    return len(images), "", ""

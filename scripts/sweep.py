@@ -25,6 +25,7 @@ from utils.config.fields import flags, help_lines, opt
 from utils.config.reader import TYPED, Reader
 from utils.console import say, warn
 from utils.errors import Stopped, UsageError
+from utils.text import combined_error, split_problems
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_CELLS = 10_000

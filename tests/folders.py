@@ -1,4 +1,4 @@
-"""Small sets on disk for the tests: folders of real images, CIFAR-10's where FEATHERWEIGHT_DATA names them."""
+"""Small image folders for the tests, from CIFAR-10 if FEATHERWEIGHT_DATA names its folder, else from the digits."""
 
 import os
 from functools import cache
@@ -13,7 +13,7 @@ CLASSES = ("ant", "bee", "cow")
 
 @cache
 def pictures():
-    """uint8 (30, side, side, 3): of CIFAR-10, else of the bundled digits, each enlarged to 32 pixels."""
+    """Return 30 images, uint8 (30, 32, 32, 3), of CIFAR-10 or of the digits enlarged to that size."""
     if REAL:
         return data.load("CIFAR10", REAL).test.images[:30].copy()
     digits = data.load("digits", ".").test.images[:30]
@@ -21,7 +21,7 @@ def pictures():
 
 
 def write_split(folder, per_class=4, classes=CLASSES, ending="png", first=0):
-    """Class folders of `per_class` images each; image i of the whole is picture (first + i) % 30."""
+    """Write class folders of `per_class` images. Image i over all classes is picture (first + i) % 30."""
     for number, name in enumerate(classes):
         (folder / name).mkdir(parents=True)
         for i in range(per_class):
@@ -30,7 +30,7 @@ def write_split(folder, per_class=4, classes=CLASSES, ending="png", first=0):
 
 
 def write_set(root, train=4, val=2, other="val", **changed):
-    """An ImageFolder-shaped set; returns its root."""
+    """Write train/ and `other`/ with class folders. Return `root`."""
     write_split(root / "train", train, **changed)
     write_split(root / other, val, first=15, **changed)
     return root

@@ -1,1 +1,1 @@
-"""Readers of data sets: a file per format."""
+"""Readers of data sets: one file per format, and what all readers share in set_files.py."""

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 (https://www.cs.toronto.edu/~kriz/cifar.html) in both official forms, binary and pickled."""
+"""Reader of CIFAR-10 and CIFAR-100 (https://www.cs.toronto.edu/~kriz/cifar.html), binary and pickled archives."""
 
 import pickle
 from collections.abc import Callable, Iterator
@@ -10,107 +10,119 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.readers.files import Location, check_labels, locate, reading
+from data.readers.set_files import Location, check_labels, find_set_files, report_parse_errors, report_read_errors
 from data.types import Split
 from utils.errors import UsageError
 from utils.python_compat import PythonUnpickler
 from utils.text import escaped
 
-ROWS = 10_000  # images in the test file and in each file of CIFAR-10's training part; CIFAR-100 has one file of five
-PIXELS = 3 * 32 * 32  # of an image: planes of R, G and B
-Piece = tuple[NDArray[Any], NDArray[Any]]  # (planes uint8 (n, 3072), labels)
+# Images in the test file and in each training file of CIFAR-10. CIFAR-100 has one training file, five times as large.
+IMAGES_PER_FILE = 10_000
+IMAGE_BYTES = 3 * 32 * 32  # planes of R, G and B
+Chunk = tuple[NDArray[Any], NDArray[Any]]  # (planes uint8 (n, 3072), labels (n,))
 
 
 @dataclass(frozen=True)
-class Form:
-    """One of the two sets. label_bytes: before each binary image, the class last; key: that of the pickled classes."""
+class CifarSet:
+    """File names and layout of one of the two sets.
+
+    folders: names of the binary and the pickled archive's folder. label_bytes: bytes before each binary image, of which
+    the last one is the class. label_key: key of the classes in a pickled file.
+    """
 
     name: str
     classes: int
     train: tuple[str, ...]
     test: str
-    folders: tuple[str, str]  # binary, pickled
+    folders: tuple[str, str]
     label_bytes: int
-    key: str
+    label_key: str
 
-    def places(self, root: Path) -> list[Location]:
-        """All binary places before all pickled ones: those are read without unpickling, and in half the time.
+    def locations(self, root: Path) -> list[Location]:
+        """Return the folders that may hold the set, `root` itself included.
 
-        `root` may be the innermost folder itself; `train` and `test` in it may be the folders of another set.
+        Binary archives come first: reading them takes half the time and no unpickling.
         """
-        names = (*self.train, self.test)
-        binary = tuple(f"{name}.bin" for name in names)
-        roots = (root, root / self.name.lower())
-        places = [*(Location(folder / self.folders[0], binary) for folder in roots), Location(root, binary)]
-        places += [Location(folder / self.folders[1], names) for folder in roots]
-        return places + [Location(root, names)] * (root / names[0]).is_file()
+        pickled = (*self.train, self.test)
+        binary = tuple(f"{name}.bin" for name in pickled)
+        parents = (root, root / self.name.lower())
+        locations = [*(Location(parent / self.folders[0], binary) for parent in parents), Location(root, binary)]
+        locations += [Location(parent / self.folders[1], pickled) for parent in parents]
+        if (root / pickled[0]).is_file():  # `train` and `test` may also be the folders of another set
+            locations.append(Location(root, pickled))
+        return locations
 
 
 BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
-CIFAR10 = Form(
-    "CIFAR10", 10, BATCHES, "test_batch", ("cifar-10-batches-bin", "cifar-10-batches-py"), label_bytes=1, key="labels"
-)
-CIFAR100 = Form(
-    "CIFAR100", 100, ("train",), "test", ("cifar-100-binary", "cifar-100-python"), label_bytes=2, key="fine_labels"
-)
+CIFAR10_FOLDERS = ("cifar-10-batches-bin", "cifar-10-batches-py")
+CIFAR100_FOLDERS = ("cifar-100-binary", "cifar-100-python")
+CIFAR10 = CifarSet("CIFAR10", 10, BATCHES, "test_batch", CIFAR10_FOLDERS, label_bytes=1, label_key="labels")
+CIFAR100 = CifarSet("CIFAR100", 100, ("train",), "test", CIFAR100_FOLDERS, label_bytes=2, label_key="fine_labels")
 
 
-def read_cifar(form: Form, root: Path, download: bool) -> tuple[Split, Split]:
-    """(train, test), 32x32x3, from whichever form is there."""
-    *train, test = locate(form.name, root, form.places(root), download)
-    return join(form, train, 5 * ROWS), join(form, [test], ROWS)
+def read_cifar(cifar: CifarSet, root: Path, download: bool) -> tuple[Split, Split]:
+    """Return (train, test) of CIFAR-10 or CIFAR-100, images 32x32x3.
+
+    Raises UsageError for a missing or damaged file.
+    """
+    *train, test = find_set_files(cifar.name, root, cifar.locations(root), download)
+    return read_files(cifar, train, 5 * IMAGES_PER_FILE), read_files(cifar, [test], IMAGES_PER_FILE)
 
 
-def join(form: Form, paths: list[Path], rows: int) -> Split:
-    """The files one after another; no more than one piece is held beside the final array (a pickle comes in one)."""
-    images = np.empty((rows, 32, 32, 3), np.uint8)
-    labels = np.empty(rows, np.int64)
+def read_files(cifar: CifarSet, paths: list[Path], count: int) -> Split:
+    """Return the `count` images of several files as one split.
+
+    Beside the final array only one chunk is in memory: 10,000 images of a binary file, all images of a pickled one.
+    """
+    images = np.empty((count, 32, 32, 3), np.uint8)
+    labels = np.empty(count, np.int64)
     start = 0
     for path in paths:
         read = read_binary if path.suffix == ".bin" else read_pickle
-        for planes, piece_labels in read(form, path, rows // len(paths)):
-            part = slice(start, start + len(planes))
+        for planes, chunk_labels in read(cifar, path, count // len(paths)):
+            rows = slice(start, start + len(planes))
             start += len(planes)
-            labels[part] = check_labels(path, piece_labels, form.classes)
+            labels[rows] = check_labels(path, chunk_labels, cifar.classes)
             for channel, plane in enumerate(np.split(planes, 3, axis=1)):  # half the time of one transpose
-                images[part, :, :, channel] = plane.reshape(-1, 32, 32)
+                images[rows, :, :, channel] = plane.reshape(-1, 32, 32)
     return Split(images, labels)
 
 
-def read_binary(form: Form, path: Path, rows: int) -> Iterator[Piece]:
-    """One .bin file: rows of one or two label bytes and 3,072 pixels, `ROWS` at a time."""
-    width = form.label_bytes + PIXELS
-    with reading(path):
-        held = path.stat().st_size
-    if held != rows * width and path.is_file():
-        raise UsageError(f"{path}: {held} bytes, {rows * width} expected")
-    for start in range(0, rows, ROWS):
-        with reading(path):
-            data = np.fromfile(path, np.uint8, ROWS * width, offset=start * width).reshape(ROWS, width)
-        yield data[:, form.label_bytes :], data[:, form.label_bytes - 1]
+def read_binary(cifar: CifarSet, path: Path, count: int) -> Iterator[Chunk]:
+    """Yield the `count` images of a .bin file, IMAGES_PER_FILE at a time. Raises UsageError for another file size."""
+    row_bytes = cifar.label_bytes + IMAGE_BYTES
+    with report_read_errors(path):
+        size = path.stat().st_size
+        if size != count * row_bytes and path.is_file():
+            raise UsageError(f"{path}: {size} bytes, {count * row_bytes} expected")
+        for start in range(0, count, IMAGES_PER_FILE):
+            rows = np.fromfile(path, np.uint8, IMAGES_PER_FILE * row_bytes, offset=start * row_bytes)
+            rows = rows.reshape(IMAGES_PER_FILE, row_bytes)
+            yield rows[:, cifar.label_bytes :], rows[:, cifar.label_bytes - 1]
 
 
-def read_pickle(form: Form, path: Path, rows: int) -> Iterator[Piece]:
-    """One file of the Python form: a dict with the array `data` and a list of labels."""
-    what = f"{path}: not a {form.name} file"
-    with reading(path), path.open("rb") as file:
-        try:
-            batch = Unpickler(file, encoding="bytes").load()
-        except Exception as error:  # "including but not necessarily limited to", says pickle of what load() raises
-            raise UsageError(f"{what}: {escaped(error, 300) or type(error).__name__}") from error
+def read_pickle(cifar: CifarSet, path: Path, count: int) -> Iterator[Chunk]:
+    """Yield the `count` images of a pickled file as one chunk. Raises UsageError for any other content.
+
+    The file is a dict with the array `data` and a list of labels.
+    """
+    kind = f"{cifar.name} file"
+    with report_read_errors(path), path.open("rb") as file, report_parse_errors(path, kind):
+        batch = Unpickler(file, encoding="bytes").load()
     if not isinstance(batch, dict):
-        raise UsageError(f"{what}: holds a {type(batch).__name__}, a dict expected")
-    data, labels = (batch.get(key.encode(), batch.get(key)) for key in ("data", form.key))
+        raise UsageError(f"{path}: not a {kind}: holds a {type(batch).__name__}, a dict expected")
+    data, labels = (batch.get(key.encode(), batch.get(key)) for key in ("data", cifar.label_key))
     if not isinstance(data, PickledArray) or not isinstance(labels, list) or {type(i) for i in labels} != {int}:
-        raise UsageError(f"{what}: an array 'data' and a list '{form.key}' of integers expected")
-    planes = data.uint8((rows, PIXELS))
-    if planes is None or len(labels) != rows:
-        raise UsageError(f"{path}: {len(labels)} labels and an array {data}; {rows} of each expected")
+        expected = f"an array 'data' and a list '{cifar.label_key}' of integers expected"
+        raise UsageError(f"{path}: not a {kind}: {expected}")
+    planes = data.as_uint8((count, IMAGE_BYTES))
+    if planes is None or len(labels) != count:
+        raise UsageError(f"{path}: {len(labels)} labels and an array {data}; {count} of each expected")
     yield planes, np.array(labels)
 
 
 class PickledArray:
-    """Stands in for numpy.ndarray while unpickling: keeps what the file says, runs nothing of numpy's."""
+    """Stand-in for numpy.ndarray during unpickling: stores the pickled state and runs no code of numpy."""
 
     shape: Any = None
     dtype: Any = None
@@ -126,34 +138,41 @@ class PickledArray:
         shape = ", ".join(map(escaped, sizes[:5]))
         return f"of shape ({shape}) and dtype {escaped(code.decode('latin1') if isinstance(code, bytes) else code)}"
 
-    def uint8(self, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
-        """The array, sharing the bytes read; None when it is not a C-ordered uint8 array of that shape."""
-        right = self.shape == shape and getattr(self.dtype, "code", None) in ("u1", b"u1") and not self.fortran
-        if not right or not isinstance(self.raw, bytes) or len(self.raw) != int(np.prod(shape)):
+    def as_uint8(self, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
+        """Return the array as a view of the bytes read, or None unless C-ordered, uint8 and of `shape`."""
+        dtype_is_uint8 = getattr(self.dtype, "code", None) in ("u1", b"u1")
+        if self.shape != shape or not dtype_is_uint8 or self.fortran:
+            return None
+        if not isinstance(self.raw, bytes) or len(self.raw) != int(np.prod(shape)):
             return None
         return np.frombuffer(self.raw, np.uint8).reshape(shape)
 
 
 class PickledDtype:
+    """Stand-in for numpy.dtype during unpickling. code: such as "u1"."""
+
     def __init__(self, code: Any, *_: Any) -> None:
         self.code = code
 
     def __setstate__(self, state: Any) -> None:
-        """Byte order and the like: of no meaning for single bytes."""
+        """Ignore byte order and alignment, which single bytes do not have."""
 
 
-def latin1(text: str, encoding: str) -> bytes:
-    """_codecs.encode as Python 3 pickles bytes in the old protocols; any other codec is refused."""
+def encode_latin1(text: str, encoding: str) -> bytes:
+    """Stand-in for _codecs.encode, which pickles of protocols 0 to 2 call to restore bytes.
+
+    Raises UnpicklingError for any other codec.
+    """
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"codec {encoding!r} refused")
     return text.encode("latin1")
 
 
 class Unpickler(PythonUnpickler):
-    """Builds the plain types, and stand-ins for the few names the official files refer to; refuses all others.
+    """Unpickler of plain types and of arrays as PickledArray. It refuses every other name, so a file runs no code.
 
-    Neither numpy's reconstruction nor any other code of the environment is reachable from a file. The unpickler in
-    Python: that in C takes 16 bytes for each number that a memo may have, and a file may say 2^32.
+    The base class is the Python implementation. The one in C allocates 16 bytes per memo entry that a file declares,
+    and a file may declare 2**32 entries.
     """
 
     names: dict[tuple[str, str], Callable[..., Any]] = {  # noqa: RUF012 (a table, not a default)
@@ -161,12 +180,13 @@ class Unpickler(PythonUnpickler):
         ("numpy", "dtype"): PickledDtype,
         ("numpy.core.multiarray", "_reconstruct"): lambda *_: PickledArray(),
         ("numpy._core.multiarray", "_reconstruct"): lambda *_: PickledArray(),
-        ("_codecs", "encode"): latin1,
+        ("_codecs", "encode"): encode_latin1,
     }
 
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
+        """Return the stand-in for a global name. Raises UnpicklingError for a name that official files do not use."""
         if (module, name) not in self.names:
-            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which no such file does; nothing was run")
+            raise pickle.UnpicklingError(f"refers to {module}.{name}, which official files do not; nothing was run")
         return self.names[module, name]
 
 

@@ -1,135 +1,149 @@
-"""Sets that are folders of image files: one folder per class under train/, and the same under val/ or test/."""
+"""Reader of data sets in folders: train/<class>/<image> and the same in val/ or test/."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from data.readers.files import Location, locate, reading
+from data.readers.set_files import Location, find_set_files, report_read_errors
 from data.types import FileSplit
 from utils.errors import UsageError
 from utils.files import check_regular
 from utils.text import escaped
 
-FOLDERS = {
+FOLDERS = {  # of --data, searched before --data itself
     "ImageNet": ("imagenet", "ImageNet"),
     "TinyImageNet": ("tinyimagenet", "tiny-imagenet-200"),
     "ImageFolder": (),
 }
-CLASSES = {"ImageNet": 1000, "TinyImageNet": 200}
+CLASS_COUNTS = {"ImageNet": 1000, "TinyImageNet": 200}
+# torchvision.datasets.folder.IMG_EXTENSIONS, without the second that importing torchvision takes
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 ANNOTATIONS = "val_annotations.txt"
-# Folders that systems leave among others: macOS's archives, Synology's thumbnails, Windows' and ext4's own.
-LEFT_BEHIND = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
+# Folders that macOS's archives, Synology's thumbnails, Windows and ext4 leave among others
+SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 
 
-def find(name: str, root: Path) -> tuple[Path, Path]:
-    """The folders (train, val) of the set: in its usual sub-folders of `root`, or in `root` itself."""
+def find_parts(name: str, root: Path) -> tuple[Path, Path]:
+    """Return the folders (train, val) of a set. Raises UsageError if they are missing."""
     folders = [*(root / folder for folder in FOLDERS[name]), root]
-    evaluated = ("val", "test") if name == "ImageFolder" else ("val",)
-    places = [Location(folder, ("train", other)) for folder in folders for other in evaluated]
-    train, val = locate(name, root, places, download=False, fetchable=False)
+    evaluation_folders = ("val", "test") if name == "ImageFolder" else ("val",)
+    locations = [Location(folder, ("train", other)) for folder in folders for other in evaluation_folders]
+    train, val = find_set_files(name, root, locations, download=False, downloadable=False)
     return train, val
 
 
-def class_names(train: Path) -> list[str]:
-    """The sub-folders of `train`, sorted, hidden ones apart. Raises UsageError where there are none."""
-    with reading(train), os.scandir(train) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir() and not hidden(f"/{entry.name}/"))
+def class_folders(folder: Path) -> list[str]:
+    """Return the sorted names of the sub-folders, one per class. Raises UsageError if there are none."""
+    with report_read_errors(folder), os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_dir() and not is_ignored(entry.name))
     if not names:
-        raise UsageError(f"{train}: no class folders found; one folder of images for each class expected")
+        raise UsageError(f"{folder}: no class folders found; one folder of images for each class expected")
     return names
 
 
-def hidden(path: str) -> bool:
-    """Whether a part of `path`, which begins with /, is none of the set: .ipynb_checkpoints, ._000.png and the like."""
-    return "/." in path or any(f"/{name}/" in path for name in LEFT_BEHIND)
+def is_ignored(name: str) -> bool:
+    """Return whether a file or folder is not part of the set, such as .ipynb_checkpoints or ._000.png."""
+    return name.startswith(".") or name in SYSTEM_FOLDERS
 
 
 def count_classes(root: Path) -> int:
-    """The classes of an ImageFolder, from the names of its folders alone."""
-    return len(class_names(find("ImageFolder", root)[0]))
+    """Return the number of classes of an ImageFolder without opening an image."""
+    return len(class_folders(find_parts("ImageFolder", root)[0]))
 
 
 def read_folders(name: str, root: Path, _download: bool) -> tuple[FileSplit, FileSplit]:
-    """(train, val) as lists of files; no image is opened."""
-    train, val = find(name, root)
-    classes = class_names(train)
-    wanted = CLASSES.get(name, len(classes))
-    if len(classes) != wanted:
-        hint = "; set: ImageFolder takes any number"
-        raise UsageError(f"{train}: {len(classes)} class folders found, {name} has {wanted}{hint}")
+    """Return (train, val) as image paths with labels, without opening an image.
+
+    Raises UsageError if a folder is missing, a class has no image, or the two parts differ in their classes.
+    """
+    train, val = find_parts(name, root)
+    classes = class_folders(train)
+    expected = CLASS_COUNTS.get(name, len(classes))
+    if len(classes) != expected:
+        advice = "; set: ImageFolder takes any number"
+        raise UsageError(f"{train}: {len(classes)} class folders found, {name} has {expected}{advice}")
     if (val / ANNOTATIONS).exists() and (val / "images").is_dir():
-        return list_files(train), read_annotated(val, classes)
-    compare(classes, class_names(val), train, val)
-    return list_files(train), list_files(val)
+        return list_images(train, classes), read_annotated(val, classes)
+    check_same_classes(classes, class_folders(val), train, val)
+    return list_images(train, classes), list_images(val, classes)
 
 
-def compare(classes: Sequence[str], others: Sequence[str], train: Path, val: Path) -> None:
-    """Raises UsageError naming the first class that only one of the two folders has."""
-    for name in sorted({*classes} ^ {*others}):
-        here, there = (train, val) if name in classes else (val, train)
-        raise UsageError(f"{here} has a class folder {name!r}, {there} has none; both need the same")
+def check_same_classes(train_classes: Sequence[str], val_classes: Sequence[str], train: Path, val: Path) -> None:
+    """Raise UsageError naming the first class that only one of the two folders has."""
+    for name in sorted({*train_classes} ^ {*val_classes}):
+        present, absent = (train, val) if name in train_classes else (val, train)
+        raise UsageError(f"{present} has a class folder {name!r}, {absent} has none; both need the same")
 
 
-def list_files(folder: Path) -> FileSplit:
-    """Every image file below `folder`, by class in the order of their names. Raises UsageError for an empty class."""
-    from utils.torch_compat import import_torchvision  # only here: torchvision takes a second to import
+def list_images(folder: Path, classes: Sequence[str]) -> FileSplit:
+    """Return all image files below `folder`, ordered by class, then by folder and file name.
 
-    folders = import_torchvision().datasets.folder
-    numbers = {name: i for i, name in enumerate(class_names(folder))}
+    Raises UsageError if a class has no image or an image is not a regular file.
+    """
+    paths: list[str] = []
+    labels: list[int] = []
+    empty: list[str] = []
+    for label, name in enumerate(classes):
+        with report_read_errors(folder / name):
+            images = sorted(image_files(folder / name), key=os.path.split)
+        paths += images
+        labels += [label] * len(images)
+        if not images:
+            empty.append(name)
+    if empty:
+        names = escaped(", ".join(empty), 300)
+        raise UsageError(f"{folder}: no images for the classes {names}; image files end in {', '.join(IMAGE_ENDINGS)}")
+    return file_split(paths, labels)
 
-    def is_image(path: str) -> bool:
-        return path.lower().endswith(folders.IMG_EXTENSIONS) and not hidden(path[len(str(folder)) :])
 
-    try:
-        listed = folders.make_dataset(str(folder), numbers, is_valid_file=is_image)
-        for name in numbers:
-            check_images(folder / name, folders.IMG_EXTENSIONS)
-    except OSError as error:
-        kinds = ", ".join(folders.IMG_EXTENSIONS)
-        found = escaped(" ".join(str(error).split()), 300)
-        raise UsageError(f"{folder}: {found} Image files end in {kinds}") from error
-    return file_split(*zip(*listed, strict=True))
+def image_files(folder: str | Path) -> Iterator[str]:
+    """Yield the image files below `folder`. Raises UsageError for a path that is not a regular file.
 
-
-def check_images(folder: Path, endings: tuple[str, ...]) -> None:
-    """Raises UsageError for an image below `folder` that is no regular file; the file itself is looked at for links
-    alone."""
+    Directory entries state the file type, so that only links need a stat. ImageNet has 1.3 million files.
+    """
     with os.scandir(folder) as entries:
         for entry in entries:
-            if hidden(f"/{entry.name}"):
+            if is_ignored(entry.name):
                 continue
             if entry.is_dir():
-                check_images(Path(entry.path), endings)
-            elif entry.name.lower().endswith(endings) and not entry.is_file():
-                check_regular(Path(entry.path))
+                yield from image_files(entry.path)
+            elif entry.name.lower().endswith(IMAGE_ENDINGS):
+                if not entry.is_file():
+                    check_regular(Path(entry.path))
+                yield entry.path
 
 
 def file_split(paths: Sequence[str], labels: Sequence[int]) -> FileSplit:
+    """Return the split of these files, one label per path."""
     return FileSplit(np.array([os.fsencode(path) for path in paths]), np.array(labels, np.int64))
 
 
 def read_annotated(val: Path, classes: Sequence[str]) -> FileSplit:
-    """val/ as Tiny ImageNet is handed out: all files in images/, and lines `file <tab> class <tab> box` beside it."""
-    annotations, number = val / ANNOTATIONS, {name: i for i, name in enumerate(classes)}
+    """Return val/ in the form of Tiny ImageNet's archive: files in images/, their classes in val_annotations.txt.
+
+    A line is `file <tab> class <tab> bounding box`. Raises UsageError naming the line of an unknown class or a missing
+    file.
+    """
+    annotations, class_labels = val / ANNOTATIONS, {name: i for i, name in enumerate(classes)}
     paths, labels = [], []
-    with reading(annotations):
-        lines = os.fsdecode(annotations.read_bytes()).splitlines()  # names of files may be any bytes
-    for i, line in enumerate(lines, 1):
-        file, _, rest = line.partition("\t")
-        name = rest.partition("\t")[0].strip()
-        if hidden(f"/{file}"):
+    with report_read_errors(annotations):
+        lines = os.fsdecode(annotations.read_bytes()).splitlines()  # file names may be any bytes
+    for number, line in enumerate(lines, 1):
+        file, _, remainder = line.partition("\t")
+        name = remainder.partition("\t")[0].strip()
+        if any(map(is_ignored, file.split("/"))):
             continue
-        if name not in number:
-            raise UsageError(f"{annotations}, line {i}: '{escaped(name)}' is no class folder of train")
+        if name not in class_labels:
+            raise UsageError(f"{annotations}, line {number}: '{escaped(name)}' is not a class folder of train")
         if not (val / "images" / file).is_file():
-            raise UsageError(f"{annotations}, line {i}: there is no images/{escaped(file)}")
+            raise UsageError(f"{annotations}, line {number}: images/{escaped(file)} does not exist")
         paths.append(str(val / "images" / file))
-        labels.append(number[name])
+        labels.append(class_labels[name])
     if not paths:
-        raise UsageError(f"{annotations}: holds nothing")
+        raise UsageError(f"{annotations}: lists no images")
     return file_split(paths, labels)
 
 

@@ -1,4 +1,7 @@
-"""The reader of MNIST and its relatives: idx files (yann.lecun.com/exdb/mnist: magic, big-endian sizes, bytes)."""
+"""Reader of MNIST and FashionMNIST.
+
+An idx file has a magic number, big-endian sizes and the bytes (http://yann.lecun.com/exdb/mnist).
+"""
 
 import gzip
 import math
@@ -9,66 +12,79 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data.readers.files import Location, check_labels, locate, reading
+from data.readers.set_files import Location, check_labels, find_set_files, report_read_errors
 from data.types import Split
 from utils import declared_sizes
 from utils.errors import UsageError
 
-IDX_SETS = {"mnist", "fashionmnist", "kmnist", "emnist", "qmnist"}
+FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
+SAME_FILE_NAMES = {"mnist", "fashionmnist", "kmnist", "emnist", "qmnist"}  # sets that all use FILES
 
 
-def idx_places(name: str, root: Path) -> list[Location]:
-    """Return the folders where torchvision and others put the files of a set.
+def idx_locations(name: str, root: Path) -> list[Location]:
+    """Return the folders where torchvision, Kaggle and others put the files of `name`.
 
-    `root` itself is among them, unless it is named after another set of the kind, whose files have the same names.
+    `root` itself is included unless one of its last two folder names is that of another set with the same file names.
     """
-    files = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
     folders = [root / name / "raw", root / name.lower() / name / "raw", root / name.lower(), root / name]
-    if not IDX_SETS & {part.lower().replace("-", "") for part in root.resolve().parts[-2:]} - {name.lower()}:
+    parents = {part.lower().replace("-", "") for part in root.resolve().parts[-2:]}
+    if not SAME_FILE_NAMES & parents - {name.lower()}:
         folders += [root / "raw", root]
-    return [Location(folder, files, ("", ".gz"), dashed_or_dotted) for folder in folders]
+    return [Location(folder, FILES, ("", ".gz"), dashed_or_dotted) for folder in folders]
 
 
 def dashed_or_dotted(file: str) -> tuple[str, str]:
+    """Return both spellings in use: train-images-idx3-ubyte and train-images.idx3-ubyte."""
     return file, file.replace("-idx", ".idx")
 
 
 def read_idx_set(name: str, root: Path, download: bool) -> tuple[Split, Split]:
-    """(train, test) of MNIST or FashionMNIST, 28x28x1."""
-    paths = locate(name, root, idx_places(name, root), download)
+    """Return (train, test) of MNIST or FashionMNIST, images 28x28x1.
+
+    Raises UsageError for a missing or damaged file.
+    """
+    paths = find_set_files(name, root, idx_locations(name, root), download)
     return read_idx_split(paths[0], paths[1]), read_idx_split(paths[2], paths[3])
 
 
 def read_idx_split(image_path: Path, label_path: Path, size: tuple[int, int] = (28, 28), classes: int = 10) -> Split:
+    """Return the split stored in a file of images and a file of labels.
+
+    Raises UsageError if the images are not of `size`, the counts differ or a label is not below `classes`.
+    """
     images, labels = read_idx(image_path, 3), read_idx(label_path, 1)
     if images.shape[1:] != size:
         raise UsageError(f"{image_path}: images of {images.shape[1]}x{images.shape[2]}, {size[0]}x{size[1]} expected")
     if len(images) != len(labels):
-        raise UsageError(f"{image_path} holds {len(images)} images, but {label_path} {len(labels)} labels")
+        raise UsageError(f"{image_path} holds {len(images)} images, but {label_path} holds {len(labels)} labels")
     return Split(images[..., np.newaxis], check_labels(label_path, labels, classes))
 
 
 def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    """One idx file of unsigned bytes, plain or gzipped, with exactly `dimensions` dimensions."""
-    with reading(path), open_maybe_gzip(path) as file:
+    """Return the array of an idx file of unsigned bytes, plain or gzipped.
+
+    Raises UsageError if the file is damaged or its array does not have `dimensions` dimensions.
+    """
+    with report_read_errors(path), open_maybe_gzip(path) as file:
         header = file.read(4 + 4 * dimensions)
         magic = bytes((0, 0, 8, dimensions))  # 8: unsigned byte
         if header[:4] != magic:
-            raise UsageError(f"{path}: starts with {header[:4].hex()}, an idx{dimensions} file with {magic.hex()}")
+            raise UsageError(f"{path}: starts with {header[:4].hex()}, but idx{dimensions} files with {magic.hex()}")
         shape = np.frombuffer(header[4:].ljust(4 * dimensions, b"\0"), ">u4").tolist()
         if min(shape) == 0:
-            raise UsageError(f"{path}: holds nothing: its header ends early or counts {shape}")
-        promised = math.prod(shape)
-        declared_sizes.check(path, promised)
+            raise UsageError(f"{path}: holds no data: its header ends early or has the shape {shape}")
+        declared = math.prod(shape)
+        declared_sizes.check(path, declared)
         array = np.empty(shape, np.uint8)
-        held = file.readinto(array.data.cast("B"))
-        if held < promised or file.read(1):
-            found = f"only {held}" if held < promised else "more"
-            raise UsageError(f"{path}: its header promises {promised} bytes of data, it holds {found}")
+        count = file.readinto(array.data.cast("B"))
+        if count < declared or file.read(1):
+            actual = f"only {count}" if count < declared else "more"
+            raise UsageError(f"{path}: its header declares {declared} bytes of data, the file holds {actual}")
     return array
 
 
 def open_maybe_gzip(path: Path) -> BufferedIOBase:
+    """Open a binary file for reading, decompressed if its name ends in .gz."""
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
 
 

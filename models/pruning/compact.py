@@ -12,6 +12,7 @@ from models.pruning.channel_cut import resize_and_load
 from utils.errors import UsageError
 from utils.paths import expanded
 from utils.records import checkpoints
+from utils.text import escaped
 from utils.torch_compat import AnyBatchNorm
 
 KIND = "featherweight compact network 1"

@@ -1,4 +1,4 @@
-"""Runs whose loader cannot have what it needs: one line, exit code 1, a true status, no process left; signals heard."""
+"""Runs whose worker processes lack resources or hang: one line, the exit code, the status, and no process left."""
 
 import json
 import os
@@ -20,7 +20,7 @@ NAMESPACE = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=1m tmpfs /dev/
 
 @pytest.fixture
 def command(tmp_path, config):
-    """A run on a folder of images, 24 for training and 12 to test, with two workers and batches of 12."""
+    """Return the command of a run on 24 training and 12 test images in a folder, with 2 workers and batches of 12."""
     root = write_set(tmp_path / "set", train=8, val=4)
     path = config(
         arch="MLP", hidden=[4], conv_type="DenseConv", freeze_weights=False, prune_rate=None, lr=0.001,
@@ -49,9 +49,9 @@ def may_mount():
         return False
 
 
-def test_a_full_dev_shm_is_one_line(tmp_path, command):
+def test_a_full_dev_shm_ends_the_run_with_one_line(tmp_path, command):
     if not may_mount():
-        pytest.skip("no right to mount: tests/unit/test_workers.py has this without")
+        pytest.skip("mounting is not permitted; tests/unit/test_workers.py tests this without a mount")
     done = run([*NAMESPACE, *command])
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert done.stderr.startswith("failed: loader processes need ") and "No space left on device" in done.stderr
@@ -61,18 +61,18 @@ def test_a_full_dev_shm_is_one_line(tmp_path, command):
     assert (alone.returncode, alone.stderr) == (0, "")
 
 
-def test_too_few_descriptors_are_one_line(tmp_path, command):
+def test_too_few_file_descriptors_end_the_run_with_one_line(tmp_path, command):
     few = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))}
     done = run([*command, "--workers", "8", "--batch-size", "1"], **few)
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert "loader processes were started: Too many open files" in done.stderr and "--workers 0" in done.stderr
     assert status(tmp_path)["status"] == "failed" and "Too many open files" in status(tmp_path)["reason"]
-    assert "epoch 1/" not in done.stdout  # those of the test set are started before training too
+    assert "epoch 1/" not in done.stdout  # the workers of the test set start before training too
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux")
 @pytest.mark.parametrize("name", ["SIGTERM", *(pytest.param(n, marks=pytest.mark.slow) for n in ("SIGUSR2", "SIGINT"))])
-def test_a_signal_is_heard_while_no_batch_comes(tmp_path, command, name):
+def test_a_signal_stops_a_run_whose_workers_hang(tmp_path, command, name):
     words = [*command, "--epochs", "1000", "--batch-size", "2"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     program = subprocess.Popen(words, cwd=ROOT, start_new_session=True, **pipes)

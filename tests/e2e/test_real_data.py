@@ -1,4 +1,4 @@
-"""Learning on the real sets: skipped where FEATHERWEIGHT_DATA does not name a folder that holds them."""
+"""Training on the real sets, skipped unless FEATHERWEIGHT_DATA names their folder."""
 
 import csv
 import os
@@ -19,7 +19,7 @@ needs_data = pytest.mark.skipif(DATA is None, reason="FEATHERWEIGHT_DATA names n
 
 
 def train(cwd, *argv):
-    """The results row of a run of its own process, with all cores."""
+    """Train in a new process with all cores. Return the row of the results table."""
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     command = [sys.executable, ROOT / "main.py", "--seed", "1", *map(str, argv)]
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=1200)
@@ -42,7 +42,7 @@ def test_the_quickstart_learns_the_digits(tmp_path):
         ("fashionmnist/fashionmnist_mlp_kn_unsigned.yml", ("--epochs", 1), 78),
     ],
 )
-def test_mnist_and_fashion_mnist_are_learnt(tmp_path, config, options, least):
+def test_networks_learn_mnist_and_fashion_mnist(tmp_path, config, options, least):
     row = train(tmp_path, "--config", ROOT / "configs" / config, "--data", DATA, *options)
     assert float(row["Last Epoch Test Top 1"]) >= least
 
@@ -57,7 +57,7 @@ def test_mnist_and_fashion_mnist_are_learnt(tmp_path, config, options, least):
         ("shift/mnist_fc_ps.yml", ("--epochs", 1), 80),
     ],
 )
-def test_networks_under_the_other_constraints_learn(tmp_path, config, options, least):
+def test_binary_sparse_and_shift_networks_learn(tmp_path, config, options, least):
     row = train(tmp_path, "--config", ROOT / "configs" / config, "--data", DATA, *options)
     assert float(row["Last Epoch Test Top 1"]) >= least
 
@@ -75,17 +75,17 @@ def script(name, *words, cwd):
 
 
 @needs_data
-def test_a_shift_network_of_mnist_runs_on_integers_alone(tmp_path):
-    """As exported, on 1,000 test images: the predictions of the float network."""
+def test_an_exported_shift_network_predicts_mnist_with_integers_alone(tmp_path):
+    """The predictions on 1,000 test images are those of the float network."""
     config = ROOT / "configs/shift/mnist_lenet_ps.yml"
     row = train(tmp_path, "--config", config, "--data", DATA, "--epochs", 1, "--low-data", 0.2)
     script("export.py", "shift", row["Run Directory"], "packed.pt", cwd=tmp_path)
-    said = script("export.py", "check", "packed.pt", "--data", DATA, "--images", 1000, cwd=tmp_path)
-    assert "as in float64 on 1000, all logits equal on 1000" in said
+    output = script("export.py", "check", "packed.pt", "--data", DATA, "--images", 1000, cwd=tmp_path)
+    assert "as in float64 on 1000, all logits equal on 1000" in output
 
 
 @needs_data
-def test_half_of_the_units_of_a_network_of_fashion_mnist_can_go(tmp_path):
+def test_a_fashion_mnist_network_keeps_its_accuracy_without_half_its_weights(tmp_path):
     config = ROOT / "configs/prune/fashionmnist_mlp_pruning.yml"
     row = train(tmp_path, "--config", config, "--data", DATA, "--epochs", 2)
     script("prune.py", row["Run Directory"], "--percent", 0, 50, 99, "--repeat", 3, cwd=tmp_path)
@@ -100,8 +100,8 @@ def test_half_of_the_units_of_a_network_of_fashion_mnist_can_go(tmp_path):
 
 
 @needs_data
-def test_a_folder_of_images_is_learnt(tmp_path):
-    """1,000 training images of CIFAR-10 as PNG and JPEG, two classes that are easy to tell apart."""
+def test_a_network_learns_a_folder_of_images(tmp_path):
+    """The folder has 1,000 CIFAR-10 images of two easily separable classes as PNG and JPEG."""
     images = data.load("CIFAR10", DATA)
     for part, split, count in (("train", images.train, 500), ("val", images.test, 200)):
         for label, name in ((0, "airplane"), (6, "frog")):
@@ -117,7 +117,7 @@ def test_a_folder_of_images_is_learnt(tmp_path):
 
 
 @needs_data
-def test_global_selection_learns_cifar10_where_a_tenth_is_kept(tmp_path):
+def test_global_selection_learns_cifar10_at_density_0_1(tmp_path):
     config = ROOT / "configs/smallscale/conv2/conv2_kn_unsigned.yml"
     words = ["--conv-type", "GlobalSubnetConv", "--prune-rate", 0.1, "--epochs", 3, "--prune-rate-epoch", 2]
     row = train(tmp_path, "--config", config, "--data", DATA, "--low-data", 0.1, *words)
@@ -127,7 +127,7 @@ def test_global_selection_learns_cifar10_where_a_tenth_is_kept(tmp_path):
 
 @needs_data
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_a_ticket_learns_cifar10_from_part_of_an_epoch(tmp_path, precision):
+def test_a_ticket_learns_cifar10_in_80_batches(tmp_path, precision):
     if precision == "bf16" and runtime.choose("cpu", "auto", None, deterministic=False).precision_name != precision:
         pytest.skip("this processor has no bf16: emulated, 80 steps take longer than the test may")
     config = ROOT / "configs/smallscale/conv2/conv2_kn_unsigned.yml"

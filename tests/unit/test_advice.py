@@ -124,7 +124,7 @@ def test_every_architecture_is_named_by_its_lower_case(config, name):
 
 @pytest.fixture
 def small_cifar(monkeypatch):
-    monkeypatch.setattr(cifar, "ROWS", ROWS)
+    monkeypatch.setattr(cifar, "IMAGES_PER_FILE", ROWS)
 
 
 FORGED = "a\x1b[2J\rb\nerror: forged\u202e"

@@ -1,4 +1,4 @@
-"""Gaussian noise, AugMix and the views of the Jensen-Shannon term: what is added, to which image, and what stays."""
+"""Gaussian noise, AugMix and the three views for the Jensen-Shannon loss."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def generator(seed=0):
 
 
 def batches_of(spec=CIFAR, count=30, *, train=True, batch_size=30, **changed):
-    """Over the pictures, cut to the size and the channels of the set; the label of each is its index."""
+    """Return batches over the pictures, cut to the set's size and channels. The label of each image is its index."""
     channels, height, width = spec.in_shape
     images = np.ascontiguousarray(pictures()[:count, :height, :width, :channels])
     arguments = {"device": "cpu", "batch_size": batch_size, "seed": 4, "train": train}
@@ -26,14 +26,14 @@ def batches_of(spec=CIFAR, count=30, *, train=True, batch_size=30, **changed):
 
 
 def pixels(batches, epoch=0):
-    """(images in 0..255 (n, height, width, channels), labels) of the epoch's first batch."""
+    """Return (images in 0..255 (n, height, width, channels), labels) of the epoch's first batch."""
     images, labels = next(batches.epoch(epoch))
     mean, std = (torch.tensor(v) for v in (batches.spec.mean, batches.spec.std))
     return (images.permute(0, 2, 3, 1) * std + mean).mul(255).numpy(), labels.numpy()
 
 
 def cropped(batches, epoch=0):
-    """The same images as `pixels`, cropped and flipped only."""
+    """Return the images of `pixels`, only cropped and flipped."""
     plain = DeviceBatches(Split(batches.images.numpy(), np.arange(30)), CIFAR, **PLAIN)
     return pixels(plain, epoch)[0]
 
@@ -45,7 +45,7 @@ PLAIN = {"device": "cpu", "batch_size": 30, "seed": 4, "train": True}
 
 
 @pytest.mark.parametrize("std", [0.02, 0.1])
-def test_noise_is_normal_with_the_given_deviation(std):
+def test_noise_is_normal_with_the_given_standard_deviation(std):
     grey = torch.full((40, 16, 16, 3), 128, dtype=torch.uint8)
     noise = (add_noise(grey, std=std, p_clean=0, generator=generator()) - 128) / 255
     assert noise.dtype == torch.float32
@@ -62,7 +62,7 @@ def test_noise_is_clamped_to_the_range_of_pixels():
 
 
 @pytest.mark.parametrize(("p_clean", "share"), [(0.0, 0), (0.3, 0.3), (1.0, 1)])
-def test_clean_images_are_chosen_one_by_one(p_clean, share):
+def test_each_image_is_clean_with_probability_p_clean(p_clean, share):
     grey = torch.full((2000, 2, 2, 1), 128, dtype=torch.uint8)
     noisy = add_noise(grey, std=0.1, p_clean=p_clean, generator=generator())
     clean = (noisy == 128).flatten(1)
@@ -70,22 +70,22 @@ def test_clean_images_are_chosen_one_by_one(p_clean, share):
     assert abs(clean.all(1).float().mean() - share) < 0.03
 
 
-def test_the_images_themselves_stay_as_they_are():
+def test_adding_noise_does_not_change_the_input():
     grey = torch.full((2, 2, 2, 1), 128, dtype=torch.uint8)
     add_noise(grey, std=0.1, p_clean=0, generator=generator())
     assert (grey == 128).all()
 
 
-def test_noisy_batches_are_the_plain_ones_and_noise():
-    """Cropped once: the original's second crop is not repeated."""
+def test_noisy_batches_are_the_cropped_images_plus_noise():
+    """Images are cropped once. BIPROP crops them twice."""
     batches = batches_of(gaussian=True, std_gauss=0.05, p_clean=0)
     difference = pixels(batches)[0] - cropped(batches)
-    inner = np.abs(cropped(batches) - 127) < 80  # far enough from the ends for no clamp
+    inner = np.abs(cropped(batches) - 127) < 80  # far enough from 0 and 255 that nothing is clamped
     assert abs(difference[inner].std() / 255 / 0.05 - 1) < 0.05
     assert np.array_equal(pixels(batches)[1], pixels(batches_of())[1])
 
 
-def test_the_default_p_clean_adds_nothing():
+def test_the_default_p_clean_adds_no_noise():
     plain, noisy = batches_of(), batches_of(gaussian=True)
     assert np.abs(pixels(plain)[0] - pixels(noisy)[0]).max() < 1e-3
 
@@ -100,12 +100,12 @@ def test_noise_differs_between_images_batches_and_epochs():
         for i in (0, 1)
     ]
     strongest = np.abs(np.corrcoef(torch.stack(noise).numpy()) - np.eye(8)).max()
-    assert strongest < 0.7  # the clamp leaves some of the images in it
+    assert strongest < 0.7  # clamping correlates the noise with the image
 
 
 @pytest.mark.parametrize("changed", [{"gaussian": True, "p_clean": 0.0}, {"augmix": True}])
 @pytest.mark.parametrize("jsd", [False, True])
-def test_evaluation_is_left_alone(changed, jsd):
+def test_evaluation_images_are_not_augmented(changed, jsd):
     images, labels = pixels(batches_of(train=False, jsd=jsd, **changed))
     assert len(images) == 30 and labels.tolist() == list(range(30))
     assert np.abs(images - pictures()).max() < 1e-3
@@ -114,7 +114,7 @@ def test_evaluation_is_left_alone(changed, jsd):
 # --- views
 
 
-def test_noisy_views_are_clean_and_twice_noisy_of_one_crop():
+def test_gaussian_views_are_one_crop_clean_and_with_two_noises():
     batches = batches_of(gaussian=True, std_gauss=0.1, p_clean=0, jsd=True)
     images, labels = pixels(batches)
     assert len(images) == 90 and len(labels) == 30
@@ -127,8 +127,8 @@ def test_noisy_views_are_clean_and_twice_noisy_of_one_crop():
 
 
 @pytest.mark.parametrize("name", ["CIFAR10", "SVHN", "MNIST", "digits"])
-def test_mixed_views_are_clean_and_twice_mixed(name):
-    """Also with one channel, and on images of 8 x 8."""
+def test_augmix_views_are_one_clean_and_two_mixed_images(name):
+    """The sets include images with one channel and images of 8x8 pixels."""
     spec = SPECS[name]
     images, labels = pixels(batches_of(spec, augmix=True, all_ops=True, jsd=True))
     clean, first, second = np.split(images, 3)
@@ -141,7 +141,7 @@ def test_mixed_views_are_clean_and_twice_mixed(name):
 
 
 def candidates(image, augment):
-    """Every crop and flip of an image."""
+    """Return every crop and flip of an image."""
     if not augment:
         return [image]
     torch_image = torch.from_numpy(np.ascontiguousarray(image))[None]
@@ -150,7 +150,7 @@ def candidates(image, augment):
     return crop_flip(torch_image.expand(162, -1, -1, -1).contiguous(), offsets, flips).numpy()
 
 
-def test_mixing_without_views_gives_the_first_of_them():
+def test_augmix_without_jsd_yields_the_first_mixed_view():
     alone, views = batches_of(augmix=True), batches_of(augmix=True, jsd=True)
     assert np.array_equal(pixels(alone)[0], pixels(views)[0][30:60])
 
@@ -168,16 +168,16 @@ def test_mixing_without_views_gives_the_first_of_them():
         ({}, "alpha", 1.0),
     ],
 )
-def test_options_reach_torchvision(monkeypatch, changed, option, value):
+def test_augmix_options_reach_torchvision(monkeypatch, changed, option, value):
     from torchvision.transforms import v2
 
-    from data.image_views import mixing
+    from data.image_views import augmix_transform
 
-    assert getattr(mixing(Augmentation(augmix=True, **changed)), option) == value
-    assert isinstance(mixing(Augmentation()), v2.AugMix)
+    assert getattr(augmix_transform(Augmentation(augmix=True, **changed)), option) == value
+    assert isinstance(augmix_transform(Augmentation()), v2.AugMix)
 
 
-def test_more_severity_changes_more():
+def test_a_higher_severity_changes_images_more():
     changes = []
     for severity in (1, 3, 10):
         clean, mixed, _ = np.split(pixels(batches_of(augmix=True, jsd=True, severity=severity))[0], 3)
@@ -198,17 +198,17 @@ def test_more_severity_changes_more():
         ({"width": 0}, "^mixture_width: 0 given, at least 1"),
     ],
 )
-def test_options_that_contradict_each_other_are_refused(changed, message):
+def test_contradicting_or_invalid_augmentation_options_are_refused(changed, message):
     with pytest.raises(UsageError, match=message):
         Augmentation(**changed)
 
 
-def test_device_batches_refuse_to_ignore_augmix():
-    with pytest.raises(ValueError, match="augmix: it works image by image"):
+def test_device_batches_refuse_augmix():
+    with pytest.raises(ValueError, match="augmix: WorkerBatches transforms images one by one"):
         DeviceBatches(Split(pictures(), np.arange(30)), CIFAR, augmentation=Augmentation(augmix=True), **PLAIN)
 
 
-def test_one_batch_keeps_the_images_and_draws_new_crops():
+def test_one_batch_keeps_its_images_and_draws_new_crops():
     split = Split(pictures().copy(), np.arange(30))
     batches = DeviceBatches(split, CIFAR, one_batch=True, **(PLAIN | {"batch_size": 8}))
     (first, labels), (second, again) = (next(batches.epoch(epoch)) for epoch in (0, 5))
@@ -218,14 +218,14 @@ def test_one_batch_keeps_the_images_and_draws_new_crops():
     assert labels.tolist() == torch.randperm(30, generator=drawn)[:8].tolist()
     offsets, flips = draw_crops(30, drawn)
     expected = crop_flip(torch.from_numpy(pictures())[labels], offsets[:8], flips[:8])
-    assert torch.allclose(first, next(rest(expected)), atol=1e-6)
+    assert torch.allclose(first, next(normalised(expected)), atol=1e-6)
 
 
-def rest(images):
+def normalised(images):
     plain = {"device": "cpu", "batch_size": 30, "seed": None, "train": False}
     return (images for images, _ in DeviceBatches(Split(images.numpy(), np.arange(8)), CIFAR, **plain).epoch(0))
 
 
-def test_one_batch_leaves_evaluation_whole():
+def test_one_batch_does_not_limit_evaluation():
     plain = {"device": "cpu", "batch_size": 7, "seed": 0, "train": False, "one_batch": True}
     assert make_batches(Split(pictures(), np.arange(30)), CIFAR, **plain).samples == 30

@@ -1,4 +1,4 @@
-"""Files that declare more than they hold are refused before memory is taken."""
+"""Files that declare more data than they hold are refused before memory is allocated."""
 
 import gzip
 import pickle
@@ -34,7 +34,7 @@ ZEROS = {"model": {"a": torch.zeros(32 * MIB)}, "epoch": 1, "step": 0}  # 128 Mi
 
 
 def deflated(path, content):
-    """What torch.save writes, compressed: a thousandth of its size."""
+    """Write a compressed checkpoint, a thousandth of its usual size."""
     torch.save(content, path.with_name("plain.pt"))
     with zipfile.ZipFile(path.with_name("plain.pt")) as plain, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         for entry in plain.infolist():
@@ -43,7 +43,7 @@ def deflated(path, content):
 
 
 def overlapping(path, content):
-    """Entries that share one block of bytes: the central directory lists it many times."""
+    """Write a checkpoint whose zip directory lists one block of bytes many times."""
     torch.save(content, path)
     with zipfile.ZipFile(path, "a") as file:
         (block,) = (entry for entry in file.infolist() if entry.filename.endswith("/data/0"))
@@ -56,7 +56,7 @@ def overlapping(path, content):
 
 
 def legacy(path, numel):
-    """The older format, with a storage of `numel` numbers that are not there."""
+    """Write a checkpoint in torch's older format that declares a storage of `numel` numbers without data."""
     torch.save({"a": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
     whole = path.read_bytes()
     at = whole.index(b"K\x03N", whole.index(b"storage"))
@@ -80,7 +80,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_a_checkpoint_is_refused_by_what_it_declares(tmp_path, bomb):
+def test_a_checkpoint_that_declares_too_much_data_is_refused(tmp_path, bomb):
     make, message = BOMBS[bomb]
     path = tmp_path / "net.pt"
     make(path)
@@ -91,14 +91,14 @@ def test_a_checkpoint_is_refused_by_what_it_declares(tmp_path, bomb):
 
 
 @pytest.mark.parametrize("bomb", ["compressed", "overlapping", "repeated"])
-def test_so_is_a_checkpoint_of_a_run(tmp_path, bomb):
+def test_a_checkpoint_of_a_run_that_declares_too_much_data_is_refused(tmp_path, bomb):
     make, message = BOMBS[bomb]
     make(tmp_path / "last.pt")
     with pytest.raises(UsageError, match=message):
         checkpoints.load(tmp_path / "last.pt")
 
 
-def test_what_torch_saves_is_no_bomb(tmp_path):
+def test_regular_checkpoints_are_read(tmp_path):
     shared = torch.ones(100)
     content = {"a": shared, "b": shared[:50], "c": shared.view(10, 10).t(), "d": [shared] * 3, "e": torch.empty(0)}
     loop = []
@@ -108,15 +108,15 @@ def test_what_torch_saves_is_no_bomb(tmp_path):
         assert torch.equal(checkpoints.read(tmp_path / "net.pt")["c"], content["c"])
 
 
-def test_a_compact_file_takes_the_memory_of_what_it_holds(tmp_path):
+def test_a_compact_network_with_an_absurd_layer_size_is_refused(tmp_path):
     path = tmp_path / "small.pt"
     build = {"name": "MLP", "num_classes": 10, "in_shape": (1, 8, 8), "hidden": [10**12]}
     torch.save({"kind": compact.KIND, "build": build, "state": {}, "norms": {}}, path)
-    with pytest.raises(UsageError, match="is not a compact network"):
+    with pytest.raises(UsageError, match="holds no compact network"):
         compact.load_compact(path)
 
 
-def test_packed_codes_are_as_many_as_the_weights():
+def test_packed_weights_with_too_few_codes_are_refused():
     packed = export_packed.packed_powers(torch.ones(4), 4, zero_code=True)
     with pytest.raises(ValueError, match="a tensor of 1,000,000,000,000 weights has 2 bytes"):
         export_packed.values(packed | {"shape": [10**6, 10**6]}, 4)
@@ -127,9 +127,9 @@ def test_packed_codes_are_as_many_as_the_weights():
 
 @pytest.mark.parametrize("shape", [(2**32 - 1,) * 3, (10**6, 28, 28), (2**31, 28, 28)], ids=str)
 @pytest.mark.parametrize("compress", [False, True], ids=["plain", "gz"])
-def test_an_idx_file_is_refused_by_its_header(tmp_path, shape, compress):
+def test_an_idx_file_whose_header_declares_too_much_data_is_refused(tmp_path, shape, compress):
     write_mnist(tmp_path, compress=compress)
-    path = tmp_path / f"train-images-idx3-ubyte{'.gz' * compress}"
+    path = tmp_path / f"train-images-idx3-ubyte{'.gz' if compress else ''}"
     content = struct.pack(">4I", 0x0803, *shape) + bytes(1000)
     path.write_bytes(gzip.compress(content) if compress else content)
     with pytest.raises(UsageError, match=r"promises .* bytes of data") as caught:
@@ -138,7 +138,7 @@ def test_an_idx_file_is_refused_by_its_header(tmp_path, shape, compress):
 
 
 def png(width, height):
-    """The beginning of a PNG."""
+    """Return a PNG file that declares this size and holds little data."""
     chunks = [(b"IHDR", struct.pack(">2I5B", width, height, 1, 0, 0, 0, 0)), (b"IDAT", zlib.compress(bytes(10_000)))]
     parts = [
         struct.pack(">I", len(c)) + kind + c + struct.pack(">I", zlib.crc32(kind + c))
@@ -150,7 +150,7 @@ def png(width, height):
 @pytest.mark.parametrize("size", [(65_000, 65_000), (10_000, 10_000), (2**31 - 1, 2**31 - 1)], ids=str)
 @pytest.mark.parametrize("ending", ["png", "jpg", "bmp", "ppm"])
 @pytest.mark.filterwarnings("error")
-def test_an_image_is_refused_by_its_header(tmp_path, size, ending):
+def test_an_image_whose_header_declares_too_many_pixels_is_refused(tmp_path, size, ending):
     path = tmp_path / f"large.{ending}"
     if ending == "png":
         path.write_bytes(png(*size))
@@ -170,7 +170,7 @@ def test_an_image_is_refused_by_its_header(tmp_path, size, ending):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_run_ends_with_the_name_of_the_image(program, config, tmp_path, workers):
+def test_a_run_with_a_decompression_bomb_ends_with_the_name_of_the_image(program, config, tmp_path, workers):
     write_set(tmp_path / "set")
     for part in ("train/bee/000.png", "val/bee/000.png"):
         (tmp_path / "set" / part).write_bytes(png(12_000, 9_000))
@@ -187,7 +187,7 @@ READING = """
     import re, sys
     from pathlib import Path
     import scipy.io, torch, data
-    from args import UsageError
+    from utils.errors import UsageError
     from utils.records import checkpoints
     root = Path(sys.argv[1])
     def peak():
@@ -207,8 +207,8 @@ READING = """
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
-def test_none_of_them_takes_memory(tmp_path):
-    """Small files that would take 128 MiB, 64 MiB and 123 MB: a checkpoint, a gz longer than its header says, SVHN."""
+def test_refused_files_take_no_memory(tmp_path):
+    """The files are small, but a checkpoint would take 128 MiB, a gz with a wrong header 64 MiB and SVHN 123 MB."""
     deflated(tmp_path / "net.pt", ZEROS)
     write_mnist(tmp_path, compress=True)
     content = gzip.compress(idx(np.zeros((7, 28, 28))) + bytes(64 * MIB))
@@ -221,15 +221,15 @@ def test_none_of_them_takes_memory(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    told = ("is compressed", "is compressed", "it holds more", "promises .* bytes of data in a file of")
-    assert all(re.search(part, line) for part, line in zip(told, lines, strict=True)), lines
+    messages = ("is compressed", "is compressed", "the file holds more", "promises .* bytes of data in a file of")
+    assert all(re.search(part, line) for part, line in zip(messages, lines, strict=True)), lines
     assert all(int(line.split()[0]) < 20 for line in lines), lines
 
 
 @pytest.mark.parametrize("read", [checkpoints.read, lambda path: [*cifar.read_pickle(cifar.CIFAR10, path, 1)]])
-def test_a_memo_takes_the_memory_of_what_is_in_it(tmp_path, read):
+def test_a_pickle_with_a_high_memo_index_takes_no_memory(tmp_path, read):
     path = tmp_path / "small"
-    path.write_bytes(b"\x80\x02Nr" + struct.pack("<I", 2**25) + b".")  # None, said to be number 2^25 of the memo
+    path.write_bytes(b"\x80\x02Nr" + struct.pack("<I", 2**25) + b".")  # None, stored under memo index 2**25
     tracemalloc.start()
     with pytest.raises(UsageError, match="small"):
         read(path)
@@ -238,8 +238,8 @@ def test_a_memo_takes_the_memory_of_what_is_in_it(tmp_path, read):
     assert peak < 16 * MIB
 
 
-def test_numbers_that_only_the_older_format_can_declare_are_read_as_they_are(tmp_path):
-    """A pickle within a pickle is data: nothing of it is executed while its sizes are read."""
+def test_a_pickle_inside_a_checkpoint_is_read_as_data(tmp_path):
+    """The inner pickle is a string. It is not executed while the sizes of the outer pickle are read."""
     inner = pickle.dumps({"a": 1}, protocol=2)
     torch.save(
         {"a": torch.ones(3), "b": inner.decode("latin1")}, tmp_path / "net.pt", _use_new_zipfile_serialization=False

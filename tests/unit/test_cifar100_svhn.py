@@ -1,4 +1,4 @@
-"""CIFAR-100 and SVHN from stubs in the official formats; BigCIFAR10; the real ones where they lie at hand."""
+"""Readers of CIFAR-100, SVHN and BigCIFAR10: small files in the official formats, and the real sets if present."""
 
 import os
 import pickle
@@ -12,22 +12,22 @@ import pytest
 import scipy.io
 
 from data import SPECS, load
-from data.readers import cifar, files
+from data.readers import cifar, svhn
 from utils.errors import UsageError
 
 ROWS = 4
 
 
 @pytest.fixture(autouse=True)
-def _small(monkeypatch):
-    monkeypatch.setattr(cifar, "ROWS", ROWS)
+def _small_cifar(monkeypatch):
+    monkeypatch.setattr(cifar, "IMAGES_PER_FILE", ROWS)
 
 
 # --- CIFAR-100
 
 
 def cifar100():
-    """{file: (planes, coarse, fine)}: coarse labels in 0..19, fine in 0..99, unlike each other."""
+    """Return {file: (planes, coarse, fine)} with coarse labels in 0..19 and fine labels in 20..99."""
     rng = np.random.default_rng(3)
     counts = {"train": 5 * ROWS, "test": ROWS}
     return {
@@ -57,7 +57,7 @@ def write_pickled(root, **changed):
 
 @pytest.mark.parametrize("folder", ["", "cifar100"])
 @pytest.mark.parametrize("write", [write_binary, write_pickled])
-def test_cifar100_is_read_from_both_forms_with_fine_labels(tmp_path, write, folder):
+def test_cifar100_is_read_with_fine_labels_from_both_archive_formats(tmp_path, write, folder):
     write(tmp_path / folder)
     loaded = load("CIFAR100", tmp_path)
     for split, (planes, _, fine) in zip((loaded.train, loaded.test), cifar100().values(), strict=True):
@@ -67,7 +67,7 @@ def test_cifar100_is_read_from_both_forms_with_fine_labels(tmp_path, write, fold
     assert loaded.spec.num_classes == 100 and loaded.spec.augment and loaded.spec.margin is None
 
 
-def test_cifar100_binary_comes_first(tmp_path):
+def test_cifar100_binary_archive_is_preferred(tmp_path):
     write_pickled(tmp_path)
     assert load("CIFAR100", tmp_path).train.images.any()
     (write_binary(tmp_path / "cifar100") / "test.bin").write_bytes(b"")
@@ -84,7 +84,7 @@ CIFAR100_FAULTS = {
 
 
 @pytest.mark.parametrize("fault", CIFAR100_FAULTS)
-def test_cifar100_fault_names_the_file(tmp_path, fault):
+def test_error_for_a_faulty_cifar100_pickle_names_the_file(tmp_path, fault):
     changed, message = CIFAR100_FAULTS[fault]
     folder = write_pickled(tmp_path, **changed)
     with pytest.raises(UsageError, match=message) as caught:
@@ -92,14 +92,14 @@ def test_cifar100_fault_names_the_file(tmp_path, fault):
     assert str(folder / "train") in str(caught.value)
 
 
-def test_missing_cifar100_names_its_files(tmp_path):
+def test_error_for_a_missing_cifar100_names_its_files(tmp_path):
     with pytest.raises(UsageError, match=r"train\.bin, test\.bin in .*cifar-100-binary.*train, test in .*--download"):
         load("CIFAR100", tmp_path)
 
 
-def test_the_binary_form_is_read_in_pieces(tmp_path, monkeypatch):
-    """CIFAR-100's training file is the whole set: reading it must not hold it twice."""
-    monkeypatch.setattr(cifar, "ROWS", 400)
+def test_cifar100_binary_file_is_read_in_chunks(tmp_path, monkeypatch):
+    """One file holds the whole training part, which must not be in memory twice."""
+    monkeypatch.setattr(cifar, "IMAGES_PER_FILE", 400)
     folder = tmp_path / "cifar-100-binary"
     folder.mkdir()
     for file, rows in (("train", 2000), ("test", 400)):
@@ -111,7 +111,7 @@ def test_the_binary_form_is_read_in_pieces(tmp_path, monkeypatch):
     assert peak < 1.4 * 2400 * 3072
 
 
-def test_bigcifar10_is_cifar10_enlarged_later(tmp_path):
+def test_bigcifar10_images_are_stored_small_and_enlarged_per_batch(tmp_path):
     folder = tmp_path / "cifar-10-batches-bin"
     folder.mkdir()
     for name in (*cifar.BATCHES, "test_batch"):
@@ -123,16 +123,16 @@ def test_bigcifar10_is_cifar10_enlarged_later(tmp_path):
 # --- SVHN
 
 
-def svhn(count, seed=0):
+def svhn_arrays(count, seed=0):
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, (count, 32, 32, 3), np.uint8), np.arange(count) % 10
 
 
 def write_svhn(folder, **changed):
-    """Both files as they are handed out: images last, columns first, compressed; 10 for the digit 0."""
+    """Write both files as published: compressed, column-major, the image index last, label 10 for the digit 0."""
     folder.mkdir(parents=True, exist_ok=True)
     for part, count in (("train", 12), ("test", 5)):
-        images, digits = svhn(count)
+        images, digits = svhn_arrays(count)
         held = {"X": images.transpose(1, 2, 3, 0), "y": np.where(digits == 0, 10, digits)[:, None].astype(np.uint8)}
         held = {key: value for key, value in (held | changed).items() if value is not None}
         scipy.io.savemat(folder / f"{part}_32x32.mat", held, do_compression=True)
@@ -145,15 +145,15 @@ def test_svhn_is_read_from_every_folder(tmp_path, folder):
     assert loaded.train.images.flags.c_contiguous and loaded.train.labels.dtype == np.int64
     whole = load("SVHN", tmp_path)
     for split, count in ((whole.train, 12), (whole.test, 5)):
-        images, digits = svhn(count)
+        images, digits = svhn_arrays(count)
         assert np.array_equal(split.images, images) and np.array_equal(split.labels, digits)
     assert not SPECS["SVHN"].augment
 
 
-def test_columns_first_is_undone_across_chunks():
+def test_images_first_reorders_column_major_images_in_place():
     images = np.random.default_rng(0).integers(0, 256, (4100, 3, 2, 3), np.uint8)
     stored = np.asfortranarray(images.transpose(1, 2, 3, 0))
-    found = files.rows_first(stored)
+    found = svhn.images_first(stored)
     assert np.array_equal(found, images) and np.shares_memory(found, stored)
 
 
@@ -162,8 +162,8 @@ def bad_label(value):
 
 
 SVHN_FAULTS = {
-    "label 0": (bad_label(0), "labels from 0 to 1, 1 to 10 expected"),
-    "label 11": (bad_label(11), "labels from 1 to 11, 1 to 10 expected"),
+    "label 0": (bad_label(0), "label 0 is out of range, 1 to 10 expected"),
+    "label 11": (bad_label(11), "label 11 is out of range, 1 to 10 expected"),
     "no labels": ({"y": None}, "bytes X of shape"),
     "fewer labels": ({"y": np.ones((11, 1), np.uint8)}, "bytes X of shape"),
     "a row of labels": ({"y": np.ones((1, 12), np.uint8)}, "bytes X of shape"),
@@ -175,7 +175,7 @@ SVHN_FAULTS = {
 
 
 @pytest.mark.parametrize("fault", SVHN_FAULTS)
-def test_svhn_fault_names_the_file(tmp_path, fault):
+def test_error_for_a_faulty_svhn_file_names_the_file(tmp_path, fault):
     changed, message = SVHN_FAULTS[fault]
     write_svhn(tmp_path, **changed)
     with pytest.raises(UsageError, match=message) as caught:
@@ -184,7 +184,7 @@ def test_svhn_fault_names_the_file(tmp_path, fault):
 
 
 @pytest.mark.parametrize("keep", [0, 100, 128, 140, 2000, -10])
-def test_a_cut_matlab_file_is_one_line(tmp_path, keep):
+def test_error_for_a_truncated_matlab_file_is_one_line(tmp_path, keep):
     write_svhn(tmp_path)
     path = tmp_path / "test_32x32.mat"
     path.write_bytes(path.read_bytes()[:keep])
@@ -193,22 +193,22 @@ def test_a_cut_matlab_file_is_one_line(tmp_path, keep):
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_no_matlab_file(tmp_path):
+def test_a_file_that_is_not_a_matlab_file_is_an_error(tmp_path):
     write_svhn(tmp_path)
     (tmp_path / "train_32x32.mat").write_bytes(b"<html>404 not found</html>" * 20)
     with pytest.raises(UsageError, match=r"train_32x32.mat: not a MATLAB file that can be read: "):
         load("SVHN", tmp_path)
 
 
-def test_svhn_without_scipy_says_what_to_install(tmp_path, monkeypatch):
+def test_error_for_svhn_without_scipy_names_the_package_to_install(tmp_path, monkeypatch):
     write_svhn(tmp_path)
     monkeypatch.setitem(sys.modules, "scipy.io", None)
     with pytest.raises(UsageError, match="SVHN: scipy reads its MATLAB files and is not installed; pip install scipy"):
         load("SVHN", tmp_path)
 
 
-def test_svhn_downloads_both_of_its_files(tmp_path, monkeypatch):
-    """torchvision's class fetches one part at a time."""
+def test_svhn_download_fetches_both_parts(tmp_path, monkeypatch):
+    """torchvision's class downloads one part per call."""
     parts = []
 
     def construct(root, split, download):
@@ -221,7 +221,7 @@ def test_svhn_downloads_both_of_its_files(tmp_path, monkeypatch):
     assert len(load("SVHN", tmp_path, download=True).train) == 12 and parts == ["train", "test"]
 
 
-def test_torchvision_has_the_names_and_files_that_a_download_relies_on():
+def test_torchvision_downloads_to_the_file_names_that_the_readers_expect():
     from utils.torch_compat import import_torchvision
 
     sets = import_torchvision().datasets
@@ -229,20 +229,20 @@ def test_torchvision_has_the_names_and_files_that_a_download_relies_on():
     assert [sets.SVHN.split_list[part][1] for part in ("train", "test")] == ["train_32x32.mat", "test_32x32.mat"]
 
 
-# --- the real thing
+# --- real sets
 
 REAL = os.environ.get("FEATHERWEIGHT_DATA", "")
-HERE = {
-    "CIFAR100": lambda: any(not place.missing() for place in cifar.CIFAR100.places(Path(REAL))),
+PRESENT = {
+    "CIFAR100": lambda: any(not location.missing_names() for location in cifar.CIFAR100.locations(Path(REAL))),
     "SVHN": lambda: any((Path(REAL) / sub / "train_32x32.mat").exists() for sub in ("", "svhn", "SVHN")),
 }
 
 
-@pytest.mark.parametrize("name", HERE)
-def test_the_published_constants_are_those_of_the_real_set(name, monkeypatch):
-    if not REAL or not HERE[name]():
+@pytest.mark.parametrize("name", PRESENT)
+def test_mean_and_std_are_those_of_the_real_set(name, monkeypatch):
+    if not REAL or not PRESENT[name]():
         pytest.skip(f"FEATHERWEIGHT_DATA names no folder with {name}")
-    monkeypatch.setattr(cifar, "ROWS", 10_000)
+    monkeypatch.setattr(cifar, "IMAGES_PER_FILE", 10_000)
     loaded = load(name, REAL)
     pixels = loaded.train.images[::7] / 255
     assert pixels.mean((0, 1, 2)) == pytest.approx(loaded.spec.mean, abs=5e-3)

@@ -1,4 +1,4 @@
-"""Every format and every fault of the set readers, on tiny files made here; the real sets where they lie at hand."""
+"""Readers of the data sets: tiny files in every format and with every fault, and the real sets if present."""
 
 import gzip
 import importlib.util
@@ -16,7 +16,8 @@ import pytest
 
 import data
 from data import SPECS, load
-from data.readers import cifar, files
+from data.readers import cifar
+from data.readers.digits import DIGITS_FILE
 from data.splits import stratified
 from utils.errors import UsageError
 
@@ -28,10 +29,10 @@ CIFAR_NAMES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
 
 @pytest.fixture(autouse=True)
 def _small_cifar(monkeypatch):
-    monkeypatch.setattr(cifar, "ROWS", ROWS)
+    monkeypatch.setattr(cifar, "IMAGES_PER_FILE", ROWS)
 
 
-# --- writers of the formats
+# --- write each format
 
 
 def idx(array, magic=None):
@@ -40,7 +41,7 @@ def idx(array, magic=None):
 
 
 def write_mnist(folder, train=7, test=3, compress=False):
-    """(train images, train labels, test images, test labels), as written."""
+    """Write the four files. Return (train images, train labels, test images, test labels)."""
     rng = np.random.default_rng(0)
     arrays = []
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +69,7 @@ def write_cifar_bin(root):
 
 
 def python2_pickle(pixels, labels):
-    """The opcodes Python 2 and its numpy wrote into the official files (protocol 2, byte strings as keys)."""
+    """Return a pickle with the opcodes of the official files: Python 2, its numpy, protocol 2, byte strings as keys."""
     text = lambda s: b"U" + bytes([len(s)]) + s  # noqa: E731
     integer = lambda i: b"J" + struct.pack("<i", i)  # noqa: E731
     dtype = b"cnumpy\ndtype\n" + text(b"u1") + b"K\0K\1\x87R(K\3" + text(b"|") + b"NNN" + integer(-1) * 2 + b"K\0tb"
@@ -103,7 +104,7 @@ def assert_cifar(loaded, planes, labels):
     assert loaded.train.labels.dtype == np.int64 and loaded.val is None
 
 
-# --- the table and the bundled digits
+# --- static properties and the bundled digits
 
 
 def test_specs_hold_the_published_constants():
@@ -113,7 +114,7 @@ def test_specs_hold_the_published_constants():
     assert SPECS["CIFAR10"].in_shape == (3, 32, 32) and SPECS["MNIST"].in_shape == (1, 28, 28)
 
 
-def test_unknown_set_names_all_sets():
+def test_error_for_an_unknown_set_lists_all_sets():
     with pytest.raises(ValueError, match=r"'cifar' is unknown.*CIFAR10"):
         load("cifar", ".")
 
@@ -128,11 +129,11 @@ def test_digits_are_split_as_documented(tmp_path):
     assert digits.train.images.shape == (1437, 8, 8, 1) and digits.test.images.shape == (360, 8, 8, 1)
     assert digits.train.images.max() == 255 and len(np.unique(digits.train.images)) == 17
     assert np.bincount(digits.test.labels).tolist() == [36, 36, 36, 37, 36, 36, 36, 36, 35, 36]
-    with np.load(files.DIGITS_FILE) as file:
+    with np.load(DIGITS_FILE) as file:
         assert np.array_equal(stratified(file["labels"].astype(np.int64), 360, seed=1998), file["test"])
         held = np.sort(np.concatenate([digits.train.labels, digits.test.labels]))
         assert np.array_equal(held, np.sort(file["labels"]))
-    assert files.DIGITS_FILE.stat().st_size < 100_000
+    assert DIGITS_FILE.stat().st_size < 100_000
 
 
 def test_digits_constants_are_those_of_the_training_part(tmp_path):
@@ -158,13 +159,13 @@ def test_idx_set_is_read_from_every_folder(tmp_path, name, folder, compress):
 
 LABELS = [0, 1, 2, 3, 4, 5, 9]
 IDX_FAULTS = {
-    "truncated images": (0, idx(np.zeros((7, 28, 28)))[:-1], "promises 5488 bytes of data, it holds only 5487"),
-    "too long": (0, idx(np.zeros((7, 28, 28))) + b"x", "it holds more"),
-    "labels where images belong": (0, idx(LABELS), "starts with 00000801, an idx3 file with 00000803"),
+    "truncated images": (0, idx(np.zeros((7, 28, 28)))[:-1], "declares 5488 bytes of data, the file holds only 5487"),
+    "too long": (0, idx(np.zeros((7, 28, 28))) + b"x", "the file holds more"),
+    "labels where images belong": (0, idx(LABELS), "starts with 00000801, but idx3 files with 00000803"),
     "floats": (0, idx(np.zeros((7, 28, 28)), magic=0x0D03), "starts with 00000d03"),
     "another size": (0, idx(np.zeros((7, 28, 27))), "images of 28x27, 28x28 expected"),
-    "no images": (0, idx(np.zeros((0, 28, 28))), "holds nothing"),
-    "header cut off": (0, idx(np.zeros((7, 28, 28)))[:9], "holds nothing: its header ends early"),
+    "no images": (0, idx(np.zeros((0, 28, 28))), "holds no data"),
+    "header cut off": (0, idx(np.zeros((7, 28, 28)))[:9], "holds no data: its header ends early"),
     "empty file": (0, b"", "starts with"),
     "absurd count": (0, struct.pack(">4I", 0x0803, 2**32 - 1, 28, 28), "cannot be read|promises"),
     "largest counts": (
@@ -175,17 +176,17 @@ IDX_FAULTS = {
     "more than memory": (0, struct.pack(">4I", 0x0803, 2**20, 2**12, 2**12) + b"x" * 99, "promises 17,592,186,044,416"),
     "largest count of labels": (1, struct.pack(">2I", 0x0801, 2**32 - 1) + b"x" * 99, "promises 4,294,967,295"),
     "label out of range": (1, idx([0, 1, 2, 10, 4, 5, 6]), "label 10 is out of range, 0 to 9"),
-    "fewer labels": (1, idx([0, 1, 2]), "holds 7 images, but .* 3 labels"),
-    "test part truncated": (2, idx(np.zeros((3, 28, 28)))[:100], "promises 2352 bytes"),
+    "fewer labels": (1, idx([0, 1, 2]), "holds 7 images, but .* holds 3 labels"),
+    "test part truncated": (2, idx(np.zeros((3, 28, 28)))[:100], "declares 2352 bytes"),
 }
 
 
 @pytest.mark.parametrize("compress", [False, True], ids=["plain", "gz"])
 @pytest.mark.parametrize("fault", IDX_FAULTS)
-def test_idx_fault_names_the_file(tmp_path, fault, compress):
+def test_error_for_a_faulty_idx_file_names_the_file(tmp_path, fault, compress):
     which, content, message = IDX_FAULTS[fault]
     write_mnist(tmp_path / "MNIST/raw", compress=compress)
-    path = tmp_path / "MNIST/raw" / (IDX_FILES[which] + ".gz" * compress)
+    path = tmp_path / "MNIST/raw" / f"{IDX_FILES[which]}{'.gz' if compress else ''}"
     path.write_bytes(gzip.compress(content) if compress else content)
     with pytest.raises(UsageError, match=message) as caught:
         load("MNIST", tmp_path)
@@ -206,11 +207,11 @@ def broken_gzips():
 
 
 @pytest.mark.parametrize("fault", broken_gzips())
-def test_corrupt_gzip_names_the_file(tmp_path, fault):
+def test_error_for_a_corrupt_gzip_file_names_the_file(tmp_path, fault):
     write_mnist(tmp_path / "MNIST/raw", compress=True)
     path = tmp_path / "MNIST/raw" / f"{IDX_FILES[0]}.gz"
     path.write_bytes(broken_gzips()[fault])
-    with pytest.raises(UsageError, match=r"cannot be read|starts with|promises") as caught:
+    with pytest.raises(UsageError, match=r"cannot be read|starts with|declares") as caught:
         load("MNIST", tmp_path)
     assert str(path) in str(caught.value)
 
@@ -220,7 +221,7 @@ def test_corrupt_gzip_names_the_file(tmp_path, fault):
 
 @pytest.mark.parametrize("folder", ["", "cifar10"])
 @pytest.mark.parametrize("write", [write_cifar_bin, write_cifar_py])
-def test_cifar_is_read_from_every_folder_and_form(tmp_path, write, folder):
+def test_cifar10_is_read_from_every_folder_and_archive_format(tmp_path, write, folder):
     written = write(tmp_path / folder)
     assert_cifar(load("CIFAR10", tmp_path), *written)
 
@@ -232,14 +233,14 @@ def test_cifar_batches_repickled_by_python3_are_read(tmp_path, protocol):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_our_python2_pickle_is_a_genuine_one():
+def test_the_python2_pickle_of_these_tests_is_valid():
     planes, labels = cifar_arrays()
     batch = pickle.loads(python2_pickle(planes[0], labels[0]), encoding="bytes")
     assert np.array_equal(batch[b"data"], planes[0]) and batch[b"labels"] == labels[0].tolist()
 
 
 @pytest.mark.parametrize("change", [-1, 1, 3073])
-def test_cifar_binary_of_wrong_size(tmp_path, change):
+def test_cifar_binary_file_of_another_size_is_refused(tmp_path, change):
     write_cifar_bin(tmp_path)
     path = tmp_path / "cifar-10-batches-bin/data_batch_3.bin"
     content = path.read_bytes()
@@ -248,7 +249,7 @@ def test_cifar_binary_of_wrong_size(tmp_path, change):
         load("CIFAR10", tmp_path)
 
 
-def test_cifar_binary_label_out_of_range(tmp_path):
+def test_cifar_binary_label_out_of_range_is_refused(tmp_path):
     write_cifar_bin(tmp_path)
     path = tmp_path / "cifar-10-batches-bin/test_batch.bin"
     content = bytearray(path.read_bytes())
@@ -259,7 +260,7 @@ def test_cifar_binary_label_out_of_range(tmp_path):
 
 
 PIXELS, NUMBERS = np.zeros((ROWS, 3072), np.uint8), [1] * ROWS
-LIED_WIDTH = python2_pickle(PIXELS[:, :3000], NUMBERS).replace(struct.pack("<i", 3000), struct.pack("<i", 3072))
+WRONG_WIDTH = python2_pickle(PIXELS[:, :3000], NUMBERS).replace(struct.pack("<i", 3000), struct.pack("<i", 3072))
 PICKLE_FAULTS = {
     "truncated": (python2_pickle(PIXELS, NUMBERS)[:-500], "not a CIFAR10 file"),
     "empty": (b"", "not a CIFAR10 file"),
@@ -271,7 +272,7 @@ PICKLE_FAULTS = {
     "fewer labels": (python2_pickle(PIXELS, NUMBERS[1:]), f"{ROWS - 1} labels and an array"),
     "fewer images": (python2_pickle(PIXELS[1:], NUMBERS), rf"shape \({ROWS - 1}, 3072\)"),
     "floats": (python3_pickle(PIXELS.astype(np.float32), NUMBERS), "dtype f4"),
-    "fewer bytes than the shape says": (LIED_WIDTH, f"{ROWS} of each expected"),
+    "fewer bytes than the shape says": (WRONG_WIDTH, f"{ROWS} of each expected"),
     "signed bytes": (python3_pickle(PIXELS.astype(np.int8), NUMBERS), "dtype i1"),
     "another shape": (python3_pickle(PIXELS.reshape(3072, ROWS), NUMBERS), rf"shape \(3072, {ROWS}\)"),
     "columns first": (python3_pickle(np.asfortranarray(PIXELS), NUMBERS), f"{ROWS} of each expected"),
@@ -282,7 +283,7 @@ PICKLE_FAULTS = {
 
 
 @pytest.mark.parametrize("fault", PICKLE_FAULTS)
-def test_cifar_pickle_fault_names_the_file(tmp_path, fault):
+def test_error_for_a_faulty_cifar_pickle_names_the_file(tmp_path, fault):
     content, message = PICKLE_FAULTS[fault]
     write_cifar_py(tmp_path)
     path = tmp_path / "cifar-10-batches-py/data_batch_2"
@@ -293,7 +294,7 @@ def test_cifar_pickle_fault_names_the_file(tmp_path, fault):
 
 
 class Call:
-    """Pickles to a call of function(*arguments) on loading."""
+    """Object whose pickle calls function(*arguments) when loaded."""
 
     def __init__(self, function, *arguments):
         self.function, self.arguments = function, arguments
@@ -319,27 +320,27 @@ def hostile_pickles(marker):
 
 
 @pytest.mark.parametrize("attack", hostile_pickles(""))
-def test_hostile_pickle_is_refused_and_nothing_runs(tmp_path, attack):
+def test_hostile_pickle_is_refused_and_runs_no_code(tmp_path, attack):
     marker = tmp_path / "marker"
     write_cifar_py(tmp_path)
     path = tmp_path / "cifar-10-batches-py/data_batch_1"
     path.write_bytes(hostile_pickles(marker)[attack])
     with pytest.raises(UsageError) as caught:
         load("CIFAR10", tmp_path)
-    told, _, reason = str(caught.value).partition(": ")
-    assert told == str(path) and ("nothing was run" in reason or "codec 'zlib_codec' refused" in reason)
+    file, _, reason = str(caught.value).partition(": ")
+    assert file == str(path) and ("nothing was run" in reason or "codec 'zlib_codec' refused" in reason)
     assert not marker.exists()
 
 
-def test_the_attack_itself_works(tmp_path):
+def test_hostile_pickle_runs_code_in_the_standard_unpickler(tmp_path):
     pickle.loads(hostile_pickles(tmp_path / "marker")["exec"])
     assert (tmp_path / "marker").exists()
 
 
-# --- missing sets, partial sets, things that are no files
+# --- missing sets, incomplete sets, folders in place of files
 
 
-def test_missing_set_names_folders_files_and_download(tmp_path):
+def test_error_for_a_missing_set_names_folders_files_and_download(tmp_path):
     with pytest.raises(UsageError) as caught:
         load("MNIST", tmp_path)
     for word in ("MNIST/raw", "mnist/MNIST/raw", *IDX_FILES, "--download"):
@@ -350,7 +351,7 @@ def test_missing_set_names_folders_files_and_download(tmp_path):
         assert word in str(caught.value)
 
 
-def test_partial_set_names_the_missing_file(tmp_path):
+def test_error_for_an_incomplete_set_names_the_missing_file(tmp_path):
     write_cifar_bin(tmp_path)
     (tmp_path / "cifar-10-batches-bin/data_batch_4.bin").unlink()
     with pytest.raises(UsageError, match=r"cifar-10-batches-bin is not complete: data_batch_4.bin not found"):
@@ -361,14 +362,14 @@ def test_partial_set_names_the_missing_file(tmp_path):
         load("MNIST", tmp_path)
 
 
-def test_complete_form_wins_over_a_partial_one(tmp_path):
+def test_a_complete_archive_format_is_preferred_to_an_incomplete_one(tmp_path):
     write_cifar_bin(tmp_path)
     (tmp_path / "cifar-10-batches-bin/test_batch.bin").unlink()
     written = write_cifar_py(tmp_path / "cifar10")
     assert_cifar(load("CIFAR10", tmp_path), *written)
 
 
-def test_folder_in_place_of_a_file(tmp_path):
+def test_a_folder_in_place_of_a_file_is_an_error_that_names_it(tmp_path):
     write_cifar_bin(tmp_path)
     write_cifar_py(tmp_path / "python")
     write_mnist(tmp_path / "MNIST/raw")
@@ -389,7 +390,7 @@ def test_folder_in_place_of_a_file(tmp_path):
 
 
 def fake_torchvision(monkeypatch, download):
-    """Every set class of the fake calls download(root)."""
+    """Replace torchvision. Every data set class calls download(root). Return the list of the roots."""
     calls = []
 
     def construct(root, train, download):
@@ -403,7 +404,7 @@ def fake_torchvision(monkeypatch, download):
     return calls
 
 
-def test_download_fetches_only_what_is_missing(tmp_path, monkeypatch):
+def test_a_set_is_downloaded_only_if_missing(tmp_path, monkeypatch):
     calls = fake_torchvision(monkeypatch, lambda root: write_cifar_py(root))
     first = load("CIFAR10", tmp_path, download=True)
     assert_cifar(first, *cifar_arrays())
@@ -415,7 +416,7 @@ def test_download_fetches_only_what_is_missing(tmp_path, monkeypatch):
     "failure",
     [OSError("no\n route"), RuntimeError("Error downloading\n x"), ImportError("No module named 'torchvision'")],
 )
-def test_failed_download_is_one_line(tmp_path, monkeypatch, failure):
+def test_error_of_a_failed_download_is_one_line(tmp_path, monkeypatch, failure):
     def fail(root):
         raise failure
 
@@ -425,7 +426,7 @@ def test_failed_download_is_one_line(tmp_path, monkeypatch, failure):
     assert "\n" not in str(caught.value)
 
 
-def test_download_that_brings_nothing_is_an_error(tmp_path, monkeypatch):
+def test_a_download_without_files_is_an_error(tmp_path, monkeypatch):
     fake_torchvision(monkeypatch, lambda root: None)
     with pytest.raises(UsageError, match="was not found"):
         load("MNIST", tmp_path, download=True)
@@ -438,14 +439,14 @@ def test_torchvision_imports_with_or_without_its_operators():
     assert import_torchvision().datasets.CIFAR10.base_folder == "cifar-10-batches-py"
 
 
-# --- the real thing
+# --- full size and real sets
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
-def test_memory_of_a_full_size_cifar(tmp_path):
+def test_reading_a_full_size_cifar10_takes_less_than_300_MB(tmp_path):
     """Reading, holding out and batching the 184 MB of CIFAR-10 take less than 300 MB at the peak.
 
-    Not ru_maxrss: Linux hands a child its parent's peak, so that of this process would hide what the child adds.
+    ru_maxrss would not do: on Linux a child inherits the peak of its parent, here of the test process.
     """
     folder = tmp_path / "cifar-10-batches-bin"
     folder.mkdir()
@@ -454,7 +455,7 @@ def test_memory_of_a_full_size_cifar(tmp_path):
         rows.tofile(folder / f"{name}.bin")
     code = """
         import itertools, pathlib, re, sys, torch, data
-        from data.batches import DeviceBatches
+        from data.device_batches import DeviceBatches
         def kilobytes(field):
             return int(re.search(field + ":[^0-9]*([0-9]+)", pathlib.Path("/proc/self/status").read_text())[1])
         before = kilobytes("VmRSS")
@@ -474,12 +475,12 @@ FIRST_LABELS = {"MNIST": (5, 7), "FashionMNIST": (9, 9), "CIFAR10": (6, 3)}
 
 @pytest.mark.skipif(not REAL, reason="FEATHERWEIGHT_DATA names no folder with the real sets")
 @pytest.mark.parametrize("name", FIRST_LABELS)
-def test_real_set(name, monkeypatch):
-    monkeypatch.setattr(cifar, "ROWS", 10_000)
+def test_real_set_has_the_published_sizes_labels_and_pixel_statistics(name, monkeypatch):
+    monkeypatch.setattr(cifar, "IMAGES_PER_FILE", 10_000)
     loaded = data.load(name, REAL)
     assert len(loaded.train) == (50_000 if name == "CIFAR10" else 60_000) and len(loaded.test) == 10_000
     assert (loaded.train.labels[0], loaded.test.labels[0]) == FIRST_LABELS[name]
     assert np.bincount(loaded.test.labels).min() > 890
-    pixels = loaded.train.images[::7] / 255  # an odd step: MNIST alternates between two groups of writers
+    pixels = loaded.train.images[::7] / 255  # an odd step, because MNIST alternates between two groups of writers
     assert pixels.mean((0, 1, 2)) == pytest.approx(loaded.spec.mean, abs=5e-3)
     assert pixels.std((0, 1, 2)) == pytest.approx(loaded.spec.std, abs=5e-3)

@@ -1,4 +1,4 @@
-"""Sets that are folders of images: found, counted, listed; what is wrong with them; every kind of file decoded."""
+"""Data sets in folders of images: finding, counting and listing them, their faults, and decoding of image files."""
 
 import os
 import warnings
@@ -16,11 +16,11 @@ from utils.errors import RunFailed, UsageError
 
 
 def names(split):
-    """class/file of each image."""
+    """Return class/file of each image."""
     return ["/".join(Path(split.path(i)).parts[-2:]) for i in range(len(split))]
 
 
-# --- found and listed
+# --- finding and listing
 
 
 @pytest.mark.parametrize("other", ["val", "test"])
@@ -32,12 +32,12 @@ def test_an_image_folder_is_listed_by_class(tmp_path, other):
     assert f"/{other}/" in loaded.test.path(0) and loaded.spec.num_classes == 3
 
 
-def test_val_is_preferred_to_test(tmp_path):
+def test_the_val_folder_is_preferred_to_the_test_folder(tmp_path):
     write_split(write_set(tmp_path) / "test", 5)
     assert len(load("ImageFolder", tmp_path).test) == 6
 
 
-def test_the_spec_is_counted_from_the_folders_alone(tmp_path):
+def test_classes_are_counted_without_any_image(tmp_path):
     for name in ("train/x", "train/a b", "val"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "train/readme.txt").write_text("no class")
@@ -57,19 +57,42 @@ def test_the_spec_is_counted_from_the_folders_alone(tmp_path):
         ("TinyImageNet", ""),
     ],
 )
-def test_a_published_set_is_found_in_each_of_its_folders(tmp_path, monkeypatch, name, folder):
-    monkeypatch.setitem(folders.CLASSES, name, 3)
+def test_a_published_set_is_found_in_each_of_its_usual_folders(tmp_path, monkeypatch, name, folder):
+    monkeypatch.setitem(folders.CLASS_COUNTS, name, 3)
     write_set(tmp_path / folder)
     assert len(load(name, tmp_path).train) == 12
 
 
-@pytest.mark.parametrize(("name", "wanted"), [("ImageNet", 1000), ("TinyImageNet", 200)])
-def test_a_published_set_of_other_classes_is_refused(tmp_path, name, wanted):
-    with pytest.raises(UsageError, match=f"3 class folders found, {name} has {wanted}; set: ImageFolder takes any"):
+@pytest.mark.parametrize(("name", "classes"), [("ImageNet", 1000), ("TinyImageNet", 200)])
+def test_a_published_set_with_another_number_of_classes_is_refused(tmp_path, name, classes):
+    with pytest.raises(UsageError, match=f"3 class folders found, {name} has {classes}; set: ImageFolder takes any"):
         load(name, write_set(tmp_path))
 
 
-def test_names_of_files_may_be_any_bytes(tmp_path):
+def test_images_are_listed_as_torchvision_lists_them(tmp_path):
+    """The order of the files decides which image each random draw of an epoch belongs to."""
+    from utils.torch_compat import import_torchvision
+
+    torchvision_folder = import_torchvision().datasets.folder
+    assert folders.IMAGE_ENDINGS == torchvision_folder.IMG_EXTENSIONS
+    for path in (
+        "b/2.png",
+        "b/10.PNG",
+        "b/x/1.jpg",
+        "b/x-y/1.jpg",
+        "b/x/z/1.webp",
+        "b/note.txt",
+        "B/1.tiff",
+        "a/1.bmp",
+    ):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(b"")
+    split = folders.list_images(tmp_path, ["B", "a", "b"])
+    listed = [(split.path(i), int(split.labels[i])) for i in range(len(split))]
+    assert listed == torchvision_folder.make_dataset(tmp_path, extensions=folders.IMAGE_ENDINGS)
+
+
+def test_file_names_may_be_any_bytes(tmp_path):
     write_set(tmp_path)
     odd = os.fsencode(tmp_path / "train/ant") + b"/z\xff \xc3\xa9.png"
     os.rename(tmp_path / "train/ant/003.png", odd)  # noqa: PTH104 (bytes)
@@ -82,8 +105,8 @@ def test_names_of_files_may_be_any_bytes(tmp_path):
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
-    """As it is handed out: images one folder deeper in train, all together in val."""
-    monkeypatch.setitem(folders.CLASSES, "TinyImageNet", 3)
+    """Write Tiny ImageNet as published: train/<class>/images and all evaluation images in val/images."""
+    monkeypatch.setitem(folders.CLASS_COUNTS, "TinyImageNet", 3)
     root = tmp_path / "tiny-imagenet-200"
     write_split(root / "scratch", 2)
     for name in CLASSES:
@@ -96,7 +119,7 @@ def tiny(tmp_path, monkeypatch):
     return root
 
 
-def test_annotations_give_the_classes_of_val(tiny):
+def test_classes_of_val_come_from_the_annotations(tiny):
     loaded = load("TinyImageNet", tiny.parent)
     assert loaded.train.labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert loaded.test.labels.tolist() == [2, 0, 1, 2]
@@ -104,15 +127,15 @@ def test_annotations_give_the_classes_of_val(tiny):
 
 
 ANNOTATION_FAULTS = {
-    "unknown class": ("000.png\tcow\n001.png\tyak\t0\n", "line 2: 'yak' is no class folder of train"),
-    "no class": ("000.png\n", "line 1: '' is no class folder of train"),
-    "missing file": ("000.png\tcow\n9.png\tcow\n", r"line 2: there is no images/9\.png"),
-    "empty": ("", "val_annotations.txt: holds nothing"),
+    "unknown class": ("000.png\tcow\n001.png\tyak\t0\n", "line 2: 'yak' is not a class folder of train"),
+    "no class": ("000.png\n", "line 1: '' is not a class folder of train"),
+    "missing file": ("000.png\tcow\n9.png\tcow\n", r"line 2: images/9\.png does not exist"),
+    "empty": ("", "val_annotations.txt: lists no images"),
 }
 
 
 @pytest.mark.parametrize("fault", ANNOTATION_FAULTS)
-def test_annotation_fault_names_the_line(tiny, fault):
+def test_error_for_a_faulty_annotation_names_the_line(tiny, fault):
     content, message = ANNOTATION_FAULTS[fault]
     (tiny / "val/val_annotations.txt").write_text(content)
     with pytest.raises(UsageError, match=message) as caught:
@@ -120,10 +143,10 @@ def test_annotation_fault_names_the_line(tiny, fault):
     assert str(caught.value).startswith(str(tiny / "val/val_annotations.txt"))
 
 
-# --- what is wrong with a folder
+# --- faulty folders
 
 
-def test_missing_folders_are_named(tmp_path):
+def test_error_for_missing_folders_names_them(tmp_path):
     for call in (spec, load):
         with pytest.raises(UsageError, match=r"ImageFolder was not found under .*train, val in .*train, test in") as e:
             call("ImageFolder", tmp_path / "nowhere")
@@ -135,7 +158,7 @@ def test_missing_folders_are_named(tmp_path):
         load("ImageNet", tmp_path)
 
 
-def test_no_classes(tmp_path):
+def test_a_train_folder_without_classes_is_an_error(tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "val").mkdir()
     (tmp_path / "train/1.png").write_bytes(b"")
@@ -144,24 +167,24 @@ def test_no_classes(tmp_path):
             call("ImageFolder", tmp_path)
 
 
-def test_an_empty_class_is_named_in_one_line(tmp_path):
+def test_error_for_a_class_without_images_names_it_in_one_line(tmp_path):
     write_set(tmp_path)
     for path in (tmp_path / "val/bee").iterdir():
         path.rename(path.with_suffix(".txt"))
-    with pytest.raises(UsageError, match=r"/val: .*for the classes bee\.") as caught:
+    with pytest.raises(UsageError, match=r"/val: no images for the classes bee; image files end in ") as caught:
         load("ImageFolder", tmp_path)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("part", "here", "there"), [("train", "train", "val"), ("val", "val", "train")])
-def test_the_first_class_of_one_side_alone_is_named(tmp_path, part, here, there):
+def test_error_names_the_first_class_that_only_one_part_has(tmp_path, part, here, there):
     write_set(tmp_path)
     write_split(tmp_path / part, 1, classes=("dog", "bat"))
     with pytest.raises(UsageError, match=f"/{here} has a class folder 'bat', .*/{there} has none"):
         load("ImageFolder", tmp_path)
 
 
-def test_a_file_in_place_of_a_folder(tmp_path):
+def test_a_file_in_place_of_a_folder_is_an_error(tmp_path):
     (tmp_path / "train").write_text("")
     (tmp_path / "val").mkdir()
     with pytest.raises(UsageError, match="train: cannot be read: Not a directory"):
@@ -171,7 +194,7 @@ def test_a_file_in_place_of_a_folder(tmp_path):
 # --- sizes
 
 
-def test_specs_of_the_sets_of_any_size():
+def test_specs_of_sets_with_images_of_any_size():
     assert SPECS["ImageNet"].in_shape == (3, 224, 224) and SPECS["ImageNet"].num_classes == 1000
     assert SPECS["TinyImageNet"].in_shape == (3, 64, 64) and SPECS["TinyImageNet"].num_classes == 200
     assert SPECS["BigCIFAR10"].in_shape == (3, 128, 128) and SPECS["BigCIFAR10"].num_classes == 10
@@ -181,7 +204,7 @@ def test_specs_of_the_sets_of_any_size():
 
 
 @pytest.mark.parametrize("name", ["ImageNet", "TinyImageNet", "BigCIFAR10"])
-def test_image_size_sets_the_crop(name):
+def test_image_size_sets_the_size_of_the_crop(name):
     assert spec(name, ".", image_size=96).in_shape == (3, 96, 96)
     assert spec(name, ".") is SPECS[name] and spec(name, ".", image_size=SPECS[name].in_shape[1]) is SPECS[name]
     with pytest.raises(UsageError, match="image_size: 0 given, at least 1"):
@@ -189,7 +212,7 @@ def test_image_size_sets_the_crop(name):
 
 
 @pytest.mark.parametrize("name", ["digits", "MNIST", "CIFAR10", "CIFAR100", "SVHN"])
-def test_image_size_of_a_fixed_set_is_its_own(name):
+def test_image_size_of_a_set_with_fixed_size_cannot_change(name):
     own = SPECS[name].in_shape[1]
     assert spec(name, ".", image_size=own) is SPECS[name]
     with pytest.raises(UsageError, match=f"image_size: 64 given, but the images of {name} are {own}x{own}"):
@@ -205,20 +228,20 @@ def saved(path, image, **options):
 
 
 @pytest.mark.parametrize("ending", ["png", "bmp", "webp", "ppm", "tif"])
-def test_lossless_formats_decode_to_the_pixels(tmp_path, ending):
+def test_lossless_formats_decode_to_the_exact_pixels(tmp_path, ending):
     picture = pictures()[3]
     options = {"lossless": True} if ending == "webp" else {}
     path = saved(tmp_path / f"x.{ending}", PIL.Image.fromarray(picture), **options)
     assert np.array_equal(np.asarray(decode(path)), picture)
 
 
-def test_jpeg_decodes_to_nearly_the_pixels(tmp_path):
+def test_jpeg_decodes_to_nearly_the_same_pixels(tmp_path):
     picture = pictures()[3]
     found = np.asarray(decode(saved(tmp_path / "x.jpg", PIL.Image.fromarray(picture), quality=95)))
     assert np.abs(found.astype(int) - picture).mean() < 4
 
 
-def test_other_modes_become_rgb(tmp_path):
+def test_all_colour_modes_are_decoded_to_rgb(tmp_path):
     image = PIL.Image.fromarray(pictures()[5])
     rgb = np.asarray(image)
     grey = np.asarray(image.convert("L"))
@@ -266,7 +289,7 @@ def broken_files(tmp_path):
 
 
 @pytest.mark.parametrize("fault", ["empty", "text", "cut png", "cut jpg", "flipped png", "bad chunk", "floats"])
-def test_a_broken_file_is_named_in_one_line(tmp_path, fault):
+def test_error_for_a_broken_image_names_it_in_one_line(tmp_path, fault):
     content, message = broken_files(tmp_path)[fault]
     (tmp_path / "x.png").write_bytes(content)
     with pytest.raises(RunFailed, match=message) as caught:
@@ -275,41 +298,33 @@ def test_a_broken_file_is_named_in_one_line(tmp_path, fault):
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_gone_is_named(tmp_path):
+def test_error_for_a_deleted_image_names_it(tmp_path):
     with pytest.raises(RunFailed, match=r"gone.png: cannot be decoded: .*No such file"):
         decode(str(tmp_path / "gone.png"))
-
-
-def test_hidden_folders_are_no_classes(tmp_path):
-    root = write_set(tmp_path)
-    (root / "train" / ".ipynb_checkpoints").mkdir()
-    assert spec("ImageFolder", root).num_classes == len(CLASSES)
-    loaded = load("ImageFolder", root)
-    assert sorted(set(loaded.train.labels.tolist())) == list(range(len(CLASSES)))
 
 
 # --- hidden files
 
 
-LITTER = (".DS_Store", "._000.png", ".hidden.png", "Thumbs.db", "desktop.ini")
-FOLDERS = (".ipynb_checkpoints", ".git", "__MACOSX", "@eaDir")
+HIDDEN_FILES = (".DS_Store", "._000.png", ".hidden.png", "Thumbs.db", "desktop.ini")
+HIDDEN_FOLDERS = (".ipynb_checkpoints", ".git", "__MACOSX", "@eaDir")
 
 
-def litter(folder):
-    """What notebooks, macOS, Windows and network drives leave behind, with images in it that no program can decode."""
-    for name in LITTER:
+def add_hidden_files(folder):
+    """Add the files of notebooks, macOS, Windows and network drives, among them images that cannot be decoded."""
+    for name in HIDDEN_FILES:
         (folder / name).write_bytes(b"\0\5\x16\7 no image")
-    for name in FOLDERS:
+    for name in HIDDEN_FOLDERS:
         (folder / name).mkdir()
         (folder / name / "000-checkpoint.png").write_bytes(b"no image")
 
 
 @pytest.mark.parametrize("other", ["val", "test"])
-def test_hidden_files_are_no_images_and_hidden_folders_no_classes(tmp_path, other):
+def test_hidden_files_and_folders_are_ignored(tmp_path, other):
     write_set(tmp_path, train=2, val=1, other=other)
     before = load("ImageFolder", tmp_path)
     for folder in (tmp_path, *(tmp_path / part for part in ("train", other, "train/ant", f"{other}/bee"))):
-        litter(folder)
+        add_hidden_files(folder)
     after = load("ImageFolder", tmp_path)
     assert names(after.train) == names(before.train) and names(after.test) == names(before.test)
     assert after.spec.num_classes == 3 and spec("ImageFolder", tmp_path).num_classes == 3
@@ -319,18 +334,18 @@ def test_a_set_below_a_hidden_folder_is_found(tmp_path):
     assert len(load("ImageFolder", write_set(tmp_path / ".cache/set")).train) == 12
 
 
-def test_a_class_of_hidden_files_alone_is_empty(tmp_path):
+def test_a_class_with_only_hidden_files_is_an_error(tmp_path):
     write_set(tmp_path)
     (tmp_path / "train/yak").mkdir()
     (tmp_path / "val/yak").mkdir()
-    litter(tmp_path / "train/yak")
-    with pytest.raises(UsageError, match=r"train: Found no valid file for the classes yak.*\.png"):
+    add_hidden_files(tmp_path / "train/yak")
+    with pytest.raises(UsageError, match=r"train: no images for the classes yak; .*\.png"):
         load("ImageFolder", tmp_path)
 
 
-def test_hidden_files_of_an_annotated_val_do_not_count(tiny):
+def test_hidden_files_in_an_annotated_val_folder_are_ignored(tiny):
     for folder in (tiny / "train", tiny / "train/ant/images", tiny / "val", tiny / "val/images"):
-        litter(folder)
+        add_hidden_files(folder)
     (tiny / "val/._val_annotations.txt").write_bytes(b"\0\5\x16\7")
     annotations = tiny / "val/val_annotations.txt"
     annotations.write_text(annotations.read_text() + "._000.png\tcow\n.DS_Store\tmac\n")
@@ -338,7 +353,7 @@ def test_hidden_files_of_an_annotated_val_do_not_count(tiny):
     assert loaded.test.labels.tolist() == [2, 0, 1, 2] and loaded.train.labels.tolist() == [0, 0, 1, 1, 2, 2]
 
 
-def test_a_file_name_cannot_forge_a_line(tmp_path):
+def test_control_characters_of_a_file_name_are_escaped_in_the_error(tmp_path):
     path = tmp_path / "a\nerror: forged\x1b[2J.png"
     path.write_bytes(b"no image")
     with pytest.raises(RunFailed) as caught:

@@ -1,4 +1,4 @@
-"""Loader batches on files and in processes: what comes out; the processes neither disturb nor outlive a run."""
+"""WorkerBatches: the images and labels that they yield, and the life of the worker processes."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ import data
 from data import SPECS, Augmentation, make_batches, spec, worker_batches
 from data import workers as processes
 from data.device_batches import DeviceBatches
-from data.worker_batches import LoaderBatches
+from data.worker_batches import WorkerBatches
 from tests.folders import REAL, pictures, write_set, write_split
 from utils.errors import RunFailed
 
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """4 + 2 images of each of three classes; two thirds PNG."""
+    """Folder of three classes with 4 training and 2 validation images each. Two classes are PNG, one is JPEG."""
     root = tmp_path_factory.mktemp("set")
     write_set(root)
     for path in (root / "train/bee").iterdir():
@@ -42,7 +42,7 @@ def batches_of(root, *, image_size=24, train=True, part=None, **changed):
 
 
 def pixels(batches, epoch=0):
-    """All of an epoch: (images in 0..1 (n, height, width, channels), labels)."""
+    """Return (images in 0..1 (n, height, width, channels), labels) of a whole epoch."""
     images, labels = (torch.cat(parts) for parts in zip(*batches.epoch(epoch), strict=True))
     mean, std = (torch.tensor(v) for v in (batches.spec.mean, batches.spec.std))
     return (images.permute(0, 2, 3, 1) * std + mean).numpy(), labels.numpy()
@@ -52,10 +52,10 @@ def workers_of(batches):
     return batches.workers.processes
 
 
-# --- what comes out
+# --- images and labels
 
 
-def test_evaluation_is_resize_and_centre_crop_in_order(folder):
+def test_evaluation_resizes_and_crops_the_centre_in_order(folder):
     images, labels = pixels(batches_of(folder, train=False, image_size=28))
     assert labels.tolist() == [0, 0, 1, 1, 2, 2]
     for i, image in enumerate(images):
@@ -65,7 +65,7 @@ def test_evaluation_is_resize_and_centre_crop_in_order(folder):
         assert np.abs(image * 255 - np.asarray(whole)[2:30, 2:30]).max() < 0.01
 
 
-def test_images_of_any_shape_are_cropped_to_one(tmp_path):
+def test_images_of_any_shape_are_cropped_to_one_size(tmp_path):
     for i, (width, height) in enumerate([(40, 20), (9, 33), (300, 200)]):
         for part in ("train", "val"):
             path = tmp_path / part / "x" / f"{i}.png"
@@ -77,8 +77,8 @@ def test_images_of_any_shape_are_cropped_to_one(tmp_path):
         assert sorted(np.round(images[:, 0, 0] * 255).astype(int).tolist()) == [[i, 100, 200] for i in range(3)]
 
 
-def test_training_crops_and_flips_each_image_anew(tmp_path):
-    """A ramp from left to right: its slope tells the flip, its span the width of the crop."""
+def test_training_crops_and_flips_each_image_at_random_in_each_epoch(tmp_path):
+    """The images are a ramp from left to right. Its slope shows the flip, its span the width of the crop."""
     ramp = np.repeat(np.arange(0, 256, 2, dtype=np.uint8)[None, :, None], 64, axis=0).repeat(3, axis=2)
     for i in range(60):
         for part in ("train/x", "val/x"):
@@ -92,7 +92,7 @@ def test_training_crops_and_flips_each_image_anew(tmp_path):
     assert not np.allclose(np.sort(first.ravel()), np.sort(second.ravel()))
 
 
-def test_label_and_image_stay_together(tmp_path):
+def test_each_image_keeps_its_label(tmp_path):
     for number, name in enumerate("abc"):
         for part in ("train", "val"):
             (tmp_path / part / name).mkdir(parents=True)
@@ -104,7 +104,7 @@ def test_label_and_image_stay_together(tmp_path):
     assert labels.tolist() != pixels(batches_of(tmp_path))[1].tolist()
 
 
-def test_batches_have_the_form_of_those_on_the_device(folder):
+def test_batches_have_the_layout_of_device_batches(folder):
     for train in (True, False):
         batches = batches_of(folder, train=train, image_size=16)
         sizes = []
@@ -116,7 +116,7 @@ def test_batches_have_the_form_of_those_on_the_device(folder):
         assert batches.samples == sum(sizes)
 
 
-def test_limit_and_one_batch(folder):
+def test_limit_and_one_batch_shorten_the_epoch(folder):
     labels = pixels(batches_of(folder))[1].tolist()
     assert pixels(batches_of(folder, limit=2))[1].tolist() == labels[:10]
     batches = batches_of(folder, one_batch=True)
@@ -124,7 +124,7 @@ def test_limit_and_one_batch(folder):
     assert first[1].tolist() == second[1].tolist() == labels[:5] and not np.array_equal(first[0], second[0])
 
 
-def test_the_global_generators_are_neither_read_nor_moved(folder):
+def test_the_global_generator_is_neither_read_nor_advanced(folder):
     before = torch.get_rng_state()
     for workers in (0, 1):
         first = pixels(batches_of(folder, workers=workers))[0]
@@ -133,16 +133,16 @@ def test_the_global_generators_are_neither_read_nor_moved(folder):
     assert np.array_equal(pixels(batches_of(folder))[0], first)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("CIFAR10", DeviceBatches), ("BigCIFAR10", LoaderBatches)])
-def test_an_array_stays_on_the_device_unless_its_images_need_work(name, kind):
+@pytest.mark.parametrize(("name", "kind"), [("CIFAR10", DeviceBatches), ("BigCIFAR10", WorkerBatches)])
+def test_an_array_is_batched_on_the_device_unless_images_need_resizing_or_augmix(name, kind):
     split, changed = data.Split(pictures(), np.arange(30)), {"device": "cpu", "batch_size": 4, "seed": 0}
-    facts = spec(name, ".")
+    set_spec = spec(name, ".")
     for train in (True, False):
-        assert type(make_batches(split, facts, train=train, **changed)) is kind
+        assert type(make_batches(split, set_spec, train=train, **changed)) is kind
     mixed = Augmentation(augmix=True)
-    assert type(make_batches(split, facts, train=True, augmentation=mixed, **changed)) is LoaderBatches
-    assert type(make_batches(split, facts, train=False, augmentation=mixed, **changed)) is kind
-    images, _ = next(make_batches(split, facts, train=True, **changed).epoch(0))
+    assert type(make_batches(split, set_spec, train=True, augmentation=mixed, **changed)) is WorkerBatches
+    assert type(make_batches(split, set_spec, train=False, augmentation=mixed, **changed)) is kind
+    images, _ = next(make_batches(split, set_spec, train=True, **changed).epoch(0))
     assert images.shape == (4, *SPECS[name].in_shape)
 
 
@@ -150,7 +150,7 @@ def test_an_array_stays_on_the_device_unless_its_images_need_work(name, kind):
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_a_broken_file_stops_the_run_with_one_line(tmp_path, workers):
+def test_a_broken_image_ends_the_epoch_with_an_error_of_one_line(tmp_path, workers):
     write_split(write_set(tmp_path) / "train", 1, classes=("dog",))
     write_split(tmp_path / "val", 1, classes=("dog",))
     path = tmp_path / "train/dog/000.png"
@@ -163,10 +163,10 @@ def test_a_broken_file_stops_the_run_with_one_line(tmp_path, workers):
 # --- processes
 
 
-def test_workers_that_do_not_start_by_fork_give_the_same(folder, monkeypatch):
-    """torchvision has to be imported our way there too, also where its compiled operators are missing.
+def test_workers_started_without_fork_yield_the_same_batches(folder, monkeypatch):
+    """Such workers import torchvision through utils.torch_compat, also if its compiled operators are missing.
 
-    forkserver pickles what a worker gets, as spawn does, and is the quicker of the two.
+    forkserver pickles the arguments of a worker as spawn does, and is faster.
     """
     monkeypatch.setattr(processes, "START_METHOD", "forkserver")
     changed = {"augmentation": Augmentation(augmix=True, jsd=True)}
@@ -175,7 +175,7 @@ def test_workers_that_do_not_start_by_fork_give_the_same(folder, monkeypatch):
         assert torch.equal(images, others) and torch.equal(labels, other_labels)
 
 
-def test_workers_stay_from_epoch_to_epoch(folder):
+def test_workers_persist_over_epochs(folder):
     batches = batches_of(folder, workers=2)
     first, ids = pixels(batches, 0)[0], [w.pid for w in workers_of(batches)]
     second, again = pixels(batches, 1)[0], pixels(batches, 0)[0]
@@ -183,7 +183,7 @@ def test_workers_stay_from_epoch_to_epoch(folder):
     assert np.array_equal(first, again) and not np.array_equal(first, second)
 
 
-def test_an_epoch_broken_off_leaves_the_next_one_whole(folder):
+def test_an_interrupted_epoch_leaves_the_next_epoch_complete(folder):
     batches = batches_of(folder, workers=2, batch_size=1)
     whole = pixels(batches_of(folder, batch_size=1), 7)
     for _ in range(3):
@@ -193,15 +193,15 @@ def test_an_epoch_broken_off_leaves_the_next_one_whole(folder):
     assert np.array_equal(found[0], whole[0]) and np.array_equal(found[1], whole[1])
 
 
-def test_a_worker_takes_one_thread_and_leaves_signals_to_the_run(folder, monkeypatch):
-    """Told by the pixels: with fork, the worker has our decoder."""
+def test_a_worker_uses_one_thread_and_ignores_signals(folder, monkeypatch):
+    """The replaced decoder runs in the forked worker and reports through the pixels."""
 
-    def facts(_path):
-        ignored = all(signal.getsignal(getattr(signal, name)) == signal.SIG_IGN for name in processes.FOR_THE_RUN)
+    def image_of_settings(_path):
+        ignored = all(signal.getsignal(getattr(signal, name)) == signal.SIG_IGN for name in processes.IGNORED_SIGNALS)
         return PIL.Image.new("RGB", (24, 24), (torch.get_num_threads(), ignored, 9))
 
     monkeypatch.setattr(processes, "START_METHOD", "fork")
-    monkeypatch.setattr(worker_batches, "decode", facts)
+    monkeypatch.setattr(worker_batches, "decode", image_of_settings)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -211,13 +211,13 @@ def test_a_worker_takes_one_thread_and_leaves_signals_to_the_run(folder, monkeyp
     assert np.round(images[:, 0, 0] * 255).astype(int).tolist() == [[1, 1, 9]] * 6
 
 
-def test_a_killed_worker_stops_the_run_with_one_line(folder):
+def test_a_killed_worker_ends_the_epoch_with_an_error_of_one_line(folder):
     batches = batches_of(folder, workers=1, batch_size=1)
-    rest = batches.epoch(0)
-    next(rest)
+    epoch = batches.epoch(0)
+    next(epoch)
     os.kill(workers_of(batches)[0].pid, signal.SIGKILL)
     with pytest.raises(RunFailed, match="a loader process ended too early: killed by SIGKILL; memory may") as caught:
-        list(rest)
+        list(epoch)
     assert "\n" not in str(caught.value)
 
 
@@ -249,7 +249,7 @@ PROGRAM = """
 
 @pytest.fixture
 def running(folder):
-    """A program in a process group of its own, in its second epoch or later, and the ids of its two workers."""
+    """Yield a program in its own process group, in its second epoch or later, and the ids of its two workers."""
     command = [sys.executable, "-c", textwrap.dedent(PROGRAM), str(folder)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     program = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes)
@@ -262,7 +262,7 @@ def running(folder):
 
 
 def alive(pid):
-    """Whether the process runs; one that nobody has waited for yet does not."""
+    """Return whether the process runs. A zombie does not."""
     try:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except (OSError, ProcessLookupError):
@@ -281,8 +281,8 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="
 
 @needs_proc
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR2"])
-def test_a_signal_to_the_whole_group_stops_only_the_run(running, name):
-    """The workers still serve what the run does before it leaves, and say nothing."""
+def test_a_signal_to_the_process_group_stops_the_run_but_not_its_workers(running, name):
+    """The workers still prepare batches until the run ends, and print nothing."""
     program, ids = running
     os.killpg(program.pid, getattr(signal, name))
     out, err = program.communicate(timeout=60)
@@ -298,7 +298,7 @@ def test_a_killed_run_leaves_no_workers(running):
     assert gone_within(30, ids)
 
 
-# --- the real thing
+# --- real sets
 
 
 @pytest.mark.skipif(not REAL, reason="FEATHERWEIGHT_DATA names no folder with the real sets")
@@ -311,7 +311,7 @@ def test_bigcifar10_enlarges_the_real_images():
     assert np.abs(small * 255 - loaded.test.images[:20]).mean() < 6
 
 
-BROKEN_OFF = """
+EXITS_WITHIN_AN_EPOCH = """
     import sys
     import data
     loaded = data.load("ImageFolder", sys.argv[1], image_size=16)
@@ -322,7 +322,7 @@ BROKEN_OFF = """
 """
 
 
-def test_a_program_that_ends_within_an_epoch_ends(folder):
-    words = [sys.executable, "-c", textwrap.dedent(BROKEN_OFF), str(folder)]
+def test_a_program_that_exits_within_an_epoch_does_not_hang(folder):
+    words = [sys.executable, "-c", textwrap.dedent(EXITS_WITHIN_AN_EPOCH), str(folder)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""Sets where their owners have them: the innermost folder itself, other spellings, archives not yet unpacked."""
+"""Locations of data sets: the innermost folder, other spellings of file names, and hints at packed archives."""
 
 import gzip
 import re
@@ -27,7 +27,7 @@ from utils.errors import UsageError
 
 @pytest.fixture(autouse=True)
 def _small_cifar(monkeypatch):
-    monkeypatch.setattr(cifar, "ROWS", ROWS)
+    monkeypatch.setattr(cifar, "IMAGES_PER_FILE", ROWS)
 
 
 def assert_mnist(loaded, written):
@@ -50,21 +50,21 @@ def assert_mnist(loaded, written):
         ("FashionMNIST", "fashion-mnist", "fashion-mnist"),
     ],
 )
-def test_the_innermost_folder_is_a_place_too(tmp_path, name, folder, root, compress):
+def test_an_idx_set_is_found_if_data_names_any_folder_above_its_files(tmp_path, name, folder, root, compress):
     written = write_mnist(tmp_path / folder, compress=compress)
     assert_mnist(load(name, tmp_path / root), written)
 
 
 @pytest.mark.parametrize("compress", [False, True], ids=["plain", "gz"])
-def test_a_dot_may_stand_for_a_dash(tmp_path, compress):
+def test_idx_file_names_may_have_a_dot_instead_of_a_dash(tmp_path, compress):
     written = write_mnist(tmp_path, compress=compress)
     for path in tmp_path.iterdir():
         path.rename(tmp_path / path.name.replace("-idx", ".idx"))
     assert_mnist(load("MNIST", tmp_path), written)
 
 
-def test_files_in_folders_of_their_own_names_are_found(tmp_path):
-    """As Kaggle's archive has them, once with dots and once in folders."""
+def test_files_inside_folders_of_the_same_name_are_found(tmp_path):
+    """Kaggle's archive has each file twice: with a dot in its name, and in a folder."""
     written = write_mnist(tmp_path / "flat")
     for file in IDX_FILES:
         (tmp_path / "deep" / file).mkdir(parents=True)
@@ -80,8 +80,8 @@ def test_files_in_folders_of_their_own_names_are_found(tmp_path):
     ("name", "root"),
     [("MNIST", "FashionMNIST/raw"), ("MNIST", "fashion-mnist"), ("FashionMNIST", "MNIST/raw"), ("MNIST", "KMNIST")],
 )
-def test_files_of_a_sister_set_are_not_taken_for_it(tmp_path, name, root):
-    """Their names are the same."""
+def test_files_of_another_idx_set_are_not_read(tmp_path, name, root):
+    """Both sets have the same file names."""
     write_mnist(tmp_path / root)
     with pytest.raises(UsageError, match=f"{name} was not found"):
         load(name, tmp_path / root)
@@ -90,14 +90,14 @@ def test_files_of_a_sister_set_are_not_taken_for_it(tmp_path, name, root):
 @pytest.mark.parametrize(
     ("write", "folder"), [(write_cifar_bin, "cifar-10-batches-bin"), (write_cifar_py, "cifar-10-batches-py")]
 )
-def test_cifars_own_folder_is_a_place(tmp_path, write, folder):
+def test_cifar10_is_found_if_data_names_its_innermost_folder(tmp_path, write, folder):
     written = write(tmp_path)
     assert_cifar(load("CIFAR10", tmp_path / folder), *written)
     (tmp_path / folder).rename(tmp_path / "renamed")
     assert_cifar(load("CIFAR10", tmp_path / "renamed"), *written)
 
 
-def test_folders_of_images_are_not_taken_for_cifar100(tmp_path):
+def test_folders_named_train_and_test_are_not_read_as_cifar100(tmp_path):
     for name in ("train", "test"):
         (tmp_path / name).mkdir()
     with pytest.raises(UsageError, match="CIFAR100 was not found"):
@@ -107,8 +107,8 @@ def test_folders_of_images_are_not_taken_for_cifar100(tmp_path):
 # --- archives
 
 
-def unpacked_by(message):
-    """The command that a message advises, run."""
+def run_unpack_command(message):
+    """Run the command that an error message advises."""
     command = message.partition("not unpacked: ")[2]
     words = shlex.split(command)
     if words[0] == "unzip":
@@ -118,7 +118,7 @@ def unpacked_by(message):
         subprocess.run(words, check=True)
 
 
-@pytest.mark.parametrize("place", ["", "cifar10", "down loads/$x"])
+@pytest.mark.parametrize("subfolder", ["", "cifar10", "down loads/$x"])
 @pytest.mark.parametrize(
     ("write", "folder", "archive"),
     [
@@ -128,10 +128,10 @@ def unpacked_by(message):
         (write_cifar_py, "cifar-10-batches-py", "cifar10.tgz"),
     ],
 )
-def test_an_archive_is_named_with_the_command_that_unpacks_it(tmp_path, write, folder, archive, place):
+def test_error_for_a_packed_archive_states_the_command_that_unpacks_it(tmp_path, write, folder, archive, subfolder):
     root = tmp_path / "my data"
     written = write(tmp_path / "made")
-    path = root / place / archive
+    path = root / subfolder / archive
     path.parent.mkdir(parents=True)
     if archive.endswith("zip"):
         with zipfile.ZipFile(path, "w") as file:
@@ -146,12 +146,12 @@ def test_an_archive_is_named_with_the_command_that_unpacks_it(tmp_path, write, f
     assert (
         f"CIFAR10 was not found under {root}; its archive {path} is not unpacked: " in message and "\n" not in message
     )
-    unpacked_by(message)
+    run_unpack_command(message)
     assert_cifar(load("CIFAR10", root), *written)
 
 
 @pytest.mark.parametrize("name", [name for name in SPECS if name not in ("digits", "BigCIFAR10")])
-def test_an_archive_given_for_the_folder_is_named(tmp_path, name):
+def test_error_names_the_archive_if_data_is_the_archive_or_its_folder(tmp_path, name):
     file = {"CIFAR10": "cifar-10-python.tar.gz", "CIFAR100": "cifar-100-python.tar.gz", "MNIST": "MNIST.zip"}
     file |= {"FashionMNIST": "fashion-mnist-master.zip", "SVHN": "svhn.tar", "TinyImageNet": "tiny-imagenet-200.zip"}
     file |= {"ImageNet": "imagenet.tar", "ImageFolder": "mine.tar.xz"}
@@ -162,7 +162,7 @@ def test_an_archive_given_for_the_folder_is_named(tmp_path, name):
             load(name, root)
 
 
-def test_an_archive_of_another_set_is_not_named(tmp_path):
+def test_archives_of_other_sets_are_not_mentioned(tmp_path):
     for file in ("cifar-100-python.tar.gz", "FashionMNIST.zip", "mnist.tar.gz"):
         (tmp_path / file).write_bytes(b"")
     with pytest.raises(UsageError, match=r"Looked for .*--download") as caught:
@@ -170,12 +170,12 @@ def test_an_archive_of_another_set_is_not_named(tmp_path):
     assert "unpacked" not in str(caught.value)
 
 
-def test_files_in_another_folder_are_named_with_what_to_give(tmp_path):
+def test_error_states_the_data_option_for_files_found_in_another_folder(tmp_path):
     folder = tmp_path / "house numbers/cropped"
     folder.mkdir(parents=True)
     for file in ("train_32x32.mat", "test_32x32.mat"):
         (folder / file).write_bytes(b"")
-    with pytest.raises(UsageError, match="its files lie in ") as caught:
+    with pytest.raises(UsageError, match="its files are in ") as caught:
         load("SVHN", tmp_path)
     words = shlex.split(str(caught.value).partition(": ")[2])
     given = parse(["--config", "configs/quickstart.yml", *words]).data.data
@@ -184,8 +184,8 @@ def test_files_in_another_folder_are_named_with_what_to_give(tmp_path):
         load("SVHN", given)
 
 
-def test_a_large_folder_is_not_searched_without_end(tmp_path, monkeypatch):
-    monkeypatch.setattr("data.readers.elsewhere.MOST", 50)
+def test_the_search_of_a_large_folder_is_limited(tmp_path, monkeypatch):
+    monkeypatch.setattr("data.readers.missing_hints.MAX_ENTRIES", 50)
     for i in range(100):
         (tmp_path / f"{i}.png").write_bytes(b"")
     (tmp_path / "below").symlink_to(tmp_path)
@@ -193,7 +193,7 @@ def test_a_large_folder_is_not_searched_without_end(tmp_path, monkeypatch):
         load("SVHN", tmp_path)
 
 
-def test_a_gz_of_a_dotted_name_is_decompressed(tmp_path):
+def test_idx_file_with_a_dotted_name_and_gz_is_decompressed(tmp_path):
     written = write_mnist(tmp_path)
     for path in list(tmp_path.iterdir()):
         (tmp_path / f"{path.name.replace('-idx', '.idx')}.gz").write_bytes(gzip.compress(path.read_bytes()))
@@ -202,16 +202,16 @@ def test_a_gz_of_a_dotted_name_is_decompressed(tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name in SPECS if name not in ("digits", "BigCIFAR10")])
-def test_an_archive_without_a_name_of_its_own_is_named(tmp_path, name):
-    (tmp_path / "archive.zip").write_bytes(b"")  # Kaggle's
+def test_error_names_an_archive_with_a_generic_name(tmp_path, name):
+    (tmp_path / "archive.zip").write_bytes(b"")  # the name of every Kaggle download
     with pytest.raises(UsageError, match=r"its archive .*archive\.zip is not unpacked: unzip "):
         load(name, tmp_path)
 
 
 @pytest.mark.parametrize(("part", "advice"), [("train", "train/<class>"), ("val", "val/<class>")])
-def test_imagenets_archives_of_archives_are_told_apart(tmp_path, part, advice):
+def test_error_explains_the_nested_archives_of_imagenet(tmp_path, part, advice):
     path = tmp_path / f"ILSVRC2012_img_{part}.tar"
     path.write_bytes(b"")
     with pytest.raises(UsageError, match=f"its archive {re.escape(str(path))} is not unpacked.*{advice}") as caught:
         load("ImageNet", tmp_path)
-    assert "tar -xf" not in str(caught.value)  # it would leave a thousand archives, or images without classes
+    assert "tar -xf" not in str(caught.value)  # tar alone would leave a thousand archives, or images without classes

@@ -1,0 +1,136 @@
+"""Finding, downloading and checking the files of a data set: shared by all readers.
+
+Every fault of a file (missing, truncated, wrong format, label out of range) raises a UsageError that names the file
+when the set is loaded, never during training.
+"""
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.readers import missing_hints
+from utils.errors import UsageError
+from utils.files import check_regular
+from utils.text import escaped
+
+
+@dataclass(frozen=True)
+class Location:
+    """A folder that may hold a data set, with the names of the files that it must contain.
+
+    suffixes: endings that may follow each name, such as ".gz". spellings: function from a name to the spellings in use.
+    A file inside a folder of its own name, as in some archives, is found too.
+    """
+
+    folder: Path
+    names: tuple[str, ...]
+    suffixes: tuple[str, ...] = ("",)
+    spellings: Callable[[str], tuple[str, ...]] = lambda name: (name,)
+
+    def find(self, name: str) -> Path | None:
+        """Return the path of one file, or None. Raises UsageError if the path is a FIFO, a device or a broken link."""
+        candidates = [self.folder / (spelling + end) for spelling in self.spellings(name) for end in self.suffixes]
+        existing = [path for path in candidates if path.exists()]
+        nested = [path / path.name for path in existing if (path / path.name).is_file()]
+        files = [path for path in [*existing, *nested] if not path.is_dir()]
+        if files:
+            check_regular(files[0])
+        return next(iter([*files, *existing]), None)
+
+    def existing_files(self) -> list[Path]:
+        """Return the paths of the files that exist, in the order of `names`."""
+        return [path for name in self.names if (path := self.find(name)) is not None]
+
+    def missing_names(self) -> list[str]:
+        """Return the names of the files that do not exist."""
+        return [name for name in self.names if self.find(name) is None]
+
+
+def find_set_files(
+    name: str, root: Path, locations: Sequence[Location], download: bool, *, downloadable: bool = True
+) -> list[Path]:
+    """Return the files of the first complete location, in the order of its `names`.
+
+    If no location is complete and `download` is set, download the set into `root` first. Raises UsageError if the set
+    is missing, incomplete or cannot be downloaded.
+    """
+    files = first_complete(locations)
+    if files is None and download and downloadable:
+        download_set(name, root)
+        files = first_complete(locations)
+    if files is None:
+        advice = ", or add --download" if downloadable else "; it has no download"
+        raise UsageError(missing_message(name, root, locations, advice))
+    return files
+
+
+def first_complete(locations: Sequence[Location]) -> list[Path] | None:
+    """Return the files of the first location that has all of them, or None."""
+    return next((location.existing_files() for location in locations if not location.missing_names()), None)
+
+
+def missing_message(name: str, root: Path, locations: Sequence[Location], advice: str) -> str:
+    """Return the error message for a data set that is missing or incomplete."""
+    incomplete = next((location for location in locations if location.existing_files()), None)
+    if incomplete is not None:
+        return f"{name} in {incomplete.folder} is not complete: {', '.join(incomplete.missing_names())} not found"
+    searched: dict[tuple[str, ...], list[str]] = {}
+    for location in locations:
+        searched.setdefault(location.names, []).append(str(location.folder))
+    if hint := missing_hints.find_hint(name, root, [*searched]):
+        return f"{name} was not found under {root}; {hint}"
+    looked = "; or ".join(f"{', '.join(names)} in {' or '.join(folders)}" for names, folders in searched.items())
+    return f"{name} was not found under {root}. Looked for {looked}. Pass its folder with --data{advice}"
+
+
+def download_set(name: str, root: Path) -> None:
+    """Download a data set with torchvision, which verifies the checksums. Raises UsageError if the download fails."""
+    from utils.torch_compat import import_torchvision  # only here: torchvision takes a second to import
+
+    try:
+        # train=False: the constructor also reads the set, and the test part is the smaller one
+        parts = [{"split": "train"}, {"split": "test"}] if name == "SVHN" else [{"train": False}]
+        for part in parts:
+            getattr(import_torchvision().datasets, name)(str(root), download=True, **part)
+    except (OSError, RuntimeError, ImportError, EOFError, zlib.error) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UsageError(f"{name}: the download into {root} failed: {reason}") from error
+
+
+@contextmanager
+def report_read_errors(path: Path) -> Iterator[None]:
+    """Convert the errors of reading or decompressing `path` into a UsageError that names `path`."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise UsageError(f"{path}: cannot be read: {reason}") from error
+
+
+@contextmanager
+def report_parse_errors(path: Path, file_kind: str) -> Iterator[None]:
+    """Convert every exception of a parser into a UsageError that states that `path` is not a `file_kind`.
+
+    Every Exception is caught, because neither pickle nor scipy documents what a damaged file makes it raise.
+    """
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{path}: not a {file_kind}: {escaped(error, 300) or type(error).__name__}") from error
+
+
+def check_labels(path: Path, labels: NDArray[Any], classes: int, first: int = 0) -> NDArray[np.int64]:
+    """Return the labels as int64. Raises UsageError if a label is outside first, ..., first + classes - 1."""
+    last = first + classes - 1
+    if labels.min() < first or labels.max() > last:
+        worst = labels.max() if labels.max() > last else labels.min()
+        raise UsageError(f"{path}: label {worst} is out of range, {first} to {last} expected")
+    return labels.astype(np.int64)
