@@ -7,12 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from utils.registry import load_object, lookup
-
-if TYPE_CHECKING:
-    from data.types import AnySplit
 
 PIXELS: dict[str, tuple[float, float] | None] = {  # (mean, std) of pixels in [0, 1]; None: those of the set
     "standard": None,
@@ -47,10 +44,9 @@ class SetSpec:
     downloads: bool = True
     binary: bool = False
 
-    def read(self, root: Path, download: bool) -> tuple[AnySplit, AnySplit]:
+    def read(self, root: Path, download: bool) -> Any:
         """Return (training split, test split), read below `root`. Raises UsageError if a file is missing or damaged."""
-        splits: tuple[AnySplit, AnySplit] = load_object(self.reader)(root, download)
-        return splits
+        return load_object(self.reader)(root, download)
 
     def pixels(self, kind: str) -> SetSpec:
         """Return the spec with pixels scaled as `kind`, a key of PIXELS. Raises ValueError for an unknown kind."""

@@ -112,7 +112,7 @@ def test_a_compact_network_with_an_absurd_layer_size_is_refused(tmp_path):
     path = tmp_path / "small.pt"
     build = {"name": "MLP", "num_classes": 10, "in_shape": (1, 8, 8), "hidden": [10**12]}
     torch.save({"kind": compact.KIND, "build": build, "state": {}, "norms": {}}, path)
-    with pytest.raises(UsageError, match="holds no compact network"):
+    with pytest.raises(UsageError, match="is not a compact network"):
         compact.load_compact(path)
 
 

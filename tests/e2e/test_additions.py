@@ -1,0 +1,118 @@
+"""A constraint, an architecture, a data set, a trainer and an option are each added in the places that we promise.
+
+Throw-away examples are added to a copy of the project: one new file, one row and one case each; an option is one field
+and its use. Nothing else in the copy is touched.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+TERNARY = '''
+from models.constraints.base import Constraint
+
+
+class TernaryWeight(Constraint):
+    """Weights of -1, 0 and 1, straight through."""
+
+    def __init__(self, weight, *, density, generator=None):
+        super().__init__()
+        self.density = density
+
+    def forward(self, weight):
+        ternary = weight.sign() * (weight.abs() > (1 - self.density) * weight.abs().mean())
+        return weight + (ternary - weight).detach()
+'''
+TINY = """
+from torch import nn
+
+
+class TinyNet(nn.Sequential):
+    def __init__(self, *, num_classes, in_shape, bn_type, width_mult):
+        channels, height, width = in_shape
+        super().__init__(nn.Flatten(), nn.Linear(channels * height * width, num_classes))
+"""
+STRIPES = """
+import numpy as np
+from data.types import Split
+
+
+def read_stripes(_root, _download):
+    labels = np.arange(60, dtype=np.int64) % 3
+    images = np.zeros((60, 8, 8, 1), np.uint8)
+    images[np.arange(60), labels] = 255
+    return Split(images, labels), Split(images[:30].copy(), labels[:30].copy())
+"""
+QUIET = '''
+from trainers.methods.base import Method
+
+
+class Halving(Method):
+    """Ordinary training on half of the loss."""
+
+    def loss(self, logits, labels):
+        return super().loss(logits, labels) / self.loss_divisor
+'''
+NEW_FILES = {
+    "models/constraints/ternary.py": TERNARY,
+    "models/tiny.py": TINY,
+    "data/readers/stripes.py": STRIPES,
+    "trainers/methods/halving.py": QUIET,
+}
+ROWS = {  # file -> (line that the new one follows, new line)
+    "models/constraints/registry.py": (
+        "CONV_TYPES: dict[str, ConvType] = {\n",
+        '"TernaryConv": ConvType("ternary", "models.constraints.ternary:TernaryWeight", density="optional"),\n',
+    ),
+    "models/registry.py": (
+        "ARCHS: dict[str, Arch] = {\n",
+        '"TinyNet": Arch("models.tiny:TinyNet", has_batch_norm=False),\n',
+    ),
+    "data/registry.py": (
+        "SETS: dict[str, SetSpec] = {\n",
+        '"stripes": SetSpec((1, 8, 8), 3, (0.1,), (0.3,), False, "data.readers.stripes:read_stripes", downloads=False),\n',
+    ),
+    "trainers/registry.py": (
+        "TRAINERS = {\n",
+        '"halving": Trainer("trainers.methods.halving:Halving", ("loss_divisor",), variant_of="default"),\n',
+    ),
+}
+CASES = {  # of tests/cases.py
+    "CONSTRAINT_CASES = {": '"TernaryConv": ["weight"],',
+    "LIGHT = [": '("TinyNet", (1, 5, 3), {}),',
+    "SET_CASES = {": '"stripes": "TinyNet",',
+    "METHOD_CASES = {": '"halving": "DenseConv",',
+}
+FIELD = (
+    "utils/config/option_groups.py",
+    "class OptimOptions:\n",
+    '    loss_divisor: float = opt(2.0, "trainer halving: divisor of the loss", "> 0 and <= 10")\n',
+)
+
+
+def insert(path: Path, after: str, line: str) -> None:
+    text = path.read_text()
+    assert text.count(after) == 1
+    path.write_text(text.replace(after, after + line))
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
+    for name in filter(None, listed):
+        if (ROOT / name).is_file() and not name.startswith(("scripts/records", "docs")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).symlink_to(ROOT / name)
+    changed = [*ROWS, "tests/cases.py", FIELD[0], "trainers/methods/base.py"]
+    for name in changed:
+        (folder / name).unlink()
+        (folder / name).write_text((ROOT / name).read_text())
+    return folder
