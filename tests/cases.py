@@ -74,17 +74,31 @@ FEW = [  # a constraint knows no architecture: biases, batch norms and convoluti
     ("MLP", (1, 4, 4), {"hidden": (9,), "bias": True, "activation": "tanh", "norm": "batch_norm"}),
     ("Conv2_BinAct", (1, 8, 6), NARROW),
 ]
-CONSTRAINT_CASES = {  # conv_type -> parameters of each layer that gradient descent moves
-    "DenseConv": ["weight"],
-    "SubnetConv": ["constraint.scores"],
-    "GlobalSubnetConv": ["constraint.scores"],
-    "SampleSubnetConv": ["weight", "constraint.scores"],
-    "FixedSubnetConv": ["weight"],
-    "RGConv": ["weight"],
-    "ShiftQ": ["weight"],
-    "ShiftPS": ["constraint.shift", "constraint.sign"],
-    "BinaryConv": ["weight"],
-    "SparseConv": ["weight"],
+
+
+@dataclass(frozen=True)
+class ConstraintCase:
+    """A conv_type: the parameters of each layer that gradient descent moves, and the effective weights that are not 0.
+
+    values: "weight" (the layer's own), "alpha" (one magnitude), "powers" (of two) or "" (anything).
+    """
+
+    moved: tuple[str, ...]
+    values: str = "weight"
+
+
+SCORES, SHIFTS = ("constraint.scores",), ("constraint.shift", "constraint.sign")
+CONSTRAINT_CASES = {
+    "DenseConv": ConstraintCase(("weight",)),
+    "SubnetConv": ConstraintCase(SCORES, "alpha"),
+    "GlobalSubnetConv": ConstraintCase(SCORES, "alpha"),
+    "SampleSubnetConv": ConstraintCase(("weight", *SCORES)),
+    "FixedSubnetConv": ConstraintCase(("weight",)),
+    "RGConv": ConstraintCase(("weight",)),
+    "ShiftQ": ConstraintCase(("weight",), "powers"),
+    "ShiftPS": ConstraintCase(SHIFTS, "powers"),
+    "BinaryConv": ConstraintCase(("weight",)),
+    "SparseConv": ConstraintCase(("weight",)),
 }
 OTHERS = CONSTRAINT_CASES.keys() - {"DenseConv", "SubnetConv"}
 CASES += [Case(arch, shape, kind, options) for arch, shape, options in FEW for kind in sorted(OTHERS)]
@@ -104,9 +118,9 @@ SET_CASES |= {"CIFAR100": "Conv6", "SVHN": "Conv4", "BigCIFAR10": "Conv8", "Tiny
 SET_CASES |= {"ImageNet": "Conv8", "ImageFolder": "Conv8"}
 
 SPARSE_DENSITY = 0.3
-SCORES, GROWTHS = ("hebbian", "correlation", "magnitude"), ("hebbian", "random", "gradient")
+COUNTED, GROWTHS = ("hebbian", "correlation", "magnitude"), ("hebbian", "random", "gradient")
 SPARSE_RULES = [  # (drop, grow, density) that trainer sparse takes; without a density connections progress by filter
-    *((drop, grow, SPARSE_DENSITY) for drop in (*SCORES, "magnitude_per_sign", "random") for grow in GROWTHS),
-    *((drop, grow, None) for drop in SCORES for grow in (*GROWTHS, "none")),
+    *((drop, grow, SPARSE_DENSITY) for drop in (*COUNTED, "magnitude_per_sign", "random") for grow in GROWTHS),
+    *((drop, grow, None) for drop in COUNTED for grow in (*GROWTHS, "none")),
     ("random", "random", None),
 ]

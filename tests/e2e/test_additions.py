@@ -4,7 +4,7 @@ Throw-away examples are added to a copy of the project: one new file, one row an
 and its use. Nothing else in the copy is touched.
 """
 
-import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,21 +48,23 @@ def read_stripes(_root, _download):
     images[np.arange(60), labels] = 255
     return Split(images, labels), Split(images[:30].copy(), labels[:30].copy())
 """
-QUIET = '''
+HALVING = """
 from trainers.methods.base import Method
 
 
 class Halving(Method):
-    """Ordinary training on half of the loss."""
+    def __init__(self, *, loss_divisor, **usual):
+        super().__init__(**usual)
+        self.divisor = loss_divisor
 
     def loss(self, logits, labels):
-        return super().loss(logits, labels) / self.loss_divisor
-'''
+        return super().loss(logits, labels) / self.divisor
+"""
 NEW_FILES = {
     "models/constraints/ternary.py": TERNARY,
     "models/tiny.py": TINY,
     "data/readers/stripes.py": STRIPES,
-    "trainers/methods/halving.py": QUIET,
+    "trainers/methods/halving.py": HALVING,
 }
 ROWS = {  # file -> (line that the new one follows, new line)
     "models/constraints/registry.py": (
@@ -75,7 +77,7 @@ ROWS = {  # file -> (line that the new one follows, new line)
     ),
     "data/registry.py": (
         "SETS: dict[str, SetSpec] = {\n",
-        '"stripes": SetSpec((1, 8, 8), 3, (0.1,), (0.3,), False, "data.readers.stripes:read_stripes", downloads=False),\n',
+        '"stripes": SetSpec((1, 8, 8), 3, (0.1,), (0.3,), False, "data.readers.stripes:read_stripes"),\n',
     ),
     "trainers/registry.py": (
         "TRAINERS = {\n",
@@ -83,7 +85,7 @@ ROWS = {  # file -> (line that the new one follows, new line)
     ),
 }
 CASES = {  # of tests/cases.py
-    "CONSTRAINT_CASES = {": '"TernaryConv": ["weight"],',
+    "CONSTRAINT_CASES = {": '"TernaryConv": ConstraintCase(("weight",), ""),',
     "LIGHT = [": '("TinyNet", (1, 5, 3), {}),',
     "SET_CASES = {": '"stripes": "TinyNet",',
     "METHOD_CASES = {": '"halving": "DenseConv",',
@@ -102,7 +104,8 @@ def insert(path: Path, after: str, line: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project with the additions."""
     folder = tmp_path_factory.mktemp("project")
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
         "\n"
@@ -110,9 +113,57 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in filter(None, listed):
         if (ROOT / name).is_file() and not name.startswith(("scripts/records", "docs")):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).symlink_to(ROOT / name)
-    changed = [*ROWS, "tests/cases.py", FIELD[0], "trainers/methods/base.py"]
-    for name in changed:
-        (folder / name).unlink()
-        (folder / name).write_text((ROOT / name).read_text())
+            shutil.copyfile(ROOT / name, folder / name)
+    for name, text in NEW_FILES.items():
+        (folder / name).write_text(text)
+    for name, (after, line) in ROWS.items():
+        insert(folder / name, after, line)
+    for after, line in CASES.items():
+        insert(folder / "tests/cases.py", after, line)
+    insert(folder / FIELD[0], *FIELD[1:])
     return folder
+
+
+def python(project: Path, *words: str) -> str:
+    done = subprocess.run([sys.executable, *words], cwd=project, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_all_additions_train_together(project: Path) -> None:
+    config = project / "own.yml"
+    config.write_text(
+        "set: stripes\narch: TinyNet\nconv_type: TernaryConv\ntrainer: halving\nprune_rate: 0.9\nepochs: 2\n"
+    )
+    said = python(project, "main.py", "--config", str(config), "--loss-divisor", "4", "--lr", "0.5")
+    assert "TinyNet on stripes, trainer halving" in said and "test accuracy" in said
+    assert "--loss-divisor" in python(project, "main.py", "--help")
+
+
+@pytest.mark.slow
+def test_all_additions_join_the_tests_of_every_case(project: Path) -> None:
+    chosen = "TinyNet or TernaryConv or halving or stripes or registered or row or names_a_trainer"
+    said = python(project, "-m", "pytest", "-q", "tests/unit/test_cases.py", "-k", chosen, "-p", "no:cacheprovider")
+    assert "passed" in said or "[100%]" in said
+
+
+@pytest.mark.slow
+def test_an_addition_without_its_case_is_noticed(project: Path) -> None:
+    cases = project / "tests/cases.py"
+    whole = cases.read_text()
+    cases.write_text(whole.replace(CASES["LIGHT = ["], ""))
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "tests/unit/test_cases.py",
+        "-k",
+        "registered",
+        "-p",
+        "no:cacheprovider",
+    ]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True)
+    cases.write_text(whole)
+    assert done.returncode == 1 and "TinyNet" in done.stdout
