@@ -5,12 +5,15 @@ from dataclasses import dataclass, replace
 
 import torch
 
+import args
 import data
 from models.constraints import weight_layers, weight_shape
+from trainers import METHODS
 from trainers.experiment import build
-from trainers.loop import Parts, State, evaluate, train_one_epoch
+from trainers.loop import TrainingSetup, evaluate, train_one_epoch
 from trainers.optimizers import make_optimizer
 from trainers.schedules import schedule
+from trainers.training_state import TrainingState
 from utils.distributed.runtime import Runtime
 
 LIGHT = 5_500_000  # weights; above, a step at full width takes more than a second of one core
@@ -49,6 +52,12 @@ class SilentExit:
         return False
 
 
+def make_method(trainer, **changes):
+    """Return the training method `trainer`, a name or a class, with the default of every option except `changes`."""
+    kind = METHODS[trainer] if isinstance(trainer, str) else trainer
+    return kind(**{name: args.FIELDS[name].default for name in kind.option_names} | changes)
+
+
 def without_numbers(options, spec):
     """The network with shapes alone: any size costs nothing."""
     with torch.device("meta"):
@@ -81,10 +90,10 @@ def take_a_step(options):
     groups = method.parameter_groups(model)
     optimizer = make_optimizer(o.optimizer, groups, lr=o.lr * factor(0), momentum=o.momentum, nesterov=o.nesterov)
     batch = OneBatch(spec)
-    parts = Parts(model, method, optimizer, runtime, batch, batch, rate=factor, clip=o.grad_clip)
+    parts = TrainingSetup(model, method, optimizer, runtime, batch, batch, rate=factor, clip=o.grad_clip)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     method.before_epoch(model, 0)
-    assert train_one_epoch(parts, State(), "a step", SilentExit())  # raises where the loss is not finite
+    assert train_one_epoch(parts, TrainingState(), "a step", SilentExit())  # raises where the loss is not finite
     after = dict(model.named_parameters())
     moved = {name for name, p in after.items() if not torch.equal(p, before[name])}
     assert moved and moved <= {name for name, p in after.items() if p.requires_grad}

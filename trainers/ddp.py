@@ -20,7 +20,7 @@ from utils.distributed.runtime import ALONE, Runtime
 from utils.registry import lookup
 
 if TYPE_CHECKING:
-    from trainers.loop import Batches
+    from data.device_batches import Batches
 
 # torch 2.13 has given the option another name
 IS_NEW = "forward_sync_buffers" in signature(DistributedDataParallel).parameters

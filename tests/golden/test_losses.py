@@ -12,9 +12,10 @@ import torch
 import models
 from models.constraints import constrain
 from models.initial import initialise
-from trainers import METHODS
-from trainers.loop import Parts, State, train_one_epoch
+from tests.steps import make_method
+from trainers.loop import TrainingSetup, train_one_epoch
 from trainers.optimizers import freeze_weights, make_optimizer
+from trainers.training_state import TrainingState
 from utils.distributed.runtime import Runtime
 
 FILE = Path(__file__).with_name("losses.json")
@@ -64,17 +65,17 @@ def losses(name):
     constrain(model, conv_type, density=0.5, generator=generator)
     if conv_type == "SubnetConv":
         freeze_weights(model)
-    method, found = METHODS[trainer](weight_decay=1e-4), []
+    method, found = make_method(trainer, weight_decay=1e-4), []
     true_loss = method.loss
     method.loss = lambda *inputs: found.append(true_loss(*inputs)) or found[-1]
     method.prepare(model)
     trained = make_optimizer(optimizer, method.parameter_groups(model), lr=rate)
     runtime = Runtime(torch.device("cpu"), torch.float32)
-    parts = Parts(model, method, trained, runtime, batches, batches, lambda epoch: rate)
+    parts = TrainingSetup(model, method, trained, runtime, batches, batches, lambda epoch: rate)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        train_one_epoch(parts, State(), "golden", NoEvents())
+        train_one_epoch(parts, TrainingState(), "golden", NoEvents())
     finally:
         torch.set_num_threads(threads)
     return [loss.item() for loss in found]

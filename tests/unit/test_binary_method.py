@@ -9,13 +9,12 @@ import torch
 
 import models
 from models.constraints import constrain, weight_layers
-from tests.steps import OneBatch, SilentExit
-from trainers import parameter_stats as looks
-from trainers.loop import Parts, State, evaluate, fit, train_one_epoch
-from trainers.methods import binary
-from trainers.methods.binary import Binary
+from tests.steps import OneBatch, SilentExit, make_method
+from trainers.loop import TrainingSetup, evaluate, fit, train_one_epoch
+from trainers.methods import binary, network_stats
+from trainers.methods.network_stats import parameter_statistics
 from trainers.optimizers import make_optimizer
-from trainers.parameter_stats import statistics
+from trainers.training_state import TrainingState
 from utils.config.fields import stepped
 from utils.distributed.runtime import Runtime
 
@@ -51,14 +50,14 @@ def parts(method, model=None, count=3, lr=0.3):
     model = network() if model is None else model
     method.prepare(model)
     optimizer = make_optimizer("sgd", method.parameter_groups(model), lr=lr, momentum=0.0)
-    return Parts(model, method, optimizer, CPU, Batches(count), Batches(1), rate=lambda _epoch: lr)
+    return TrainingSetup(model, method, optimizer, CPU, Batches(count), Batches(1), learning_rate=lambda _epoch: lr)
 
 
 def train(method, model=None, **settings):
     assembled = parts(method, model, **settings)
-    method.begin(assembled.model, assembled.optimizer, len(assembled.train), 1, CPU)
+    method.before_fit(assembled.model, assembled.optimizer, len(assembled.train), 1, CPU)
     method.before_epoch(assembled.model, 0)
-    assert train_one_epoch(assembled, State(), "here", SilentExit())
+    assert train_one_epoch(assembled, TrainingState(), "here", SilentExit())
     return assembled.model
 
 
@@ -79,7 +78,7 @@ class Callbacks(SilentExit):
 
 def test_a_step_is_taken_at_the_binary_weight_and_leaves_weights_and_biases_in_0_to_1():
     model = network(bias=True)
-    method = Binary()
+    method = make_method("binary")
     assembled = parts(method, model, count=1, lr=30)
     with torch.no_grad():
         for layer in weight_layers(model).values():
@@ -97,7 +96,7 @@ def test_a_step_is_taken_at_the_binary_weight_and_leaves_weights_and_biases_in_0
         for of in ("weight", "bias"):
             real = model.get_submodule(name).get_parameter(of).detach().numpy()
             expected[f"{name}.{of}"] = np.clip(real - 30 * getattr(layer, of).grad.numpy(), 0, 1)
-    train_one_epoch(assembled, State(), "here", SilentExit())
+    train_one_epoch(assembled, TrainingState(), "here", SilentExit())
     for name, values in expected.items():
         np.testing.assert_allclose(model.get_parameter(name).detach(), values, atol=2e-5)
     assert any(
@@ -108,13 +107,13 @@ def test_a_step_is_taken_at_the_binary_weight_and_leaves_weights_and_biases_in_0
 def test_biases_begin_at_0():
     model = network(bias=True)
     assert any(layer.bias.count_nonzero() for layer in weight_layers(model).values())
-    Binary().prepare(model)
+    make_method("binary").prepare(model)
     assert not any(layer.bias.count_nonzero() for layer in weight_layers(model).values())
 
 
 def test_a_network_without_such_weights_is_refused():
     with pytest.raises(ValueError, match="conv_type BinaryConv gives them"):
-        Binary().prepare(models.build("CircuitMLP", num_classes=3, in_shape=Spec.in_shape))
+        make_method("binary").prepare(models.build("CircuitMLP", num_classes=3, in_shape=Spec.in_shape))
 
 
 # jitter
@@ -122,7 +121,7 @@ def test_a_network_without_such_weights_is_refused():
 
 def on_of_steps(monkeypatch, count=200, **settings):
     seen = []
-    method = Binary(**settings)
+    method = make_method("binary", **settings)
     true = method.after_step
     monkeypatch.setattr(
         method,
@@ -139,7 +138,7 @@ def test_by_default_ones_are_1_and_nothing_is_drawn(monkeypatch):
     values, *_ = on_of_steps(monkeypatch, count=5)
     assert values == [1.0] * 5
     model, before = network(), torch.get_rng_state()
-    Binary().before_step(model, 0)
+    make_method("binary").before_step(model, 0)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -158,7 +157,7 @@ def test_an_evaluation_is_at_1(monkeypatch):
     assert method._layers[0].constraint.on > 1
     jittered = evaluate(model, Batches(1), method, CPU)
     assert {layer.constraint.on for layer in method._layers} == {1.0}
-    assert jittered == evaluate(model, Batches(1), Binary(), CPU)
+    assert jittered == evaluate(model, Batches(1), make_method("binary"), CPU)
 
 
 # evaluation
@@ -171,7 +170,7 @@ def test_batch_norms_evaluate_with_the_statistics_of_the_batch_and_keep_the_runn
     model = models.build(arch, num_classes=3, in_shape=(1, 8, 8), **options)
     constrain(model, "BinaryConv", initial_ones=0.2)
     plain = copy.deepcopy(model).train()
-    Binary().prepare(model)
+    make_method("binary").prepare(model)
     x, before = torch.rand(6, 1, 8, 8), copy.deepcopy(model.state_dict())
     assert torch.equal(model.eval()(x), plain(x))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -186,7 +185,7 @@ def test_batch_norms_evaluate_with_the_statistics_of_the_batch_and_keep_the_runn
 def test_one_image_alone_is_evaluated_with_the_running_statistics():
     model = network()
     plain = copy.deepcopy(model).eval()
-    Binary().prepare(model)
+    make_method("binary").prepare(model)
     x = torch.rand(1, *Spec.in_shape)
     assert torch.equal(model.eval()(x), plain(x))
 
@@ -197,7 +196,7 @@ def test_one_image_alone_is_evaluated_with_the_running_statistics():
 @pytest.mark.parametrize("every, epochs, swept", [(2, 5, [2, 4, 5]), (2, 4, [2, 4]), (10, 3, [3]), (1, 2, [1, 2])])
 def test_sweeps_every_so_many_epochs_and_in_the_end(every, epochs, swept):
     events = Callbacks()
-    fit(parts(Binary(sweep_on="0.5:2:0.5", sweep_every=every)), State(), epochs, events)
+    fit(parts(make_method("binary", sweep_on="0.5:2:0.5", sweep_every=every)), TrainingState(), epochs, events)
     assert [epoch for epoch, tables in events.seen.items() if "weight_sweep" in tables] == swept
     assert [epoch for epoch, tables in events.seen.items() if "statistics" in tables] == [epochs]
     table = events.seen[epochs]["weight_sweep"]
@@ -207,7 +206,7 @@ def test_sweeps_every_so_many_epochs_and_in_the_end(every, epochs, swept):
 
 def test_no_sweep_where_none_is_asked_for():
     events = Callbacks()
-    fit(parts(Binary(sweep_on="none")), State(), 1, events)
+    fit(parts(make_method("binary", sweep_on="none")), TrainingState(), 1, events)
     assert [*events.seen[1]] == ["statistics"]
 
 
@@ -217,7 +216,7 @@ def test_statistics_of_every_parameter():
         model.linear[0].weight.fill_(0.0)[0, :4] = torch.tensor([0.5, 1.0, 0.25, 0.25])
         model.linear[2].v.fill_(0.75)
         model.linear[5].v.fill_(1.5)
-    rows = {row["tensor"]: row for row in statistics(model)}
+    rows = {row["tensor"]: row for row in parameter_statistics(model)}
     assert [*rows] == [name for name, _ in model.named_parameters()]
     first, values = rows["linear.0.weight"], model.linear[0].weight.detach().double().numpy()
     assert (first["units"], first["ones"], first["share_of_ones"], first["v"]) == (240, 2, 2 / 240, "")
@@ -229,12 +228,12 @@ def test_statistics_of_every_parameter():
 
 
 def test_histograms_of_activations_and_norms_every_hundred_batches(monkeypatch):
-    monkeypatch.setattr(binary, "EVERY", 2)
-    monkeypatch.setattr(looks, "VALUES", 50)
-    method, model = Binary(histograms=True), network(norm="soft_invert")
+    monkeypatch.setattr(binary, "SAMPLING_INTERVAL", 2)
+    monkeypatch.setattr(network_stats, "SAMPLE_SIZE", 50)
+    method, model = make_method("binary", histograms=True), network(norm="soft_invert")
     assembled = parts(method, model)
     method.before_epoch(model, 4)
-    assert train_one_epoch(assembled, State(), "here", SilentExit())
+    assert train_one_epoch(assembled, TrainingState(), "here", SilentExit())
     seen = method.histograms()
     names = [f"linear.{i}.output" for i in (1, 2, 4, 5)]  # tanh and norm of two blocks
     assert [name for name, _ in seen] == [f"{name}/batch_{batch}" for batch in (0, 2) for name in names]
@@ -249,7 +248,7 @@ def test_histograms_of_activations_and_norms_every_hundred_batches(monkeypatch):
 
 
 def test_nothing_is_gathered_where_no_histograms_are_asked_for():
-    method = Binary()
+    method = make_method("binary")
     train(method)
     assert method.histograms() == []
 

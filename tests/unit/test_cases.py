@@ -25,6 +25,7 @@ from models.constraints import (
 from models.initial import INITIALISERS, initialise
 from models.layers import BN_TYPES
 from tests.cases import CASES, CLASSES, METHOD_CASES, NARROW, SET_CASES, SPARSE_DENSITY, SPARSE_RULES
+from tests.steps import make_method
 from trainers import METHODS
 from trainers.ddp import COMPRESSIONS
 from trainers.optimizers import OPTIMIZERS, make_optimizer, parameter_groups
@@ -185,17 +186,17 @@ def test_biprop_state_dict_round_trip(case):
 @pytest.mark.parametrize("trainer", METHODS)
 def test_every_method_accepts_its_case_and_trains_something(trainer):
     case = next(case for case in CASES if case.conv_type == METHOD_CASES[trainer])
-    method, model = METHODS[trainer](weight_decay=1e-4), built(case)
+    method, model = make_method(trainer, weight_decay=1e-4), built(case)
     method.prepare(model)
     assert sum(len(group["params"]) for group in method.parameter_groups(model)) > 0
     loss = method.loss(model(images(case, 3)), torch.arange(3))
     assert loss.isfinite() and loss.dim() == 0
-    assert all(isinstance(v, float) for split in method.measures(model).values() for v in split.values())
+    assert all(isinstance(v, float) for split in method.metrics(model).values() for v in split.values())
 
 
 def test_prune_score_refuses_a_network_without_scores():
     with pytest.raises(ValueError, match=r"no layer has any; conv_type SubnetConv"):
-        METHODS["prune_score"]().prepare(built(CASES[0]))
+        make_method("prune_score").prepare(built(CASES[0]))
 
 
 @pytest.mark.parametrize("name", SPECS)

@@ -9,12 +9,14 @@ import torch
 from torch import nn
 
 from models.constraints import bake, constrain, constrained_layers, layer_counts
-from trainers import METHODS, losses, schedules
-from trainers.loop import Parts, State, add_batch, evaluate, fit
+from tests.steps import make_method
+from trainers import losses, schedules
+from trainers.loop import TrainingSetup, evaluate, fit
 from trainers.losses import cross_entropy, jensen_shannon
 from trainers.methods.base import Method
-from trainers.methods.prune_score import Lottery, PruneScore, SparseScores
+from trainers.metrics import add_batch
 from trainers.optimizers import freeze_weights, make_optimizer
+from trainers.training_state import TrainingState
 from utils.distributed.runtime import Runtime
 
 CPU = Runtime(torch.device("cpu"), torch.float32)
@@ -65,7 +67,7 @@ class Silent:
 def assembled(net, method, optimizer="sgd", lr=0.1):
     method.prepare(net)
     made = make_optimizer(optimizer, method.parameter_groups(net), lr=lr)
-    return Parts(net, method, made, CPU, Fixed(), Fixed(), rate=lambda _: lr)
+    return TrainingSetup(net, method, made, CPU, Fixed(), Fixed(), learning_rate=lambda _: lr)
 
 
 def density_of(net):
@@ -95,14 +97,14 @@ def test_densities_fall_from_a_half_to_the_final_one(final, length):
     assert length == 0 or curve[0] == 0.5
 
 
-@pytest.mark.parametrize("trainer", [PruneScore, Lottery, SparseScores])
+@pytest.mark.parametrize("trainer", ["prune_score", "lottery", "ss"])
 def test_the_network_keeps_what_the_schedule_says_in_every_epoch(trainer):
-    net, own = network(norm=False), {"dense_epochs": 1} if trainer is Lottery else {}
-    parts = assembled(net, trainer(prune_rate_epoch=10, **own))
-    events = Silent(lambda: (density_of(net), parts.method.measures(net)["train"]["kept"]))
-    fit(parts, State(), 12, events)
+    net, own = network(norm=False), {"dense_epochs": 1} if trainer == "lottery" else {}
+    parts = assembled(net, make_method(trainer, prune_rate_epoch=10, **own))
+    events = Silent(lambda: (density_of(net), parts.method.metrics(net)["train"]["kept"]))
+    fit(parts, TrainingState(), 12, events)
     expected = [*CURVE, 0.2]
-    if trainer is Lottery:
+    if trainer == "lottery":
         expected = [1.0, *CURVE]
     total = sum(c.total for c in layer_counts(net))
     for found, density in zip(events.told, expected, strict=True):
@@ -111,7 +113,7 @@ def test_the_network_keeps_what_the_schedule_says_in_every_epoch(trainer):
 
 
 def test_before_epoch_sets_the_density_whatever_it_was_before():
-    net, method = network(), PruneScore(prune_rate_epoch=10)
+    net, method = network(), make_method("prune_score", prune_rate_epoch=10)
     method.prepare(net)
     for epoch in (3, 10, 0, 7):
         method.before_epoch(net, epoch)
@@ -119,7 +121,7 @@ def test_before_epoch_sets_the_density_whatever_it_was_before():
 
 
 def test_layers_that_do_not_select_together_have_no_schedule():
-    net, method = network("SubnetConv"), PruneScore(prune_rate_epoch=10)
+    net, method = network("SubnetConv"), make_method("prune_score", prune_rate_epoch=10)
     method.prepare(net)
     method.before_epoch(net, 0)
     assert net[0].constraint.density == 0.2
@@ -136,20 +138,20 @@ def anew(method, net, epochs=20):
 
 def test_best_begins_anew_where_the_final_network_begins():
     assert anew(Method(), network()) == []
-    assert anew(PruneScore(prune_rate_epoch=10), network()) == [10]
-    assert anew(PruneScore(prune_rate_epoch=0), network()) == []
-    assert anew(PruneScore(prune_rate_epoch=10), network(density=0.5)) == []
-    assert anew(PruneScore(prune_rate_epoch=10), network("SubnetConv")) == []
-    assert anew(SparseScores(prune_rate_epoch=4), network()) == [4]
-    assert anew(Lottery(prune_rate_epoch=10, dense_epochs=6), network()) == [16]
-    assert anew(Lottery(prune_rate_epoch=2, dense_epochs=6), network()) == [8]
-    assert anew(Lottery(prune_rate_epoch=10, dense_epochs=6), network("SubnetConv")) == [6]
+    assert anew(make_method("prune_score", prune_rate_epoch=10), network()) == [10]
+    assert anew(make_method("prune_score", prune_rate_epoch=0), network()) == []
+    assert anew(make_method("prune_score", prune_rate_epoch=10), network(density=0.5)) == []
+    assert anew(make_method("prune_score", prune_rate_epoch=10), network("SubnetConv")) == []
+    assert anew(make_method("ss", prune_rate_epoch=4), network()) == [4]
+    assert anew(make_method("lottery", prune_rate_epoch=10, dense_epochs=6), network()) == [16]
+    assert anew(make_method("lottery", prune_rate_epoch=2, dense_epochs=6), network()) == [8]
+    assert anew(make_method("lottery", prune_rate_epoch=10, dense_epochs=6), network("SubnetConv")) == [6]
 
 
 def test_the_loop_forgets_an_earlier_best_even_a_better_one():
     net = network()
-    parts = assembled(net, PruneScore(prune_rate_epoch=2), lr=1e-9)
-    state, events = State(), Silent()
+    parts = assembled(net, make_method("prune_score", prune_rate_epoch=2), lr=1e-9)
+    state, events = TrainingState(), Silent()
     state.best, state.best_train = {"acc@1": 200.0, "epoch": 0}, {"acc@1": 200.0}
     fit(parts, state, 2, events)
     assert state.best["acc@1"] == state.best_train["acc@1"] == 200 and events.best == [False, False]
@@ -171,10 +173,10 @@ def test_lottery_trains_the_dense_network_and_then_the_scores_alone(conv_type, f
     net = network(conv_type, dense=("3",), bias=True)
     if frozen:
         freeze_weights(net, learn_batchnorm=True)
-    parts = assembled(net, Lottery(dense_epochs=2, weight_decay=1e-2), optimizer)
+    parts = assembled(net, make_method("lottery", dense_epochs=2, weight_decay=1e-2), optimizer)
     states = [snapshot(net)]
     events = Silent(lambda: states.append(snapshot(net)))
-    fit(parts, State(), 4, events)
+    fit(parts, TrainingState(), 4, events)
     scores = [name for name in states[0] if "scores" in name]
     weights = ["0.weight", "0.bias", "3.weight", "3.bias"]
     for epoch, (before, after) in enumerate(pairwise(states)):
@@ -186,8 +188,8 @@ def test_lottery_trains_the_dense_network_and_then_the_scores_alone(conv_type, f
 def test_in_the_dense_phase_it_is_the_plain_network_step_for_step():
     net = network("SubnetConv", density=0.1)
     plain = network("DenseConv")
-    fit(assembled(net, Lottery(dense_epochs=3, weight_decay=1e-2)), State(), 2, Silent())
-    fit(assembled(plain, Method(weight_decay=1e-2)), State(), 2, Silent())
+    fit(assembled(net, make_method("lottery", dense_epochs=3, weight_decay=1e-2)), TrainingState(), 2, Silent())
+    fit(assembled(plain, Method(weight_decay=1e-2)), TrainingState(), 2, Silent())
     x = torch.randn(4, 6)
     assert torch.equal(net.eval()(x), plain.eval()(x)) and torch.equal(net.train()(x), plain.train()(x))
     assert density_of(net) == 1.0
@@ -196,8 +198,8 @@ def test_in_the_dense_phase_it_is_the_plain_network_step_for_step():
 
 def test_after_the_dense_phase_the_ticket_is_of_the_trained_weights():
     net = network("SubnetConv", density=0.25, norm=False)
-    method = Lottery(dense_epochs=1)
-    fit(assembled(net, method), State(), 1, Silent())
+    method = make_method("lottery", dense_epochs=1)
+    fit(assembled(net, method), TrainingState(), 1, Silent())
     method.before_epoch(net, 1)
     weight, constraint = net[0].weight.detach(), net[0].constraint
     kept = constraint.mask() == 1
@@ -210,7 +212,7 @@ def test_after_the_dense_phase_the_ticket_is_of_the_trained_weights():
 def test_the_optimizer_of_a_lottery_has_weights_and_scores_each_once():
     net = network("SubnetConv")
     freeze_weights(net)
-    method = Lottery()
+    method = make_method("lottery")
     method.prepare(net)
     owned = [id(p) for group in method.parameter_groups(net) for p in group["params"]]
     names = {name for name, p in net.named_parameters() if id(p) in owned}
@@ -219,7 +221,7 @@ def test_the_optimizer_of_a_lottery_has_weights_and_scores_each_once():
 
 
 def test_lottery_begins_where_a_resumed_epoch_is():
-    net, method = network("SubnetConv"), Lottery(dense_epochs=2)
+    net, method = network("SubnetConv"), make_method("lottery", dense_epochs=2)
     method.prepare(net)
     for epoch, dense in ((0, True), (2, False), (1, True), (5, False)):
         method.before_epoch(net, epoch)
@@ -232,7 +234,7 @@ def test_lottery_begins_where_a_resumed_epoch_is():
 
 @pytest.mark.parametrize("conv_type", ["SubnetConv", "GlobalSubnetConv", "SampleSubnetConv"])
 def test_ss_adds_the_sum_of_sigmoids_in_training_and_not_in_evaluation(conv_type):
-    net, method = network(conv_type), SparseScores(score_l1=0.01)
+    net, method = network(conv_type), make_method("ss", score_l1=0.01)
     method.prepare(net)
     logits, labels = torch.randn(4, 5), torch.arange(4)
     plain = nn.functional.cross_entropy(logits, labels)
@@ -249,7 +251,7 @@ def test_ss_adds_the_sum_of_sigmoids_in_training_and_not_in_evaluation(conv_type
 
 
 def test_ss_evaluates_as_the_default_does():
-    net, method = network("SubnetConv"), SparseScores(score_l1=10.0)
+    net, method = network("SubnetConv"), make_method("ss", score_l1=10.0)
     method.prepare(net)
     assert evaluate(net, Fixed(), method, CPU) == evaluate(net, Fixed(), Method(), CPU)
 
@@ -257,19 +259,19 @@ def test_ss_evaluates_as_the_default_does():
 def test_a_bigger_weight_gives_lower_scores_and_no_weight_is_prune_score():
     def after(method):
         net = network("SubnetConv")
-        fit(assembled(net, method), State(), 5, Silent())
+        fit(assembled(net, method), TrainingState(), 5, Silent())
         return torch.cat([layer.constraint.scores.flatten() for layer in constrained_layers(net).values()]).detach()
 
-    means = [torch.sigmoid(after(SparseScores(score_l1=weight))).mean() for weight in (0.0, 0.03, 0.3)]
+    means = [torch.sigmoid(after(make_method("ss", score_l1=weight))).mean() for weight in (0.0, 0.03, 0.3)]
     assert means[0] > means[1] > means[2]
-    assert torch.equal(after(SparseScores(score_l1=0.0)), after(PruneScore()))
+    assert torch.equal(after(make_method("ss", score_l1=0.0)), after(make_method("prune_score")))
 
 
 @pytest.mark.parametrize("trainer", ["prune_score", "lottery", "ss"])
 @pytest.mark.parametrize("conv_type", ["DenseConv", "FixedSubnetConv", "RGConv"])
 def test_trainers_of_scores_refuse_a_network_without(trainer, conv_type):
     with pytest.raises(ValueError, match=r"trainer: .*no layer has any; conv_type SubnetConv"):
-        METHODS[trainer]().prepare(network(conv_type))
+        make_method(trainer).prepare(network(conv_type))
 
 
 # losses
@@ -342,7 +344,7 @@ def test_accuracy_of_three_views_is_that_of_the_clean_third():
 
 
 def test_a_copy_of_a_method_and_its_network_stay_together():
-    net, method = network(), PruneScore(prune_rate_epoch=10)
+    net, method = network(), make_method("prune_score", prune_rate_epoch=10)
     method.prepare(net)
     other_net, other = copy.deepcopy((net, method))
     other.before_epoch(other_net, 0)
@@ -354,7 +356,7 @@ def test_a_copy_of_a_method_and_its_network_stay_together():
 def test_a_training_step_never_waits_for_the_device(conv_type, trainer):
     """On the device "meta", which has no values, whoever asks for one fails: .item(), int(tensor), a mask index."""
     net = network(conv_type).to("meta")
-    method = METHODS[trainer]()
+    method = make_method(trainer)
     method.prepare(net)
     method.before_epoch(net, 0)
     sums = torch.zeros(4, dtype=torch.float64, device="meta")

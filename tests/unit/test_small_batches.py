@@ -7,7 +7,7 @@ from torch import nn
 from models.constraints import CONV_TYPES, constrain, constrained_layers
 from models.constraints.hebbian_stats import coactivation, correlation
 from models.constraints.sparse import SparseWeight
-from trainers.connection_strengths import Strengths
+from trainers.methods.connection_strengths import ConnectionStrengths
 from utils.distributed.runtime import ALONE
 
 SETTINGS = [(kind, {}) for kind in CONV_TYPES if kind != "DenseConv"]
@@ -59,11 +59,11 @@ def test_every_constraint_passes_them_forward_and_back(kind, settings, layers, c
 @EVERY_COUNT
 def test_every_strength_counts_nothing_in_no_image_and_no_correlation_in_one(strength, layers, count):
     model, shape = made(layers, "SparseConv")
-    strengths = Strengths(constrained_layers(model), correlated=strength is correlation)
-    strengths.watch(ALONE)
+    strengths = ConnectionStrengths(constrained_layers(model), correlated=strength is correlation)
+    strengths.attach(ALONE)
     model(torch.randn(count, *shape))
-    assert strengths.found.keys() == constrained_layers(model).keys()
-    for name, found in strengths.found.items():
+    assert strengths.sums.keys() == constrained_layers(model).keys()
+    for name, found in strengths.sums.items():
         assert found.shape == model.get_submodule(name).weight.shape and found.isfinite().all()
         assert (count and strength is coactivation) or not found.any()
 

@@ -13,9 +13,11 @@ from models.constraints.rewiring_rules import Rules
 from models.constraints.sparse import SparseWeight
 from models.constraints.topk_mask import kept_count
 from tests.cases import SPARSE_RULES
-from trainers.loop import Parts, State, fit
+from tests.steps import make_method
+from trainers.loop import TrainingSetup, fit
 from trainers.methods.sparse import Sparse
 from trainers.optimizers import make_optimizer
+from trainers.training_state import TrainingState
 from utils.distributed.runtime import Runtime
 
 CPU = Runtime(torch.device("cpu"), torch.float32)
@@ -77,17 +79,17 @@ class Spied(Sparse):
 
 
 def parts_of(net, kind=Sparse, optimizer="sgd", weight_decay=1e-2, **rules):
-    method = kind(weight_decay=weight_decay, **rules)
+    method = make_method(kind, weight_decay=weight_decay, **rules)
     method.prepare(net)
     made = make_optimizer(optimizer, method.parameter_groups(net), lr=0.05)
     CPU.put(net)  # channels_last, as in every run
-    return Parts(net, method, made, CPU, Batches(), Batches(), rate=lambda _: 0.05)
+    return TrainingSetup(net, method, made, CPU, Batches(), Batches(), learning_rate=lambda _: 0.05)
 
 
 def run(net, epochs=2, look=None, state=None, **rules):
     kind = type("Looked", (Spied,), {"look": staticmethod(look)}) if look else Sparse
     parts = parts_of(net, kind, **rules)
-    fit(parts, state or State(), epochs, Watch())
+    fit(parts, state or TrainingState(), epochs, Watch())
     return parts
 
 
@@ -99,7 +101,7 @@ def layers(net):
 
 
 def strengths_of(method):
-    return {name: value.clone() for name, value in method._strengths.found.items()}
+    return {name: value.clone() for name, value in method._strengths.sums.items()}
 
 
 @pytest.mark.parametrize(("drop", "strength"), [("hebbian", coactivation), ("correlation", correlation)])
@@ -112,7 +114,7 @@ def test_strengths_are_added_up_on_every_nth_step_of_a_period_and_reset_when_con
         elif when == "trained":
             found[-1] = (*found[-1], strengths_of(method))
         elif step == STEPS - 1:
-            assert not method._strengths.found
+            assert not method._strengths.sums
 
     run(net, 2, look, drop=drop, update_interval=4)
     assert [step for step, *_ in found] == [*range(STEPS)] * 2
@@ -165,7 +167,7 @@ def test_a_run_that_starts_within_a_period_counts_its_first_step(drop):
         counted.append(bool(method._strengths._hooks)) if when == "before" else None
 
     rules = {"drop": drop, "progress_interval": 10, "update_interval": 20, "progress_until": 1.0}
-    run(network(DENSITY), 4, look, State(epoch=1), prune_rate=DENSITY, **rules)
+    run(network(DENSITY), 4, look, TrainingState(epoch=1), prune_rate=DENSITY, **rules)
     assert [6 + step for step, was in enumerate(counted) if was] == [6, 10]
 
 
@@ -269,7 +271,7 @@ def test_a_cubic_density_falls_from_a_half_and_ends_exact(grow):
     parts = parts_of(net, prune_rate=0.1, **rules)
     watch = Watch(lambda: sum(count.kept for count in layer_counts(net)))
     assert watch.look() == 150
-    fit(parts, State(), 4, watch)
+    fit(parts, TrainingState(), 4, watch)
     seen = watch.seen  # the last move is after 18 steps: 1/2, then 0.1 + 0.4 (1 − t/18)³
     assert seen == [pytest.approx(300 * (0.1 + 0.4 * (1 - t / 18) ** 3), abs=2) for t in (6, 12, 18, 18)]
     assert seen[2] == 30
@@ -460,7 +462,7 @@ def test_a_watched_layer_gives_the_dense_gradient_and_only_then():
 def test_stopped_between_any_two_batches_it_goes_on_to_the_bit(rules, stop):
     whole = run(network(rules.get("prune_rate", 1.0)), 2, **rules)
     first = parts_of(network(rules.get("prune_rate", 1.0)), **rules)
-    state = State()
+    state = TrainingState()
     fit(first, state, 2, Watch(stop=lambda: STEPS * state.epoch + state.step >= stop))
     assert STEPS * state.epoch + state.step == stop
     snapshot = copy.deepcopy((first.model.state_dict(), first.optimizer.state_dict(), first.method.state_dict()))
@@ -475,7 +477,7 @@ def test_stopped_between_any_two_batches_it_goes_on_to_the_bit(rules, stop):
 
 
 def test_its_state_is_tensors_by_name():
-    parts, state = parts_of(network()), State()
+    parts, state = parts_of(network()), TrainingState()
     fit(parts, state, 1, Watch(stop=lambda: state.step == 2))
     state = parts.method.state_dict()
     assert {*state["strengths"]} == {"0", "2", "5"} and state["strengths"]["0"].sum() > 0
@@ -493,4 +495,4 @@ def test_strengths_come_back_to_the_device_of_the_network():
 
 def test_a_network_without_masks_is_refused():
     with pytest.raises(ValueError, match=r"no layer has a mask; conv_type SparseConv"):
-        Sparse().prepare(nn.Sequential(nn.Linear(2, 2)))
+        make_method("sparse").prepare(nn.Sequential(nn.Linear(2, 2)))

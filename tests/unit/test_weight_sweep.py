@@ -9,10 +9,10 @@ from torch import nn
 import models
 from models.constraints import constrain, constrained_layers, weight_layers
 from models.initial import initialise
-from tests.steps import OneBatch
+from tests.steps import OneBatch, make_method
 from trainers.loop import evaluate
-from trainers.methods.binary import Binary
-from trainers.weight_sweep import scaled, weight_sweep
+from trainers.methods.base import Method
+from trainers.methods.weight_sweep import scaled, weight_sweep
 from utils.distributed.runtime import Runtime
 
 CPU = Runtime(torch.device("cpu"), torch.float32)
@@ -50,7 +50,7 @@ def network(arch, in_shape, *, dense=(), ones=0.2, **options):
     initialise(model, "standard")
     names = [list(weight_layers(model))[i] for i in dense]
     constrain(model, "BinaryConv", initial_ones=ones, dense=tuple(names))
-    method = Binary()
+    method = make_method("binary")
     method.prepare(model)
     for layer in constrained_layers(model).values():
         nn.init.uniform_(layer.weight, 0, 0.5 / (1 - ones))  # above a half are as many as there are ones
@@ -71,7 +71,7 @@ def rebuilt(model, on):
     return plain
 
 
-class Untouched(Binary):
+class Untouched(Method):
     """Leaves the network in the mode that it has."""
 
     def before_evaluation(self, model):
