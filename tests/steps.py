@@ -92,7 +92,7 @@ def take_a_step(options):
     groups = method.parameter_groups(model)
     optimizer = make_optimizer(o.optimizer, groups, lr=o.lr * factor(0), momentum=o.momentum, nesterov=o.nesterov)
     batch = OneBatch(spec)
-    setup = TrainingSetup(model, method, optimizer, runtime, batch, batch, rate=factor, clip=o.grad_clip)
+    setup = TrainingSetup(model, method, optimizer, runtime, batch, batch, learning_rate=factor, clip=o.grad_clip)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     method.before_epoch(model, 0)
     assert train_one_epoch(setup, TrainingState(), "a step", NullCallbacks())  # raises if the loss is not finite

@@ -23,6 +23,7 @@ from utils.distributed.runtime import Runtime
 CPU = Runtime(torch.device("cpu"), torch.float32)
 DENSITY = 0.3
 STEPS = 6
+CUBIC = {"density_schedule": "cubic"}
 
 
 def network(density=1.0, seed=0):
@@ -295,7 +296,7 @@ def test_best_is_reset_in_the_epoch_that_reaches_the_final_density():
         ({}, "SparseConv comes down when connections first move"),
         ({"sparse_hold": False}, ""),
         ({"prune_rate": DENSITY}, ""),
-        ({"prune_rate": 0.1, "density_schedule": "cubic"}, "SparseConv comes down to 10 %"),
+        ({"prune_rate": 0.1, **CUBIC}, "SparseConv comes down to 10 %"),
     ],
 )
 def test_the_density_note_names_a_falling_density(rules, note):
@@ -398,22 +399,12 @@ def test_random_control_zeroes_all_but_the_live_share_and_redraws_kept_zeros(hol
 
 def test_a_layer_emptied_by_the_random_control_has_connections_after_the_next_move():
     net, seen = network(), []
-    run(
-        net,
-        3,
-        lambda method, when, step: seen.append(net[5].constraint.kept),
-        drop="random",
-        grow="random",
-        live_share=1e-9,
-    )
+    rules = {"drop": "random", "grow": "random"}
+    run(net, 3, lambda method, when, step: seen.append(net[5].constraint.kept), live_share=1e-9, **rules)
     assert seen[-1] == 0 and all(torch.isfinite(layer.weight).all() for layer in layers(net))
-    net[5].constraint.change(
-        net[5].weight,
-        Rules(drop="random", grow="random").change(
-            net[5].weight, net[5].constraint.mask, None, None, target=0, fraction=0.0
-        ),
-        hold=True,
-    )
+    weight, mask = net[5].weight, net[5].constraint.mask
+    change = Rules(**rules).change(weight, mask, None, None, target=0, fraction=0.0)
+    net[5].constraint.change(weight, change, hold=True)
     assert net[5].constraint.kept > 0 and net[5].weight.count_nonzero() == net[5].constraint.kept
 
 
@@ -464,13 +455,7 @@ def test_a_layer_has_a_dense_gradient_only_while_watched():
         {"drop": "correlation", "grow": "random", "prune_rate": DENSITY, "progress_interval": 4, "update_interval": 2},
         {"drop": "random", "grow": "random", "progress_interval": 4},
         {"drop": "magnitude_per_sign", "grow": "random", "prune_rate": DENSITY, "progress_interval": 4},
-        {
-            "drop": "magnitude",
-            "grow": "gradient",
-            "prune_rate": 0.2,
-            "progress_interval": 5,
-            "density_schedule": "cubic",
-        },
+        {"drop": "magnitude", "grow": "gradient", "progress_interval": 5, "prune_rate": 0.2, **CUBIC},
     ],
 )
 def test_a_run_stopped_between_any_two_batches_resumes_to_the_bit(rules, stop):

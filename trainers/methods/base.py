@@ -1,17 +1,19 @@
 """Base class of every training method: the hooks by which a method changes training.
 
-When each hook is called:
+The order of the hooks, with the steps of the loop in parentheses:
 
-    build     prepare · density_note · parameter_groups (possibly twice)
-    resume    before_epoch · load_state_dict
-    fit       before_fit
-              every epoch:  before_epoch · resets_best
-                            every batch:  before_step · forward · loss · backward · optimizer step · after_step
-                            after_epoch
-                            before_evaluation · forward and loss per held-out batch
-                            tables · metrics · histograms · state_dict
-              a checkpoint within an epoch:  state_dict
-    --evaluate    prepare · before_epoch · before_evaluation · forward and loss per test batch
+    prepare, density_note, parameter_groups
+    before_epoch, load_state_dict                              when a run is resumed
+    before_fit
+    every epoch:
+        before_epoch, resets_best
+        every batch:
+            before_step, (forward), loss, (backward), (optimizer step), after_step
+        after_epoch
+        before_evaluation, (forward) and loss per held-out batch
+        tables, metrics, histograms, state_dict
+
+With --evaluate: prepare, before_epoch, before_evaluation, (forward) and loss per test batch.
 
 To write a method, subclass `Method`, override the hooks it needs, and add its row to `trainers/registry.py`.
 """
@@ -35,9 +37,10 @@ class Method:
     The constructor takes options by their names. The ones below are common to all methods. A subclass declares its own
     as required keyword-only arguments, because their defaults stand in `args.py` alone.
 
-    With several processes, every process calls every hook at the same time, with its own replica of the model and its
+    With several processes, every process calls the hooks at the same time, with its own replica of the model and its
     own slice of the batch. A hook must make the same change on all replicas. Sum or gather whatever depends on the
     batch with `runtime.total` or `runtime.gather` first. Draws from torch's generators are equal on all processes.
+    `metrics`, `histograms` and `state_dict` run on the first process alone, so they must not communicate.
     """
 
     option_names: tuple[str, ...] = ()
@@ -62,14 +65,14 @@ class Method:
         """
 
     def density_note(self) -> str:
-        """Return how the density of the first epochs differs from the one reported, for the log; "" if it does not.
-
-        Called after `prepare`.
-        """
+        """Return how the density changes during training, for the log; "" if it does not. Called after `prepare`."""
         return ""
 
     def parameter_groups(self, model: nn.Module) -> Groups:
-        """Return the parameter groups of the optimizer. A parameter that is frozen for a time belongs to them too."""
+        """Return the optimizer's parameter groups, which include parameters that are frozen for some epochs.
+
+        Called once or twice before the optimizer is made. Raises ValueError if no parameter would train.
+        """
         return parameter_groups(model, weight_decay=self.weight_decay, no_bn_decay=self.no_bn_decay)
 
     def before_fit(
@@ -81,7 +84,10 @@ class Method:
         """
 
     def resets_best(self, epoch: int) -> bool:
-        """Return True if epochs before `epoch` (from 0) cannot be the best, such as those of a denser network."""
+        """Return True if no epoch before `epoch` (from 0) may count as the best, such as epochs of a denser network.
+
+        The answer may depend on `epoch` and on the arguments of `before_fit` alone.
+        """
         return False
 
     def before_epoch(self, model: nn.Module, epoch: int) -> None:
@@ -95,20 +101,24 @@ class Method:
         """Prepare the forward pass of batch `step` (from 0 in every epoch)."""
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss of a batch, a scalar that is a mean over the batch. Called in training and in evaluation.
+        """Return the loss of a batch: a scalar, the mean over the batch. Called in training and in evaluation.
 
         `logits` is (B, classes) in float32, or (3 B, classes) for three augmented views; `labels` is (B,) in int64.
+        Gradients are disabled in evaluation.
         """
         return cross_entropy(logits, labels, self.label_smoothing)
 
     def after_step(self, model: nn.Module, step: int) -> None:
-        """Change weights, masks or optimizer state after the optimizer's step on batch `step`."""
+        """Change weights, masks or optimizer state after the optimizer's step on batch `step` (from 0)."""
 
     def after_epoch(self, model: nn.Module, epoch: int) -> None:
         """Change `model` after the last step of `epoch` (from 0), before the held-out split is evaluated."""
 
     def before_evaluation(self, model: nn.Module) -> None:
-        """Undo what holds in training alone. `model` is in evaluation mode already."""
+        """Undo on `model`, which is in evaluation mode, what `before_step` sets for training alone.
+
+        Called before every evaluation: of the held-out split, of the test set and in a weight sweep.
+        """
 
     def tables(
         self, model: nn.Module, held_out: Batches, runtime: Runtime, epoch: int, epochs: int
@@ -122,7 +132,8 @@ class Method:
     def metrics(self, model: nn.Module) -> dict[str, dict[str, float]]:
         """Return metrics to log after an epoch besides loss and accuracy: split -> name -> value.
 
-        By default the density of every constrained layer and of the network. Must not change `model`.
+        By default the density of every constrained layer and of the network. Must not change `model`, which is in
+        evaluation mode.
         """
         counts = layer_counts(model)
         layers = {f"density_{c.name}": c.kept / c.total for c in counts if c.constraint != "dense"}
@@ -137,8 +148,11 @@ class Method:
         return []
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` needs to resume to the bit: tensors and plain types, in a dict by name."""
+        """Return what `load_state_dict` needs to resume to the bit: tensors and plain types, by name.
+
+        Called for every checkpoint, also within an epoch. Weights and optimizer state are stored without it.
+        """
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned. Called after `prepare`, before `before_fit`."""
+        """Restore what `state_dict` returned, on every process. Called after `prepare` and before `before_fit`."""
