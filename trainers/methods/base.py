@@ -86,7 +86,7 @@ class Method:
     def resets_best(self, epoch: int) -> bool:
         """Return True if no epoch before `epoch` (from 0) may count as the best, such as epochs of a denser network.
 
-        The answer may depend on `epoch` and on the arguments of `before_fit` alone.
+        The answer may depend on `epoch` and on what `prepare` and `before_fit` were given, not on training.
         """
         return False
 
