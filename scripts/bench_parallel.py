@@ -29,7 +29,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.constraints import constrained_layers
 from scripts.benchmarks.contenders import STEPS, NullCallbacks, Samples, Work, measure, network, our_work, parts, timed
-from trainers.loop import Parts, State, train_one_epoch
+from trainers.loop import TrainingSetup, train_one_epoch
+from trainers.training_state import TrainingState
 from utils import exit_codes
 from utils.distributed import launcher_env, rendezvous
 from utils.distributed import runtime as runtimes
@@ -130,7 +131,7 @@ def works(job: Job, here: Runtime) -> dict[str, Work]:
     return found
 
 
-def assembled(job: Job, here: Runtime, way: Way, *, dense: bool) -> Parts:
+def assembled(job: Job, here: Runtime, way: Way, *, dense: bool) -> TrainingSetup:
     """What the loop needs on this process."""
     runtime = here if way.together else replace(here, process=launcher_env.ALONE)
     mine = job.batch if way.whole else job.batch // job.processes
@@ -194,7 +195,7 @@ def sent_by(job: Job, here: Runtime, who: str) -> dict[str, Any]:
     way = replace(WAYS["strong"], compression="bf16" if "bf16" in who else "none")
     loop = assembled(job, here, way, dense=who == "dense")
     with Sent() as sent, redirect_stderr(io.StringIO()):
-        train_one_epoch(loop, State(), "counting", NullCallbacks())
+        train_one_epoch(loop, TrainingState(), "counting", NullCallbacks())
     return {"trained": sum(p.numel() for p in loop.model.parameters() if p.requires_grad), **a_step(sent.tensors)}
 
 

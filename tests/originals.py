@@ -1,4 +1,4 @@
-"""Checkpoints as BIPROP's own programs write them, made from our networks: its keys, shapes, types and file formats."""
+"""Checkpoints in BIPROP's keys, shapes, types and file formats, made from our networks."""
 
 from collections import OrderedDict
 
@@ -11,7 +11,7 @@ from models.constraints import constrain, weight_layers
 
 
 def small_net(arch="Conv2_BinAct", conv_type="SubnetConv", seed=0, num_classes=3, density=0.3, **options):
-    """A few thousand weights; batch norm, if any, has seen images. k·n is not whole in all layers."""
+    """Return a network of a few thousand weights that has seen one batch; k·n is not whole in all layers."""
     torch.manual_seed(seed)
     model = models.build(arch, num_classes=num_classes, in_shape=(1, 4, 4), width_mult=0.125, **options)
     constrain(model, conv_type, density=density)
@@ -20,11 +20,12 @@ def small_net(arch="Conv2_BinAct", conv_type="SubnetConv", seed=0, num_classes=3
 
 
 def logits(model):
+    """Return the logits of five fixed images."""
     return model.eval()(torch.randn(5, 1, 4, 4, generator=torch.Generator().manual_seed(1)))
 
 
 def original_state(model, module=True):
-    """`state_dict` of the same network there: its linear layers are 1×1 convolutions."""
+    """Return BIPROP's `state_dict` of the same network, where linear layers are 1×1 convolutions."""
     linear = {name for name, layer in weight_layers(model).items() if isinstance(layer, nn.Linear)}
     state = OrderedDict()
     for key, value in model.state_dict().items():
@@ -34,8 +35,11 @@ def original_state(model, module=True):
     return state
 
 
-def original(model, module=True, **facts):
-    """What main.py stores after epoch 7 of an MPT-1/32 run under cosine_lr: the learning rate is a numpy float64."""
+def original(model, module=True, **changes):
+    """Return what BIPROP's main.py stores after epoch 7 of an MPT-1/32 run with cosine_lr, with `changes`.
+
+    The learning rate is a numpy float64, as in BIPROP.
+    """
     scores = [p.detach().clone() for key, p in model.named_parameters() if "scores" in key]
     groups = [{"params": [], "lr": np.float64(0.1)}, {"params": list(range(len(scores))), "lr": np.float64(0.05)}]
     return {
@@ -56,17 +60,20 @@ def original(model, module=True, **facts):
         "prune_rate": 0.3,
         "train_augmentation": "Default",
         "p_clean": 1.0,
-        **facts,
+        **changes,
     }
 
 
 def before_2022(content):
-    """What parallel_main.py, and main.py before February 2022, leave out."""
+    """Return `content` without the entries that parallel_main.py and main.py before February 2022 do not write."""
     return {key: value for key, value in content.items() if key in list(content)[: list(content).index("conv_type")]}
 
 
 def write(content, path, legacy=False, old_numpy=False):
-    """`legacy`: the format of torch < 1.6; `old_numpy`: the name that numpy < 2 gives its scalars, legacy only."""
+    """Write `content` to `path` and return it: in the format of torch < 1.6 if `legacy`, as numpy < 2 if `old_numpy`.
+
+    numpy < 2 stores its scalars under another module name; `old_numpy` needs `legacy`.
+    """
     torch.save(content, path, _use_new_zipfile_serialization=not legacy)
     if old_numpy:
         data = path.read_bytes()

@@ -1,33 +1,36 @@
-"""One step of training and one of evaluation of what options ask for, on random images: no data set is read."""
+"""One training step and one evaluation of the run that options describe, on random images: no data set is read."""
 
 import math
 from dataclasses import dataclass, replace
 
 import torch
 
+import args
 import data
 from models.constraints import weight_layers, weight_shape
 from trainers.experiment import build
-from trainers.loop import Parts, State, evaluate, train_one_epoch
+from trainers.loop import TrainingSetup, evaluate, train_one_epoch
 from trainers.optimizers import make_optimizer
+from trainers.registry import TRAINERS
 from trainers.schedules import schedule
+from trainers.training_state import TrainingState
 from utils.distributed.runtime import Runtime
 
-LIGHT = 5_500_000  # weights; above, a step at full width takes more than a second of one core
+LIGHT = 5_500_000  # weights: a step of a larger network takes more than a second of one core
 
 
 SMALL_IMAGENET = replace(data.SPECS["CIFAR10"], in_shape=(3, 64, 64))
 IMAGENET = replace(data.SPECS["CIFAR10"], in_shape=(3, 224, 224), num_classes=1000)
 
 
-def facts(name):
-    """Those of the set, but ImageNet small enough for a test."""
+def spec_of(name):
+    """Return the spec of a data set, with 64x64 images for ImageNet."""
     return SMALL_IMAGENET if name == "ImageNet" else data.SPECS[name]
 
 
 @dataclass
 class OneBatch:
-    """Two random images of the set's shape."""
+    """A split of one batch: `samples` random images of the shape in `spec`."""
 
     spec: data.SetSpec
     samples: int = 2
@@ -36,12 +39,14 @@ class OneBatch:
         return 1
 
     def epoch(self, epoch, start=0):
-        made = torch.Generator().manual_seed(1)
-        labels = torch.randint(0, self.spec.num_classes, (self.samples,), generator=made)
-        yield torch.randn(self.samples, *self.spec.in_shape, generator=made), labels
+        generator = torch.Generator().manual_seed(1)
+        labels = torch.randint(0, self.spec.num_classes, (self.samples,), generator=generator)
+        yield torch.randn(self.samples, *self.spec.in_shape, generator=generator), labels
 
 
-class SilentExit:
+class NullCallbacks:
+    """Callbacks that never ask to stop or to save."""
+
     def stop_asked(self):
         return False
 
@@ -49,29 +54,35 @@ class SilentExit:
         return False
 
 
-def without_numbers(options, spec):
-    """The network with shapes alone: any size costs nothing."""
+def make_method(trainer, **changes):
+    """Return the training method `trainer` with the default of every option except `changes`."""
+    row = TRAINERS[trainer]
+    return row.load()(**{name: args.FIELDS[name].default for name in row.options} | changes)
+
+
+def on_meta(options, spec):
+    """Return the network on the meta device, where tensors have shapes but no storage."""
     with torch.device("meta"):
         return build(options, spec)[0]
 
 
 def logits_shape(model, spec):
-    """Of a network without numbers, for two images."""
+    """Return the shape of the logits for two images; `model` is on the meta device."""
     return tuple(model.eval()(torch.empty(2, *spec.in_shape, device="meta")).shape)
 
 
-def weights(model):
+def weight_count(model):
     return sum(weight_shape(layer).numel() for layer in weight_layers(model).values())
 
 
 def take_a_step(options):
-    """Train and evaluate once: something trainable moves, and nothing else. Returns the network.
+    """Train one step, evaluate once, check that only trainable parameters changed, and return the network.
 
-    A heavy one runs whole on the meta device; the step is then that of the same network at a quarter of its width.
+    A network of more than `LIGHT` weights runs forward on the meta device, and trains at a quarter of its width.
     """
-    spec, o = facts(options.data.set), options.optim
-    whole = without_numbers(options, spec)
-    if weights(whole) > LIGHT:
+    spec, o = spec_of(options.data.set), options.optim
+    whole = on_meta(options, spec)
+    if weight_count(whole) > LIGHT:
         assert logits_shape(whole, spec) == (2, spec.num_classes)
         options = options.replace(width_mult=options.model.width_mult / 4)
     model, method = build(options, spec)
@@ -81,12 +92,12 @@ def take_a_step(options):
     groups = method.parameter_groups(model)
     optimizer = make_optimizer(o.optimizer, groups, lr=o.lr * factor(0), momentum=o.momentum, nesterov=o.nesterov)
     batch = OneBatch(spec)
-    parts = Parts(model, method, optimizer, runtime, batch, batch, rate=factor, clip=o.grad_clip)
+    setup = TrainingSetup(model, method, optimizer, runtime, batch, batch, learning_rate=factor, clip=o.grad_clip)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     method.before_epoch(model, 0)
-    assert train_one_epoch(parts, State(), "a step", SilentExit())  # raises where the loss is not finite
+    assert train_one_epoch(setup, TrainingState(), "a step", NullCallbacks())  # raises if the loss is not finite
     after = dict(model.named_parameters())
-    moved = {name for name, p in after.items() if not torch.equal(p, before[name])}
-    assert moved and moved <= {name for name, p in after.items() if p.requires_grad}
+    changed = {name for name, p in after.items() if not torch.equal(p, before[name])}
+    assert changed and changed <= {name for name, p in after.items() if p.requires_grad}
     assert math.isfinite(evaluate(model, batch, method, runtime).loss)
     return model

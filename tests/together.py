@@ -16,7 +16,8 @@ import torch
 from args import from_flat
 from models.constraints import constrained_layers
 from trainers.build import assemble, build, load_set
-from trainers.loop import State, fit
+from trainers.loop import fit
+from trainers.training_state import TrainingState
 from utils.distributed import launcher_env, rendezvous, runtime
 
 # digits: 1437 training images make 12 steps per epoch; the 117 images of the last do not divide by 2
@@ -106,9 +107,9 @@ def outcome(name, here):
         return loss
 
     method.loss = recorded
-    fit(parts, State(), options.optim.epochs, events)
+    fit(parts, TrainingState(), options.optim.epochs, events)
     kept = {at: layer.constraint(layer.weight) != 0 for at, layer in constrained_layers(model.eval()).items()}
-    scores = {"train": events.train.named(), "held out": events.held_out.named()}
+    scores = {"train": events.train.as_dict(), "held out": events.held_out.as_dict()}
     state = {key: value.clone() for key, value in model.state_dict().items()}
     return {"losses": losses, "state": state, "kept": kept, "scores": scores, "tables": sorted(events.last_tables)}
 

@@ -15,7 +15,7 @@ from models.constraints.registry import CONV_TYPES
 from models.initial import initialise
 from trainers import network_memory
 from trainers.ddp import Replicas
-from trainers.loop import Parts
+from trainers.loop import TrainingSetup
 from trainers.methods.base import Method
 from trainers.optimizers import freeze_weights, make_optimizer
 from trainers.registry import TRAINERS
@@ -176,7 +176,9 @@ def batches(options: Options, runtime: Runtime, image_set: data.ImageSet, split:
     )
 
 
-def assemble(options: Options, runtime: Runtime, model: nn.Module, method: Method, image_set: data.ImageSet) -> Parts:
+def assemble(
+    options: Options, runtime: Runtime, model: nn.Module, method: Method, image_set: data.ImageSet
+) -> TrainingSetup:
     """Move the network to the device and put everything together that the loop needs."""
     o = options.optim
     replicas = Replicas(runtime, compression=options.run.grad_compression, sync_bn=options.run.sync_bn)
@@ -192,15 +194,15 @@ def assemble(options: Options, runtime: Runtime, model: nn.Module, method: Metho
         ) from error
     groups = method.parameter_groups(model)
     held_out = image_set.test if image_set.val is None else image_set.val
-    return Parts(
+    return TrainingSetup(
         model,
         method,
         make_optimizer(o.optimizer, groups, lr=o.lr, momentum=o.momentum, nesterov=o.nesterov, eps=o.optimizer_eps),
         runtime,
         batches(options, runtime, image_set, image_set.train),
         batches(options, runtime, image_set, held_out),
-        rate=lambda epoch: o.lr * factor(epoch),
+        learning_rate=lambda epoch: o.lr * factor(epoch),
         clip=o.grad_clip,
-        look_every=options.run.print_freq if runtime.alone else min(options.run.print_freq, AGREE_EVERY),
+        sync_every=options.run.print_freq if runtime.alone else min(options.run.print_freq, AGREE_EVERY),
         replicas=replicas,
     )

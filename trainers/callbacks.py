@@ -6,7 +6,9 @@ from typing import Any
 
 from args import Options
 from trainers import summary
-from trainers.loop import Parts, Score, State
+from trainers.loop import TrainingSetup
+from trainers.metrics import Metrics
+from trainers.training_state import TrainingState
 from utils.console import say
 from utils.random_state import rng_state
 from utils.records import checkpoints
@@ -34,15 +36,17 @@ class SignalCallbacks:
     def save_due(self) -> bool:
         return False
 
-    def save(self, state: State, *, is_best: bool) -> None: ...
+    def save(self, state: TrainingState, *, is_best: bool) -> None: ...
 
-    def save_initial(self, state: State) -> None: ...
+    def save_initial(self, state: TrainingState) -> None: ...
 
     def tables(self, epoch: int, tables: dict[str, Table]) -> None: ...
 
-    def epoch_done(self, state: State, train: Score, held_out: Score, rate: float, *, is_best: bool) -> None: ...
+    def epoch_done(
+        self, state: TrainingState, train: Metrics, held_out: Metrics, rate: float, *, is_best: bool
+    ) -> None: ...
 
-    def stopped(self, state: State) -> None: ...
+    def stopped(self, state: TrainingState) -> None: ...
 
     def close(self, final: dict[str, float]) -> None: ...
 
@@ -51,7 +55,7 @@ class RunRecorder(SignalCallbacks):
     """Writes what it hears into the run's directory."""
 
     def __init__(
-        self, run: Run, options: Options, parts: Parts, state: State, snapshot: Mapping[str, Any] | None
+        self, run: Run, options: Options, parts: TrainingSetup, state: TrainingState, snapshot: Mapping[str, Any] | None
     ) -> None:
         """`snapshot` is the checkpoint that the run goes on from: what was recorded after it is dropped here."""
         super().__init__()
@@ -78,7 +82,9 @@ class RunRecorder(SignalCallbacks):
             for line in record_table(self._run.path, name, epoch, table)[-1:]:  # those of earlier epochs are there
                 self._tensorboard().curve(name, line)
 
-    def epoch_done(self, state: State, train: Score, held_out: Score, rate: float, *, is_best: bool) -> None:
+    def epoch_done(
+        self, state: TrainingState, train: Metrics, held_out: Metrics, rate: float, *, is_best: bool
+    ) -> None:
         """Measures first, then the checkpoint: what a kill between them repeats is dropped on resumption."""
         self._run.check_held()
         images, seconds = self._trained
@@ -87,10 +93,10 @@ class RunRecorder(SignalCallbacks):
         split = self._held_out
         clock = {"lr": rate, "images_per_second": speed, "elapsed_seconds": state.seconds}
         measures = {
-            "train": train.named() | clock,
-            split: held_out.named() | {"best_acc@1": state.best["acc@1"]},
+            "train": train.as_dict() | clock,
+            split: held_out.as_dict() | {"best_acc@1": state.best["acc@1"]},
         }
-        for of, more in self._parts.method.measures(self._parts.model).items():
+        for of, more in self._parts.method.metrics(self._parts.model).items():
             measures[of] = measures.get(of, {}) | more
         self._metrics.record(state.epoch, measures)
         board = self._tensorboard()
@@ -110,11 +116,11 @@ class RunRecorder(SignalCallbacks):
             f" (best {best['acc@1']:.2f}% in epoch {best['epoch']})  lr {rate:.4g}{kept}  {speed:,.0f} images/s"
         )
 
-    def stopped(self, state: State) -> None:
+    def stopped(self, state: TrainingState) -> None:
         self.save(state, is_best=False)
         self._run.set_status("stopped", epoch=state.epoch, step=state.step, epochs=self._options.optim.epochs)
 
-    def save(self, state: State, *, is_best: bool) -> None:
+    def save(self, state: TrainingState, *, is_best: bool) -> None:
         """Write last.pt, and before it best.pt and epoch_<n>.pt where they are due."""
         self._run.check_held()
         every = self._options.run.save_every
@@ -123,11 +129,11 @@ class RunRecorder(SignalCallbacks):
         checkpoints.save(self._run.path / "checkpoints", self._snapshot(state), [*names, "last.pt"])
         self._saved = time.monotonic()
 
-    def save_initial(self, state: State) -> None:
+    def save_initial(self, state: TrainingState) -> None:
         """initial.pt: weights and scores as drawn."""
         checkpoints.save(self._run.path / "checkpoints", self._snapshot(state), ["initial.pt"])
 
-    def _snapshot(self, state: State) -> dict[str, Any]:
+    def _snapshot(self, state: TrainingState) -> dict[str, Any]:
         parts = self._parts
         return {
             "epoch": state.epoch,

@@ -12,8 +12,10 @@ from args import Options
 from trainers import load_trained, resume, summary
 from trainers.build import assemble, batches, build, load_set
 from trainers.callbacks import RunRecorder, SignalCallbacks
-from trainers.loop import Parts, Score, State, evaluate, fit
+from trainers.loop import TrainingSetup, evaluate, fit
+from trainers.metrics import Metrics
 from trainers.restore import best_epoch, is_best, restore
+from trainers.training_state import TrainingState
 from utils.console import say, warn
 from utils.distributed import rendezvous
 from utils.distributed.runtime import Runtime
@@ -61,7 +63,7 @@ def train(options: Options, runtime: Runtime) -> None:
         results.check(_results(options))
     facts = {"device": runtime.device_name, "precision": runtime.precision_name, "seed": options.run.seed}
     run = point.run or runtime.run_on_first(lambda: resume.begin(point.options, options, facts))
-    state = State(epoch=options.optim.start_epoch or 0)
+    state = TrainingState(epoch=options.optim.start_epoch or 0)
     if point.snapshot is not None and point.path is not None:
         snapshot = point.snapshot
         best = runtime.run_on_first(lambda: best_epoch(run, snapshot))
@@ -90,9 +92,9 @@ def _settled(options: Options, runtime: Runtime) -> Options:
 def _go(
     options: Options,
     runtime: Runtime,
-    parts: Parts,
+    parts: TrainingSetup,
     run: runs.Run,
-    state: State,
+    state: TrainingState,
     snapshot: dict[str, Any] | None,
     image_set: data.ImageSet,
 ) -> None:
@@ -138,7 +140,12 @@ def _to_go_on(runtime: Runtime, run: runs.Run) -> str:
 
 
 def _finish(
-    options: Options, runtime: Runtime, parts: Parts, run: runs.Run, state: State, image_set: data.ImageSet
+    options: Options,
+    runtime: Runtime,
+    parts: TrainingSetup,
+    run: runs.Run,
+    state: TrainingState,
+    image_set: data.ImageSet,
 ) -> dict[str, float]:
     """Test once where best was picked on a validation share, write the results row, say the summary."""
     tests = None
@@ -175,7 +182,7 @@ def test_only(options: Options, runtime: Runtime) -> None:
     runtime.put(model)
     with runtime.local_first():
         image_set = load_set(options)
-    score: Score = evaluate(model, batches(options, runtime, image_set, image_set.test), method, runtime)
+    score: Metrics = evaluate(model, batches(options, runtime, image_set, image_set.test), method, runtime)
     epoch = f" (epoch {escaped(stored.content['epoch'])})" if "epoch" in stored.content else ""
     say(f"{stored.path}{epoch}: {options.model.arch}, {summary.kept_in_words(model)}")
     say(f"test loss {score.loss:.4f}  acc@1 {score.top1:.2f} %  acc@5 {score.top5:.2f} %")

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainers.loop import Parts, Score, State
+from trainers.loop import TrainingSetup
+from trainers.metrics import Metrics
+from trainers.training_state import TrainingState
 from utils.console import warn
 from utils.errors import RunFailed, UsageError
 from utils.random_state import set_rng_state
@@ -21,7 +23,7 @@ from utils.text import shown
 
 Snapshot = Mapping[str, Any]
 WRONG = (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, OverflowError)
-MEASURED = {*Score(0, 0, 0).named()}
+MEASURED = {*Metrics(0, 0, 0).as_dict()}
 
 
 def put_back(path: Path | str, snapshot: Snapshot, **loaders: Callable[[Any], object]) -> None:
@@ -37,7 +39,7 @@ def put_back(path: Path | str, snapshot: Snapshot, **loaders: Callable[[Any], ob
             raise UsageError(f"{path} is damaged or of another run: {name}: {reason}") from error
 
 
-def restore(parts: Parts, snapshot: Snapshot, path: Path, best_epoch: int | None) -> State:
+def restore(parts: TrainingSetup, snapshot: Snapshot, path: Path, best_epoch: int | None) -> TrainingState:
     """Put a snapshot back into `parts` and every generator; returns how far its run had come, of whose best.pt
     `best_epoch` is the epoch. Raises UsageError where the snapshot does not fit."""
     state = progress(path, snapshot)
@@ -129,10 +131,10 @@ def load_generators(saved: dict[str, Any]) -> None:
     set_rng_state(saved)
 
 
-def progress(path: Path | str, snapshot: Snapshot) -> State:
+def progress(path: Path | str, snapshot: Snapshot) -> TrainingState:
     """Return how far the run of a snapshot had come. Raises UsageError where the entry `state` or
     `events` is damaged."""
-    made: list[State] = []
+    made: list[TrainingState] = []
     put_back(path, snapshot, state=lambda saved: made.append(_state(saved, snapshot)))
     if snapshot.get("events") is not None:  # an older checkpoint has none
         put_back(path, snapshot, events=_check_sizes)
@@ -145,16 +147,18 @@ def _check_sizes(saved: dict[str, Any]) -> None:
             raise ValueError(f"{shown(name)} is {shown(size)}")
 
 
-def _state(saved: dict[str, Any], snapshot: Snapshot) -> State:
+def _state(saved: dict[str, Any], snapshot: Snapshot) -> TrainingState:
     start_epoch = snapshot["options"].get("start_epoch") or 0
-    for field in fields(State):
+    for field in fields(TrainingState):
         value = saved[field.name]
         kind = field.type
         if kind in (int, float):
             right = _is_count(value) and (kind is float or type(value) is int)
         elif field.name == "sums":
             right = (
-                len(value) == len(State().sums) and all(map(_is_count, value)) and (saved["step"] > 0 or not any(value))
+                len(value) == len(TrainingState().sums)
+                and all(map(_is_count, value))
+                and (saved["step"] > 0 or not any(value))
             )
         else:
             right = _is_score(value, saved["epoch"] if field.name == "best" else None)
@@ -163,7 +167,7 @@ def _state(saved: dict[str, Any], snapshot: Snapshot) -> State:
             raise ValueError(f"{field.name} is {shown(value)}")
     if any(saved[name] != snapshot[name] for name in ("epoch", "step")):
         raise ValueError("its epoch and step are not those of the checkpoint")
-    return State(**saved)
+    return TrainingState(**saved)
 
 
 def _is_score(measures: dict[str, Any], epochs: int | None) -> bool:

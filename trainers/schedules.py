@@ -1,6 +1,6 @@
-"""Learning-rate policies: (epoch, number of epochs, warm-up length, step, gamma) -> factor of the base rate; pure.
+"""Schedules of the learning rate and of the density, as pure functions of the epoch.
 
-The rate changes once an epoch, as in BIPROP, whose names and formulas these are, deepshift_lr excepted.
+The learning rate changes once per epoch. Names and formulas are BIPROP's, except deepshift_lr.
 """
 
 import math
@@ -9,10 +9,10 @@ from functools import partial
 
 from utils.registry import lookup
 
-Policy = Callable[[int, int, int, int, float], float]
+Policy = Callable[[int, int, int, int, float], float]  # (epoch, epochs, warm-up epochs, step, gamma) -> factor of --lr
 
 
-def _warm(epoch: int, warmup: int) -> float | None:
+def _linear_warmup(epoch: int, warmup: int) -> float | None:
     return (epoch + 1) / warmup if epoch < warmup else None
 
 
@@ -21,26 +21,30 @@ def _cosine(epoch: int, epochs: int, warmup: int) -> float:
 
 
 def constant(epoch: int, _epochs: int, warmup: int, _step: int, _gamma: float) -> float:
-    return _warm(epoch, warmup) or 1.0
+    """Return 1 after a linear warm-up of `warmup` epochs."""
+    return _linear_warmup(epoch, warmup) or 1.0
 
 
 def cosine(epoch: int, epochs: int, warmup: int, _step: int, _gamma: float) -> float:
-    return _warm(epoch, warmup) or _cosine(epoch, epochs, warmup)
+    """Return the cosine decay from 1 to 0 over `epochs` after a linear warm-up of `warmup` epochs."""
+    return _linear_warmup(epoch, warmup) or _cosine(epoch, epochs, warmup)
 
 
 def multistep(epoch: int, _epochs: int, _warmup: int, step: int, gamma: float) -> float:
+    """Return the factor multiplied by `gamma` every `step` epochs."""
     return gamma ** (epoch // step)
 
 
-def milestones(steps: dict[int, float], epoch: int, *_unused: float) -> float:
-    """1 until the first milestone, then the factor of the last one passed."""
-    return next((factor for start, factor in sorted(steps.items(), reverse=True) if epoch >= start), 1.0)
+def milestones(factors: dict[int, float], epoch: int, *_unused: float) -> float:
+    """Return the factor of the last milestone reached, 1 before the first. `factors` maps milestone epoch to factor."""
+    return next((factor for start, factor in sorted(factors.items(), reverse=True) if epoch >= start), 1.0)
 
 
 _XNOR = {30: 0.1, 44: 0.01, 54: 0.001}
 
 
 def cosine_after_milestones(epoch: int, epochs: int, warmup: int, _step: int, _gamma: float) -> float:
+    """Return the factor of xnor_lr, from epoch 55 on multiplied by the cosine decay of the whole run."""
     factor = milestones(_XNOR, epoch)
     return factor * _cosine(epoch, epochs, warmup) if epoch >= 55 else factor
 
@@ -55,12 +59,15 @@ POLICIES: dict[str, Policy] = {
     "mpt11_w18_2_lr": partial(milestones, {46: 0.1, 65: 0.01, 80: 0.0001}),
     "mpt11_w18_2_v2_lr": partial(milestones, {35: 0.1, 50: 0.01, 60: 0.0001}),
     "cos_multi_lr": cosine_after_milestones,
-    "deepshift_lr": partial(milestones, {80: 0.1, 120: 0.01, 160: 0.001, 180: 0.0001}),  # of its CIFAR-10 runs
+    "deepshift_lr": partial(milestones, {80: 0.1, 120: 0.01, 160: 0.001, 180: 0.0001}),  # DeepShift's CIFAR-10 runs
 }
 
 
 def schedule(name: str, *, epochs: int, warmup: int = 0, step: int = 20, gamma: float = 0.1) -> Callable[[int], float]:
-    """epoch (from 0) -> factor of the base learning rate. Raises ValueError for an unknown name."""
+    """Return the learning-rate policy `name` as a function: epoch (from 0) -> factor of the base learning rate.
+
+    Raises ValueError if no policy has that name.
+    """
     policy = lookup(POLICIES, name, "lr_policy")
     return lambda epoch: policy(epoch, epochs, warmup, step, gamma)
 
@@ -69,10 +76,10 @@ DENSITY_START = 0.5
 
 
 def density(epoch: int, final: float, length: int) -> float:
-    """The fraction kept in `epoch` (from 0) of a schedule that reaches `final` in epoch `length`.
+    """Return the density of a cubic schedule in `epoch` (from 0): 0.5 in epoch 0, `final` from epoch `length` on.
 
     Sparsity s(e) = S + (0.5 − S)(1 − e/length)³ with S = 1 − final: BIPROP's cubic schedule (Zhu & Gupta, "To prune, or
-    not to prune", 2017, eq. 1, from 0.5). A final density above 0.5 holds from the start.
+    not to prune", 2017, eq. 1, starting at 0.5). A `final` density above 0.5 holds from the start.
     """
     if final > DENSITY_START or epoch >= length:
         return final

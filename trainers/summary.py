@@ -8,7 +8,8 @@ from torch import nn
 
 from args import FIELDS, Options
 from models.constraints import layer_counts, parameter_counts
-from trainers.loop import Score, State
+from trainers.metrics import Metrics
+from trainers.training_state import TrainingState
 from utils.distributed.runtime import Runtime
 from utils.records.results import DATE
 from utils.records.run import Run, commit
@@ -61,7 +62,9 @@ def coming(options: Options) -> str:
     return dense + falling * (c.density_falls and c.prune_rate_epoch > 0) + cubic + progress
 
 
-def summary(options: Options, model: nn.Module, state: State, tests: tuple[Score, Score] | None, run: Run) -> str:
+def summary(
+    options: Options, model: nn.Module, state: TrainingState, tests: tuple[Metrics, Metrics] | None, run: Run
+) -> str:
     """The last words of a run. `tests`: (last epoch, best epoch) on the test set where best was picked elsewhere."""
     best, last = state.best, state.last
     if tests is None:
@@ -100,7 +103,7 @@ def hparams(options: Options) -> dict[str, object]:
     return {name: flat[name] for name in (*always, *sorted(told.difference(always)))}
 
 
-def final_measures(state: State, tests: tuple[Score, Score] | None) -> dict[str, float]:
+def final_measures(state: TrainingState, tests: tuple[Metrics, Metrics] | None) -> dict[str, float]:
     """What stands beside the hparams in TensorBoard, under the tags of the curves that it ends."""
     last, best = (t.top1 for t in tests) if tests else (state.last["acc@1"], state.best["acc@1"])
     return {"test/acc@1": last, "test/best_acc@1": best}
@@ -109,8 +112,8 @@ def final_measures(state: State, tests: tuple[Score, Score] | None) -> dict[str,
 def row(
     options: Options,
     model: nn.Module,
-    state: State,
-    tests: tuple[Score, Score] | None,
+    state: TrainingState,
+    tests: tuple[Metrics, Metrics] | None,
     run: Run,
     runtime: Runtime,
     trainer: str,

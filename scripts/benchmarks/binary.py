@@ -17,9 +17,11 @@ from data.device_batches import DeviceBatches
 from models.constraints import constrain, weight_layers
 from models.initial import initialise
 from scripts.benchmarks.contenders import RATE, STEPS, Work, our_work, timed
-from trainers.loop import Parts
+from trainers.loop import TrainingSetup
+from trainers.methods.base import Method
+from trainers.methods.binary import Binary
+from trainers.methods.default import Default
 from trainers.optimizers import make_optimizer
-from trainers.registry import TRAINERS
 from utils.distributed.runtime import Runtime, has_bf16
 
 WIDTH, BATCH = 4000, 200
@@ -75,12 +77,14 @@ def draw(weights: Sequence[Tensor]) -> None:
             weight.copy_(torch.empty(weight.shape).bernoulli_(share, generator=generator))
 
 
-def loop_parts(conv_type: str, width: int, batch: int, runtime: Runtime) -> Parts:
+def loop_parts(conv_type: str, width: int, batch: int, runtime: Runtime) -> TrainingSetup:
     """What our loop needs for the same network on random images."""
     model = models.build("CircuitMLP", num_classes=10, in_shape=SPEC.in_shape, hidden=(width,) * 3)
     initialise(model, "standard", bn_eps=NORM["eps"], bn_momentum=NORM["momentum"])
     constrain(model, conv_type)
-    method = TRAINERS["binary" if conv_type == "BinaryConv" else "default"].load()()
+    method: Method = Default()
+    if conv_type == "BinaryConv":
+        method = Binary(epsilon=1.0, random_mag=0.0, sweep_on="none", sweep_every=1)
     method.prepare(model)
     if conv_type == "BinaryConv":
         draw([layer.weight for layer in weight_layers(model).values()])
@@ -90,7 +94,7 @@ def loop_parts(conv_type: str, width: int, batch: int, runtime: Runtime) -> Part
     batches = partial(DeviceBatches, split, SPEC, device=runtime.device, batch_size=batch, seed=0, limit=STEPS)
     optimizer = make_optimizer("adam", method.parameter_groups(model), lr=RATE)
     here = (runtime, batches(train=True), batches(train=False))
-    return Parts(model, method, optimizer, *here, rate=lambda _epoch: RATE)
+    return TrainingSetup(model, method, optimizer, *here, learning_rate=lambda _epoch: RATE)
 
 
 def works(runtime: Runtime, width: int = WIDTH, batch: int = BATCH) -> dict[str, Work]:

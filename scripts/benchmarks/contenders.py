@@ -16,9 +16,12 @@ from models.constraints import constrain
 from models.initial import initialise
 from scripts.benchmarks import reference as reference
 from trainers.ddp import Replicas
-from trainers.loop import Parts, Score, State, evaluate, train_one_epoch
+from trainers.loop import TrainingSetup, evaluate, train_one_epoch
+from trainers.methods.default import Default
+from trainers.methods.prune_score import PruneScore
+from trainers.metrics import Metrics
 from trainers.optimizers import freeze_weights, make_optimizer
-from trainers.registry import TRAINERS
+from trainers.training_state import TrainingState
 from utils.distributed.batch_slice import BatchSlice
 from utils.distributed.runtime import Runtime
 from utils.records.epoch_tables import Table
@@ -42,13 +45,15 @@ class NullCallbacks:
     def save_due(self) -> bool:
         return False
 
-    def save(self, state: State, *, is_best: bool) -> None: ...
+    def save(self, state: TrainingState, *, is_best: bool) -> None: ...
 
     def tables(self, epoch: int, tables: dict[str, Table]) -> None: ...
 
-    def epoch_done(self, state: State, train: Score, held_out: Score, rate: float, *, is_best: bool) -> None: ...
+    def epoch_done(
+        self, state: TrainingState, train: Metrics, held_out: Metrics, rate: float, *, is_best: bool
+    ) -> None: ...
 
-    def stopped(self, state: State) -> None: ...
+    def stopped(self, state: TrainingState) -> None: ...
 
 
 class Marks:
@@ -96,12 +101,14 @@ def random_split(images: int) -> Split:
     return Split(pixels, random.integers(0, SPEC.num_classes, images))
 
 
-def parts(model: Any, optimizer: str, runtime: Runtime, batch: int, *, dense: bool, compression: str = "none") -> Parts:
+def parts(
+    model: Any, optimizer: str, runtime: Runtime, batch: int, *, dense: bool, compression: str = "none"
+) -> TrainingSetup:
     """What the loop needs, put together as trainers.experiment does; `batch` is that of all processes."""
     replicas = Replicas(runtime, compression=compression)
     replicas.prepare(model)
     model.to(runtime.device, memory_format=torch.channels_last)
-    method = TRAINERS["default" if dense else "prune_score"].load()(weight_decay=1e-4)
+    method = Default(weight_decay=1e-4) if dense else PruneScore(weight_decay=1e-4, prune_rate_epoch=0)
     split = random_split(batch * max(STEPS, EVALUATED))
 
     def batches(count: int, *, train: bool) -> DeviceBatches:
@@ -109,31 +116,31 @@ def parts(model: Any, optimizer: str, runtime: Runtime, batch: int, *, dense: bo
         part = (runtime.process.rank, runtime.process.world)
         return DeviceBatches(split, SPEC, **usual, train=train, limit=count, part=part)
 
-    return Parts(
+    return TrainingSetup(
         model,
         method,
         make_optimizer(optimizer, method.parameter_groups(model), lr=RATE),
         runtime,
         batches(STEPS, train=True),
         batches(EVALUATED, train=False),
-        rate=lambda _epoch: RATE,
+        learning_rate=lambda _epoch: RATE,
         replicas=replicas,
     )
 
 
-def our_work(assembled: Parts) -> tuple[Work, Work]:
+def our_work(assembled: TrainingSetup) -> tuple[Work, Work]:
     """(a training step, an evaluation batch) of the project's own loop, in seconds.
 
     The first step of a sample is left out: what the loop does once an epoch (391 steps) would weigh a quarter.
     """
     epoch, runtime = 0, assembled.runtime
-    assembled.train = marks = Marks(assembled.train, runtime)  # type: ignore[arg-type]
+    assembled.train = marks = Marks(assembled.train, runtime)  # type: ignore[arg-type, assignment]
 
     def train() -> float:
         nonlocal epoch
         epoch += 1
         with redirect_stderr(io.StringIO()):  # no progress bar among the samples
-            train_one_epoch(assembled, State(epoch=epoch), "bench", NullCallbacks())
+            train_one_epoch(assembled, TrainingState(epoch=epoch), "bench", NullCallbacks())
         return (marks.times[-1] - marks.times[1]) / (len(marks) - 1)
 
     def test() -> object:

@@ -14,16 +14,18 @@ from torch import Tensor, nn
 import args
 import data
 from args import Options
+from data.device_batches import Batches
 from models.constraints import bake
 from models.pruning import channel_cut, channel_groups, criteria
 from scripts.benchmarks.contenders import NullCallbacks, measure, timed
 from scripts.parts.prune_report import Row, sizes
 from trainers import resume
 from trainers.build import assemble, batches, build, load_set
-from trainers.loop import Batches, State, evaluate, fit
+from trainers.loop import evaluate, fit
 from trainers.methods.base import Method
 from trainers.restore import put_back
 from trainers.summary import kept_in_words
+from trainers.training_state import TrainingState
 from utils.console import say, warn
 from utils.distributed.runtime import Runtime
 from utils.errors import UsageError
@@ -141,7 +143,9 @@ def pruned(
     if epochs:
         options = trained.options.replace(epochs=epochs, start_epoch=None)
         held = Held(lambda network: pruner.zero(network, kept), options)
-        fit(assemble(options, trained.runtime, model, held, trained.image_set), State(), epochs, NullCallbacks())
+        fit(
+            assemble(options, trained.runtime, model, held, trained.image_set), TrainingState(), epochs, NullCallbacks()
+        )
     if bn_batches:
         torch.optim.swa_utils.update_bn(islice(trained.train.epoch(0), bn_batches), model)
     return model.eval(), kept

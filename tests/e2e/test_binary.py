@@ -1,4 +1,4 @@
-"""Whole runs of networks of zeros and ones: they learn, sweep, tell of themselves, go on to the bit."""
+"""Whole runs of networks of zeros and ones: accuracy, weight sweeps, statistics, histograms, resumption to the bit."""
 
 import csv
 import re
@@ -19,7 +19,7 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-def test_the_quick_network_learns_and_leaves_its_sweeps_and_statistics(program, tmp_path):
+def test_the_quick_config_learns_and_records_weight_sweeps_and_statistics(program, tmp_path):
     words = ["--epochs", 12, "--sweep-every", 8, "--sweep-on", "0:2:0.5", "--seed", 1]
     code, out, err = program("--config", CONFIGS / "quick.yml", *words)
     assert (code, err) == (0, "") and "trainer binary" in out
@@ -33,18 +33,19 @@ def test_the_quick_network_learns_and_leaves_its_sweeps_and_statistics(program, 
     ]
     last = {row["on"]: float(row["acc@1"]) for row in sweep[5:]}
     assert last["1.0"] == pytest.approx(float(row["Last Epoch Test Top 1"]), abs=0.006)
-    assert last["0.0"] < 20 and min(last["0.5"], last["1.5"], last["2.0"]) > 40  # the value hardly matters
+    # The accuracy hardly depends on the value of the ones.
+    assert last["0.0"] < 20 and min(last["0.5"], last["1.5"], last["2.0"]) > 40
     assert (run / "weight_sweep.png").read_bytes().startswith(b"\x89PNG")
     board = EventAccumulator(str(run / "logs"), size_guidance={"scalars": 0}).Reload()
     (tag,) = (tag for tag in board.Tags()["scalars"] if tag.startswith("weight_sweep") and "12" in tag)
     assert [event.value for event in board.Scalars(tag)] == pytest.approx([*last.values()])
-    told = {row["tensor"]: row for row in rows(run / "statistics.csv")}
+    statistics = {row["tensor"]: row for row in rows(run / "statistics.csv")}
     state = torch.load(run / "checkpoints/last.pt", weights_only=True)["model"]
-    assert {*told} == {name for name in state if not name.endswith(("mean", "var", "tracked"))}
-    for name, stored in told.items():
+    assert {*statistics} == {name for name in state if not name.endswith(("mean", "var", "tracked"))}
+    for name, stored in statistics.items():
         assert int(stored["ones"]) == int((state[name] >= 0.5).sum())
     weights = {name: value for name, value in state.items() if value.dim() == 2}
-    kept, total = sum(int(told[name]["ones"]) for name in weights), sum(w.numel() for w in weights.values())
+    kept, total = sum(int(statistics[name]["ones"]) for name in weights), sum(w.numel() for w in weights.values())
     assert float(row["Kept"]) == pytest.approx(kept / total, rel=1e-5)
     assert all(weight.min() >= 0 and weight.max() <= 1 for weight in weights.values())
 
@@ -62,7 +63,7 @@ def test_convolutional_networks_learn(program, tmp_path, config, epochs, least):
 
 
 @pytest.mark.parametrize("norm", ["batch_norm", "hard_invert", "soft_invert"])
-def test_a_resumed_run_is_the_whole_one_to_the_bit(program, config, tmp_path, norm):
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(program, config, tmp_path, norm):
     words = SMALL | {
         "norm": norm,
         "random_mag": 0.5,
@@ -85,7 +86,7 @@ def test_a_resumed_run_is_the_whole_one_to_the_bit(program, config, tmp_path, no
     assert {row["epoch"] for row in rows(whole / "weight_sweep.csv")} == {"3", "4"}
 
 
-def test_evaluate_gives_the_accuracy_of_the_run(program, config, tmp_path):
+def test_evaluate_reproduces_the_accuracy_of_the_run(program, config, tmp_path):
     path = config("b.yml", **SMALL, sweep_on="none")
     program("--config", path)
     (row,) = rows(tmp_path / "runs/results.csv")
@@ -106,7 +107,7 @@ def test_histograms_of_activations_reach_tensorboard(program, config, tmp_path):
     assert [event.step for event in board.Histograms("linear.1.output/batch_0")] == [1]
 
 
-def test_a_network_without_layers_for_it_is_one_line_and_2(program, config):
+def test_a_network_without_binary_layers_is_refused_in_one_line_with_exit_code_2(program, config):
     path = config("b.yml", **SMALL, first_layer_dense=True, last_layer_dense=True)
     code, _, err = program("--config", path, "--arch", "MLP", "--hidden", "5", "--epochs", 1)
     assert code == 2 and err.count("\n") == 1 and "BinaryConv would constrain no layer" in err

@@ -10,7 +10,7 @@ import pytest
 import args
 from models.constraints import layer_counts
 from tests.biprop import LEFT_OPEN, ROWS, write
-from tests.steps import IMAGENET, facts, take_a_step, without_numbers
+from tests.steps import IMAGENET, on_meta, spec_of, take_a_step
 from utils.records.results import COLUMNS
 
 ROOT = Path(__file__).parents[2]
@@ -136,7 +136,7 @@ def test_the_comment_of_a_published_config_states_accuracy_and_weight_count(row)
     assert f", {pruned} % pruned" in row["row"]
     read = options(row["config"])
     assert 100 * read.constraint.density == pytest.approx(100 - int(pruned))
-    spec = IMAGENET if read.data.set == "ImageNet" else facts(read.data.set)
-    kept = sum(layer.kept for layer in layer_counts(without_numbers(read, spec)))
+    spec = IMAGENET if read.data.set == "ImageNet" else spec_of(read.data.set)
+    kept = sum(layer.kept for layer in layer_counts(on_meta(read, spec)))
     assert f"{kept / 1e6:.2f}" == counted
     assert bool(disagree) == (abs(float(claimed) - kept / 1e6) > 0.1)

@@ -102,14 +102,14 @@ def test_a_run_that_a_machine_without_our_locks_takes_over_is_left_to_it(program
     theirs = json.dumps({"host": "elsewhere", "pid": 7, "process": "0"})
     epochs = []
 
-    def measures(self, model):
+    def metrics(self, model):
         epochs.append(1)
         if len(epochs) == 2:
             (run / ".lock").write_text(theirs)
             (run / "status.json").write_text('{"status": "running", "epoch": 1, "epochs": 4}')
         return {}
 
-    monkeypatch.setattr("trainers.methods.prune_score.PruneScore.measures", measures)
+    monkeypatch.setattr("trainers.methods.prune_score.PruneScore.metrics", metrics)
     code, _, err = program("--config", config(epochs=4))
     assert code == 1 and err == (
         f"failed: {BASE} was taken over by another process (pid 7 on 'elsewhere'); its file system shares no locks\n"

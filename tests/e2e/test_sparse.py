@@ -1,4 +1,4 @@
-"""Sparse connections from the command line: they are as many as asked for, and a stopped run goes on to the bit."""
+"""Whole runs of trainer `sparse`: number of connections, records, printed densities, resumption to the bit."""
 
 import csv
 from pathlib import Path
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 QUICK = ROOT / "configs/sparse/quick.yml"
 SPARSE = {"arch": "Conv2", "set": "digits", "conv_type": "SparseConv", "batch_size": 90, "low_data": 0.3}
 SPARSE |= {"epochs": 3, "lr": 0.05, "seed": 1, "precision": "fp32"}
-RULES = [  # with what they are run under
+RULES = [  # options per run
     {"update_interval": 2},
     {"density": 0.05, "drop": "correlation", "grow": "random", "progress_interval": 2, "optimizer": "adam", "lr": 1e-3},
     {"density": 0.2, "drop": "magnitude", "grow": "gradient", "progress_interval": 4, "density_schedule": "cubic"},
@@ -23,7 +23,7 @@ RULES = [  # with what they are run under
 
 @pytest.fixture
 def sparse(tmp_path):
-    """Writes a config of a quick sparse run and returns its path."""
+    """Return a function that writes the config of a quick sparse run and returns its path."""
 
     def write(**changes):
         path = tmp_path / "sparse.yml"
@@ -50,11 +50,12 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("rules", RULES, ids=lambda rules: rules.get("drop", "hebbian"))
-def test_a_run_stopped_within_every_epoch_ends_as_one_that_never_stopped(program, sparse, tmp_path, monkeypatch, rules):
+def test_a_run_stopped_in_every_epoch_equals_an_uninterrupted_one(program, sparse, tmp_path, monkeypatch, rules):
     path = sparse(**rules)
     assert program("--config", path, "--name", "whole")[0] == 0
     run = directory(tmp_path, rules.get("density"))
-    for answers, step in ((2, 3), (4, 2), (4, 1)):  # noes before it stops; batches of five then done
+    # (calls of stop_asked that return False, finished batches of the epoch's five at the stop)
+    for answers, step in ((2, 3), (4, 2), (4, 1)):
         with monkeypatch.context() as patched:
             asked = iter(range(10**6))
             patched.setattr(RunRecorder, "stop_asked", lambda self, asked=asked, n=answers: next(asked) >= n)
@@ -66,7 +67,7 @@ def test_a_run_stopped_within_every_epoch_ends_as_one_that_never_stopped(program
         assert same(whole[part], stopped[part]), part
 
 
-def test_what_is_kept_is_told_layer_by_layer_in_the_checkpoint_and_in_the_tables(program, sparse, tmp_path):
+def test_the_density_of_every_layer_is_in_the_checkpoint_and_in_tensorboard(program, sparse, tmp_path):
     path = sparse(density=0.05, progress_interval=2, layer_density="erdos_renyi_kernel")
     code, out, _ = program("--config", path)
     assert code == 0 and "18,384 of 367,680 weights kept (5.00 %), 95.00 % pruned" in out
@@ -108,7 +109,7 @@ def test_the_quick_config_learns_the_digits_with_a_tenth_of_the_weights(program,
         ),
     ],
 )
-def test_where_fewer_are_kept_from_epoch_to_epoch_its_lines_say_so(program, sparse, words, coming, kept):
+def test_epoch_lines_state_the_density_if_it_falls(program, sparse, words, coming, kept):
     code, out, _ = program("--config", sparse(epochs=2), *words)
     first, *_, last_epoch = [line for line in out.splitlines() if " on digits, trainer" in line or line[:6] == "epoch "]
     assert code == 0 and first.partition(" % pruned")[0] and first.split("pruned")[1] == coming
@@ -124,6 +125,6 @@ def test_where_fewer_are_kept_from_epoch_to_epoch_its_lines_say_so(program, spar
         (["--first-layer-dense", "--arch", "MLP", "--last-layer-dense", "--hidden", 5], "would constrain no layer"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(program, sparse, words, part):
+def test_bad_input_is_refused_in_one_line_with_exit_code_2(program, sparse, words, part):
     code, out, err = program("--config", sparse(), *words)
     assert code == 2 and part in err and err.count("\n") == 1 and not out

@@ -1,4 +1,4 @@
-"""Whole runs of the other tickets: the global schedule, the lottery, drawn masks, stopped anywhere and gone on with."""
+"""Whole runs of GlobalSubnetConv, lottery, SampleSubnetConv and ss: densities, records, resumption to the bit."""
 
 import csv
 import json
@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from trainers.schedules import density
 
-STEPS = 23  # an epoch of the digits in batches of 64
+STEPS = 23  # batches of 64 per epoch of the digits
 SMALL = {"arch": "MLP", "hidden": [24], "norm": "batch_norm", "bias": True, "epochs": 5, "lr_policy": None}
 KINDS = {
     "global": {**SMALL, "conv_type": "GlobalSubnetConv", "prune_rate": 0.1, "prune_rate_epoch": 3},
@@ -26,7 +26,7 @@ NO_CLOCK = ("train/images_per_second", "train/elapsed_seconds")
 
 @pytest.fixture
 def trained(program, config, tmp_path):
-    """Runs one of the KINDS with more words; returns (directory, its configuration's path, standard output)."""
+    """Return a function that runs one of KINDS and returns (run directory, path of its config, standard output)."""
 
     def run(kind, *words, **changes):
         path = config(name="t.yml", **(KINDS[kind] | changes))
@@ -53,7 +53,7 @@ def same(first, second):
 
 
 def stop_after(monkeypatch, steps):
-    """Ask the run to stop when it has done so many batches."""
+    """Ask the run to stop after `steps` batches."""
     done = []
     with_scores = "trainers.methods.prune_score.PruneScore.after_step"
     monkeypatch.setattr(with_scores, lambda self, model, step: done.append(step))
@@ -62,11 +62,11 @@ def stop_after(monkeypatch, steps):
 
 STOPS = [
     ("global", STEPS + 7),  # in the middle of the schedule and of an epoch
-    ("global", 2 * STEPS),  # between two epochs of it
-    ("global", 3 * STEPS + 5),  # where best has just begun anew
-    ("lottery", STEPS + 1),  # while it is dense
-    ("lottery", 2 * STEPS),  # before the switch
-    ("lottery", 2 * STEPS + 9),  # after it, with momentum for some of the parameters alone
+    ("global", 2 * STEPS),  # between two epochs of the schedule
+    ("global", 3 * STEPS + 5),  # in the epoch after the reset of the best one
+    ("lottery", STEPS + 1),  # in the dense phase
+    ("lottery", 2 * STEPS),  # between the dense phase and the scores
+    ("lottery", 2 * STEPS + 9),  # in the phase of scores, with momentum for some of the parameters only
     ("global lottery", STEPS + 3),
     ("sample", STEPS + 11),
     ("ss", STEPS + 2),
@@ -74,9 +74,7 @@ STOPS = [
 
 
 @pytest.mark.parametrize(("kind", "steps"), STOPS)
-def test_stopped_anywhere_it_ends_to_the_bit_as_if_it_had_not_been(
-    program, trained, tmp_path, monkeypatch, kind, steps
-):
+def test_a_run_stopped_anywhere_resumes_to_the_bit(program, trained, tmp_path, monkeypatch, kind, steps):
     expected, path, _ = trained(kind)
     (tmp_path / "again").mkdir()
     monkeypatch.chdir(tmp_path / "again")
@@ -86,7 +84,7 @@ def test_stopped_anywhere_it_ends_to_the_bit_as_if_it_had_not_been(
     run = tmp_path / "again" / expected.relative_to(tmp_path)
     status = json.loads((run / "status.json").read_text())
     assert (status["epoch"], status["step"]) == divmod(steps, STEPS)
-    torch.manual_seed(99)  # no generator may be what a fresh process would have
+    torch.manual_seed(99)  # another state of the generator than in a fresh process
     assert program("--resume", run)[0] == 0
     for name in ("last", "best"):
         assert same(checkpoint(run, name)["model"], checkpoint(expected, name)["model"]), name
@@ -101,7 +99,7 @@ def test_stopped_anywhere_it_ends_to_the_bit_as_if_it_had_not_been(
     assert len(results) == 2 and results[0] == results[1]
 
 
-def test_a_global_run_keeps_what_its_schedule_says_and_every_checkpoint_tests_as_logged(program, trained, tmp_path):
+def test_a_global_run_has_its_scheduled_densities_and_every_checkpoint_evaluates_as_logged(program, trained, tmp_path):
     run, _, out = trained("global", "--save-every", 1)
     total = 64 * 24 + 24 * 10
     board = EventAccumulator(str(run / "logs")).Reload()
@@ -109,11 +107,11 @@ def test_a_global_run_keeps_what_its_schedule_says_and_every_checkpoint_tests_as
     assert expected[0] == 0.5 and expected[3:] == [0.1, 0.1]
     assert [e.value for e in board.Scalars("train/kept")] == pytest.approx(expected, abs=1 / total)
     for row in rows(run / "metrics.csv"):
-        code, said, err = program("--resume", run / f"checkpoints/epoch_{row['epoch']}.pt", "--evaluate")
+        code, stdout, err = program("--resume", run / f"checkpoints/epoch_{row['epoch']}.pt", "--evaluate")
         assert (code, err) == (0, "")
-        assert f"acc@1 {float(row['test/acc@1']):.2f} %" in said and f"loss {float(row['test/loss']):.4f}" in said
+        assert f"acc@1 {float(row['test/acc@1']):.2f} %" in stdout and f"loss {float(row['test/loss']):.4f}" in stdout
         kept = total - int((1 - expected[int(row["epoch"]) - 1]) * total)
-        assert f"{kept:,} of {total:,} weights kept" in said
+        assert f"{kept:,} of {total:,} weights kept" in stdout
     (row,) = rows(tmp_path / "runs/results.csv")
     assert (row["Kept"], row["Prune Rate"], row["Best Epoch"]) == (f"{178 / total:.6g}", "0.1", row["Best Epoch"])
     assert int(row["Best Epoch"]) > 3 and int(row["Params"]) - int(row["Kept Params"]) == total - 178
@@ -123,13 +121,13 @@ def test_a_global_run_keeps_what_its_schedule_says_and_every_checkpoint_tests_as
     assert bests[3] == accuracies[3] and bests[4] == max(accuracies[3:])
     assert "89.98 % pruned; GlobalSubnetConv comes down to that from 50 % in 3 epochs" in out
     assert ["kept 50.00%" in line for line in out.splitlines() if line.startswith("epoch 1/")] == [True]
-    said = out.splitlines()
-    at = said.index("from this epoch on it is the network that was asked for: what was best before counts no more")
-    assert said[at + 1].startswith("epoch 4/5") and f"(best {accuracies[3]:.2f}% in epoch 4)" in said[at + 1]
+    lines = out.splitlines()
+    at = lines.index("from this epoch on it is the network that was asked for: what was best before counts no more")
+    assert lines[at + 1].startswith("epoch 4/5") and f"(best {accuracies[3]:.2f}% in epoch 4)" in lines[at + 1]
 
 
 @pytest.mark.parametrize(("stop", "dense"), [(STEPS + 4, False), (STEPS, True)])
-def test_a_checkpoint_from_within_an_epoch_is_tested_in_that_epochs_state(
+def test_a_checkpoint_from_within_an_epoch_is_evaluated_in_the_state_of_that_epoch(
     program, config, tmp_path, monkeypatch, stop, dense
 ):
     path = config(name="t.yml", **(KINDS["lottery"] | {"dense_epochs": 1}))
@@ -140,17 +138,17 @@ def test_a_checkpoint_from_within_an_epoch_is_tested_in_that_epochs_state(
     assert code == 0 and ("(100.00 %), 0.00 % pruned" in out) == dense
 
 
-def test_the_summary_names_the_layers_at_the_floor_alone(trained):
+def test_the_summary_names_the_layers_at_the_floor(trained):
     _, _, out = trained("ss", epochs=1, prune_rate=0.001, score_l1=0)
     assert "at the floor   linear.0, linear.3: one weight kept, the least that" in out
     assert "2 of 1,776 weights kept" in out
 
 
-def test_the_summary_of_other_networks_names_no_floor(trained):
+def test_the_summary_of_a_network_without_such_layers_names_no_floor(trained):
     assert "at the floor" not in trained("ss", epochs=1)[2]
 
 
-def test_a_lottery_trains_weights_then_scores_and_counts_its_best_from_there(trained, tmp_path):
+def test_a_lottery_trains_weights_then_scores_and_picks_its_best_epoch_among_the_latter(trained, tmp_path):
     run, _, _ = trained("lottery", "--save-every", 1)
     states = [checkpoint(run, name)["model"] for name in ("initial", *(f"epoch_{n}" for n in range(1, 6)))]
     for epoch in range(5):
@@ -165,21 +163,21 @@ def test_a_lottery_trains_weights_then_scores_and_counts_its_best_from_there(tra
     assert float(metrics[2]["test/best_acc@1"]) == float(metrics[2]["test/acc@1"])
 
 
-def test_a_lottery_whose_weights_are_not_frozen_goes_through_its_switch(trained):
-    """Fused SGD takes no group in which some of the parameters with gradients have a momentum and others none."""
+def test_a_lottery_without_freeze_weights_switches_from_weights_to_scores(trained):
+    """Fused SGD rejects a group in which only some of the parameters with gradients have a momentum buffer."""
     run, _, _ = trained("lottery", freeze_weights=None, last_layer_dense=True, epochs=3)
     first, last = checkpoint(run, "initial")["model"], checkpoint(run, "last")["model"]
     assert all(not torch.equal(first[f"linear.3.{of}"], last[f"linear.3.{of}"]) for of in ("weight", "bias"))
 
 
-def test_a_drawn_mask_has_its_expected_number_kept_in_the_results(trained, tmp_path):
+def test_results_of_sample_subnet_conv_hold_the_expected_density(trained, tmp_path):
     run, _, _ = trained("sample", score_init_constant=2.0, epochs=1, lr=1e-9)
     (row,) = rows(tmp_path / "runs/results.csv")
     assert float(row["Kept"]) == pytest.approx(0.880797, abs=1e-3)  # sigmoid(2)
     assert run.relative_to(tmp_path).parts == ("runs", "t", "t")
 
 
-def test_a_random_mask_goes_through(trained, tmp_path):
+def test_a_random_mask_trains_and_keeps_its_density(trained, tmp_path):
     changes = {"conv_type": "RGConv", "prune_rate": 0.3, "freeze_weights": None, "prune_rate_epoch": None}
     run, _, _ = trained("global", epochs=2, **changes)
     (row,) = rows(tmp_path / "runs/results.csv")
@@ -189,7 +187,7 @@ def test_a_random_mask_goes_through(trained, tmp_path):
     assert len(fixed) == 2 and all(torch.equal(first[key], last[key]) for key in fixed)
 
 
-def test_the_weights_of_a_ticket_train_under_its_mask(program, config, tmp_path):
+def test_fixed_subnet_conv_trains_weights_under_the_mask_of_a_ticket(program, config, tmp_path):
     assert program("--config", config())[0] == 0
     ticket = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
     fixed = config(name="fixed.yml", conv_type="FixedSubnetConv", freeze_weights=None, lr=0.01, epochs=3)
@@ -206,28 +204,28 @@ def test_the_weights_of_a_ticket_train_under_its_mask(program, config, tmp_path)
     assert float(row["Best Epoch Test Top 1"]) > 85
 
 
-def test_histograms_carry_the_names_of_what_they_show(trained, monkeypatch):
-    told, seen = {}, {}
+def test_histograms_have_the_names_of_their_parameters(trained, monkeypatch):
+    recorded, parameters = {}, {}
     true = "trainers.methods.prune_score.PruneScore.after_epoch"
-    monkeypatch.setattr(true, lambda self, model, epoch: seen.update(dict(model.named_parameters())))
+    monkeypatch.setattr(true, lambda self, model, epoch: parameters.update(dict(model.named_parameters())))
     monkeypatch.setattr(
         "utils.records.tensorboard.TensorBoard.histograms",
-        lambda self, epoch, named: told.update(named),
+        lambda self, epoch, named: recorded.update(named),
     )
     trained("global", "--histograms", epochs=1, prune_rate_epoch=0, learn_batchnorm=True)
     layers = ("linear.0", "linear.3")
     values = {f"{layer}.{of}" for layer in layers for of in ("weight", "bias", "scores")}
     values |= {"linear.1.weight", "linear.1.bias"}
     gradients = {f"{name}.grad" for name in ("linear.0.scores", "linear.3.scores", "linear.1.weight", "linear.1.bias")}
-    assert told.keys() == values | gradients
+    assert recorded.keys() == values | gradients
     for layer in layers:
-        assert told[f"{layer}.weight"] is seen[f"{layer}.weight"]
-        assert told[f"{layer}.scores"] is seen[f"{layer}.constraint.scores"]
-        assert told[f"{layer}.scores.grad"] is seen[f"{layer}.constraint.scores"].grad
-    assert told["linear.1.weight.grad"] is seen["linear.1.weight"].grad
+        assert recorded[f"{layer}.weight"] is parameters[f"{layer}.weight"]
+        assert recorded[f"{layer}.scores"] is parameters[f"{layer}.constraint.scores"]
+        assert recorded[f"{layer}.scores.grad"] is parameters[f"{layer}.constraint.scores"].grad
+    assert recorded["linear.1.weight.grad"] is parameters["linear.1.weight"].grad
 
 
-def test_anomaly_detection_is_on_for_one_run_alone(program, config, monkeypatch):
+def test_anomaly_detection_lasts_for_one_run_only(program, config, monkeypatch):
     modes = []
     hook = "trainers.methods.prune_score.PruneScore.before_step"
     monkeypatch.setattr(hook, lambda self, model, step: modes.append(torch.is_anomaly_enabled()))
@@ -238,14 +236,14 @@ def test_anomaly_detection_is_on_for_one_run_alone(program, config, monkeypatch)
 
 
 @pytest.mark.parametrize("kind", ["global", "lottery"])
-def test_a_dry_run_of_a_schedule_ends_in_its_one_epoch_and_can_be_tested(kind, trained, program):
+def test_a_dry_run_with_a_density_schedule_ends_after_one_epoch_and_can_be_evaluated(kind, trained, program):
     run, path, _ = trained(kind, "--dry-run", "1")
     assert program("--resume", run, "--evaluate")[0] == 0
     assert program("--config", path, "--dry-run", "1", "--epochs", "1")[0] == 0
 
 
 @pytest.mark.parametrize("kind", ["global", "lottery"])
-def test_a_checkpoint_from_within_a_schedule_is_tested_as_it_was_trained_by_either_name(kind, trained, program):
+def test_resume_and_pretrained_evaluate_a_checkpoint_at_its_scheduled_density(kind, trained, program):
     run, path, _ = trained(kind, "--save-every", "1", "--seed", "1")
     early = run / "checkpoints/epoch_1.pt"
     (*_, resumed), (*_, pretrained) = (

@@ -1,6 +1,6 @@
-"""The losses of ten training steps are what they were: a change of the mathematics cannot go unnoticed.
+"""The losses of ten training steps equal the recorded ones: no change of the mathematics goes unnoticed.
 
-After a change that was meant: `python -m tests.golden.test_losses` in the root of the project writes losses.json anew.
+After an intended change, `python -m tests.golden.test_losses` in the root of the project rewrites losses.json.
 """
 
 import json
@@ -12,16 +12,17 @@ import torch
 import models
 from models.constraints import constrain
 from models.initial import initialise
-from trainers.loop import Parts, State, train_one_epoch
+from tests.steps import NullCallbacks, make_method
+from trainers.loop import TrainingSetup, train_one_epoch
 from trainers.optimizers import freeze_weights, make_optimizer
-from trainers.registry import TRAINERS
+from trainers.training_state import TrainingState
 from utils.distributed.runtime import Runtime
 
 FILE = Path(__file__).with_name("losses.json")
 STEPS, BATCH, CLASSES = 10, 32, 10
-BIAS = 0.0173  # of batch norm: off 0, where a rounding error would decide a sign
-# MPT-1/1 starts from ±1 weights: their sums are exact, so ties in pools are ties whatever the order of summation.
-RUNS = {  # arch, conv_type, trainer, optimizer, rate, init
+BIAS = 0.0173  # of batch norms: at 0 a rounding error would decide the sign of an activation
+# MPT-1/1 starts from ±1 weights: their sums are exact in any order, so ties in max-pooling stay ties.
+RUNS = {  # (arch, conv_type, trainer, optimizer, learning rate, init)
     "MPT-1/32": ("Conv2", "SubnetConv", "prune_score", "sgd", 0.1, "kaiming_normal"),
     "MPT-1/1": ("Conv2_BinAct", "SubnetConv", "prune_score", "adam", 0.1, "binary"),
     "dense": ("Conv2", "DenseConv", "default", "sgd", 0.01, "kaiming_normal"),
@@ -29,7 +30,7 @@ RUNS = {  # arch, conv_type, trainer, optimizer, rate, init
 
 
 class Blobs:
-    """Images like the digits: 8x8, one blurred prototype a class, noise upon it; from a fixed generator."""
+    """8x8 images like the digits: one random prototype per class plus noise, from `generator`."""
 
     samples = STEPS * BATCH
 
@@ -46,17 +47,9 @@ class Blobs:
         return zip(self.images.split(BATCH), self.labels.split(BATCH), strict=True)
 
 
-class NoEvents:
-    def stop_asked(self):
-        return False
-
-    def save_due(self):
-        return False
-
-
-def losses(name):
-    """Loss of every step, in float32 on one thread."""
-    arch, conv_type, trainer, optimizer, rate, init = RUNS[name]
+def losses_of(name):
+    """Return the loss of every step, in float32 on one thread."""
+    arch, conv_type, trainer, optimizer, lr, init = RUNS[name]
     generator = torch.Generator().manual_seed(0)
     batches = Blobs(generator)
     model = models.build(arch, num_classes=CLASSES, in_shape=(1, 8, 8), width_mult=0.25, bn_type="AffineBatchNorm")
@@ -64,34 +57,34 @@ def losses(name):
     constrain(model, conv_type, density=0.5, generator=generator)
     if conv_type == "SubnetConv":
         freeze_weights(model)
-    method, found = TRAINERS[trainer].load()(weight_decay=1e-4), []
+    method, losses = make_method(trainer, weight_decay=1e-4), []
     true_loss = method.loss
-    method.loss = lambda *inputs: found.append(true_loss(*inputs)) or found[-1]
+    method.loss = lambda *inputs: losses.append(true_loss(*inputs)) or losses[-1]
     method.prepare(model)
-    trained = make_optimizer(optimizer, method.parameter_groups(model), lr=rate)
+    optimizer = make_optimizer(optimizer, method.parameter_groups(model), lr=lr)
     runtime = Runtime(torch.device("cpu"), torch.float32)
-    parts = Parts(model, method, trained, runtime, batches, batches, lambda epoch: rate)
+    setup = TrainingSetup(model, method, optimizer, runtime, batches, batches, lambda epoch: lr)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        train_one_epoch(parts, State(), "golden", NoEvents())
+        train_one_epoch(setup, TrainingState(), "golden", NullCallbacks())
     finally:
         torch.set_num_threads(threads)
-    return [loss.item() for loss in found]
+    return [loss.item() for loss in losses]
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_losses_are_what_they_were(name):
-    found, recorded = losses(name), json.loads(FILE.read_text())[name]
+def test_losses_equal_the_recorded_ones(name):
+    found, recorded = losses_of(name), json.loads(FILE.read_text())[name]
     assert found == pytest.approx(recorded, rel=1e-4)
     assert len(recorded) == STEPS
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_the_recorded_runs_learn(name):
+def test_recorded_losses_fall(name):
     recorded = json.loads(FILE.read_text())[name]
     assert min(recorded[-3:]) < 0.7 * recorded[0]
 
 
 if __name__ == "__main__":
-    FILE.write_text(json.dumps({name: losses(name) for name in RUNS}, indent=2) + "\n")
+    FILE.write_text(json.dumps({name: losses_of(name) for name in RUNS}, indent=2) + "\n")

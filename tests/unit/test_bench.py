@@ -20,8 +20,9 @@ from models.initial import initialise
 from scripts import bench
 from scripts.benchmarks import contenders
 from scripts.benchmarks import reference as reference
-from trainers.loop import State, train_one_epoch
+from trainers.loop import train_one_epoch
 from trainers.optimizers import freeze_weights, make_optimizer, parameter_groups
+from trainers.training_state import TrainingState
 from utils.distributed.runtime import Runtime
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -168,7 +169,7 @@ def test_ours_is_the_projects_loop_and_leaves_the_terminal_alone(monkeypatch, ca
     train, test = contenders.our_work(assembled)
     assert train() > 0 and test() > 0
     again = contenders.parts(contenders.network("Wide_VGG_Small_132", dense=False), "sgd", FLOAT32, 2, dense=False)
-    train_one_epoch(again, State(epoch=1), "the same", contenders.NullCallbacks())
+    train_one_epoch(again, TrainingState(epoch=1), "the same", contenders.NullCallbacks())
     for ours, theirs in zip(model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     assert capsys.readouterr() == ("", "")

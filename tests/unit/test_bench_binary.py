@@ -9,8 +9,9 @@ from models.constraints import weight_layers
 from scripts import bench
 from scripts.benchmarks import binary
 from scripts.benchmarks.binary import Source, SourceStep, loop_parts
-from tests.steps import SilentExit
-from trainers.loop import State, train_one_epoch
+from tests.steps import NullCallbacks
+from trainers.loop import train_one_epoch
+from trainers.training_state import TrainingState
 from utils.distributed.runtime import Runtime
 
 FLOAT32 = Runtime(torch.device("cpu"), torch.float32)
@@ -43,7 +44,7 @@ def test_steps_of_the_source_are_ours(monkeypatch):
         for weight, layer in zip(source.weights, ours, strict=False):
             weight.copy_(layer.weight)
     before = [layer.weight.detach().clone() for layer in ours]
-    assert train_one_epoch(parts, State(), "here", SilentExit()) and len(parts.train) > 2
+    assert train_one_epoch(parts, TrainingState(), "here", NullCallbacks()) and len(parts.train) > 2
     for images, labels in parts.train.epoch(0):
         source(images.flatten(1), labels)
     for layer, weight, old in zip(ours, source.weights, before, strict=False):

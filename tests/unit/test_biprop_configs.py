@@ -12,7 +12,7 @@ import yaml
 import args
 from models.constraints import layer_counts
 from tests.biprop import KEYS, LEFT_OPEN, ROWS, write
-from tests.steps import IMAGENET, facts, logits_shape, take_a_step, without_numbers
+from tests.steps import IMAGENET, logits_shape, on_meta, spec_of, take_a_step
 from trainers.experiment import build
 from utils.errors import UsageError
 
@@ -107,20 +107,20 @@ def test_every_network_and_every_initialisation_takes_a_step(config, parse):
 
 @pytest.mark.parametrize("config", FAILED_TO_BUILD_OR_RUN)
 def test_what_could_not_be_built_or_run_gives_logits_at_the_originals_size(config, parse):
-    whole = without_numbers(parse(config, *overrides(config)), IMAGENET)
+    whole = on_meta(parse(config, *overrides(config)), IMAGENET)
     assert logits_shape(whole, IMAGENET) == (2, 1000)
 
 
 @pytest.mark.parametrize("config", FORTY)
 def test_the_small_resnets_give_ten_logits_instead_of_forty(config, parse):
-    spec = facts("CIFAR10")
-    assert logits_shape(without_numbers(parse(config, *overrides(config)), spec), spec) == (2, 10)
+    spec = spec_of("CIFAR10")
+    assert logits_shape(on_meta(parse(config, *overrides(config)), spec), spec) == (2, 10)
 
 
 @pytest.mark.parametrize("config", RANDOM_GRAPHS)
 def test_a_random_graph_of_no_given_density_is_dense_and_of_a_given_one_is_masked(config, parse):
     for words, density in (((), 1.0), (("--prune-rate", "0.3"), 0.3)):
-        counts = layer_counts(build(parse(config, *words), facts("CIFAR10"))[0])
+        counts = layer_counts(build(parse(config, *words), spec_of("CIFAR10"))[0])
         assert {count.constraint for count in counts} == {"RandomMaskWeight"}
         assert all(abs(count.kept - density * count.total) <= 1 for count in counts)
 

@@ -26,6 +26,7 @@ from models.constraints import (
 from models.initial import initialise
 from models.registry import BN_TYPES, INITS, ResNetPlan
 from tests.cases import CASES, CLASSES, CONSTRAINT_CASES, METHOD_CASES, NARROW, SET_CASES, SPARSE_DENSITY, SPARSE_RULES
+from tests.steps import make_method
 from trainers.optimizers import make_optimizer, parameter_groups
 from trainers.registry import OPTIMIZERS, TRAINERS
 from trainers.schedules import POLICIES, schedule
@@ -172,17 +173,17 @@ def test_biprop_state_dict_round_trip(case):
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_every_method_accepts_its_case_and_trains_something(trainer):
     case = next(case for case in CASES if case.conv_type == METHOD_CASES[trainer])
-    method, model = TRAINERS[trainer].load()(weight_decay=1e-4), built(case)
+    method, model = make_method(trainer, weight_decay=1e-4), built(case)
     method.prepare(model)
     assert sum(len(group["params"]) for group in method.parameter_groups(model)) > 0
     loss = method.loss(model(images(case, 3)), torch.arange(3))
     assert loss.isfinite() and loss.dim() == 0
-    assert all(isinstance(v, float) for split in method.measures(model).values() for v in split.values())
+    assert all(isinstance(v, float) for split in method.metrics(model).values() for v in split.values())
 
 
 def test_prune_score_refuses_a_network_without_scores():
     with pytest.raises(ValueError, match=r"no layer has any; conv_type SubnetConv"):
-        TRAINERS["prune_score"].load()().prepare(built(CASES[0]))
+        make_method("prune_score").prepare(built(CASES[0]))
 
 
 @pytest.mark.parametrize("name", SPECS)

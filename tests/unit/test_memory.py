@@ -83,7 +83,7 @@ def test_out_of_memory_in_training_names_batch_size(program, config, tmp_path, m
 def test_out_of_memory_in_an_evaluation_names_test_batch_size(program, config, monkeypatch):
     monkeypatch.setattr(loop, "train_one_epoch", lambda *_: True)
     monkeypatch.setattr(torch.nn.Linear, "forward", fails)
-    monkeypatch.setattr(loop, "score_of", lambda sums: loop.Score(*sums[:3]))
+    monkeypatch.setattr(loop, "metrics_of", lambda sums: loop.Metrics(*sums[:3]))
     err = one_line(program("--config", config(conv_type="DenseConv", freeze_weights=None, prune_rate=None)))
     assert ", in an evaluation; a smaller test_batch_size, " in err and "image_size" in err
 

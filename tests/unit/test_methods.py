@@ -1,4 +1,4 @@
-"""Training methods without a run: the global schedule, best anew, lottery, ss, and the losses."""
+"""Training methods of scores without a run (density schedule, best epoch, lottery, ss), and the losses."""
 
 import copy
 from itertools import pairwise
@@ -9,17 +9,20 @@ import torch
 from torch import nn
 
 from models.constraints import bake, constrain, constrained_layers, layer_counts
+from tests.steps import NullCallbacks, make_method
 from trainers import losses, schedules
-from trainers.loop import Parts, State, add_batch, evaluate, fit
+from trainers.loop import TrainingSetup, evaluate, fit
 from trainers.losses import cross_entropy, jensen_shannon
 from trainers.methods.base import Method
-from trainers.methods.prune_score import Lottery, PruneScore, SparseScores
+from trainers.metrics import add_batch
 from trainers.optimizers import freeze_weights, make_optimizer
 from trainers.registry import TRAINERS
+from trainers.training_state import TrainingState
 from utils.distributed.runtime import Runtime
 
 CPU = Runtime(torch.device("cpu"), torch.float32)
-CURVE = [0.5, 0.4187, 0.3536, 0.3029, 0.2648, 0.2375, 0.2192, 0.2081, 0.2024, 0.2003, 0.2]  # measured on BIPROP
+# densities of epochs 0 to 10, measured on BIPROP
+CURVE = [0.5, 0.4187, 0.3536, 0.3029, 0.2648, 0.2375, 0.2192, 0.2081, 0.2024, 0.2003, 0.2]
 
 
 def network(conv_type="GlobalSubnetConv", density=0.2, seed=0, bias=True, dense=(), norm=True):
@@ -29,8 +32,8 @@ def network(conv_type="GlobalSubnetConv", density=0.2, seed=0, bias=True, dense=
     return constrain(net, conv_type, density=density, dense=dense, generator=torch.Generator().manual_seed(seed))
 
 
-class Fixed:
-    """Always the same two batches."""
+class FixedBatches:
+    """The same two random batches in every epoch."""
 
     samples = 16
 
@@ -43,30 +46,24 @@ class Fixed:
             yield torch.randn(8, 6, generator=generator), torch.randint(0, 5, (8,), generator=generator)
 
 
-class Silent:
-    """Callbacks that keep what each epoch had."""
+class EpochObserver(NullCallbacks):
+    """Callbacks that keep the result of `observe()` and `is_best` of every epoch."""
 
-    def __init__(self, watch=lambda: None):
-        self.watch, self.told, self.best = watch, [], []
-
-    def stop_asked(self):
-        return False
-
-    def save_due(self):
-        return False
+    def __init__(self, observe=lambda: None):
+        self.observe, self.observed, self.best = observe, [], []
 
     def tables(self, epoch, tables):
         assert tables == {}
 
     def epoch_done(self, state, train, held_out, rate, *, is_best):
-        self.told.append(self.watch())
+        self.observed.append(self.observe())
         self.best.append(is_best)
 
 
-def assembled(net, method, optimizer="sgd", lr=0.1):
+def setup_of(net, method, optimizer="sgd", lr=0.1):
     method.prepare(net)
-    made = make_optimizer(optimizer, method.parameter_groups(net), lr=lr)
-    return Parts(net, method, made, CPU, Fixed(), Fixed(), rate=lambda _: lr)
+    made_optimizer = make_optimizer(optimizer, method.parameter_groups(net), lr=lr)
+    return TrainingSetup(net, method, made_optimizer, CPU, FixedBatches(), FixedBatches(), learning_rate=lambda _: lr)
 
 
 def density_of(net):
@@ -74,88 +71,116 @@ def density_of(net):
     return sum(c.kept for c in counts) / sum(c.total for c in counts)
 
 
-# the global schedule
+# density schedule of GlobalSubnetConv
 
 
-def test_the_published_curve():
+def test_densities_equal_the_curve_measured_on_biprop():
     assert [schedules.density(epoch, 0.2, 10) for epoch in range(11)] == pytest.approx(CURVE, abs=5e-5)
     assert schedules.density(10, 0.2, 10) == schedules.density(500, 0.2, 10) == 0.2
 
 
 @pytest.mark.parametrize("final", [0.5, 0.500001, 0.8, 1.0])
-def test_a_density_of_a_half_or_more_holds_from_the_start(final):
+def test_a_final_density_of_at_least_a_half_holds_from_the_start(final):
     assert [schedules.density(epoch, final, 10) for epoch in range(12)] == [final] * 12
 
 
 @pytest.mark.parametrize("final", [0.01, 0.2, 0.49])
 @pytest.mark.parametrize("length", [0, 1, 3, 10])
-def test_densities_fall_from_a_half_to_the_final_one(final, length):
+def test_densities_fall_from_a_half_to_the_final_density(final, length):
     curve = [schedules.density(epoch, final, length) for epoch in range(length + 2)]
     assert curve[length:] == [final, final]
     assert all(a > b for a, b in pairwise(curve[: length + 1]))
     assert length == 0 or curve[0] == 0.5
 
 
-@pytest.mark.parametrize("trainer", [PruneScore, Lottery, SparseScores])
-def test_the_network_keeps_what_the_schedule_says_in_every_epoch(trainer):
-    net, own = network(norm=False), {"dense_epochs": 1} if trainer is Lottery else {}
-    parts = assembled(net, trainer(prune_rate_epoch=10, **own))
-    events = Silent(lambda: (density_of(net), parts.method.measures(net)["train"]["kept"]))
-    fit(parts, State(), 12, events)
+@pytest.mark.parametrize("trainer", ["prune_score", "lottery", "ss"])
+def test_the_network_has_the_scheduled_density_in_every_epoch(trainer):
+    net, own = network(norm=False), {"dense_epochs": 1} if trainer == "lottery" else {}
+    setup = setup_of(net, make_method(trainer, prune_rate_epoch=10, **own))
+    callbacks = EpochObserver(lambda: (density_of(net), setup.method.metrics(net)["train"]["kept"]))
+    fit(setup, TrainingState(), 12, callbacks)
     expected = [*CURVE, 0.2]
-    if trainer is Lottery:
+    if trainer == "lottery":
         expected = [1.0, *CURVE]
     total = sum(c.total for c in layer_counts(net))
-    for found, density in zip(events.told, expected, strict=True):
-        assert found[0] == found[1] == pytest.approx(density, abs=1 / total)
+    for densities, density in zip(callbacks.observed, expected, strict=True):
+        assert densities[0] == densities[1] == pytest.approx(density, abs=1 / total)
     assert [c.kept for c in layer_counts(net)] == [int(m.constraint.mask().sum()) for m in (net[0], net[2])]
 
 
-def test_before_epoch_sets_the_density_whatever_it_was_before():
-    net, method = network(), PruneScore(prune_rate_epoch=10)
+def test_the_density_of_an_epoch_does_not_depend_on_earlier_epochs():
+    net, method = network(), make_method("prune_score", prune_rate_epoch=10)
     method.prepare(net)
     for epoch in (3, 10, 0, 7):
         method.before_epoch(net, epoch)
         assert net[0].constraint.selection.density == pytest.approx(CURVE[epoch], abs=5e-5)
 
 
-def test_layers_that_do_not_select_together_have_no_schedule():
-    net, method = network("SubnetConv"), PruneScore(prune_rate_epoch=10)
+def test_layers_with_selections_of_their_own_have_no_density_schedule():
+    net, method = network("SubnetConv"), make_method("prune_score", prune_rate_epoch=10)
     method.prepare(net)
     method.before_epoch(net, 0)
     assert net[0].constraint.density == 0.2
     assert not any(method.resets_best(epoch) for epoch in range(20))
 
 
-# best counts from where the network is what was asked for
+@pytest.mark.parametrize("conv_type", ["SubnetConv", "GlobalSubnetConv"])
+@pytest.mark.parametrize(
+    ("trainer", "options", "density", "constant", "falling"),
+    [  # the note where the density is constant, and where that of GlobalSubnetConv falls
+        ("prune_score", {"prune_rate_epoch": 4}, 0.2, "", "GlobalSubnetConv comes down to that from 50 % in 4 epochs"),
+        ("ss", {"prune_rate_epoch": 0}, 0.2, "", ""),
+        ("ss", {"prune_rate_epoch": 4}, 0.5, "", ""),
+        (
+            "lottery",
+            {"dense_epochs": 3, "prune_rate_epoch": 4},
+            0.2,
+            "all of them in the first 3 epochs",
+            "all of them in the first 3 epochs; then GlobalSubnetConv comes down to that from 50 % in 4 epochs",
+        ),
+    ],
+)
+def test_the_density_note_names_dense_and_falling_epochs(conv_type, trainer, options, density, constant, falling):
+    method = make_method(trainer, **options)
+    method.prepare(network(conv_type, density))
+    assert method.density_note() == (falling if conv_type == "GlobalSubnetConv" else constant)
 
 
-def anew(method, net, epochs=20):
+@pytest.mark.parametrize("trainer", ["prune_score", "lottery", "ss", "binary"])
+def test_own_options_of_a_method_have_no_second_default(trainer):
+    with pytest.raises(TypeError, match="required keyword-only argument"):
+        TRAINERS[trainer].load()()
+
+
+# reset of the best epoch
+
+
+def resets(method, net, epochs=20):
     method.prepare(net)
     return [epoch for epoch in range(epochs) if method.resets_best(epoch)]
 
 
-def test_best_begins_anew_where_the_final_network_begins():
-    assert anew(Method(), network()) == []
-    assert anew(PruneScore(prune_rate_epoch=10), network()) == [10]
-    assert anew(PruneScore(prune_rate_epoch=0), network()) == []
-    assert anew(PruneScore(prune_rate_epoch=10), network(density=0.5)) == []
-    assert anew(PruneScore(prune_rate_epoch=10), network("SubnetConv")) == []
-    assert anew(SparseScores(prune_rate_epoch=4), network()) == [4]
-    assert anew(Lottery(prune_rate_epoch=10, dense_epochs=6), network()) == [16]
-    assert anew(Lottery(prune_rate_epoch=2, dense_epochs=6), network()) == [8]
-    assert anew(Lottery(prune_rate_epoch=10, dense_epochs=6), network("SubnetConv")) == [6]
+def test_best_is_reset_in_the_first_epoch_of_the_final_density():
+    assert resets(Method(), network()) == []
+    assert resets(make_method("prune_score", prune_rate_epoch=10), network()) == [10]
+    assert resets(make_method("prune_score", prune_rate_epoch=0), network()) == []
+    assert resets(make_method("prune_score", prune_rate_epoch=10), network(density=0.5)) == []
+    assert resets(make_method("prune_score", prune_rate_epoch=10), network("SubnetConv")) == []
+    assert resets(make_method("ss", prune_rate_epoch=4), network()) == [4]
+    assert resets(make_method("lottery", prune_rate_epoch=10, dense_epochs=6), network()) == [16]
+    assert resets(make_method("lottery", prune_rate_epoch=2, dense_epochs=6), network()) == [8]
+    assert resets(make_method("lottery", prune_rate_epoch=10, dense_epochs=6), network("SubnetConv")) == [6]
 
 
-def test_the_loop_forgets_an_earlier_best_even_a_better_one():
+def test_a_reset_drops_even_a_better_earlier_epoch():
     net = network()
-    parts = assembled(net, PruneScore(prune_rate_epoch=2), lr=1e-9)
-    state, events = State(), Silent()
+    setup = setup_of(net, make_method("prune_score", prune_rate_epoch=2), lr=1e-9)
+    state, callbacks = TrainingState(), EpochObserver()
     state.best, state.best_train = {"acc@1": 200.0, "epoch": 0}, {"acc@1": 200.0}
-    fit(parts, state, 2, events)
-    assert state.best["acc@1"] == state.best_train["acc@1"] == 200 and events.best == [False, False]
-    fit(parts, state, 4, events)
-    assert events.best[2] and state.best["epoch"] == 3 and state.best_train["acc@1"] <= 100
+    fit(setup, state, 2, callbacks)
+    assert state.best["acc@1"] == state.best_train["acc@1"] == 200 and callbacks.best == [False, False]
+    fit(setup, state, 4, callbacks)
+    assert callbacks.best[2] and state.best["epoch"] == 3 and state.best_train["acc@1"] <= 100
 
 
 # lottery
@@ -168,14 +193,14 @@ def snapshot(net):
 @pytest.mark.parametrize("conv_type", ["SubnetConv", "GlobalSubnetConv", "SampleSubnetConv"])
 @pytest.mark.parametrize("frozen", [True, False])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_lottery_trains_the_dense_network_and_then_the_scores_alone(conv_type, frozen, optimizer):
+def test_lottery_trains_all_weights_first_and_then_scores_alone(conv_type, frozen, optimizer):
     net = network(conv_type, dense=("3",), bias=True)
     if frozen:
         freeze_weights(net, learn_batchnorm=True)
-    parts = assembled(net, Lottery(dense_epochs=2, weight_decay=1e-2), optimizer)
+    setup = setup_of(net, make_method("lottery", dense_epochs=2, weight_decay=1e-2), optimizer)
     states = [snapshot(net)]
-    events = Silent(lambda: states.append(snapshot(net)))
-    fit(parts, State(), 4, events)
+    callbacks = EpochObserver(lambda: states.append(snapshot(net)))
+    fit(setup, TrainingState(), 4, callbacks)
     scores = [name for name in states[0] if "scores" in name]
     weights = ["0.weight", "0.bias", "3.weight", "3.bias"]
     for epoch, (before, after) in enumerate(pairwise(states)):
@@ -184,34 +209,34 @@ def test_lottery_trains_the_dense_network_and_then_the_scores_alone(conv_type, f
         assert {"1.weight", "1.bias"} <= moved
 
 
-def test_in_the_dense_phase_it_is_the_plain_network_step_for_step():
+def test_the_dense_phase_equals_training_of_the_plain_network():
     net = network("SubnetConv", density=0.1)
     plain = network("DenseConv")
-    fit(assembled(net, Lottery(dense_epochs=3, weight_decay=1e-2)), State(), 2, Silent())
-    fit(assembled(plain, Method(weight_decay=1e-2)), State(), 2, Silent())
+    fit(setup_of(net, make_method("lottery", dense_epochs=3, weight_decay=1e-2)), TrainingState(), 2, EpochObserver())
+    fit(setup_of(plain, Method(weight_decay=1e-2)), TrainingState(), 2, EpochObserver())
     x = torch.randn(4, 6)
     assert torch.equal(net.eval()(x), plain.eval()(x)) and torch.equal(net.train()(x), plain.train()(x))
     assert density_of(net) == 1.0
     assert torch.equal(bake(net.eval())(x), plain.eval()(x))
 
 
-def test_after_the_dense_phase_the_ticket_is_of_the_trained_weights():
+def test_the_ticket_after_the_dense_phase_consists_of_trained_weights():
     net = network("SubnetConv", density=0.25, norm=False)
-    method = Lottery(dense_epochs=1)
-    fit(assembled(net, method), State(), 1, Silent())
+    method = make_method("lottery", dense_epochs=1)
+    fit(setup_of(net, method), TrainingState(), 1, EpochObserver())
     method.before_epoch(net, 1)
     weight, constraint = net[0].weight.detach(), net[0].constraint
     kept = constraint.mask() == 1
     assert int(kept.sum()) == constraint.kept == 18
-    found = bake(net)[0].weight
-    torch.testing.assert_close(found[kept].abs(), weight[kept].abs().mean().expand(18))
-    assert torch.equal(found[kept].sign(), weight[kept].sign())
+    baked = bake(net)[0].weight
+    torch.testing.assert_close(baked[kept].abs(), weight[kept].abs().mean().expand(18))
+    assert torch.equal(baked[kept].sign(), weight[kept].sign())
 
 
-def test_the_optimizer_of_a_lottery_has_weights_and_scores_each_once():
+def test_the_optimizer_of_a_lottery_owns_every_weight_and_score_once():
     net = network("SubnetConv")
     freeze_weights(net)
-    method = Lottery()
+    method = make_method("lottery")
     method.prepare(net)
     owned = [id(p) for group in method.parameter_groups(net) for p in group["params"]]
     names = {name for name, p in net.named_parameters() if id(p) in owned}
@@ -219,8 +244,8 @@ def test_the_optimizer_of_a_lottery_has_weights_and_scores_each_once():
     assert names == {f"{i}.{what}" for i in (0, 3) for what in ("weight", "bias", "constraint.scores")}
 
 
-def test_lottery_begins_where_a_resumed_epoch_is():
-    net, method = network("SubnetConv"), Lottery(dense_epochs=2)
+def test_the_phase_of_a_lottery_depends_on_the_epoch_alone():
+    net, method = network("SubnetConv"), make_method("lottery", dense_epochs=2)
     method.prepare(net)
     for epoch, dense in ((0, True), (2, False), (1, True), (5, False)):
         method.before_epoch(net, epoch)
@@ -232,8 +257,8 @@ def test_lottery_begins_where_a_resumed_epoch_is():
 
 
 @pytest.mark.parametrize("conv_type", ["SubnetConv", "GlobalSubnetConv", "SampleSubnetConv"])
-def test_ss_adds_the_sum_of_sigmoids_in_training_and_not_in_evaluation(conv_type):
-    net, method = network(conv_type), SparseScores(score_l1=0.01)
+def test_ss_penalises_scores_in_training_only(conv_type):
+    net, method = network(conv_type), make_method("ss", score_l1=0.01)
     method.prepare(net)
     logits, labels = torch.randn(4, 5), torch.arange(4)
     plain = nn.functional.cross_entropy(logits, labels)
@@ -249,28 +274,28 @@ def test_ss_adds_the_sum_of_sigmoids_in_training_and_not_in_evaluation(conv_type
         assert torch.equal(method.loss(logits, labels), plain)
 
 
-def test_ss_evaluates_as_the_default_does():
-    net, method = network("SubnetConv"), SparseScores(score_l1=10.0)
+def test_the_evaluation_loss_of_ss_is_cross_entropy():
+    net, method = network("SubnetConv"), make_method("ss", score_l1=10.0)
     method.prepare(net)
-    assert evaluate(net, Fixed(), method, CPU) == evaluate(net, Fixed(), Method(), CPU)
+    assert evaluate(net, FixedBatches(), method, CPU) == evaluate(net, FixedBatches(), Method(), CPU)
 
 
-def test_a_bigger_weight_gives_lower_scores_and_no_weight_is_prune_score():
+def test_a_larger_penalty_gives_lower_scores_and_a_penalty_of_0_equals_prune_score():
     def after(method):
         net = network("SubnetConv")
-        fit(assembled(net, method), State(), 5, Silent())
+        fit(setup_of(net, method), TrainingState(), 5, EpochObserver())
         return torch.cat([layer.constraint.scores.flatten() for layer in constrained_layers(net).values()]).detach()
 
-    means = [torch.sigmoid(after(SparseScores(score_l1=weight))).mean() for weight in (0.0, 0.03, 0.3)]
+    means = [torch.sigmoid(after(make_method("ss", score_l1=weight))).mean() for weight in (0.0, 0.03, 0.3)]
     assert means[0] > means[1] > means[2]
-    assert torch.equal(after(SparseScores(score_l1=0.0)), after(PruneScore()))
+    assert torch.equal(after(make_method("ss", score_l1=0.0)), after(make_method("prune_score")))
 
 
 @pytest.mark.parametrize("trainer", ["prune_score", "lottery", "ss"])
 @pytest.mark.parametrize("conv_type", ["DenseConv", "FixedSubnetConv", "RGConv"])
-def test_trainers_of_scores_refuse_a_network_without(trainer, conv_type):
+def test_trainers_of_scores_refuse_a_network_without_scores(trainer, conv_type):
     with pytest.raises(ValueError, match=r"trainer: .*no layer has any; conv_type SubnetConv"):
-        TRAINERS[trainer].load()().prepare(network(conv_type))
+        make_method(trainer).prepare(network(conv_type))
 
 
 # losses
@@ -282,7 +307,7 @@ def numpy_softmax(logits):
 
 
 def numpy_jsd(logits, labels, smoothing):
-    """CE of the clean view + 12 · mean over the three views of KL(p_i ‖ m), each averaged over the batch (4.4)."""
+    """Return cross-entropy of the clean view + 12 · mean over the three views of KL(p_i ‖ m), batch means of both."""
     views = np.split(numpy_softmax(logits), 3)
     rows = np.arange(len(labels))
     log = np.log(views[0])
@@ -294,7 +319,7 @@ def numpy_jsd(logits, labels, smoothing):
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
 @pytest.mark.parametrize("scale", [0.1, 1.0, 10.0])
-def test_three_views_give_cross_entropy_and_twelve_jensen_shannon(smoothing, scale):
+def test_the_loss_of_three_views_is_cross_entropy_plus_12_jensen_shannon(smoothing, scale):
     generator = torch.Generator().manual_seed(0)
     logits = scale * torch.randn(12, 5, generator=generator, dtype=torch.float64)
     labels = torch.tensor([0, 4, 2, 2])
@@ -302,7 +327,7 @@ def test_three_views_give_cross_entropy_and_twelve_jensen_shannon(smoothing, sca
     assert Method(label_smoothing=smoothing).loss(logits, labels).item() == pytest.approx(expected, rel=1e-9)
 
 
-def test_the_mixture_is_clamped_where_a_prediction_is_sure():
+def test_jensen_shannon_and_its_gradient_are_finite_for_probabilities_of_0_and_1():
     logits = torch.tensor([[500.0, 0, 0], [500.0, 0, 0], [500.0, 0, 0]], requires_grad=True)
     assert jensen_shannon(logits, 1).item() == pytest.approx(0, abs=1e-6)
     other = torch.tensor([[500.0, 0, 0], [0, 500.0, 0], [0, 0, 500.0]], requires_grad=True)
@@ -311,14 +336,14 @@ def test_the_mixture_is_clamped_where_a_prediction_is_sure():
     assert logits.grad.isfinite().all() and other.grad.isfinite().all()
 
 
-def test_jensen_shannon_gradient():
+def test_jensen_shannon_passes_gradcheck_and_is_0_for_equal_views():
     logits = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: jensen_shannon(x, 2), logits)
     same = logits.detach()[:2].repeat(3, 1)
     assert jensen_shannon(same, 2).item() == pytest.approx(0, abs=1e-12)
 
 
-def test_one_view_has_no_divergence(monkeypatch):
+def test_one_view_has_no_jensen_shannon_term(monkeypatch):
     monkeypatch.setattr(losses, "jensen_shannon", None)
     logits, labels = torch.randn(4, 5), torch.arange(4)
     assert torch.equal(
@@ -326,14 +351,14 @@ def test_one_view_has_no_divergence(monkeypatch):
     )
 
 
-def test_label_smoothing_is_the_originals_formula():
+def test_label_smoothing_equals_biprops_formula():
     logits = torch.randn(4, 5, dtype=torch.float64)
     labels, log = torch.arange(4), torch.log_softmax(logits, 1)
     expected = 0.8 * -log[torch.arange(4), labels].mean() + 0.2 * -log.mean(1).mean()
     torch.testing.assert_close(Method(label_smoothing=0.2).loss(logits, labels), expected)
 
 
-def test_accuracy_of_three_views_is_that_of_the_clean_third():
+def test_accuracy_of_three_views_counts_the_clean_view():
     clean, wrong = torch.eye(7)[:4] * 5, -torch.eye(7)[:4] * 5
     sums = torch.zeros(4, dtype=torch.float64)
     add_batch(sums, torch.tensor(1.5), torch.cat([clean, wrong, wrong]), torch.arange(4))
@@ -342,8 +367,8 @@ def test_accuracy_of_three_views_is_that_of_the_clean_third():
     assert sums.tolist() == [12.0, 4.0, 4.0, 8.0]
 
 
-def test_a_copy_of_a_method_and_its_network_stay_together():
-    net, method = network(), PruneScore(prune_rate_epoch=10)
+def test_a_deep_copy_of_method_and_network_is_independent_of_the_original():
+    net, method = network(), make_method("prune_score", prune_rate_epoch=10)
     method.prepare(net)
     other_net, other = copy.deepcopy((net, method))
     other.before_epoch(other_net, 0)
@@ -352,10 +377,10 @@ def test_a_copy_of_a_method_and_its_network_stay_together():
 
 @pytest.mark.parametrize("trainer", ["prune_score", "ss"])
 @pytest.mark.parametrize("conv_type", ["SubnetConv", "GlobalSubnetConv", "SampleSubnetConv"])
-def test_a_training_step_never_waits_for_the_device(conv_type, trainer):
-    """On the device "meta", which has no values, whoever asks for one fails: .item(), int(tensor), a mask index."""
+def test_a_training_step_reads_no_value_from_the_device(conv_type, trainer):
+    """The meta device has no values: .item(), int(tensor) and boolean indexing fail there."""
     net = network(conv_type).to("meta")
-    method = TRAINERS[trainer].load()()
+    method = make_method(trainer)
     method.prepare(net)
     method.before_epoch(net, 0)
     sums = torch.zeros(4, dtype=torch.float64, device="meta")

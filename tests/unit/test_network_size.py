@@ -1,4 +1,4 @@
-"""A network that no memory can hold is refused before it is built, in words; a crop that nobody chose is said."""
+"""A network that no memory can hold is refused before it is built; a default crop that makes it huge is warned of."""
 
 import resource
 from dataclasses import replace
@@ -22,20 +22,20 @@ FOLDER = replace(data.SPECS["ImageFolder"], num_classes=2)
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """For every network that `models.build` is asked for, whether it has numbers."""
-    made, real = [], models.build
+    """Return a list with an entry per call of `models.build`: True if the network has storage. 10 GB are free."""
+    built_with_storage, real = [], models.build
 
     def build_(**options: Any) -> torch.nn.Module:
-        made.append(not torch.empty(0).is_meta)
+        built_with_storage.append(not torch.empty(0).is_meta)
         return real(**options)
 
     monkeypatch.setattr(models, "build", build_)
-    monkeypatch.setattr(network_memory, "free", lambda: 10.0 * GB)
-    return made
+    monkeypatch.setattr(network_memory, "free_bytes", lambda: 10.0 * GB)
+    return built_with_storage
 
 
 @pytest.mark.parametrize(
-    ("values", "spec", "told"),
+    ("values", "spec", "message"),
     [
         (
             {**MLP, "hidden": [10_000_000, 10_000_000]},
@@ -60,10 +60,10 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         ),
     ],
 )
-def test_a_network_that_cannot_fit_is_refused_before_it_has_numbers(
-    counted: list[bool], values: dict[str, Any], spec: data.SetSpec | None, told: str
+def test_a_network_that_does_not_fit_is_refused_before_it_has_storage(
+    counted: list[bool], values: dict[str, Any], spec: data.SetSpec | None, message: str
 ) -> None:
-    with pytest.raises(UsageError, match=rf"\A{told}[^\n]*\Z"):
+    with pytest.raises(UsageError, match=rf"\A{message}[^\n]*\Z"):
         build(args.from_flat(values), spec)
     assert counted == [False]
 
@@ -80,19 +80,19 @@ def test_a_network_that_cannot_fit_is_refused_before_it_has_numbers(
         ({"conv_type": "ShiftPS"}, 6),
     ],
 )
-def test_what_is_counted_are_weights_scores_gradients_and_the_optimizers_own(
+def test_weights_scores_gradients_and_optimizer_state_are_counted(
     counted: list[bool], monkeypatch: pytest.MonkeyPatch, more: dict[str, Any], tensors: int
 ) -> None:
     options = args.from_flat({**MLP, "hidden": [100, 100], **more})
     weights = sum(p.numel() for p in build(args.from_flat({**MLP, "hidden": [100, 100]}))[0].parameters())
-    monkeypatch.setattr(network_memory, "free", lambda: 4.0 * weights * tensors)
+    monkeypatch.setattr(network_memory, "free_bytes", lambda: 4.0 * weights * tensors)
     build(options)
-    monkeypatch.setattr(network_memory, "free", lambda: 4.0 * weights * tensors - 1)
+    monkeypatch.setattr(network_memory, "free_bytes", lambda: 4.0 * weights * tensors - 1)
     with pytest.raises(UsageError, match=f"would have {weights:,} weights"):
         build(options)
 
 
-def test_on_a_gpu_its_memory_must_hold_all_of_it(counted: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_memory_must_hold_the_whole_training(counted: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1000, 2000))
     with pytest.raises(UsageError, match=r"0\.0 GB are free on this GPU"):
@@ -100,47 +100,47 @@ def test_on_a_gpu_its_memory_must_hold_all_of_it(counted: list[bool], monkeypatc
     build(args.from_flat(MLP))
 
 
-def test_a_network_without_numbers_needs_no_memory(counted: list[bool]) -> None:
+def test_a_network_on_the_meta_device_needs_no_memory(counted: list[bool]) -> None:
     with torch.device("meta"):
         network_memory.check(args.from_flat({**MLP, "hidden": [1_000_000, 1_000_000]}), data.SPECS["digits"], {})
     assert counted == []
 
 
-def test_asking_changes_no_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_check_changes_no_initial_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     options = args.from_flat({**MLP, "arch": "Conv2", "init": "standard"})
-    asked = build(options)[0].state_dict()
+    checked = build(options)[0].state_dict()
     monkeypatch.setattr(network_memory, "check", lambda *_: None)
     plain = build(options)[0].state_dict()
-    assert all(torch.equal(asked[name], plain[name]) for name in plain)
+    assert all(torch.equal(checked[name], plain[name]) for name in plain)
 
 
 @pytest.mark.parametrize(
-    ("arch", "size", "told"),
+    ("arch", "size", "warning"),
     [
         ("Conv2", None, "cropped to 224x224; layer linear.0 alone has 205,520,896 weights; --image-size takes a sm"),
         ("Conv2", 224, ""),
         ("ResNet18", None, ""),
     ],
 )
-def test_a_crop_that_nobody_chose_is_said_where_it_makes_a_layer_huge(
-    counted: list[bool], capsys: pytest.CaptureFixture[str], arch: str, size: int | None, told: str
+def test_a_default_crop_that_makes_a_layer_huge_is_warned_of(
+    counted: list[bool], capsys: pytest.CaptureFixture[str], arch: str, size: int | None, warning: str
 ) -> None:
     options = args.from_flat({"set": "ImageFolder", "arch": arch, "image_size": size})
     shapes = {"name": arch, "num_classes": 2, "in_shape": FOLDER.in_shape}
     network_memory.check(options, FOLDER, shapes)
-    said = capsys.readouterr().err
-    assert (told in said and said.count("\n") == 1) if told else said == ""
+    stderr = capsys.readouterr().err
+    assert (warning in stderr and stderr.count("\n") == 1) if warning else stderr == ""
 
 
-# what is free
+# free bytes
 
 
-def test_the_limit_on_addresses_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = network_memory.free()
-    assert 0 < whole < 1e15
+def test_the_address_space_limit_bounds_the_free_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_limit = network_memory.free_bytes()
+    assert 0 < without_limit < 1e15
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     monkeypatch.setattr(resource, "getrlimit", lambda _: (used + 50_000_000, used + 50_000_000))
-    assert 0 < network_memory.free() <= 60_000_000
+    assert 0 < network_memory.free_bytes() <= 60_000_000
 
 
 V2 = {"memory.max": "1000\n", "memory.current": "700\n", "memory.stat": "anon 5\ninactive_file 100\n"}
@@ -163,7 +163,7 @@ V1 = {
         ("0::/job", "other", V2, []),
     ],
 )
-def test_the_control_groups_count_without_their_caches(
+def test_control_groups_bound_the_free_bytes_and_inactive_caches_count_as_free(
     tmp_path: Path, line: str, folder: str, files: dict[str, str], expected: list[float]
 ) -> None:
     (tmp_path / "cgroup").write_text(f"{line}\n2:pids:/elsewhere\n")

@@ -1,4 +1,4 @@
-"""Learning-rate policies against the formulas of BIPROP (reference 4.1), at every epoch."""
+"""Learning-rate policies equal BIPROP's formulas in every epoch."""
 
 import math
 
@@ -39,20 +39,20 @@ FORMULAS = {  # (epoch, epochs, warm-up) -> factor
 }
 
 
-def test_every_policy_has_a_formula_here():
+def test_every_policy_has_a_formula_in_this_file():
     assert FORMULAS.keys() == POLICIES.keys()
 
 
 @pytest.mark.parametrize("name", POLICIES)
 @pytest.mark.parametrize("epochs, warmup", HORIZONS)
-def test_policy(name, epochs, warmup):
+def test_every_policy_equals_its_formula_in_every_epoch(name, epochs, warmup):
     factor = schedule(name, epochs=epochs, warmup=warmup)
     for epoch in range(epochs):
         assert factor(epoch) == pytest.approx(FORMULAS[name](epoch, epochs, warmup), rel=1e-12, abs=1e-15), epoch
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_factors_are_plain_floats_and_no_epoch_depends_on_another(name):
+def test_factors_are_plain_floats_and_depend_on_the_epoch_alone(name):
     factor = schedule(name, epochs=100, warmup=5)
     forwards = [factor(epoch) for epoch in range(100)]
     assert [factor(epoch) for epoch in reversed(range(100))] == forwards[::-1]
@@ -60,12 +60,12 @@ def test_factors_are_plain_floats_and_no_epoch_depends_on_another(name):
 
 
 @pytest.mark.parametrize("step, gamma", [(1, 0.5), (7, 0.3), (20, 2.0)])
-def test_multistep_takes_its_step_and_gamma(step, gamma):
+def test_multistep_uses_step_and_gamma(step, gamma):
     factor = schedule("multistep_lr", epochs=50, warmup=5, step=step, gamma=gamma)
     assert [factor(epoch) for epoch in range(50)] == pytest.approx([gamma ** (epoch // step) for epoch in range(50)])
 
 
-def test_what_the_original_was_measured_to_do():
+def test_factors_equal_values_measured_on_biprop():
     assert [schedule("cosine_lr", epochs=4)(e) for e in range(4)] == pytest.approx(
         [1, 0.853553, 0.5, 0.146447], abs=1e-6
     )
@@ -76,6 +76,6 @@ def test_what_the_original_was_measured_to_do():
     assert falls(54) == 0.001 and falls(55) == pytest.approx(0.001 * 0.4218, abs=1e-6)
 
 
-def test_an_unknown_policy_is_answered_with_the_nearest():
+def test_an_unknown_policy_is_refused_with_the_nearest_name():
     with pytest.raises(ValueError, match=r"lr_policy: 'cosin_lr' is unknown .*'cosine_lr'"):
         schedule("cosin_lr", epochs=1)

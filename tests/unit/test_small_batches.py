@@ -1,4 +1,4 @@
-"""Batches of no image and of one, forward and back: every constraint and strength, convolutions and linear layers."""
+"""Batches of zero and one image through every constraint and connection strength, forward and backward."""
 
 import pytest
 import torch
@@ -7,14 +7,14 @@ from torch import nn
 from models.constraints import CONV_TYPES, constrain, constrained_layers
 from models.constraints.hebbian_stats import coactivation, correlation
 from models.constraints.sparse import SparseWeight
-from trainers.connection_strengths import Strengths
+from trainers.methods.connection_strengths import ConnectionStrengths
 from utils.distributed.runtime import ALONE
 
 SETTINGS = [(kind, {}) for kind in CONV_TYPES if kind != "DenseConv"]
-SETTINGS += [("BinaryConv", {"initial_ones": 0.5})]  # so many ones that products are dense
+SETTINGS += [("BinaryConv", {"initial_ones": 0.5})]  # above the share of ones up to which products are sparse
 SETTINGS += [("ShiftQ", {"shift_update": "crude"}), ("ShiftQ", {"rounding": "stochastic"})]
 SETTINGS += [("ShiftPS", {"shift_init": "weights"}), ("ShiftPS", {"rounding": "stochastic"})]
-NETWORKS = {  # the layers and the shape of one image
+NETWORKS = {  # name -> (make layers, shape of one image)
     "convolutions": (lambda: [nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.ReLU(), nn.Conv2d(4, 2, 1)], (3, 5, 6)),
     "groups": (lambda: [nn.Conv2d(4, 4, 3, padding="same", groups=4), nn.Conv2d(4, 2, 3, 2, groups=2)], (4, 5, 6)),
     "linear": (lambda: [nn.Linear(12, 40, bias=False), nn.Tanh(), nn.Linear(40, 5)], (12,)),
@@ -25,7 +25,7 @@ EVERY_NETWORK = pytest.mark.parametrize("layers", NETWORKS)
 EVERY_COUNT = pytest.mark.parametrize("count", [0, 1])
 
 
-def made(layers, kind, **settings):
+def constrained(layers, kind, **settings):
     torch.manual_seed(0)
     make, shape = NETWORKS[layers]
     return constrain(nn.Sequential(*make()), kind, density=0.3, **settings), shape
@@ -35,8 +35,8 @@ def made(layers, kind, **settings):
 @EVERY_NETWORK
 @EVERY_COUNT
 @pytest.mark.parametrize("training", [True, False])
-def test_every_constraint_passes_them_forward_and_back(kind, settings, layers, count, training):
-    model, shape = made(layers, kind, **settings)
+def test_every_constraint_takes_tiny_batches_forward_and_backward(kind, settings, layers, count, training):
+    model, shape = constrained(layers, kind, **settings)
     model.train(training)
     several = torch.randn(3, *shape)
     each = model(several).shape[1:]
@@ -57,21 +57,21 @@ def test_every_constraint_passes_them_forward_and_back(kind, settings, layers, c
 @pytest.mark.parametrize("strength", [coactivation, correlation])
 @EVERY_NETWORK
 @EVERY_COUNT
-def test_every_strength_counts_nothing_in_no_image_and_no_correlation_in_one(strength, layers, count):
-    model, shape = made(layers, "SparseConv")
-    strengths = Strengths(constrained_layers(model), correlated=strength is correlation)
-    strengths.watch(ALONE)
+def test_strengths_of_zero_images_are_zero_and_correlations_of_one_image_too(strength, layers, count):
+    model, shape = constrained(layers, "SparseConv")
+    strengths = ConnectionStrengths(constrained_layers(model), correlated=strength is correlation)
+    strengths.attach(ALONE)
     model(torch.randn(count, *shape))
-    assert strengths.found.keys() == constrained_layers(model).keys()
-    for name, found in strengths.found.items():
-        assert found.shape == model.get_submodule(name).weight.shape and found.isfinite().all()
-        assert (count and strength is coactivation) or not found.any()
+    assert strengths.sums.keys() == constrained_layers(model).keys()
+    for name, value in strengths.sums.items():
+        assert value.shape == model.get_submodule(name).weight.shape and value.isfinite().all()
+        assert (count and strength is coactivation) or not value.any()
 
 
 @EVERY_NETWORK
 @EVERY_COUNT
-def test_a_watched_layer_has_a_dense_gradient_even_of_no_image(layers, count):
-    model, shape = made(layers, "SparseConv")
+def test_a_watched_layer_has_a_dense_gradient_even_for_zero_images(layers, count):
+    model, shape = constrained(layers, "SparseConv")
     masks = [layer.constraint for layer in constrained_layers(model).values()]
     for mask in masks:
         mask.watched = True

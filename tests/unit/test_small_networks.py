@@ -1,4 +1,4 @@
-"""The networks of the other four systems: LeNets, CircuitMLP, their norms; and how they are drawn."""
+"""LeNets, MLPs and CircuitMLP: layers, sizes, normalisations, initial weights, pixel scales, evaluation batches."""
 
 import math
 
@@ -37,14 +37,14 @@ def parameters(net):
         ("MNISTNet", MNIST, 9216, 10 * 32 + 289 * 64 + 9217 * 128 + 129 * 10),
     ],
 )
-def test_the_published_sizes(arch, in_shape, flat, count):
+def test_networks_have_their_published_sizes(arch, in_shape, flat, count):
     net = build(arch, in_shape)
     first = next(m for m in net.linear if isinstance(m, nn.Linear))
     assert (first.in_features, parameters(net)) == (flat, count)
     assert net(torch.zeros(2, *in_shape)).shape == (2, 10)
 
 
-def test_the_mnist_example_drops_channels_then_units():
+def test_mnistnet_drops_channels_after_convolutions_and_units_after_the_linear_layer():
     net = build("MNISTNet")
     assert kinds(net) == [
         "Conv2d",
@@ -62,23 +62,23 @@ def test_the_mnist_example_drops_channels_then_units():
 
 
 @pytest.mark.parametrize("side", [15, 7, 2])
-def test_an_image_that_the_convolutions_use_up_is_refused(side):
+def test_an_image_smaller_than_the_convolutions_need_is_refused(side):
     assert build("LeNet5", (1, 16, 16))(torch.zeros(1, 1, 16, 16)).shape == (1, 10)
     with pytest.raises(ValueError, match=f"arch LeNet5: a {side}x40 image is too small: its 5x5 convolutions"):
         build("LeNet5", (1, side, 40))
 
 
-def test_the_circuit_has_its_norm_behind_every_activation_the_last_one_too():
+def test_circuit_mlp_has_a_norm_after_every_activation_including_the_last():
     net = build("CircuitMLP", hidden=(7, 5))
     assert kinds(net) == ["Linear", "Tanh", "BatchNorm1d"] * 3
     assert [m.out_features for m in net.linear if isinstance(m, nn.Linear)] == [7, 5, 10]
     with torch.device("meta"):
         whole = build("CircuitMLP")
     weights = 784 * 4000 + 2 * 4000**2 + 4000 * 10
-    assert parameters(whole) == weights + 2 * (3 * 4000 + 10)  # no layer that the forward pass does not use, no bias
+    assert parameters(whole) == weights + 2 * (3 * 4000 + 10)  # no unused layer, no bias
 
 
-def test_dropout_is_behind_the_hidden_layers_alone():
+def test_dropout_follows_hidden_layers_only():
     assert kinds(build("MLP", hidden=(7, 5), dropout=0.2)) == ["Linear", "ReLU", "Dropout"] * 2 + ["Linear"]
     assert kinds(build("CircuitMLP", hidden=(7,), norm="none", dropout=0.2)) == [
         "Linear",
@@ -89,7 +89,7 @@ def test_dropout_is_behind_the_hidden_layers_alone():
     ]
 
 
-def test_the_inverters():
+def test_inverters_compute_their_formulas_and_clamp_v():
     x = torch.tensor([-1.0, 0.25, 1.0])
     assert HardInvert()(x).tolist() == [2, 0.75, 0]
     soft = SoftInvert()
@@ -107,14 +107,14 @@ def test_the_inverters():
     assert len({SoftInvert().v.item() for _ in range(4)}) == 4
 
 
-def test_batch_norms_take_their_epsilon_and_momentum():
+def test_batch_norms_use_the_given_epsilon_and_momentum():
     net = build("CircuitMLP", hidden=(7,), bn_type="NonAffineBatchNorm")
     initialise(net, "xavier_uniform", bn_eps=1e-4, bn_momentum=0.15)
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm1d)]
     assert len(norms) == 2 and {(m.eps, m.momentum) for m in norms} == {(1e-4, 0.15)}
 
 
-def test_xavier_uniform_is_glorots():
+def test_xavier_uniform_has_glorots_bound_and_deviation():
     net = build("MLP", hidden=(200,))
     initialise(net, "xavier_uniform", generator=torch.Generator().manual_seed(0))
     weight, bound = net.linear[0].weight, math.sqrt(6 / (784 + 200))
@@ -123,7 +123,7 @@ def test_xavier_uniform_is_glorots():
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "radam", "adadelta", "sgd"])
-def test_optimizers_take_an_epsilon_where_they_have_one(name):
+def test_every_optimizer_with_an_epsilon_uses_the_given_one(name):
     groups = [{"params": [nn.Parameter(torch.zeros(1))], "weight_decay": 0.0}]
     usual, own = make_optimizer(name, groups, lr=0.1).defaults, make_optimizer(name, groups, lr=0.1, eps=1e-4).defaults
     assert own.get("eps") == (None if name == "sgd" else 1e-4)
@@ -131,7 +131,7 @@ def test_optimizers_take_an_epsilon_where_they_have_one(name):
 
 
 @pytest.mark.parametrize(
-    ("pixels", "wanted"),
+    ("pixels", "expected"),
     [
         ("standard", [(v / 255 - 0.1307) / 0.3081 for v in (0, 127, 128, 255)]),
         ("unit", [0, 127 / 255, 128 / 255, 1]),
@@ -139,24 +139,24 @@ def test_optimizers_take_an_epsilon_where_they_have_one(name):
         ("binary", [0, 0, 1, 1]),
     ],
 )
-def test_pixels_are_scaled_as_asked(pixels, wanted):
-    facts = data.spec("MNIST", "nowhere", pixels=pixels)
+def test_pixels_have_the_requested_scale(pixels, expected):
+    spec = data.spec("MNIST", "nowhere", pixels=pixels)
     images = torch.tensor([0, 127, 128, 255], dtype=torch.uint8).repeat(196).view(1, 28, 28, 1)
     batches = DeviceBatches(
         Split(images.numpy(), torch.zeros(1, dtype=torch.long).numpy()),
-        facts,
+        spec,
         device="cpu",
         batch_size=1,
         seed=0,
         train=False,
     )
-    ((made, _),) = batches.epoch(0)
-    torch.testing.assert_close(made.flatten()[:4], torch.tensor(wanted, dtype=torch.float32), rtol=0, atol=1e-6)
+    ((normalised, _),) = batches.epoch(0)
+    torch.testing.assert_close(normalised.flatten()[:4], torch.tensor(expected, dtype=torch.float32), rtol=0, atol=1e-6)
     if pixels == "binary":
-        assert made.unique().tolist() == [0, 1]
+        assert normalised.unique().tolist() == [0, 1]
 
 
-def test_an_unknown_scale_of_pixels_is_refused():
+def test_an_unknown_pixel_scale_is_refused():
     with pytest.raises(ValueError, match="pixels: 'units' is unknown"):
         data.spec("MNIST", "nowhere", pixels="units")
 
@@ -164,7 +164,7 @@ def test_an_unknown_scale_of_pixels_is_refused():
 @pytest.mark.parametrize(
     ("words", "steps"), [((), 6), (("--test-batch-size", "100"), 4), (("--test-batch-size", "9"), 40)]
 )
-def test_evaluation_has_a_batch_size_of_its_own(program, config, monkeypatch, words, steps):
+def test_evaluation_uses_test_batch_size(program, config, monkeypatch, words, steps):
     made = []
     whole = data.make_batches
 

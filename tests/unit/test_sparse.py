@@ -1,4 +1,4 @@
-"""Trainer sparse: what it counts and when, how connections move, and what the optimizer remembers of them."""
+"""Trainer `sparse`: when strengths are counted, how connections move, optimizer state of moved ones, resumption."""
 
 import copy
 
@@ -13,14 +13,17 @@ from models.constraints.rewiring_rules import Rules
 from models.constraints.sparse import SparseWeight
 from models.constraints.topk_mask import kept_count
 from tests.cases import SPARSE_RULES
-from trainers.loop import Parts, State, fit
+from tests.steps import make_method
+from trainers.loop import TrainingSetup, fit
 from trainers.methods.sparse import Sparse
 from trainers.optimizers import make_optimizer
+from trainers.training_state import TrainingState
 from utils.distributed.runtime import Runtime
 
 CPU = Runtime(torch.device("cpu"), torch.float32)
 DENSITY = 0.3
 STEPS = 6
+CUBIC = {"density_schedule": "cubic"}
 
 
 def network(density=1.0, seed=0):
@@ -31,7 +34,7 @@ def network(density=1.0, seed=0):
 
 
 class Batches:
-    """Six random batches, the same in every epoch; remembers the order in which they were asked for."""
+    """Six random batches, the same in every epoch."""
 
     samples = 8 * STEPS
 
@@ -44,11 +47,11 @@ class Batches:
             yield torch.randn(8, 2, 4, 4, generator=generator), torch.randint(0, 5, (8,), generator=generator)
 
 
-class Watch:
-    """Callbacks that look at the network at the end of every epoch, and ask to stop where `stop` says so."""
+class EpochObserver:
+    """Callbacks that keep the result of `observe()` of every epoch, and ask to stop when `stop()` is true."""
 
-    def __init__(self, look=lambda: None, stop=lambda: False):
-        self.look, self.seen, self.stop_asked = look, [], stop
+    def __init__(self, observe=lambda: None, stop=lambda: False):
+        self.observe, self.observed, self.stop_asked = observe, [], stop
 
     def save_due(self):
         return False
@@ -56,13 +59,13 @@ class Watch:
     def tables(self, epoch, tables): ...
 
     def epoch_done(self, state, train, held_out, rate, *, is_best):
-        self.seen.append(self.look())
+        self.observed.append(self.observe())
 
     def stopped(self, state): ...
 
 
-class Spied(Sparse):
-    """Calls `look(layers, done)` before and after every step."""
+class Observed(Sparse):
+    """Calls `look(method, when, step)` before a step, after its optimizer step ("trained") and after the method's."""
 
     look = staticmethod(lambda method, when, step: None)
 
@@ -76,34 +79,34 @@ class Spied(Sparse):
         self.look(self, "after", step)
 
 
-def parts_of(net, kind=Sparse, optimizer="sgd", weight_decay=1e-2, **rules):
-    method = kind(weight_decay=weight_decay, **rules)
+def setup_of(net, kind=Sparse, optimizer="sgd", weight_decay=1e-2, **rules):
+    method = make_method(kind, weight_decay=weight_decay, **rules)
     method.prepare(net)
-    made = make_optimizer(optimizer, method.parameter_groups(net), lr=0.05)
+    made_optimizer = make_optimizer(optimizer, method.parameter_groups(net), lr=0.05)
     CPU.put(net)  # channels_last, as in every run
-    return Parts(net, method, made, CPU, Batches(), Batches(), rate=lambda _: 0.05)
+    return TrainingSetup(net, method, made_optimizer, CPU, Batches(), Batches(), learning_rate=lambda _: 0.05)
 
 
 def run(net, epochs=2, look=None, state=None, **rules):
-    kind = type("Looked", (Spied,), {"look": staticmethod(look)}) if look else Sparse
-    parts = parts_of(net, kind, **rules)
-    fit(parts, state or State(), epochs, Watch())
-    return parts
+    kind = type("Looking", (Observed,), {"look": staticmethod(look)}) if look else Sparse
+    setup = setup_of(net, kind, **rules)
+    fit(setup, state or TrainingState(), epochs, EpochObserver())
+    return setup
 
 
 def layers(net):
     return constrained_layers(net).values()
 
 
-# strengths: when, of what
+# counting of strengths
 
 
 def strengths_of(method):
-    return {name: value.clone() for name, value in method._strengths.found.items()}
+    return {name: value.clone() for name, value in method._strengths.sums.items()}
 
 
 @pytest.mark.parametrize(("drop", "strength"), [("hebbian", coactivation), ("correlation", correlation)])
-def test_strengths_are_added_up_on_every_nth_step_of_a_period_and_reset_when_connections_move(drop, strength):
+def test_strengths_are_summed_every_update_interval_and_cleared_when_connections_move(drop, strength):
     net, found = network(), []
 
     def look(method, when, step):
@@ -112,7 +115,7 @@ def test_strengths_are_added_up_on_every_nth_step_of_a_period_and_reset_when_con
         elif when == "trained":
             found[-1] = (*found[-1], strengths_of(method))
         elif step == STEPS - 1:
-            assert not method._strengths.found
+            assert not method._strengths.sums
 
     run(net, 2, look, drop=drop, update_interval=4)
     assert [step for step, *_ in found] == [*range(STEPS)] * 2
@@ -132,7 +135,7 @@ def test_strengths_are_added_up_on_every_nth_step_of_a_period_and_reset_when_con
             torch.testing.assert_close(after[name], value, rtol=0, atol=0 if drop == "hebbian" else 1e-6)
 
 
-def test_hooks_are_on_the_layers_in_a_counted_training_step_alone():
+def test_layers_have_hooks_in_counted_training_steps_only():
     net, hooked = network(), []
 
     def look(method, when, step):
@@ -143,10 +146,10 @@ def test_hooks_are_on_the_layers_in_a_counted_training_step_alone():
     assert hooked == [0, 4]
     hooked.clear()
     run(network(DENSITY), 1, look, prune_rate=DENSITY, drop="magnitude", grow="gradient", progress_interval=2)
-    assert hooked == []  # nobody needs strengths
+    assert hooked == []  # these rules need no strengths
 
 
-def test_after_the_last_move_nothing_is_counted():
+def test_nothing_is_counted_after_the_last_move():
     counted = []
 
     def look(method, when, step):
@@ -157,15 +160,15 @@ def test_after_the_last_move_nothing_is_counted():
 
 
 @pytest.mark.parametrize("drop", ["hebbian", "correlation"])
-def test_a_run_that_starts_within_a_period_counts_its_first_step(drop):
-    """--start-epoch 1: six steps are done, the period of ten ends after four more, and none of them is a twentieth."""
+def test_a_run_that_starts_between_two_moves_counts_its_first_step(drop):
+    """With --start-epoch 1 six steps are done. Connections move after four more, none of which is a twentieth step."""
     counted = []
 
     def look(method, when, step):
         counted.append(bool(method._strengths._hooks)) if when == "before" else None
 
     rules = {"drop": drop, "progress_interval": 10, "update_interval": 20, "progress_until": 1.0}
-    run(network(DENSITY), 4, look, State(epoch=1), prune_rate=DENSITY, **rules)
+    run(network(DENSITY), 4, look, TrainingState(epoch=1), prune_rate=DENSITY, **rules)
     assert [6 + step for step, was in enumerate(counted) if was] == [6, 10]
 
 
@@ -173,7 +176,7 @@ def test_a_run_that_starts_within_a_period_counts_its_first_step(drop):
 
 
 def moves(epochs, density, **rules):
-    """The numbers of steps after which the masks were other ones."""
+    """Return the numbers of steps after which the masks change."""
     net, moved, masks, done = network(density or 1.0), [], [], []
 
     def look(method, when, step):
@@ -188,18 +191,18 @@ def moves(epochs, density, **rules):
     return moved
 
 
-def test_with_a_density_connections_move_every_so_many_steps_until_three_quarters():
+def test_with_a_density_connections_move_every_progress_interval_until_three_quarters_of_the_run():
     assert moves(4, DENSITY, progress_interval=3, drop_fraction=0.9) == [3, 6, 9, 12, 15]  # at 18 the fraction is 0
     assert moves(4, DENSITY, progress_interval=5, drop_fraction=0.9, progress_until=0.5) == [5, 10]
 
 
-def test_without_one_they_move_at_the_end_of_every_epoch(capsys):
+def test_without_a_density_connections_move_at_the_end_of_every_epoch(capsys):
     assert moves(3, None, keep_share=0.3, live_share=0.6) == [6, 12, 18]
     assert moves(3, None, keep_share=0.3, live_share=0.6, progress_until=0.7) == [6, 12]
     assert capsys.readouterr().err == ""
 
 
-def test_it_is_said_where_none_will_move(capsys):
+def test_a_warning_names_a_run_without_moves(capsys):
     assert moves(1, DENSITY) == []
     assert "no connection will move: updates come every 100 steps, and end after 4\n" in capsys.readouterr().err
     assert moves(1, 0.1, density_schedule="cubic") == []
@@ -207,7 +210,7 @@ def test_it_is_said_where_none_will_move(capsys):
 
 
 @pytest.mark.parametrize("grow", ["gradient", "random", "hebbian"])
-def test_the_share_replaced_falls_by_rigls_cosine(grow):
+def test_the_replaced_share_follows_rigls_cosine(grow):
     net, replaced, before = network(0.5), [], []
 
     def look(method, when, step):
@@ -220,14 +223,14 @@ def test_the_share_replaced_falls_by_rigls_cosine(grow):
     most = [int(0.3 * share * 60) for share in (0.85355, 0.5, 0.146447)]  # ½(1 + cos(π t / T)) at t/T = ¼, ½, ¾
     assert all(n <= m for n, m in zip(replaced, most, strict=True)) and replaced[0] > replaced[-1]
     if grow == "random":
-        assert replaced[0] >= most[0] / 4  # a dropped one may grow again at once
+        assert replaced[0] >= most[0] / 4  # a dropped connection may grow again in the same move
 
 
 # rules
 
 
 @pytest.mark.parametrize(("drop", "grow", "density"), SPARSE_RULES)
-def test_every_pair_of_rules_trains_and_keeps_what_it_promises(drop, grow, density):
+def test_every_pair_of_rules_trains_and_keeps_its_number_of_connections(drop, grow, density):
     net = network(density or 1.0)
     run(net, 3, drop=drop, grow=grow, prune_rate=density, progress_interval=4, update_interval=2, progress_until=1.0)
     for layer in layers(net):
@@ -247,7 +250,7 @@ def test_every_pair_of_rules_trains_and_keeps_what_it_promises(drop, grow, densi
 @pytest.mark.parametrize(
     ("drop", "grow"), [("hebbian", "hebbian"), ("magnitude", "random"), ("correlation", "gradient")]
 )
-def test_a_density_holds_exactly_from_the_first_step_to_the_last(spread, drop, grow):
+def test_a_constant_density_is_exact_in_every_step(spread, drop, grow):
     net = network(DENSITY)
     shapes = [layer.weight.shape for layer in layers(net)]
     expected = kept_per_layer(shapes, DENSITY, spread)
@@ -263,46 +266,59 @@ def test_a_density_holds_exactly_from_the_first_step_to_the_last(spread, drop, g
 
 
 @pytest.mark.parametrize("grow", ["none", "random"])
-def test_a_cubic_density_falls_from_a_half_and_ends_exact(grow):
+def test_a_cubic_density_falls_from_a_half_and_ends_exactly_at_the_final_density(grow):
     net, seen = network(0.1), []
     rules = {"drop": "magnitude", "grow": grow, "density_schedule": "cubic", "progress_interval": 3}
-    parts = parts_of(net, prune_rate=0.1, **rules)
-    watch = Watch(lambda: sum(count.kept for count in layer_counts(net)))
-    assert watch.look() == 150
-    fit(parts, State(), 4, watch)
-    seen = watch.seen  # the last move is after 18 steps: 1/2, then 0.1 + 0.4 (1 − t/18)³
+    setup = setup_of(net, prune_rate=0.1, **rules)
+    callbacks = EpochObserver(lambda: sum(count.kept for count in layer_counts(net)))
+    assert callbacks.observe() == 150
+    fit(setup, TrainingState(), 4, callbacks)
+    seen = callbacks.observed  # the last move is after 18 steps: 1/2, then 0.1 + 0.4 (1 − t/18)³
     assert seen == [pytest.approx(300 * (0.1 + 0.4 * (1 - t / 18) ** 3), abs=2) for t in (6, 12, 18, 18)]
     assert seen[2] == 30
-    assert [parts.method.resets_best(epoch) for epoch in range(4)] == [False, False, True, False]
+    assert [setup.method.resets_best(epoch) for epoch in range(4)] == [False, False, True, False]
 
 
-def test_best_counts_from_where_the_network_is_as_sparse_as_asked_for():
+def test_best_is_reset_in_the_epoch_that_reaches_the_final_density():
     steady = {"prune_rate": DENSITY, "progress_interval": 5}
-    free = {"sparse_hold": False, "progress_interval": 13}  # makes it no sparser
+    free = {"sparse_hold": False, "progress_interval": 13}  # the network does not become sparser
     never = {"progress_interval": 13, "progress_until": 0.5}
     control = {"drop": "random", "grow": "random", "progress_interval": 13}
     late = [({"progress_interval": 13}, 2), (control, 2)]
     for rules, epoch in (({}, None), *late, (steady, None), (free, None), (control | free, None), (never, None)):
-        parts = run(network(rules.get("prune_rate", 1.0)), 4, **rules)
-        assert [e for e in range(4) if parts.method.resets_best(e)] == ([] if epoch is None else [epoch])
+        setup = run(network(rules.get("prune_rate", 1.0)), 4, **rules)
+        assert [e for e in range(4) if setup.method.resets_best(e)] == ([] if epoch is None else [epoch])
 
 
-def test_initial_weights_are_larger_by_the_root_of_what_is_left_out():
+@pytest.mark.parametrize(
+    ("rules", "note"),
+    [
+        ({}, "SparseConv comes down when connections first move"),
+        ({"sparse_hold": False}, ""),
+        ({"prune_rate": DENSITY}, ""),
+        ({"prune_rate": 0.1, **CUBIC}, "SparseConv comes down to 10 %"),
+    ],
+)
+def test_the_density_note_names_a_falling_density(rules, note):
+    assert setup_of(network(rules.get("prune_rate", 1.0)), **rules).method.density_note() == note
+
+
+def test_initial_weights_are_divided_by_the_root_of_the_density():
     dense, net = network(DENSITY), network(DENSITY)
-    parts_of(net, prune_rate=DENSITY)
+    setup_of(net, prune_rate=DENSITY)
     for before, after in zip(layers(dense), layers(net), strict=True):
         scale = (before.weight.numel() / after.constraint.kept) ** 0.5
         torch.testing.assert_close(after.weight, before.weight * scale)
-    parts_of(before := network())
+    setup_of(before := network())
     assert all(torch.equal(a.weight, b.weight) for a, b in zip(layers(before), layers(network()), strict=True))
 
 
-# weights, masks and what the optimizer remembers
+# weights, masks and optimizer state
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "radam", "adadelta"])
 @pytest.mark.parametrize("rules", [{}, {"drop": "magnitude", "grow": "gradient", "prune_rate": DENSITY}])
-def test_dropped_connections_stay_zero_and_are_forgotten_by_the_optimizer(optimizer, rules):
+def test_dropped_connections_stay_zero_and_lose_their_optimizer_state(optimizer, rules):
     net, before, moved = network(rules.get("prune_rate", 1.0)), {}, []
 
     def look(method, when, step):
@@ -311,7 +327,7 @@ def test_dropped_connections_stay_zero_and_are_forgotten_by_the_optimizer(optimi
             assert state or (when == "before" and step == 0)
             dead = layer.constraint.mask == 0
             assert not layer.weight[dead].any()
-            assert not any(value[dead].any() for value in state), "weight decay and memory move nothing"
+            assert not any(value[dead].any() for value in state), "weight decay or momentum would move dropped weights"
             if when == "trained":
                 assert dead.all() or all(value[~dead].any() for value in state)
                 before[layer] = layer.weight.clone(), layer.constraint.mask.clone()
@@ -325,7 +341,7 @@ def test_dropped_connections_stay_zero_and_are_forgotten_by_the_optimizer(optimi
     assert sum(moved) > 3
 
 
-def test_without_hold_zeroed_weights_train_on_and_the_optimizer_remembers():
+def test_without_hold_zeroed_weights_keep_training_with_their_optimizer_state():
     net, seen = network(), {}
 
     def look(method, when, step):
@@ -343,7 +359,7 @@ def test_without_hold_zeroed_weights_train_on_and_the_optimizer_remembers():
     assert (seen["next"][0] != 0).all() and all(count.kept == count.total for count in layer_counts(net))
 
 
-def test_without_a_density_every_filter_keeps_its_strongest_as_in_the_notebook():
+def test_without_a_density_every_filter_keeps_its_strongest_connections():
     net, seen = network(), {}
 
     def look(method, when, step):
@@ -363,7 +379,7 @@ def test_without_a_density_every_filter_keeps_its_strongest_as_in_the_notebook()
 
 
 @pytest.mark.parametrize("hold", [True, False])
-def test_the_random_control_zeroes_all_but_the_live_share_whichever_they_were_and_redraws_kept_zeros(hold):
+def test_random_control_zeroes_all_but_the_live_share_and_redraws_kept_zeros(hold):
     net, moves = network(), []
 
     def look(method, when, step):
@@ -375,33 +391,24 @@ def test_the_random_control_zeroes_all_but_the_live_share_whichever_they_were_an
         lives = after != 0
         assert int(lives.sum()) == pytest.approx(120, abs=42)  # 300 weights, five standard deviations
         assert torch.equal(after[lives & (before != 0)], before[lives & (before != 0)])
-        assert (lives & (before == 0)).any() == (hold and before is not moves[1])  # at first, and if free, none is 0
+        # At first, and without hold, no weight is 0.
+        assert (lives & (before == 0)).any() == (hold and before is not moves[1])
     mask = torch.cat([layer.constraint.mask.flatten() for layer in layers(net)])
     assert torch.equal(mask > 0, moves[-1] != 0) if hold else mask.all()
 
 
-def test_a_layer_that_the_random_control_empties_lives_again_after_the_next_move():
+def test_a_layer_emptied_by_the_random_control_has_connections_after_the_next_move():
     net, seen = network(), []
-    run(
-        net,
-        3,
-        lambda method, when, step: seen.append(net[5].constraint.kept),
-        drop="random",
-        grow="random",
-        live_share=1e-9,
-    )
+    rules = {"drop": "random", "grow": "random"}
+    run(net, 3, lambda method, when, step: seen.append(net[5].constraint.kept), live_share=1e-9, **rules)
     assert seen[-1] == 0 and all(torch.isfinite(layer.weight).all() for layer in layers(net))
-    net[5].constraint.change(
-        net[5].weight,
-        Rules(drop="random", grow="random").change(
-            net[5].weight, net[5].constraint.mask, None, None, target=0, fraction=0.0
-        ),
-        hold=True,
-    )
+    weight, mask = net[5].weight, net[5].constraint.mask
+    change = Rules(**rules).change(weight, mask, None, None, target=0, fraction=0.0)
+    net[5].constraint.change(weight, change, hold=True)
     assert net[5].constraint.kept > 0 and net[5].weight.count_nonzero() == net[5].constraint.kept
 
 
-def test_rigl_grows_by_the_dense_gradient_of_the_batch_just_trained_on():
+def test_rigl_grows_by_the_dense_gradient_of_the_last_batch():
     net, seen = network(DENSITY), {}
 
     def look(method, when, step):
@@ -425,7 +432,7 @@ def test_rigl_grows_by_the_dense_gradient_of_the_batch_just_trained_on():
     )
 
 
-def test_a_watched_layer_gives_the_dense_gradient_and_only_then():
+def test_a_layer_has_a_dense_gradient_only_while_watched():
     layer = SparseWeight(torch.empty(3, 4), density=0.5, generator=torch.Generator().manual_seed(0))
     weight = torch.randn(3, 4, requires_grad=True)
     (layer(weight) * 2).sum().backward()
@@ -437,7 +444,7 @@ def test_a_watched_layer_gives_the_dense_gradient_and_only_then():
         assert torch.equal(layer(weight), weight * layer.mask)
 
 
-# going on
+# resumption
 
 
 @pytest.mark.parametrize("stop", range(1, 2 * STEPS, 2))
@@ -448,49 +455,43 @@ def test_a_watched_layer_gives_the_dense_gradient_and_only_then():
         {"drop": "correlation", "grow": "random", "prune_rate": DENSITY, "progress_interval": 4, "update_interval": 2},
         {"drop": "random", "grow": "random", "progress_interval": 4},
         {"drop": "magnitude_per_sign", "grow": "random", "prune_rate": DENSITY, "progress_interval": 4},
-        {
-            "drop": "magnitude",
-            "grow": "gradient",
-            "prune_rate": 0.2,
-            "progress_interval": 5,
-            "density_schedule": "cubic",
-        },
+        {"drop": "magnitude", "grow": "gradient", "progress_interval": 5, "prune_rate": 0.2, **CUBIC},
     ],
 )
-def test_stopped_between_any_two_batches_it_goes_on_to_the_bit(rules, stop):
+def test_a_run_stopped_between_any_two_batches_resumes_to_the_bit(rules, stop):
     whole = run(network(rules.get("prune_rate", 1.0)), 2, **rules)
-    first = parts_of(network(rules.get("prune_rate", 1.0)), **rules)
-    state = State()
-    fit(first, state, 2, Watch(stop=lambda: STEPS * state.epoch + state.step >= stop))
+    first = setup_of(network(rules.get("prune_rate", 1.0)), **rules)
+    state = TrainingState()
+    fit(first, state, 2, EpochObserver(stop=lambda: STEPS * state.epoch + state.step >= stop))
     assert STEPS * state.epoch + state.step == stop
     snapshot = copy.deepcopy((first.model.state_dict(), first.optimizer.state_dict(), first.method.state_dict()))
     random = torch.get_rng_state()
-    second = parts_of(network(rules.get("prune_rate", 1.0), seed=7), **rules)
+    second = setup_of(network(rules.get("prune_rate", 1.0), seed=7), **rules)
     for part, stored in zip((second.model, second.optimizer, second.method), snapshot, strict=True):
         part.load_state_dict(stored)
     torch.set_rng_state(random)
-    fit(second, state, 2, Watch())
+    fit(second, state, 2, EpochObserver())
     for (name, one), other in zip(whole.model.state_dict().items(), second.model.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
 
 
-def test_its_state_is_tensors_by_name():
-    parts, state = parts_of(network()), State()
-    fit(parts, state, 1, Watch(stop=lambda: state.step == 2))
-    state = parts.method.state_dict()
+def test_the_state_of_the_method_is_strengths_by_layer():
+    setup, state = setup_of(network()), TrainingState()
+    fit(setup, state, 1, EpochObserver(stop=lambda: state.step == 2))
+    state = setup.method.state_dict()
     assert {*state["strengths"]} == {"0", "2", "5"} and state["strengths"]["0"].sum() > 0
 
 
-def test_strengths_come_back_to_the_device_of_the_network():
-    """A checkpoint is read onto the CPU; here a network without numbers stands for one on a GPU."""
-    parts = parts_of(network())
-    stored = {"strengths": {"0": torch.ones(parts.model[0].weight.shape, dtype=torch.float64)}}
-    for layer in layers(parts.model):
+def test_restored_strengths_are_on_the_device_of_the_network():
+    """A checkpoint is read onto the CPU. The meta device stands for a GPU here."""
+    setup = setup_of(network())
+    stored = {"strengths": {"0": torch.ones(setup.model[0].weight.shape, dtype=torch.float64)}}
+    for layer in layers(setup.model):
         layer.to("meta")
-    parts.method.load_state_dict(stored)
-    assert parts.method.state_dict()["strengths"]["0"].is_meta
+    setup.method.load_state_dict(stored)
+    assert setup.method.state_dict()["strengths"]["0"].is_meta
 
 
-def test_a_network_without_masks_is_refused():
+def test_a_network_without_sparse_layers_is_refused():
     with pytest.raises(ValueError, match=r"no layer has a mask; conv_type SparseConv"):
-        Sparse().prepare(nn.Sequential(nn.Linear(2, 2)))
+        make_method("sparse").prepare(nn.Sequential(nn.Linear(2, 2)))

@@ -150,7 +150,7 @@ def test_a_methods_tables_reach_the_run(program, config, tmp_path, monkeypatch):
         begun.append((type(optimizer).__name__, steps, epochs))
 
     monkeypatch.setattr(Default, "tables", tables)
-    monkeypatch.setattr(Default, "begin", begin, raising=False)
+    monkeypatch.setattr(Default, "before_fit", begin, raising=False)
     dense = config("dense.yml", conv_type=None, freeze_weights=None, prune_rate=None)
     assert program("--config", dense)[0] == 0
     run = tmp_path / "runs/dense/dense"

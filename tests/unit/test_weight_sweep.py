@@ -1,4 +1,4 @@
-"""The sweep over `on`: equal to networks built anew for each value; one go over the batches, the first product once."""
+"""The weight sweep equals evaluations of rebuilt networks, and reads every batch and computes the first layer once."""
 
 import copy
 
@@ -9,17 +9,17 @@ from torch import nn
 import models
 from models.constraints import constrain, constrained_layers, weight_layers
 from models.initial import initialise
-from tests.steps import OneBatch
+from tests.steps import OneBatch, make_method
 from trainers.loop import evaluate
-from trainers.methods.binary import Binary
-from trainers.weight_sweep import scaled, weight_sweep
+from trainers.methods.base import Method
+from trainers.methods.weight_sweep import scaled, weight_sweep
 from utils.distributed.runtime import Runtime
 
 CPU = Runtime(torch.device("cpu"), torch.float32)
 VALUES = [0.0, 0.1, 1.0, 1.7, 4.0]
 
 
-class Two(OneBatch):
+class TwoBatches(OneBatch):
     """Two batches of different images."""
 
     def __init__(self, spec, samples=40):
@@ -36,31 +36,31 @@ class Two(OneBatch):
             yield images[1:].flip(1) * 2, labels[1:]
 
 
-class Facts:
-    """A data set of images of this shape."""
+class Spec:
+    """Spec of a data set with images of `in_shape`."""
 
     def __init__(self, in_shape, num_classes=5):
         self.in_shape, self.num_classes = in_shape, num_classes
 
 
 def network(arch, in_shape, *, dense=(), ones=0.2, **options):
-    """Built, constrained but for the layers of these numbers, prepared for the trainer binary."""
+    """Return (network prepared for trainer binary, method); the layers with the numbers in `dense` stay plain."""
     torch.manual_seed(3)
     model = models.build(arch, num_classes=5, in_shape=in_shape, **options)
     initialise(model, "standard")
     names = [list(weight_layers(model))[i] for i in dense]
     constrain(model, "BinaryConv", initial_ones=ones, dense=tuple(names))
-    method = Binary()
+    method = make_method("binary")
     method.prepare(model)
     for layer in constrained_layers(model).values():
-        nn.init.uniform_(layer.weight, 0, 0.5 / (1 - ones))  # above a half are as many as there are ones
+        nn.init.uniform_(layer.weight, 0, 0.5 / (1 - ones))  # so that the share `ones` of the weights is above a half
         if layer.bias is not None:
             nn.init.uniform_(layer.bias)
     return model, method
 
 
 def rebuilt(model, on):
-    """A plain network whose weights and biases are 0 and `on`; its batch norms are in training mode."""
+    """Return a copy whose weights and biases are plain, 0 and `on`, and whose batch norms are in training mode."""
     plain = copy.deepcopy(model)
     for layer in constrained_layers(plain).values():
         for parameter in (layer.weight, *([] if layer.bias is None else [layer.bias])):
@@ -71,8 +71,8 @@ def rebuilt(model, on):
     return plain
 
 
-class Untouched(Binary):
-    """Leaves the network in the mode that it has."""
+class BatchStatistics(Method):
+    """Evaluates batch norms in training mode, the other modules in evaluation mode."""
 
     def before_evaluation(self, model):
         for module in model.modules():
@@ -95,21 +95,21 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_it_is_what_networks_of_rebuilt_weights_give(name):
+def test_the_sweep_equals_evaluations_of_networks_with_rebuilt_weights(name):
     arch, in_shape, settings = NETWORKS[name]
     model, method = network(arch, in_shape, **settings)
-    batches = Two(Facts(in_shape))
+    batches = TwoBatches(Spec(in_shape))
     for row, on in zip(weight_sweep(model, batches, method, CPU, VALUES), VALUES, strict=True):
-        expected = evaluate(rebuilt(model, on), batches, Untouched(), CPU)
+        expected = evaluate(rebuilt(model, on), batches, BatchStatistics(), CPU)
         assert row["on"] == on
         assert row["loss"] == pytest.approx(expected.loss, rel=1e-5)
         assert row["acc@1"] == pytest.approx(expected.top1, abs=1e-9)
     assert len({row["loss"] for row in weight_sweep(model, batches, method, CPU, VALUES)}) > 1
 
 
-def test_at_1_it_is_the_evaluation_and_leaves_no_trace():
+def test_the_sweep_at_1_equals_the_evaluation_and_changes_nothing():
     model, method = network("CircuitMLP", (1, 6, 5), **MLP)
-    batches, state = Two(Facts((1, 6, 5))), copy.deepcopy(model.state_dict())
+    batches, state = TwoBatches(Spec((1, 6, 5))), copy.deepcopy(model.state_dict())
     expected = evaluate(model, batches, method, CPU)
     (row,) = weight_sweep(model, batches, method, CPU, [1.0])
     assert (row["loss"], row["acc@1"]) == (expected.loss, expected.top1)
@@ -118,9 +118,9 @@ def test_at_1_it_is_the_evaluation_and_leaves_no_trace():
     assert not any("forward" in vars(module) for module in model.modules())
 
 
-def test_one_go_over_the_batches_and_one_first_product_each(monkeypatch):
+def test_the_sweep_reads_every_batch_once_and_computes_the_first_layer_once_per_batch(monkeypatch):
     model, method = network("CircuitMLP", (1, 6, 5), **MLP)
-    batches, calls = Two(Facts((1, 6, 5))), []
+    batches, calls = TwoBatches(Spec((1, 6, 5))), []
     for name, layer in constrained_layers(model).items():
         linear = layer.constraint.linear
         monkeypatch.setattr(layer.constraint, "linear", lambda *a, f=linear, n=name: calls.append(n) or f(*a))
@@ -131,7 +131,7 @@ def test_one_go_over_the_batches_and_one_first_product_each(monkeypatch):
     assert [calls.count(name) for name in others] == [2 * len(VALUES)] * len(others)
 
 
-def test_the_layers_are_as_before_where_a_pass_fails():
+def test_a_failing_pass_restores_the_layers():
     model, _ = network("CircuitMLP", (1, 6, 5), **MLP)
     with pytest.raises(RuntimeError), scaled(model):
         model(torch.zeros(2, 1, 7, 7))

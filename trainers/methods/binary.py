@@ -1,51 +1,38 @@
 """Trainer `binary`: weight-invariant, self-pruning networks of zeros and ones ("Learning Digital Circuits",
 Agrawal & Karlupia 2019, arXiv 1909.00052)."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from data.device_batches import Batches
 from models.layers import use_batch_statistics
 from trainers.methods.base import Method
-from trainers.parameter_stats import Outputs, statistics
-from trainers.weight_sweep import binary_layers, weight_sweep
+from trainers.methods.network_stats import OutputSampler, parameter_statistics
+from trainers.methods.weight_sweep import binary_layers, weight_sweep
+from utils.distributed.runtime import Runtime
 from utils.records.epoch_tables import Table
 from utils.steps import stepped
 
-if TYPE_CHECKING:
-    from trainers.loop import Batches
-    from utils.distributed.runtime import Runtime
-
-EVERY = 100  # batches between two looks at the activations
+SAMPLING_INTERVAL = 100  # batches between two samples of the activations
 
 
 class Binary(Method):
-    """Weights of zeros and ones (BinaryConv) over real ones that every step leaves in [0, 1].
+    """Train real weights in [0, 1], which BinaryConv rounds to 0 and 1. Every step clamps them to [0, 1].
 
-    With probability `epsilon` the ones of a step are worth 1 + U(0, `random_mag`). Batch norms use a batch's own
-    statistics in evaluation, since those of training fit one value of the ones alone. Every `sweep_every` epochs and in
-    the end the network is tested for every value of `sweep_on`.
+    With probability `epsilon` the ones of a step have the value 1 + U(0, `random_mag`), so that the network learns not
+    to depend on that value. Batch norms evaluate with the statistics of the batch, because the running statistics fit
+    one value of the ones alone. Every `sweep_every` epochs and after the last one the network is evaluated with its
+    ones at each value of `sweep_on`.
     """
 
-    takes = ("epsilon", "random_mag", "sweep_on", "sweep_every", "histograms")
-
-    def __init__(
-        self,
-        *,
-        epsilon: float = 1.0,
-        random_mag: float = 0.0,
-        sweep_on: str = "none",
-        sweep_every: int = 10,
-        histograms: bool = False,
-        **usual: Any,
-    ) -> None:
-        super().__init__(**usual)
+    def __init__(self, *, epsilon: float, random_mag: float, sweep_on: str, sweep_every: int, **common: Any) -> None:
+        super().__init__(**common)
         self._epsilon, self._random_mag = epsilon, random_mag
-        self._sweep, self._sweep_every = stepped(sweep_on), sweep_every
-        self._watches = histograms
-        self._outputs = Outputs()
-        self._restored: list[tuple[str, Tensor]] = []  # of the epoch within which the run goes on
+        self._sweep_values, self._sweep_every = stepped(sweep_on), sweep_every
+        self._sampler = OutputSampler()
+        self._restored_samples: list[tuple[str, Tensor]] = []  # of the epoch in which the run resumes
         self._layers: list[Any] = []
 
     def prepare(self, model: nn.Module) -> None:
@@ -58,48 +45,49 @@ class Binary(Method):
                 if layer.bias is not None:
                     layer.bias.zero_()
 
-    def before_epoch(self, model: nn.Module, epoch: int) -> None:  # noqa: ARG002
-        self._outputs, self._restored = Outputs(self._restored), []
+    def before_epoch(self, model: nn.Module, epoch: int) -> None:
+        self._sampler, self._restored_samples = OutputSampler(self._restored_samples), []
 
     def before_step(self, model: nn.Module, step: int) -> None:
         if self._random_mag:
             chance, share = torch.rand(2).tolist()
-            self._set_on(1 + (chance < self._epsilon) * share * self._random_mag)
-        if self._watches and step % EVERY == 0:
-            self._outputs.watch(model, step)
+            self._set_ones(1 + (chance < self._epsilon) * share * self._random_mag)
+        if self.collects_histograms and step % SAMPLING_INTERVAL == 0:
+            self._sampler.attach(model, step)
 
     @torch.no_grad()
-    def after_step(self, model: nn.Module, step: int) -> None:  # noqa: ARG002
-        self._outputs.rest()
+    def after_step(self, model: nn.Module, step: int) -> None:
+        self._sampler.detach()
         for layer in self._layers:
             layer.constraint.settle(layer.weight)
             if layer.bias is not None:
                 layer.bias.clamp_(0, 1)
 
-    def before_evaluation(self, model: nn.Module) -> None:  # noqa: ARG002
-        self._set_on(1.0)
+    def before_evaluation(self, model: nn.Module) -> None:
+        self._set_ones(1.0)
 
     def tables(
-        self, model: nn.Module, held_out: "Batches", runtime: "Runtime", epoch: int, epochs: int
+        self, model: nn.Module, held_out: Batches, runtime: Runtime, epoch: int, epochs: int
     ) -> dict[str, Table]:
+        """Return `weight_sweep`, where it is due, and after the last epoch `statistics` of the parameters."""
         tables = {}
-        if self._sweep and (epoch % self._sweep_every == 0 or epoch == epochs):
-            rows = weight_sweep(model, held_out, self, runtime, self._sweep)
+        if self._sweep_values and (epoch % self._sweep_every == 0 or epoch == epochs):
+            rows = weight_sweep(model, held_out, self, runtime, self._sweep_values)
             tables["weight_sweep"] = Table(rows, x="on", y="acc@1")
         if epoch == epochs:
-            tables["statistics"] = Table(statistics(model))
+            tables["statistics"] = Table(parameter_statistics(model))
         return tables
 
     def histograms(self) -> list[tuple[str, Tensor]]:
-        seen, self._outputs = self._outputs.seen, Outputs()
-        return seen
+        samples, self._sampler = self._sampler.samples, OutputSampler()
+        return samples
 
     def state_dict(self) -> dict[str, Any]:
-        return {"outputs": dict(self._outputs.seen)}
+        return {"outputs": dict(self._sampler.samples)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._restored = [(name, values.float()) for name, values in state.get("outputs", {}).items()]
+        self._restored_samples = [(name, values.float()) for name, values in state.get("outputs", {}).items()]
 
-    def _set_on(self, on: float) -> None:
+    def _set_ones(self, value: float) -> None:
         for layer in self._layers:
-            layer.constraint.on = on
+            layer.constraint.on = value

@@ -1,7 +1,7 @@
-"""Trainer `default`: free weights, nothing added to the loop."""
+"""Trainer `default`: ordinary training, no hook overridden."""
 
 from trainers.methods.base import Method
 
 
 class Default(Method):
-    """Ordinary training of a dense network."""
+    """Ordinary training of a dense network, or of trainable weights under a fixed mask."""

@@ -1,4 +1,4 @@
-"""Trainer `sparse`: few connections, which move while the network trains (Hebbian sparse CNN, SET, RigL)."""
+"""Trainer `sparse`: rewire a sparse network while it trains (Hebbian sparse CNN, SET, RigL)."""
 
 from dataclasses import fields
 from typing import Any
@@ -11,56 +11,54 @@ from models.constraints.connection_update import Change
 from models.constraints.rewiring_rules import Rules
 from models.constraints.sparse import SparseWeight
 from trainers import schedules
-from trainers.connection_strengths import Strengths
 from trainers.methods.base import Method
+from trainers.methods.connection_strengths import ConnectionStrengths
 from utils.console import warn
 from utils.distributed.runtime import ALONE, Runtime
 
 
 class Sparse(Method):
-    """Connections are dropped and grown every `progress_interval` steps, by the rules in its options.
+    """Drop and grow connections of SparseConv layers every `progress_interval` steps, by the rules in the options.
 
-    Strengths are added up on every `update_interval`-th step after the last change, the first included, in training
-    alone. A batch after which connections move is trained on as any other; its dense gradient is what RigL grows by.
-    With a density initial weights are larger by 1/√(the layer's), so that a unit's input varies as in the dense layer.
+    Strengths are summed over every `update_interval`-th training step since the last rewiring, the first step included.
+    A batch after which connections move is trained on like any other, and RigL grows by its dense gradient.
     """
 
-    takes: tuple[str, ...] = tuple(field.name for field in fields(Rules))
-
     def __init__(self, **options: Any) -> None:
-        own = {name: options.pop(name) for name in self.takes if name in options}
+        own = {field.name: options.pop(field.name) for field in fields(Rules) if field.name in options}
         super().__init__(**options)
         self._rules, self._runtime = Rules(**own), ALONE
         self._layers: dict[str, Any] = {}
-        self._strengths = Strengths(self._layers, correlated=self._rules.drop == "correlation")
+        self._strengths = ConnectionStrengths(self._layers, correlated=self._rules.drop == "correlation")
         self._optimizer: torch.optim.Optimizer | None = None
-        self._epoch, self._steps, self._every, self._end = 0, 1, 1, 0
+        self._epoch, self._steps_per_epoch, self._interval, self._end = 0, 1, 1, 0  # rewire every interval until end
 
     def prepare(self, model: nn.Module) -> None:
         layers = constrained_layers(model).items()
         self._layers.update({name: layer for name, layer in layers if isinstance(layer.constraint, SparseWeight)})
         if not self._layers:
             raise ValueError("trainer: it moves connections, and no layer has a mask; conv_type SparseConv gives one")
-        for layer, count in zip(self._layers.values(), self._targets(0), strict=True):
+        for layer, count in zip(self._layers.values(), self._connection_counts(0), strict=True):
             layer.constraint.draw(count)
-            with torch.no_grad():  # else the signal dies out: LeNet5 and Conv4 at 5 % stayed at chance
+            with torch.no_grad():
+                # keeps the variance of a unit's input; without it LeNet5 and Conv4 at 5 % stayed at chance
                 layer.weight.mul_((layer.weight.numel() / count) ** 0.5)
 
-    def begin(
-        self,
-        model: nn.Module,  # noqa: ARG002
-        optimizer: torch.optim.Optimizer,
-        steps: int,
-        epochs: int,
-        runtime: Runtime,
+    def density_note(self) -> str:
+        final = f"to {100 * (self._rules.prune_rate or 1.0):g} %"
+        falls = "when connections first move" if self._rules.by_filter else final
+        return f"SparseConv comes down {falls}" if self._rules.thins else ""
+
+    def before_fit(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, steps_per_epoch: int, epochs: int, runtime: Runtime
     ) -> None:
-        rules, self._optimizer, self._steps, self._runtime = self._rules, optimizer, steps, runtime
-        self._every = rules.progress_interval or (steps if rules.by_filter else 100)
-        until = rules.progress_until or (1.0 if rules.by_filter else 0.75)
-        self._end = int(until * steps * epochs)
-        if self._every > self._end:
-            stays = f"; {100 * schedules.DENSITY_START:g} % stay" * (rules.density_schedule == "cubic")
-            warn(f"no connection will move: updates come every {self._every} steps, and end after {self._end}{stays}")
+        rules, self._optimizer, self._steps_per_epoch, self._runtime = self._rules, optimizer, steps_per_epoch, runtime
+        self._interval = rules.progress_interval or (steps_per_epoch if rules.by_filter else 100)
+        self._end = int((rules.progress_until or (1.0 if rules.by_filter else 0.75)) * steps_per_epoch * epochs)
+        if self._interval > self._end:
+            stays = f"; {100 * schedules.DENSITY_START:g} % stay" if rules.density_schedule == "cubic" else ""
+            when = f"every {self._interval} steps, and end after {self._end}"
+            warn(f"no connection will move: updates come {when}{stays}")
         with torch.no_grad():
             for layer in self._layers.values():
                 layer.weight.mul_(layer.constraint.mask)
@@ -68,45 +66,45 @@ class Sparse(Method):
     @property
     def _last(self) -> int:
         """The number of steps after which connections move for the last time."""
-        return self._end // self._every * self._every
+        return self._end // self._interval * self._interval
 
     def resets_best(self, epoch: int) -> bool:
-        """Where the density that was asked for is first reached."""
-        first = (self._every if self._rules.by_filter else self._last) * (self._rules.thins and self._last > 0)
-        return 0 < epoch == -(-first // self._steps) - 1
+        """Return True for the epoch in which the final density is reached."""
+        reached = self._interval if self._rules.by_filter else self._last
+        return self._rules.thins and self._last > 0 and 0 < epoch == -(-reached // self._steps_per_epoch) - 1
 
-    def before_epoch(self, model: nn.Module, epoch: int) -> None:  # noqa: ARG002
+    def before_epoch(self, model: nn.Module, epoch: int) -> None:
         self._epoch = epoch
 
-    def before_step(self, model: nn.Module, step: int) -> None:  # noqa: ARG002
-        done = self._epoch * self._steps + step
+    def before_step(self, model: nn.Module, step: int) -> None:
+        done = self._epoch * self._steps_per_epoch + step
         if done >= self._last:
             return
-        if self._rules.counts(done % self._every, self._strengths.found):
-            self._strengths.watch(self._runtime)
+        if self._rules.counts(done % self._interval, self._strengths.sums):
+            self._strengths.attach(self._runtime)
         for layer in self._layers.values():
-            layer.constraint.watched = self._rules.grow == "gradient" and (done + 1) % self._every == 0
+            layer.constraint.watched = self._rules.grow == "gradient" and (done + 1) % self._interval == 0
 
-    def after_step(self, model: nn.Module, step: int) -> None:  # noqa: ARG002
-        self._strengths.rest()
-        done = self._epoch * self._steps + step + 1
-        if done % self._every == 0 and done <= self._last:
+    def after_step(self, model: nn.Module, step: int) -> None:
+        self._strengths.detach()
+        done = self._epoch * self._steps_per_epoch + step + 1
+        if done % self._interval == 0 and done <= self._last:
             fraction = self._rules.drop_fraction * schedules.cosine(done, self._end, 0, 1, 1.0)
-            for (name, layer), target in zip(self._layers.items(), self._targets(done), strict=True):
-                total = None if (slope := layer.constraint.gradient) is None else self._runtime.total(slope)
-                given = layer.weight.detach(), layer.constraint.mask, self._strengths.found.get(name), total
-                self._move(layer, self._rules.change(*given, target=target, fraction=fraction))
-            self._strengths.found.clear()
+            for (name, layer), target in zip(self._layers.items(), self._connection_counts(done), strict=True):
+                gradient = None if (own := layer.constraint.gradient) is None else self._runtime.total(own)
+                inputs = layer.weight.detach(), layer.constraint.mask, self._strengths.sums.get(name), gradient
+                self._rewire(layer, self._rules.change(*inputs, target=target, fraction=fraction))
+            self._strengths.sums.clear()
 
-    def _targets(self, done: int) -> list[int]:
-        """How many connections each layer has after `done` steps."""
+    def _connection_counts(self, done: int) -> list[int]:
+        """Return the number of connections of every layer after `done` steps."""
         start, final = schedules.DENSITY_START, self._rules.prune_rate or 1.0
         now = schedules.density(done, final, self._last) if done else max(start, final)
         left = (now - final) / (start - final) if final < start else 0.0
         return self._rules.targets([layer.weight.shape for layer in self._layers.values()], start, left)
 
-    def _move(self, layer: Any, change: Change) -> None:
-        """Into weight, mask and optimizer, whose memory of whatever does not stay as it is becomes 0."""
+    def _rewire(self, layer: Any, change: Change) -> None:
+        """Apply `change` to weight and mask, and zero the optimizer's state of every connection that is not kept."""
         hold = self._rules.sparse_hold
         layer.constraint.change(layer.weight, change, hold=hold)
         for value in self._optimizer.state[layer.weight].values() if self._optimizer and hold else ():
@@ -114,7 +112,7 @@ class Sparse(Method):
                 value.mul_(change.kept)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"strengths": dict(self._strengths.found)}
+        return {"strengths": dict(self._strengths.sums)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._strengths.restore(state["strengths"])

@@ -1,20 +1,19 @@
-"""How a network of zeros and ones does when its ones are worth something else: accuracy over `on`, without training."""
+"""Evaluation of a network of zeros and ones with its ones at other values: accuracy over `on`, without training."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from data.device_batches import Batches
 from models.constraints import constrained_layers
 from models.constraints.binary import BinaryWeight
-from trainers.loop import Batches, add_batch, score_of
 from trainers.methods.base import Method
+from trainers.metrics import add_batch, metrics_of
+from utils.distributed.runtime import Runtime
 from utils.records.epoch_tables import Row
-
-if TYPE_CHECKING:
-    from utils.distributed.runtime import Runtime
 
 
 class Scale:
@@ -56,15 +55,18 @@ def _instead(forward: Callable[..., Tensor], plain: Callable[[Tensor], Tensor]) 
 
 
 def binary_layers(model: nn.Module) -> list[Any]:
-    """The layers under BinaryConv, in the order of the forward pass."""
+    """Return the layers under BinaryConv, in the order of the forward pass."""
     return [layer for layer in constrained_layers(model).values() if isinstance(layer.constraint, BinaryWeight)]
 
 
 @torch.no_grad()
 def weight_sweep(
-    model: nn.Module, batches: Batches, method: Method, runtime: "Runtime", values: Sequence[float]
+    model: nn.Module, batches: Batches, method: Method, runtime: Runtime, values: Sequence[float]
 ) -> list[Row]:
-    """Accuracy (%) and mean loss over every image of `batches` for each value of on, in one go over the batches."""
+    """Evaluate `model` with its ones at each of `values`, reading every batch once.
+
+    Returns one row per value: `on` (the value), `acc@1` (%) and `loss`, means over every image of `batches`.
+    """
     model.eval()
     method.before_evaluation(model)
     sums = torch.zeros(len(values), 4, dtype=torch.float64, device=runtime.device)
@@ -76,5 +78,5 @@ def weight_sweep(
                     logits = model(images)
                 logits = logits.float()
                 add_batch(row, method.loss(logits, labels), logits, labels)
-    scores = [score_of(row) for row in runtime.total(sums).tolist()]
-    return [{"on": on, "acc@1": score.top1, "loss": score.loss} for on, score in zip(values, scores, strict=True)]
+    metrics = [metrics_of(row) for row in runtime.total(sums).tolist()]
+    return [{"on": on, "acc@1": m.top1, "loss": m.loss} for on, m in zip(values, metrics, strict=True)]

@@ -1,0 +1,76 @@
+"""Statistics of a network for trainer `binary`: samples of layer outputs, a table of parameters."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from models.activations import make_activation
+from models.layers import HardInvert, SoftInvert
+from models.registry import ACTIVATIONS
+from utils.records.epoch_tables import Row
+from utils.torch_compat import AnyBatchNorm
+
+SAMPLE_SIZE = 65_536  # values per output at most, 256 KiB in float32
+SAMPLED_MODULES: tuple[type[nn.Module], ...] = (
+    AnyBatchNorm,
+    HardInvert,
+    SoftInvert,
+    *(type(make_activation(name)) for name in ACTIVATIONS),
+)
+
+
+class OutputSampler:
+    """Sample the outputs of every activation and normalisation during chosen forward passes.
+
+    `samples` holds (name, values) in the order of the forward passes; it begins with the `samples` given.
+    """
+
+    def __init__(self, samples: Iterable[tuple[str, Tensor]] = ()) -> None:
+        self.samples = [*samples]
+        self._hooks: list[RemovableHandle] = []
+
+    def attach(self, model: nn.Module, step: int) -> None:
+        """Sample every forward pass until `detach`, under the number of the batch within its epoch, `step`."""
+        for name, module in model.named_modules():
+            if isinstance(module, SAMPLED_MODULES):
+                self._hooks.append(module.register_forward_hook(self._sampling_hook(f"{name}.output/batch_{step}")))
+
+    def detach(self) -> None:
+        """Stop sampling."""
+        while self._hooks:
+            self._hooks.pop().remove()
+
+    def _sampling_hook(self, name: str) -> Callable[[nn.Module, object, Tensor], None]:
+        def sample(_module: nn.Module, _input: object, output: Tensor) -> None:
+            values = output.detach().flatten()
+            every = -(-len(values) // SAMPLE_SIZE)  # rounded up
+            self.samples.append((name, values[::every].clone()))
+
+        return sample
+
+
+@torch.no_grad()
+def parameter_statistics(model: nn.Module) -> list[Row]:
+    """Return one row per parameter tensor: size, mean, standard deviation, number and share of values ≥ ½.
+
+    The column `v` holds the clamped parameter of a soft inverter and is empty in other rows.
+    """
+    rows: list[Row] = []
+    for name, parameter in model.named_parameters():
+        values = parameter.double()
+        ones = int((values >= 0.5).sum())
+        module = model.get_submodule(name.rpartition(".")[0])
+        rows.append(
+            {
+                "tensor": name,
+                "units": values.numel(),
+                "mean": float(values.mean()),
+                "std": float(values.std(unbiased=False)),
+                "ones": ones,
+                "share_of_ones": ones / values.numel(),
+                "v": float(values.clamp(0, 1)) if isinstance(module, SoftInvert) else "",
+            }
+        )
+    return rows
