@@ -1,4 +1,4 @@
-"""Binary activation and the table of activations that architectures name."""
+"""The binary activation, and the table of activations by name."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 
 class BinarySign(torch.autograd.Function):
-    """Sign with the quadratic surrogate of Bi-Real Net (Liu et al., ECCV 2018, eq. 6).
+    """Sign with the gradient of Bi-Real Net's quadratic surrogate (Liu et al., ECCV 2018, eq. 6).
 
-    forward:  y = sign(x), sign(0) = 0 (so that after a ReLU the values are {0, 1}, as in BIPROP)
+    forward:  y = sign(x); sign(0) = 0, so that the values after a ReLU are 0 and 1, as in BIPROP
     backward: dL/dx = dL/dy · 2·(1 − |x|) where |x| ≤ 1, else 0
     surrogate: f(x) = 2x − x·|x| on [−1, 1], constant outside
     """
@@ -27,7 +27,7 @@ class BinarySign(torch.autograd.Function):
 
 
 class Sign(nn.Module):
-    """Binary activation: any shape in, the same shape of {−1, 0, 1} out (see `BinarySign`)."""
+    """Binary activation: returns −1, 0 and 1 in the shape of its input (see `BinarySign`)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return BinarySign.apply(x)

@@ -12,7 +12,8 @@ from models.biprop_keys import biprop_state_dict, load_biprop_state_dict
 from models.constraints.attach import MakeConstraint, attach, bake, constrained_layers, weight_layers, weight_shape
 from models.constraints.base import Constraint
 from models.constraints.binary import BinaryWeight
-from models.constraints.fixed_masks import FixedSubnetWeight, RandomMaskWeight, SampleSubnetWeight
+from models.constraints.fixed_masks import FixedSubnetWeight, RandomMaskWeight
+from models.constraints.sampled_mask import SampleSubnetWeight
 from models.constraints.shift import ShiftPSWeight, ShiftQWeight
 from models.constraints.sparse import SparseWeight
 from models.constraints.subnet import GlobalSelection, GlobalSubnetWeight, SubnetWeight
@@ -117,7 +118,7 @@ def layer_counts(model: nn.Module) -> list[LayerCount]:
         constraint: Any = getattr(layer, "constraint", None)
         shape = weight_shape(layer)
         kind, total = "dense" if constraint is None else type(constraint).__name__, shape.numel()
-        kept = total if constraint is None else constraint.kept_of(layer.weight)
+        kept = total if constraint is None else constraint.count_kept(layer.weight)
         counts.append(LayerCount(name, tuple(shape), kind, kept, total))
     return counts
 

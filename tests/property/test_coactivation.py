@@ -145,7 +145,7 @@ def test_a_small_bound_splits_the_batch_and_changes_nothing(made, seed, bound):
     whole, calls = coactivation(layer, x, y), []
     actual = torch.ops.aten.convolution_backward
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(module, "EXACT", bound)
+        patched.setattr(module, "MAX_EXACT", bound)
         patched.setattr(torch.ops.aten, "convolution_backward", lambda g, *a: calls.append(g) or actual(g, *a))
         assert torch.equal(coactivation(layer, x, y), whole)
     for gradient in calls:  # one image alone may exceed it: then float64 counts
@@ -196,7 +196,7 @@ def test_only_what_is_above_zero_is_active(value, expected):
 PEAK = """
 import torch
 from pathlib import Path
-from models.constraints.coactivation import coactivation
+from models.constraints.hebbian_stats import coactivation
 torch.set_num_threads(1)
 layer = torch.nn.Conv2d(64, 64, 3, padding=1, bias=False).to(memory_format=torch.channels_last)
 x = torch.randn(128, 64, 32, 32).contiguous(memory_format=torch.channels_last)

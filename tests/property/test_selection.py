@@ -20,7 +20,7 @@ DTYPES = st.sampled_from(list(topk_mask._BITS))
 SEEDS = st.integers(0, 2**31)
 LEVELS = st.sampled_from([1, 2, 5, 50])  # distinct magnitudes: few means ties
 SHARES = st.floats(0, 1)
-PATHS = pytest.mark.parametrize("select", [topk_mask._on_host, topk_mask._on_device], ids=["host", "device"])
+PATHS = pytest.mark.parametrize("select", [topk_mask._fill_on_host, topk_mask._fill_on_device], ids=["host", "device"])
 
 
 def draw(shapes, dtype, seed, levels, *, odd=False):

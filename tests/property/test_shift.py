@@ -87,7 +87,7 @@ def test_rounding_to_powers_is_the_formula(values, bits):
 def test_fixed_point_is_floor_on_the_grid_and_clamped_in_every_dtype(values, integer, fraction, dtype):
     x, fraction = torch.tensor(values).to(dtype), min(fraction, 32 - integer)
     x = x[x.isfinite()]
-    fixed = FixedPoint(integer, fraction).of(x)
+    fixed = FixedPoint(integer, fraction).quantise(x)
     assert fixed.dtype == dtype
     for value, found in zip(x.tolist(), fixed.tolist(), strict=True):
         on_grid = math.floor(value * 2**fraction) / 2**fraction  # Python floats scale by powers of two exactly

@@ -67,8 +67,8 @@ def test_host_and_device_select_the_same(shape, dtype, seed, levels, last, data)
     pruned = data.draw(st.integers(0, magnitude.numel() - 1))
     bits = magnitude.view(topk_mask._BITS[dtype])
     host, device = torch.empty_like(magnitude), torch.empty_like(magnitude)
-    topk_mask._on_host([bits], pruned, [host])
-    topk_mask._on_device([bits], pruned, [device])
+    topk_mask._fill_on_host([bits], pruned, [host])
+    topk_mask._fill_on_device([bits], pruned, [device])
     assert torch.equal(host, device)
 
 

@@ -127,7 +127,7 @@ def on_of_steps(monkeypatch, count=200, **settings):
     monkeypatch.setattr(
         method,
         "after_step",
-        lambda model, step: seen.append({c.constraint.on for c in method._layers}) or true(model, step),
+        lambda model, step: seen.append({c.constraint.on_value for c in method._layers}) or true(model, step),
     )
     torch.manual_seed(5)
     model = train(method, count=count, lr=1e-6)
@@ -155,9 +155,9 @@ def test_with_probability_epsilon_the_ones_of_a_step_are_raised_by_up_to_random_
 
 def test_an_evaluation_is_at_1(monkeypatch):
     _, method, model = on_of_steps(monkeypatch, count=1, random_mag=2.0)
-    assert method._layers[0].constraint.on > 1
+    assert method._layers[0].constraint.on_value > 1
     jittered = evaluate(model, Batches(1), method, CPU)
-    assert {layer.constraint.on for layer in method._layers} == {1.0}
+    assert {layer.constraint.on_value for layer in method._layers} == {1.0}
     assert jittered == evaluate(model, Batches(1), Binary(), CPU)
 
 

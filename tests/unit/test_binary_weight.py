@@ -12,7 +12,7 @@ from models.constraints import attach, bake, constrain, layer_counts
 from models.constraints import binary as module
 from models.constraints.binary import BinaryWeight, binarised
 from models.constraints.gradients import ThroughThreshold
-from models.constraints.sparse_matmul import ones_of, product_of_rows
+from models.constraints.sparse_matmul import find_ones, product_of_rows
 
 HALF = torch.tensor([[0.0, 0.49999997, 0.5, 1.0], [-0.5, -0.2, -1.0, 0.7]])
 ONES = [[0, 0, 1, 1], [1, 0, 1, 1]]
@@ -71,7 +71,7 @@ def test_layers_compute_with_binary_weight_and_bias(kind, on, training):
     with torch.no_grad():
         net[0].weight.copy_(random(*layer.weight.shape))
         net[0].bias.copy_(random(5, seed=1))
-    net[0].constraint.on = on
+    net[0].constraint.on_value = on
     x = random(3, 6, seed=2) if kind == "Linear" else random(3, 6, 7, 5, seed=2)
     weight, bias = (on * (np.abs(p.detach().numpy()) >= 0.5).astype(np.float32) for p in (layer.weight, layer.bias))
     plain = copy.deepcopy(layer)
@@ -96,7 +96,7 @@ def test_straight_through_fails_gradcheck_and_its_surrogate_passes():
 def test_the_gradient_is_that_at_the_binary_weight_whatever_on_is(kind):
     layer = nn.Conv2d(6, 5, 3) if kind == "Conv2d" else nn.Linear(6, 5)
     net = constrain(nn.Sequential(layer), "BinaryConv", initial_ones=0.9 if kind == "many ones" else 0.04)
-    net[0].constraint.on = 1.5
+    net[0].constraint.on_value = 1.5
     x, g = (random(3, 6, 4, 4), random(3, 5, 2, 2, seed=1)) if kind == "Conv2d" else (random(3, 6), random(3, 5))
     x.requires_grad_()
     net(x).backward(g)
@@ -184,7 +184,7 @@ def test_the_precision_is_that_of_other_products():
 @pytest.fixture
 def looks(monkeypatch):
     calls = []
-    monkeypatch.setattr(module, "ones_of", lambda weight, **how: calls.append(1) or ones_of(weight, **how))
+    monkeypatch.setattr(module, "find_ones", lambda weight, **how: calls.append(1) or find_ones(weight, **how))
     monkeypatch.setattr(module, "binarised", lambda real, on: calls.append(1) or binarised(real, on))
     return calls
 
@@ -229,20 +229,20 @@ def test_training_looks_every_time(looks):
 
 def test_what_is_seen_while_a_step_is_settled_serves_the_next_pass_alone(looks):
     layer = linear(torch.full((6, 5), -0.7))  # ones, but for settling
-    layer.constraint.settle(layer.weight)
+    layer.constraint.clamp_weight(layer.weight)
     assert layer.weight.count_nonzero() == 0 and len(looks) == 1
     assert torch.equal(layer(torch.ones(1, 5)), torch.zeros(1, 6))
     assert len(looks) == 1
     layer.weight.data.fill_(1)
     assert torch.equal(layer(torch.ones(1, 5)), torch.full((1, 6), 5.0))
-    layer.constraint.settle(layer.weight)
+    layer.constraint.clamp_weight(layer.weight)
     refill(layer.weight.detach().zero_())
     assert torch.equal(layer(torch.ones(1, 5)), torch.eye(6)[:1])
 
 
 def test_what_was_seen_while_a_step_was_settled_is_forgotten_when_training_begins_anew():
     layer = linear(torch.zeros(6, 5))
-    layer.constraint.settle(layer.weight)
+    layer.constraint.clamp_weight(layer.weight)
     layer.weight.data.fill_(1)
     assert torch.equal(layer.train()(torch.ones(1, 5)), torch.full((1, 6), 5.0))
 
@@ -254,7 +254,7 @@ def test_every_weight_is_brought_into_0_to_1(plain):
     few.view(-1)[:3] = torch.tensor([7.0, -7.0, 0.75])
     for weight in (few, many):
         layer.weight.data = weight.clone()
-        layer.constraint.settle(layer.weight)
+        layer.constraint.clamp_weight(layer.weight)
         assert torch.equal(layer.weight, weight.clamp(0, 1))
 
 
@@ -262,7 +262,7 @@ def test_a_changed_on_is_seen_in_evaluation():
     net = constrain(nn.Sequential(nn.Conv2d(3, 4, 1, bias=False)), "BinaryConv", initial_ones=0.5).eval()
     x = random(2, 3, 2, 2)
     at_one = net(x)
-    net[0].constraint.on = 2.0
+    net[0].constraint.on_value = 2.0
     torch.testing.assert_close(net(x), 2 * at_one)
 
 

@@ -25,6 +25,7 @@ from models.constraints import (
 from models.initial import INITIALISERS, initialise
 from models.layers import BN_TYPES
 from tests.cases import CASES, CLASSES, METHOD_CASES, NARROW, SET_CASES, SPARSE_DENSITY, SPARSE_RULES
+from tests.rewiring import rewiring_options
 from trainers import METHODS
 from trainers.ddp import COMPRESSIONS
 from trainers.optimizers import OPTIMIZERS, make_optimizer, parameter_groups
@@ -160,7 +161,7 @@ def test_effective_weights_are_plus_or_minus_alpha_for_a_ticket_and_powers_of_tw
             assert torch.frexp(values[values > 0]).mantissa.eq(0.5).all()
         else:
             assert ((effective == 0) | (effective == layer.weight)).all()
-        expected = layer.constraint.kept_of(layer.weight)
+        expected = layer.constraint.count_kept(layer.weight)
         spread = 5 * layer.weight.numel() ** 0.5 / 2 if case.conv_type == "SampleSubnetConv" else 0
         assert abs(int(effective.count_nonzero()) - expected) <= spread
 
@@ -185,7 +186,8 @@ def test_biprop_state_dict_round_trip(case):
 @pytest.mark.parametrize("trainer", METHODS)
 def test_every_method_accepts_its_case_and_trains_something(trainer):
     case = next(case for case in CASES if case.conv_type == METHOD_CASES[trainer])
-    method, model = METHODS[trainer](weight_decay=1e-4), built(case)
+    options = rewiring_options() if trainer == "sparse" else {}
+    method, model = METHODS[trainer](weight_decay=1e-4, **options), built(case)
     method.prepare(model)
     assert sum(len(group["params"]) for group in method.parameter_groups(model)) > 0
     loss = method.loss(model(images(case, 3)), torch.arange(3))

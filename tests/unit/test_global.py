@@ -206,8 +206,8 @@ def test_one_selection_a_forward_pass_in_training(selections):
 
 
 def test_a_forward_pass_in_training_looks_at_all_the_scores_once(monkeypatch):
-    looks, state = [], GlobalSelection.state
-    monkeypatch.setattr(GlobalSelection, "state", lambda self: looks.append(self) or state(self))
+    looks, select = [], GlobalSelection._select
+    monkeypatch.setattr(GlobalSelection, "_select", lambda self: looks.append(self) or select(self))
     net = network().train()
     for count in (1, 2, 3):
         net(batch())

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from models.constraints import bake, constrain, layer_counts
-from models.constraints.fixed_masks import FixedSubnetWeight, RandomMaskWeight, SampleSubnetWeight
+from models.constraints.fixed_masks import FixedSubnetWeight, RandomMaskWeight
 from models.constraints.gradients import ThroughSampling
+from models.constraints.sampled_mask import SampleSubnetWeight
 from trainers.optimizers import make_optimizer, parameter_groups
 
 

@@ -114,9 +114,9 @@ def test_rounding_is_no_true_derivative_and_its_surrogate_is():
     x = random(5, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: x * 1, x)
     assert not torch.autograd.gradcheck(lambda x: ThroughRounding.apply(x, x.round()), x, raise_exception=False)
-    fixed = FixedPoint(2, 3).of(x * 100)
+    fixed = FixedPoint(2, 3).quantise(x * 100)
     assert torch.equal(torch.autograd.grad(fixed.sum(), x)[0], torch.full_like(x, 100))
-    assert FixedPoint(2, 3).of(x.detach()).requires_grad is False
+    assert FixedPoint(2, 3).quantise(x.detach()).requires_grad is False
 
 
 # Q
@@ -161,7 +161,7 @@ def test_crude_clamps_nothing(bits):
 )
 def test_what_is_rounded_by_default_is_what_the_papers_code_rounds(kind, layer, inputs, bias):
     weight, value = torch.zeros(2, 3) if layer == "linear" else torch.zeros(2, 3, 1, 1), torch.tensor([0.1, -0.1])
-    rounded_value = FixedPoint(16, 16).of(value)
+    rounded_value = FixedPoint(16, 16).quantise(value)
     made, given = kind(weight), kind(weight, activation_bits=(16, 16))
     assert (made.input_quantiser() is not None, torch.equal(made.effective_bias(value), rounded_value)) == (
         inputs,
@@ -174,12 +174,12 @@ def test_what_is_rounded_by_default_is_what_the_papers_code_rounds(kind, layer, 
 def test_fixed_point_does_not_overflow_in_any_dtype(dtype):
     x = torch.tensor([1.0, -1.0, 1.5, -300.0, 0.25, 2.0**-14, -0.0, math.inf, -math.inf, NAN], dtype=dtype)
     x.requires_grad_()
-    found = FixedPoint(16, 16).of(x)
+    found = FixedPoint(16, 16).quantise(x)
     limits = torch.tensor([32767.0, -32768.0]).to(dtype).tolist()
     assert found.dtype == dtype and found[:7].tolist() == x[:7].tolist()
     assert found[7:9].tolist() == limits and found[9].isnan()
     assert torch.equal(torch.autograd.grad(found.sum(), x)[0], torch.ones_like(x))
-    assert FixedPoint(4, 2).of(torch.tensor([6.9, 8.0, -9.0], dtype=dtype)).tolist() == [6.75, 7.0, -8.0]
+    assert FixedPoint(4, 2).quantise(torch.tensor([6.9, 8.0, -9.0], dtype=dtype)).tolist() == [6.75, 7.0, -8.0]
 
 
 @pytest.mark.parametrize("bits", [(1, 8), (1, 0), (0, 16), (26, 0), (32, 0), (40, 40), (2, 31), (16, -1)])
@@ -194,7 +194,7 @@ def test_degenerate_and_inexact_fixed_points_are_refused(kind, bits):
 
 @pytest.mark.parametrize("bits", [(2, 0), (2, 30), (25, 0), (25, 7), (16, 16)])
 def test_every_fixed_point_that_is_taken_has_positive_numbers_and_exact_limits(bits):
-    ends = FixedPoint(*bits).of(torch.tensor([1e30, -1e30])).tolist()
+    ends = FixedPoint(*bits).quantise(torch.tensor([1e30, -1e30])).tolist()
     assert ends == [2 ** (bits[0] - 1) - 1, -(2 ** (bits[0] - 1))] and ends[0] >= 1
 
 
@@ -230,7 +230,7 @@ def test_what_is_not_a_number_stays_so():
     weight = nn.Parameter(torch.tensor([[NAN, 1.0]]))
     for update in ("ste", "crude"):
         assert q(shift_update=update)(weight).isnan().tolist() == [[True, False]]
-    assert q().fixed_point.of(torch.tensor(NAN)).isnan()
+    assert q().fixed_point.quantise(torch.tensor(NAN)).isnan()
 
 
 # PS

@@ -38,7 +38,7 @@ def batch(count=4, seed=9):
 @pytest.mark.parametrize("training", [True, False])
 def test_a_layer_uses_the_effective_weight_and_fixed_point_inputs_and_biases(kind, training):
     net = network(kind, activation_bits=(3, 2)).train(training)
-    found, fixed = net(batch()), FixedPoint(3, 2).of
+    found, fixed = net(batch()), FixedPoint(3, 2).quantise
     conv, linear = constrained_layers(net).values()
     hidden = F.conv2d(fixed(batch()), conv.constraint(conv.weight), fixed(conv.bias), padding=1)
     hidden = torch.relu(hidden).flatten(1)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import models
 from models.activations import Sign
 from models.constraints import attach, bake, constrain, constrained_layers, weight_layers
-from models.constraints.between_signs import short, sign_layers
+from models.constraints.between_signs import rounded_scale, sign_layers
 from models.constraints.subnet import SubnetWeight
 from models.initial import initialise
 
@@ -215,7 +215,7 @@ def test_signs_are_those_of_whole_numbers(name, threads, layout, precision, on_t
 def test_every_constraint_of_one_magnitude_is_exact(name, training, conv_type):
     model = net(name, conv_type).train(training)
     for layer in constrained_layers(model).values():
-        layer.constraint.on = 1.1
+        layer.constraint.on_value = 1.1
     found = seen(model, images(name))
     assert found.keys() == places(model).keys()
     for at, (inputs, out) in found.items():
@@ -229,7 +229,7 @@ def between(layer, conv_type):
     """A layer with a constraint between two binary activations."""
     torch.manual_seed(5)
     made = constrain(nn.Sequential(Sign(), layer, Sign()), conv_type, density=0.4, initial_ones=0.3)
-    made[1].constraint.on = 1.3
+    made[1].constraint.on_value = 1.3
     return made
 
 
@@ -299,7 +299,7 @@ def test_a_baked_network_has_the_same_signs(name):
 def test_a_bias_of_the_weights_magnitude_is_baked_with_it(kind, on):
     torch.manual_seed(0)
     model = constrain(nn.Sequential(Sign(), copy.deepcopy(kind), Sign()), "BinaryConv", initial_ones=0.3).eval()
-    model[1].constraint.on = on
+    model[1].constraint.on_value = on
     nn.init.ones_(model[1].bias)
     plain, x = bake(model), torch.randn(200, *((200,) if isinstance(kind, nn.Linear) else (8, 5, 5)))
     zeros = (model[:2](x) == 0).sum()
@@ -310,7 +310,7 @@ def test_a_bias_of_the_weights_magnitude_is_baked_with_it(kind, on):
 @pytest.mark.parametrize("terms", [1, 9, 576, 4608, 40000])
 def test_sums_of_a_short_number_are_exact(terms, dtype):
     for scale in (0.0123456789, 1 / 3, 1.9999999, 7e-12):
-        found = short(scale, terms, dtype)
+        found = rounded_scale(scale, terms, dtype)
         assert found == pytest.approx(scale, rel=2 ** -(22 - terms.bit_length()))
         kind = torch.promote_types(dtype, torch.float32)
         added = torch.full((terms,), found, dtype=kind).cumsum(0)
@@ -319,4 +319,4 @@ def test_sums_of_a_short_number_are_exact(terms, dtype):
 
 @pytest.mark.parametrize("scale", [0.0, float("inf"), float("nan")])
 def test_a_scale_without_bits_stays(scale):
-    assert short(scale, 100, torch.float32) == pytest.approx(scale, nan_ok=True)
+    assert rounded_scale(scale, 100, torch.float32) == pytest.approx(scale, nan_ok=True)

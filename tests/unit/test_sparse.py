@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from models.constraints import bake, constrain, constrained_layers, layer_counts
-from models.constraints.connection_update import filter_counts, filters, kept_per_layer
+from models.constraints.connection_update import filter_counts, filter_shape, kept_per_layer
 from models.constraints.hebbian_stats import coactivation, correlation
-from models.constraints.rewiring_rules import Rules
 from models.constraints.sparse import SparseWeight
 from models.constraints.topk_mask import kept_count
 from tests.cases import SPARSE_RULES
+from tests.rewiring import rewiring_options, rewiring_rules
 from trainers.loop import Parts, State, fit
 from trainers.methods.sparse import Sparse
 from trainers.optimizers import make_optimizer
@@ -77,7 +77,7 @@ class Spied(Sparse):
 
 
 def parts_of(net, kind=Sparse, optimizer="sgd", weight_decay=1e-2, **rules):
-    method = kind(weight_decay=weight_decay, **rules)
+    method = kind(weight_decay=weight_decay, **rewiring_options(**rules))
     method.prepare(net)
     made = make_optimizer(optimizer, method.parameter_groups(net), lr=0.05)
     CPU.put(net)  # channels_last, as in every run
@@ -232,7 +232,7 @@ def test_every_pair_of_rules_trains_and_keeps_what_it_promises(drop, grow, densi
     run(net, 3, drop=drop, grow=grow, prune_rate=density, progress_interval=4, update_interval=2, progress_until=1.0)
     for layer in layers(net):
         assert layer.weight.isfinite().all() and not layer.weight[layer.constraint.mask == 0].any()
-        rows, n = filters(layer.weight)
+        rows, n = filter_shape(layer.weight)
         k1, k2 = filter_counts(n, 0.1, 0.15)
         if density is None and drop != "random":
             assert layer.constraint.kept == rows * (k1 if grow == "none" else k2)
@@ -337,7 +337,7 @@ def test_without_hold_zeroed_weights_train_on_and_the_optimizer_remembers():
 
     run(net, 2, look, sparse_hold=False)
     (weight, memory), (after, kept_memory) = seen["trained"], seen["after"]
-    rows, n = filters(weight)
+    rows, n = filter_shape(weight)
     assert int(after.count_nonzero()) == rows * filter_counts(n, 0.1, 0.15)[1] and (weight != 0).all()
     assert all(torch.equal(memory[key], kept_memory[key]) for key in memory)
     assert (seen["next"][0] != 0).all() and all(count.kept == count.total for count in layer_counts(net))
@@ -352,7 +352,7 @@ def test_without_a_density_every_filter_keeps_its_strongest_as_in_the_notebook()
 
     run(net, 1, look, keep_share=0.2, live_share=0.4, update_interval=2)
     for (name, layer), before in zip(constrained_layers(net).items(), layers(seen["net"]), strict=True):
-        rows, n = filters(layer.weight)
+        rows, n = filter_shape(layer.weight)
         k1, k2 = filter_counts(n, 0.2, 0.4)
         order = seen["strengths"][name].reshape(rows, n).argsort(dim=1, descending=True, stable=True)
         old, new = (part.weight.detach().reshape(rows, n).gather(1, order) for part in (before, layer))
@@ -391,9 +391,9 @@ def test_a_layer_that_the_random_control_empties_lives_again_after_the_next_move
         live_share=1e-9,
     )
     assert seen[-1] == 0 and all(torch.isfinite(layer.weight).all() for layer in layers(net))
-    net[5].constraint.change(
+    net[5].constraint.rewire(
         net[5].weight,
-        Rules(drop="random", grow="random").change(
+        rewiring_rules(drop="random", grow="random").rewiring(
             net[5].weight, net[5].constraint.mask, None, None, target=0, fraction=0.0
         ),
         hold=True,
@@ -405,7 +405,7 @@ def test_rigl_grows_by_the_dense_gradient_of_the_batch_just_trained_on():
     net, seen = network(DENSITY), {}
 
     def look(method, when, step):
-        assert all(layer.constraint.watched == (step % 3 == 2 and when != "after") for layer in layers(net))
+        assert all(layer.constraint.records_gradient == (step % 3 == 2 and when != "after") for layer in layers(net))
         if step == 2:
             seen[when] = copy.deepcopy(net)
 
@@ -419,20 +419,20 @@ def test_rigl_grows_by_the_dense_gradient_of_the_batch_just_trained_on():
         off = ((layer.constraint.mask == 0) & (old.constraint.mask == 0)).flatten()
         values = gradient.abs().reshape(-1)
         assert not grown.any() or values[grown].min() >= values[off].max() * (1 - 1e-4)
-        assert not layer.weight.flatten()[grown].any() and layer.constraint.gradient is None
+        assert not layer.weight.flatten()[grown].any() and layer.constraint.dense_gradient is None
     assert any(
         (a.constraint.mask != b.constraint.mask).any() for a, b in zip(layers(net), layers(seen["before"]), strict=True)
     )
 
 
-def test_a_watched_layer_gives_the_dense_gradient_and_only_then():
+def test_a_layer_records_the_dense_gradient_only_when_asked():
     layer = SparseWeight(torch.empty(3, 4), density=0.5, generator=torch.Generator().manual_seed(0))
     weight = torch.randn(3, 4, requires_grad=True)
     (layer(weight) * 2).sum().backward()
-    assert layer.gradient is None and torch.equal(weight.grad, 2 * layer.mask)
-    layer.watched = True
+    assert layer.dense_gradient is None and torch.equal(weight.grad, 2 * layer.mask)
+    layer.records_gradient = True
     (layer(weight) * 3).sum().backward()
-    assert torch.equal(layer.gradient, torch.full((3, 4), 3.0))
+    assert torch.equal(layer.dense_gradient, torch.full((3, 4), 3.0))
     with torch.no_grad():
         assert torch.equal(layer(weight), weight * layer.mask)
 
@@ -493,4 +493,4 @@ def test_strengths_come_back_to_the_device_of_the_network():
 
 def test_a_network_without_masks_is_refused():
     with pytest.raises(ValueError, match=r"no layer has a mask; conv_type SparseConv"):
-        Sparse().prepare(nn.Sequential(nn.Linear(2, 2)))
+        Sparse(**rewiring_options()).prepare(nn.Sequential(nn.Linear(2, 2)))

@@ -72,7 +72,7 @@ class Binary(Method):
     def after_step(self, model: nn.Module, step: int) -> None:  # noqa: ARG002
         self._outputs.rest()
         for layer in self._layers:
-            layer.constraint.settle(layer.weight)
+            layer.constraint.clamp_weight(layer.weight)
             if layer.bias is not None:
                 layer.bias.clamp_(0, 1)
 
@@ -102,4 +102,4 @@ class Binary(Method):
 
     def _set_on(self, on: float) -> None:
         for layer in self._layers:
-            layer.constraint.on = on
+            layer.constraint.on_value = on

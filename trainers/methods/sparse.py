@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from models.constraints import constrained_layers
-from models.constraints.connection_update import Change
-from models.constraints.rewiring_rules import Rules
+from models.constraints.connection_update import Rewiring
+from models.constraints.rewiring_rules import RewiringRules
 from models.constraints.sparse import SparseWeight
 from trainers import schedules
 from trainers.connection_strengths import Strengths
@@ -25,12 +25,12 @@ class Sparse(Method):
     With a density initial weights are larger by 1/√(the layer's), so that a unit's input varies as in the dense layer.
     """
 
-    takes: tuple[str, ...] = tuple(field.name for field in fields(Rules))
+    takes: tuple[str, ...] = tuple(field.name for field in fields(RewiringRules))
 
     def __init__(self, **options: Any) -> None:
         own = {name: options.pop(name) for name in self.takes if name in options}
         super().__init__(**options)
-        self._rules, self._runtime = Rules(**own), ALONE
+        self._rules, self._runtime = RewiringRules(**own), ALONE
         self._layers: dict[str, Any] = {}
         self._strengths = Strengths(self._layers, correlated=self._rules.drop == "correlation")
         self._optimizer: torch.optim.Optimizer | None = None
@@ -42,7 +42,7 @@ class Sparse(Method):
         if not self._layers:
             raise ValueError("trainer: it moves connections, and no layer has a mask; conv_type SparseConv gives one")
         for layer, count in zip(self._layers.values(), self._targets(0), strict=True):
-            layer.constraint.draw(count)
+            layer.constraint.draw_mask(count)
             with torch.no_grad():  # else the signal dies out: LeNet5 and Conv4 at 5 % stayed at chance
                 layer.weight.mul_((layer.weight.numel() / count) ** 0.5)
 
@@ -72,7 +72,9 @@ class Sparse(Method):
 
     def resets_best(self, epoch: int) -> bool:
         """Where the density that was asked for is first reached."""
-        first = (self._every if self._rules.by_filter else self._last) * (self._rules.thins and self._last > 0)
+        first = (self._every if self._rules.by_filter else self._last) * (
+            self._rules.reduces_density and self._last > 0
+        )
         return 0 < epoch == -(-first // self._steps) - 1
 
     def before_epoch(self, model: nn.Module, epoch: int) -> None:  # noqa: ARG002
@@ -82,10 +84,10 @@ class Sparse(Method):
         done = self._epoch * self._steps + step
         if done >= self._last:
             return
-        if self._rules.counts(done % self._every, self._strengths.found):
+        if self._rules.records_strengths(done % self._every, self._strengths.found):
             self._strengths.watch(self._runtime)
         for layer in self._layers.values():
-            layer.constraint.watched = self._rules.grow == "gradient" and (done + 1) % self._every == 0
+            layer.constraint.records_gradient = self._rules.grow == "gradient" and (done + 1) % self._every == 0
 
     def after_step(self, model: nn.Module, step: int) -> None:  # noqa: ARG002
         self._strengths.rest()
@@ -93,9 +95,9 @@ class Sparse(Method):
         if done % self._every == 0 and done <= self._last:
             fraction = self._rules.drop_fraction * schedules.cosine(done, self._end, 0, 1, 1.0)
             for (name, layer), target in zip(self._layers.items(), self._targets(done), strict=True):
-                total = None if (slope := layer.constraint.gradient) is None else self._runtime.total(slope)
+                total = None if (slope := layer.constraint.dense_gradient) is None else self._runtime.total(slope)
                 given = layer.weight.detach(), layer.constraint.mask, self._strengths.found.get(name), total
-                self._move(layer, self._rules.change(*given, target=target, fraction=fraction))
+                self._move(layer, self._rules.rewiring(*given, target=target, fraction=fraction))
             self._strengths.found.clear()
 
     def _targets(self, done: int) -> list[int]:
@@ -103,15 +105,15 @@ class Sparse(Method):
         start, final = schedules.DENSITY_START, self._rules.prune_rate or 1.0
         now = schedules.density(done, final, self._last) if done else max(start, final)
         left = (now - final) / (start - final) if final < start else 0.0
-        return self._rules.targets([layer.weight.shape for layer in self._layers.values()], start, left)
+        return self._rules.target_counts([layer.weight.shape for layer in self._layers.values()], start, left)
 
-    def _move(self, layer: Any, change: Change) -> None:
+    def _move(self, layer: Any, rewiring: Rewiring) -> None:
         """Into weight, mask and optimizer, whose memory of whatever does not stay as it is becomes 0."""
         hold = self._rules.sparse_hold
-        layer.constraint.change(layer.weight, change, hold=hold)
+        layer.constraint.rewire(layer.weight, rewiring, hold=hold)
         for value in self._optimizer.state[layer.weight].values() if self._optimizer and hold else ():
             if isinstance(value, Tensor) and value.shape == layer.weight.shape:
-                value.mul_(change.kept)
+                value.mul_(rewiring.kept)
 
     def state_dict(self) -> dict[str, Any]:
         return {"strengths": dict(self._strengths.found)}
