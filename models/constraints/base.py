@@ -30,7 +30,6 @@ evaluation only once.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Self, TypeVar
 
 import torch
@@ -52,18 +51,19 @@ def tensor_version(tensor: Tensor) -> tuple[int, int]:
 
 
 class Cache:
-    """The latest value of each computation, by name, with the key it belongs to."""
+    """The latest value of each function that was computed through it, with the key that the value belongs to."""
 
     def __init__(self) -> None:
         self._entries: dict[str, tuple[object, Any]] = {}
 
-    def get(self, name: str, key: Callable[[], object], compute: Callable[[], Value]) -> Value:
-        """Return the value stored under `name` if key() has not changed, else compute and store it."""
-        entry = self._entries.get(name)
-        if entry is None or entry[0] != key():
-            value = compute()
-            entry = key(), value  # after computing: ShiftQ's crude update writes to what the key depends on
-            self._entries[name] = entry
+    def get(self, compute: Callable[..., Value], key: Callable[..., object], *arguments: Any) -> Value:
+        """Return compute(*arguments), computed without gradient and only if key(*arguments) has changed."""
+        entry = self._entries.get(compute.__name__)
+        if entry is None or entry[0] != key(*arguments):
+            with torch.no_grad():
+                value = compute(*arguments)
+            entry = key(*arguments), value  # after computing: ShiftQ's crude update writes to what the key depends on
+            self._entries[compute.__name__] = entry
         return entry[1]
 
     def clear(self) -> None:
@@ -116,10 +116,10 @@ class Constraint(nn.Module):
         method `compute`. In training mode nothing is stored, because fused optimizers step without a trace; pass
         `in_training=True` for values that do not depend on trained parameters.
         """
-        with torch.no_grad():
-            if self.training and not in_training:
+        if self.training and not in_training:
+            with torch.no_grad():
                 return compute(weight)
-            return self._cache.get(compute.__name__, partial(key or self.cache_key, weight), partial(compute, weight))
+        return self._cache.get(compute, key or self.cache_key, weight)
 
     def train(self, mode: bool = True) -> Self:
         """Set training or evaluation mode and clear the cache, because writes through `.data` leave no trace."""

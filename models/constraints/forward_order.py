@@ -2,7 +2,6 @@
 
 import copy
 from functools import partial
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -31,14 +30,13 @@ def layers_in_forward_order(model: nn.Module, images: Tensor | None = None) -> d
 
     Layers that the forward pass does not use are left out. The order comes from a torch.fx trace, or, given a batch of
     `images`, from a pass of a copy of the network in evaluation mode. Raises ValueError if torch.fx cannot trace the
-    network, or if a layer is used again after another one, because the layers have no single order then.
+    network, or if a layer is used more than once.
     """
     layers = {name: module for name, module in model.named_modules() if isinstance(module, Layer)}
     calls = _traced_calls(model) if images is None else _recorded_calls(model, images)
-    order = [name for name, _ in groupby(name for name in calls if name in layers)]
-    for i, name in enumerate(order):
-        if name in order[:i]:
-            raise ValueError(f"the layers have no single order: {name} is used again after {order[i - 1]}")
+    order = [name for name in calls if name in layers]
+    if repeated := [name for name in order if order.count(name) > 1]:
+        raise ValueError(f"the layers have no single order: {repeated[0]} is used {order.count(repeated[0])} times")
     return {name: layers[name] for name in order}
 
 

@@ -124,7 +124,7 @@ class GlobalSelection:
 
     def masks(self) -> list[Tensor]:
         """Return the mask of each member, in the order of their indices. The caller must not write to them."""
-        return self._cache.get("masks", self.cache_key, self._select)
+        return self._cache.get(self._select, self.cache_key)
 
     def training_mask(self, index: int) -> Tensor:
         """Return the mask of member `index` in the current forward pass. The caller must not write to it.

@@ -1,4 +1,4 @@
-"""The sweep over `on`: equal to networks built anew for each value; one go over the batches, the first product once."""
+"""The weight sweep: equal to networks with rebuilt weights, with one pass over the batches."""
 
 import copy
 
@@ -12,7 +12,7 @@ from models.initial import initialise
 from tests.steps import OneBatch
 from trainers.loop import evaluate
 from trainers.methods.binary import Binary
-from trainers.weight_sweep import scaled, weight_sweep
+from trainers.weight_sweep import ScaledLayer, scaled, weight_sweep
 from utils.distributed.runtime import Runtime
 
 CPU = Runtime(torch.device("cpu"), torch.float32)
@@ -44,7 +44,7 @@ class Facts:
 
 
 def network(arch, in_shape, *, dense=(), ones=0.2, **options):
-    """Built, constrained but for the layers of these numbers, prepared for the trainer binary."""
+    """Return a network that is binary but for the layers with the indices `dense`, and its method."""
     torch.manual_seed(3)
     model = models.build(arch, num_classes=5, in_shape=in_shape, **options)
     initialise(model, "standard")
@@ -60,7 +60,7 @@ def network(arch, in_shape, *, dense=(), ones=0.2, **options):
 
 
 def rebuilt(model, on):
-    """A plain network whose weights and biases are 0 and `on`; its batch norms are in training mode."""
+    """Return a plain network with weights and biases of 0 and `on` and with batch norms in training mode."""
     plain = copy.deepcopy(model)
     for layer in constrained_layers(plain).values():
         for parameter in (layer.weight, *([] if layer.bias is None else [layer.bias])):
@@ -72,7 +72,7 @@ def rebuilt(model, on):
 
 
 class Untouched(Binary):
-    """Leaves the network in the mode that it has."""
+    """A method that evaluates with batch norms in training mode."""
 
     def before_evaluation(self, model):
         for module in model.modules():
@@ -95,7 +95,7 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_it_is_what_networks_of_rebuilt_weights_give(name):
+def test_a_sweep_gives_the_scores_of_networks_with_rebuilt_weights(name):
     arch, in_shape, settings = NETWORKS[name]
     model, method = network(arch, in_shape, **settings)
     batches = Two(Facts(in_shape))
@@ -107,7 +107,7 @@ def test_it_is_what_networks_of_rebuilt_weights_give(name):
     assert len({row["loss"] for row in weight_sweep(model, batches, method, CPU, VALUES)}) > 1
 
 
-def test_at_1_it_is_the_evaluation_and_leaves_no_trace():
+def test_a_sweep_at_1_is_an_evaluation_and_leaves_the_network_unchanged():
     model, method = network("CircuitMLP", (1, 6, 5), **MLP)
     batches, state = Two(Facts((1, 6, 5))), copy.deepcopy(model.state_dict())
     expected = evaluate(model, batches, method, CPU)
@@ -115,10 +115,10 @@ def test_at_1_it_is_the_evaluation_and_leaves_no_trace():
     assert (row["loss"], row["acc@1"]) == (expected.loss, expected.top1)
     assert weight_sweep(model, batches, method, CPU, [0.3]) and evaluate(model, batches, method, CPU) == expected
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
-    assert not any("forward" in vars(module) for module in model.modules())
+    assert not any(isinstance(module, ScaledLayer) for module in model.modules())
 
 
-def test_one_go_over_the_batches_and_one_first_product_each(monkeypatch):
+def test_a_sweep_reads_the_batches_once_and_computes_the_first_layer_once_per_batch(monkeypatch):
     model, method = network("CircuitMLP", (1, 6, 5), **MLP)
     batches, calls = Two(Facts((1, 6, 5))), []
     for name, layer in constrained_layers(model).items():
@@ -131,9 +131,32 @@ def test_one_go_over_the_batches_and_one_first_product_each(monkeypatch):
     assert [calls.count(name) for name in others] == [2 * len(VALUES)] * len(others)
 
 
-def test_the_layers_are_as_before_where_a_pass_fails():
+class OutOfOrder(nn.Module):
+    """Registers its second layer first. With `branches` torch.fx cannot trace it."""
+
+    def __init__(self, branches):
+        super().__init__()
+        self.second, self.first, self.branches = nn.Linear(20, 5), nn.Linear(30, 20), branches
+
+    def forward(self, x):
+        hidden = self.first(x.flatten(1)).relu()
+        return self.second(hidden if not self.branches or hidden.sum() > -1 else -hidden)
+
+
+@pytest.mark.parametrize("branches", [True, False])
+def test_a_sweep_does_not_depend_on_the_order_of_registration(branches):
+    torch.manual_seed(0)
+    model, method = constrain(OutOfOrder(branches), "BinaryConv", initial_ones=0.3), Binary()
+    method.prepare(model)
+    batches = Two(Facts((1, 6, 5)))
+    for row in weight_sweep(model, batches, method, CPU, VALUES):
+        assert row["loss"] == pytest.approx(evaluate(rebuilt(model, row["on"]), batches, Untouched(), CPU).loss, 1e-5)
+
+
+def test_the_layers_are_put_back_when_a_pass_fails():
     model, _ = network("CircuitMLP", (1, 6, 5), **MLP)
+    layers = constrained_layers(model)
     with pytest.raises(RuntimeError), scaled(model):
         model(torch.zeros(2, 1, 7, 7))
     assert model(torch.zeros(2, 1, 6, 5)).shape == (2, 5)
-    assert not any("forward" in vars(module) for module in model.modules())
+    assert constrained_layers(model) == layers

@@ -49,7 +49,7 @@ class Binary(Method):
         self._layers: list[Any] = []
 
     def prepare(self, model: nn.Module) -> None:
-        self._layers = binary_layers(model)
+        self._layers = list(binary_layers(model).values())
         if not self._layers:
             raise ValueError("trainer: binary trains weights of zeros and ones; conv_type BinaryConv gives them")
         use_batch_statistics(model)
