@@ -93,5 +93,6 @@ def test_a_network_of_one_layer_has_its_order():
 def test_every_architecture_registers_its_layers_in_the_order_of_the_forward_pass(case):
     with torch.device("meta"):
         model = models.build(case.arch, num_classes=CLASSES, in_shape=case.in_shape, **case.options)
-    assert list(layers_in_forward_order(model)) == list(weight_layers(model))
-    assert layers_in_forward_order(model) == layers_in_forward_order(model, torch.ones(2, *case.in_shape, device="meta"))
+    images = torch.ones(2, *case.in_shape, device="meta")
+    layers = list(weight_layers(model))
+    assert list(layers_in_forward_order(model)) == list(layers_in_forward_order(model, images)) == layers

@@ -1,4 +1,4 @@
-"""Constraints with a rule for the bias, and constraints that own what stands for the weight."""
+"""Constraints that change the bias, and constraints that own the parameters of the weight."""
 
 import copy
 
@@ -19,7 +19,7 @@ from trainers.optimizers import freeze_weights
 
 
 class Doubled(Constraint):
-    """Twice the weight, half the bias."""
+    """A constraint that doubles the weight and halves the bias."""
 
     def __init__(self, weight):
         super().__init__()
@@ -32,7 +32,7 @@ class Doubled(Constraint):
 
 
 class Squared(Constraint):
-    """The square of a root that the constraint owns."""
+    """A constraint that owns a root, whose square is the weight."""
 
     owns_weight = True
 
@@ -60,7 +60,7 @@ def network(make, seed=0):
 X = torch.randn(4, 2, 4, 4, generator=torch.Generator().manual_seed(1))
 
 
-def test_the_bias_goes_through_its_rule():
+def test_a_layer_adds_the_effective_bias():
     net = network(Doubled)
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(12, 5))
@@ -73,7 +73,7 @@ def test_the_bias_goes_through_its_rule():
 
 
 @pytest.mark.parametrize("make", [Doubled, Squared])
-def test_baking_takes_weight_and_bias_as_they_act(make):
+def test_bake_stores_effective_weight_and_effective_bias(make):
     net = network(make)
     plain = bake(net)
     assert type(plain[0]) is nn.Conv2d and type(plain[2]) is nn.Linear and not constrained_layers(plain)
@@ -81,7 +81,7 @@ def test_baking_takes_weight_and_bias_as_they_act(make):
     assert [name for name, _ in plain.named_parameters()] == ["0.weight", "0.bias", "2.weight", "2.bias"]
 
 
-def test_a_layer_whose_constraint_owns_the_weight_keeps_none():
+def test_a_layer_stores_no_weight_if_its_constraint_owns_it():
     net = network(Squared)
     assert net[0].weight is None and "0.weight" not in net.state_dict()
     assert weight_shape(net[0]) == (3, 2, 3, 3) and weight_shape(net[2]) == (5, 12)
@@ -92,20 +92,20 @@ def test_a_layer_whose_constraint_owns_the_weight_keeps_none():
     assert torch.equal(other(X), net(X)) and torch.equal(copy.deepcopy(net)(X), net(X))
 
 
-def test_it_counts_as_the_weights_it_stands_for():
+def test_counts_include_weights_that_a_constraint_owns():
     dense, net = network(Doubled), network(Squared)
     assert [(c.shape, c.total) for c in layer_counts(net)] == [((3, 2, 3, 3), 54), ((5, 12), 60)]
     assert parameter_counts(net) == parameter_counts(dense) == (54 + 3 + 60 + 5,) * 2
 
 
-def test_freezing_leaves_what_the_constraint_owns():
+def test_freezing_weights_leaves_the_parameters_of_constraints_trainable():
     net = network(Squared)
     freeze_weights(net)
     trained = {name for name, p in net.named_parameters() if p.requires_grad}
     assert trained == {f"{i}.constraint.{of}" for i in (0, 2) for of in ("root", "more")}
 
 
-def test_only_a_constraint_that_owns_its_weight_takes_a_dense_one():
+def test_from_dense_needs_a_constraint_that_owns_its_weight():
     assert torch.equal(Squared(torch.ones(2, 2)).from_dense(torch.full((2, 2), 9.0))["root"], torch.full((2, 2), 3.0))
     with pytest.raises(NotImplementedError, match="Doubled keeps the layer's own weight"):
         Doubled(torch.ones(1)).from_dense(torch.ones(1))

@@ -1,4 +1,4 @@
-"""Trainer sparse: what it counts and when, how connections move, and what the optimizer remembers of them."""
+"""Trainer sparse: recording of strengths, rewiring, and optimizer state."""
 
 import copy
 
@@ -31,7 +31,7 @@ def network(density=1.0, seed=0):
 
 
 class Batches:
-    """Six random batches, the same in every epoch; remembers the order in which they were asked for."""
+    """Six random batches, the same in every epoch."""
 
     samples = 8 * STEPS
 
@@ -45,7 +45,7 @@ class Batches:
 
 
 class Watch:
-    """Callbacks that look at the network at the end of every epoch, and ask to stop where `stop` says so."""
+    """Callbacks that call `look` after every epoch and request a stop when stop() is True."""
 
     def __init__(self, look=lambda: None, stop=lambda: False):
         self.look, self.seen, self.stop_asked = look, [], stop
@@ -62,7 +62,7 @@ class Watch:
 
 
 class Spied(Sparse):
-    """Calls `look(layers, done)` before and after every step."""
+    """A trainer that calls look(method, when, step) before and after every step."""
 
     look = staticmethod(lambda method, when, step: None)
 
@@ -95,7 +95,7 @@ def layers(net):
     return constrained_layers(net).values()
 
 
-# strengths: when, of what
+# strengths
 
 
 def strengths_of(method):
@@ -103,7 +103,7 @@ def strengths_of(method):
 
 
 @pytest.mark.parametrize(("drop", "strength"), [("hebbian", coactivation), ("correlation", correlation)])
-def test_strengths_are_added_up_on_every_nth_step_of_a_period_and_reset_when_connections_move(drop, strength):
+def test_strengths_are_summed_on_every_nth_step_and_reset_by_a_rewiring(drop, strength):
     net, found = network(), []
 
     def look(method, when, step):
@@ -132,7 +132,7 @@ def test_strengths_are_added_up_on_every_nth_step_of_a_period_and_reset_when_con
             torch.testing.assert_close(after[name], value, rtol=0, atol=0 if drop == "hebbian" else 1e-6)
 
 
-def test_hooks_are_on_the_layers_in_a_counted_training_step_alone():
+def test_layers_have_hooks_only_in_training_steps_that_record_strengths():
     net, hooked = network(), []
 
     def look(method, when, step):
@@ -143,10 +143,10 @@ def test_hooks_are_on_the_layers_in_a_counted_training_step_alone():
     assert hooked == [0, 4]
     hooked.clear()
     run(network(DENSITY), 1, look, prune_rate=DENSITY, drop="magnitude", grow="gradient", progress_interval=2)
-    assert hooked == []  # nobody needs strengths
+    assert hooked == []  # no rule uses strengths
 
 
-def test_after_the_last_move_nothing_is_counted():
+def test_nothing_is_recorded_after_the_last_rewiring():
     counted = []
 
     def look(method, when, step):
@@ -157,8 +157,8 @@ def test_after_the_last_move_nothing_is_counted():
 
 
 @pytest.mark.parametrize("drop", ["hebbian", "correlation"])
-def test_a_run_that_starts_within_a_period_counts_its_first_step(drop):
-    """--start-epoch 1: six steps are done, the period of ten ends after four more, and none of them is a twentieth."""
+def test_a_run_that_starts_between_two_rewirings_records_its_first_step(drop):
+    """With --start-epoch 1 six steps are done. None of the four steps before the rewiring is a twentieth step."""
     counted = []
 
     def look(method, when, step):
@@ -169,11 +169,11 @@ def test_a_run_that_starts_within_a_period_counts_its_first_step(drop):
     assert [6 + step for step, was in enumerate(counted) if was] == [6, 10]
 
 
-# when connections move
+# times of rewiring
 
 
 def moves(epochs, density, **rules):
-    """The numbers of steps after which the masks were other ones."""
+    """Return the numbers of steps after which the masks changed."""
     net, moved, masks, done = network(density or 1.0), [], [], []
 
     def look(method, when, step):
@@ -188,18 +188,18 @@ def moves(epochs, density, **rules):
     return moved
 
 
-def test_with_a_density_connections_move_every_so_many_steps_until_three_quarters():
+def test_with_a_density_rewiring_ends_at_three_quarters_of_training():
     assert moves(4, DENSITY, progress_interval=3, drop_fraction=0.9) == [3, 6, 9, 12, 15]  # at 18 the fraction is 0
     assert moves(4, DENSITY, progress_interval=5, drop_fraction=0.9, progress_until=0.5) == [5, 10]
 
 
-def test_without_one_they_move_at_the_end_of_every_epoch(capsys):
+def test_without_a_density_rewiring_happens_after_every_epoch(capsys):
     assert moves(3, None, keep_share=0.3, live_share=0.6) == [6, 12, 18]
     assert moves(3, None, keep_share=0.3, live_share=0.6, progress_until=0.7) == [6, 12]
     assert capsys.readouterr().err == ""
 
 
-def test_it_is_said_where_none_will_move(capsys):
+def test_a_warning_is_printed_if_no_rewiring_will_happen(capsys):
     assert moves(1, DENSITY) == []
     assert "no connection will move: updates come every 100 steps, and end after 4\n" in capsys.readouterr().err
     assert moves(1, 0.1, density_schedule="cubic") == []
@@ -207,7 +207,7 @@ def test_it_is_said_where_none_will_move(capsys):
 
 
 @pytest.mark.parametrize("grow", ["gradient", "random", "hebbian"])
-def test_the_share_replaced_falls_by_rigls_cosine(grow):
+def test_the_fraction_replaced_falls_by_the_cosine_of_rigl(grow):
     net, replaced, before = network(0.5), [], []
 
     def look(method, when, step):
@@ -220,14 +220,14 @@ def test_the_share_replaced_falls_by_rigls_cosine(grow):
     most = [int(0.3 * share * 60) for share in (0.85355, 0.5, 0.146447)]  # ½(1 + cos(π t / T)) at t/T = ¼, ½, ¾
     assert all(n <= m for n, m in zip(replaced, most, strict=True)) and replaced[0] > replaced[-1]
     if grow == "random":
-        assert replaced[0] >= most[0] / 4  # a dropped one may grow again at once
+        assert replaced[0] >= most[0] / 4  # a dropped connection may grow again at once
 
 
 # rules
 
 
 @pytest.mark.parametrize(("drop", "grow", "density"), SPARSE_RULES)
-def test_every_pair_of_rules_trains_and_keeps_what_it_promises(drop, grow, density):
+def test_every_pair_of_rules_trains_and_keeps_its_number_of_connections(drop, grow, density):
     net = network(density or 1.0)
     run(net, 3, drop=drop, grow=grow, prune_rate=density, progress_interval=4, update_interval=2, progress_until=1.0)
     for layer in layers(net):
@@ -247,7 +247,7 @@ def test_every_pair_of_rules_trains_and_keeps_what_it_promises(drop, grow, densi
 @pytest.mark.parametrize(
     ("drop", "grow"), [("hebbian", "hebbian"), ("magnitude", "random"), ("correlation", "gradient")]
 )
-def test_a_density_holds_exactly_from_the_first_step_to_the_last(spread, drop, grow):
+def test_the_density_is_exact_in_every_step(spread, drop, grow):
     net = network(DENSITY)
     shapes = [layer.weight.shape for layer in layers(net)]
     expected = kept_per_layer(shapes, DENSITY, spread)
@@ -263,22 +263,22 @@ def test_a_density_holds_exactly_from_the_first_step_to_the_last(spread, drop, g
 
 
 @pytest.mark.parametrize("grow", ["none", "random"])
-def test_a_cubic_density_falls_from_a_half_and_ends_exact(grow):
+def test_a_cubic_density_schedule_starts_at_one_half_and_ends_exactly(grow):
     net, seen = network(0.1), []
     rules = {"drop": "magnitude", "grow": grow, "density_schedule": "cubic", "progress_interval": 3}
     parts = parts_of(net, prune_rate=0.1, **rules)
     watch = Watch(lambda: sum(count.kept for count in layer_counts(net)))
     assert watch.look() == 150
     fit(parts, State(), 4, watch)
-    seen = watch.seen  # the last move is after 18 steps: 1/2, then 0.1 + 0.4 (1 − t/18)³
+    seen = watch.seen  # the last rewiring is after 18 steps: 1/2, then 0.1 + 0.4 (1 − t/18)³
     assert seen == [pytest.approx(300 * (0.1 + 0.4 * (1 - t / 18) ** 3), abs=2) for t in (6, 12, 18, 18)]
     assert seen[2] == 30
     assert [parts.method.resets_best(epoch) for epoch in range(4)] == [False, False, True, False]
 
 
-def test_best_counts_from_where_the_network_is_as_sparse_as_asked_for():
+def test_the_best_checkpoint_is_reset_when_the_requested_density_is_reached():
     steady = {"prune_rate": DENSITY, "progress_interval": 5}
-    free = {"sparse_hold": False, "progress_interval": 13}  # makes it no sparser
+    free = {"sparse_hold": False, "progress_interval": 13}  # does not reduce the density
     never = {"progress_interval": 13, "progress_until": 0.5}
     control = {"drop": "random", "grow": "random", "progress_interval": 13}
     late = [({"progress_interval": 13}, 2), (control, 2)]
@@ -287,7 +287,7 @@ def test_best_counts_from_where_the_network_is_as_sparse_as_asked_for():
         assert [e for e in range(4) if parts.method.resets_best(e)] == ([] if epoch is None else [epoch])
 
 
-def test_initial_weights_are_larger_by_the_root_of_what_is_left_out():
+def test_initial_weights_are_scaled_by_the_root_of_the_inverse_density():
     dense, net = network(DENSITY), network(DENSITY)
     parts_of(net, prune_rate=DENSITY)
     for before, after in zip(layers(dense), layers(net), strict=True):
@@ -297,12 +297,12 @@ def test_initial_weights_are_larger_by_the_root_of_what_is_left_out():
     assert all(torch.equal(a.weight, b.weight) for a, b in zip(layers(before), layers(network()), strict=True))
 
 
-# weights, masks and what the optimizer remembers
+# weights, masks and optimizer state
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "radam", "adadelta"])
 @pytest.mark.parametrize("rules", [{}, {"drop": "magnitude", "grow": "gradient", "prune_rate": DENSITY}])
-def test_dropped_connections_stay_zero_and_are_forgotten_by_the_optimizer(optimizer, rules):
+def test_dropped_connections_stay_zero_and_lose_their_optimizer_state(optimizer, rules):
     net, before, moved = network(rules.get("prune_rate", 1.0)), {}, []
 
     def look(method, when, step):
@@ -325,7 +325,7 @@ def test_dropped_connections_stay_zero_and_are_forgotten_by_the_optimizer(optimi
     assert sum(moved) > 3
 
 
-def test_without_hold_zeroed_weights_train_on_and_the_optimizer_remembers():
+def test_without_hold_dropped_weights_train_on_and_keep_their_optimizer_state():
     net, seen = network(), {}
 
     def look(method, when, step):
@@ -343,7 +343,7 @@ def test_without_hold_zeroed_weights_train_on_and_the_optimizer_remembers():
     assert (seen["next"][0] != 0).all() and all(count.kept == count.total for count in layer_counts(net))
 
 
-def test_without_a_density_every_filter_keeps_its_strongest_as_in_the_notebook():
+def test_without_a_density_every_filter_keeps_its_strongest_connections():
     net, seen = network(), {}
 
     def look(method, when, step):
@@ -363,7 +363,7 @@ def test_without_a_density_every_filter_keeps_its_strongest_as_in_the_notebook()
 
 
 @pytest.mark.parametrize("hold", [True, False])
-def test_the_random_control_zeroes_all_but_the_live_share_whichever_they_were_and_redraws_kept_zeros(hold):
+def test_the_random_control_keeps_the_live_share_and_redraws_kept_zeros(hold):
     net, moves = network(), []
 
     def look(method, when, step):
@@ -375,12 +375,13 @@ def test_the_random_control_zeroes_all_but_the_live_share_whichever_they_were_an
         lives = after != 0
         assert int(lives.sum()) == pytest.approx(120, abs=42)  # 300 weights, five standard deviations
         assert torch.equal(after[lives & (before != 0)], before[lives & (before != 0)])
-        assert (lives & (before == 0)).any() == (hold and before is not moves[1])  # at first, and if free, none is 0
+        redrawn = lives & (before == 0)
+        assert redrawn.any() == (hold and before is not moves[1])  # initially, and without hold, no weight is 0
     mask = torch.cat([layer.constraint.mask.flatten() for layer in layers(net)])
     assert torch.equal(mask > 0, moves[-1] != 0) if hold else mask.all()
 
 
-def test_a_layer_that_the_random_control_empties_lives_again_after_the_next_move():
+def test_a_layer_emptied_by_the_random_control_grows_again():
     net, seen = network(), []
     run(
         net,
@@ -401,7 +402,7 @@ def test_a_layer_that_the_random_control_empties_lives_again_after_the_next_move
     assert net[5].constraint.kept > 0 and net[5].weight.count_nonzero() == net[5].constraint.kept
 
 
-def test_rigl_grows_by_the_dense_gradient_of_the_batch_just_trained_on():
+def test_rigl_grows_by_the_dense_gradient_of_the_last_batch():
     net, seen = network(DENSITY), {}
 
     def look(method, when, step):
@@ -437,7 +438,7 @@ def test_a_layer_records_the_dense_gradient_only_when_asked():
         assert torch.equal(layer(weight), weight * layer.mask)
 
 
-# going on
+# resuming
 
 
 @pytest.mark.parametrize("stop", range(1, 2 * STEPS, 2))
@@ -457,7 +458,7 @@ def test_a_layer_records_the_dense_gradient_only_when_asked():
         },
     ],
 )
-def test_stopped_between_any_two_batches_it_goes_on_to_the_bit(rules, stop):
+def test_a_run_stopped_between_two_batches_resumes_bit_exactly(rules, stop):
     whole = run(network(rules.get("prune_rate", 1.0)), 2, **rules)
     first = parts_of(network(rules.get("prune_rate", 1.0)), **rules)
     state = State()
@@ -474,15 +475,15 @@ def test_stopped_between_any_two_batches_it_goes_on_to_the_bit(rules, stop):
         assert torch.equal(one, other), name
 
 
-def test_its_state_is_tensors_by_name():
+def test_the_state_of_the_method_has_strengths_by_layer_name():
     parts, state = parts_of(network()), State()
     fit(parts, state, 1, Watch(stop=lambda: state.step == 2))
     state = parts.method.state_dict()
     assert {*state["strengths"]} == {"0", "2", "5"} and state["strengths"]["0"].sum() > 0
 
 
-def test_strengths_come_back_to_the_device_of_the_network():
-    """A checkpoint is read onto the CPU; here a network without numbers stands for one on a GPU."""
+def test_loaded_strengths_are_on_the_device_of_the_network():
+    """A checkpoint is read onto the CPU. A network on the device "meta" stands for one on a GPU."""
     parts = parts_of(network())
     stored = {"strengths": {"0": torch.ones(parts.model[0].weight.shape, dtype=torch.float64)}}
     for layer in layers(parts.model):
