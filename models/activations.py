@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.straight_through import StraightThrough
 
-class BinarySign(torch.autograd.Function):
+
+class BinarySign(StraightThrough):
     """Sign with the gradient of Bi-Real Net's quadratic surrogate (Liu et al., ECCV 2018, eq. 6).
 
     forward:  y = sign(x); sign(0) = 0, so that the values after a ReLU are 0 and 1, as in BIPROP
@@ -22,7 +24,7 @@ class BinarySign(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
+        x: Tensor = ctx.saved_tensors[0]
         return x.abs().mul_(-2).add_(2).clamp_(min=0).mul_(grad)
 
 

@@ -40,11 +40,12 @@ class ScaledLayer(nn.Module):
         self.layer, self.sweep, self.is_first = layer, sweep, is_first
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.is_first:
-            return self.layer(input) * self.sweep.on
-        if self.sweep.first_output is None:
-            self.sweep.first_output = self.layer(input)
-        return self.sweep.first_output * self.sweep.on
+        output: Tensor | None = self.sweep.first_output if self.is_first else None
+        if output is None:
+            output = self.layer(input)
+        if self.is_first:
+            self.sweep.first_output = output
+        return output * self.sweep.on
 
 
 @contextmanager

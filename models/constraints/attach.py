@@ -73,7 +73,7 @@ def attach(model: nn.Module, make: MakeConstraint, names: Collection[str]) -> No
         layer.constraint.between_signs = name in between_signs
 
 
-def _constrained(layer: Any, make: MakeConstraint) -> nn.Module:
+def _constrained(layer: Any, make: MakeConstraint) -> Any:
     new = _recast(layer, CONSTRAINED[type(layer)])
     new.constraint = make(layer.weight.detach())
     if new.constraint.owns_weight:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from models.constraints.sparse_matmul import OnesMatrix, product_of_rows
+from models.straight_through import StraightThrough
 
 
-class ScoreThroughMask(torch.autograd.Function):
+class ScoreThroughMask(StraightThrough):
     """Effective weight of a multi-prize ticket with the score gradient of BIPROP.
 
     forward:  w = α · M · sign(W), passed as `effective`; M keeps the largest |s|
@@ -34,7 +35,7 @@ class ScoreThroughMask(torch.autograd.Function):
         return torch.sign(scores).mul_(weight).mul_(grad), None, None
 
 
-class ScaledSums(torch.autograd.Function):
+class ScaledSums(StraightThrough):
     """Output of a layer between binary activations: whole-number sums times a scale (no paper).
 
     forward:  y = α · z, written over z
@@ -56,7 +57,7 @@ class ScaledSums(torch.autograd.Function):
         return grad, None
 
 
-class ScaledGradient(torch.autograd.Function):
+class ScaledGradient(StraightThrough):
     """Input of a layer between binary activations, used together with `ScaledSums` (no paper).
 
     forward:  y = x
@@ -73,7 +74,7 @@ class ScaledGradient(torch.autograd.Function):
         return grad * ctx.scale, None
 
 
-class ThroughSampling(torch.autograd.Function):
+class ThroughSampling(StraightThrough):
     """Random mask with the gradient of its expectation (SampleSubnetConv of hidden-networks and BIPROP).
 
     forward:  B ~ Bernoulli(p): 1 where uniform < p, from torch's generator of the device; 0 where p is NaN
@@ -90,7 +91,7 @@ class ThroughSampling(torch.autograd.Function):
         return grad
 
 
-class ThroughRounding(torch.autograd.Function):
+class ThroughRounding(StraightThrough):
     """Rounding with the straight-through estimator (Bengio et al., arXiv:1308.3432).
 
     forward:  y = round(x), passed as `rounded`, possibly clamped
@@ -110,7 +111,7 @@ class ThroughRounding(torch.autograd.Function):
         return grad, None
 
 
-class ThroughShiftAndSign(torch.autograd.Function):
+class ThroughShiftAndSign(StraightThrough):
     """Effective weight of DeepShift-PS (Elhoushi et al., CVPR-W 2021, eq. 5 and 6, as in their code).
 
     forward:  w = 2^p · s with p = round(P), s = sign(round(S)), passed as `effective`
@@ -132,7 +133,7 @@ class ThroughShiftAndSign(torch.autograd.Function):
         return effective.mul(math.log(2)).mul_(grad), grad, None
 
 
-class ThroughThreshold(torch.autograd.Function):
+class ThroughThreshold(StraightThrough):
     """Binary weight over a real one: BinaryConnect (Courbariaux et al., NeurIPS 2015, alg. 1) with values 0 and on.
 
     forward:  w = on where |θ| ≥ ½, else 0, passed as `effective`
@@ -151,7 +152,7 @@ class ThroughThreshold(torch.autograd.Function):
         return grad, None
 
 
-class ThroughOnes(torch.autograd.Function):
+class ThroughOnes(StraightThrough):
     """Product x · wᵀ with the binary weight w of `ThroughThreshold`, which skips the zeros of w.
 
     forward:  y = on · (x · Bᵀ), where `ones` is the matrix B: 1 where |θ| ≥ ½, else 0
