@@ -1,7 +1,7 @@
 """The base class of all constraints. Read this file before you write one.
 
-A constraint is a module that belongs to one Conv2d or Linear layer. It computes the effective weight, by which the
-layer multiplies, from the weight that the layer stores and from its own parameters. A minimal one:
+A constraint is a module that belongs to one Conv2d or Linear layer. The layer multiplies by the effective weight, which
+the constraint computes from the weight that the layer stores and from its own parameters. A minimal constraint:
 
     class ShrunkWeight(Constraint):
         def __init__(self, weight: Tensor) -> None:  # the layer's initial weight
@@ -11,22 +11,24 @@ layer multiplies, from the weight that the layer stores and from its own paramet
         def forward(self, weight: Tensor) -> Tensor:
             return weight * self.scale
 
-`attach` puts it on layers, `bake` replaces it by its effective weight. `forward` is required. Override another member
-of `Constraint` only where its default does not fit:
+`attach` puts constraints on layers. `bake` replaces them by their effective weights. A constraint must define
+`forward`. It overrides other members of `Constraint` only where the default does not fit:
 
-    member                                  states                                              default
+    member                                  meaning                                             default
     learns_weight                           whether the layer's weight trains                   yes
     owns_weight, shape, from_dense(weight)  whether own parameters replace the layer's weight   no
     kept (property) or count_kept(weight)   how many weights are not 0                          all
     effective_bias(bias)                    the bias that the layer adds                        the layer's bias
     input_quantiser()                       a hook that changes the layer's input               no hook
-    cache_key(weight)                       what cached values are computed from                all tensors at hand
+    cache_key(weight)                       what the effective weight depends on                the tensors of both
     signs(weight)                           the effective weight as α times −1, 0 and 1         no such form
     linear(input, weight, bias)             the product of a Linear layer                       F.linear
 
-A gradient that is not the derivative of `forward` is an `autograd.Function` in gradients.py. Its forward pass takes the
-effective weight as an argument. `self.cached(compute, weight)` computes that argument: in every training pass anew, in
-evaluation only once.
+If the gradient is not the derivative of the forward pass, define a `StraightThrough` function in gradients.py that
+takes the effective weight as an argument. `self.cached(compute, weight)` computes that argument: anew in every training
+pass, only once in evaluation. `SubnetWeight` is an example.
+
+A new constraint is one file with its class, one row in registry.py and one case in tests/cases.py.
 """
 
 from collections.abc import Callable
@@ -51,7 +53,7 @@ def tensor_version(tensor: Tensor) -> tuple[int, int]:
 
 
 class Cache:
-    """The latest value of each function that was computed through it, with the key that the value belongs to."""
+    """Values that are computed again only when their keys change: one value per function."""
 
     def __init__(self) -> None:
         self._entries: dict[str, tuple[object, Any]] = {}
@@ -62,7 +64,7 @@ class Cache:
         if entry is None or entry[0] != key(*arguments):
             with torch.no_grad():
                 value = compute(*arguments)
-            entry = key(*arguments), value  # after computing: ShiftQ's crude update writes to what the key depends on
+            entry = key(*arguments), value  # the key after computing: ShiftQ's crude update writes to the weight
             self._entries[compute.__name__] = entry
         return entry[1]
 
@@ -94,7 +96,7 @@ class Constraint(nn.Module):
         self._cache = Cache()
 
     def cache_key(self, weight: Tensor | None) -> object:
-        """Return a value that is equal as long as the effective weight cannot have changed.
+        """Return a key that changes whenever the effective weight may have changed.
 
         The default covers the layer's weight and the constraint's own parameters and buffers. Override it for a
         constraint that also depends on a plain attribute, such as a density.
@@ -112,9 +114,9 @@ class Constraint(nn.Module):
     ) -> Value:
         """Return compute(weight), computed without gradient and, in evaluation mode, only once.
 
-        The value is computed again when key(weight), by default `cache_key`, changes. One value is stored for each
-        method `compute`. In training mode nothing is stored, because fused optimizers step without a trace; pass
-        `in_training=True` for values that do not depend on trained parameters.
+        The value is computed again when key(weight) changes; the default key is `cache_key`. One value is stored per
+        name of a function `compute`. In training mode nothing is stored, because fused optimizers step without a trace.
+        Pass `in_training=True` for a value that depends on no trained parameter.
         """
         if self.training and not in_training:
             with torch.no_grad():

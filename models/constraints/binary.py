@@ -3,6 +3,8 @@
 Agrawal & Karlupia, "Learning Digital Circuits", arXiv 1909.00052.
 """
 
+from typing import Self
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -87,7 +89,7 @@ class BinaryWeight(Constraint):
         else:
             weight.clamp_(0, 1)
 
-    def train(self, mode: bool = True) -> "BinaryWeight":
+    def train(self, mode: bool = True) -> Self:
         self._ones_after_clamp = None
         return super().train(mode)
 

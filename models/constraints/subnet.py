@@ -119,7 +119,7 @@ class GlobalSelection:
         return len(self._members) - 1
 
     def cache_key(self) -> object:
-        """Return a value that is equal as long as the masks cannot have changed."""
+        """Return a key that changes whenever the masks may have changed."""
         return self.density, [tensor_version(member.scores) for member in self._members]
 
     def masks(self) -> list[Tensor]:

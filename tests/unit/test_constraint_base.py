@@ -1,6 +1,8 @@
-"""Constraints that change the bias, and constraints that own the parameters of the weight."""
+"""Constraints that change the bias, own the parameters of the weight, or cache what they compute."""
 
 import copy
+import re
+import textwrap
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from models.constraints import (
     Constraint,
     attach,
     bake,
+    base,
     constrained_layers,
     layer_counts,
     parameter_counts,
@@ -109,3 +112,79 @@ def test_from_dense_needs_a_constraint_that_owns_its_weight():
     assert torch.equal(Squared(torch.ones(2, 2)).from_dense(torch.full((2, 2), 9.0))["root"], torch.full((2, 2), 3.0))
     with pytest.raises(NotImplementedError, match="Doubled keeps the layer's own weight"):
         Doubled(torch.ones(1)).from_dense(torch.ones(1))
+
+
+class Masked(Constraint):
+    """A constraint with a parameter, a buffer and a plain attribute, which counts its computations."""
+
+    def __init__(self, weight, in_training=False):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.register_buffer("mask", torch.ones_like(weight))
+        self.power, self.calls, self.in_training = 1, 0, in_training
+
+    def cache_key(self, weight):
+        return super().cache_key(weight), self.power
+
+    def forward(self, weight):
+        return self.cached(self.compute, weight, in_training=self.in_training)
+
+    def compute(self, weight):
+        self.calls += 1
+        return weight * self.scale * self.mask**self.power
+
+
+def refill(tensor):
+    with torch.no_grad():
+        tensor.fill_(3)
+
+
+CHANGES = {
+    "weight": lambda layer: refill(layer.weight),
+    "parameter": lambda layer: refill(layer.constraint.scale),
+    "buffer": lambda layer: refill(layer.constraint.mask),
+    "attribute of the key": lambda layer: setattr(layer.constraint, "power", 2),
+    "train() and eval()": lambda layer: layer.train().eval(),
+    "load_state_dict": lambda layer: layer.load_state_dict({k: v + 1 for k, v in layer.state_dict().items()}),
+    "float64": lambda layer: layer.double().float(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_cached_value_is_computed_again_in_evaluation_when_its_key_changes(change):
+    layer = network(Masked)[2].eval()
+    for _ in range(3):
+        out = layer.constraint(layer.weight)
+    assert layer.constraint.calls == 1 and not out.requires_grad
+    CHANGES[change](layer)
+    for _ in range(2):
+        out = layer.constraint(layer.weight)
+    assert layer.constraint.calls == 2
+    assert torch.equal(out, layer.weight * layer.constraint.scale * layer.constraint.mask**layer.constraint.power)
+
+
+@pytest.mark.parametrize(("in_training", "calls"), [(False, 3), (True, 1)])
+def test_training_computes_a_cached_value_in_every_pass_unless_asked_otherwise(in_training, calls):
+    layer = network(lambda weight: Masked(weight, in_training))[2]
+    for _ in range(3):
+        assert not layer.constraint(layer.weight).requires_grad
+    assert layer.constraint.calls == calls
+
+
+def test_the_example_of_the_docstring_works():
+    source = re.search(r"    class ShrunkWeight.*?self.scale\n", base.__doc__, re.DOTALL).group()
+    names = {"Constraint": Constraint, "nn": nn, "Tensor": torch.Tensor}
+    exec(textwrap.dedent(source), names)
+    net = network(names["ShrunkWeight"])
+    torch.testing.assert_close(bake(net)(X), net(X))
+    net(X).sum().backward()
+    assert net[0].constraint.scale.grad
+
+
+def test_a_cached_function_may_write_to_the_weight():
+    layer = network(Masked)[2].eval()
+    layer.constraint.compute = lambda weight: weight.mul_(2)
+    layer.constraint.compute.__name__ = "compute"
+    before = layer.weight.detach().clone()
+    for _ in range(3):
+        assert torch.equal(layer.constraint(layer.weight), 2 * before)
