@@ -32,6 +32,7 @@ class Sign(nn.Module):
     """Binary activation: returns −1, 0 and 1 in the shape of its input (see `BinarySign`)."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return sign(x) with the surrogate's gradient."""
         return BinarySign.apply(x)
 
 

@@ -45,7 +45,7 @@ class BipropMatch:
 
     @property
     def complete(self) -> bool:
-        """Whether network and stored state have the same tensors."""
+        """True if network and stored state have the same tensors."""
         return not (self.missing or self.reshaped or self.unused)
 
 

@@ -40,6 +40,7 @@ class ScaledLayer(nn.Module):
         self.layer, self.sweep, self.is_first = layer, sweep, is_first
 
     def forward(self, input: Tensor) -> Tensor:
+        """Return the layer's output times `sweep.on`."""
         output: Tensor | None = self.sweep.first_output if self.is_first else None
         if output is None:
             output = self.layer(input)
@@ -50,7 +51,7 @@ class ScaledLayer(nn.Module):
 
 @contextmanager
 def scaled(model: nn.Module) -> Iterator[Sweep]:
-    """Replace each binary layer of `model` by a `ScaledLayer` within the context, which gives their `Sweep`."""
+    """Replace each binary layer of `model` by a `ScaledLayer` within the context, and yield their `Sweep`."""
     sweep, layers = Sweep(), binary_layers(model)
     first = _first(model, layers)
     for name, layer in layers.items():

@@ -19,6 +19,7 @@ class ConstrainedConv2d(nn.Conv2d):
     constraint: Constraint
 
     def forward(self, input: Tensor) -> Tensor:
+        """Return the convolution of `input`, (B, C, H, W), with the effective weight and bias."""
         return self.constraint.product(self._conv_forward, input, self.weight, self.bias)
 
 
@@ -28,6 +29,7 @@ class ConstrainedLinear(nn.Linear):
     constraint: Constraint
 
     def forward(self, input: Tensor) -> Tensor:
+        """Return the output (…, out) for `input` (…, in) by the effective weight and bias."""
         return self.constraint.linear(input, self.weight, self.bias)
 
 

@@ -46,9 +46,11 @@ class BinaryWeight(Constraint):
         return int(weight.abs().ge(0.5).sum())
 
     def cache_key(self, weight: Tensor | None) -> object:
+        """Return a key that changes with θ and `on_value`."""
         return super().cache_key(weight), self.on_value
 
     def forward(self, weight: Tensor) -> Tensor:
+        """Return on_value where |θ| ≥ ½, else 0."""
         return ThroughThreshold.apply(weight, self.cached(self._effective_weight, weight))
 
     def _effective_weight(self, weight: Tensor) -> Tensor:
@@ -73,7 +75,7 @@ class BinaryWeight(Constraint):
         if ones is None:
             return super().linear(input, weight, bias)
         rows = input.reshape(-1, input.shape[-1])
-        rows = rows.to(F.linear(rows[:0].detach(), weight[:0].detach()).dtype)  # the dtype that autocast computes in
+        rows = rows.to(F.linear(rows[:0].detach(), weight[:0].detach()).dtype)  # the dtype of products here
         out = ThroughOnes.apply(rows, weight, ones, self.on_value).view(*input.shape[:-1], len(weight))
         return out if bias is None else out + self.effective_bias(bias).to(out.dtype)
 
@@ -90,14 +92,16 @@ class BinaryWeight(Constraint):
             weight.clamp_(0, 1)
 
     def train(self, mode: bool = True) -> Self:
+        """Set training or evaluation mode and drop all that was computed from θ."""
         self._ones_after_clamp = None
         return super().train(mode)
 
     def _ones(self, weight: Tensor) -> OnesMatrix | None:
         """Return the positions of the ones, or None if a dense product is faster or the only one possible."""
-        after_clamp, self._ones_after_clamp = self._ones_after_clamp, None  # for one pass: a fused step leaves no trace
-        if self.training and after_clamp is not None and after_clamp[0] == tensor_version(weight):
-            return after_clamp[1]
+        if self.training:
+            after_clamp, self._ones_after_clamp = self._ones_after_clamp, None  # one pass: fused steps leave no trace
+            if after_clamp is not None and after_clamp[0] == tensor_version(weight):
+                return after_clamp[1]
         return self.cached(self._find_ones, weight, key=tensor_version)
 
     def _find_ones(self, weight: Tensor) -> OnesMatrix | None:

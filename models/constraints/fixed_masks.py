@@ -37,9 +37,11 @@ class FixedSubnetWeight(Constraint):
         return keep_largest(self.scores.abs(), self.kept)
 
     def cache_key(self, _weight: Tensor | None) -> object:
+        """Return a key that changes with the scores and the density."""
         return tensor_version(self.scores), self.density
 
     def forward(self, weight: Tensor) -> Tensor:
+        """Return W · M."""
         return weight * self.mask()
 
 
@@ -65,4 +67,5 @@ class RandomMaskWeight(Constraint):
         return count_ones(self.mask)
 
     def forward(self, weight: Tensor) -> Tensor:
+        """Return W · M."""
         return weight * self.mask

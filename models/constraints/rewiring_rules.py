@@ -37,12 +37,12 @@ class RewiringRules:
 
     @property
     def by_filter(self) -> bool:
-        """Whether each filter is rewired on its own, as in the notebook; else each layer keeps a target number."""
+        """True if each filter is rewired on its own, as in the notebook, without a target number per layer."""
         return self.prune_rate is None
 
     @property
     def reduces_density(self) -> bool:
-        """Whether rewiring leaves fewer connections than before."""
+        """True if rewiring leaves fewer connections than before."""
         if self.by_filter:
             return self.sparse_hold
         return self.density_schedule == "cubic"

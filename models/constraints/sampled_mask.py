@@ -28,4 +28,5 @@ class SampleSubnetWeight(Constraint):
         return round(float(torch.sigmoid(self.scores.detach()).double().sum()))
 
     def forward(self, weight: Tensor) -> Tensor:
+        """Return W · B for a new draw of B, or W while bypassed."""
         return weight if self.bypassed else weight * ThroughSampling.apply(torch.sigmoid(self.scores))

@@ -104,7 +104,7 @@ class ShiftWeight(Constraint):
 
     @property
     def stochastic(self) -> bool:
-        """Whether the current pass rounds stochastically."""
+        """True if the current pass rounds stochastically."""
         return self._rounds_stochastically and self.training
 
     def input_quantiser(self) -> FixedPoint | None:
@@ -142,6 +142,7 @@ class ShiftQWeight(ShiftWeight):
         self.crude = lookup(SHIFT_UPDATES, shift_update, "shift_update")
 
     def forward(self, weight: Tensor) -> Tensor:
+        """Return R(W). The crude update also writes it over `weight`."""
         if self.crude:
             return self.cached(self._overwritten, weight)
         return ThroughRounding.apply(weight, self.cached(self._effective_weight, weight))
@@ -150,6 +151,7 @@ class ShiftQWeight(ShiftWeight):
         return power_of_two(weight, self.lowest, stochastic=self.stochastic, clamp_x=self.training)
 
     def effective_bias(self, bias: Tensor) -> Tensor:
+        """Return the bias in fixed point, or, with the crude update, R(bias), written over `bias`."""
         return self._overwritten(bias) if self.crude else super().effective_bias(bias)
 
     @torch.no_grad()
@@ -195,6 +197,7 @@ class ShiftPSWeight(ShiftWeight):
         self.sign = nn.Parameter(start["sign"], requires_grad=not freeze_sign)
 
     def input_quantiser(self) -> FixedPoint | None:
+        """Return the hook on the layer's input, or None for a Linear layer as published."""
         return None if self.as_published_linear else super().input_quantiser()
 
     @torch.no_grad()
@@ -209,6 +212,7 @@ class ShiftPSWeight(ShiftWeight):
         return int(torch.round(self.sign.detach()).count_nonzero())
 
     def forward(self, _weight: Tensor | None = None) -> Tensor:
+        """Return 2^p · s."""
         return ThroughShiftAndSign.apply(self.shift, self.sign, self.cached(self._effective_weight, None))
 
     def _effective_weight(self, _weight: None) -> Tensor:

@@ -37,6 +37,7 @@ class SparseWeight(RandomMaskWeight):
             self.mask.copy_(rewiring.kept | rewiring.grown)
 
     def forward(self, weight: Tensor) -> Tensor:
+        """Return W · M."""
         effective = super().forward(weight)
         if self.records_gradient and effective.requires_grad:
             effective.register_hook(self._record_gradient)

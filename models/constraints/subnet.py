@@ -84,9 +84,11 @@ class SubnetWeight(Constraint):
         return tensor_version(weight), self.scores.stride()
 
     def cache_key(self, weight: Tensor | None) -> object:
+        """Return a key that changes with weight, scores and density."""
         return super().cache_key(weight), self.density
 
     def forward(self, weight: Tensor) -> Tensor:
+        """Return α · M · sign(W), or W while bypassed."""
         if self.bypassed:
             return weight
         return ScoreThroughMask.apply(self.scores, weight, self.cached(self.effective_weight, weight))
@@ -168,6 +170,7 @@ class GlobalSubnetWeight(SubnetWeight):
 
     @torch.no_grad()
     def mask(self) -> Tensor:
+        """Return a new mask of this layer from the selection over all layers."""
         selection = self.selection
         return (selection.training_mask(self._index) if self.training else selection.masks()[self._index]).clone()
 
@@ -178,10 +181,12 @@ class GlobalSubnetWeight(SubnetWeight):
         return count_ones(mask) if mask.is_cpu else mask.sum(dtype=torch.float64)  # the host does not wait for a GPU
 
     def train(self, mode: bool = True) -> Self:
+        """Set training or evaluation mode and clear the caches of the layer and the selection."""
         self.selection.clear()
         return super().train(mode)
 
     def cache_key(self, weight: Tensor | None) -> object:
+        """Return a key that changes with the weight, the scores of all layers and the density."""
         return self.selection.cache_key(), None if weight is None else tensor_version(weight)
 
 

@@ -29,11 +29,12 @@ def keep_largest(magnitude: Tensor, kept: int) -> Tensor:
 
 
 def keep_largest_of_all(magnitudes: Sequence[Tensor], kept: int) -> list[Tensor]:
-    """Return one mask per tensor: exactly `kept` ones at the largest values of all tensors together.
+    """Return one mask per tensor, with `kept` ones in total at the largest values of all tensors together.
 
-    Each tensor keeps at least its largest value, the last of equal ones, and then one of the smallest values kept
-    elsewhere is pruned. If `kept` is below the number of tensors, that number is kept. Of equal values in two tensors
-    the one in the earlier tensor is pruned first. All tensors have one dtype and device. See `keep_largest`.
+    Each tensor keeps at least its largest value (the last one of equal values), even if `kept` is smaller than the
+    number of tensors. For every tensor that would be empty, the smallest value kept in the others is pruned instead.
+    Of equal values in two tensors, the one in the earlier tensor is pruned first. All tensors have one dtype and
+    device. See `keep_largest`.
     """
     pruned = sum(m.numel() for m in magnitudes) - max(kept, len(magnitudes))
     if pruned <= 0:
