@@ -6,13 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from models.registry import ACTIVATIONS
+from models.straight_through import StraightThrough
 from utils.registry import load_object, lookup
 
 
-class BinarySign(torch.autograd.Function):
-    """Sign with the quadratic surrogate of Bi-Real Net (Liu et al., ECCV 2018, eq. 6).
+class BinarySign(StraightThrough):
+    """Sign with the gradient of Bi-Real Net's quadratic surrogate (Liu et al., ECCV 2018, eq. 6).
 
-    forward:  y = sign(x), sign(0) = 0 (so that after a ReLU the values are {0, 1}, as in BIPROP)
+    forward:  y = sign(x); sign(0) = 0, so that the values after a ReLU are 0 and 1, as in BIPROP
     backward: dL/dx = dL/dy · 2·(1 − |x|) where |x| ≤ 1, else 0
     surrogate: f(x) = 2x − x·|x| on [−1, 1], constant outside
     """
@@ -24,14 +25,15 @@ class BinarySign(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
+        x: Tensor = ctx.saved_tensors[0]
         return x.abs().mul_(-2).add_(2).clamp_(min=0).mul_(grad)
 
 
 class Sign(nn.Module):
-    """Binary activation: any shape in, the same shape of {−1, 0, 1} out (see `BinarySign`)."""
+    """Binary activation: returns −1, 0 and 1 in the shape of its input (see `BinarySign`)."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return sign(x) with the surrogate's gradient."""
         return BinarySign.apply(x)
 
 

@@ -1,4 +1,4 @@
-"""The keys and shapes of BIPROP's checkpoints, and the state dicts of this program in them."""
+"""Conversion of state dicts between this program's keys and shapes and those of BIPROP's checkpoints."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,83 +8,92 @@ from torch import Tensor, nn
 
 
 def biprop_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers under BIPROP's keys and shapes: `….scores` beside `….weight`, linear layers as 1×1."""
+    """Return the state dict of `model` with BIPROP's keys and shapes.
+
+    Scores are stored as `NAME.scores` beside `NAME.weight`, and Linear layers as 1×1 convolutions.
+    """
     return to_biprop(model.state_dict())
 
 
 def load_biprop_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load BIPROP's keys and shapes (with or without the `module.` of DataParallel) into `model`, strictly.
+    """Load a state dict with BIPROP's keys and shapes, with or without DataParallel's prefix `module.`, into `model`.
 
-    Raises ValueError that names what is missing, unexpected or of another shape.
+    Raises ValueError, which names the tensors, if one is missing, unexpected or of another shape.
     """
     match = match_biprop(model, state)
     faults = [f"{key} is missing" for key in match.missing] + match.reshaped
     faults += [f"{key} is unexpected" for key in match.unused]
     if faults:
-        raise ValueError(f"the state does not fit this network: {'; '.join(faults[:5])}" + " ..." * (len(faults) > 5))
+        listed = "; ".join(faults[:5]) + (" ..." if len(faults) > 5 else "")
+        raise ValueError(f"the state does not fit this network: {listed}")
     model.load_state_dict(match.merged)
 
 
 @dataclass(frozen=True)
 class BipropMatch:
-    """How a stored state meets a network: `merged` is the network's own state with all that fits.
+    """Comparison of a stored state with the state of a network.
 
-    BIPROP's keys of those `taken`, those `missing` in what is stored, those `unused` here; `reshaped` has both shapes.
+    `merged` is the network's state, updated with every stored tensor that fits. `loaded`, `missing` and `unused` are
+    BIPROP's keys. `reshaped` has one message with both shapes per tensor of another shape.
     """
 
     merged: dict[str, Tensor]
-    taken: list[str]
+    loaded: list[str]
     missing: list[str]
     reshaped: list[str]
     unused: list[str]
 
     @property
-    def whole(self) -> bool:
-        """Whether network and state have the same tensors."""
+    def complete(self) -> bool:
+        """True if network and stored state have the same tensors."""
         return not (self.missing or self.reshaped or self.unused)
 
 
 def match_biprop(model: nn.Module, state: Mapping[str, Tensor]) -> BipropMatch:
-    """Compare `state`, under our keys and shapes or BIPROP's, with or without `module.`, with that of `model`.
+    """Compare `state`, with our keys and shapes or BIPROP's, with or without `module.`, with the state of `model`.
 
-    A counter num_batches_tracked that is not stored, as by torch < 0.4.1, is not missed.
+    An absent num_batches_tracked does not count as missing, because torch < 0.4.1 does not store it.
     """
     theirs = to_biprop(state)
     match = BipropMatch(dict(model.state_dict()), [], [], [], [])
     for key, value in model.state_dict().items():
         name, shape = biprop_key(key), _biprop_shape(value)
-        given = theirs.pop(name, None)
-        if given is None:
-            match.missing.extend([name] * (not name.endswith(".num_batches_tracked")))
-        elif given.shape != shape:
-            match.reshaped.append(f"{name} is {list(given.shape)} there and {list(shape)} here")
+        stored = theirs.pop(name, None)
+        if stored is None:
+            if not name.endswith(".num_batches_tracked"):
+                match.missing.append(name)
+        elif stored.shape != shape:
+            match.reshaped.append(f"{name} is {list(stored.shape)} there and {list(shape)} here")
         else:
-            match.taken.append(name)
-            match.merged[key] = given.reshape(value.shape)
+            match.loaded.append(name)
+            match.merged[key] = stored.reshape(value.shape)
     match.unused.extend(theirs)
     return match
 
 
 def to_biprop(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state of ours under BIPROP's keys and shapes; one that has them already stays, without `module.`."""
+    """Return `state` with BIPROP's keys and shapes and without `module.`. BIPROP's own states keep theirs."""
     return {biprop_key(key): value.reshape(_biprop_shape(value)) for key, value in state.items()}
 
 
 def from_biprop(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `to_biprop`. In BIPROP's networks `linear` and `fc` hold what are Linear layers here."""
+    """Return `state` with our keys and shapes: the inverse of `to_biprop`.
+
+    The 1×1 convolutions in `linear` and `fc` of BIPROP's networks are Linear layers here.
+    """
     ours = {}
     for key, value in to_biprop(state).items():
         linear = key.startswith(("linear.", "fc.")) and value.shape[2:] == (1, 1)
-        layer, _, of = key.rpartition(".")
-        ours[f"{layer}.constraint.scores" if of == "scores" else key] = value.flatten(1) if linear else value
+        layer, _, tensor = key.rpartition(".")
+        ours[f"{layer}.constraint.scores" if tensor == "scores" else key] = value.flatten(1) if linear else value
     return ours
 
 
 def biprop_key(key: str) -> str:
-    """BIPROP's name of one of our state-dict keys."""
+    """Return BIPROP's name for one of our state-dict keys."""
     return key.removeprefix("module.").replace(".constraint.", ".")
 
 
 def _biprop_shape(value: Tensor) -> torch.Size:
-    """Only the weight, mask or scores of a Linear layer have two axes: there a 1×1 convolution."""
+    """Return the shape in BIPROP: two axes, which only tensors of Linear layers have, become those of a 1×1 kernel."""
     return torch.Size((*value.shape, 1, 1)) if value.dim() == 2 else value.shape

@@ -72,7 +72,7 @@ def packed_layer(layer: Any) -> dict[str, Any]:
         return packed_freely(weight) | {"bias": packed_bias}
     entry = packed_powers(weight, constraint.weight_bits, zero_code=isinstance(constraint, ShiftPSWeight))
     if bias is not None:
-        bias = fixed.of(bias.detach()).double().mul(2.0**fixed.fraction).to(torch.int64)
+        bias = fixed.quantise(bias.detach()).double().mul(2.0**fixed.fraction).to(torch.int64)
     return entry | {"bias": bias}
 
 

@@ -10,6 +10,7 @@ import data
 from models.constraints import weight_layers, weight_shape
 from trainers.experiment import build
 from trainers.loop import TrainingSetup, evaluate, train_one_epoch
+from trainers.methods.default import Default
 from trainers.optimizers import make_optimizer
 from trainers.registry import TRAINERS
 from trainers.schedules import schedule
@@ -55,9 +56,11 @@ class NullCallbacks:
 
 
 def make_method(trainer, **changes):
-    """Return the training method `trainer` with the default of every option except `changes`."""
-    row = TRAINERS[trainer]
-    return row.load()(**{name: args.FIELDS[name].default for name in row.options} | changes)
+    """Return the training method `trainer`, a name or a class, with the default of every option except `changes`."""
+    rows = {name: row.load() for name, row in TRAINERS.items() if name != "default"}
+    name = trainer if isinstance(trainer, str) else next(n for n, kind in rows.items() if issubclass(trainer, kind))
+    options = {option: args.FIELDS[option].default for option in TRAINERS[name].options}
+    return (rows.get(name, Default) if trainer == name else trainer)(**options | changes)
 
 
 def on_meta(options, spec):

@@ -142,9 +142,9 @@ def load(stored: Stored, model: nn.Module, *, whole: bool) -> None:
     """
     match = match_biprop(model, _with_dense_taken_over(stored.state, model))
     found = _in_words(match)
-    if all(key.endswith("num_batches_tracked") for key in match.taken):
+    if all(key.endswith("num_batches_tracked") for key in match.loaded):
         raise UsageError(f"{stored.path} does not fit this network at all: {found}")
-    if whole and not match.whole:
+    if whole and not match.complete:
         raise UsageError(f"{stored.path} is not all of this network, which cannot be tested so: {found}")
     _check_numbers(stored.path, match.merged, model)
     try:
@@ -177,9 +177,9 @@ def _with_dense_taken_over(state: Mapping[str, Tensor], model: nn.Module) -> dic
 
 
 def _in_words(match: BipropMatch) -> str:
-    wanted = len(match.taken) + len(match.missing) + len(match.reshaped)
+    wanted = len(match.loaded) + len(match.missing) + len(match.reshaped)
     rest = {"not in the file": match.missing, "of another shape": match.reshaped, "unused": match.unused}
-    parts = [f"{len(match.taken)} of {wanted} tensors taken"]
+    parts = [f"{len(match.loaded)} of {wanted} tensors taken"]
     for what, names in rest.items():
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         parts += [f"{what}: {', '.join(map(escaped, names[:NAMED]))}{more}"] * bool(names)

@@ -10,6 +10,7 @@ _PUBLISHED = {  # name -> the module that defines it
     "bake": "models.constraints.attachment",
     "constrained_layers": "models.constraints.attachment",
     "weight_layers": "models.constraints.attachment",
+    "layers_in_forward_order": "models.constraints.forward_order",
     "weight_shape": "models.constraints.attachment",
     "constrain": "models.constraints.apply",
     "layer_counts": "models.constraints.counts",

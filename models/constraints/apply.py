@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from models.constraints.attachment import attach, constrained_layers, weight_layers
+from models.constraints.forward_order import layers_in_forward_order
 from models.constraints.registry import CONV_TYPES
 from utils.registry import lookup
 
@@ -36,7 +37,8 @@ def constrain(
     if unknown := [name for name in dense if name not in layers]:
         raise ValueError(f"dense: no layer is called {unknown[0]!r}; there are {', '.join(layers)}")
     types = dict.fromkeys(layers, conv_type)
-    types[layers[0]] = first_layer_type or conv_type
+    if first_layer_type is not None:
+        types[next(iter(layers_in_forward_order(model)))] = first_layer_type
     types.update(dict.fromkeys(dense, "DenseConv"))
     given = {**settings, "density": density, "score_init_constant": score_init}
     for kind in dict.fromkeys(types.values()):  # the first layer's type is first, so scores are drawn in layer order

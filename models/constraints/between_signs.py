@@ -1,4 +1,7 @@
-"""The layers between binary activations, found in a network's graph: their sums of signs decide signs."""
+"""The layers between binary activations, found in the graph of a network.
+
+Only the signs of the outputs of such a layer are used, so its sums must be exact where they are 0 (see `Constraint`).
+"""
 
 import math
 
@@ -7,47 +10,38 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from models.activations import Sign
+from models.constraints.forward_order import trace
 from models.layers import HardInvert
 
-# Through these (not their subclasses) whole numbers stay whole, and x and α·x have the same sign behind them if α > 0.
+# Modules and functions f that keep whole numbers whole and for which f(α·x) = α·f(x) if α > 0. Subclasses may differ.
 HOMOGENEOUS: tuple[type[nn.Module], ...] = (nn.MaxPool2d, nn.ReLU, nn.Flatten, nn.Identity)
 FUNCTIONS = (torch.flatten, torch.relu, F.relu)
 METHODS = ("flatten", "reshape", "view")
 
 
-class _Tracer(fx.Tracer):
-    """Looks into the modules that only hold others."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
-        return isinstance(m, nn.Conv2d | nn.Linear) or next(m.children(), None) is None
-
-
 def sign_layers(model: nn.Module) -> set[str]:
-    """Names of the Conv2d and Linear layers between binary activations, max-pools, ReLU and reshapes aside.
+    """Return the names of the Conv2d and Linear layers whose inputs and outputs are binary activations.
 
-    Their inputs are always small whole numbers. Nothing but the signs of their outputs is used. A layer behind dropout
-    is none: it scales what is kept. Empty for a network that torch.fx cannot trace.
+    Max-pools, ReLU and reshapes may stand between a layer and its activations. The inputs of such a layer are small
+    whole numbers, and only the signs of its outputs are used. A layer after dropout is not one of them, because dropout
+    scales the values that it keeps. The result is empty for a network that torch.fx cannot trace.
     """
-    if not any(isinstance(module, Sign) for module in model.modules()):
-        return set()
-    try:
-        nodes = _Tracer().trace(model).nodes
-    except Exception:  # a forward of anybody's may fail in any way when it is given a proxy
+    if not any(isinstance(module, Sign) for module in model.modules()) or (graph := trace(model)) is None:
         return set()
     modules = dict(model.named_modules())
-    whole: set[fx.Node] = set()
-    found: dict[str, bool] = {}
-    for node in nodes:
+    whole: set[fx.Node] = set()  # nodes whose values are whole numbers
+    between: dict[str, bool] = {}
+    for node in graph.nodes:
         module = _module(node, modules)
         from_whole = bool(node.args) and node.args[0] in whole
         if type(module) is Sign or (from_whole and (_homogeneous(node, modules) or type(module) is HardInvert)):
             whole.add(node)
-        elif isinstance(module, nn.Conv2d | nn.Linear):  # one that is used twice must be such a layer both times
+        elif isinstance(module, nn.Conv2d | nn.Linear):  # a layer that is used twice must pass both times
             name = str(node.target)
-            found[name] = found.get(name, True) and from_whole and _reaches_signs_alone(node, modules)
+            between[name] = between.get(name, True) and from_whole and _reaches_only_signs(node, modules)
         elif from_whole and node.op == "call_method" and str(node.target).endswith("_"):
-            return set()  # in place: nothing that shares its memory is known to be whole any more
-    return {name for name, is_one in found.items() if is_one}
+            return set()  # an in-place operation may change any value that shares memory with its input
+    return {name for name, is_between in between.items() if is_between}
 
 
 def _module(node: fx.Node, modules: dict[str, nn.Module]) -> nn.Module | None:
@@ -60,15 +54,18 @@ def _homogeneous(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     return node.target in (FUNCTIONS if node.op == "call_function" else METHODS)
 
 
-def _reaches_signs_alone(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+def _reaches_only_signs(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     return bool(node.users) and all(
-        type(_module(user, modules)) is Sign or (_homogeneous(user, modules) and _reaches_signs_alone(user, modules))
+        type(_module(user, modules)) is Sign or (_homogeneous(user, modules) and _reaches_only_signs(user, modules))
         for user in node.users
     )
 
 
-def short(scale: float, terms: int, dtype: torch.dtype) -> float:
-    """`scale` rounded to so few bits that sums of up to `terms` of ± it are exact in `dtype`, float32 at least."""
+def rounded_scale(scale: float, terms: int, dtype: torch.dtype) -> float:
+    """Return `scale` rounded to so few bits that sums of up to `terms` values of ±`scale` are exact.
+
+    The sums are computed in `dtype`, or in float32 if that is wider. A scale that is not finite is returned unchanged.
+    """
     if not math.isfinite(scale):
         return scale
     precision = 1 - round(math.log2(torch.finfo(torch.promote_types(dtype, torch.float32)).eps))

@@ -1,26 +1,31 @@
-"""BinaryConv: weights 0 or `on` over real weights in [0, 1] ("Learning Digital Circuits", arXiv 1909.00052)."""
+"""BinaryConv: weights of 0 and one other value, over real weights in [0, 1].
+
+Agrawal & Karlupia, "Learning Digital Circuits", arXiv 1909.00052.
+"""
+
+from typing import Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.constraints.base import Constraint
+from models.constraints.base import Constraint, tensor_version
 from models.constraints.gradients import ThroughOnes, ThroughThreshold
-from models.constraints.sparse_matmul import NUMPY, Ones, ones_of
-from models.constraints.subnet import identity
+from models.constraints.sparse_matmul import NUMPY_DTYPES, OnesMatrix, find_ones
 
 
 @torch.no_grad()
-def binarised(real: Tensor, on: float) -> Tensor:
-    """`on` where |real| ≥ ½, else 0: a new tensor of the same type and shape."""
-    return real.abs().ge(0.5).to(real.dtype).mul_(on)
+def binarised(real: Tensor, on_value: float) -> Tensor:
+    """Return a new tensor of the same shape and dtype: `on_value` where |real| ≥ ½, else 0."""
+    return real.abs().ge(0.5).to(real.dtype).mul_(on_value)
 
 
 class BinaryWeight(Constraint):
-    """Constraint of one layer: w = on where |θ| ≥ ½, else 0; θ is the layer's weight, which trains.
+    """Constraint BinaryConv: w = on_value where |θ| ≥ ½, else 0. θ is the layer's weight, which trains.
 
-    Attaching draws θ anew, in place: 1 with probability `initial_ones`, else 0. A bias is binary in the same way.
-    `on` is the value of all ones of the layer, 1 unless the method changes it. Whoever steps θ keeps it in [0, 1].
+    Attaching the constraint redraws θ in place: 1 with probability `initial_ones`, else 0. The layer's bias is
+    binarised in the same way. `on_value` is 1 unless the trainer changes it. The trainer calls `clamp_weight` after
+    each step to keep θ in [0, 1].
     """
 
     def __init__(
@@ -28,71 +33,81 @@ class BinaryWeight(Constraint):
     ) -> None:
         super().__init__()
         if not 0 <= initial_ones <= 1:
-            raise ValueError(f"initial_ones: {initial_ones} is no share; it must be >= 0 and <= 1")
+            raise ValueError(f"initial_ones: {initial_ones} is no fraction; it must be >= 0 and <= 1")
         with torch.no_grad():
             weight.copy_(torch.empty(weight.shape).bernoulli_(initial_ones, generator=generator))
-        self.on = 1.0
-        self._ready: tuple[object, Tensor] | None = None
-        self._found: tuple[object, Ones | None] | None = None
-        self._settled: tuple[object, Ones | None] | None = None
+        self.on_value = 1.0
+        self._ones_after_clamp: tuple[object, OnesMatrix | None] | None = None
 
     @torch.no_grad()
-    def kept_of(self, weight: Tensor | None) -> int:
-        """The number of ones."""
+    def count_kept(self, weight: Tensor | None) -> int:
+        """Return the number of ones."""
         assert weight is not None
         return int(weight.abs().ge(0.5).sum())
 
+    def cache_key(self, weight: Tensor | None) -> object:
+        """Return a key that changes with θ and `on_value`."""
+        return super().cache_key(weight), self.on_value
+
     def forward(self, weight: Tensor) -> Tensor:
-        return self._binarised(weight, self.on)
+        """Return on_value where |θ| ≥ ½, else 0."""
+        return ThroughThreshold.apply(weight, self.cached(self._effective_weight, weight))
+
+    def _effective_weight(self, weight: Tensor) -> Tensor:
+        return binarised(weight, self.on_value)
 
     def signs(self, weight: Tensor) -> tuple[Tensor, float] | None:
-        """(1 where |θ| ≥ ½ and else 0, on); None where on is 1, or 0 or less."""
-        return (self._binarised(weight, 1.0), self.on) if self.on > 0 and self.on != 1 else None
+        """Return (1 where |θ| ≥ ½ and else 0, on_value), or None if on_value is 1 or not positive."""
+        if self.on_value <= 0 or self.on_value == 1:
+            return None
+        return ThroughThreshold.apply(weight, self.cached(self._zeros_and_ones, weight)), self.on_value
 
-    def _binarised(self, weight: Tensor, on: float) -> Tensor:
-        state = (identity(weight), on)
-        if self.training or self._ready is None or self._ready[0] != state:
-            self._ready = (state, binarised(weight, on))
-        return ThroughThreshold.apply(weight, self._ready[1])
+    def _zeros_and_ones(self, weight: Tensor) -> Tensor:
+        return binarised(weight, 1.0)
 
     def effective_bias(self, bias: Tensor) -> Tensor:
-        """on where |b| ≥ ½, else 0."""
-        return ThroughThreshold.apply(bias, binarised(bias, self.on))
+        """Return on_value where |bias| ≥ ½, else 0."""
+        return ThroughThreshold.apply(bias, binarised(bias, self.on_value))
 
     def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """input · wᵀ + bias: (…, in) -> (…, out), by the places of the ones alone while they are few."""
+        """Return input · wᵀ + bias, (…, in) -> (…, out), from the positions of the ones if there are few ones."""
         ones = self._ones(weight)
         if ones is None:
             return super().linear(input, weight, bias)
         rows = input.reshape(-1, input.shape[-1])
-        rows = rows.to(F.linear(rows[:0].detach(), weight[:0].detach()).dtype)  # what products are computed in here
-        out = ThroughOnes.apply(rows, weight, ones, self.on).view(*input.shape[:-1], len(weight))
+        rows = rows.to(F.linear(rows[:0].detach(), weight[:0].detach()).dtype)  # the dtype of products here
+        out = ThroughOnes.apply(rows, weight, ones, self.on_value).view(*input.shape[:-1], len(weight))
         return out if bias is None else out + self.effective_bias(bias).to(out.dtype)
 
     @torch.no_grad()
-    def settle(self, weight: Tensor) -> None:
-        """Bring θ back into [0, 1], in place, after a step. Where the ones are is seen on the way: the next pass in
-        training takes that, and only that pass, for a fused optimizer's step leaves no trace."""
-        if _multiplies_ones(weight):
-            ones = ones_of(weight, clamp=True)
-            self._settled = (identity(weight), ones)
+    def clamp_weight(self, weight: Tensor) -> None:
+        """Clamp θ to [0, 1] in place, after an optimizer step.
+
+        The positions of the ones are found in the same run over the memory, for the next training pass.
+        """
+        if _has_ones_product(weight):
+            ones = find_ones(weight, clamp=True)
+            self._ones_after_clamp = tensor_version(weight), ones
         else:
             weight.clamp_(0, 1)
 
-    def train(self, mode: bool = True) -> "BinaryWeight":
-        self._ready = self._found = self._settled = None  # in-place writes through .data leave no other trace
+    def train(self, mode: bool = True) -> Self:
+        """Set training or evaluation mode and drop all that was computed from θ."""
+        self._ones_after_clamp = None
         return super().train(mode)
 
-    def _ones(self, weight: Tensor) -> Ones | None:
-        """Where the ones are, looked for once a step in training, else once; None where a dense product is better."""
-        state = identity(weight)
+    def _ones(self, weight: Tensor) -> OnesMatrix | None:
+        """Return the positions of the ones, or None if a dense product is faster or the only one possible."""
         if self.training:
-            self._found, self._settled = self._settled, None
-        if self._found is None or self._found[0] != state:
-            self._found = (state, ones_of(weight) if _multiplies_ones(weight) else None)
-        return self._found[1]
+            after_clamp, self._ones_after_clamp = self._ones_after_clamp, None  # one pass: fused steps leave no trace
+            if after_clamp is not None and after_clamp[0] == tensor_version(weight):
+                return after_clamp[1]
+        return self.cached(self._find_ones, weight, key=tensor_version)
+
+    def _find_ones(self, weight: Tensor) -> OnesMatrix | None:
+        return find_ones(weight) if _has_ones_product(weight) else None
 
 
-def _multiplies_ones(weight: Tensor) -> bool:
-    """Whether products by the places of the ones can be had."""
-    return weight.is_cpu and weight.is_contiguous() and weight.dim() == 2 and weight.dtype in NUMPY
+def _has_ones_product(weight: Tensor) -> bool:
+    """Return whether `OnesMatrix` can multiply by a weight of this device, layout, shape and dtype."""
+    return weight.is_cpu and weight.is_contiguous() and weight.dim() == 2 and weight.dtype in NUMPY_DTYPES

@@ -26,7 +26,7 @@ def layer_counts(model: nn.Module) -> list[LayerCount]:
         constraint: Any = getattr(layer, "constraint", None)
         shape = weight_shape(layer)
         kind, total = "dense" if constraint is None else type(constraint).__name__, shape.numel()
-        kept = total if constraint is None else constraint.kept_of(layer.weight)
+        kept = total if constraint is None else constraint.count_kept(layer.weight)
         counts.append(LayerCount(name, tuple(shape), kind, kept, total))
     return counts
 

@@ -1,47 +1,20 @@
-"""Masks over weights that keep their values: drawn at every pass, taken from trained scores, or random for good."""
+"""Masks that stay as they are, over weights that train: selected by the scores of a trained network, or random."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from models.constraints.base import Constraint
-from models.constraints.gradients import ThroughSampling
-from models.constraints.subnet import checked_density, identity
+from models.constraints.base import Constraint, tensor_version
+from models.constraints.subnet import checked_density
 from models.constraints.topk_mask import count_ones, keep_largest, kept_count
 from models.initial import initial_scores
 
 
-class SampleSubnetWeight(Constraint):
-    """Constraint SampleSubnetConv: w = W · B, B ~ Bernoulli(sigmoid(scores)) at every forward pass, in evaluation too.
-
-    `scores` has the shape of the layer's weight W, which trains as well unless it is frozen. While `bypassed` the layer
-    is dense: w = W.
-    """
-
-    def __init__(
-        self, weight: Tensor, *, score_init_constant: float | None = None, generator: torch.Generator | None = None
-    ) -> None:
-        super().__init__()
-        self.bypassed = False
-        self.scores = nn.Parameter(initial_scores(weight.shape, generator=generator).to(weight))
-        if score_init_constant is not None:
-            nn.init.constant_(self.scores, score_init_constant)
-
-    @property
-    def kept(self) -> int:
-        """How many weights a pass keeps on average, rounded."""
-        return (
-            self.scores.numel() if self.bypassed else round(float(torch.sigmoid(self.scores.detach()).double().sum()))
-        )
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return weight if self.bypassed else weight * ThroughSampling.apply(torch.sigmoid(self.scores))
-
-
 class FixedSubnetWeight(Constraint):
-    """Constraint FixedSubnetConv: w = W · M; W trains, M stays, the `density` largest |scores| of this layer.
+    """Constraint FixedSubnetConv: w = W · M, where M is the fixed mask of the `density` largest |scores| of the layer.
 
-    `scores` come from a trained ticket (--pretrained) and are never trained here. BIPROP took `density` for the
-    fraction pruned, and wrote M over the scores: such a file gives the same M here if its ones are as many as are kept.
+    W trains. The `scores` come from a trained subnetwork (--pretrained) and are never trained here. BIPROP took
+    `density` for the fraction pruned and stored M in the place of the scores. Such a file gives the same M here if
+    `density` is the fraction of ones in it.
     """
 
     scores: Tensor
@@ -50,7 +23,6 @@ class FixedSubnetWeight(Constraint):
         super().__init__()
         self.density = checked_density(density)
         self.register_buffer("scores", initial_scores(weight.shape, generator=generator).to(weight))
-        self._made: tuple[object, Tensor] | None = None
 
     @property
     def kept(self) -> int:
@@ -58,25 +30,27 @@ class FixedSubnetWeight(Constraint):
         return kept_count(self.scores.numel(), self.density)
 
     def mask(self) -> Tensor:
-        """1 where a weight is kept, else 0; shape and dtype of the scores."""
-        state = (identity(self.scores), self.density)
-        if self._made is None or self._made[0] != state:
-            self._made = (state, keep_largest(self.scores.abs(), self.kept))
-        return self._made[1]
+        """Return the mask: 1 where a weight is kept, else 0, of the shape and dtype of the scores."""
+        return self.cached(self._select, None, in_training=True)
+
+    def _select(self, _weight: None) -> Tensor:
+        return keep_largest(self.scores.abs(), self.kept)
+
+    def cache_key(self, _weight: Tensor | None) -> object:
+        """Return a key that changes with the scores and the density."""
+        return tensor_version(self.scores), self.density
 
     def forward(self, weight: Tensor) -> Tensor:
+        """Return W · M."""
         return weight * self.mask()
-
-    def train(self, mode: bool = True) -> "FixedSubnetWeight":
-        self._made = None  # in-place writes through .data leave no other trace
-        return super().train(mode)
 
 
 class RandomMaskWeight(Constraint):
-    """Constraint RGConv: w = W · M; W trains, M keeps a random `density` of the weights for good.
+    """Constraint RGConv: w = W · M, where M is a fixed random mask that keeps `density` of the weights.
 
-    Five of BIPROP's published configs (densewide/*rg_wide.yml and conv4wide_05_baseline.yml) name a conv type RGConv,
-    "random graph", that its code never defined: this is the nearest meaning. They give no density; its default is 1.
+    W trains. Five of BIPROP's published configs (densewide/*rg_wide.yml and conv4wide_05_baseline.yml) name a conv type
+    RGConv, "random graph", that its code does not define. A random mask is the nearest meaning. These configs give no
+    density, so that the default of 1 holds.
     """
 
     mask: Tensor
@@ -93,4 +67,5 @@ class RandomMaskWeight(Constraint):
         return count_ones(self.mask)
 
     def forward(self, weight: Tensor) -> Tensor:
+        """Return W · M."""
         return weight * self.mask

@@ -1,4 +1,7 @@
-"""Straight-through gradients: what a constraint's backward pass does that its forward pass does not say."""
+"""Straight-through gradients: functions whose backward pass is not the derivative of their forward pass.
+
+Each docstring gives both formulas, and the surrogate: the function whose derivative the backward pass computes.
+"""
 
 import math
 from typing import Any
@@ -6,17 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.constraints.sparse_matmul import Ones, product_of_rows
+from models.constraints.sparse_matmul import OnesMatrix, product_of_rows
+from models.straight_through import StraightThrough
 
 
-class ScoreThroughMask(torch.autograd.Function):
-    """Effective weight of a multi-prize ticket, BIPROP's score gradient (Diffenderfer & Kailkhura, ICLR 2021, alg. 1).
+class ScoreThroughMask(StraightThrough):
+    """Effective weight of a multi-prize ticket with the score gradient of BIPROP.
 
-    forward:  w = α · M · sign(W), given ready-made as `effective` (M keeps the largest |s|)
-    backward: dL/ds = dL/dw · W · sign(s), elementwise, for kept and pruned entries alike (no α, no M)
-    surrogate: w' = W · |s|, whose gradient this is: the mask passes straight through to |s|, α·sign(W) stands for W
+    forward:  w = α · M · sign(W), passed as `effective`; M keeps the largest |s|
+    backward: dL/ds = dL/dw · W · sign(s), elementwise, for kept and pruned entries alike, without α and M
+    surrogate: w' = W · |s|: |s| replaces the mask M, and W replaces α · sign(W)
 
-    `scores`, `weight` and `effective` have one shape; `effective` may have another dtype. No gradient reaches `weight`.
+    `scores`, `weight` and `effective` have one shape. `effective` may have another dtype. `weight` gets no
+    gradient. Source: Diffenderfer & Kailkhura, ICLR 2021, alg. 1.
     """
 
     @staticmethod
@@ -30,13 +35,14 @@ class ScoreThroughMask(torch.autograd.Function):
         return torch.sign(scores).mul_(weight).mul_(grad), None, None
 
 
-class ScaledSums(torch.autograd.Function):
-    """Sums of whole numbers times a scale: what a layer between signs gives, behind `ScaledGradient` (no paper).
+class ScaledSums(StraightThrough):
+    """Output of a layer between binary activations: whole-number sums times a scale (no paper).
 
-    forward:  y = α · z, in place of z
-    backward: dL/dz = dL/dy, so that z = S x passes on the gradient of y = (α S) x for its weight α S
+    forward:  y = α · z, written over z
+    backward: dL/dz = dL/dy: for z = S x the gradient of S is then that of the effective weight α S in y = (α S) x
 
-    Elsewhere than on the CPU z is rounded before: an FFT or Winograd kernel is off by less than half.
+    The missing factor α of the input's gradient comes from `ScaledGradient`. On other devices than the CPU z is rounded
+    first, because FFT and Winograd kernels are off by less than half.
     """
 
     @staticmethod
@@ -51,8 +57,8 @@ class ScaledSums(torch.autograd.Function):
         return grad, None
 
 
-class ScaledGradient(torch.autograd.Function):
-    """The input of a layer between signs, before `ScaledSums` (no paper).
+class ScaledGradient(StraightThrough):
+    """Input of a layer between binary activations, used together with `ScaledSums` (no paper).
 
     forward:  y = x
     backward: dL/dx = α · dL/dy
@@ -68,32 +74,32 @@ class ScaledGradient(torch.autograd.Function):
         return grad * ctx.scale, None
 
 
-class ThroughSampling(torch.autograd.Function):
-    """Which weights are drawn to be kept (hidden-networks' and BIPROP's SampleSubnetConv).
+class ThroughSampling(StraightThrough):
+    """Random mask with the gradient of its expectation (SampleSubnetConv of hidden-networks and BIPROP).
 
-    forward:  B ~ Bernoulli(p): 1 where uniform < p, from torch's generator of the device; 0 where p is not a number
-    backward: dL/dp = dL/dB: the draw passes straight through
+    forward:  B ~ Bernoulli(p): 1 where uniform < p, from torch's generator of the device; 0 where p is NaN
+    backward: dL/dp = dL/dB
     surrogate: B' = p, the expectation of B
     """
 
     @staticmethod
     def forward(ctx: Any, probability: Tensor) -> Tensor:  # noqa: ARG004 (autograd's interface)
-        return torch.rand_like(probability).lt(probability).to(probability.dtype)  # bernoulli dies of a NaN
+        return torch.rand_like(probability).lt(probability).to(probability.dtype)  # torch.bernoulli fails on NaN
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # noqa: ARG004
         return grad
 
 
-class ThroughRounding(torch.autograd.Function):
-    """A value in place of the one it was rounded from (straight-through: Bengio et al., arXiv:1308.3432): the weights
-    of DeepShift-Q, and the fixed-point inputs and biases of DeepShift layers (Elhoushi et al., CVPR-W 2021).
+class ThroughRounding(StraightThrough):
+    """Rounding with the straight-through estimator (Bengio et al., arXiv:1308.3432).
 
-    forward:  y = round(x), given ready-made as `rounded`, whatever was clamped on the way
-    backward: dL/dx = dL/dy
+    forward:  y = round(x), passed as `rounded`, possibly clamped
+    backward: dL/dx = dL/dy, also where values are clamped
     surrogate: y' = x
 
-    `x` and `rounded` have one shape.
+    `x` and `rounded` have one shape. It rounds the weights of DeepShift-Q and the fixed-point inputs and biases of all
+    DeepShift layers (Elhoushi et al., CVPR-W 2021).
     """
 
     @staticmethod
@@ -105,15 +111,15 @@ class ThroughRounding(torch.autograd.Function):
         return grad, None
 
 
-class ThroughShiftAndSign(torch.autograd.Function):
-    """Effective weight of DeepShift-PS (Elhoushi et al., CVPR-W 2021, eq. 5 and 6, as their code has it).
+class ThroughShiftAndSign(StraightThrough):
+    """Effective weight of DeepShift-PS (Elhoushi et al., CVPR-W 2021, eq. 5 and 6, as in their code).
 
-    forward:  w = 2^p · s with p = round(P), s = sign(round(S)), given ready-made as `effective`
-    backward: dL/dP = dL/dw · s · 2^p · ln 2 and dL/dS = dL/dw: the product is asymmetric on purpose, 2^p is no factor
-        of the latter, or a weight would find it the harder to change its sign the smaller it is
+    forward:  w = 2^p · s with p = round(P), s = sign(round(S)), passed as `effective`
+    backward: dL/dP = dL/dw · s · 2^p · ln 2 and dL/dS = dL/dw
     surrogate: w' = s · 2^P + S at P = p, with s held constant
 
-    All have one shape.
+    The gradient of S has no factor 2^p on purpose: with it, small weights would hardly ever change their sign. All
+    tensors have one shape.
     """
 
     @staticmethod
@@ -127,13 +133,14 @@ class ThroughShiftAndSign(torch.autograd.Function):
         return effective.mul(math.log(2)).mul_(grad), grad, None
 
 
-class ThroughThreshold(torch.autograd.Function):
-    """Binary weight over a real one: BinaryConnect (Courbariaux et al., NeurIPS 2015, alg. 1) with the values 0 and on
-    of "Learning Digital Circuits" (Agrawal & Karlupia 2019, arXiv 1909.00052).
+class ThroughThreshold(StraightThrough):
+    """Binary weight over a real one: BinaryConnect (Courbariaux et al., NeurIPS 2015, alg. 1) with values 0 and on.
 
-    forward:  w = on where |θ| ≥ ½, else 0, given ready-made as `effective`
-    backward: dL/dθ = dL/dw, whatever θ and on are
+    forward:  w = on where |θ| ≥ ½, else 0, passed as `effective`
+    backward: dL/dθ = dL/dw, for any θ and on
     surrogate: w' = θ
+
+    The values 0 and on are those of "Learning Digital Circuits" (Agrawal & Karlupia 2019, arXiv 1909.00052).
     """
 
     @staticmethod
@@ -145,26 +152,29 @@ class ThroughThreshold(torch.autograd.Function):
         return grad, None
 
 
-class ThroughOnes(torch.autograd.Function):
-    """x · wᵀ with the w of `ThroughThreshold`, of which `ones` says where |θ| ≥ ½: what is 0 is not multiplied.
+class ThroughOnes(StraightThrough):
+    """Product x · wᵀ with the binary weight w of `ThroughThreshold`, which skips the zeros of w.
 
-    forward:  y = on · (x · Bᵀ), B the matrix of `ones`
-    backward: dL/dx = on · (dL/dy · B); dL/dθ = (dL/dy)ᵀ · x, dense: the zeros have their gradient too
-    surrogate: y' = x · θᵀ where dL/dθ is concerned; dL/dx is exact
+    forward:  y = on · (x · Bᵀ), where `ones` is the matrix B: 1 where |θ| ≥ ½, else 0
+    backward: dL/dx = on · (dL/dy · B); dL/dθ = (dL/dy)ᵀ · x, dense, for the zeros of w too
+    surrogate: y' = x · θᵀ for the gradient of θ; the gradient of x is exact
 
-    Shapes: x (B, in), θ (out, in), y (B, out); x may have another dtype than θ, y has that of x.
+    Shapes: x (N, in), θ (out, in), y (N, out). The dtype of x may differ from that of θ; y has the dtype of x.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, real: Tensor, ones: Ones, on: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, real: Tensor, ones: OnesMatrix, on: float) -> Tensor:
         ctx.save_for_backward(x)
         ctx.ones, ctx.on, ctx.dtype = ones, on, real.dtype
-        return ones.times(x).mul_(on)
+        return ones.linear(x).mul_(on)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         (x,) = ctx.saved_tensors
-        turned = grad.t().contiguous()  # both products want it so: with bf16's, three times as fast
-        of_x = ctx.ones.transposed().times_columns(turned).t().contiguous() if ctx.needs_input_grad[0] else None
-        of_real = product_of_rows(turned, x, ctx.dtype) if ctx.needs_input_grad[1] else None
-        return None if of_x is None else of_x.mul_(ctx.on), of_real, None, None
+        transposed = grad.t().contiguous()  # both products need it; product_of_rows is 3 times as fast in bfloat16
+        grad_x = grad_real = None
+        if ctx.needs_input_grad[0]:
+            grad_x = ctx.ones.transposed().matmul(transposed).t().contiguous().mul_(ctx.on)
+        if ctx.needs_input_grad[1]:
+            grad_real = product_of_rows(transposed, x, ctx.dtype)
+        return grad_x, grad_real, None, None

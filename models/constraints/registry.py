@@ -75,7 +75,7 @@ CONV_TYPES: dict[str, ConvType] = {
     ),
     "SampleSubnetConv": ConvType(
         "W · B, with B drawn with probability sigmoid(score) in every forward pass",
-        "models.constraints.fixed_masks:SampleSubnetWeight",
+        "models.constraints.sampled_mask:SampleSubnetWeight",
         trainer="prune_score",
         options=("score_init_constant",),
         scores=True,

@@ -1,4 +1,4 @@
-"""The drop and grow rules of trainer `sparse` put together: from a layer's scores to the change of its connections."""
+"""The drop and grow rules of trainer `sparse`, chosen by its options."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,63 +7,67 @@ import torch
 from torch import Tensor
 
 from models.constraints.connection_update import (
-    Change,
+    Rewiring,
     kept_per_layer,
-    progress_connections,
     prune_randomly,
     rank_within_sign,
     replace_connections,
+    rewire_filters,
 )
 
 BY_STRENGTH = ("hebbian", "correlation")
 
 
-@dataclass(frozen=True)
-class Rules:
-    """The method's own options, which args.py explains. Without `prune_rate` progress goes filter by filter."""
+@dataclass(frozen=True, kw_only=True)
+class RewiringRules:
+    """The options of trainer `sparse`, which args.py explains, and the rewiring of a layer that follows from them."""
 
-    prune_rate: float | None = None
-    drop: str = "hebbian"
-    grow: str = "hebbian"
-    update_interval: int = 20
-    progress_interval: int | None = None
-    progress_until: float | None = None
-    drop_fraction: float = 0.3
-    keep_share: float = 0.1
-    live_share: float = 0.15
-    layer_density: str = "uniform"
-    density_schedule: str = "constant"
-    sparse_hold: bool = True
+    prune_rate: float | None
+    drop: str
+    grow: str
+    update_interval: int
+    progress_interval: int | None
+    progress_until: float | None
+    drop_fraction: float
+    keep_share: float
+    live_share: float
+    layer_density: str
+    density_schedule: str
+    sparse_hold: bool
 
     @property
     def by_filter(self) -> bool:
-        """Whether it is the notebook's progress; else each layer keeps its number of connections."""
+        """True if each filter is rewired on its own, as in the notebook, without a target number per layer."""
         return self.prune_rate is None
 
     @property
-    def thins(self) -> bool:
-        """Whether changes leave fewer connections than before them."""
+    def reduces_density(self) -> bool:
+        """True if rewiring leaves fewer connections than before."""
         if self.by_filter:
             return self.sparse_hold
         return self.density_schedule == "cubic"
 
-    def counts(self, since: int, found: Mapping[str, Tensor]) -> bool:
-        """Return whether strengths are counted `since` steps after the last change.
+    def records_strengths(self, since: int, strengths: Mapping[str, Tensor]) -> bool:
+        """Return whether to record connection strengths `since` steps after the last rewiring.
 
-        They are at once where none are `found`: --start-epoch may begin between two changes.
+        Empty `strengths` are recorded at once, because --start-epoch may begin between two rewirings.
         """
         needed = self.drop in BY_STRENGTH or self.grow == "hebbian"
-        return needed and (since % self.update_interval == 0 or not found)
+        return needed and (since % self.update_interval == 0 or not strengths)
 
-    def targets(self, shapes: Sequence[Sequence[int]], start: float, left: float) -> list[int]:
-        """How many connections each layer has where a share `left` of the way from density `start` lies ahead."""
+    def target_counts(self, shapes: Sequence[Sequence[int]], start: float, remaining: float) -> list[int]:
+        """Return the number of connections per layer during the density schedule.
+
+        The schedule leads from density `start` to the final density; the fraction `remaining` of it is left. `shapes`
+        are those of the layers' weights.
+        """
         final = kept_per_layer(shapes, self.prune_rate or 1.0, self.layer_density)
         if self.density_schedule == "constant" or self.by_filter:
             return final
         first = kept_per_layer(shapes, start, self.layer_density)
-        return [b + round(max(0, a - b) * left) for a, b in zip(first, final, strict=True)]
+        return [b + round(max(0, a - b) * remaining) for a, b in zip(first, final, strict=True)]
 
-    def change(
+    def rewiring(
         self,
         weight: Tensor,
         mask: Tensor,
@@ -72,10 +76,11 @@ class Rules:
         *,
         target: int,
         fraction: float,
-    ) -> Change:
-        """What becomes of a layer's connections; `strengths` and dense `gradient` only where a rule needs them.
+    ) -> Rewiring:
+        """Return the rewiring of a layer.
 
-        With a density there are `target` of them afterwards, and a `fraction` is replaced. Random scores come from
+        With a `prune_rate` it leaves `target` connections and replaces a `fraction` of them. The `strengths` and the
+        dense `gradient` may be None if no rule uses them. All tensors have the weight's shape. Random scores come from
         torch's generator of the CPU.
         """
         drop = _scores(self.drop, weight, strengths, gradient)
@@ -84,12 +89,12 @@ class Rules:
         grow, grows = _scores(self.grow, weight, strengths, gradient), self.grow != "none"
         if self.by_filter:
             shares = {"keep_share": self.keep_share, "live_share": self.live_share}
-            return progress_connections(drop, grow, **shares, grows=grows)
+            return rewire_filters(drop, grow, **shares, grows=grows)
         return replace_connections(mask, drop, grow, target=target, fraction=fraction, grows=grows)
 
 
 def _scores(rule: str, weight: Tensor, strengths: Tensor | None, gradient: Tensor | None) -> Tensor:
-    """How good a rule finds every connection: it drops the lowest, or grows the highest."""
+    """Return a score for every connection: connections with the lowest are dropped, or with the highest grown."""
     if rule in BY_STRENGTH:
         assert strengths is not None
         return strengths

@@ -1,62 +1,66 @@
-"""A matrix of zeros and few ones, kept as the places of its ones: products with it skip the zeros."""
+"""Products with a matrix of zeros and few ones that skip the zeros."""
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Share of ones above which a dense product is taken. On one core (AVX2, float32), 200 × 4000 by 4000 × 4000, forward
-# and back with the look for the ones, it takes so many times as long: 11 at 0.1 %, 7.5 at 1 %, 2.6 at 5 %, 1.8 at 10 %.
-SPARSE = 0.1
-MANY = 0.75  # share of rows with a number in them above which the whole product is taken
-CHUNK = 1 << 18  # numbers looked at in one go: they stay in the cache between one operation and the next
-NUMPY = {torch.float32: np.float32, torch.float64: np.float64}  # what θ may be for this
+# Fraction of ones above which a dense product is used. On one core (AVX2, float32, 200 × 4000 by 4000 × 4000, forward
+# and backward, search for the ones included) the dense product takes 11 times as long at 0.1 % of ones, 7.5 times at
+# 1 %, 2.6 times at 5 % and 1.8 times at 10 %.
+MAX_DENSITY = 0.1
+MAX_ROWS = 0.75  # fraction of rows that are not all 0 above which the dense product is used
+CHUNK = 1 << 18  # values processed at a time, so that they stay in the cache from one operation to the next
+NUMPY_DTYPES = {torch.float32: np.float32, torch.float64: np.float64}  # the dtypes that θ may have
 
 
-class Ones:
-    """A (rows, columns) matrix B of zeros and ones on the CPU: the columns of the ones, row by row."""
+class OnesMatrix:
+    """A (rows, columns) matrix B of zeros and ones on the CPU, stored as the column of each one, row by row."""
 
-    def __init__(self, places: np.ndarray, rows: int, columns: int) -> None:
-        """`places`: the ones' row-major indices, ascending."""
-        self._places, self._shape = places, (rows, columns)
-        of_row, of_column = np.divmod(places, columns)
+    def __init__(self, indices: np.ndarray, rows: int, columns: int) -> None:
+        """`indices` are the ascending row-major indices of the ones."""
+        self._indices, self._shape = indices, (rows, columns)
+        row, column = np.divmod(indices, columns)
         starts = np.zeros(rows + 1, np.int64)
-        np.cumsum(np.bincount(of_row, minlength=rows), out=starts[1:])
-        self._columns, self._starts = torch.from_numpy(of_column), torch.from_numpy(starts)
-        self._transposed: Ones | None = None
+        np.cumsum(np.bincount(row, minlength=rows), out=starts[1:])
+        self._columns, self._starts = torch.from_numpy(column), torch.from_numpy(starts)
+        self._transposed: OnesMatrix | None = None
 
     def __len__(self) -> int:
-        """How many ones."""
-        return len(self._places)
+        """Return the number of ones."""
+        return len(self._indices)
 
-    def times(self, x: Tensor) -> Tensor:
-        """x · Bᵀ, a new contiguous (N, rows) tensor for a (N, columns) one: each output is a sum over a row's ones."""
-        return self.times_columns(x.t().contiguous()).t().contiguous()
+    def linear(self, x: Tensor) -> Tensor:
+        """Return x · Bᵀ, (N, columns) -> (N, rows), as F.linear does; a new contiguous tensor."""
+        return self.matmul(x.t().contiguous()).t().contiguous()
 
-    def times_columns(self, x: Tensor) -> Tensor:
-        """B · x, a new contiguous (rows, N) tensor for a contiguous (columns, N) one."""
+    def matmul(self, x: Tensor) -> Tensor:
+        """Return B · x, contiguous (columns, N) -> (rows, N); a new contiguous tensor."""
         return F.embedding_bag(self._columns, x, self._starts, mode="sum", include_last_offset=True)
 
-    def transposed(self) -> "Ones":
-        """Bᵀ, made once."""
+    def transposed(self) -> "OnesMatrix":
+        """Return Bᵀ, computed once."""
         if self._transposed is None:
             rows, columns = self._shape
-            of_row, of_column = np.divmod(self._places, columns)
-            places = of_column * rows + of_row
+            row, column = np.divmod(self._indices, columns)
+            indices = column * rows + row
             if rows * columns < 2**31:
-                places = places.astype(np.int32)  # numpy sorts these four times as fast
-            places.sort()
-            self._transposed = Ones(places.astype(np.int64), columns, rows)
+                indices = indices.astype(np.int32)  # numpy sorts int32 four times as fast
+            indices.sort()
+            self._transposed = OnesMatrix(indices.astype(np.int64), columns, rows)
         return self._transposed
 
 
-def ones_of(real: Tensor, most: float = SPARSE, *, clamp: bool = False) -> Ones | None:
-    """Where |real| ≥ ½ in a contiguous float32 or float64 matrix on the CPU; None where that is a larger share than
-    `most`. `clamp`: `real` is brought into [0, 1] on the way, in place, all of it in either case."""
+def find_ones(real: Tensor, max_density: float = MAX_DENSITY, *, clamp: bool = False) -> OnesMatrix | None:
+    """Return the matrix that is 1 where |real| ≥ ½, or None if more than `max_density` of its entries are ones.
+
+    `real` is a contiguous float32 or float64 matrix on the CPU. With `clamp` all of it is also clamped to [0, 1], in
+    place.
+    """
     flat = real.detach().view(-1)
     values = flat.numpy()
     magnitude, large = np.empty(CHUNK, values.dtype), np.empty(CHUNK, bool)
-    found, count = [np.empty(0, np.int64)], 0
+    indices, count = [np.empty(0, np.int64)], 0
     for start in range(0, len(values), CHUNK):
         chunk = values[start : start + CHUNK]
         if clamp:
@@ -64,23 +68,24 @@ def ones_of(real: Tensor, most: float = SPARSE, *, clamp: bool = False) -> Ones 
         else:
             chunk = np.abs(chunk, out=magnitude[: len(chunk)])
         np.greater_equal(chunk, 0.5, out=large[: len(chunk)])
-        found.append(np.flatnonzero(large[: len(chunk)]) + start)
-        count += len(found[-1])
-        if count > most * len(values):
+        indices.append(np.flatnonzero(large[: len(chunk)]) + start)
+        count += len(indices[-1])
+        if count > max_density * len(values):
             if clamp:
                 flat[start + CHUNK :].clamp_(0, 1)
             return None
-    return Ones(np.concatenate(found), *real.shape)
+    return OnesMatrix(np.concatenate(indices), *real.shape)
 
 
 def product_of_rows(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """a · b as `dtype`, one of `NUMPY`, for contiguous (rows, N) and (N, columns) on the CPU: rows of `a` that are all
-    0 give rows of 0 without a product.
+    """Return a · b in `dtype`, one of `NUMPY_DTYPES`, without multiplying the rows of `a` that are all 0.
 
-    Where few ones lead on from a layer, most of its outputs have no gradient: 9 of 10 before an output layer with 1 %.
+    `a` (rows, N) and `b` (N, columns) are contiguous and on the CPU. `a` is the gradient of a layer's outputs. It has
+    many rows of 0 if the next layer reads few of the outputs: 9 of 10 before an output layer with 1 % of ones.
     """
-    rows = a.abs().sum(1).nonzero().squeeze(1)  # not amax, which refuses an empty batch
-    if len(rows) > MANY * len(a):
+    rows = a.abs().sum(1).nonzero().squeeze(1)  # amax raises for an empty batch
+    if len(rows) > MAX_ROWS * len(a):
         return a.mm(b).to(dtype)
-    out = np.zeros((len(a), b.shape[1]), NUMPY[dtype])  # calloc clears large blocks in half the time of torch.zeros
+    # calloc clears large blocks in half the time of torch.zeros.
+    out = np.zeros((len(a), b.shape[1]), NUMPY_DTYPES[dtype])
     return torch.from_numpy(out).index_copy_(0, rows, a[rows].mm(b).to(dtype))

@@ -1,37 +1,38 @@
-"""BIPROP's SubnetConv and GlobalSubnetConv: frozen random weights of which scores keep the best; those become ±α.
+"""BIPROP's SubnetConv and GlobalSubnetConv: frozen random weights, of which trained scores select a binary subnetwork.
 
-Diffenderfer & Kailkhura, "Multi-Prize Lottery Ticket Hypothesis", ICLR 2021; the exact arithmetic of their code with
-these repairs: α is the mean over the weights kept, at least one weight is kept, sign(0) is +1, ties have an order.
+Diffenderfer & Kailkhura, "Multi-Prize Lottery Ticket Hypothesis", ICLR 2021. The arithmetic is exactly that of their
+code, except for four repairs: α is the mean over the weights kept, at least one weight is kept, sign(0) is +1, and
+equal scores are ordered.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from models.constraints.base import Constraint
+from models.constraints.base import Cache, Constraint, tensor_version
 from models.constraints.gradients import ScoreThroughMask
 from models.constraints.topk_mask import count_ones, keep_largest, keep_largest_of_all, kept_count
 from models.initial import initial_scores
 
-ROW, PIECE = 2**10, 2**18  # products added up in float32, and multiplied at a time: they stay in the cache
+ROW = 2**10  # products that are summed in float32
+BLOCK = 2**18  # products that are computed at a time, so that they stay in the cache
 
 
 def checked_density(density: float) -> float:
-    """Raises ValueError where `density` is no fraction of weights that could be kept."""
+    """Return `density`. Raises ValueError unless it is above 0 and at most 1."""
     if not 0 < density <= 1:
         raise ValueError(f"prune_rate: {density} of the weights kept is impossible; it must be above 0 and at most 1")
     return density
 
 
 class SubnetWeight(Constraint):
-    """Constraint of one layer: w = α · M · sign(W), M the mask of the `density` largest |scores| of this layer.
+    """Constraint SubnetConv: w = α · M · sign(W), where M is the mask of the `density` largest |scores| of the layer.
 
-    `scores` has the shape of the layer's weight W. α = mean |W| over the weights kept: one scalar a layer. In
-    evaluation mode the effective weight is computed once and kept until scores, weight or density change. While
-    `bypassed` the layer is dense: w = W.
+    `scores` has the shape of the layer's weight W. The scalar α is the mean of |W| over the weights kept. While
+    `bypassed` is True the layer is dense: w = W.
     """
 
     learns_weight = False
@@ -41,130 +42,124 @@ class SubnetWeight(Constraint):
         self.density = checked_density(density)
         self.bypassed = False
         self.scores = nn.Parameter(initial_scores(weight.shape, generator=generator).to(weight))
-        self._parts: tuple[object, Tensor, Tensor] | None = None
-        self._ready: tuple[object, Any] | None = None
 
     @property
     def kept(self) -> int:
         """Number of weights kept."""
-        return self.scores.numel() if self.bypassed else self._kept()
+        return self.scores.numel() if self.bypassed else self._mask_size()
 
-    def _kept(self) -> int:
+    def _mask_size(self) -> int:
+        """Return the number of ones in the mask."""
         return kept_count(self.scores.numel(), self.density)
 
-    def _divisor(self, mask: Tensor) -> int | Tensor:  # noqa: ARG002 (here it is known without the mask)
-        """The number of ones in `mask`."""
-        return self._kept()
+    def _divisor(self, mask: Tensor) -> int | Tensor:  # noqa: ARG002
+        """Return the number of ones in `mask`; here it is known without a look at the mask."""
+        return self._mask_size()
 
     @torch.no_grad()
     def mask(self) -> Tensor:
-        """1 where a weight is kept, else 0; shape and dtype of the scores; the caller may write to it."""
-        return keep_largest(self.scores.abs(), self._kept())
+        """Return a new mask: 1 where a weight is kept, else 0, of the shape and dtype of the scores."""
+        return keep_largest(self.scores.abs(), self._mask_size())
 
     @torch.no_grad()
     def effective_weight(self, weight: Tensor) -> Tensor:
-        """α · M · sign(W), a new tensor of the shape of `weight`, without gradient."""
+        """Return α · M · sign(W) as a new tensor of the shape of `weight`, without gradient."""
         signs, alpha = self._signs_and_alpha(weight)
         return signs.mul_(alpha)
 
-    @torch.no_grad()
     def _signs_and_alpha(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """M · sign(W), a new tensor, and α."""
-        magnitude, sign = self._magnitude_and_sign(weight)
+        """Return M · sign(W) as a new tensor, and α."""
+        # W is frozen, so |W| and sign(W) are computed once, not in every step.
+        magnitude, sign = self.cached(self._magnitude_and_sign, weight, key=self._layout, in_training=True)
         mask = self.mask()
-        alpha = _inner(magnitude, mask) / self._divisor(mask)
+        alpha = _dot(magnitude, mask) / self._divisor(mask)
         return mask.mul_(sign), alpha
 
+    def _magnitude_and_sign(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return |W| and sign(W) in the memory format of the scores."""
+        like = torch.empty_like(self.scores, dtype=weight.dtype)
+        sign = like.copy_(weight).ge(0).to(weight.dtype).mul_(2).sub_(1)
+        return like.abs_(), sign
+
+    def _layout(self, weight: Tensor) -> object:
+        """Return the cache key of |W| and sign(W)."""
+        return tensor_version(weight), self.scores.stride()
+
+    def cache_key(self, weight: Tensor | None) -> object:
+        """Return a key that changes with weight, scores and density."""
+        return super().cache_key(weight), self.density
+
     def forward(self, weight: Tensor) -> Tensor:
+        """Return α · M · sign(W), or W while bypassed."""
         if self.bypassed:
             return weight
-        return ScoreThroughMask.apply(self.scores, weight, self._made(self.effective_weight, weight))
+        return ScoreThroughMask.apply(self.scores, weight, self.cached(self.effective_weight, weight))
 
     def signs(self, weight: Tensor) -> tuple[Tensor, Tensor] | None:
-        """(M · sign(W), α)."""
+        """Return (M · sign(W), α), or None while bypassed."""
         if self.bypassed:
             return None
-        signs, alpha = self._made(self._signs_and_alpha, weight)
+        signs, alpha = self.cached(self._signs_and_alpha, weight)
         return ScoreThroughMask.apply(self.scores, weight, signs), alpha
-
-    def train(self, mode: bool = True) -> "SubnetWeight":
-        self._ready = self._parts = None  # in-place writes through .data leave no other trace
-        return super().train(mode)
-
-    def _selected_by(self) -> object:
-        """What the mask depends on: equal as long as it cannot have changed."""
-        return identity(self.scores), self.density
-
-    def _made(self, make: Callable[[Tensor], Any], weight: Tensor) -> Any:
-        """make(weight); in evaluation made once until something changes, the last of them is kept."""
-        if self.training:
-            return make(weight)
-        state = (make.__name__, self._selected_by(), identity(weight))
-        if self._ready is None or self._ready[0] != state:
-            self._ready = (state, make(weight))
-        return self._ready[1]
-
-    def _magnitude_and_sign(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """|W| and sign(W): W is frozen, so they are computed when it is first seen, moved or loaded, not every step."""
-        state = (identity(weight), self.scores.stride())
-        if self._parts is None or self._parts[0] != state:
-            like = torch.empty_like(self.scores, dtype=weight.dtype)  # the scores' memory format
-            sign = like.copy_(weight).ge(0).to(weight.dtype).mul_(2).sub_(1)
-            self._parts = (state, like.abs_(), sign)
-        return self._parts[1], self._parts[2]
 
 
 class GlobalSelection:
-    """The masks of many layers, selected together: the `density` largest |scores| of them all, at least one a layer.
+    """The masks of many layers, selected together: the `density` largest |scores| of all of them.
 
-    Selected again, all at once, where scores or density are seen to have changed, and in training once a forward pass:
-    torch's fused optimizers write to the scores without a trace.
+    Each layer keeps at least one weight. In evaluation the masks are selected again when scores or density change. In
+    training they are selected again in every forward pass, because torch's fused optimizers step without a trace.
     """
 
     def __init__(self, density: float) -> None:
         self.density = checked_density(density)
         self._members: list[GlobalSubnetWeight] = []
-        self._made: tuple[object, list[Tensor]] | None = None
-        self._taken: set[int] = set()
+        self._cache = Cache()
+        self._pass_masks: list[Tensor] = []  # of the current forward pass in training
+        self._pass_members: set[int] = set()  # the members that have their mask of this pass
 
-    def join(self, member: "GlobalSubnetWeight") -> int:
-        """Take part; returns the member's number."""
+    def add(self, member: "GlobalSubnetWeight") -> int:
+        """Add a member and return its index."""
         self._members.append(member)
         return len(self._members) - 1
 
-    def state(self) -> object:
-        """What the masks depend on: equal as long as they cannot have changed."""
-        return self.density, [identity(member.scores) for member in self._members]
+    def cache_key(self) -> object:
+        """Return a key that changes whenever the masks may have changed."""
+        return self.density, [tensor_version(member.scores) for member in self._members]
+
+    def masks(self) -> list[Tensor]:
+        """Return the mask of each member, in the order of their indices. The caller must not write to them."""
+        return self._cache.get(self._select, self.cache_key)
+
+    def training_mask(self, index: int) -> Tensor:
+        """Return the mask of member `index` in the current forward pass. The caller must not write to it.
+
+        A new pass begins with the first member, or with a member that has its mask of this pass already.
+        """
+        # One selection per pass, without a look at the scores of all members for each of them: 105 layers have 105².
+        if index == 0 or index in self._pass_members or not self._pass_masks:
+            self.clear()
+            self._pass_masks = self._select()
+        self._pass_members.add(index)
+        return self._pass_masks[index]
+
+    def clear(self) -> None:
+        """Drop all masks, so that they are selected anew."""
+        self._cache.clear()
+        self._pass_masks, self._pass_members = [], set()
 
     @torch.no_grad()
-    def masks(self) -> list[Tensor]:
-        """A mask for every member, in the order in which they joined: not to be written to."""
-        state = self.state()
-        if self._made is None or self._made[0] != state:
-            magnitudes = [member.scores.abs() for member in self._members]
-            kept = kept_count(sum(m.numel() for m in magnitudes), self.density)
-            self._made = (state, keep_largest_of_all(magnitudes, kept))
-        return self._made[1]
-
-    def take(self, number: int) -> Tensor:
-        """Its mask for a member in training: the first, or whoever comes a second time, begins another forward pass."""
-        if number == 0 or number in self._taken:
-            self.forget()
-        self._taken.add(number)  # the look at every member's scores is for the first alone: 105 layers, 105² looks
-        return (self.masks() if self._made is None else self._made[1])[number]
-
-    def forget(self) -> None:
-        """Select anew when next asked, whatever has changed."""
-        self._made, self._taken = None, set()
+    def _select(self) -> list[Tensor]:
+        magnitudes = [member.scores.abs() for member in self._members]
+        return keep_largest_of_all(magnitudes, kept_count(sum(m.numel() for m in magnitudes), self.density))
 
 
 class GlobalSubnetWeight(SubnetWeight):
-    """As SubnetWeight, but M keeps the largest |scores| of all layers of one GlobalSelection together."""
+    """Constraint GlobalSubnetConv: as SubnetWeight, but M keeps the largest |scores| of all layers of `selection`."""
 
     def __init__(self, weight: Tensor, *, selection: GlobalSelection, generator: torch.Generator | None = None) -> None:
         self.selection = selection
         super().__init__(weight, density=selection.density, generator=generator)
-        self._number = selection.join(self)
+        self._index = selection.add(self)
 
     @classmethod
     def maker(cls, **settings: Any) -> Callable[..., Constraint]:
@@ -172,7 +167,7 @@ class GlobalSubnetWeight(SubnetWeight):
 
     @property
     def density(self) -> float:
-        """That of the selection: the layer has none of its own, and to set one is to set that of all."""
+        """Density of the whole selection. Setting it changes the density of all layers."""
         return self.selection.density
 
     @density.setter
@@ -181,38 +176,35 @@ class GlobalSubnetWeight(SubnetWeight):
 
     @torch.no_grad()
     def mask(self) -> Tensor:
-        shared = self.selection.take(self._number) if self.training else self.selection.masks()[self._number]
-        return shared.clone()
+        """Return a new mask of this layer from the selection over all layers."""
+        selection = self.selection
+        return (selection.training_mask(self._index) if self.training else selection.masks()[self._index]).clone()
 
-    def _kept(self) -> int:
-        return count_ones(self.selection.masks()[self._number])
+    def _mask_size(self) -> int:
+        return count_ones(self.selection.masks()[self._index])
 
     def _divisor(self, mask: Tensor) -> int | Tensor:
-        return count_ones(mask) if mask.is_cpu else mask.sum(dtype=torch.float64)  # on a GPU nobody waits
+        return count_ones(mask) if mask.is_cpu else mask.sum(dtype=torch.float64)  # the host does not wait for a GPU
 
-    def train(self, mode: bool = True) -> "GlobalSubnetWeight":
-        self.selection.forget()
-        super().train(mode)
-        return self
+    def train(self, mode: bool = True) -> Self:
+        """Set training or evaluation mode and clear the caches of the layer and the selection."""
+        self.selection.clear()
+        return super().train(mode)
 
-    def _selected_by(self) -> object:
-        return self.selection.state()
-
-
-def identity(tensor: Tensor) -> tuple[int, int]:
-    """Changes whenever the tensor is written to or replaced."""
-    return tensor.data_ptr(), tensor._version
+    def cache_key(self, weight: Tensor | None) -> object:
+        """Return a key that changes with the weight, the scores of all layers and the density."""
+        return self.selection.cache_key(), None if weight is None else tensor_version(weight)
 
 
-def _inner(a: Tensor, b: Tensor) -> Tensor:
-    """Sum of a·b for two dense tensors of the same shape and strides, a scalar in float64.
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Return the sum of a · b for two dense tensors of the same shape and strides, as a float64 scalar.
 
-    In float32 one dot product of 5·10⁷ weights is off by 2·10⁻⁴ and depends on the number of threads. These pairwise
-    sums of rows, added up in float64, are off by about 10⁻⁷ and do not.
+    One float32 dot product of 5·10⁷ weights is off by 2·10⁻⁴ and depends on the number of threads. Sums of rows that
+    are added up in float64 are off by about 10⁻⁷ and do not depend on it.
     """
     n, dtype = a.numel(), torch.promote_types(a.dtype, torch.float32)  # float16 ends at 65504
     a, b, whole = a.as_strided((n,), (1,)), b.as_strided((n,), (1,)), n - n % ROW
-    piece = PIECE if a.is_cpu else max(1, whole)  # on a GPU every piece is a kernel
-    pieces = zip(a[:whole].split(piece), b[:whole].split(piece), strict=True)
-    sums = [(x * y).view(-1, ROW).sum(1, dtype=dtype) for x, y in pieces]
+    block = BLOCK if a.is_cpu else max(1, whole)  # on a GPU each block is a kernel launch
+    blocks = zip(a[:whole].split(block), b[:whole].split(block), strict=True)
+    sums = [(x * y).view(-1, ROW).sum(1, dtype=dtype) for x, y in blocks]
     return torch.cat([*sums, (a[whole:] * b[whole:]).sum(0, keepdim=True, dtype=dtype)]).sum(dtype=torch.float64)

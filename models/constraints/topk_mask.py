@@ -1,4 +1,4 @@
-"""Which weights are kept: the largest of one tensor or of many together, exactly so many, in O(n)."""
+"""Masks of the k largest values, of one tensor or of many together, in O(n)."""
 
 from collections.abc import Sequence
 
@@ -15,46 +15,48 @@ _BITS = {
 
 
 def kept_count(n: int, density: float) -> int:
-    """How many of `n` weights a fraction `density` keeps: n − int((1 − density)·n), at least 1."""
+    """Return the number of weights that a fraction `density` keeps of `n`: n − int((1 − density)·n), at least 1."""
     return max(1, n - int((1 - density) * n))
 
 
 def keep_largest(magnitude: Tensor, kept: int) -> Tensor:
-    """1 where an entry is among the `kept` largest, else 0; same shape, strides and dtype. Exactly `kept` ones.
+    """Return the mask of the `kept` largest values: exactly `kept` ones, of the same shape, strides and dtype.
 
-    Among equal entries the lowest index (in row-major order, whatever the memory format) is pruned first. Not-a-number
-    is the largest value. `magnitude` holds no negative entry. O(n): the threshold is selected, nothing is sorted.
+    `magnitude` has no negative value. Of equal values the one with the lowest index is pruned first, in row-major order
+    for any memory format. NaN counts as the largest value. O(n): the threshold is selected, nothing is sorted.
     """
     return keep_largest_of_all([magnitude], kept)[0]
 
 
 def keep_largest_of_all(magnitudes: Sequence[Tensor], kept: int) -> list[Tensor]:
-    """A mask as of `keep_largest` for every tensor, `kept` ones over all of them together.
+    """Return one mask per tensor, with `kept` ones in total at the largest values of all tensors together.
 
-    Among equal entries the earlier tensor's is pruned first. No tensor is emptied: each keeps its largest entry (of
-    equal ones the last), at the expense of the smallest kept elsewhere; `kept` is raised to their number at least.
-    All have one dtype and device.
+    Each tensor keeps at least its largest value (the last one of equal values), even if `kept` is smaller than the
+    number of tensors. For every tensor that would be empty, the smallest value kept in the others is pruned instead.
+    Of equal values in two tensors, the one in the earlier tensor is pruned first. All tensors have one dtype and
+    device. See `keep_largest`.
     """
     pruned = sum(m.numel() for m in magnitudes) - max(kept, len(magnitudes))
     if pruned <= 0:
         return [torch.ones_like(m) for m in magnitudes]
-    # Non-negative floats order as their bit patterns do: integers compare faster and leave no unordered NaN.
+    # Non-negative floats have the order of their bit patterns. Integers compare faster and have no unordered NaN.
     bits = [m.view(_BITS[m.dtype]) for m in magnitudes]
     masks = [torch.empty_like(m) for m in magnitudes]
-    select = _on_host if bits[0].is_cpu else _on_device
-    select(bits, pruned, masks)
+    fill = _fill_on_host if bits[0].is_cpu else _fill_on_device
+    fill(bits, pruned, masks)
     return masks
 
 
-def _on_host(bits: list[Tensor], pruned: int, masks: list[Tensor]) -> None:
-    while not all(counts := _fill_on_host(bits, pruned, masks)):
-        # To put on top the best of a tensor that is not empty would change nothing: it is kept already.
+def _fill_on_host(bits: list[Tensor], pruned: int, masks: list[Tensor]) -> None:
+    """Write the masks for tensors on the CPU."""
+    while not all(counts := _fill_without_floor(bits, pruned, masks)):
+        # Only empty tensors: in the others the largest value is kept already.
         bits = [b if count else _with_best_on_top(b) for b, count in zip(bits, counts, strict=True)]
 
 
-def _fill_on_host(bits: list[Tensor], pruned: int, masks: list[Tensor]) -> list[int]:
-    """Write the masks; how many each keeps."""
-    # numpy's partition is 10-60 times faster than torch's sort, kthvalue and topk on a CPU.
+def _fill_without_floor(bits: list[Tensor], pruned: int, masks: list[Tensor]) -> list[int]:
+    """Write masks that may be empty, and return the number of ones in each."""
+    # numpy's partition is 10 to 60 times as fast as torch's sort, kthvalue and topk on a CPU.
     copies = [torch.empty_like(b).copy_(b).as_strided((b.numel(),), (1,)) for b in bits]
     flat = copies[0] if len(copies) == 1 else torch.cat(copies)
     flat.numpy().partition(pruned)
@@ -72,13 +74,14 @@ def _fill_on_host(bits: list[Tensor], pruned: int, masks: list[Tensor]) -> list[
 
 
 def count_ones(mask: Tensor) -> int:
-    """How many ones, exactly; torch's count_nonzero takes 90 times as long as a float32 sum, exact below 2²⁴."""
+    """Return the exact number of ones in a mask of zeros and ones."""
+    # count_nonzero takes 90 times as long as a float32 sum, which is exact up to 2²⁴.
     exact = mask.dtype == torch.float32 and mask.numel() <= 2**24
     return int(mask.sum() if exact else mask.sum(dtype=torch.float64))
 
 
 def _with_best_on_top(bits: Tensor) -> Tensor:
-    """A copy whose largest entry, of equal ones the last, is above whatever another tensor may hold."""
+    """Return a copy whose largest entry, the last of equal ones, is raised to the largest integer of the dtype."""
     flat = bits.reshape(-1).clone()
     if flat.is_cpu:
         last = torch.tensor(len(flat) - 1 - flat.numpy()[::-1].argmax())
@@ -87,11 +90,11 @@ def _with_best_on_top(bits: Tensor) -> Tensor:
     return flat.index_fill_(0, last, torch.iinfo(flat.dtype).max).view(bits.shape)
 
 
-def _on_device(bits: list[Tensor], pruned: int, masks: list[Tensor]) -> None:
-    """The same without a word from the device to the host, so that the host never waits in a forward pass."""
+def _fill_on_device(bits: list[Tensor], pruned: int, masks: list[Tensor]) -> None:
+    """Write the masks without a copy from the device to the host, for which the forward pass would wait."""
     ordered = torch.cat([_with_best_on_top(b).view(-1) if len(bits) > 1 else b.reshape(-1) for b in bits])
     kept = len(ordered) - pruned
-    threshold = ordered.topk(kept, sorted=False).values.amin()  # kthvalue uses one block of the GPU
+    threshold = ordered.topk(kept, sorted=False).values.amin()  # kthvalue uses a single block of the GPU
     chosen = ordered >= threshold
     ties = ordered == threshold
     chosen &= ~(ties & (ties.cumsum(0) <= chosen.sum() - kept))

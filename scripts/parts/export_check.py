@@ -159,7 +159,7 @@ def check(content: dict[str, Any], path: Path, data: str, images: int) -> tuple[
     with torch.no_grad():
         exact = in_fixed_point(plain, content["layers"], fixed)(x.double())
         single, float_ms = timed(copy.deepcopy(plain).float(), x)
-        ints, int_ms = timed(network, fixed.of(x.double()).mul(2.0**fixed.fraction).to(torch.int64))
+        ints, int_ms = timed(network, fixed.quantise(x.double()).mul(2.0**fixed.fraction).to(torch.int64))
     guess = ints.argmax(1)
     same = int(guess.eq(exact.argmax(1)).sum())
     equal = int((ints.double() / 2.0**last.fraction == exact).all(1).sum())

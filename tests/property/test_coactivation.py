@@ -1,4 +1,4 @@
-"""Strengths of connections: the library's convolution against loops, on any geometry, type and size of batch."""
+"""Strengths of connections against loops, for any geometry, dtype and batch size."""
 
 import itertools
 import subprocess
@@ -23,7 +23,7 @@ SEEDS = st.integers(0, 2**31)
 
 @st.composite
 def layers(draw):
-    """A convolution and the size of an image that it can read."""
+    """Draw a convolution and an image size that it can read."""
     groups = draw(st.integers(1, 3))
     channels, filters = groups * draw(st.integers(1, 2)), groups * draw(st.integers(1, 3))
     padding = draw(st.tuples(st.integers(0, 2), st.integers(0, 2)) | st.sampled_from(["same", "valid"]))
@@ -37,7 +37,7 @@ def layers(draw):
 
 
 def ends(layer, size, batch, seed, dtype=torch.float32):
-    """Input with zeros among its values, and output, of one dtype."""
+    """Return an input that has zeros, and an output, of one dtype."""
     generator = torch.Generator().manual_seed(seed)
     shape = (batch, layer.in_channels, *size) if isinstance(layer, nn.Conv2d) else (batch, layer.in_features)
     x = torch.randn(shape, generator=generator).round(decimals=1)
@@ -46,7 +46,7 @@ def ends(layer, size, batch, seed, dtype=torch.float32):
 
 
 def connections(layer, x, y):
-    """For every connection its index, its inputs and its outputs, (B,) of both at every output position."""
+    """Yield index, inputs and outputs of every connection; (B,) values at every output position."""
     if isinstance(layer, nn.Linear):
         for o, c in itertools.product(range(layer.out_features), range(layer.in_features)):
             yield (o, c), [(x[:, c], y[:, o])]
@@ -69,7 +69,7 @@ def counted(layer, x, y):
 
 
 def correlated(layer, x, y):
-    """The notebook's f2b as the reference writes it, in numpy."""
+    """Return the notebook's f2b, transcribed to numpy."""
     strengths = np.zeros(layer.weight.shape)
     for index, pairs in connections(layer, x.astype(np.float64), y.astype(np.float64)):
         each = []
@@ -83,7 +83,7 @@ def correlated(layer, x, y):
 
 @FAST
 @given(layers(), st.integers(1, 4), SEEDS, st.booleans())
-def test_counts_are_those_of_a_loop_whatever_the_geometry(made, batch, seed, last):
+def test_convolution_counts_equal_those_of_a_loop_for_any_geometry(made, batch, seed, last):
     layer, size = made
     x, y = ends(layer, size, batch, seed)
     form = torch.channels_last if last else torch.contiguous_format
@@ -94,7 +94,7 @@ def test_counts_are_those_of_a_loop_whatever_the_geometry(made, batch, seed, las
 
 @FAST
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 9), SEEDS)
-def test_counts_of_a_linear_layer_are_those_of_a_loop(inputs, outputs, batch, seed):
+def test_linear_counts_equal_those_of_a_loop(inputs, outputs, batch, seed):
     layer = nn.Linear(inputs, outputs)
     x, y = ends(layer, (), batch, seed)
     assert np.array_equal(coactivation(layer, x, y).numpy(), counted(layer, x.numpy(), y.numpy()))
@@ -104,7 +104,7 @@ def test_counts_of_a_linear_layer_are_those_of_a_loop(inputs, outputs, batch, se
 
 @FAST
 @given(layers(), st.integers(1, 6), SEEDS)
-def test_correlations_are_those_of_numpy_whatever_the_geometry(made, batch, seed):
+def test_convolution_correlations_equal_those_of_numpy_for_any_geometry(made, batch, seed):
     layer, size = made
     x, y = ends(layer, size, batch, seed)
     x[:, 0], x[0, :, 0] = 0.1, 0.0  # constant over the batch, though 0.1 has no exact mean
@@ -115,7 +115,7 @@ def test_correlations_are_those_of_numpy_whatever_the_geometry(made, batch, seed
 
 @FAST
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(2, 9), SEEDS)
-def test_correlations_of_a_linear_layer_are_those_of_numpy(inputs, outputs, batch, seed):
+def test_linear_correlations_equal_those_of_numpy(inputs, outputs, batch, seed):
     layer = nn.Linear(inputs, outputs)
     x, y = ends(layer, (), batch, seed)
     expected = correlated(layer, x.numpy(), y.numpy())
@@ -125,37 +125,35 @@ def test_correlations_of_a_linear_layer_are_those_of_numpy(inputs, outputs, batc
 
 @FAST
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(2, 6), st.integers(1, 4), SEEDS)
-def test_correlations_of_a_linear_layer_are_averaged_over_the_positions_between(
-    inputs, outputs, batch, positions, seed
-):
+def test_linear_correlations_are_averaged_over_the_middle_axes(inputs, outputs, batch, positions, seed):
     layer = nn.Linear(inputs, outputs)
     x = torch.randn(batch, positions, inputs, generator=torch.Generator().manual_seed(seed))
     y = layer(x).detach()
     each = [correlated(layer, x[:, p].numpy(), y[:, p].numpy()) for p in range(positions)]
     np.testing.assert_allclose(correlation(layer, x, y).numpy(), np.mean(each, 0), rtol=1e-4, atol=1e-5)
-    squared = x.unsqueeze(1), y.unsqueeze(1)  # two dimensions between
+    squared = x.unsqueeze(1), y.unsqueeze(1)  # two axes in the middle
     assert torch.equal(correlation(layer, *squared), correlation(layer, x, y))
 
 
 @FAST
 @given(layers(), SEEDS, st.integers(1, 20))
-def test_a_small_bound_splits_the_batch_and_changes_nothing(made, seed, bound):
+def test_splitting_the_batch_changes_no_count(made, seed, bound):
     layer, size = made
     x, y = ends(layer, size, 5, seed)
     whole, calls = coactivation(layer, x, y), []
     actual = torch.ops.aten.convolution_backward
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(module, "EXACT", bound)
+        patched.setattr(module, "MAX_EXACT", bound)
         patched.setattr(torch.ops.aten, "convolution_backward", lambda g, *a: calls.append(g) or actual(g, *a))
         assert torch.equal(coactivation(layer, x, y), whole)
-    for gradient in calls:  # one image alone may exceed it: then float64 counts
+    for gradient in calls:  # if one image exceeds the bound, float64 counts
         assert gradient.numel() // gradient.shape[1] <= bound or (
             gradient.dtype == torch.float64 and len(gradient) == 1
         )
 
 
 def test_counts_above_two_to_the_24_are_exact():
-    """17 million positions are all active: added one by one, float32 would stay at 16,777,216."""
+    """17 million positions are active. A float32 count, one by one, would stop at 16,777,216."""
     side = 2048
     layer = nn.Conv2d(1, 1, 1, bias=False)
     x = torch.ones(1, 1, side, side).expand(5, -1, -1, -1)
@@ -173,7 +171,7 @@ def test_an_empty_batch_has_no_strength(strength, layer, shape):
 
 @pytest.mark.parametrize("strength", [coactivation, correlation])
 def test_bfloat16_and_autocast_count_in_float32(strength):
-    """Beyond 256 a bfloat16 count would stand still."""
+    """A bfloat16 count would stop at 256."""
     torch.manual_seed(0)
     for layer, size in ((nn.Conv2d(2, 3, 3, padding=1), (9, 9)), (nn.Linear(4, 3), ())):
         x, y = ends(layer, size, 700, 3, torch.bfloat16)
@@ -188,7 +186,7 @@ def test_bfloat16_and_autocast_count_in_float32(strength):
 @example(-0.0, 0)
 @example(1e-30, 4)
 @given(st.floats(-1, 1, width=32), st.just(None))
-def test_only_what_is_above_zero_is_active(value, expected):
+def test_only_values_above_zero_are_active(value, expected):
     layer, x = nn.Linear(1, 1), torch.full((4, 1), value)
     assert coactivation(layer, x, torch.ones(4, 1)).item() == (4 * (value > 0) if expected is None else expected)
 
@@ -196,7 +194,7 @@ def test_only_what_is_above_zero_is_active(value, expected):
 PEAK = """
 import torch
 from pathlib import Path
-from models.constraints.coactivation import coactivation
+from models.constraints.hebbian_stats import coactivation
 torch.set_num_threads(1)
 layer = torch.nn.Conv2d(64, 64, 3, padding=1, bias=False).to(memory_format=torch.channels_last)
 x = torch.randn(128, 64, 32, 32).contiguous(memory_format=torch.channels_last)
@@ -212,7 +210,7 @@ print((memory("VmHWM") - before) * 1024 / (x.nbytes + y.nbytes))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads a process's peak from /proc")
-def test_it_takes_less_memory_than_twice_the_activations():
-    """Resident memory of a process: the source's copies would be 576 times the input."""
+def test_coactivation_needs_less_memory_than_twice_the_activations():
+    """It is the resident memory of a process. The copies of the notebook would be 576 times the input."""
     done = subprocess.run([sys.executable, "-c", PEAK], cwd=ROOT, capture_output=True, text=True, check=True)
     assert float(done.stdout) < 1

@@ -1,4 +1,4 @@
-"""Many tensors together, whatever their shapes, types, memory formats and values: the same as sorting them."""
+"""Selection over many tensors equals a sort, for any shapes, dtypes, memory formats and values."""
 
 import math
 
@@ -18,18 +18,18 @@ SHAPES = st.lists(
 )
 DTYPES = st.sampled_from(list(topk_mask._BITS))
 SEEDS = st.integers(0, 2**31)
-LEVELS = st.sampled_from([1, 2, 5, 50])  # distinct magnitudes: few means ties
+LEVELS = st.sampled_from([1, 2, 5, 50])  # distinct magnitudes: few give ties
 SHARES = st.floats(0, 1)
-PATHS = pytest.mark.parametrize("select", [topk_mask._on_host, topk_mask._on_device], ids=["host", "device"])
+PATHS = pytest.mark.parametrize("select", [topk_mask._fill_on_host, topk_mask._fill_on_device], ids=["host", "device"])
 
 
 def draw(shapes, dtype, seed, levels, *, odd=False):
-    """Magnitudes with ties, each in a memory format of its own; `odd`: infinite ones and NaN among them."""
+    """Return magnitudes with ties, in different memory formats; with `odd` also infinite ones and NaN."""
     generator = torch.Generator().manual_seed(seed)
     drawn = []
     for number, shape in enumerate(shapes):
         values = torch.randint(0, levels, shape, generator=generator).to(dtype)
-        values += number % 3  # some tensors lie above others: only the floor keeps anything of those
+        values += number % 3  # some tensors lie above others, which would be empty without the floor
         if odd:
             values.view(-1)[torch.randint(0, 5, (values.numel(),), generator=generator) == 0] = math.inf
             values.view(-1)[torch.randint(0, 7, (values.numel(),), generator=generator) == 0] = math.nan
@@ -40,7 +40,7 @@ def draw(shapes, dtype, seed, levels, *, odd=False):
 
 
 def ranked(magnitudes):
-    """(value, tensor, row-major index) of every entry, ascending: the order in which they are pruned."""
+    """Return (value, tensor, row-major index) of every entry in the order of pruning."""
     entries = [
         (math.nextafter(math.inf, 0) if value == math.inf else math.inf if math.isnan(value) else value, i, j)
         for i, magnitude in enumerate(magnitudes)
@@ -51,7 +51,7 @@ def ranked(magnitudes):
 
 def sorted_masks(magnitudes, kept, *, floor=True):
     order = ranked(magnitudes)
-    best = {i: (value, i, j) for value, i, j in order} if floor else {}  # the last one of every tensor
+    best = {i: (value, i, j) for value, i, j in order} if floor else {}  # the last entry of every tensor
     rest = [entry for entry in order if entry not in best.values()]
     chosen = [*best.values(), *rest[max(0, len(rest) - max(0, kept - len(best))) :]]
     masks = [torch.zeros(m.shape, dtype=m.dtype) for m in magnitudes]
@@ -74,7 +74,7 @@ def with_path(select, magnitudes, kept):
 @given(shapes=SHAPES, dtype=DTYPES, seed=SEEDS, levels=LEVELS, odd=st.booleans(), share=SHARES)
 @example(shapes=[[1], [1], [1]], dtype=torch.float32, seed=0, levels=1, odd=False, share=0.0)
 @example(shapes=[[5, 5], [5]], dtype=torch.float16, seed=0, levels=1, odd=False, share=0.9)
-def test_masks_are_those_of_a_sort_with_a_floor_of_one_per_tensor(select, shapes, dtype, seed, levels, odd, share):
+def test_masks_are_those_of_a_sort_that_keeps_one_per_tensor(select, shapes, dtype, seed, levels, odd, share):
     magnitudes = draw(shapes, dtype, seed, levels, odd=odd)
     total = sum(m.numel() for m in magnitudes)
     kept = max(1, round(share * total))
@@ -88,7 +88,7 @@ def test_masks_are_those_of_a_sort_with_a_floor_of_one_per_tensor(select, shapes
 @PATHS
 @FAST
 @given(shapes=SHAPES, seed=SEEDS, levels=LEVELS, share=SHARES)
-def test_the_floor_changes_nothing_where_no_tensor_would_be_empty(select, shapes, seed, levels, share):
+def test_keeping_one_per_tensor_changes_nothing_if_no_tensor_is_empty(select, shapes, seed, levels, share):
     magnitudes = draw(shapes, torch.float32, seed, levels)
     kept = max(1, round(share * sum(m.numel() for m in magnitudes)))
     without = sorted_masks(magnitudes, kept, floor=False)
@@ -98,7 +98,7 @@ def test_the_floor_changes_nothing_where_no_tensor_would_be_empty(select, shapes
 
 @FAST
 @given(shapes=SHAPES, dtype=DTYPES, seed=SEEDS, levels=LEVELS, odd=st.booleans(), share=SHARES)
-def test_magnitudes_are_left_alone(shapes, dtype, seed, levels, odd, share):
+def test_selection_does_not_change_the_magnitudes(shapes, dtype, seed, levels, odd, share):
     magnitudes = draw(shapes, dtype, seed, levels, odd=odd)
     before = [m.clone() for m in magnitudes]
     keep_largest_of_all(magnitudes, max(1, round(share * sum(m.numel() for m in magnitudes))))
@@ -114,7 +114,7 @@ def test_magnitudes_are_left_alone(shapes, dtype, seed, levels, odd, share):
 
 @FAST
 @given(shapes=SHAPES, seed=SEEDS, levels=LEVELS, one=SHARES, other=SHARES)
-def test_more_kept_keeps_all_that_fewer_keep(shapes, seed, levels, one, other):
+def test_a_larger_count_keeps_every_value_that_a_smaller_one_keeps(shapes, seed, levels, one, other):
     magnitudes = draw(shapes, torch.float32, seed, levels)
     total = sum(m.numel() for m in magnitudes)
     few, many = (keep_largest_of_all(magnitudes, max(1, round(share * total))) for share in sorted((one, other)))

@@ -1,4 +1,4 @@
-"""Whatever the bits, values, signs and zeros: what DeepShift's weights and fixed-point numbers promise."""
+"""Properties of DeepShift's weights and fixed-point numbers for any bits and values."""
 
 import math
 
@@ -38,7 +38,7 @@ def test_every_weight_of_q_is_zero_or_a_signed_power_of_two_in_range(values, bit
 
 @FAST
 @given(st.lists(st.floats(2.0**-100, 2.0**100, width=32), min_size=1, max_size=12), BITS, BOTH, BOTH)
-def test_crude_gives_a_neighbouring_power_of_two_whatever_the_bits(values, bits, training, stochastic):
+def test_the_crude_update_gives_a_neighbouring_power_of_two_for_any_bits(values, bits, training, stochastic):
     weight = torch.nn.Parameter(-matrix(values))
     rounding = "stochastic" if stochastic else "deterministic"
     made = ShiftQWeight(weight, weight_bits=bits, rounding=rounding, shift_update="crude").train(training)
@@ -61,7 +61,7 @@ def test_every_weight_of_ps_is_zero_or_a_signed_power_of_two_in_range(shifts, si
 
 @FAST
 @given(VALUES, BITS)
-def test_from_dense_is_the_rounding_of_q_within_the_range_of_ps(values, bits):
+def test_from_dense_rounds_as_q_does_within_the_range_of_ps(values, bits):
     weight = matrix(values)
     made = ShiftPSWeight(weight, weight_bits=bits, shift_init="weights").eval()
     assert torch.equal(made(), power_of_two(weight, 2 - 2 ** (bits - 1)))
@@ -69,13 +69,13 @@ def test_from_dense_is_the_rounding_of_q_within_the_range_of_ps(values, bits):
 
 @FAST
 @given(VALUES, BITS)
-def test_rounding_to_powers_is_the_formula(values, bits):
+def test_power_of_two_follows_its_formula(values, bits):
     weight, lowest = matrix(values), 1 - 2 ** (bits - 1)
     w = weight.numpy()
     clamped = np.clip(np.abs(w), np.float32(2.0**lowest), np.float32(1))
     expected = np.sign(w) * np.exp2(np.round(np.log2(clamped)))
     found = power_of_two(weight, lowest).numpy()
-    near = np.abs(np.log2(clamped) % 1 - 0.5) < 1e-4  # there the last bit of log2 decides, which libraries differ in
+    near = np.abs(np.log2(clamped) % 1 - 0.5) < 1e-4  # there the last bit of log2 decides, and libraries differ in it
     assert np.array_equal(found[~near], expected[~near])
     w = w.copy()
     assert np.array_equal(power_of_two(weight, lowest, clamp_x=True).numpy(), found)
@@ -84,10 +84,10 @@ def test_rounding_to_powers_is_the_formula(values, bits):
 
 @FAST
 @given(VALUES, st.integers(2, 25), st.integers(0, 30), st.sampled_from(DTYPES))
-def test_fixed_point_is_floor_on_the_grid_and_clamped_in_every_dtype(values, integer, fraction, dtype):
+def test_fixed_point_floors_to_its_grid_and_clamps_in_every_dtype(values, integer, fraction, dtype):
     x, fraction = torch.tensor(values).to(dtype), min(fraction, 32 - integer)
     x = x[x.isfinite()]
-    fixed = FixedPoint(integer, fraction).of(x)
+    fixed = FixedPoint(integer, fraction).quantise(x)
     assert fixed.dtype == dtype
     for value, found in zip(x.tolist(), fixed.tolist(), strict=True):
         on_grid = math.floor(value * 2**fraction) / 2**fraction  # Python floats scale by powers of two exactly
@@ -97,7 +97,7 @@ def test_fixed_point_is_floor_on_the_grid_and_clamped_in_every_dtype(values, int
 
 @FAST
 @given(SMALL)
-def test_stochastic_rounding_gives_a_neighbour_and_integers_themselves(values):
+def test_stochastic_rounding_gives_a_neighbouring_integer_and_keeps_integers(values):
     x = torch.tensor(values)
     found = rounded(x, stochastic=True)
     assert ((found == torch.floor(x)) | (found == torch.ceil(x))).all()

@@ -1,4 +1,4 @@
-"""Whatever the shape, density, type, memory format and ties: what SubnetConv's selection and values promise."""
+"""Properties of SubnetConv's masks and weights for any shape, density, dtype, memory format and ties."""
 
 import torch
 from hypothesis import example, given, settings
@@ -13,11 +13,11 @@ SHAPES = st.lists(st.integers(1, 9), min_size=2, max_size=2) | st.lists(st.integ
 DENSITIES = st.floats(0, 1, exclude_min=True)
 DTYPES = st.sampled_from(list(topk_mask._BITS))
 SEEDS = st.integers(0, 2**31)
-LEVELS = st.sampled_from([1, 2, 5, 10**6])  # distinct magnitudes of the scores: few means ties
+LEVELS = st.sampled_from([1, 2, 5, 10**6])  # distinct magnitudes of the scores: few give ties
 
 
 def draw(shape, dtype, seed, levels, *, channels_last=False):
-    """Scores and weights with repeated values, zeros and both signs among them."""
+    """Draw scores and weights with repeated values, zeros and both signs."""
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(0, levels, shape, generator=generator) - levels // 3
     tensor = (drawn / min(levels, 100)).to(dtype)
@@ -35,7 +35,7 @@ def made(shape, density, dtype, seed, levels, channels_last):
 @given(SHAPES, DENSITIES, DTYPES, SEEDS, LEVELS, st.booleans())
 @example([1, 1], 5e-324, torch.float32, 0, 1, False)
 @example([5, 5, 5, 5], 1.0, torch.bfloat16, 0, 1, True)
-def test_values_are_minus_alpha_zero_alpha_and_the_count_is_exact(shape, density, dtype, seed, levels, last):
+def test_effective_weights_are_minus_alpha_zero_or_alpha_with_an_exact_count(shape, density, dtype, seed, levels, last):
     constraint, weight = made(shape, density, dtype, seed, levels, last)
     mask, effective = constraint.mask(), constraint.effective_weight(weight)
     kept = kept_count(weight.numel(), constraint.density)
@@ -50,7 +50,7 @@ def test_values_are_minus_alpha_zero_alpha_and_the_count_is_exact(shape, density
 
 @FAST
 @given(SHAPES, DTYPES, SEEDS, LEVELS, st.booleans(), st.data())
-def test_kept_and_pruned_are_divided_by_magnitude_then_by_row_major_index(shape, dtype, seed, levels, last, data):
+def test_weights_are_kept_by_magnitude_and_then_by_row_major_index(shape, dtype, seed, levels, last, data):
     scores = draw(shape, dtype, seed, levels, channels_last=last)
     kept = data.draw(st.integers(1, scores.numel()))
     mask = keep_largest(scores.abs(), kept)
@@ -67,14 +67,14 @@ def test_host_and_device_select_the_same(shape, dtype, seed, levels, last, data)
     pruned = data.draw(st.integers(0, magnitude.numel() - 1))
     bits = magnitude.view(topk_mask._BITS[dtype])
     host, device = torch.empty_like(magnitude), torch.empty_like(magnitude)
-    topk_mask._on_host([bits], pruned, [host])
-    topk_mask._on_device([bits], pruned, [device])
+    topk_mask._fill_on_host([bits], pruned, [host])
+    topk_mask._fill_on_device([bits], pruned, [device])
     assert torch.equal(host, device)
 
 
 @FAST
 @given(SHAPES, DENSITIES, DENSITIES, SEEDS, LEVELS)
-def test_a_larger_density_keeps_all_that_a_smaller_one_keeps(shape, one, other, seed, levels):
+def test_a_larger_density_keeps_every_weight_that_a_smaller_one_keeps(shape, one, other, seed, levels):
     low, high = sorted((one, other))
     scores = draw(shape, torch.float32, seed, levels).abs()
     few, many = (keep_largest(scores, kept_count(scores.numel(), density)) for density in (low, high))
@@ -83,7 +83,7 @@ def test_a_larger_density_keeps_all_that_a_smaller_one_keeps(shape, one, other, 
 
 @FAST
 @given(st.integers(1, 10**7), DENSITIES)
-def test_the_kept_share_is_within_one_weight_of_the_density(n, density):
+def test_the_kept_fraction_is_within_one_weight_of_the_density(n, density):
     kept = kept_count(n, density)
     assert 1 <= kept <= n and abs(kept - density * n) <= 1 + 1e-6
 

@@ -1,4 +1,4 @@
-"""The binary activation: its values, its gradient against numpy and against its surrogate."""
+"""The binary activation: values, and gradient against numpy and its surrogate."""
 
 import numpy as np
 import pytest
@@ -17,12 +17,12 @@ def gradient(x, g=None):
 
 
 def surrogate(x):
-    """f(x) = 2x − x·|x| on [−1, 1], constant outside."""
+    """Return f(x) = 2x − x·|x| on [−1, 1], constant outside."""
     inside = x.clamp(-1, 1)
     return 2 * inside - inside * inside.abs()
 
 
-def test_values():
+def test_sign_is_minus_one_zero_or_one():
     x = torch.tensor([-3.0, -1e-30, -0.0, 0.0, 1e-30, 2.0])
     assert Sign()(x).tolist() == [-1, -1, 0, 0, 1, 1]
 
@@ -31,12 +31,12 @@ def test_values_after_a_relu_are_zero_and_one():
     assert set(Sign()(torch.relu(torch.randn(100))).unique().tolist()) == {0, 1}
 
 
-def test_gradient_as_measured_on_the_original():
+def test_the_gradient_is_the_one_measured_on_biprop():
     x = torch.tensor([0.0, 0.25, -0.5, 1.0, -1.0, 1.5, -7.0])
     assert gradient(x).tolist() == [2, 1.5, 1, 0, 0, 0, 0]
 
 
-def test_gradient_against_numpy():
+def test_the_gradient_is_that_of_the_numpy_formula():
     x, g = (torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
     a = x.numpy()
     expected = g.numpy() * np.where(np.abs(a) <= 1, 2 * (1 - np.abs(a)), 0)
@@ -49,27 +49,27 @@ def test_straight_through_fails_gradcheck_and_its_surrogate_passes():
     assert not torch.autograd.gradcheck(BinarySign.apply, x, raise_exception=False)
 
 
-def test_gradient_is_that_of_the_surrogate():
+def test_the_gradient_is_that_of_the_surrogate():
     x = torch.linspace(-2, 2, 81, dtype=torch.float64)[1::2].requires_grad_()  # without the kinks
     (expected,) = torch.autograd.grad(surrogate(x).sum(), x)
     torch.testing.assert_close(gradient(x.detach()), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-def test_type_shape_and_memory_format_stay(dtype):
+def test_sign_keeps_dtype_shape_and_memory_format(dtype):
     x = torch.randn(2, 3, 4, 4).to(dtype).contiguous(memory_format=torch.channels_last)
     y = Sign()(x)
     assert y.dtype == gradient(x).dtype == dtype and y.stride() == x.stride() and y.shape == x.shape
 
 
-def test_the_input_is_left_alone():
+def test_sign_does_not_change_its_input():
     x = torch.randn(10)
     before = x.clone()
     gradient(x)
     assert torch.equal(x, before)
 
 
-def test_the_table():
+def test_every_activation_of_the_table_can_be_built():
     x = torch.tensor([-2.0, 0.5])
     assert make_activation("sign")(x).tolist() == [-1, 1]
     assert torch.equal(make_activation("tanh")(x), torch.tanh(x))

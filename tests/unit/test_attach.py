@@ -1,4 +1,4 @@
-"""Building, constraining, baking and BIPROP's keys: what is shared, what is refused, and in which words."""
+"""Building, constraining and baking networks, BIPROP's keys, and the error messages of each."""
 
 import pytest
 import torch
@@ -72,12 +72,12 @@ def test_widths_are_truncated():
         ({"arch": "MLP", "norm": "layer"}, "norm: 'layer' is unknown; one of none, batch_norm"),
     ],
 )
-def test_unknown_names_are_answered(arguments, message):
+def test_an_unknown_name_is_refused_with_the_nearest_or_all_names(arguments, message):
     with pytest.raises(ValueError, match=message):
         build(**arguments)
 
 
-def test_an_mlps_layers_are_its_options():
+def test_the_options_of_an_mlp_define_its_layers():
     model = build("MLP", width_mult=1.0, hidden=(8, 4), bias=True, activation="sign", norm="batch_norm")
     kinds = ["Linear", "BatchNorm1d", "Sign", "Linear", "BatchNorm1d", "Sign", "Linear"]
     assert [type(m).__name__ for m in model.linear] == kinds
@@ -99,7 +99,7 @@ def test_every_layer_is_constrained_and_keeps_its_weight():
         assert isinstance(layer, nn.Conv2d if "convs" in name else nn.Linear)
 
 
-def test_dense_layers_are_left_out():
+def test_layers_named_dense_get_no_constraint():
     model = subnet(dense=("convs.0", "linear.4"))
     assert list(constrained_layers(model)) == LAYERS[1:-1]
     assert type(model.convs[0]) is nn.Conv2d and type(model.linear[4]) is nn.Linear
@@ -124,7 +124,7 @@ def test_the_first_layer_may_have_another_type(conv_type, first, expected):
         ({"first_layer_type": "Subnet"}, "'Subnet' is unknown .*'SubnetConv'"),
     ],
 )
-def test_what_constrain_refuses(arguments, message):
+def test_constrain_refuses_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         subnet(**arguments)
     with pytest.raises(ValueError, match=r"conv_type: 'SubnetCon' is unknown .*'SubnetConv'"):
@@ -144,12 +144,12 @@ def test_attaching_twice_is_an_error():
         constrain(subnet(), "SubnetConv", density=0.5)
 
 
-def test_the_mode_of_a_layer_stays():
+def test_attaching_keeps_the_mode_of_a_layer():
     assert not constrain(build().eval(), "SubnetConv", density=0.5).convs[0].constraint.training
     assert subnet().convs[0].constraint.training
 
 
-def test_scores_follow_the_weights_type_and_the_generator():
+def test_scores_have_the_dtype_of_the_weight_and_come_from_the_generator():
     def scores(seed):
         made = constrain(build().double(), "SubnetConv", density=0.5, generator=torch.Generator().manual_seed(seed))
         return made.linear[0].constraint.scores
@@ -158,7 +158,7 @@ def test_scores_follow_the_weights_type_and_the_generator():
     assert torch.equal(scores(1), scores(1)) and not torch.equal(scores(1), scores(2))
 
 
-def test_counts():
+def test_layer_counts_and_parameter_counts_add_up():
     model = subnet("Conv2_BinAct", density=0.3, dense=("linear.6",), bn_type="AffineBatchNorm")
     counts = layer_counts(model)
     assert [(c.name, c.constraint) for c in counts[-2:]] == [("linear.3", "SubnetWeight"), ("linear.6", "dense")]
@@ -173,7 +173,7 @@ def test_counts():
 # baking
 
 
-def test_bake_shares_nothing():
+def test_a_baked_network_shares_no_tensor_with_its_source():
     model = subnet("Conv2_BinAct", dense=("linear.6",))
     x = torch.randn(4, 1, 4, 4)
     before = model.eval()(x)
@@ -198,7 +198,7 @@ def test_bake_gives_a_trainable_network_in_the_same_mode(training):
     assert list(plain.state_dict()) == list(build("Conv2_BinAct").state_dict())
 
 
-def test_bake_keeps_biases_and_a_plain_network():
+def test_bake_keeps_biases_and_copies_a_plain_network():
     model = subnet("MLP", hidden=(5,), bias=True)
     assert torch.equal(bake(model).linear[0].bias, model.linear[0].bias)
     plain = build()
@@ -214,7 +214,7 @@ def changed(edit):
     return state
 
 
-def test_keys_and_shapes_are_the_originals():
+def test_biprop_state_dict_has_the_keys_and_shapes_of_biprop():
     state = biprop_state_dict(subnet())
     assert list(state) == [f"{layer}.{kind}" for layer in LAYERS for kind in ("weight", "scores")]
     assert state["linear.0.weight"].shape == state["linear.0.scores"].shape == (32, 32, 1, 1)
@@ -223,7 +223,7 @@ def test_keys_and_shapes_are_the_originals():
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_loading_with_and_without_the_prefix_of_data_parallel(prefix):
+def test_loading_accepts_keys_with_and_without_the_data_parallel_prefix(prefix):
     source, target = subnet("Conv2_BinAct"), subnet("Conv2_BinAct")
     source(torch.randn(4, 1, 4, 4))
     load_biprop_state_dict(target, {prefix + key: value for key, value in biprop_state_dict(source).items()})
@@ -233,7 +233,7 @@ def test_loading_with_and_without_the_prefix_of_data_parallel(prefix):
     assert torch.equal(source.eval()(x), target.eval()(x))
 
 
-def test_loading_takes_matrices_as_they_are():
+def test_loading_accepts_linear_weights_of_two_axes():
     model, source = subnet(), subnet().state_dict()
     for value in source.values():
         value.add_(1)
@@ -265,7 +265,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_state_that_does_not_fit_is_refused_and_loads_nothing(fault):
+def test_loading_refuses_a_state_that_does_not_fit_and_changes_nothing(fault):
     edit, message = FAULTS[fault]
     model = subnet("Conv2_BinAct", bn_type="AffineBatchNorm")
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -274,7 +274,7 @@ def test_a_state_that_does_not_fit_is_refused_and_loads_nothing(fault):
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-def test_a_dense_state_does_not_fit_a_subnet_nor_the_other_way_round():
+def test_loading_refuses_a_dense_state_for_a_subnet_and_the_reverse():
     with pytest.raises(ValueError, match=r"convs.0.scores is missing"):
         load_biprop_state_dict(subnet(), biprop_state_dict(build()))
     with pytest.raises(ValueError, match=r"convs.0.scores is unexpected"):

@@ -65,7 +65,7 @@ def test_the_source_has_a_layer_and_a_norm_that_nothing_uses():
 def test_the_weights_have_the_share_of_ones_that_training_shows():
     parts = loop_parts("BinaryConv", 500, 2, FLOAT32)
     for layer, share in zip(weight_layers(parts.model).values(), binary.ONES, strict=True):
-        assert layer.constraint.kept_of(layer.weight) / layer.weight.numel() == pytest.approx(share, rel=0.4)
+        assert layer.constraint.count_kept(layer.weight) / layer.weight.numel() == pytest.approx(share, rel=0.4)
 
 
 def test_the_report_has_every_sample_and_how_many_times_ours(monkeypatch, tmp_path, capsys):

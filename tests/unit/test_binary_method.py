@@ -126,7 +126,7 @@ def values_of_ones(monkeypatch, count=200, **settings):
     monkeypatch.setattr(
         method,
         "after_step",
-        lambda model, step: seen.append({c.constraint.on for c in method._layers}) or true(model, step),
+        lambda model, step: seen.append({c.constraint.on_value for c in method._layers}) or true(model, step),
     )
     torch.manual_seed(5)
     model = train(method, count=count, lr=1e-6)
@@ -154,9 +154,9 @@ def test_ones_exceed_1_by_up_to_random_mag_with_probability_epsilon(monkeypatch)
 
 def test_ones_are_1_in_evaluation(monkeypatch):
     _, method, model = values_of_ones(monkeypatch, count=1, random_mag=2.0)
-    assert method._layers[0].constraint.on > 1
+    assert method._layers[0].constraint.on_value > 1
     jittered = evaluate(model, Batches(1), method, CPU)
-    assert {layer.constraint.on for layer in method._layers} == {1.0}
+    assert {layer.constraint.on_value for layer in method._layers} == {1.0}
     assert jittered == evaluate(model, Batches(1), make_method("binary"), CPU)
 
 

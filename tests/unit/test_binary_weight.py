@@ -1,4 +1,4 @@
-"""BinaryConv's arithmetic against numpy, its gradient against its surrogate, and where its zeros are left out."""
+"""BinaryConv: arithmetic against numpy, gradient against its surrogate, and products that skip zeros."""
 
 import copy
 
@@ -12,7 +12,7 @@ from models.constraints import attach, bake, constrain, layer_counts
 from models.constraints import binary as module
 from models.constraints.binary import BinaryWeight, binarised
 from models.constraints.gradients import ThroughThreshold
-from models.constraints.sparse_matmul import ones_of, product_of_rows
+from models.constraints.sparse_matmul import find_ones, product_of_rows
 
 HALF = torch.tensor([[0.0, 0.49999997, 0.5, 1.0], [-0.5, -0.2, -1.0, 0.7]])
 ONES = [[0, 0, 1, 1], [1, 0, 1, 1]]
@@ -23,7 +23,7 @@ def random(*shape, seed=0, dtype=torch.float32):
 
 
 def linear(weight, bias=None, **settings):
-    """A BinaryConv Linear with this θ."""
+    """Return a Linear layer with the constraint BinaryConv and this θ."""
     net = nn.Sequential(nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None))
     constrain(net, "BinaryConv", **settings)
     with torch.no_grad():
@@ -38,14 +38,14 @@ def linear(weight, bias=None, **settings):
 
 @pytest.mark.parametrize("on", [1.0, 0.0, 2.5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-def test_a_weight_is_on_from_one_half_in_magnitude_and_else_0(on, dtype):
+def test_a_weight_is_on_if_its_magnitude_is_at_least_one_half(on, dtype):
     real = HALF.where(HALF != 0.49999997, 0.4).to(dtype)
     found = binarised(real, on)
     assert found.tolist() == [[on * one for one in row] for row in ONES] and found.dtype == dtype
     assert binarised(HALF, on).tolist() == [[on * one for one in row] for row in ONES]
 
 
-def test_attaching_draws_ones_into_the_weight_by_the_generator_given():
+def test_attaching_draws_the_weight_from_the_generator():
     net = nn.Sequential(nn.Linear(400, 300))
     weight = net[0].weight
     constrain(net, "BinaryConv", initial_ones=0.1, generator=torch.Generator().manual_seed(3))
@@ -57,7 +57,7 @@ def test_attaching_draws_ones_into_the_weight_by_the_generator_given():
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
-def test_impossible_shares_of_ones_are_refused(share):
+def test_initial_ones_outside_0_to_1_is_refused(share):
     with pytest.raises(ValueError, match=r"initial_ones: .* must be >= 0 and <= 1"):
         BinaryWeight(torch.zeros(2, 2), initial_ones=share)
 
@@ -65,13 +65,13 @@ def test_impossible_shares_of_ones_are_refused(share):
 @pytest.mark.parametrize("kind", ["Linear", "Conv2d"])
 @pytest.mark.parametrize("on", [1.0, 1.7])
 @pytest.mark.parametrize("training", [True, False])
-def test_layers_compute_with_binary_weight_and_bias(kind, on, training):
+def test_layers_multiply_by_the_binary_weight_and_add_the_binary_bias(kind, on, training):
     layer = nn.Linear(6, 5) if kind == "Linear" else nn.Conv2d(6, 5, 3, stride=2, padding=1)
     net = constrain(nn.Sequential(layer), "BinaryConv").train(training)
     with torch.no_grad():
         net[0].weight.copy_(random(*layer.weight.shape))
         net[0].bias.copy_(random(5, seed=1))
-    net[0].constraint.on = on
+    net[0].constraint.on_value = on
     x = random(3, 6, seed=2) if kind == "Linear" else random(3, 6, 7, 5, seed=2)
     weight, bias = (on * (np.abs(p.detach().numpy()) >= 0.5).astype(np.float32) for p in (layer.weight, layer.bias))
     plain = copy.deepcopy(layer)
@@ -93,10 +93,10 @@ def test_straight_through_fails_gradcheck_and_its_surrogate_passes():
 
 
 @pytest.mark.parametrize("kind", ["Linear", "Conv2d", "many ones"])
-def test_the_gradient_is_that_at_the_binary_weight_whatever_on_is(kind):
+def test_gradients_are_those_at_the_binary_weight_for_any_on_value(kind):
     layer = nn.Conv2d(6, 5, 3) if kind == "Conv2d" else nn.Linear(6, 5)
     net = constrain(nn.Sequential(layer), "BinaryConv", initial_ones=0.9 if kind == "many ones" else 0.04)
-    net[0].constraint.on = 1.5
+    net[0].constraint.on_value = 1.5
     x, g = (random(3, 6, 4, 4), random(3, 5, 2, 2, seed=1)) if kind == "Conv2d" else (random(3, 6), random(3, 5))
     x.requires_grad_()
     net(x).backward(g)
@@ -109,19 +109,19 @@ def test_the_gradient_is_that_at_the_binary_weight_whatever_on_is(kind):
     torch.testing.assert_close(x.grad, other.grad)
 
 
-def test_outputs_without_a_gradient_give_their_weights_exactly_0():
+def test_weights_of_outputs_without_gradient_have_gradient_0():
     g, x = random(8, 4), random(4, 5, seed=1)
     g[[0, 3, 4, 7]] = 0
     found = product_of_rows(g, x, g.dtype)
     torch.testing.assert_close(found, g @ x)
     assert found[[0, 3, 4, 7]].count_nonzero() == 0 and found.is_contiguous()
-    torch.testing.assert_close(product_of_rows(g[1:3], x, g.dtype), g[1:3] @ x)  # all of them live
+    torch.testing.assert_close(product_of_rows(g[1:3], x, g.dtype), g[1:3] @ x)  # no row is 0
     assert torch.equal(product_of_rows(torch.zeros(8, 4), x, x.dtype), torch.zeros(8, 5))
 
 
 @pytest.mark.parametrize("shape", [(0, 6), (0, 4, 6), (3, 0, 6)])
 @pytest.mark.parametrize("ones", [0.04, 0.9])
-def test_an_empty_batch_has_no_gradient(shape, ones):
+def test_an_empty_batch_has_gradient_0(shape, ones):
     net = constrain(nn.Sequential(nn.Linear(6, 5)), "BinaryConv", initial_ones=ones)
     x = torch.zeros(shape, requires_grad=True)
     out = net(x)
@@ -130,12 +130,12 @@ def test_an_empty_batch_has_no_gradient(shape, ones):
     assert not net[0].weight.grad.any() and not net[0].bias.grad.any()
 
 
-# which product
+# products
 
 
 @pytest.fixture
 def products(monkeypatch):
-    """Whether each product of a binary Linear left out its zeros."""
+    """The kind of each product of a binary Linear layer: sparse or dense."""
     taken = []
     apply = module.ThroughOnes.apply
     monkeypatch.setattr(module.ThroughOnes, "apply", lambda *a: taken.append("sparse") or apply(*a))
@@ -144,7 +144,7 @@ def products(monkeypatch):
     return taken
 
 
-def test_few_ones_are_multiplied_alone_and_many_in_a_dense_product(products):
+def test_a_linear_layer_skips_the_zeros_if_there_are_few_ones(products):
     few, many = torch.zeros(10, 10), torch.zeros(10, 10)
     few[0] = 1
     many[:2, :6] = 1
@@ -157,7 +157,7 @@ def test_few_ones_are_multiplied_alone_and_many_in_a_dense_product(products):
 
 
 @pytest.mark.parametrize("share", [0.08, 0.6])
-def test_any_leading_axes_and_none(share):
+def test_inputs_may_have_any_number_of_leading_axes(share):
     layer = linear(torch.arange(24.0).lt(24 * share).float().view(6, 4).t(), bias=random(4, seed=1))
     x = random(2, 3, 6, seed=2)
     assert layer(x).shape == (2, 3, 4)
@@ -166,7 +166,7 @@ def test_any_leading_axes_and_none(share):
     assert layer(x[:, :0]).shape == (2, 0, 4)
 
 
-def test_the_precision_is_that_of_other_products():
+def test_autocast_applies_to_the_product_of_ones():
     layer = linear(torch.zeros(40, 50).bernoulli_(0.04, generator=torch.Generator().manual_seed(0)))
     x = random(8, 50).requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -178,13 +178,13 @@ def test_the_precision_is_that_of_other_products():
     torch.testing.assert_close(layer.weight.grad, x.detach().sum(0).expand(40, 50), rtol=0.02, atol=0.05)
 
 
-# how often
+# cache
 
 
 @pytest.fixture
 def looks(monkeypatch):
     calls = []
-    monkeypatch.setattr(module, "ones_of", lambda weight, **how: calls.append(1) or ones_of(weight, **how))
+    monkeypatch.setattr(module, "find_ones", lambda weight, **how: calls.append(1) or find_ones(weight, **how))
     monkeypatch.setattr(module, "binarised", lambda real, on: calls.append(1) or binarised(real, on))
     return calls
 
@@ -204,7 +204,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("kind", ["Linear", "Conv2d"])
 @pytest.mark.parametrize("change", CHANGES)
-def test_evaluation_looks_for_the_ones_once_until_something_changes(looks, change, kind):
+def test_evaluation_finds_the_ones_once_until_something_changes(looks, change, kind):
     plain, x = (nn.Linear(6, 4), random(2, 6)) if kind == "Linear" else (nn.Conv2d(6, 4, 3), random(2, 6, 5, 5))
     plain.bias = None
     net = constrain(nn.Sequential(plain), "BinaryConv", initial_ones=0.0).eval()
@@ -218,61 +218,61 @@ def test_evaluation_looks_for_the_ones_once_until_something_changes(looks, chang
     torch.testing.assert_close(out, bake(net)(x))
 
 
-def test_training_looks_every_time(looks):
+def test_training_finds_the_ones_in_every_pass(looks):
     layer = linear(torch.zeros(6, 5))
     for _ in range(3):
         layer(random(2, 5))
     assert len(looks) == 3
-    layer.weight.data.fill_(1)  # as torch's fused optimizers write, without a trace
+    layer.weight.data.fill_(1)  # without a trace, as fused optimizers write
     assert torch.equal(layer(torch.ones(1, 5)), torch.full((1, 6), 5.0))
 
 
-def test_what_is_seen_while_a_step_is_settled_serves_the_next_pass_alone(looks):
-    layer = linear(torch.full((6, 5), -0.7))  # ones, but for settling
-    layer.constraint.settle(layer.weight)
+def test_ones_found_while_clamping_serve_only_the_next_pass(looks):
+    layer = linear(torch.full((6, 5), -0.7))  # would be ones without the clamp
+    layer.constraint.clamp_weight(layer.weight)
     assert layer.weight.count_nonzero() == 0 and len(looks) == 1
     assert torch.equal(layer(torch.ones(1, 5)), torch.zeros(1, 6))
     assert len(looks) == 1
     layer.weight.data.fill_(1)
     assert torch.equal(layer(torch.ones(1, 5)), torch.full((1, 6), 5.0))
-    layer.constraint.settle(layer.weight)
+    layer.constraint.clamp_weight(layer.weight)
     refill(layer.weight.detach().zero_())
     assert torch.equal(layer(torch.ones(1, 5)), torch.eye(6)[:1])
 
 
-def test_what_was_seen_while_a_step_was_settled_is_forgotten_when_training_begins_anew():
+def test_ones_found_while_clamping_are_dropped_by_train():
     layer = linear(torch.zeros(6, 5))
-    layer.constraint.settle(layer.weight)
+    layer.constraint.clamp_weight(layer.weight)
     layer.weight.data.fill_(1)
     assert torch.equal(layer.train()(torch.ones(1, 5)), torch.full((1, 6), 5.0))
 
 
 @pytest.mark.parametrize("plain", [nn.Linear(6, 5), nn.Linear(6, 5).bfloat16(), nn.Conv2d(6, 5, 3)], ids=str)
-def test_every_weight_is_brought_into_0_to_1(plain):
+def test_clamp_weight_clamps_every_weight_to_0_to_1(plain):
     layer = constrain(nn.Sequential(plain), "BinaryConv")[0]
     few, many = torch.full_like(layer.weight, 0.25), random(*layer.weight.shape).to(layer.weight)
     few.view(-1)[:3] = torch.tensor([7.0, -7.0, 0.75])
     for weight in (few, many):
         layer.weight.data = weight.clone()
-        layer.constraint.settle(layer.weight)
+        layer.constraint.clamp_weight(layer.weight)
         assert torch.equal(layer.weight, weight.clamp(0, 1))
 
 
-def test_a_changed_on_is_seen_in_evaluation():
+def test_evaluation_uses_a_changed_on_value():
     net = constrain(nn.Sequential(nn.Conv2d(3, 4, 1, bias=False)), "BinaryConv", initial_ones=0.5).eval()
     x = random(2, 3, 2, 2)
     at_one = net(x)
-    net[0].constraint.on = 2.0
+    net[0].constraint.on_value = 2.0
     torch.testing.assert_close(net(x), 2 * at_one)
 
 
-def test_nothing_but_the_weight_is_saved():
+def test_the_state_dict_holds_only_weight_and_bias():
     net = constrain(nn.Sequential(nn.Linear(4, 3)), "BinaryConv").eval()
     net(random(2, 4))
     assert list(net.state_dict()) == ["0.weight", "0.bias"]
 
 
-def test_some_layers_alone():
+def test_attach_makes_only_the_named_layers_binary():
     net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     attach(net, BinaryWeight, ["1"])
     assert [count.constraint for count in layer_counts(net)] == ["dense", "BinaryWeight"]

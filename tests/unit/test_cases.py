@@ -148,7 +148,7 @@ def test_effective_weights_are_plus_or_minus_alpha_for_a_ticket_and_powers_of_tw
             assert torch.frexp(values[values > 0]).mantissa.eq(0.5).all()
         elif kind == "weight":
             assert ((effective == 0) | (effective == layer.weight)).all()
-        expected = layer.constraint.kept_of(layer.weight)
+        expected = layer.constraint.count_kept(layer.weight)
         spread = 5 * layer.weight.numel() ** 0.5 / 2 if case.conv_type == "SampleSubnetConv" else 0
         assert abs(int(effective.count_nonzero()) - expected) <= spread
 

@@ -35,7 +35,7 @@ def shifted(net, bits=5, fixed=(16, 16), zeros=0.2, *, packed_bias=False):
             entry = packed_powers(weight, bits, zero_code=True) | {"bias": None}
             if layer.bias is not None:
                 layer.bias.data = (
-                    power_of_two(layer.bias, 1 - 2 ** (bits - 1)) if packed_bias else hook.of(layer.bias.data)
+                    power_of_two(layer.bias, 1 - 2 ** (bits - 1)) if packed_bias else hook.quantise(layer.bias.data)
                 )
                 as_ints = layer.bias.detach().mul(2.0 ** fixed[1]).to(torch.int64)
                 entry["bias"] = packed_powers(layer.bias.detach(), bits, zero_code=False) if packed_bias else as_ints
@@ -47,7 +47,7 @@ def run(net, content, x):
     """(logits on integers, logits in float64)."""
     network, last = integers(net, content)
     fixed = content["activation_bits"]
-    ints = FixedPoint(*fixed).of(x.double()).mul(2.0 ** fixed[1]).to(torch.int64)
+    ints = FixedPoint(*fixed).quantise(x.double()).mul(2.0 ** fixed[1]).to(torch.int64)
     with torch.no_grad():
         out = network(ints)
         assert out.dtype == torch.int64

@@ -1,4 +1,4 @@
-"""GlobalSubnetConv against a numpy transcription that sorts (BIPROP's arithmetic with our repairs), and its caches."""
+"""GlobalSubnetConv: against a numpy transcription of BIPROP's arithmetic with our repairs, and its cache."""
 
 import copy
 from functools import partial
@@ -17,7 +17,7 @@ GLOBAL = "GlobalSubnetConv"
 
 
 def network(density=0.3, seed=0, first_layer_type=None, dense=(), conv_type=GLOBAL):
-    """A convolution and two linear layers whose scores have different scales, so that they keep different shares."""
+    """Return a convolution and two linear layers with scores of different scales, which keep different fractions."""
     torch.manual_seed(seed)
     net = nn.Sequential(
         nn.Conv2d(2, 4, 3, padding=1, bias=False),
@@ -50,7 +50,10 @@ def arrays(net):
 
 
 def sorted_masks(scores, density):
-    """All |s| in one ascending stable sort, the first int((1 − k)·N) pruned; the best of every layer is sorted last."""
+    """Return masks by one ascending stable sort of all |s|, with the largest of each layer last.
+
+    The first int((1 − k)·N) entries are pruned.
+    """
     flat = np.concatenate([np.abs(s).ravel() for s in scores])
     starts = np.cumsum([0, *(s.size for s in scores[:-1])])
     ranked = flat.copy()
@@ -70,7 +73,7 @@ def effective(weights, masks):
 
 
 def plain_of(net, weights):
-    """The same network with these weights in place of the constrained ones."""
+    """Return the same network with these weights instead of the constrained ones."""
     plain = copy.deepcopy(bake(net))
     constrained = [n for n, m in net.named_modules() if isinstance(getattr(m, "constraint", None), GlobalSubnetWeight)]
     for name, weight in zip(constrained, weights, strict=True):
@@ -86,11 +89,11 @@ def selections(monkeypatch):
     return calls
 
 
-# the arithmetic
+# arithmetic
 
 
 @pytest.mark.parametrize("density", [0.05, 0.2, 0.3, 0.5, 0.9, 0.999, 1.0])
-def test_masks_alpha_and_effective_weights_are_the_transcriptions(density):
+def test_masks_alpha_and_effective_weights_are_those_of_the_numpy_transcription(density):
     net = network(density)
     weights, scores = arrays(net)
     masks = sorted_masks(scores, density)
@@ -118,7 +121,7 @@ def test_score_gradients_are_g_w_sign_s():
         assert constraint.scores.grad[constraint.mask() == 0].any(), "the pruned have theirs"
 
 
-def test_a_layer_that_would_be_empty_keeps_its_best_at_the_expense_of_the_least_kept():
+def test_a_layer_that_would_be_empty_keeps_its_largest_score_instead_of_the_smallest_kept():
     net = network(density=0.1)
     first, second, third = (c.scores.data for c in constraints(net))
     third.mul_(1e-6)
@@ -135,7 +138,7 @@ def test_a_layer_that_would_be_empty_keeps_its_best_at_the_expense_of_the_least_
     assert [c.kept for c in layer_counts(net)] == [int(mask.sum()) for mask in masks]
 
 
-def test_fewer_than_one_weight_a_layer_is_one_a_layer():
+def test_each_layer_keeps_one_weight_at_a_tiny_density():
     net = network(density=1e-9)
     assert [c.kept for c in constraints(net)] == [1, 1, 1]
     assert net(batch()).isfinite().all()
@@ -147,7 +150,7 @@ def test_impossible_densities_are_refused(density):
         network(density)
 
 
-# in training: the masks of every step, whatever the optimizer tells of its writes
+# masks in training, also with optimizers that write without a trace
 
 RAW = {
     "torch's fused SGD": partial(torch.optim.SGD, lr=0.3, momentum=0.9, fused=True),
@@ -175,13 +178,13 @@ def test_every_step_of_training_uses_the_masks_of_its_own_scores(optimizer):
         logits.square().sum().backward()
         step.step()
         seen.append(np.concatenate([m.ravel() for m in masks]))
-    if optimizer != "adadelta":  # whose first steps are tiny
+    if optimizer != "adadelta":  # its first steps are tiny
         assert all((a != b).any() for a, b in pairwise(seen)), "a stale mask would not have shown"
     assert np.array_equal(arrays(net)[0][0], weights[0])
 
 
 @pytest.mark.parametrize("asked", [0, 1, 2])
-def test_a_mask_asked_for_by_hand_makes_none_of_the_following_steps_stale(asked):
+def test_reading_a_mask_between_steps_leaves_the_following_steps_correct(asked):
     net = network().train()
     constraints(net)[asked].mask()
     step = RAW["torch's fused SGD"]([p for p in net.parameters() if p.requires_grad])
@@ -195,19 +198,19 @@ def test_a_mask_asked_for_by_hand_makes_none_of_the_following_steps_stale(asked)
         step.step()
 
 
-# how often
+# cache
 
 
-def test_one_selection_a_forward_pass_in_training(selections):
+def test_training_selects_once_per_forward_pass(selections):
     net = network().train()
     for count in (1, 2, 3):
         net(batch())
         assert len(selections) == count
 
 
-def test_a_forward_pass_in_training_looks_at_all_the_scores_once(monkeypatch):
-    looks, state = [], GlobalSelection.state
-    monkeypatch.setattr(GlobalSelection, "state", lambda self: looks.append(self) or state(self))
+def test_a_training_pass_reads_the_scores_of_all_layers_once(monkeypatch):
+    looks, select = [], GlobalSelection._select
+    monkeypatch.setattr(GlobalSelection, "_select", lambda self: looks.append(self) or select(self))
     net = network().train()
     for count in (1, 2, 3):
         net(batch())
@@ -231,7 +234,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_one_selection_in_evaluation_until_something_changes(selections, change):
+def test_evaluation_selects_once_until_something_changes(selections, change):
     net = network().eval()
     for _ in range(3):
         net(batch())
@@ -245,7 +248,7 @@ def test_one_selection_in_evaluation_until_something_changes(selections, change)
     torch.testing.assert_close(out, plain_of(net, effective(weights, masks))(batch()), rtol=1e-4, atol=1e-5)
 
 
-def test_a_change_of_the_frozen_weights_selects_nothing_anew(selections):
+def test_a_change_of_the_frozen_weights_causes_no_selection(selections):
     net = network().eval()
     net(batch())
     refill(net[3].weight)
@@ -271,7 +274,7 @@ def test_training_and_evaluation_agree_to_the_bit():
     assert torch.equal(net.train()(batch()), net.eval()(batch()))
 
 
-# copies, states, formats
+# copies, state dicts, memory formats
 
 
 def test_a_copy_selects_among_its_own_scores():
@@ -287,7 +290,7 @@ def test_a_copy_selects_among_its_own_scores():
     torch.testing.assert_close(other(batch()), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_two_networks_do_not_mix():
+def test_two_networks_select_independently():
     alone = network(seed=1).eval()(batch())
     one, other = network(seed=1), network(seed=2, density=0.8)
     refill(constraints(other)[0].scores)
@@ -298,7 +301,7 @@ def test_two_networks_do_not_mix():
     assert counts == [total - int(0.7 * total), total - int((1 - 0.8) * total)]
 
 
-def test_baked_and_loaded_networks_give_the_same():
+def test_baked_and_loaded_networks_give_the_same_output():
     net, other = network(seed=1), network(seed=2)
     assert torch.equal(bake(net)(batch()), net(batch()))
     other.load_state_dict(net.state_dict())
@@ -315,17 +318,17 @@ def test_the_memory_format_changes_no_mask():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
-def test_other_float_types_keep_as_many(dtype):
+def test_every_float_dtype_keeps_the_same_number(dtype):
     net = network().to(dtype)
     assert net(batch().to(dtype)).isfinite().all()
     assert sum(c.kept for c in constraints(net)) == sum(c.kept for c in constraints(network()))
 
 
-# mixed networks
+# networks with other layers
 
 
 @pytest.mark.parametrize("first", ["SubnetConv", "SampleSubnetConv", "FixedSubnetConv", "RGConv", "DenseConv"])
-def test_another_first_layer_takes_no_part(first):
+def test_a_first_layer_of_another_type_is_not_in_the_selection(first):
     net = network(0.3, first_layer_type=first)
     own = net[0].constraint.kept if first != "DenseConv" else 72
     weights, scores = arrays(net)
@@ -341,7 +344,7 @@ def test_another_first_layer_takes_no_part(first):
 
 
 @pytest.mark.parametrize("rest", ["SubnetConv", "SampleSubnetConv", "DenseConv"])
-def test_a_global_first_layer_selects_alone(rest):
+def test_a_global_first_layer_alone_has_its_own_selection(rest):
     net = network(0.3, conv_type=rest, first_layer_type=GLOBAL)
     assert net[0].constraint.kept == 72 - int(0.7 * 72)
     assert np.array_equal(net[0].constraint.mask(), sorted_masks([net[0].constraint.scores.detach().numpy()], 0.3)[0])
@@ -349,20 +352,20 @@ def test_a_global_first_layer_selects_alone(rest):
     assert net[0].constraint.scores.grad.any()
 
 
-def test_dense_layers_take_no_part():
+def test_dense_layers_are_not_in_the_selection():
     net = network(0.3, dense=("0", "5"))
     assert net[3].constraint.kept == 360 - int(0.7 * 360)
     assert [c.kept for c in layer_counts(net)] == [72, net[3].constraint.kept, 18]
 
 
-def test_all_kept_is_every_weight_as_plus_or_minus_alpha():
+def test_at_density_one_every_weight_is_plus_or_minus_alpha():
     net = network(1.0)
     assert [c.kept for c in constraints(net)] == [72, 360, 18]
     assert np.allclose(bake(net)[5].weight.abs().detach(), net[5].weight.abs().mean())
 
 
-def test_a_selection_of_ones_own_layers():
-    """Without `constrain`: GlobalSelection and GlobalSubnetWeight are enough."""
+def test_a_selection_works_without_constrain():
+    """GlobalSelection and GlobalSubnetWeight are enough."""
     chosen = GlobalSelection(0.5)
     low, high = (GlobalSubnetWeight(torch.ones(2, 2), selection=chosen) for _ in range(2))
     low.scores.data, high.scores.data = torch.tensor([[1.0, 2], [3, 4]]), torch.tensor([[5.0, 6], [7, 8]])
@@ -370,7 +373,7 @@ def test_a_selection_of_ones_own_layers():
     assert (low.kept, high.kept) == (1, 3)
 
 
-def test_gradients_through_autocast_are_of_the_scores_type():
+def test_under_autocast_gradients_have_the_dtype_of_the_scores():
     net = network()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = net(batch(count=1))
@@ -379,6 +382,6 @@ def test_gradients_through_autocast_are_of_the_scores_type():
     assert all(c.scores.grad.dtype == torch.float32 and c.scores.grad.any() for c in constraints(net))
 
 
-def test_the_optimizer_gets_the_scores_alone():
+def test_the_optimizer_gets_only_the_scores():
     (group,) = parameter_groups(network(), weight_decay=0.1)
     assert [p.shape for p in group["params"]] == [c.scores.shape for c in constraints(network())]

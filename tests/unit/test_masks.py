@@ -1,4 +1,4 @@
-"""SampleSubnetConv, FixedSubnetConv and RGConv: masks over weights that keep their values."""
+"""SampleSubnetConv, FixedSubnetConv and RGConv: masks over weights."""
 
 import copy
 import math
@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from models.constraints import bake, constrain, layer_counts
-from models.constraints.fixed_masks import FixedSubnetWeight, RandomMaskWeight, SampleSubnetWeight
+from models.constraints.fixed_masks import FixedSubnetWeight, RandomMaskWeight
 from models.constraints.gradients import ThroughSampling
+from models.constraints.sampled_mask import SampleSubnetWeight
 from trainers.optimizers import make_optimizer, parameter_groups
 
 
@@ -40,7 +41,7 @@ def trained(net, steps=3, **options):
 
 
 def sampler(probability, shape=(20, 50)):
-    """One that keeps each weight with `probability`."""
+    """Return a constraint that keeps each weight with `probability`."""
     made = SampleSubnetWeight(torch.zeros(shape))
     made.scores.data.fill_(math.log(probability / (1 - probability)))
     return made
@@ -48,7 +49,7 @@ def sampler(probability, shape=(20, 50)):
 
 @pytest.mark.parametrize("probability", [0.05, 0.5, 0.9])
 @pytest.mark.parametrize("training", [True, False])
-def test_each_weight_is_kept_with_the_probability_sigmoid_of_its_score(probability, training):
+def test_each_weight_is_kept_with_probability_sigmoid_of_its_score(probability, training):
     torch.manual_seed(0)
     constraint, weight = sampler(probability).train(training), random(20, 50)
     draws = [constraint(weight).detach() for _ in range(400)]
@@ -63,18 +64,18 @@ def test_each_weight_is_kept_with_the_probability_sigmoid_of_its_score(probabili
 def test_weights_are_kept_independently_of_each_other():
     torch.manual_seed(0)
     kept = torch.stack([sampler(0.5)(torch.ones(20, 50)).detach().sum() for _ in range(400)])
-    assert 0.75 < kept.var() / 250 < 1.3  # a binomial's variance; one common draw would have 250 000
+    assert 0.75 < kept.var() / 250 < 1.3  # the variance of a binomial; one common draw has 250 000
 
 
 @pytest.mark.parametrize("score, kept", [(math.inf, 6), (-math.inf, 0), (math.nan, 0)])
-def test_sure_and_impossible_weights(score, kept):
+def test_infinite_and_nan_scores_keep_all_or_no_weights(score, kept):
     constraint = SampleSubnetWeight(torch.zeros(2, 3))
     constraint.scores.data.fill_(score)
     assert all(constraint(torch.ones(2, 3)).sum() == kept for _ in range(50))
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_every_pass_draws_anew_from_torchs_generator(training):
+def test_every_pass_draws_from_the_generator_of_torch(training):
     net = network("SampleSubnetConv").train(training)
     torch.manual_seed(1)
     first, second = net(batch()), net(batch())
@@ -94,7 +95,7 @@ def test_gradients_are_g_w_p_1_minus_p_for_scores_and_g_b_for_weights():
     assert torch.equal(weight.grad, g * kept) and 0 < kept.sum() < 30
 
 
-def test_the_gradient_is_that_of_the_expectation_and_no_true_derivative():
+def test_the_gradient_is_that_of_the_expectation_and_fails_gradcheck():
     scores, weight, g = (random(4, 3, seed=s, dtype=torch.float64) for s in range(3))
     scores.requires_grad_()
     (found,) = torch.autograd.grad(weight * ThroughSampling.apply(torch.sigmoid(scores)), scores, g)
@@ -109,7 +110,7 @@ def test_the_gradient_is_that_of_the_expectation_and_no_true_derivative():
     assert not torch.autograd.gradcheck(seeded, scores, raise_exception=False)
 
 
-def test_initial_scores_are_constant_where_asked_and_else_drawn():
+def test_initial_scores_are_drawn_unless_score_init_is_given():
     net = network("SampleSubnetConv", score_init=-1.5)
     assert all(torch.equal(m.scores, torch.full_like(m.scores, -1.5)) for m in samplers(net))
     bound = 1 / math.sqrt(2 * 3 * 3)
@@ -123,19 +124,19 @@ def samplers(net):
     return [m for m in net.modules() if isinstance(m, SampleSubnetWeight)]
 
 
-def test_a_constant_score_is_for_samplers_alone():
+def test_score_init_has_no_effect_on_other_constraints():
     net = network("SubnetConv", density=0.5, first_layer_type="SampleSubnetConv", score_init=2.0)
     assert (net[0].constraint.scores == 2).all() and not (net[3].constraint.scores == 2).any()
 
 
-def test_kept_is_the_expected_number():
+def test_kept_is_the_expected_number_of_weights():
     net = network("SampleSubnetConv", score_init=0.0)
     assert [c.kept for c in layer_counts(net)] == [54, 135]
     net[0].constraint.bypassed = True
     assert [c.kept for c in layer_counts(net)] == [108, 135]
 
 
-def test_bypassed_it_is_dense():
+def test_a_bypassed_constraint_is_dense():
     net = network("SampleSubnetConv")
     for constraint in samplers(net):
         constraint.bypassed = True
@@ -157,7 +158,7 @@ def test_scores_and_weights_both_train_unless_the_weights_are_frozen():
 
 @pytest.mark.parametrize("conv_type", ["SampleSubnetConv", "FixedSubnetConv", "RGConv"])
 @pytest.mark.parametrize("count", [1, 3])
-def test_gradients_through_autocast_are_of_the_parameters_type(conv_type, count):
+def test_under_autocast_gradients_have_the_dtype_of_the_parameters(conv_type, count):
     net = network(conv_type, density=0.5)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = net(batch(count))
@@ -180,7 +181,7 @@ def test_the_mask_keeps_the_largest_scores_and_prune_rate_is_the_fraction_kept(d
         assert torch.equal(bake(net).get_submodule(name).weight, fixed.weight * ticket.constraint.mask())
 
 
-def test_weights_outside_the_mask_never_matter_and_get_no_gradient():
+def test_masked_weights_have_no_effect_and_no_gradient():
     net = network("FixedSubnetConv", density=0.3)
     expected = net(batch())
     masks = {name: net.get_submodule(name).constraint.mask().clone() for name in ("0", "3")}
@@ -194,7 +195,7 @@ def test_weights_outside_the_mask_never_matter_and_get_no_gradient():
         assert (net.get_submodule(name).weight.grad * mask).any()
 
 
-def test_scores_are_no_parameters_and_do_not_move_and_the_mask_stays():
+def test_fixed_scores_are_buffers_and_training_changes_neither_them_nor_the_mask():
     net = network("FixedSubnetConv", density=0.3)
     before, mask = copy.deepcopy(net.state_dict()), net[0].constraint.mask().clone()
     assert not [name for name, _ in net.named_parameters() if "scores" in name]
@@ -213,7 +214,7 @@ MASK_CHANGES = {
 
 
 @pytest.mark.parametrize("change", MASK_CHANGES)
-def test_the_mask_follows_the_scores_and_is_made_once(change):
+def test_the_mask_is_computed_once_and_again_when_the_scores_change(change):
     constraint = FixedSubnetWeight(random(6, 5), density=0.4, generator=torch.Generator().manual_seed(0))
     before = constraint.mask()
     assert constraint.mask() is before
@@ -221,15 +222,15 @@ def test_the_mask_follows_the_scores_and_is_made_once(change):
     assert torch.equal(constraint.mask(), before.flip(0)) and not torch.equal(constraint.mask(), before)
 
 
-def test_the_mask_follows_the_density():
+def test_the_mask_changes_with_the_density():
     constraint = FixedSubnetWeight(random(6, 5), density=0.4)
     assert (constraint.mask().sum(), constraint.kept) == (12, 12)
     constraint.density = 0.2
     assert (constraint.mask().sum(), constraint.kept) == (6, 6)
 
 
-def test_a_mask_of_ones_and_zeros_in_the_place_of_scores_is_that_mask():
-    """BIPROP's file of a FixedSubnetConv has the mask where the scores were."""
+def test_a_stored_mask_in_place_of_the_scores_gives_that_mask():
+    """BIPROP stores the mask of a FixedSubnetConv in place of its scores."""
     constraint = FixedSubnetWeight(random(6, 5), density=0.4)
     mask = constraint.mask().clone()
     constraint.load_state_dict({"scores": mask})
@@ -247,14 +248,14 @@ def test_impossible_densities_are_refused(kind, density):
 
 
 @pytest.mark.parametrize("density", [1e-9, 0.1, 0.37, 0.9, 1.0])
-def test_a_random_mask_keeps_exactly_its_share(density):
+def test_a_random_mask_keeps_exactly_its_density(density):
     constraint = RandomMaskWeight(random(40, 25), density=density)
     expected = max(1, 1000 - int((1 - density) * 1000))
     assert constraint.kept == expected == int(constraint(torch.ones(40, 25)).sum())
     assert set(constraint.mask.unique().tolist()) <= {0.0, 1.0}
 
 
-def test_a_random_mask_is_spread_over_the_weights_and_drawn_by_the_generator_given():
+def test_a_random_mask_is_uniform_and_comes_from_the_generator():
     masks = [
         RandomMaskWeight(random(40, 25), density=0.5, generator=torch.Generator().manual_seed(seed)).mask
         for seed in (0, 0, *range(1, 101))

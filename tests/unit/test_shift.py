@@ -1,4 +1,4 @@
-"""DeepShift's arithmetic against numpy transcriptions, its gradients against those of their surrogates, its state."""
+"""DeepShift: arithmetic against numpy, gradients against those of their surrogates, and state."""
 
 import copy
 import math
@@ -24,7 +24,7 @@ def q(weight=None, **options):
 
 
 def ps(shift, sign, **options):
-    """A constraint with these parameters."""
+    """Return a constraint with these parameters."""
     made = ShiftPSWeight(torch.zeros_like(shift), **options)
     made.shift.data, made.sign.data = shift.clone(), sign.clone()
     return made
@@ -52,12 +52,12 @@ def test_stochastic_rounding_is_unbiased(value):
     assert len(found.unique()) == (2 if fraction else 1)
 
 
-def test_an_integer_is_never_rounded_up(monkeypatch):
-    monkeypatch.setattr(torch, "rand_like", lambda x: torch.full_like(x, 1 - 2**-24))  # the largest that is drawn
+def test_stochastic_rounding_never_rounds_an_integer_up(monkeypatch):
+    monkeypatch.setattr(torch, "rand_like", lambda x: torch.full_like(x, 1 - 2**-24))  # the largest value that is drawn
     assert rounded(torch.tensor([-14.0, -13.5]), stochastic=True).tolist() == [-14.0, -14.0]
 
 
-def test_stochastic_rounding_is_for_training_and_follows_torchs_generator():
+def test_stochastic_rounding_happens_in_training_only_and_uses_the_generator_of_torch():
     weight = nn.Parameter(random(40, 9) / 10)
     for made in (q(rounding="stochastic"), ps(weight.detach() * 90, weight.detach() * 20, rounding="stochastic")):
         torch.manual_seed(1)
@@ -89,7 +89,7 @@ def test_gradients_of_ps_are_those_of_the_formula():
     assert {*s.ravel()} == {-1, 0, 1}
 
 
-def test_gradients_of_ps_are_those_of_the_surrogate_and_no_true_derivative():
+def test_gradients_of_ps_are_those_of_the_surrogate_and_fail_gradcheck():
     p, signs, g = (random(4, 3, seed=i, dtype=torch.float64) for i in range(3))
     shift, sign = (torch.round(p * 2) - 5).requires_grad_(), (signs * 2).requires_grad_()
     s = torch.sign(torch.round(sign.detach()))
@@ -104,22 +104,22 @@ def test_gradients_of_ps_are_those_of_the_surrogate_and_no_true_derivative():
 
 @pytest.mark.parametrize("update", ["ste", "crude"])
 @pytest.mark.parametrize("training", [True, False])
-def test_gradients_of_q_pass_straight_through_where_it_clamps_too(update, training):
+def test_gradients_of_q_pass_straight_through_also_where_values_are_clamped(update, training):
     weight, g = nn.Parameter(torch.tensor([[-3.0, 0.3, 0.0, 1e-9, 1.0]])), random(1, 5)
     q(shift_update=update).train(training)(weight).backward(g)
     assert torch.equal(weight.grad, g)
 
 
-def test_rounding_is_no_true_derivative_and_its_surrogate_is():
+def test_rounding_fails_gradcheck_and_its_surrogate_passes():
     x = random(5, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: x * 1, x)
     assert not torch.autograd.gradcheck(lambda x: ThroughRounding.apply(x, x.round()), x, raise_exception=False)
-    fixed = FixedPoint(2, 3).of(x * 100)
+    fixed = FixedPoint(2, 3).quantise(x * 100)
     assert torch.equal(torch.autograd.grad(fixed.sum(), x)[0], torch.full_like(x, 100))
-    assert FixedPoint(2, 3).of(x.detach()).requires_grad is False
+    assert FixedPoint(2, 3).quantise(x.detach()).requires_grad is False
 
 
-# Q
+# ShiftQ
 
 
 def test_the_weight_of_q_is_clamped_in_place_in_training_only():
@@ -132,7 +132,7 @@ def test_the_weight_of_q_is_clamped_in_place_in_training_only():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_crude_overwrites_weights_and_biases_and_the_optimizer_steps_from_there(training):
+def test_the_crude_update_overwrites_weights_and_biases_before_the_optimizer_step(training):
     weight, bias = nn.Parameter(torch.tensor([[0.3, -0.8, 0.0]])), nn.Parameter(torch.tensor([0.7, -1e-9]))
     made = q(shift_update="crude").train(training)
     assert made(weight) is weight and made.effective_bias(bias) is bias
@@ -143,7 +143,7 @@ def test_crude_overwrites_weights_and_biases_and_the_optimizer_steps_from_there(
 
 
 @pytest.mark.parametrize("bits", [2, 5])
-def test_crude_clamps_nothing(bits):
+def test_the_crude_update_clamps_nothing(bits):
     weight = nn.Parameter(torch.tensor([[3.0, -3.0, 2.0**-20, -100.0, 0.0]]))
     made = q(shift_update="crude", weight_bits=bits)
     assert made(weight).tolist() == [[4.0, -4.0, 2.0**-20, -128.0, 0.0]]
@@ -159,9 +159,9 @@ def test_crude_clamps_nothing(bits):
         (ShiftPSWeight, "conv", True, True),
     ],
 )
-def test_what_is_rounded_by_default_is_what_the_papers_code_rounds(kind, layer, inputs, bias):
+def test_the_default_rounds_the_inputs_and_biases_that_the_code_of_the_paper_rounds(kind, layer, inputs, bias):
     weight, value = torch.zeros(2, 3) if layer == "linear" else torch.zeros(2, 3, 1, 1), torch.tensor([0.1, -0.1])
-    rounded_value = FixedPoint(16, 16).of(value)
+    rounded_value = FixedPoint(16, 16).quantise(value)
     made, given = kind(weight), kind(weight, activation_bits=(16, 16))
     assert (made.input_quantiser() is not None, torch.equal(made.effective_bias(value), rounded_value)) == (
         inputs,
@@ -174,12 +174,12 @@ def test_what_is_rounded_by_default_is_what_the_papers_code_rounds(kind, layer, 
 def test_fixed_point_does_not_overflow_in_any_dtype(dtype):
     x = torch.tensor([1.0, -1.0, 1.5, -300.0, 0.25, 2.0**-14, -0.0, math.inf, -math.inf, NAN], dtype=dtype)
     x.requires_grad_()
-    found = FixedPoint(16, 16).of(x)
+    found = FixedPoint(16, 16).quantise(x)
     limits = torch.tensor([32767.0, -32768.0]).to(dtype).tolist()
     assert found.dtype == dtype and found[:7].tolist() == x[:7].tolist()
     assert found[7:9].tolist() == limits and found[9].isnan()
     assert torch.equal(torch.autograd.grad(found.sum(), x)[0], torch.ones_like(x))
-    assert FixedPoint(4, 2).of(torch.tensor([6.9, 8.0, -9.0], dtype=dtype)).tolist() == [6.75, 7.0, -8.0]
+    assert FixedPoint(4, 2).quantise(torch.tensor([6.9, 8.0, -9.0], dtype=dtype)).tolist() == [6.75, 7.0, -8.0]
 
 
 @pytest.mark.parametrize("bits", [(1, 8), (1, 0), (0, 16), (26, 0), (32, 0), (40, 40), (2, 31), (16, -1)])
@@ -193,8 +193,8 @@ def test_degenerate_and_inexact_fixed_points_are_refused(kind, bits):
 
 
 @pytest.mark.parametrize("bits", [(2, 0), (2, 30), (25, 0), (25, 7), (16, 16)])
-def test_every_fixed_point_that_is_taken_has_positive_numbers_and_exact_limits(bits):
-    ends = FixedPoint(*bits).of(torch.tensor([1e30, -1e30])).tolist()
+def test_every_accepted_fixed_point_has_positive_numbers_and_exact_limits(bits):
+    ends = FixedPoint(*bits).quantise(torch.tensor([1e30, -1e30])).tolist()
     assert ends == [2 ** (bits[0] - 1) - 1, -(2 ** (bits[0] - 1))] and ends[0] >= 1
 
 
@@ -217,7 +217,7 @@ def test_a_bias_is_fixed_point_unless_crude():
         assert effective.tolist() == [0.5, -0.75, 3.0] and torch.equal(bias.grad, g)
 
 
-def test_the_hook_rounds_a_layers_input():
+def test_the_hook_rounds_the_input_of_a_layer():
     layer = nn.Linear(3, 2)
     layer.register_forward_pre_hook(q(activation_bits=(3, 1)).input_quantiser())
     x = torch.tensor([[0.7, -0.7, 9.0]])
@@ -226,18 +226,18 @@ def test_the_hook_rounds_a_layers_input():
     assert torch.equal(copy.deepcopy(layer)(x), layer(x))
 
 
-def test_what_is_not_a_number_stays_so():
+def test_nan_stays_nan():
     weight = nn.Parameter(torch.tensor([[NAN, 1.0]]))
     for update in ("ste", "crude"):
         assert q(shift_update=update)(weight).isnan().tolist() == [[True, False]]
-    assert q().fixed_point.of(torch.tensor(NAN)).isnan()
+    assert q().fixed_point.quantise(torch.tensor(NAN)).isnan()
 
 
-# PS
+# ShiftPS
 
 
 @pytest.mark.parametrize("bits, lowest", [(2, 0), (3, -2), (5, -14), (8, -126)])
-def test_initial_values_are_those_published(bits, lowest):
+def test_initial_values_of_ps_are_those_of_the_published_code(bits, lowest):
     generator = torch.Generator().manual_seed(3)
     linear = ShiftPSWeight(torch.zeros(90, 80), weight_bits=bits, generator=generator)
     conv = ShiftPSWeight(torch.zeros(40, 20, 3, 3), weight_bits=bits, generator=generator)
@@ -263,7 +263,7 @@ def test_a_frozen_sign_has_no_gradient_and_the_shift_has():
     assert made.sign.grad is None and not made.sign.requires_grad and made.shift.grad is not None
 
 
-def test_from_dense_is_the_rounded_logarithm_and_the_sign():
+def test_from_dense_gives_the_rounded_logarithm_and_the_sign():
     weight = torch.tensor([[0.3, -0.8, 0.0, 1e-9, -5.0]])
     made = ShiftPSWeight(torch.zeros(1, 5))
     values = made.from_dense(weight)
@@ -273,7 +273,7 @@ def test_from_dense_is_the_rounded_logarithm_and_the_sign():
     assert torch.equal(started.shift, values["shift"]) and torch.equal(started.sign, values["sign"])
 
 
-# what is computed how often
+# cache
 
 
 def test_evaluation_computes_the_weight_once_and_again_when_it_has_changed(monkeypatch):
@@ -297,7 +297,7 @@ def test_evaluation_computes_the_weight_once_and_again_when_it_has_changed(monke
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_effective_weight_has_the_memory_format_of_the_layers_even_with_one_input_channel(training):
+def test_the_effective_weight_keeps_the_memory_format_also_with_one_input_channel(training):
     weight = nn.Parameter(random(8, 1, 3, 3).to(memory_format=torch.channels_last))
     made = ShiftPSWeight(weight.detach()).to(memory_format=torch.channels_last)
     made.shift.data = weight.detach()
@@ -306,7 +306,7 @@ def test_the_effective_weight_has_the_memory_format_of_the_layers_even_with_one_
         assert constraint.train(training)(weight).stride() == weight.stride()
 
 
-def test_a_copy_is_independent():
+def test_a_copied_shift_constraint_is_independent():
     for made in (q(), ps(random(2, 2) - 3, random(2, 2))):
         weight = nn.Parameter(random(2, 2))
         before = made.eval()(weight).clone()

@@ -1,4 +1,4 @@
-"""Shift weights on layers and networks: what a layer computes, what baking keeps, how options reach them."""
+"""Shift weights on layers and networks: outputs, baking, options, and the method."""
 
 import copy
 
@@ -38,7 +38,7 @@ def batch(count=4, seed=9):
 @pytest.mark.parametrize("training", [True, False])
 def test_a_layer_uses_the_effective_weight_and_fixed_point_inputs_and_biases(kind, training):
     net = network(kind, activation_bits=(3, 2)).train(training)
-    found, fixed = net(batch()), FixedPoint(3, 2).of
+    found, fixed = net(batch()), FixedPoint(3, 2).quantise
     conv, linear = constrained_layers(net).values()
     hidden = F.conv2d(fixed(batch()), conv.constraint(conv.weight), fixed(conv.bias), padding=1)
     hidden = torch.relu(hidden).flatten(1)
@@ -47,7 +47,7 @@ def test_a_layer_uses_the_effective_weight_and_fixed_point_inputs_and_biases(kin
 
 
 def published_output(net, x):
-    """The layers' output as the paper's code computes it (its modules.py and modules_q.py), transcribed."""
+    """Return the layers' output as the paper's code computes it (modules.py and modules_q.py)."""
 
     def fixed(x):
         return torch.clamp(torch.floor(x / 2**-16) * 2**-16, -(2.0**15), 2.0**15 - 1)
@@ -61,7 +61,7 @@ def published_output(net, x):
 
 @KINDS
 @pytest.mark.parametrize("training", [True, False])
-def test_layers_compute_what_the_papers_code_computes(kind, training):
+def test_layers_compute_the_output_of_the_code_of_the_paper(kind, training):
     net = network(kind).double().train(training)
     found = net(batch().double())
     torch.testing.assert_close(found, published_output(net, batch().double()), rtol=0, atol=1e-12)
@@ -71,7 +71,7 @@ def test_layers_compute_what_the_papers_code_computes(kind, training):
 
 @KINDS
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_layers_of_few_bits_see_inputs_above_one_as_they_are(kind, dtype):
+def test_few_weight_bits_do_not_clip_inputs_above_one(kind, dtype):
     net = network(kind, activation_bits=(16, 16)).to(dtype).eval()
     x = batch().to(dtype)
     free = network(kind, activation_bits=(16, 16)).to(dtype).eval()
@@ -84,7 +84,7 @@ def test_layers_of_few_bits_see_inputs_above_one_as_they_are(kind, dtype):
 
 
 @KINDS
-def test_inputs_get_their_gradient_through_fixed_point(kind):
+def test_the_gradient_passes_through_the_fixed_point_of_the_inputs(kind):
     net, x = network(kind, activation_bits=(2, 1)), batch().requires_grad_()
     net(x).sum().backward()
     assert x.grad is not None and x.grad.abs().sum() > 0
@@ -112,10 +112,10 @@ def test_crude_weights_and_biases_are_powers_of_two_when_baked():
     plain = bake(net)
     for name, value in plain.state_dict().items():
         assert torch.equal(value, power_of_two(before[name], -15)), name
-    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())  # a copy was overwritten
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())  # bake overwrites a copy
 
 
-def test_the_parameters_of_ps_stand_in_the_weights_place():
+def test_the_parameters_of_ps_replace_the_weight():
     net = network("ShiftPS")
     names = ["0.bias", "0.constraint.shift", "0.constraint.sign", "3.bias", "3.constraint.shift", "3.constraint.sign"]
     assert [name for name, _ in net.named_parameters()] == names
@@ -165,7 +165,7 @@ def test_a_shift_type_that_reaches_no_layer_is_refused(program, config, kind):
 
 
 @KINDS
-def test_weight_bits_of_one_is_one_line(program, config, kind):
+def test_one_weight_bit_is_refused_in_one_line(program, config, kind):
     path = config(conv_type=kind, freeze_weights=None, prune_rate=None)
     code, out, err = program("--config", path, "--weight-bits", 1)
     told = "error: weight_bits: '1' on the command line, but it must be an int >= 2 and <= 8\n"
@@ -181,7 +181,7 @@ def test_the_method_refuses_a_network_without_shifts():
 
 
 @KINDS
-def test_the_table_tells_the_share_of_every_exponent(kind):
+def test_the_table_has_the_fraction_of_every_exponent(kind):
     net = network(kind).eval()
     weights = torch.cat([layer.weight.flatten() for layer in weight_layers(bake(net)).values()]).detach()
     counts = exponent_counts(net)
@@ -193,7 +193,7 @@ def test_the_table_tells_the_share_of_every_exponent(kind):
     assert sum(row["share"] for row in table.rows) == pytest.approx(1 - zero)
 
 
-def test_the_table_reaches_beyond_the_range_where_nothing_is_clamped():
+def test_the_table_includes_exponents_outside_the_range_for_the_crude_update():
     net = network("ShiftQ", shift_update="crude")
     with torch.no_grad():
         net[0].weight.view(-1)[:3] = torch.tensor([3.0, -(2.0**-20), float("nan")])
@@ -203,7 +203,7 @@ def test_the_table_reaches_beyond_the_range_where_nothing_is_clamped():
 
 
 @pytest.mark.parametrize(("epochs", "told"), [(1, [1]), (5, [1, 2, 3, 4, 5]), (25, [*range(2, 25, 2), 25])])
-def test_a_long_run_tells_it_of_some_epochs_and_of_the_last(epochs, told):
+def test_a_long_run_writes_the_table_for_some_epochs_and_the_last(epochs, told):
     net = network("ShiftQ").eval()
     assert [e for e in range(1, epochs + 1) if Shift().tables(net, None, None, e, epochs)] == told
 
@@ -217,7 +217,7 @@ def small(kind, seed=0):
     return constrain(model, kind, generator=torch.Generator().manual_seed(seed))
 
 
-FORMS = {  # what a file may hold
+FORMS = {  # contents of a checkpoint
     "bare": lambda model: model.state_dict(),
     "ours": lambda model: {"model": model.state_dict(), "options": {"arch": "Conv2", "conv_type": "DenseConv"}},
     "biprop": lambda model: {"state_dict": original_state(model), "arch": "Conv2", "conv_type": "DenseConv"},

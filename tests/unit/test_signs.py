@@ -1,4 +1,4 @@
-"""Sums of signs that decide signs: where they are, and that they are those of whole numbers however they are added."""
+"""Layers between binary activations: which layers they are, and that their sums are exact."""
 
 import copy
 from collections import Counter
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import models
 from models.activations import Sign
 from models.constraints import attach, bake, constrain, constrained_layers, weight_layers
-from models.constraints.between_signs import short, sign_layers
+from models.constraints.between_signs import rounded_scale, sign_layers
 from models.constraints.subnet import SubnetWeight
 from models.initial import initialise
 
@@ -40,15 +40,15 @@ def images(name, count=32):
     return torch.randn(count, *NETS[name][1], generator=torch.Generator().manual_seed(4))
 
 
-def places(model):
+def layers_between(model):
     return {name: layer for name, layer in constrained_layers(model).items() if layer.constraint.between_signs}
 
 
-# where
+# which layers
 
 
 def sums_between_signs(logits):
-    """How many convolutions and products of autograd's graph have a binary activation before and behind them."""
+    """Return how many convolutions and products in autograd's graph have a binary activation before and after them."""
     through = ("MaxPool2DWithIndices", "Relu", "View", "ReshapeAlias", "UnsafeView")
     products = ("Convolution", "Mm", "Addmm")
 
@@ -75,7 +75,7 @@ def sums_between_signs(logits):
 
 
 @pytest.mark.parametrize("arch", models.ARCHS)
-def test_every_place_in_every_architecture_is_found(arch):
+def test_sign_layers_finds_every_layer_between_signs_in_every_architecture(arch):
     with torch.device("meta"):
         model = models.build(arch, num_classes=10, in_shape=(3, 32, 32))
         logits = model(torch.empty(2, 3, 32, 32))
@@ -85,7 +85,7 @@ def test_every_place_in_every_architecture_is_found(arch):
 
 @pytest.mark.parametrize("norm", ["none", "batch_norm", "hard_invert"])
 @pytest.mark.parametrize("norm_last", [False, True])
-def test_places_of_a_perceptron(norm, norm_last):
+def test_sign_layers_of_an_mlp(norm, norm_last):
     model = models.build(
         "MLP", num_classes=5, in_shape=(1, 4, 4), hidden=(9, 8), activation="sign", norm=norm, norm_last=norm_last
     )
@@ -95,7 +95,7 @@ def test_places_of_a_perceptron(norm, norm_last):
 
 
 class Reused(nn.Module):
-    """One layer for real numbers and for signs."""
+    """A network that uses one layer for real numbers and for signs."""
 
     def __init__(self):
         super().__init__()
@@ -106,7 +106,7 @@ class Reused(nn.Module):
 
 
 class ByValue(Reused):
-    """No graph can be drawn of it."""
+    """A network that torch.fx cannot trace."""
 
     def forward(self, x):
         return super().forward(x) if x.sum() > 0 else x
@@ -123,7 +123,7 @@ class Tenth(Sign):
 
 
 class OfTenths(Functional):
-    """A subclass of the binary activation gives what is not whole."""
+    """A network with a subclass of the binary activation whose values are not whole."""
 
     def __init__(self):
         super().__init__()
@@ -131,7 +131,7 @@ class OfTenths(Functional):
 
 
 class InPlace(Functional):
-    """A binary activation is scaled in place."""
+    """A network that scales a binary activation in place."""
 
     def forward(self, x):
         y = self.sign(x)
@@ -140,7 +140,7 @@ class InPlace(Functional):
 
 
 class Twofold(Reused):
-    """The sums are used beside their signs."""
+    """A network that uses sums together with their signs."""
 
     def forward(self, x):
         y = self.layer(self.sign(x))
@@ -150,25 +150,25 @@ class Twofold(Reused):
 @pytest.mark.parametrize(
     "kind, expected", [(Reused, 0), (ByValue, 0), (Twofold, 0), (OfTenths, 0), (InPlace, 0), (Functional, 1)]
 )
-def test_places_of_a_network_of_your_own(kind, expected):
+def test_sign_layers_of_unusual_networks(kind, expected):
     model = kind()
     assert len(sign_layers(model)) == expected
     attach(model, lambda weight: SubnetWeight(weight, density=0.5), ["layer"])
-    assert len(places(model)) == expected
+    assert len(layers_between(model)) == expected
     assert model(torch.randn(3, 4)).shape == (3, 4)
 
 
-def test_dropout_multiplies_signs_by_what_is_not_whole():
+def test_a_layer_after_dropout_is_no_sign_layer():
     assert sign_layers(nn.Sequential(Sign(), nn.Dropout(0.3), nn.Linear(4, 4), Sign())) == set()
 
 
-# exact
+# exact sums
 
 
 def seen(model, x, precision="fp32"):
-    """Layer's name -> (input, output) of every place in a pass."""
+    """Return name -> (input, output) of every layer between signs in a pass."""
     found, hooks = {}, []
-    for name, layer in places(model).items():
+    for name, layer in layers_between(model).items():
         keep = lambda _, inputs, out, name=name: found.update({name: (inputs[0].detach(), out.detach())})  # noqa: E731
         hooks.append(layer.register_forward_hook(keep))
     with PRECISIONS[precision]():
@@ -179,7 +179,7 @@ def seen(model, x, precision="fp32"):
 
 
 def exact_sign(layer, x):
-    """Of the sum of whole numbers in float64, where no rounding happens, and of the bias."""
+    """Return the signs of the exact outputs: the sums are those of whole numbers in float64."""
     signs, scale = layer.constraint.signs(layer.weight)
     multiply = F.linear if signs.dim() == 2 else lambda a, b: F.conv2d(a, b, padding=layer.padding)
     sums = multiply(x.double(), signs.double())
@@ -192,7 +192,7 @@ def exact_sign(layer, x):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", NETS)
-def test_signs_are_those_of_whole_numbers(name, threads, layout, precision, on_threads):
+def test_the_signs_of_outputs_are_those_of_exact_sums(name, threads, layout, precision, on_threads):
     model, x = net(name), images(name)
     if x.shape[1] > 1:
         model, x = model.to(memory_format=LAYOUTS[layout]), x.contiguous(memory_format=LAYOUTS[layout])
@@ -203,7 +203,7 @@ def test_signs_are_those_of_whole_numbers(name, threads, layout, precision, on_t
     zeros = 0
     for at, (inputs, out) in found.items():
         assert set(inputs.unique().tolist()) <= {-1, 0, 1}
-        assert torch.equal(out.double().sign(), exact_sign(places(model)[at], inputs)), at
+        assert torch.equal(out.double().sign(), exact_sign(layers_between(model)[at], inputs)), at
         assert torch.equal(torch.cat([half[at][1] for half in halves]), whole[at][1])
         zeros += int((out == 0).sum())
     assert len(found) >= 1 and (zeros or "biases" in name)
@@ -212,24 +212,24 @@ def test_signs_are_those_of_whole_numbers(name, threads, layout, precision, on_t
 @pytest.mark.parametrize("conv_type", ["SubnetConv", "GlobalSubnetConv", "BinaryConv"])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", NETS)
-def test_every_constraint_of_one_magnitude_is_exact(name, training, conv_type):
+def test_sums_are_exact_for_every_constraint_with_one_magnitude(name, training, conv_type):
     model = net(name, conv_type).train(training)
     for layer in constrained_layers(model).values():
-        layer.constraint.on = 1.1
+        layer.constraint.on_value = 1.1
     found = seen(model, images(name))
-    assert found.keys() == places(model).keys()
+    assert found.keys() == layers_between(model).keys()
     for at, (inputs, out) in found.items():
-        assert torch.equal(out.double().sign(), exact_sign(places(model)[at], inputs)), at
+        assert torch.equal(out.double().sign(), exact_sign(layers_between(model)[at], inputs)), at
 
 
-# all else is as it was
+# values and gradients
 
 
 def between(layer, conv_type):
-    """A layer with a constraint between two binary activations."""
+    """Return a network of one constrained layer between two binary activations."""
     torch.manual_seed(5)
     made = constrain(nn.Sequential(Sign(), layer, Sign()), conv_type, density=0.4, initial_ones=0.3)
-    made[1].constraint.on = 1.3
+    made[1].constraint.on_value = 1.3
     return made
 
 
@@ -261,14 +261,14 @@ def test_values_and_gradients_are_those_of_the_effective_weight(kind, bias, conv
             assert ours.any()
 
 
-def test_a_dense_phase_multiplies_the_weights_themselves():
+def test_a_bypassed_layer_multiplies_by_its_own_weights():
     model = between(nn.Linear(6, 5), "SubnetConv")
     model[1].constraint.bypassed = True
     x = torch.ones(2, 6)
     assert torch.equal(model[1](x), F.linear(x, model[1].weight, model[1].bias))
 
 
-def test_evaluation_selects_once(monkeypatch):
+def test_evaluation_between_signs_selects_once(monkeypatch):
     calls, true = Counter(), SubnetWeight.mask
     monkeypatch.setattr(SubnetWeight, "mask", lambda self: calls.update([self]) or true(self))
     model = net("VGG_Small_BinAct").eval()
@@ -277,16 +277,16 @@ def test_evaluation_selects_once(monkeypatch):
     assert set(calls.values()) == {1}
 
 
-# without the constraint
+# baked networks
 
 
 @pytest.mark.parametrize("name", PLACES)
 def test_a_baked_network_has_the_same_signs(name):
     model, x = net(name), images(name)
-    model(x)  # batch norms see images
+    model(x)  # fills the running statistics
     plain, found = bake(model.eval()), seen(model, x)
     for at, (inputs, out) in found.items():
-        layer = places(model)[at]
+        layer = layers_between(model)[at]
         baked = plain.get_submodule(at)
         assert torch.equal(baked(inputs).sign(), out.sign())
         torch.testing.assert_close(baked.weight.detach(), layer.constraint(layer.weight).detach(), rtol=2**-11, atol=0)
@@ -296,10 +296,10 @@ def test_a_baked_network_has_the_same_signs(name):
 
 @pytest.mark.parametrize("on", [0.7, 1.1])
 @pytest.mark.parametrize("kind", [nn.Linear(200, 50), nn.Conv2d(8, 50, 5)])
-def test_a_bias_of_the_weights_magnitude_is_baked_with_it(kind, on):
+def test_baking_scales_a_bias_together_with_the_weight(kind, on):
     torch.manual_seed(0)
     model = constrain(nn.Sequential(Sign(), copy.deepcopy(kind), Sign()), "BinaryConv", initial_ones=0.3).eval()
-    model[1].constraint.on = on
+    model[1].constraint.on_value = on
     nn.init.ones_(model[1].bias)
     plain, x = bake(model), torch.randn(200, *((200,) if isinstance(kind, nn.Linear) else (8, 5, 5)))
     zeros = (model[:2](x) == 0).sum()
@@ -308,9 +308,9 @@ def test_a_bias_of_the_weights_magnitude_is_baked_with_it(kind, on):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("terms", [1, 9, 576, 4608, 40000])
-def test_sums_of_a_short_number_are_exact(terms, dtype):
+def test_sums_of_a_rounded_scale_are_exact(terms, dtype):
     for scale in (0.0123456789, 1 / 3, 1.9999999, 7e-12):
-        found = short(scale, terms, dtype)
+        found = rounded_scale(scale, terms, dtype)
         assert found == pytest.approx(scale, rel=2 ** -(22 - terms.bit_length()))
         kind = torch.promote_types(dtype, torch.float32)
         added = torch.full((terms,), found, dtype=kind).cumsum(0)
@@ -318,5 +318,5 @@ def test_sums_of_a_short_number_are_exact(terms, dtype):
 
 
 @pytest.mark.parametrize("scale", [0.0, float("inf"), float("nan")])
-def test_a_scale_without_bits_stays(scale):
-    assert short(scale, 100, torch.float32) == pytest.approx(scale, nan_ok=True)
+def test_zero_and_non_finite_scales_are_not_rounded(scale):
+    assert rounded_scale(scale, 100, torch.float32) == pytest.approx(scale, nan_ok=True)

@@ -74,7 +74,7 @@ def test_a_watched_layer_has_a_dense_gradient_even_for_zero_images(layers, count
     model, shape = constrained(layers, "SparseConv")
     masks = [layer.constraint for layer in constrained_layers(model).values()]
     for mask in masks:
-        mask.watched = True
+        mask.records_gradient = True
     model(torch.randn(count, *shape)).square().sum().backward()
-    assert all(isinstance(mask, SparseWeight) and mask.gradient.shape == mask.mask.shape for mask in masks)
-    assert any(mask.gradient.any() for mask in masks) == bool(count)
+    assert all(isinstance(mask, SparseWeight) and mask.dense_gradient.shape == mask.mask.shape for mask in masks)
+    assert any(mask.dense_gradient.any() for mask in masks) == bool(count)

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from models.constraints import bake, constrain, constrained_layers, layer_counts
-from models.constraints.connection_update import filter_counts, filters, kept_per_layer
+from models.constraints.connection_update import filter_counts, filter_shape, kept_per_layer
 from models.constraints.hebbian_stats import coactivation, correlation
-from models.constraints.rewiring_rules import Rules
 from models.constraints.sparse import SparseWeight
 from models.constraints.topk_mask import kept_count
 from tests.cases import SPARSE_RULES
+from tests.rewiring import rewiring_rules
 from tests.steps import make_method
 from trainers.loop import TrainingSetup, fit
 from trainers.methods.sparse import Sparse
@@ -172,7 +172,7 @@ def test_a_run_that_starts_between_two_moves_counts_its_first_step(drop):
     assert [6 + step for step, was in enumerate(counted) if was] == [6, 10]
 
 
-# when connections move
+# times of rewiring
 
 
 def moves(epochs, density, **rules):
@@ -235,7 +235,7 @@ def test_every_pair_of_rules_trains_and_keeps_its_number_of_connections(drop, gr
     run(net, 3, drop=drop, grow=grow, prune_rate=density, progress_interval=4, update_interval=2, progress_until=1.0)
     for layer in layers(net):
         assert layer.weight.isfinite().all() and not layer.weight[layer.constraint.mask == 0].any()
-        rows, n = filters(layer.weight)
+        rows, n = filter_shape(layer.weight)
         k1, k2 = filter_counts(n, 0.1, 0.15)
         if density is None and drop != "random":
             assert layer.constraint.kept == rows * (k1 if grow == "none" else k2)
@@ -353,7 +353,7 @@ def test_without_hold_zeroed_weights_keep_training_with_their_optimizer_state():
 
     run(net, 2, look, sparse_hold=False)
     (weight, memory), (after, kept_memory) = seen["trained"], seen["after"]
-    rows, n = filters(weight)
+    rows, n = filter_shape(weight)
     assert int(after.count_nonzero()) == rows * filter_counts(n, 0.1, 0.15)[1] and (weight != 0).all()
     assert all(torch.equal(memory[key], kept_memory[key]) for key in memory)
     assert (seen["next"][0] != 0).all() and all(count.kept == count.total for count in layer_counts(net))
@@ -368,7 +368,7 @@ def test_without_a_density_every_filter_keeps_its_strongest_connections():
 
     run(net, 1, look, keep_share=0.2, live_share=0.4, update_interval=2)
     for (name, layer), before in zip(constrained_layers(net).items(), layers(seen["net"]), strict=True):
-        rows, n = filters(layer.weight)
+        rows, n = filter_shape(layer.weight)
         k1, k2 = filter_counts(n, 0.2, 0.4)
         order = seen["strengths"][name].reshape(rows, n).argsort(dim=1, descending=True, stable=True)
         old, new = (part.weight.detach().reshape(rows, n).gather(1, order) for part in (before, layer))
@@ -403,8 +403,8 @@ def test_a_layer_emptied_by_the_random_control_has_connections_after_the_next_mo
     run(net, 3, lambda method, when, step: seen.append(net[5].constraint.kept), live_share=1e-9, **rules)
     assert seen[-1] == 0 and all(torch.isfinite(layer.weight).all() for layer in layers(net))
     weight, mask = net[5].weight, net[5].constraint.mask
-    change = Rules(**rules).change(weight, mask, None, None, target=0, fraction=0.0)
-    net[5].constraint.change(weight, change, hold=True)
+    change = rewiring_rules(**rules).rewiring(weight, mask, None, None, target=0, fraction=0.0)
+    net[5].constraint.rewire(weight, change, hold=True)
     assert net[5].constraint.kept > 0 and net[5].weight.count_nonzero() == net[5].constraint.kept
 
 
@@ -412,7 +412,7 @@ def test_rigl_grows_by_the_dense_gradient_of_the_last_batch():
     net, seen = network(DENSITY), {}
 
     def look(method, when, step):
-        assert all(layer.constraint.watched == (step % 3 == 2 and when != "after") for layer in layers(net))
+        assert all(layer.constraint.records_gradient == (step % 3 == 2 and when != "after") for layer in layers(net))
         if step == 2:
             seen[when] = copy.deepcopy(net)
 
@@ -426,7 +426,7 @@ def test_rigl_grows_by_the_dense_gradient_of_the_last_batch():
         off = ((layer.constraint.mask == 0) & (old.constraint.mask == 0)).flatten()
         values = gradient.abs().reshape(-1)
         assert not grown.any() or values[grown].min() >= values[off].max() * (1 - 1e-4)
-        assert not layer.weight.flatten()[grown].any() and layer.constraint.gradient is None
+        assert not layer.weight.flatten()[grown].any() and layer.constraint.dense_gradient is None
     assert any(
         (a.constraint.mask != b.constraint.mask).any() for a, b in zip(layers(net), layers(seen["before"]), strict=True)
     )
@@ -436,10 +436,10 @@ def test_a_layer_has_a_dense_gradient_only_while_watched():
     layer = SparseWeight(torch.empty(3, 4), density=0.5, generator=torch.Generator().manual_seed(0))
     weight = torch.randn(3, 4, requires_grad=True)
     (layer(weight) * 2).sum().backward()
-    assert layer.gradient is None and torch.equal(weight.grad, 2 * layer.mask)
-    layer.watched = True
+    assert layer.dense_gradient is None and torch.equal(weight.grad, 2 * layer.mask)
+    layer.records_gradient = True
     (layer(weight) * 3).sum().backward()
-    assert torch.equal(layer.gradient, torch.full((3, 4), 3.0))
+    assert torch.equal(layer.dense_gradient, torch.full((3, 4), 3.0))
     with torch.no_grad():
         assert torch.equal(layer(weight), weight * layer.mask)
 

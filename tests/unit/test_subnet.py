@@ -1,6 +1,7 @@
-"""SubnetConv's arithmetic against numpy transcriptions, its gradient, and what it computes how often."""
+"""SubnetConv: arithmetic against numpy transcriptions, gradient, and evaluation cache."""
 
 import copy
+import functools
 import math
 
 import numpy as np
@@ -13,7 +14,7 @@ from models.constraints.gradients import ScoreThroughMask
 from models.constraints.subnet import SubnetWeight
 from models.constraints.topk_mask import keep_largest, kept_count
 
-PATHS = pytest.mark.parametrize("select", [topk_mask._on_host, topk_mask._on_device], ids=["host", "device"])
+PATHS = pytest.mark.parametrize("select", [topk_mask._fill_on_host, topk_mask._fill_on_device], ids=["host", "device"])
 DTYPES = pytest.mark.parametrize("dtype", list(topk_mask._BITS), ids=str)
 INF, NAN = float("inf"), float("nan")
 
@@ -30,7 +31,7 @@ def mask_of(select, magnitude, kept):
 
 
 def numpy_mask(scores, kept):
-    """The `kept` largest |s|; a stable ascending sort puts the lowest index first among ties, where pruning starts."""
+    """Return the mask of the `kept` largest |s|: a stable ascending sort prunes the lowest index of ties first."""
     flat = np.abs(scores).ravel()
     mask = np.ones(flat.size)
     mask[np.argsort(flat, kind="stable")[: flat.size - kept]] = 0
@@ -51,7 +52,7 @@ def constraint_of(weight, density=0.5, seed=1, scores=None):
     return made
 
 
-# how many
+# number kept
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,7 @@ def constraint_of(weight, density=0.5, seed=1, scores=None):
         (10, 1e-300, 1),
     ],
 )
-def test_kept_count(n, density, kept):
+def test_kept_count_is_that_of_biprop_and_at_least_one(n, density, kept):
     assert kept_count(n, density) == kept
     assert constraint_of(torch.zeros(n, 1), density).kept == kept
 
@@ -82,14 +83,14 @@ def test_impossible_densities_are_refused(density):
         SubnetWeight(torch.zeros(2, 2), density=density)
 
 
-# which
+# masks
 
 
 @PATHS
 @DTYPES
 @pytest.mark.parametrize("shape", [(37,), (6, 7), (4, 3, 4, 5), (5, 1, 3, 3), (2, 8, 1, 1)], ids=str)
-def test_mask_without_ties(select, dtype, shape):
-    count = math.prod(shape)  # at most 256: bfloat16 tells larger integers apart no more
+def test_the_mask_keeps_the_largest_of_distinct_scores(select, dtype, shape):
+    count = math.prod(shape)  # at most 256, up to which bfloat16 is exact for integers
     magnitude = torch.randperm(count, generator=torch.Generator().manual_seed(1)).view(shape).to(dtype)
     for kept in range(1, count):
         assert np.array_equal(mask_of(select, magnitude, kept).double(), numpy_mask(magnitude.double().numpy(), kept))
@@ -98,7 +99,7 @@ def test_mask_without_ties(select, dtype, shape):
 @PATHS
 @DTYPES
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last], ids=str)
-def test_among_ties_the_lowest_row_major_index_is_pruned_first(select, dtype, memory):
+def test_of_equal_scores_the_lowest_row_major_index_is_pruned_first(select, dtype, memory):
     magnitude = torch.randint(0, 3, (4, 3, 2, 2), generator=torch.Generator().manual_seed(0)).to(dtype)
     magnitude = magnitude.contiguous(memory_format=memory)
     for kept in range(1, magnitude.numel()):
@@ -109,13 +110,13 @@ def test_among_ties_the_lowest_row_major_index_is_pruned_first(select, dtype, me
 
 @PATHS
 @pytest.mark.parametrize("kept", range(1, 6))
-def test_equal_scores_lose_their_first_entries(select, kept):
+def test_if_all_scores_are_equal_the_first_ones_are_pruned(select, kept):
     for value in (0.0, 1.5, INF, NAN):
         assert mask_of(select, torch.full((5,), value), kept).tolist() == [0.0] * (5 - kept) + [1.0] * kept
 
 
 @PATHS
-def test_infinite_is_large_and_not_a_number_largest(select):
+def test_nan_counts_as_larger_than_infinity(select):
     magnitude = torch.tensor([3.0, NAN, 0.0, INF, 7.0, INF]).abs()
     assert mask_of(select, magnitude, 1).tolist() == [0, 1, 0, 0, 0, 0]
     assert mask_of(select, magnitude, 2).tolist() == [0, 1, 0, 0, 0, 1]
@@ -123,30 +124,30 @@ def test_infinite_is_large_and_not_a_number_largest(select):
     assert mask_of(select, torch.tensor([NAN, 2.0, 2.0, 1.0]).abs(), 2).tolist() == [1, 0, 1, 0]
 
 
-def test_subnormal_scores_are_told_apart():
+def test_subnormal_scores_are_ordered():
     magnitude = torch.tensor([3e-45, 1e-45, 0.0, 6e-45])
     assert keep_largest(magnitude, 2).tolist() == [1, 0, 0, 1]
 
 
-def test_the_path_is_chosen_by_the_device(monkeypatch):
+def test_the_device_decides_which_selection_runs(monkeypatch):
     used = []
-    for name in ("_on_host", "_on_device"):
+    for name in ("_fill_on_host", "_fill_on_device"):
         monkeypatch.setattr(topk_mask, name, lambda bits, pruned, mask, name=name: used.append(name))
     keep_largest(torch.ones(4), 2)
     keep_largest(torch.ones(4, device="meta"), 2)
-    keep_largest(torch.ones(4), 4)  # nothing to select
-    assert used == ["_on_host", "_on_device"]
+    keep_largest(torch.ones(4), 4)  # nothing is pruned
+    assert used == ["_fill_on_host", "_fill_on_device"]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @DTYPES
-def test_a_gpu_selects_what_the_host_selects(dtype):
+def test_a_gpu_selects_the_same_weights_as_the_cpu(dtype):
     magnitude = torch.randint(0, 50, (40, 30, 3, 3)).to(dtype)
     for kept in (1, 17, 5000, magnitude.numel() - 1, magnitude.numel()):
         assert torch.equal(keep_largest(magnitude.cuda(), kept).cpu(), keep_largest(magnitude, kept))
 
 
-def test_selection_leaves_the_scores_alone():
+def test_selection_does_not_change_the_scores():
     scores = random(6, 5)
     before = scores.clone()
     keep_largest(scores.abs(), 7)
@@ -154,12 +155,12 @@ def test_selection_leaves_the_scores_alone():
     assert torch.equal(scores, before)
 
 
-# what becomes of them
+# effective weights
 
 
 @pytest.mark.parametrize("density", [1e-6, 0.1, 0.3, 0.5, 0.8, 0.999, 1.0])
 @pytest.mark.parametrize("shape", [(1, 1), (3, 4), (64, 3, 3, 3), (7, 5, 1, 1)], ids=str)
-def test_effective_weight(shape, density):
+def test_the_effective_weight_is_that_of_the_numpy_transcription(shape, density):
     weight, scores = random(*shape), random(*shape, seed=1)
     found = constraint_of(weight, density, scores=scores).effective_weight(weight)
     expected = numpy_effective(weight.numpy(), scores.numpy(), density)
@@ -173,7 +174,7 @@ def test_memory_formats_of_weight_and_scores_may_differ(weight_last, scores_last
     weight, scores = random(8, 4, 3, 3), random(8, 4, 3, 3, seed=1)
     expected = numpy_effective(weight.numpy(), scores.numpy(), 0.3)
     constraint = constraint_of(weight, 0.3, scores=scores)
-    np.testing.assert_allclose(constraint(weight).detach(), expected, rtol=2e-6)  # seen once before it changes
+    np.testing.assert_allclose(constraint(weight).detach(), expected, rtol=2e-6)  # fills the cache
     if scores_last:
         constraint.scores.data = scores.contiguous(memory_format=torch.channels_last)
     if weight_last:
@@ -181,19 +182,19 @@ def test_memory_formats_of_weight_and_scores_may_differ(weight_last, scores_last
     np.testing.assert_allclose(constraint(weight).detach(), expected, rtol=2e-6)
 
 
-def test_sign_is_never_zero():
+def test_the_sign_of_a_zero_weight_is_plus_one():
     weight = torch.tensor([[0.0, -0.0, 2.0, -4.0]])
     assert constraint_of(weight, 1.0).effective_weight(weight).tolist() == [[1.5, 1.5, 1.5, -1.5]]
 
 
-def test_alpha_is_of_the_kept_alone():
+def test_alpha_is_the_mean_magnitude_of_the_kept_weights():
     weight = torch.tensor([[1.0, -2.0, 30.0, -40.0]])
     found = constraint_of(weight, 0.5, scores=torch.tensor([[-9.0, 8.0, 1.0, 0.5]])).effective_weight(weight)
     assert found.tolist() == [[1.5, -1.5, 0, 0]]
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_alpha_of_many_weights_is_their_mean_whatever_the_number_of_threads(threads, on_threads):
+def test_alpha_of_many_weights_is_accurate_with_any_number_of_threads(threads, on_threads):
     weight = torch.full((4000, 1000), 0.1)
     constraint = constraint_of(weight, 1.0)
     with on_threads(threads):
@@ -207,14 +208,14 @@ def test_alpha_of_many_weights_is_their_mean_whatever_the_number_of_threads(thre
 
 
 @DTYPES
-def test_every_float_type_gives_its_own(dtype):
+def test_the_effective_weight_has_the_dtype_of_the_weight(dtype):
     weight = random(256, 512, dtype=dtype)  # a float16 sum of its magnitudes overflows
     found = constraint_of(weight).effective_weight(weight)
     assert found.dtype == dtype and found.isfinite().all()
     assert found.abs().max().item() == pytest.approx(weight.double().abs().mean().item(), rel=1e-2)
 
 
-def test_scores_are_drawn_for_the_fan_in_by_the_generator_given():
+def test_initial_scores_depend_on_the_fan_in_and_the_generator():
     weight = torch.zeros(50, 6, 3, 3)
     scores = constraint_of(weight, seed=3).scores
     assert torch.equal(scores, constraint_of(weight, seed=3).scores)
@@ -226,16 +227,16 @@ def test_scores_are_drawn_for_the_fan_in_by_the_generator_given():
 # gradients
 
 
-def test_gradient_of_the_scores_is_g_w_sign_s():
+def test_the_gradient_of_the_scores_is_g_w_sign_s():
     weight, scores, g = random(6, 5), random(6, 5, seed=1), random(6, 5, seed=2)
     scores[0, 0] = 0
     constraint = constraint_of(weight, 0.3, scores=scores)
     constraint(weight).backward(g)
     assert np.array_equal(constraint.scores.grad, g.numpy() * (weight.numpy() * np.sign(scores.numpy())))
-    assert constraint.scores.grad[0, 0] == 0 and constraint.scores.grad.count_nonzero() == 29  # the pruned have theirs
+    assert constraint.scores.grad[0, 0] == 0 and constraint.scores.grad.count_nonzero() == 29  # pruned entries too
 
 
-def test_no_gradient_reaches_the_weight():
+def test_the_frozen_weight_gets_no_gradient():
     weight = random(4, 3).requires_grad_()
     constraint_of(weight.detach())(weight).sum().backward()
     assert weight.grad is None
@@ -254,7 +255,7 @@ def test_straight_through_fails_gradcheck_and_its_surrogate_passes():
     assert not torch.autograd.gradcheck(lambda s: straight_through(s, weight), scores, raise_exception=False)
 
 
-def test_gradient_is_that_of_the_surrogate():
+def test_the_gradient_is_that_of_the_surrogate():
     scores = random(5, 4, dtype=torch.float64).requires_grad_()
     weight, g = (random(5, 4, seed=seed, dtype=torch.float64) for seed in (1, 2))
     (found,) = torch.autograd.grad(straight_through(scores, weight), scores, g)
@@ -262,7 +263,7 @@ def test_gradient_is_that_of_the_surrogate():
     assert torch.equal(found, expected)
 
 
-def test_gradient_through_autocast_is_of_the_scores_type():
+def test_under_autocast_the_gradient_has_the_dtype_of_the_scores():
     layer = constrain(nn.Sequential(nn.Linear(4, 3)), "SubnetConv", density=0.5)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = layer(random(2, 4))
@@ -271,7 +272,7 @@ def test_gradient_through_autocast_is_of_the_scores_type():
     assert out.dtype == torch.bfloat16 and grad.dtype == torch.float32 and grad.any()
 
 
-# how often
+# cache
 
 
 @pytest.fixture
@@ -305,7 +306,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_evaluation_computes_once_until_something_changes(counted, change):
+def test_evaluation_computes_the_weight_once_until_something_changes(counted, change):
     net = constrain(nn.Sequential(nn.Linear(4, 3, bias=False)), "SubnetConv", density=0.5).eval()
     for _ in range(3):
         net(random(2, 4))
@@ -319,7 +320,7 @@ def test_evaluation_computes_once_until_something_changes(counted, change):
     np.testing.assert_allclose(out.detach(), random(2, 4).numpy() @ expected.T, rtol=1e-5, atol=1e-6)
 
 
-def test_training_computes_every_time_and_evaluation_gives_the_same(counted):
+def test_training_computes_the_weight_in_every_pass_and_evaluation_gives_the_same(counted):
     net = constrain(nn.Sequential(nn.Conv2d(3, 8, 3)), "SubnetConv", density=0.5)
     x = random(2, 3, 5, 5)
     trained = [net(x) for _ in range(2)]
@@ -338,21 +339,22 @@ def test_the_cached_weight_still_gives_gradients():
 
 
 def test_magnitude_and_sign_of_a_frozen_weight_are_computed_once():
-    weight, constraint = random(6, 5), constraint_of(random(6, 5))
-    constraint(weight)
-    parts = constraint._parts[1:]
+    weight, constraint, calls = random(6, 5), constraint_of(random(6, 5)), []
+    compute = constraint._magnitude_and_sign
+    constraint._magnitude_and_sign = functools.wraps(compute)(lambda w: calls.append(1) or compute(w))
     for _ in range(3):
         refill(constraint.scores)
         constraint(weight)
-    assert all(new is old for new, old in zip(constraint._parts[1:], parts, strict=True))
+    assert len(calls) == 1
     refill(weight)
     found = constraint(weight).detach()
+    assert len(calls) == 2
     np.testing.assert_allclose(
         found, numpy_effective(weight.numpy(), constraint.scores.detach().numpy(), 0.5), rtol=2e-6
     )
 
 
-def test_a_copy_has_its_own_caches():
+def test_a_copied_network_has_its_own_cache():
     net = constrain(nn.Sequential(nn.Linear(4, 3, bias=False)), "SubnetConv", density=0.5).eval()
     before = net(random(2, 4))
     other = copy.deepcopy(net)
@@ -362,7 +364,7 @@ def test_a_copy_has_its_own_caches():
     assert torch.equal(bake(net)(random(2, 4)), before)
 
 
-def test_caches_are_not_saved():
+def test_the_state_dict_holds_no_cached_values():
     net = constrain(nn.Sequential(nn.Linear(4, 3, bias=False)), "SubnetConv", density=0.5).eval()
     net(random(2, 4))
     assert list(net.state_dict()) == ["0.weight", "0.constraint.scores"]

@@ -1,4 +1,4 @@
-"""The weight sweep equals evaluations of rebuilt networks, and reads every batch and computes the first layer once."""
+"""The weight sweep: equal to networks with rebuilt weights, with one pass over the batches."""
 
 import copy
 
@@ -11,15 +11,15 @@ from models.constraints import constrain, constrained_layers, weight_layers
 from models.initial import initialise
 from tests.steps import OneBatch, make_method
 from trainers.loop import evaluate
-from trainers.methods.base import Method
-from trainers.methods.weight_sweep import scaled, weight_sweep
+from trainers.methods.binary import Binary
+from trainers.methods.weight_sweep import ScaledLayer, scaled, weight_sweep
 from utils.distributed.runtime import Runtime
 
 CPU = Runtime(torch.device("cpu"), torch.float32)
 VALUES = [0.0, 0.1, 1.0, 1.7, 4.0]
 
 
-class TwoBatches(OneBatch):
+class Two(OneBatch):
     """Two batches of different images."""
 
     def __init__(self, spec, samples=40):
@@ -36,15 +36,15 @@ class TwoBatches(OneBatch):
             yield images[1:].flip(1) * 2, labels[1:]
 
 
-class Spec:
-    """Spec of a data set with images of `in_shape`."""
+class Facts:
+    """A data set of images of this shape."""
 
     def __init__(self, in_shape, num_classes=5):
         self.in_shape, self.num_classes = in_shape, num_classes
 
 
 def network(arch, in_shape, *, dense=(), ones=0.2, **options):
-    """Return (network prepared for trainer binary, method); the layers with the numbers in `dense` stay plain."""
+    """Return a network that is binary but for the layers with the indices `dense`, and its method."""
     torch.manual_seed(3)
     model = models.build(arch, num_classes=5, in_shape=in_shape, **options)
     initialise(model, "standard")
@@ -53,14 +53,14 @@ def network(arch, in_shape, *, dense=(), ones=0.2, **options):
     method = make_method("binary")
     method.prepare(model)
     for layer in constrained_layers(model).values():
-        nn.init.uniform_(layer.weight, 0, 0.5 / (1 - ones))  # so that the share `ones` of the weights is above a half
+        nn.init.uniform_(layer.weight, 0, 0.5 / (1 - ones))  # above a half are as many as there are ones
         if layer.bias is not None:
             nn.init.uniform_(layer.bias)
     return model, method
 
 
 def rebuilt(model, on):
-    """Return a copy whose weights and biases are plain, 0 and `on`, and whose batch norms are in training mode."""
+    """Return a plain network with weights and biases of 0 and `on` and with batch norms in training mode."""
     plain = copy.deepcopy(model)
     for layer in constrained_layers(plain).values():
         for parameter in (layer.weight, *([] if layer.bias is None else [layer.bias])):
@@ -71,8 +71,8 @@ def rebuilt(model, on):
     return plain
 
 
-class BatchStatistics(Method):
-    """Evaluates batch norms in training mode, the other modules in evaluation mode."""
+class Untouched(Binary):
+    """A method that evaluates with batch norms in training mode."""
 
     def before_evaluation(self, model):
         for module in model.modules():
@@ -95,32 +95,32 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_sweep_equals_evaluations_of_networks_with_rebuilt_weights(name):
+def test_a_sweep_gives_the_scores_of_networks_with_rebuilt_weights(name):
     arch, in_shape, settings = NETWORKS[name]
     model, method = network(arch, in_shape, **settings)
-    batches = TwoBatches(Spec(in_shape))
+    batches = Two(Facts(in_shape))
     for row, on in zip(weight_sweep(model, batches, method, CPU, VALUES), VALUES, strict=True):
-        expected = evaluate(rebuilt(model, on), batches, BatchStatistics(), CPU)
+        expected = evaluate(rebuilt(model, on), batches, make_method(Untouched), CPU)
         assert row["on"] == on
         assert row["loss"] == pytest.approx(expected.loss, rel=1e-5)
         assert row["acc@1"] == pytest.approx(expected.top1, abs=1e-9)
     assert len({row["loss"] for row in weight_sweep(model, batches, method, CPU, VALUES)}) > 1
 
 
-def test_the_sweep_at_1_equals_the_evaluation_and_changes_nothing():
+def test_a_sweep_at_1_is_an_evaluation_and_leaves_the_network_unchanged():
     model, method = network("CircuitMLP", (1, 6, 5), **MLP)
-    batches, state = TwoBatches(Spec((1, 6, 5))), copy.deepcopy(model.state_dict())
+    batches, state = Two(Facts((1, 6, 5))), copy.deepcopy(model.state_dict())
     expected = evaluate(model, batches, method, CPU)
     (row,) = weight_sweep(model, batches, method, CPU, [1.0])
     assert (row["loss"], row["acc@1"]) == (expected.loss, expected.top1)
     assert weight_sweep(model, batches, method, CPU, [0.3]) and evaluate(model, batches, method, CPU) == expected
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
-    assert not any("forward" in vars(module) for module in model.modules())
+    assert not any(isinstance(module, ScaledLayer) for module in model.modules())
 
 
-def test_the_sweep_reads_every_batch_once_and_computes_the_first_layer_once_per_batch(monkeypatch):
+def test_a_sweep_reads_the_batches_once_and_computes_the_first_layer_once_per_batch(monkeypatch):
     model, method = network("CircuitMLP", (1, 6, 5), **MLP)
-    batches, calls = TwoBatches(Spec((1, 6, 5))), []
+    batches, calls = Two(Facts((1, 6, 5))), []
     for name, layer in constrained_layers(model).items():
         linear = layer.constraint.linear
         monkeypatch.setattr(layer.constraint, "linear", lambda *a, f=linear, n=name: calls.append(n) or f(*a))
@@ -131,9 +131,34 @@ def test_the_sweep_reads_every_batch_once_and_computes_the_first_layer_once_per_
     assert [calls.count(name) for name in others] == [2 * len(VALUES)] * len(others)
 
 
-def test_a_failing_pass_restores_the_layers():
+class OutOfOrder(nn.Module):
+    """Registers its second layer first. With `branches` torch.fx cannot trace it."""
+
+    def __init__(self, branches):
+        super().__init__()
+        self.second, self.first, self.branches = nn.Linear(20, 5), nn.Linear(30, 20), branches
+
+    def forward(self, x):
+        hidden = self.first(x.flatten(1)).relu()
+        return self.second(hidden if not self.branches or hidden.sum() > -1 else -hidden)
+
+
+@pytest.mark.parametrize("branches", [True, False])
+def test_a_sweep_does_not_depend_on_the_order_of_registration(branches):
+    torch.manual_seed(0)
+    model, method = constrain(OutOfOrder(branches), "BinaryConv", initial_ones=0.3), make_method("binary")
+    method.prepare(model)
+    batches = Two(Facts((1, 6, 5)))
+    for row in weight_sweep(model, batches, method, CPU, VALUES):
+        assert row["loss"] == pytest.approx(
+            evaluate(rebuilt(model, row["on"]), batches, make_method(Untouched), CPU).loss, 1e-5
+        )
+
+
+def test_the_layers_are_put_back_when_a_pass_fails():
     model, _ = network("CircuitMLP", (1, 6, 5), **MLP)
+    layers = constrained_layers(model)
     with pytest.raises(RuntimeError), scaled(model):
         model(torch.zeros(2, 1, 7, 7))
     assert model(torch.zeros(2, 1, 6, 5)).shape == (2, 5)
-    assert not any("forward" in vars(module) for module in model.modules())
+    assert constrained_layers(model) == layers

@@ -36,7 +36,7 @@ class Binary(Method):
         self._layers: list[Any] = []
 
     def prepare(self, model: nn.Module) -> None:
-        self._layers = binary_layers(model)
+        self._layers = list(binary_layers(model).values())
         if not self._layers:
             raise ValueError("trainer: binary trains weights of zeros and ones; conv_type BinaryConv gives them")
         use_batch_statistics(model)
@@ -59,7 +59,7 @@ class Binary(Method):
     def after_step(self, model: nn.Module, step: int) -> None:
         self._sampler.detach()
         for layer in self._layers:
-            layer.constraint.settle(layer.weight)
+            layer.constraint.clamp_weight(layer.weight)
             if layer.bias is not None:
                 layer.bias.clamp_(0, 1)
 
@@ -90,4 +90,4 @@ class Binary(Method):
 
     def _set_ones(self, value: float) -> None:
         for layer in self._layers:
-            layer.constraint.on = value
+            layer.constraint.on_value = value

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from models.constraints import constrained_layers
-from models.constraints.connection_update import Change
-from models.constraints.rewiring_rules import Rules
+from models.constraints.connection_update import Rewiring
+from models.constraints.rewiring_rules import RewiringRules
 from models.constraints.sparse import SparseWeight
 from trainers import schedules
 from trainers.methods.base import Method
@@ -25,9 +25,9 @@ class Sparse(Method):
     """
 
     def __init__(self, **options: Any) -> None:
-        own = {field.name: options.pop(field.name) for field in fields(Rules) if field.name in options}
+        own = {field.name: options.pop(field.name) for field in fields(RewiringRules) if field.name in options}
         super().__init__(**options)
-        self._rules, self._runtime = Rules(**own), ALONE
+        self._rules, self._runtime = RewiringRules(**own), ALONE
         self._layers: dict[str, Any] = {}
         self._strengths = ConnectionStrengths(self._layers, correlated=self._rules.drop == "correlation")
         self._optimizer: torch.optim.Optimizer | None = None
@@ -39,7 +39,7 @@ class Sparse(Method):
         if not self._layers:
             raise ValueError("trainer: it moves connections, and no layer has a mask; conv_type SparseConv gives one")
         for layer, count in zip(self._layers.values(), self._connection_counts(0), strict=True):
-            layer.constraint.draw(count)
+            layer.constraint.draw_mask(count)
             with torch.no_grad():
                 # keeps the variance of a unit's input; without it LeNet5 and Conv4 at 5 % stayed at chance
                 layer.weight.mul_((layer.weight.numel() / count) ** 0.5)
@@ -47,7 +47,7 @@ class Sparse(Method):
     def density_note(self) -> str:
         final = f"to {100 * (self._rules.prune_rate or 1.0):g} %"
         falls = "when connections first move" if self._rules.by_filter else final
-        return f"SparseConv comes down {falls}" if self._rules.thins else ""
+        return f"SparseConv comes down {falls}" if self._rules.reduces_density else ""
 
     def before_fit(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, steps_per_epoch: int, epochs: int, runtime: Runtime
@@ -71,7 +71,7 @@ class Sparse(Method):
     def resets_best(self, epoch: int) -> bool:
         """Return True for the epoch in which the final density is reached."""
         reached = self._interval if self._rules.by_filter else self._last
-        return self._rules.thins and self._last > 0 and 0 < epoch == -(-reached // self._steps_per_epoch) - 1
+        return self._rules.reduces_density and self._last > 0 and 0 < epoch == -(-reached // self._steps_per_epoch) - 1
 
     def before_epoch(self, model: nn.Module, epoch: int) -> None:
         self._epoch = epoch
@@ -80,10 +80,10 @@ class Sparse(Method):
         done = self._epoch * self._steps_per_epoch + step
         if done >= self._last:
             return
-        if self._rules.counts(done % self._interval, self._strengths.sums):
+        if self._rules.records_strengths(done % self._interval, self._strengths.sums):
             self._strengths.attach(self._runtime)
         for layer in self._layers.values():
-            layer.constraint.watched = self._rules.grow == "gradient" and (done + 1) % self._interval == 0
+            layer.constraint.records_gradient = self._rules.grow == "gradient" and (done + 1) % self._interval == 0
 
     def after_step(self, model: nn.Module, step: int) -> None:
         self._strengths.detach()
@@ -91,9 +91,9 @@ class Sparse(Method):
         if done % self._interval == 0 and done <= self._last:
             fraction = self._rules.drop_fraction * schedules.cosine(done, self._end, 0, 1, 1.0)
             for (name, layer), target in zip(self._layers.items(), self._connection_counts(done), strict=True):
-                gradient = None if (own := layer.constraint.gradient) is None else self._runtime.total(own)
+                gradient = None if (own := layer.constraint.dense_gradient) is None else self._runtime.total(own)
                 inputs = layer.weight.detach(), layer.constraint.mask, self._strengths.sums.get(name), gradient
-                self._rewire(layer, self._rules.change(*inputs, target=target, fraction=fraction))
+                self._rewire(layer, self._rules.rewiring(*inputs, target=target, fraction=fraction))
             self._strengths.sums.clear()
 
     def _connection_counts(self, done: int) -> list[int]:
@@ -101,15 +101,15 @@ class Sparse(Method):
         start, final = schedules.DENSITY_START, self._rules.prune_rate or 1.0
         now = schedules.density(done, final, self._last) if done else max(start, final)
         left = (now - final) / (start - final) if final < start else 0.0
-        return self._rules.targets([layer.weight.shape for layer in self._layers.values()], start, left)
+        return self._rules.target_counts([layer.weight.shape for layer in self._layers.values()], start, left)
 
-    def _rewire(self, layer: Any, change: Change) -> None:
-        """Apply `change` to weight and mask, and zero the optimizer's state of every connection that is not kept."""
+    def _rewire(self, layer: Any, rewiring: Rewiring) -> None:
+        """Apply `rewiring` to weight and mask, and zero the optimizer's state of every connection that is not kept."""
         hold = self._rules.sparse_hold
-        layer.constraint.change(layer.weight, change, hold=hold)
+        layer.constraint.rewire(layer.weight, rewiring, hold=hold)
         for value in self._optimizer.state[layer.weight].values() if self._optimizer and hold else ():
             if isinstance(value, Tensor) and value.shape == layer.weight.shape:
-                value.mul_(change.kept)
+                value.mul_(rewiring.kept)
 
     def state_dict(self) -> dict[str, Any]:
         return {"strengths": dict(self._strengths.sums)}

@@ -1,8 +1,11 @@
-"""Evaluation of a network of zeros and ones with its ones at other values: accuracy over `on`, without training."""
+"""Weight sweep of a binary network: loss and accuracy for several values `on` of its ones, without training.
 
-from collections.abc import Callable, Iterator, Sequence
+Weights and biases of a binary layer are 0 or `on`, so its output is `on` times its output for ones of 1.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -10,73 +13,89 @@ from torch import Tensor, nn
 from data.device_batches import Batches
 from models.constraints import constrained_layers
 from models.constraints.binary import BinaryWeight
+from models.constraints.forward_order import layers_in_forward_order
 from trainers.methods.base import Method
 from trainers.metrics import add_batch, metrics_of
-from utils.distributed.runtime import Runtime
 from utils.records.epoch_tables import Row
 
+if TYPE_CHECKING:
+    from utils.distributed.runtime import Runtime
 
-class Scale:
-    """`on`, by which every binary layer multiplies what it gives; the first one's product is computed once a batch."""
+
+class Sweep:
+    """The value of all ones in a weight sweep, and the output that does not depend on it."""
 
     def __init__(self) -> None:
         self.on = 1.0
-        self._product: Tensor | None = None
+        self.first_output: Tensor | None = None  # of the first binary layer, for ones of 1 and the current batch
 
-    def next_batch(self) -> None:
-        """Another input comes: the product with the last one is of no more use."""
-        self._product = None
 
-    def first(self, plain: Callable[[Tensor], Tensor], input: Tensor) -> Tensor:
-        if self._product is None:
-            self._product = plain(input)
-        return self._product * self.on
+class ScaledLayer(nn.Module):
+    """A binary layer whose output is multiplied by `sweep.on`.
 
-    def later(self, plain: Callable[[Tensor], Tensor], input: Tensor) -> Tensor:
-        return plain(input) * self.on
+    The input of the first binary layer does not depend on `on`: that layer is computed once per batch.
+    """
+
+    def __init__(self, layer: nn.Module, sweep: Sweep, *, is_first: bool) -> None:
+        super().__init__()
+        self.layer, self.sweep, self.is_first = layer, sweep, is_first
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the layer's output times `sweep.on`."""
+        output: Tensor | None = self.sweep.first_output if self.is_first else None
+        if output is None:
+            output = self.layer(input)
+        if self.is_first:
+            self.sweep.first_output = output
+        return output * self.sweep.on
 
 
 @contextmanager
-def scaled(model: nn.Module) -> Iterator[Scale]:
-    """While it lasts, the binary layers of `model` give `on` times what they give at 1: as if their ones were worth
-    `on`, for weights and biases are all multiples of it. What the first of them is given does not depend on `on`."""
-    scale, layers = Scale(), binary_layers(model)
-    for layer, forward in zip(layers, [scale.first, *[scale.later] * len(layers)], strict=False):
-        layer.forward = _instead(forward, layer.forward)
+def scaled(model: nn.Module) -> Iterator[Sweep]:
+    """Replace each binary layer of `model` by a `ScaledLayer` within the context, and yield their `Sweep`."""
+    sweep, layers = Sweep(), binary_layers(model)
+    first = _first(model, layers)
+    for name, layer in layers.items():
+        model.set_submodule(name, ScaledLayer(layer, sweep, is_first=name == first))
     try:
-        yield scale
+        yield sweep
     finally:
-        for layer in layers:
-            del layer.forward  # that of its class comes to light again
+        for name, layer in layers.items():
+            model.set_submodule(name, layer)
 
 
-def _instead(forward: Callable[..., Tensor], plain: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    return lambda input: forward(plain, input)
+def _first(model: nn.Module, layers: Mapping[str, nn.Module]) -> str | None:
+    """Return the binary layer that is used first, or None if the layers have no known order."""
+    try:
+        return next((name for name in layers_in_forward_order(model) if name in layers), None)
+    except ValueError:
+        return None
 
 
-def binary_layers(model: nn.Module) -> list[Any]:
-    """Return the layers under BinaryConv, in the order of the forward pass."""
-    return [layer for layer in constrained_layers(model).values() if isinstance(layer.constraint, BinaryWeight)]
+def binary_layers(model: nn.Module) -> dict[str, Any]:
+    """Return name -> layer for every layer with the constraint BinaryConv."""
+    layers = constrained_layers(model).items()
+    return {name: layer for name, layer in layers if isinstance(layer.constraint, BinaryWeight)}
 
 
 @torch.no_grad()
 def weight_sweep(
-    model: nn.Module, batches: Batches, method: Method, runtime: Runtime, values: Sequence[float]
+    model: nn.Module, batches: Batches, method: Method, runtime: "Runtime", values: Sequence[float]
 ) -> list[Row]:
-    """Evaluate `model` with its ones at each of `values`, reading every batch once.
+    """Return one row per value of `on`: accuracy (%) and mean loss over all images of `batches`.
 
-    Returns one row per value: `on` (the value), `acc@1` (%) and `loss`, means over every image of `batches`.
+    The batches are read once. `model` is left in evaluation mode.
     """
     model.eval()
     method.before_evaluation(model)
     sums = torch.zeros(len(values), 4, dtype=torch.float64, device=runtime.device)
-    with runtime.preserve_generators(), scaled(model) as scale:
+    with runtime.preserve_generators(), scaled(model) as sweep:
         for images, labels in batches.epoch(0):
-            scale.next_batch()
-            for row, scale.on in zip(sums, values, strict=True):
+            sweep.first_output = None
+            for row, sweep.on in zip(sums, values, strict=True):
                 with runtime.precision():
                     logits = model(images)
                 logits = logits.float()
                 add_batch(row, method.loss(logits, labels), logits, labels)
-    metrics = [metrics_of(row) for row in runtime.total(sums).tolist()]
-    return [{"on": on, "acc@1": m.top1, "loss": m.loss} for on, m in zip(values, metrics, strict=True)]
+    scores = [metrics_of(row) for row in runtime.total(sums).tolist()]
+    return [{"on": on, "acc@1": score.top1, "loss": score.loss} for on, score in zip(values, scores, strict=True)]

@@ -1,0 +1,15 @@
+"""The base class of functions whose backward pass is not the derivative of their forward pass."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+
+class StraightThrough(torch.autograd.Function):
+    """An autograd function that returns one tensor. Subclasses define `forward` and `backward`."""
+
+    if TYPE_CHECKING:  # torch does not annotate `apply`
+
+        @classmethod
+        def apply(cls, *arguments: Any) -> Tensor: ...
