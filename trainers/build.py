@@ -1,4 +1,4 @@
-"""From options to parts: the network as drawn, the method that trains it, the data in batches, the optimizer."""
+"""Build what a run trains from its options: network, method, batches, optimizer."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ from torch import nn
 
 import data
 import models
-from args import Options
+from args import FIELDS, Options
 from data.device_batches import Batches
 from models.constraints.apply import constrain
-from models.constraints.attachment import weight_layers
+from models.constraints.forward_order import layers_in_forward_order
 from models.constraints.registry import CONV_TYPES
 from models.initial import initialise
 from trainers import network_memory
@@ -27,14 +27,13 @@ from utils.distributed.runtime import Runtime
 from utils.errors import RunFailed, UsageError
 from utils.random_state import seed_everything
 
-AGREE_EVERY = 10  # batches after which several processes see at the latest that one of them was asked to stop
+SYNC_EVERY = 10  # batches after which all processes know at the latest that one of them was asked to stop
 
 
 def build(options: Options, spec: data.SetSpec | None = None) -> tuple[nn.Module, Method]:
-    """The constrained network on the CPU, as drawn from the seed, and the method that trains it.
+    """Return the constrained network with its initial weights, on the CPU, and the method that trains it.
 
-    `spec` are the facts of the data set, looked up where they are not given. Raises UsageError for options that do not
-    fit each other or the data set.
+    spec: the data set's spec, looked up by default. Raises UsageError if options contradict each other or the data set.
     """
     m, c = options.model, options.constraint
     spec = spec or set_spec(options)
@@ -67,10 +66,9 @@ def build(options: Options, spec: data.SetSpec | None = None) -> tuple[nn.Module
             c.conv_type,
             density=c.density,
             first_layer_type=first,
-            dense=dense_layers(options, list(weight_layers(model))),
-            score_init=c.score_init_constant,
+            dense=dense_layers(options, model),
             generator=generator,
-            **{name: getattr(c, name) for row in c.rows for name in row.options if name != "score_init_constant"},
+            **{name: getattr(c, name) for row in c.rows for name in row.options},
         )
         if c.freeze_weights:
             freeze_weights(
@@ -87,31 +85,36 @@ def build(options: Options, spec: data.SetSpec | None = None) -> tuple[nn.Module
 
 
 def network_options(options: Options, spec: data.SetSpec) -> dict[str, Any]:
-    """The arguments of `models.build`, plain values: with them the network can be built without the options."""
+    """Return the arguments of `models.build` as plain values, which build the network without the options."""
     m = options.model
     shared = {"bn_type": m.bn_type, "width_mult": m.width_mult, **arch_options(options)}
     return {"name": m.arch, "num_classes": spec.num_classes, "in_shape": spec.in_shape, **shared}
 
 
-def dense_layers(options: Options, names: list[str]) -> tuple[str, ...]:
-    """Those of the layers, in the order of the forward pass, that stay unconstrained."""
+def dense_layers(options: Options, model: nn.Module) -> tuple[str, ...]:
+    """Return the names of the layers that stay unconstrained."""
     c = options.constraint
-    dense = (names[0],) * c.first_layer_dense + (names[-1],) * c.last_layer_dense
-    if c.shift_depth and CONV_TYPES[c.conv_type].trainer == "shift":
-        if c.shift_depth >= len(names):
-            warn(f"shift_depth: {c.shift_depth} has no effect: the network has {len(names)} layers")
-        dense += tuple(names[: -c.shift_depth])
-    return dense
+    by_depth = c.shift_depth if CONV_TYPES[c.conv_type].trainer == "shift" else None
+    if not (c.first_layer_dense or c.last_layer_dense or by_depth):
+        return ()
+    names = list(layers_in_forward_order(model))
+    dense = set(names[:-by_depth] if by_depth else [])
+    if by_depth and by_depth >= len(names):
+        warn(f"shift_depth: {by_depth} has no effect: the network has {len(names)} layers")
+    if c.first_layer_dense:
+        dense.add(names[0])
+    if c.last_layer_dense:
+        dense.add(names[-1])
+    return tuple(name for name in names if name in dense)
 
 
 def arch_options(options: Options) -> dict[str, object]:
-    """What of the options only some architectures take, where it is not as usual."""
-    m = options.model
-    own: dict[str, object] = {"hidden": m.hidden, "bias": m.bias or None, "activation": m.activation, "norm": m.norm}
-    own["dropout"] = m.dropout or None
-    own["readout"] = None if m.readout == "pooled" else m.readout
-    own["head_bias"] = (options.constraint.last_layer_dense and options.arch_row.dense_head_bias) or None
-    return {name: value for name, value in own.items() if value is not None}
+    """Return the options of single architectures that differ from their defaults, as arguments of `models.build`."""
+    own = {name: options.value(name) for name in options.arch_row.options if name != "width_mult"}
+    own = {name: value for name, value in own.items() if value != FIELDS[name].default}
+    if options.constraint.last_layer_dense and options.arch_row.dense_head_bias:
+        own["head_bias"] = True
+    return own
 
 
 def make_method(options: Options) -> Method:
@@ -124,13 +127,13 @@ def make_method(options: Options) -> Method:
 
 
 def set_spec(options: Options) -> data.SetSpec:
-    """The facts of the data set, without its images."""
+    """Return the spec of the data set. No image is read."""
     d = options.data
     return data.spec(d.set, d.data, image_size=d.image_size, pixels=d.pixels)
 
 
 def load_set(options: Options) -> data.ImageSet:
-    """The data set, read and verified."""
+    """Read and verify the data set."""
     d = options.data
     return data.load(
         d.set,
@@ -144,9 +147,9 @@ def load_set(options: Options) -> data.ImageSet:
 
 
 def batches(options: Options, runtime: Runtime, image_set: data.ImageSet, split: data.AnySplit) -> Batches:
-    """A split of the set in batches on the device: that for training shuffled and augmented.
+    """Return the batches of a split, on the device. Training batches are shuffled and augmented.
 
-    Raises UsageError for a batch of training that the processes cannot share.
+    Raises UsageError if the processes cannot share a training batch.
     """
     d, train, process = options.data, split is image_set.train, runtime.process
     if train:
@@ -179,7 +182,7 @@ def batches(options: Options, runtime: Runtime, image_set: data.ImageSet, split:
 def assemble(
     options: Options, runtime: Runtime, model: nn.Module, method: Method, image_set: data.ImageSet
 ) -> TrainingSetup:
-    """Move the network to the device and put everything together that the loop needs."""
+    """Move the network to the device and collect what the training loop needs."""
     o = options.optim
     replicas = Replicas(runtime, compression=options.run.grad_compression, sync_bn=options.run.sync_bn)
     replicas.prepare(model)
@@ -203,6 +206,6 @@ def assemble(
         batches(options, runtime, image_set, held_out),
         learning_rate=lambda epoch: o.lr * factor(epoch),
         clip=o.grad_clip,
-        sync_every=options.run.print_freq if runtime.alone else min(options.run.print_freq, AGREE_EVERY),
+        sync_every=options.run.print_freq if runtime.alone else min(options.run.print_freq, SYNC_EVERY),
         replicas=replicas,
     )

@@ -40,7 +40,7 @@ def constrain(
     if first_layer_type is not None:
         types[next(iter(layers_in_forward_order(model)))] = first_layer_type
     types.update(dict.fromkeys(dense, "DenseConv"))
-    given = {**settings, "density": density, "score_init_constant": score_init}
+    given = {"score_init_constant": score_init, **settings, "density": density}
     for kind in dict.fromkeys(types.values()):  # the first layer's type is first, so scores are drawn in layer order
         row = lookup(CONV_TYPES, kind, "conv_type")
         constraint = row.load()
