@@ -33,7 +33,7 @@ def find(name: str, root: Path) -> tuple[Path, Path]:
     return train, val
 
 
-def class_names(train: Path) -> list[str]:
+def class_folders(train: Path) -> list[str]:
     """The sub-folders of `train`, sorted, hidden ones apart. Raises UsageError where there are none."""
     with reading(train), os.scandir(train) as entries:
         names = sorted(entry.name for entry in entries if entry.is_dir() and not hidden(f"/{entry.name}/"))
@@ -49,20 +49,20 @@ def hidden(path: str) -> bool:
 
 def count_classes(root: Path) -> int:
     """The classes of an ImageFolder, from the names of its folders alone."""
-    return len(class_names(find("ImageFolder", root)[0]))
+    return len(class_folders(find("ImageFolder", root)[0]))
 
 
 def read_folders(name: str, root: Path, _download: bool) -> tuple[FileSplit, FileSplit]:
     """(train, val) as lists of files; no image is opened."""
     train, val = find(name, root)
-    classes = class_names(train)
+    classes = class_folders(train)
     wanted = CLASSES.get(name, len(classes))
     if len(classes) != wanted:
         hint = "; set: ImageFolder takes any number"
         raise UsageError(f"{train}: {len(classes)} class folders found, {name} has {wanted}{hint}")
     if (val / ANNOTATIONS).exists() and (val / "images").is_dir():
         return list_files(train), read_annotated(val, classes)
-    compare(classes, class_names(val), train, val)
+    compare(classes, class_folders(val), train, val)
     return list_files(train), list_files(val)
 
 
@@ -78,7 +78,7 @@ def list_files(folder: Path) -> FileSplit:
     from utils.torch_compat import import_torchvision  # only here: torchvision takes a second to import
 
     folders = import_torchvision().datasets.folder
-    numbers = {name: i for i, name in enumerate(class_names(folder))}
+    numbers = {name: i for i, name in enumerate(class_folders(folder))}
 
     def is_image(path: str) -> bool:
         return path.lower().endswith(folders.IMG_EXTENSIONS) and not hidden(path[len(str(folder)) :])
