@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from models.activations import ACTIVATIONS
 from models.layers import HardInvert, SoftInvert
-from utils.records.epoch_tables import Row
+from utils.records.epoch_tables import TableRow
 
 VALUES = 65_536  # of an output at most so many are kept
 WATCHED: tuple[type[nn.Module], ...] = (
@@ -47,10 +47,10 @@ class Outputs:
 
 
 @torch.no_grad()
-def statistics(model: nn.Module) -> list[Row]:
+def statistics(model: nn.Module) -> list[TableRow]:
     """A row for every parameter tensor: how many numbers, their mean, deviation, number and share of those ≥ ½; of a
     soft inverter v."""
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     for name, parameter in model.named_parameters():
         values = parameter.double()
         ones = int((values >= 0.5).sum())

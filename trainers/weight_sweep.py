@@ -11,7 +11,7 @@ from models.constraints import constrained_layers
 from models.constraints.binary import BinaryWeight
 from trainers.loop import Batches, add_batch, score_of
 from trainers.methods.base import Method
-from utils.records.epoch_tables import Row
+from utils.records.epoch_tables import TableRow
 
 if TYPE_CHECKING:
     from utils.distributed.runtime import Runtime
@@ -63,7 +63,7 @@ def binary_layers(model: nn.Module) -> list[Any]:
 @torch.no_grad()
 def weight_sweep(
     model: nn.Module, batches: Batches, method: Method, runtime: "Runtime", values: Sequence[float]
-) -> list[Row]:
+) -> list[TableRow]:
     """Accuracy (%) and mean loss over every image of `batches` for each value of on, in one go over the batches."""
     model.eval()
     method.before_evaluation(model)

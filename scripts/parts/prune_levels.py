@@ -12,23 +12,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-import args
 import data
 from args import Options
 from models.constraints import bake
 from models.pruning import channel_groups, compact, criteria
 from scripts.benchmarks.contenders import NullCallbacks, measure, timed
 from scripts.parts.prune_report import Row, sizes
-from trainers import resume
-from trainers.build import assemble, batches, build, load_set
+from trainers.build import assemble, batches, load_set
+from trainers.load_trained import check_classes, load_trained
 from trainers.loop import Batches, State, evaluate, fit
 from trainers.methods.base import Method
-from trainers.restore import put_back
 from trainers.summary import kept_in_words
 from utils.console import say, warn
 from utils.distributed.runtime import Runtime
-from utils.errors import UsageError
-from utils.records.run import directory_of, read_status
+from utils.records.run import Run
+from utils.run_paths import locate_run
 
 TAYLOR_BATCHES = 10  # of training data, for the criterion taylor
 Masks = list[Tensor]
@@ -68,21 +66,23 @@ class Trained:
 
 
 def opened(run: str, data_folder: Path | None, runtime: Runtime) -> Trained:
-    """The run in the directory `run`, or its checkpoint of that path. Raises UsageError where there is none."""
-    path = directory_of(Path(run))
-    if not (path / "config.yaml").is_file():
-        raise UsageError(f"{run} is no run directory and no checkpoint of one: there is no config.yaml in {path}")
-    words = [f"--resume={run}", "--evaluate", *([f"--data={data_folder}"] if data_folder else [])]
-    options, snapshot, file = resume.stored(args.parse(words))
-    if read_status(path).get("status") != "done":
-        warn(f"{path} is not finished: {file} is from epoch {snapshot['epoch']} of {options.optim.epochs}")
-    model, method = build(options)
-    put_back(file, snapshot, model=model.load_state_dict, method=method.load_state_dict)
-    method.before_epoch(model, max(snapshot["epoch"] - (snapshot["step"] == 0), 0))  # the state that it was trained in
-    plain, image_set = bake(model.eval()), load_set(options)
+    """Load the newest checkpoint of the run directory `run`, or the checkpoint of that path, and the run's data set.
+
+    data_folder: where the data set is now, if not where the run had it.
+
+    Raises UsageError if `run` is neither, if the checkpoint is damaged, or if the data set has other classes.
+    """
+    record = Run(locate_run(Path(run))[0].path)
+    trained = load_trained(run, data=str(data_folder)) if data_folder else load_trained(run)
+    options = trained.options
+    if record.status().get("status") != "done":
+        warn(f"{record.path} is not finished: {trained.path} is from epoch {trained.epoch} of {options.optim.epochs}")
+    plain, image_set = bake(trained.model), load_set(options)
+    check_classes(trained, image_set.spec)
     runtime.put(plain)
-    say(f"{file} (epoch {snapshot['epoch']}): {options.model.arch} on {options.data.set}, {kept_in_words(model)}")
-    return Trained(options, plain, method, runtime, image_set, path)
+    kept = kept_in_words(trained.model)
+    say(f"{trained.path} (epoch {trained.epoch}): {options.model.arch} on {options.data.set}, {kept}")
+    return Trained(options, plain, trained.method, runtime, image_set, record.path)
 
 
 @dataclass

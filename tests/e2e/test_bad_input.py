@@ -24,7 +24,7 @@ TABLE = [  # (changes to the config, command line, parts of the message)
     ({}, ("--multigpu", 9, "--device", "auto"), ["multigpu: 9, but this machine has no GPU"]),
     ({}, ("--resume", "nowhere"), ["resume", "nowhere", "no run directory"]),
     ({}, ("--evaluate", "--pretrained", "nothing.pt"), ["nothing.pt does not exist"]),
-    ({}, ("--pretrained", "ticket.yml"), ["ticket.yml is no checkpoint"]),
+    ({}, ("--pretrained", "ticket.yml"), ["ticket.yml is not a checkpoint"]),
     ({}, ("--evaluate", "--resume", "auto"), ["--resume auto goes on training"]),
 ]
 

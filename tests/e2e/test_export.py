@@ -143,8 +143,8 @@ def test_bad_input_is_answered_in_one_line(program, config, trained, run, tmp_pa
     out, gone = tmp_path / "out.pt", tmp_path / "gone"
     for words, told in (
         (("shift", dense, out), "no layer has shift weights: conv_type DenseConv; ShiftQ or ShiftPS has"),
-        (("shift", gone, out), f"{gone} is no run directory and no checkpoint of one"),
-        (("shift", tmp_path, out), f"{tmp_path} is no run directory and no checkpoint of one"),
+        (("shift", gone, out), f"{gone} is neither a run directory"),
+        (("shift", tmp_path, out), f"{tmp_path} is neither a run directory"),
         (("shift", dense, tmp_path), f"{tmp_path} is a directory; a regular file is needed"),
         (("shift", dense, gone / "out.pt"), f"{gone} is no directory"),
         (("check", gone), f"{gone} does not exist"),

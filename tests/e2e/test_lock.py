@@ -16,6 +16,7 @@ from scripts import sweep
 from utils.errors import RunInUse
 from utils.files import try_lock
 from utils.records import run as runs
+from utils.records.run import Run
 
 ROOT = Path(__file__).parents[2]
 BASE = "runs/ticket/prune-rate=0.5/ticket"
@@ -45,12 +46,12 @@ def test_beside_a_living_run_none_is_started_and_a_killed_one_is_free_at_once(li
     who = f"another process (pid {living.pid} on '{platform.node()}')"
     assert (code, out, err) == (69, "", f"{BASE} is being trained by {who}; nothing was started\n")
     code, _, err = program("--resume", BASE)
-    assert code == 2 and err.endswith(f"is being worked on by {who}\n")
+    assert code == 2 and err.endswith(f"is in use by {who}\n")
     assert [path.name for path in (tmp_path / BASE).iterdir() if path.name.isdigit()] == []
     living.kill()
     living.wait()
     go_on = start(tmp_path, "--config", path, "--resume", "auto")
-    assert "going on from" in go_on.stdout.readline()
+    assert "resuming from" in go_on.stdout.readline()
     go_on.kill()
     go_on.communicate()
 
@@ -111,9 +112,9 @@ def test_a_run_that_a_machine_without_our_locks_takes_over_is_left_to_it(program
 
     monkeypatch.setattr("trainers.methods.prune_score.PruneScore.measures", measures)
     code, _, err = program("--config", config(epochs=4))
-    assert code == 1 and err == (
-        f"failed: {BASE} was taken over by another process (pid 7 on 'elsewhere'); its file system shares no locks\n"
-    )
+    owner = "another process (pid 7 on 'elsewhere')"
+    assert code == 1
+    assert err == f"failed: {BASE} was taken over by {owner}; its file system does not share locks\n"
     assert json.loads((run / "status.json").read_text())["status"] == "running" and len(epochs) == 2
     monkeypatch.undo()
     assert program_in(tmp_path, "--config", config(epochs=4), "--resume", "auto") == 0
@@ -128,7 +129,7 @@ def program_in(folder, *argv):
 @pytest.mark.parametrize("text", ["", "text", "[1]", "null", '{"pid": 1}', '{"pid": "x", "host": 1}', "[" * 100_000])
 def test_a_lock_that_does_not_say_whose_it_is(tmp_path, text):
     (tmp_path / ".lock").write_text(text)
-    assert runs.holder(tmp_path) == "another process"
+    assert Run(tmp_path).lock_owner() == "another process"
 
 
 def test_help_and_readme_list_the_code():
@@ -141,13 +142,13 @@ def test_who_is_told_of_a_lock_of_another_machine(tmp_path, config):
     import args
 
     options = args.parse(["--config", config(), "--log-dir", str(tmp_path / "runs"), "--resume", "auto"])
-    home = runs.base(options)
+    home = runs.base_directory(options)
     run = runs.create(options)
     run.describe(options, {})
     held = os.open(home / ".lock", os.O_RDWR)
     (home / ".lock").write_text(json.dumps({"host": "node7", "pid": 99, "process": "0"}))
     trained_elsewhere = r"is being trained by another process \(pid 99 on 'node7'\); nothing was started"
     with pytest.raises(RunInUse, match=trained_elsewhere):
-        runs.unfinished(options, lambda path: True)
+        runs.lock_unfinished(options, lambda path: True)
     os.close(held)
     assert try_lock(home / ".lock") is None

@@ -47,7 +47,7 @@ def test_a_lost_best_checkpoint_comes_back_from_a_last_one_of_that_epoch(program
     if lost == "damaged":
         best.write_bytes(last.read_bytes()[:-900])
     code, _, err = program("--resume", leads)
-    assert code == 0 and err.count("so far it is epoch 2, whose network is written there") == 1
+    assert code == 0 and err.count("and epoch 2, the best so far, is written there") == 1
     back = torch.load(best, weights_only=True)
     assert back["epoch"] == 2 and back["state"] == whole["state"]
     assert all(torch.equal(value, back["model"][name]) for name, value in whole["model"].items())
@@ -60,14 +60,14 @@ def test_a_best_checkpoint_of_another_run_is_not_taken_for_this_ones(program, ru
     change(last, state=state | {"best": first})
     change(best, epoch=1, state=state | {"best": first | {"loss": 7.0}})
     code, _, err = program("--resume", run)
-    assert code == 0 and "not of the epoch that was best in this run: the best epoch is picked anew" in err
+    assert code == 0 and "not from the best epoch of this run: the best epoch is picked again" in err
     assert torch.load(best, weights_only=True)["epoch"] == 3
 
 
 def test_a_run_is_not_done_because_another_ones_status_says_so(program, run):
     change_status(run, status="done", epoch=3, epochs=3)
     before = contents(run)
-    one_line(program("--resume", run), "last.pt says 2 of 3 epochs done", "move status.json away")
+    one_line(program("--resume", run), "last.pt has 2 of 3 epochs trained", "move status.json away")
     assert contents(run) == before
     (run / "status.json").unlink()
     assert program("--resume", run)[0] == 0
@@ -81,7 +81,7 @@ def test_measures_that_are_missing_are_said(program, run, lost):
     if lost == "gone":
         path.unlink()
     code, _, err = program("--resume", run)
-    assert code == 0 and f"epochs whose row is missing: {1 if lost == 'a row' else 2} of 2" in err
+    assert code == 0 and f"epochs without a row: {1 if lost == 'a row' else 2} of 2" in err
     with path.open(newline="") as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == (["2", "3"] if lost == "a row" else ["3"])
 
@@ -90,7 +90,7 @@ def test_measures_of_an_epoch_twice_are_refused(program, run):
     path = run / "metrics.csv"
     path.write_text(path.read_text() + "".join(path.read_text().splitlines(keepends=True)[1:]))
     before = contents(run)
-    one_line(program("--resume", run), "metrics.csv is damaged: it has an epoch twice")
+    one_line(program("--resume", run), "metrics.csv is damaged: it has two rows of one epoch")
     assert contents(run) == before
 
 
@@ -108,14 +108,14 @@ def test_event_files_that_have_lost_something_are_said(program, run, lost):
     if lost != "gone":
         path.write_bytes(whole[:100] if lost == "cut" else b"")
     code, _, err = program("--resume", run)
-    assert code == 0 and err.count(path.name) == 1 and "its curves are not whole" in err
+    assert code == 0 and err.count(path.name) == 1 and "its curves are incomplete" in err
 
 
 @pytest.mark.parametrize("name", ["logs", "checkpoints"])
 def test_a_file_in_the_place_of_a_folder_is_one_line(program, run, name):
     shutil.rmtree(run / name)
     (run / name).write_text("")
-    one_line(program("--resume", run), f"{name} is no directory; move it away")
+    one_line(program("--resume", run), f"{name} is not a directory; move it away")
 
 
 def test_results_made_anew_have_each_row_once_and_none_in_a_foreign_directory(program, config, tmp_path, capsys):

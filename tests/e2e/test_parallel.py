@@ -101,7 +101,7 @@ def test_a_worker_that_is_killed_costs_what_came_after_the_last_checkpoint(tmp_p
         os.kill(children(process.pid)[-1], signal.SIGKILL)
         out, err = process.communicate(timeout=100)
     assert process.returncode == 0, err
-    assert b"going on from" in out
+    assert b"resuming from" in out
     assert len(rows(tmp_path / "runs/results.csv")) == 1
     assert [int(float(row["epoch"])) for row in rows(tmp_path / RUN / "metrics.csv")] == [1, 2, 3, 4, 5, 6]
 
@@ -165,7 +165,7 @@ def test_two_launchers_go_on_when_a_worker_of_one_is_killed(tmp_path):
     os.kill(children(started[1].pid)[-1], signal.SIGKILL)
     said = "".join(process.communicate(timeout=100)[0] for process in started)
     assert [process.returncode for process in started] == [0, 0]
-    assert "going on from" in said and len(rows(tmp_path / "runs/results.csv")) == 1
+    assert "resuming from" in said and len(rows(tmp_path / "runs/results.csv")) == 1
     assert [int(float(row["epoch"])) for row in rows(tmp_path / RUN / "metrics.csv")] == [1, 2, 3, 4, 5, 6]
 
 

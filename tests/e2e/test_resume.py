@@ -171,12 +171,12 @@ def test_a_checkpoint_that_the_system_does_not_give_is_not_taken_for_none(
     not_done(run)
     before = contents(run)
 
-    def fail(path, verify=checkpoints._verify):
+    def fail(path, verify=checkpoints._check_zip):
         if path.name == name:
             raise failure
         return verify(path)
 
-    monkeypatch.setattr(checkpoints, "_verify", fail)
+    monkeypatch.setattr(checkpoints, "_check_zip", fail)
     code, _, err = program("--resume", run, "--epochs", 3)
     assert code == 1 and f"{name} cannot be read: " in err.splitlines()[-1] and "nothing was changed" in err
     assert {path: data for path, data in contents(run).items() if path.suffix == ".pt"} == {
@@ -220,7 +220,7 @@ def test_a_trained_run_that_lost_its_best_checkpoint_ends_with_its_last_epoch(pr
         best.write_bytes(b"PK")
     (tmp_path / "runs/results.csv").unlink()
     code, _, err = program("--resume", run)
-    assert code == 0 and "the best epoch is picked anew from here on" in err
+    assert code == 0 and "the best epoch is picked again from here on" in err
     assert torch.load(best, weights_only=True)["epoch"] == 3
     with (tmp_path / "runs/results.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
@@ -236,7 +236,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_over_in_its_directory(p
     (run / "status.json").unlink()
     first = losses(run)
     code, out, _ = program("--config", path, "--resume", "auto")
-    assert code == 0 and "starts over" in out
+    assert code == 0 and "starts from the beginning" in out
     assert losses(run) == first
 
 
@@ -244,7 +244,7 @@ def test_resume_auto_begins_a_fresh_run_where_there_is_none_unfinished(program, 
     path = config()
     assert program("--config", path, "--resume", "auto")[0] == 0
     code, out, _ = program("--config", path, "--resume", "auto")
-    assert code == 0 and "a fresh one begins" in out
+    assert code == 0 and "a new run starts" in out
     assert row_count(tmp_path / "runs/results.csv") == 2
 
 
@@ -292,8 +292,7 @@ def test_resume_auto_passes_by_unfinished_runs_that_are_others(program, config, 
     base = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
     code, out, _ = program("--config", path, "--seed", 5, "--resume", "auto")
     assert (
-        code == 0
-        and f"left alone, another run: {(base / '0').relative_to(tmp_path)} (seed: 1 in the run, 5 now)" in out
+        code == 0 and f"skipped, another run: {(base / '0').relative_to(tmp_path)} (seed: 1 in the run, 5 now)" in out
     )
     assert [json.loads((p / "status.json").read_text())["status"] for p in (base, base / "0")] == ["done", "stopped"]
 
@@ -308,7 +307,7 @@ def test_resume_auto_passes_by_an_unfinished_run_that_began_from_another_file(pr
         patched.setattr("trainers.callbacks.RunRecorder.stop_asked", lambda self: True)
         assert program(*auto, first)[0] == 75
     code, out, _ = program(*auto, last)
-    assert code == 0 and f"left alone, another run: runs/ticket/prune-rate=0.5/more (pretrained: '{first}'" in out
+    assert code == 0 and f"skipped, another run: runs/ticket/prune-rate=0.5/more (pretrained: '{first}'" in out
     assert [json.loads((p / "status.json").read_text())["status"] for p in (base / "more", base / "more/0")] == [
         "stopped",
         "done",
@@ -365,7 +364,7 @@ def test_a_directory_in_use_is_left_alone(program, config, tmp_path):
     assert code == 2 and "being worked on by another process" in err
     code, out, err = program("--config", config(), "--resume", "auto")
     assert code == 69 and err.startswith(f"{run.relative_to(tmp_path)} is being trained by another process")
-    assert err.count("\n") == 1 and not (run / "0").exists() and "a fresh one begins" not in out
+    assert err.count("\n") == 1 and not (run / "0").exists() and "a new run starts" not in out
     assert program("--config", config(), "--seed", 5, "--resume", "auto")[0] == 0  # another run
     held.close()
     assert program("--config", config(), "--resume", "auto")[0] == 0

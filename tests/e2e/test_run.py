@@ -219,7 +219,7 @@ def test_pretrained_starts_from_the_stored_network_and_refuses_another(program, 
     assert code == 0
     assert all(torch.equal(initial["model"][key], value) for key, value in stored["model"].items())
     code, _, err = program("--config", config(), "--prune-rate", 0.3, "--pretrained", best)
-    assert code == 2 and "0.3 here; --prune-rate decides: give --prune-rate 0.5" in err
+    assert code == 2 and "0.3 here; --prune-rate decides: pass --prune-rate 0.5" in err
 
 
 def test_batch_norms_settings_are_said_to_do_nothing_where_there_is_none(program, config):

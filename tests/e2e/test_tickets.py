@@ -121,10 +121,10 @@ def test_a_global_run_keeps_what_its_schedule_says_and_every_checkpoint_tests_as
     bests = [float(r["test/best_acc@1"]) for r in rows(run / "metrics.csv")]
     accuracies = [float(r["test/acc@1"]) for r in rows(run / "metrics.csv")]
     assert bests[3] == accuracies[3] and bests[4] == max(accuracies[3:])
-    assert "89.98 % pruned; GlobalSubnetConv comes down to that from 50 % in 3 epochs" in out
+    assert "89.98 % pruned; the density of GlobalSubnetConv falls to that from 50 % in 3 epochs" in out
     assert ["kept 50.00%" in line for line in out.splitlines() if line.startswith("epoch 1/")] == [True]
     said = out.splitlines()
-    at = said.index("from this epoch on it is the network that was asked for: what was best before counts no more")
+    at = said.index("from this epoch on the network is the requested one: the best epoch before does not count")
     assert said[at + 1].startswith("epoch 4/5") and f"(best {accuracies[3]:.2f}% in epoch 4)" in said[at + 1]
 
 
@@ -194,7 +194,7 @@ def test_the_weights_of_a_ticket_train_under_its_mask(program, config, tmp_path)
     ticket = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
     fixed = config(name="fixed.yml", conv_type="FixedSubnetConv", freeze_weights=None, lr=0.01, epochs=3)
     code, out, err = program("--config", fixed, "--pretrained", ticket / "checkpoints/best.pt")
-    assert (code, err) == (0, "") and "tensors taken" in out
+    assert (code, err) == (0, "") and "tensors match" in out
     taken = checkpoint(ticket, "best")["model"]
     run = tmp_path / "runs/fixed/prune-rate=0.5/fixed"
     first, last = checkpoint(run, "initial")["model"], checkpoint(run, "last")["model"]

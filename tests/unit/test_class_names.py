@@ -37,7 +37,7 @@ def test_fashion_mnist_names_are_those_of_torchvision():
 
 @pytest.mark.skipif(not META.is_file(), reason="FEATHERWEIGHT_DATA names no folder with CIFAR10")
 def test_cifar10_names_are_those_of_the_official_archive():
-    assert CIFAR10 == tuple(META.read_text().split())
+    assert tuple(META.read_text().split()) == CIFAR10
 
 
 def test_names_of_an_image_folder_follow_the_labels(tmp_path):

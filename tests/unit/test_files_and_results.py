@@ -15,6 +15,7 @@ from utils.files import locked, try_lock, write_atomic, write_text
 from utils.records import results
 from utils.records.checkpoints import load, newest, save
 from utils.records.metrics_log import MetricsCsv
+from utils.run_paths import RunPaths
 from utils.stop_signal import StopRequest
 
 
@@ -132,7 +133,7 @@ def test_a_lock_is_free_when_its_holder_is_killed_though_its_children_live_on(tm
 
 
 def test_a_checkpoint_has_a_copy_under_each_name_and_each_is_replaced_alone(tmp_path):
-    save(tmp_path, {"model": {}, "epoch": 1, "step": 0}, ["epoch_1.pt", "best.pt", "last.pt"])
+    save({"model": {}, "epoch": 1, "step": 0}, *(tmp_path / f"{name}.pt" for name in ("epoch_1", "best", "last")))
     assert {path.stat().st_nlink for path in tmp_path.iterdir()} == {1}
     assert len({path.stat().st_ino for path in tmp_path.iterdir()}) == 3
     with (tmp_path / "last.pt").open("r+b") as bad_sector:
@@ -141,15 +142,15 @@ def test_a_checkpoint_has_a_copy_under_each_name_and_each_is_replaced_alone(tmp_
         load(tmp_path / "last.pt")
     assert load(tmp_path / "best.pt") == load(tmp_path / "epoch_1.pt")
     (tmp_path / "epoch_1.pt").unlink()
-    save(tmp_path, {"model": {}, "epoch": 2, "step": 0}, ["last.pt"])
+    save({"model": {}, "epoch": 2, "step": 0}, tmp_path / "last.pt")
     assert (load(tmp_path / "best.pt")["epoch"], load(tmp_path / "last.pt")["epoch"]) == (1, 2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["best.pt", "last.pt"]
 
 
 @pytest.mark.parametrize("name", ["epoch_1.pt", "best.pt", "last.pt"])
 def test_a_checkpoint_that_cannot_be_copied_leaves_those_that_were_there(tmp_path, monkeypatch, name):
-    names = ["epoch_1.pt", "best.pt", "last.pt"]
-    save(tmp_path, {"model": {}, "epoch": 1, "step": 0}, names)
+    paths = [tmp_path / "epoch_1.pt", tmp_path / "best.pt", tmp_path / "last.pt"]
+    save({"model": {}, "epoch": 1, "step": 0}, *paths)
 
     def refuse(path, write):
         if path.name == name:
@@ -158,24 +159,26 @@ def test_a_checkpoint_that_cannot_be_copied_leaves_those_that_were_there(tmp_pat
 
     monkeypatch.setattr("utils.records.checkpoints.write_atomic", refuse)
     with pytest.raises(RunFailed, match="No space left on device"):
-        save(tmp_path, {"model": {}, "epoch": 2, "step": 0}, names)
+        save({"model": {}, "epoch": 2, "step": 0}, *paths)
     assert load(tmp_path / name)["epoch"] == load(tmp_path / "last.pt")["epoch"] == 1
 
 
-def test_the_furthest_readable_checkpoint_is_found(tmp_path):
-    for epoch, step, name in ((0, 0, "initial.pt"), (2, 0, "best.pt"), (2, 7, "epoch_9.pt")):
-        save(tmp_path, {"model": {}, "epoch": epoch, "step": step}, [name])
-    (tmp_path / "last.pt").write_bytes(b"torn")
-    state, path, complaints = newest(tmp_path)
-    assert (state["step"], path.name) == (7, "epoch_9.pt")
-    assert len(complaints) == 1 and "last.pt" in complaints[0]
-    (tmp_path / "nothing").mkdir()
-    assert newest(tmp_path / "nothing") == (None, None, [])
+def test_the_furthest_readable_checkpoint_is_found(tmp_path, capsys):
+    run = RunPaths(tmp_path)
+    run.checkpoints.mkdir()
+    for epoch, step, path in ((0, 0, run.initial), (2, 0, run.best), (2, 7, run.epoch_checkpoint(9))):
+        save({"model": {}, "epoch": epoch, "step": step}, path)
+    run.last.write_bytes(b"torn")
+    checkpoint, path = newest(run)
+    assert (checkpoint["step"], path.name) == (7, "epoch_9.pt")
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "last.pt cannot be read" in err and err.endswith("epoch_9.pt is used instead\n")
+    assert newest(RunPaths(tmp_path / "nothing")) is None
 
 
 def test_a_checkpoint_that_cannot_be_written_is_a_failed_run(tmp_path):
     with pytest.raises(RunFailed, match="cannot write"):
-        save(tmp_path / "gone", {"model": {}}, ["last.pt"])
+        save({"model": {}}, tmp_path / "gone" / "last.pt")
 
 
 def test_a_malicious_or_foreign_checkpoint_is_refused_and_nothing_runs(tmp_path):
@@ -187,7 +190,7 @@ def test_a_malicious_or_foreign_checkpoint_is_refused_and_nothing_runs(tmp_path)
 
     torch.save({"model": {}, "evil": Evil()}, tmp_path / "evil.pt")
     torch.save([1, 2], tmp_path / "list.pt")
-    for name, told in (("evil.pt", "is refused"), ("list.pt", "no checkpoint"), ("gone.pt", "does not exist")):
+    for name, told in (("evil.pt", "is refused"), ("list.pt", "not a checkpoint"), ("gone.pt", "does not exist")):
         with pytest.raises(UsageError, match=told):
             load(tmp_path / name)
     assert not (tmp_path / "executed").exists()

@@ -11,6 +11,7 @@ from models.constraints import constrain
 from tests.originals import original, original_state, small_net, write
 from tests.unit.test_pretrained import into, same
 from trainers import load_trained
+from trainers.checkpoint_sources import WRAPPERS, network_in, read_network
 from utils import choices
 from utils.errors import UsageError
 
@@ -96,7 +97,7 @@ def test_of_a_network_and_its_average_the_network_is_taken_with_a_word(tmp_path,
     other = {key: torch.zeros_like(value) for key, value in state().items()}
     path = write({second: other, first: state()}, tmp_path / "net.pt")
     assert same(into(path, options, small_net(seed=1)), small_net())
-    assert f"warning: {path} holds 2 networks: {first} is taken, not {second}\n" in capsys.readouterr().err
+    assert f"warning: {path} holds 2 networks: {first} is used, not {second}\n" in capsys.readouterr().err
 
 
 def test_a_holder_without_a_network_is_passed_by(tmp_path, options):
@@ -113,21 +114,21 @@ def test_what_a_file_holds_instead_of_a_network_is_named(tmp_path, options):
 def test_two_networks_under_different_wrappers_are_refused(tmp_path):
     path = write(state("model.") | state("net."), tmp_path / "net.pt")
     with pytest.raises(UsageError, match=r"holds several networks: \S+ is in it twice"):
-        load_trained.read(str(path))
+        read_network(str(path))
 
 
 def test_a_content_that_holds_itself_ends(options):
     content = {"epoch": 1}
     content["model"] = content
     with pytest.raises(UsageError, match="holds no network"):
-        load_trained.from_content(content, "net.pt")
+        network_in(content, "net.pt")
 
 
 @pytest.mark.parametrize("arch", choices.ARCHS)
 def test_no_architecture_has_layers_of_the_wrappers_names(arch):
     with torch.device("meta"):
         net = models.build(arch, num_classes=10, in_shape=(3, 32, 32) if "MNIST" not in arch else (1, 28, 28))
-    assert not [name for name, _ in net.named_parameters() if name.startswith(load_trained.WRAPPERS)]
+    assert not [name for name, _ in net.named_parameters() if name.startswith(WRAPPERS)]
 
 
 # --- what a file says
@@ -176,18 +177,18 @@ def test_what_is_advised_is_taken(config, tmp_path, said, ours):
     base = {"arch": "Conv2_BinAct", "prune_rate": 0.3, "freeze_weights": None} | ours
     path = write(original(small_net(), **said), tmp_path / "net.pth")
     words = ["--config", config(**base), "--pretrained", str(path)]
-    with pytest.raises(UsageError, match=r"decides?: give .* to take the file's network") as caught:
-        load_trained.compare(load_trained.read(str(path)), parse(words))
-    advice = str(caught.value).partition(": give ")[2].partition(" to take the file's network")
+    with pytest.raises(UsageError, match=r"decides?: pass .* to use the file's network") as caught:
+        load_trained.check_declared(read_network(str(path)), parse(words))
+    advice = str(caught.value).partition(": pass ")[2].partition(" to use the file's network")
     assert not advice[2], caught.value
-    load_trained.compare(load_trained.read(str(path)), parse([*words, *shlex.split(advice[0])]))
+    load_trained.check_declared(read_network(str(path)), parse([*words, *shlex.split(advice[0])]))
 
 
 def test_what_the_files_network_contradicts_is_said_too(config, tmp_path):
     path = write(original(small_net(), conv_type="GlobalSubnetConv"), tmp_path / "net.pth")
     options = parse(["--config", config(arch="Conv2_BinAct", prune_rate=0.3), "--pretrained", str(path)])
-    with pytest.raises(UsageError, match=r"--conv-type GlobalSubnetConv to take .*; then .*prune_rate_epoch"):
-        load_trained.compare(load_trained.read(str(path)), options)
+    with pytest.raises(UsageError, match=r"--conv-type GlobalSubnetConv to use .*; then .*prune_rate_epoch"):
+        load_trained.check_declared(read_network(str(path)), options)
 
 
 def test_names_of_tensors_are_shown_escaped(tmp_path, options, capsys):

@@ -11,8 +11,8 @@ import models
 from args import parse
 from models.constraints import constrain
 from tests.originals import before_2022, logits, original, original_state, small_net, write
-from trainers import load_trained
-from trainers.load_trained import compare, load, read
+from trainers.checkpoint_sources import network_in, read_network
+from trainers.load_trained import check_declared, load_weights
 from utils.errors import UsageError
 from utils.records import checkpoints
 
@@ -24,9 +24,9 @@ def options(config):
 
 
 def into(path, options, model, whole=True):
-    stored = read(str(path))
-    compare(stored, options)
-    load(stored, model, whole=whole)
+    stored = read_network(str(path))
+    check_declared(stored, options)
+    print(f"{path}: {load_weights(stored, model, whole=whole)}")  # as the program does
     return model
 
 
@@ -55,8 +55,8 @@ def test_every_kind_of_original_is_taken_to_the_bit(tmp_path, options, capsys, m
     path = write(age(original(source, module)), tmp_path / "model_best.pth", **form)
     into(path, options, target)
     assert same(target, source) and torch.equal(logits(target), logits(source))
-    warned = "" if age is dict else f"warning: {path} does not say its conv_type and prune_rate: the options given"
-    assert capsys.readouterr().err.startswith(warned) and read(str(path)).ours is False
+    warned = "" if age is dict else f"warning: {path} does not have its conv_type and prune_rate: the options given"
+    assert capsys.readouterr().err.startswith(warned) and read_network(str(path)).is_native is False
 
 
 @pytest.mark.parametrize(
@@ -67,32 +67,31 @@ def test_a_state_dict_alone_is_enough_and_the_options_decide(tmp_path, options, 
     for state in (source.state_dict(), original_state(source)):
         assert same(into(write(wrap(state), tmp_path / "net.pt"), options, small_net(seed=1)), source)
     assert (
-        "does not say its arch and conv_type and prune_rate: the options given here decide" in capsys.readouterr().err
+        "does not have its arch and conv_type and prune_rate: the options given here decide" in capsys.readouterr().err
     )
 
 
 def test_our_own_checkpoint_says_as_much(tmp_path, options, capsys):
     content = {"model": small_net().state_dict(), "epoch": 3, "step": 0, "options": options.flat()}
-    stored = read(str(write(content, tmp_path / "last.pt")))
+    stored = read_network(str(write(content, tmp_path / "last.pt")))
     said = {"arch": "Conv2_BinAct", "conv_type": "SubnetConv", "prune_rate": 0.3, "readout": "pooled"}
-    assert stored.said == said and stored.ours
-    compare(stored, options)
-    load(stored, small_net(seed=1), whole=True)
-    heard = capsys.readouterr()
-    assert (heard.out, heard.err) == (f"{stored.path}: 30 of 30 tensors taken\n", "")
+    assert stored.declared == said and stored.is_native
+    check_declared(stored, options)
+    assert load_weights(stored, small_net(seed=1), whole=True) == "30 of 30 tensors match"
+    assert not capsys.readouterr().err
 
 
 def test_of_a_run_the_newest_checkpoint_that_can_be_read_is_taken(tmp_path, options, capsys):
     (folder := tmp_path / "checkpoints").mkdir()
     for epoch, name in ((2, "best.pt"), (1, "epoch_1.pt")):
         write({"model": small_net(seed=epoch).state_dict(), "epoch": epoch, "step": 0}, folder / name)
-    stored = read(str(tmp_path))
-    assert stored.path == str(folder / "best.pt") and stored.ours and not capsys.readouterr().err
-    load(stored, net := small_net(seed=1), whole=True)
+    stored = read_network(str(tmp_path))
+    assert stored.path == str(folder / "best.pt") and stored.is_native and not capsys.readouterr().err
+    load_weights(stored, net := small_net(seed=1), whole=True)
     assert all(torch.equal(net.state_dict()[key], value) for key, value in small_net(seed=2).state_dict().items())
     capsys.readouterr()
     (folder / "best.pt").write_bytes(b"PK")
-    assert read(str(tmp_path)).path == str(folder / "epoch_1.pt")
+    assert read_network(str(tmp_path)).path == str(folder / "epoch_1.pt")
     assert capsys.readouterr().err.endswith(f"{folder / 'epoch_1.pt'} is used instead\n")
 
 
@@ -174,8 +173,8 @@ BROKEN = {  # what is done to the bytes of a good file in the legacy format or n
     "flipped bit": (False, flipped, "cannot be read: damaged at"),
     "cut legacy tensor": (True, lambda data: data[:-5], "cannot be read: "),
     "cut legacy pickle": (True, lambda data: data[:300], "cannot be read: "),
-    "empty": (False, lambda data: b"", "is no checkpoint: it is empty"),
-    "text": (False, lambda data: b"arch: Conv4\n", "is no checkpoint: torch.save did not write it"),
+    "empty": (False, lambda data: b"", "is not a checkpoint: it is empty"),
+    "text": (False, lambda data: b"arch: Conv4\n", "is not a checkpoint: torch.save did not write it"),
     "pointer": (False, lambda data: POINTER, "is a Git LFS pointer: fetch the file with git lfs pull"),
     "plain pickle": (False, lambda data: pickle.dumps({"a": 1}, protocol=2), "cannot be read: Invalid magic number"),
     "newer pickle": (False, lambda data: pickle.dumps([1], protocol=4), "is refused: it is damaged or holds more"),
@@ -188,7 +187,7 @@ def test_a_file_that_is_none_is_told_in_one_line(tmp_path, fault, recwarn):
     legacy, damage, told = BROKEN[fault]
     path = write(original(small_net()), tmp_path / "net.pth", legacy=legacy)
     path.write_bytes(damage(path.read_bytes()))
-    assert f"{path} {told}" in refusal(lambda: read(str(path)), path)
+    assert f"{path} {told}" in refusal(lambda: read_network(str(path)), path)
     assert not recwarn.list
 
 
@@ -198,16 +197,16 @@ def test_a_zip_of_something_else_is_no_checkpoint(tmp_path, recwarn):
     recwarn.clear()
     np.savez(arrays, a=np.ones(2))
     for path in (program, arrays):
-        assert (
-            refusal(lambda path=path: read(str(path)), path) == f"{path} is no checkpoint: torch.save did not write it"
-        )
+        message = refusal(lambda path=path: read_network(str(path)), path)
+        assert message == f"{path} is not a checkpoint: torch.save did not write it"
     assert not recwarn.list
 
 
 def test_a_place_without_a_file_is_told(tmp_path):
-    assert refusal(lambda: read(str(tmp_path)), tmp_path) == f"{tmp_path} is no run: it has no readable checkpoint"
+    message = refusal(lambda: read_network(str(tmp_path)), tmp_path)
+    assert message == f"{tmp_path} is not a run: it has no readable checkpoint"
     gone = tmp_path / "gone.pth"
-    assert refusal(lambda: read(str(gone)), gone) == f"{gone} does not exist"
+    assert refusal(lambda: read_network(str(gone)), gone) == f"{gone} does not exist"
 
 
 @pytest.mark.parametrize(
@@ -220,7 +219,7 @@ def test_a_place_without_a_file_is_told(tmp_path):
 )
 def test_a_file_without_tensors_by_name_holds_no_network(tmp_path, content):
     path = write(content, tmp_path / "net.pt")
-    assert "holds no network: tensors by name are needed" in refusal(lambda: read(str(path)), path)
+    assert "holds no network: tensors by name are needed" in refusal(lambda: read_network(str(path)), path)
 
 
 # what fits
@@ -231,9 +230,9 @@ def test_another_head_is_left_out_for_training_and_refused_for_testing(tmp_path,
     before = {key: value.clone() for key, value in target.state_dict().items()}
     path = write(original(source), tmp_path / "net.pth")
     shapes = "is [9, 32, 1, 1] there and [3, 32, 1, 1] here"
-    found = f"28 of 30 tensors taken; of another shape: linear.6.weight {shapes}, linear.6.scores {shapes}"
+    found = f"28 of 30 tensors match; of another shape: linear.6.weight {shapes}, linear.6.scores {shapes}"
     told = refusal(lambda: into(path, options, target), path)
-    assert told == f"{path} is not all of this network, which cannot be tested so: {found}"
+    assert told == f"{path} does not hold all of this network: {found}"
     assert all(torch.equal(value, before[key]) for key, value in target.state_dict().items())
     into(path, options, target, whole=False)
     assert capsys.readouterr().out == f"{path}: {found}\n"
@@ -244,7 +243,7 @@ def test_another_head_is_left_out_for_training_and_refused_for_testing(tmp_path,
 def test_a_whole_network_is_said_to_be_whole(tmp_path, options, capsys):
     path = write(original(small_net()), tmp_path / "net.pth")
     into(path, options, small_net(seed=1), whole=False)
-    assert capsys.readouterr().out == f"{path}: 30 of 30 tensors taken\n"
+    assert capsys.readouterr().out == f"{path}: 30 of 30 tensors match\n"
 
 
 def test_missing_and_unused_tensors_are_counted_and_a_few_named(tmp_path, options, capsys):
@@ -252,10 +251,10 @@ def test_missing_and_unused_tensors_are_counted_and_a_few_named(tmp_path, option
     path = write(original_state(dense), tmp_path / "dense.pt")
     into(path, options, subnet, whole=False)
     named = "convs.0.scores, convs.3.scores, linear.0.scores, linear.3.scores and 1 more"
-    assert capsys.readouterr().out == f"{path}: 25 of 30 tensors taken; not in the file: {named}\n"
+    assert capsys.readouterr().out == f"{path}: 25 of 30 tensors match; not in the file: {named}\n"
     assert named in refusal(lambda: into(path, options, subnet), path)
     path = write(original_state(subnet), tmp_path / "subnet.pt")
-    assert f"25 of 25 tensors taken; unused: {named}" in refusal(lambda: into(path, options, dense), path)
+    assert f"25 of 25 tensors match; unused: {named}" in refusal(lambda: into(path, options, dense), path)
 
 
 def test_a_file_from_before_batch_norm_counted_is_whole(tmp_path, options):
@@ -289,21 +288,21 @@ def test_nothing_that_fits_is_an_error_and_a_counter_is_nothing(tmp_path, option
     ("theirs", "ours", "told"),
     [
         ({"conv_type": "DenseConv"}, {}, ["conv_type: DenseConv in ", ", SubnetConv here", "--conv-type DenseConv"]),
-        ({}, {"arch": "Conv2"}, ["arch: Conv2_BinAct in ", "Conv2 here; --arch decides: give --arch Conv2_BinAct to"]),
+        ({}, {"arch": "Conv2"}, ["arch: Conv2_BinAct in ", "Conv2 here; --arch decides: pass --arch Conv2_BinAct to"]),
         (
             {"prune_rate": 0.300001},
             {},
-            ["prune_rate: 0.300001 in", "0.3 here; --prune-rate decides: give --prune-rate"],
+            ["prune_rate: 0.300001 in", "0.3 here; --prune-rate decides: pass --prune-rate"],
         ),
-        ({"conv_type": "GlobalSubnetConv"}, {}, ["GlobalSubnetConv in", "give --conv-type GlobalSubnetConv to take"]),
+        ({"conv_type": "GlobalSubnetConv"}, {}, ["GlobalSubnetConv in", "pass --conv-type GlobalSubnetConv to use"]),
         ({}, {"conv_type": "GlobalSubnetConv"}, ["conv_type: SubnetConv in", "GlobalSubnetConv here"]),
         ({"conv_type": "SampleSubnetConv"}, {"conv_type": "FixedSubnetConv"}, ["FixedSubnetConv here"]),
         ({"conv_type": "GlobalSubnetConv"}, {"conv_type": "FixedSubnetConv"}, ["FixedSubnetConv here"]),
-        ({}, {"conv_type": "FixedSubnetConv", "prune_rate": 0.7}, ["--prune-rate decides: give --prune-rate 0.3 to"]),
+        ({}, {"conv_type": "FixedSubnetConv", "prune_rate": 0.7}, ["--prune-rate decides: pass --prune-rate 0.3 to"]),
         (
             {},
             {"conv_type": "DenseConv", "prune_rate": None},
-            ["None here", "--conv-type and --prune-rate decide: give --conv-type SubnetConv --prune-rate 0.3 to take"],
+            ["None here", "--conv-type and --prune-rate decide: pass --conv-type SubnetConv --prune-rate 0.3 to take"],
         ),
     ],
 )
@@ -317,7 +316,7 @@ def test_another_network_is_refused_with_the_flag_that_decides(tmp_path, options
     for whole in (True, False):
         with pytest.raises(UsageError) as caught:
             into(path, options.replace(**ours), small_net(), whole=whole)
-        assert all(part in str(caught.value) for part in [*told, str(path), "to take the file's network"]), caught.value
+        assert all(part in str(caught.value) for part in [*told, str(path), "to use the file's network"]), caught.value
 
 
 @pytest.mark.parametrize(
@@ -338,7 +337,7 @@ def test_the_same_network_passes_without_a_remark(tmp_path, options, capsys, the
     path = write(original(small_net(), **theirs), tmp_path / "net.pth")
     into(path, options.replace(**ours), small_net(seed=1))
     said = capsys.readouterr()
-    assert (said.out, said.err) == (f"{path}: 30 of 30 tensors taken\n", "")
+    assert (said.out, said.err) == (f"{path}: 30 of 30 tensors match\n", "")
 
 
 def test_the_originals_small_resnets_had_forty_outputs_which_readout_tells(tmp_path, options):
@@ -364,7 +363,7 @@ def test_an_original_is_tested_and_trained_on(program, config, tmp_path):
     assert (code, err) == (0, "") and f"{theirs} (epoch 2): FC, " in out
     assert out.splitlines()[-1] == expected.splitlines()[-1]
     code, out, _ = program("--config", config(), "--pretrained", theirs, "--name", "more")
-    assert code == 0 and f"{theirs}: 6 of 6 tensors taken" in out
+    assert code == 0 and f"{theirs}: 6 of 6 tensors match" in out
     initial = torch.load(run.parent / "more/checkpoints/initial.pt", weights_only=True)["model"]
     assert all(torch.equal(initial[key], value) for key, value in ours.items())
 
@@ -378,14 +377,14 @@ def test_a_refused_start_leaves_nothing_behind_and_needs_no_data(program, config
 def test_a_part_of_the_network_is_not_tested(program, config, tmp_path):
     path = write({"linear.0.weight": torch.ones(300, 64, 1, 1)}, tmp_path / "net.pt")
     code, out, err = program("--config", config(), "--evaluate", "--pretrained", path)
-    assert (code, out) == (2, "") and "1 of 6 tensors taken; not in the file: linear.0.scores, " in err
+    assert (code, out) == (2, "") and "1 of 6 tensors match; not in the file: linear.0.scores, " in err
 
 
 def test_what_a_file_holds_is_not_touched_by_training(tmp_path, options):
-    stored = load_trained.from_content(original(small_net()), "net.pth")
+    stored = network_in(original(small_net()), "net.pth")
     before = {key: value.clone() for key, value in stored.state.items()}
     model = small_net(seed=1)
-    load(stored, model, whole=True)
+    load_weights(stored, model, whole=True)
     with torch.no_grad():
         for value in model.state_dict().values():
             value.zero_()

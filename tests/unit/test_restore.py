@@ -24,8 +24,9 @@ KINDS = {
     "sparse": {"conv_type": "SparseConv", "freeze_weights": None, "progress_interval": 5, "update_interval": 1},
 }
 # With these the run goes on as it was: the learning rate is set for every epoch, a setting that is missing comes from
-# the options, a CPU has no use for a GPU's generator, event files have their own tests, and clocks may say anything.
-FREE = {"events", "cuda", "seconds", "train_seconds", "train_images", "loss"}
+# the options, a CPU has no use for a GPU's generator, event files have their own tests, clocks may say anything, and
+# resumption does not read the descriptions of the network and of the data set.
+FREE = {"events", "network", "data", "cuda", "seconds", "train_seconds", "train_images", "loss"}
 
 
 def others(value):
@@ -97,7 +98,7 @@ def test_every_entry_missing_or_wrong_is_one_line(made, kind):
 
     def go_on(content):
         checkpoints.checked(content, PATH)
-        resume.compare(content, PATH, theirs)
+        resume.check_same_run(content, PATH, theirs)
         return restore(parts, content, PATH, best_epoch=None)
 
     wrong = []
@@ -123,7 +124,7 @@ def test_a_lottery_goes_on_when_its_weights_have_trained_and_when_its_scores_hav
     theirs, parts, _ = made("lottery", trainer="lottery", dense_epochs=1, epochs=2, save_every=1)
     (path,) = tmp_path.rglob(f"epoch_{epochs}.pt")
     whole = torch.load(path, weights_only=True)
-    resume.compare(whole, PATH, theirs)
+    resume.check_same_run(whole, PATH, theirs)
     assert restore(parts, whole, PATH, best_epoch=None).epoch == epochs
     of_weights = {index for index, entry in whole["optimizer"]["state"].items() if entry}
     assert len(of_weights) == 3 * epochs
@@ -131,18 +132,18 @@ def test_a_lottery_goes_on_when_its_weights_have_trained_and_when_its_scores_hav
 
 def test_more_epochs_than_the_checkpoint_was_trained_for_are_said_fewer_refused(made):
     theirs, _, whole = made("sgd")
-    assert resume.compare(whole, PATH, theirs.replace(epochs=2)) == 1
-    with pytest.raises(UsageError, match="has 9 epochs done of 1"):
-        resume.compare(whole | {"epoch": 9}, PATH, theirs)
+    assert resume.check_same_run(whole, PATH, theirs.replace(epochs=2)) == 1
+    with pytest.raises(UsageError, match="has trained 9 epochs of 1"):
+        resume.check_same_run(whole | {"epoch": 9}, PATH, theirs)
     with pytest.raises(UsageError, match=r"epochs: 1 in the checkpoint, 0 in config\.yaml"):
-        resume.compare(whole, PATH, theirs.replace(epochs=0))
+        resume.check_same_run(whole, PATH, theirs.replace(epochs=0))
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "radam", "adadelta"])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_every_optimizer_comes_back(made, optimizer, momentum):
     theirs, parts, whole = made("all", optimizer=optimizer, momentum=momentum, lr=0.01)
-    resume.compare(whole, PATH, theirs)
+    resume.check_same_run(whole, PATH, theirs)
     restore(parts, whole, PATH, best_epoch=None)
     back = parts.optimizer.state_dict()
     assert back["param_groups"] == whole["optimizer"]["param_groups"]
@@ -156,6 +157,6 @@ def test_a_schedule_that_began_later_goes_on_from_its_first_checkpoint(made, tmp
     theirs, parts, _ = made("later", epochs=3, start_epoch=2)
     (path,) = tmp_path.rglob("initial.pt")
     initial = torch.load(path, weights_only=True)
-    assert resume.compare(initial, PATH, theirs) == 3
+    assert resume.check_same_run(initial, PATH, theirs) == 3
     state = restore(parts, initial, PATH, best_epoch=None)
     assert (state.epoch, state.last, state.best) == (2, {}, {})

@@ -35,7 +35,7 @@ def file(tmp_path):
 
 
 def line(number):
-    return results._as_text([row(number)], header=False).encode().rstrip(b"\n")
+    return results._as_csv([row(number)], header=False).encode().rstrip(b"\n")
 
 
 CUT = line(7)[: line(7).index(b"Xeon") + 3]  # within the quoted name of the device
@@ -44,7 +44,7 @@ DAMAGES = {
     "within quotes, ended": CUT + b"\n",
     "within UTF-8": line(7)[: line(7).index("×".encode()) + 1],
     "within the last value": line(7)[:-12],
-    "within the last number": results._as_text([row(7, 60)], header=False).encode()[:-2],
+    "within the last number": results._as_csv([row(7, 60)], header=False).encode()[:-2],
     "few fields": b"a,b,c\n",
     "many fields": line(7) + b",more\n",
     "NUL": b"\0" * 512,
@@ -113,7 +113,7 @@ def test_joined_files_have_their_rows_and_no_header_is_a_row(file, capsys):
 
 
 def test_two_halves_of_rows_are_no_row(file):
-    first, second = line(5), results._as_text([row(6, 60)], header=False).encode().rstrip(b"\n")
+    first, second = line(5), results._as_csv([row(6, 60)], header=False).encode().rstrip(b"\n")
     with file.open("ab") as there:
         there.write(first[: first.index(b"6,x")] + second[second.index(b"60,x") :] + b"\n")
         there.write(first.rpartition(b",")[0] + b"," + second.rpartition(b",")[2] + b"\n")
@@ -132,7 +132,7 @@ def test_a_blank_file_is_an_empty_one(tmp_path, content):
 def test_what_is_damaged_in_a_runs_own_rows_is_set_apart_too(file):
     with file.open("ab") as there:
         there.write(CUT)
-    results.keep(file, row(3))
+    results.write_own(file, row(3))
     assert rows_with(file) == [1, 2, 3] and file.with_name("results.csv.damaged").read_bytes() == CUT + b"\n"
 
 
@@ -214,7 +214,7 @@ def test_a_lost_results_file_comes_back_from_the_runs_where_they_now_are(program
 
 def test_what_cannot_be_rebuilt_is_one_line(tmp_path, capsys):
     assert program_of_results.main(["rebuild", str(tmp_path / "nowhere")]) == 2
-    assert capsys.readouterr().err == f"error: {tmp_path}/nowhere is no directory of runs\n"
+    assert capsys.readouterr().err == f"error: {tmp_path}/nowhere is not a directory\n"
     (tmp_path / "results.csv").write_text("Name\na\n")
     assert program_of_results.main(["rebuild", str(tmp_path)]) == 2
     assert "other columns" in capsys.readouterr().err

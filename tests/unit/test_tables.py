@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from trainers.methods.default import Default
 from utils.records.epoch_tables import Table, record_table
 from utils.records.plots import Line, line_chart
-from utils.records.tensorboard import TensorBoard, event_sizes, keep_events
+from utils.records.tensorboard import TensorBoard, event_sizes, truncate_events
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -71,7 +71,7 @@ def test_a_file_of_another_kind_is_said_and_moved_away_and_the_run_goes_on(tmp_p
     (tmp_path / "sweep.csv").write_bytes(content)
     lines = record_table(tmp_path, "sweep", 3, curve(1))
     err = capsys.readouterr().err
-    assert err.startswith(f"warning: {tmp_path / 'sweep.csv'} is damaged: it is moved to sweep.csv.damaged")
+    assert err.startswith(f"warning: {tmp_path / 'sweep.csv'} is damaged: it was renamed to sweep.csv.damaged")
     assert err.count("\n") == 1 and (tmp_path / "sweep.csv.damaged").read_bytes() == content
     assert [line.label for line in lines] == ["epoch 3"] and rows(tmp_path / "sweep.csv")[1:] == [["3", "0.0", "1"]]
 
@@ -101,7 +101,7 @@ def test_what_was_recorded_after_a_checkpoint_is_cut_off_and_the_rest_stays(tmp_
     interrupted = TensorBoard(tmp_path, 1, {}, "test")
     interrupted.record(2, {"test": {"loss": 8.0}})
     interrupted.close({})
-    keep_events(tmp_path, sizes)
+    truncate_events(tmp_path, sizes)
     assert event_sizes(tmp_path) == sizes
     board = TensorBoard(tmp_path, 1, {}, "test")
     board.curve("sweep", later)
@@ -122,7 +122,7 @@ def test_event_files_of_unknown_length_are_left_and_a_reader_purges_by_epochs(tm
     (first,) = tmp_path.iterdir()
     first.rename(tmp_path / "events.out.tfevents.1.name.1.0")  # a reader goes by the seconds in the names
     sizes = event_sizes(tmp_path)
-    keep_events(tmp_path, None)
+    truncate_events(tmp_path, None)
     assert event_sizes(tmp_path) == sizes
     board = TensorBoard(tmp_path, 1, {}, "test", purge=2)
     board.record(2, {"test": {"loss": 9.0}})

@@ -156,7 +156,7 @@ def test_a_signal_in_an_evaluation_without_batches_leaves_the_last_checkpoint(pr
     code, _, err = program("--config", config())
     run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
     assert code == 75 and err.startswith("asked to stop by SIGTERM while ")
-    assert "; go on with: python main.py --resume " in err and err.count("\n") == 1
+    assert "; resume with: python main.py --resume " in err and err.count("\n") == 1
     assert json.loads((run / "status.json").read_text())["status"] == "stopped"
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
