@@ -188,7 +188,7 @@ READING = """
     from pathlib import Path
     import scipy.io, torch, data
     from args import UsageError
-    from utils import checkpoints
+    from utils.records import checkpoints
     root = Path(sys.argv[1])
     def peak():
         return int(re.search("VmHWM:[^0-9]*([0-9]+)", Path("/proc/self/status").read_text())[1]) / 1024

@@ -117,7 +117,7 @@ def test_what_the_original_says_of_itself_is_kept(run, tmp_path):
 
 def test_a_converted_file_is_refused_by_resume(run, tmp_path):
     run(write(original(small_net()), tmp_path / "net.pth"), tmp_path / "ours.pt")
-    with pytest.raises(UsageError, match="has no model, epoch and step"):
+    with pytest.raises(UsageError, match="lacks model, epoch or step"):
         checkpoints.load(tmp_path / "ours.pt")
 
 

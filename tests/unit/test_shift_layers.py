@@ -235,7 +235,7 @@ def test_a_dense_network_becomes_a_shift_network(config, tmp_path, capsys, kind,
     load_trained.check_declared(stored, options)
     count = 10 if kind == "ShiftPS" else 5
     report = load_trained.load_weights(stored, model, whole=whole)
-    assert report == f"{count} of {count} tensors match" and not capsys.readouterr().err
+    assert report == f"{count} of {count} tensors match" and not capsys.readouterr().out
     lowest = -15 if kind == "ShiftQ" else -14
     for name, layer in constrained_layers(model.eval()).items():
         weight = dense.get_submodule(name).weight.detach()
