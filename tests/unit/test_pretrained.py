@@ -302,7 +302,7 @@ def test_a_file_with_no_matching_tensor_but_a_counter_is_refused(tmp_path, optio
         (
             {},
             {"conv_type": "DenseConv", "prune_rate": None},
-            ["None here", "--conv-type and --prune-rate decide: pass --conv-type SubnetConv --prune-rate 0.3 to take"],
+            ["None here", "--conv-type and --prune-rate decide: pass --conv-type SubnetConv --prune-rate 0.3 to use"],
         ),
     ],
 )
