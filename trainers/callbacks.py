@@ -50,9 +50,11 @@ class SignalCallbacks(NullCallbacks):
         """Name of the signal that requested the stop, or None."""
         return self._stop.reason
 
-    def save_initial(self, state: State) -> None: ...
+    def save_initial(self, state: State) -> None:
+        """Called before the first epoch of a new run."""
 
-    def close(self, final: dict[str, float]) -> None: ...
+    def close(self, final: dict[str, float]) -> None:
+        """Called at the end, however training ends. `final` are the final metrics, empty if the run is unfinished."""
 
 
 class RunRecorder(SignalCallbacks):

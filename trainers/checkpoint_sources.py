@@ -33,7 +33,7 @@ MOST_KEYS = 4  # keys in a message
 
 @dataclass(frozen=True)
 class StoredNetwork:
-    """The network in the file `path`.
+    """Network in the file `path`.
 
     content: everything the file holds.
     state: the state dict under BIPROP's keys and shapes, without the prefixes of wrappers such as `module.`.

@@ -41,7 +41,7 @@ MOST_LISTED = 4  # names of each kind in a message
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A trained network on the CPU.
+    """Trained network on the CPU, with its method and options.
 
     model: the constrained network, in evaluation mode, in the state that its epoch was trained in.
     method: the training method of `options`.

@@ -1,4 +1,4 @@
-"""Which run --resume names, at which checkpoint it continues, and whether the options still describe that run."""
+"""Resumption: find the run that --resume names and its checkpoint, and check that the options are of the same run."""
 
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -23,7 +23,7 @@ TEST_OPTIONS = ("precision", "batch_size", "test_batch_size")  # a test may use 
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where training starts: a new run (`run` is None), the start of a run (`checkpoint` is None), or a checkpoint.
+    """Start of the training: a new run (`run` is None), the start of `run` (`checkpoint` is None), or a checkpoint.
 
     options: the requested ones, with what they leave open taken from the run.
     path: the file of `checkpoint`.

@@ -1,4 +1,4 @@
-"""The descriptions of a run: console text, tables, hparams, and the facts of its row of results.csv."""
+"""The descriptions of a run: console text, tables, hparams, and the data of its row of results.csv."""
 
 import shlex
 
@@ -135,7 +135,7 @@ def finished_run(
     runtime: Runtime,
     trainer: str,
 ) -> FinishedRun:
-    """Return the facts of the run for its row of results.csv. `tests` is that of `summary`."""
+    """Return the data of the run for its row of results.csv. `tests` is that of `summary`."""
     total, kept = parameter_counts(model)
     kept_weights, weights = _weight_counts(model)
     return FinishedRun(

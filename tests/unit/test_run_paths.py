@@ -59,7 +59,9 @@ def test_a_folder_that_cannot_be_read_holds_no_run(run):
         run.path.chmod(0o700)
 
 
-@pytest.mark.parametrize("name", ["last.pt", "best.pt", "initial.pt", "status.json", "config.yaml", "metrics.csv"])
+@pytest.mark.parametrize(
+    "name", ["last.pt", "best.pt", "initial.pt", "status.json", "config.yaml", "metrics.csv", "checkpoints"]
+)
 def test_file_names_of_a_run_are_spelled_once(name):
     """The texts of messages and of the help may name a file, so only quoted names count."""
     owners = {"utils/run_paths.py"}

@@ -31,7 +31,7 @@ FLOAT64 += [np.dtype, np.dtypes.Float64DType]
 
 
 class ReadFailed(UsageError):
-    """The system could not read a file that exists, so that its content, perhaps intact, is unknown."""
+    """Error for a file that exists but that the system could not read. Its content may be intact."""
 
 
 def save(checkpoint: Checkpoint, *paths: Path) -> None:

@@ -10,7 +10,7 @@ Metrics = Mapping[str, Mapping[str, float]]  # split ("train", "test", "weights"
 
 
 class MetricsCsv:
-    """The writer of metrics.csv: one column per metric, except those of single layers ("weights").
+    """Writer of metrics.csv: one column per metric, except those of single layers ("weights").
 
     On resumption the rows after `epochs_done` are dropped, so that no epoch has two. Raises UsageError if the file is
     damaged.

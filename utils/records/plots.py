@@ -26,7 +26,7 @@ LONGEST_LABEL, LONGEST_TITLE = 60, 95  # characters that fit into the figure
 
 @dataclass
 class Line:
-    """A line of a chart: label, points, and matplotlib's line style ("-", "--", or "none" for points alone).
+    """Line of a chart: label, points, and matplotlib's line style ("-", "--", or "none" for points alone).
 
     The style may begin with a colour of COLOURS, as in "C0--".
     """

@@ -14,7 +14,7 @@ Metrics = Mapping[str, float]
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """The facts of a finished run that results.csv records.
+    """Data of a finished run, from which its row of results.csv is computed.
 
     last, best, best_train: loss, acc@1 and acc@5 (%) of the last epoch, of the best one (with its number, `epoch`) and
     of the best training epoch. test_accuracies: top-1 accuracy (%) of the last and of the best epoch on the test set.

@@ -76,9 +76,9 @@ def _check_status(record: dict[str, Any]) -> None:
 
 
 class LockedRun(Run):
-    """The run that this process trains. It holds the run's lock and is the only one that writes into the directory.
+    """Run that this process trains. It holds the run's lock: no other process writes into the directory.
 
-    The lock file records the machine, the pid and an id of the process. A copy that is sent to another process has no
+    The lock file records the machine, the pid and an id of the process. A copy of this object in another process has no
     lock and writes nothing.
 
     Raises UsageError if status.json is damaged or a file stands in the place of a folder.
