@@ -57,5 +57,7 @@ def locate_run(path: Path, option: str = "") -> tuple[RunPaths, Path | None]:
     """
     run, checkpoint = locate(path)
     if run is None or not run.exists:
-        raise UsageError(f"{option}{path} is neither a run directory (with config.yaml) nor a checkpoint in one")
+        is_there = os.access(path, os.F_OK)
+        fault = "is neither a run directory nor a checkpoint in one" if is_there else "does not exist"
+        raise UsageError(f"{option}{path} {fault}; pass a directory with config.yaml, or a checkpoint of a run")
     return run, checkpoint

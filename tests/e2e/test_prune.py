@@ -277,7 +277,7 @@ def test_what_is_no_finished_run_is_refused(runs, run, tmp_path):
         (empty, "is neither a run directory"),
         (text, "is neither a run directory"),
         (foreign, "is neither a run directory"),
-        (tmp_path / "gone", "is neither a run directory"),
+        (tmp_path / "gone", "does not exist"),
         (other, "has no readable checkpoint"),
     ):
         code, out, err = run(path, "--repeat", 1)

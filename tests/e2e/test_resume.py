@@ -361,7 +361,7 @@ def test_a_run_directory_in_use_is_not_touched(program, config, tmp_path):
     (run / "status.json").write_text('{"status": "running"}')
     held = try_lock(run / ".lock")
     code, _, err = program("--resume", run)
-    assert code == 2 and "being worked on by another process" in err
+    assert code == 2 and "is in use by another process" in err
     code, out, err = program("--config", config(), "--resume", "auto")
     assert code == 69 and err.startswith(f"{run.relative_to(tmp_path)} is being trained by another process")
     assert err.count("\n") == 1 and not (run / "0").exists() and "a new run starts" not in out

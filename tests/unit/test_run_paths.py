@@ -45,8 +45,8 @@ def test_a_directory_named_like_a_checkpoint_is_a_run(tmp_path):
 
 
 def test_a_directory_without_a_configuration_is_no_run(tmp_path):
-    for path in (tmp_path, tmp_path / "gone"):
-        with pytest.raises(UsageError, match=f"resume: {path} is neither a run directory"):
+    for path, fault in ((tmp_path, "is neither a run directory nor a checkpoint"), (tmp_path / "gone", "does not exist")):
+        with pytest.raises(UsageError, match=f"resume: {path} {fault}"):
             locate_run(path, "resume: ")
 
 
