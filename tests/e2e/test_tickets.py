@@ -142,7 +142,7 @@ def test_a_checkpoint_from_within_an_epoch_is_tested_in_that_epochs_state(
 
 def test_the_summary_names_the_layers_at_the_floor_alone(trained):
     _, _, out = trained("ss", epochs=1, prune_rate=0.001, score_l1=0)
-    assert "at the floor   linear.0, linear.3: one weight kept, the least that" in out
+    assert "at the floor   linear.0, linear.3: one weight kept, the minimum of the global selection" in out
     assert "2 of 1,776 weights kept" in out
 
 

@@ -45,9 +45,10 @@ def test_a_directory_named_like_a_checkpoint_is_a_run(tmp_path):
 
 
 def test_a_directory_without_a_configuration_is_no_run(tmp_path):
-    for path, fault in ((tmp_path, "is neither a run directory nor a checkpoint"), (tmp_path / "gone", "does not exist")):
-        with pytest.raises(UsageError, match=f"resume: {path} {fault}"):
-            locate_run(path, "resume: ")
+    with pytest.raises(UsageError, match=f"resume: {tmp_path} is neither a run directory nor a checkpoint in one"):
+        locate_run(tmp_path, "resume: ")
+    with pytest.raises(UsageError, match="gone does not exist"):
+        locate_run(tmp_path / "gone")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")

@@ -62,12 +62,13 @@ class TensorBoard:
 
     def close(self, final: Mapping[str, float]) -> None:
         """Write the hparams with the `final` metrics by tag, and close the files. An unfinished run has no `final`."""
-        from torch.utils.tensorboard.summary import hparams
+        from torch.utils.tensorboard import summary
 
         if final:
             # SummaryWriter.add_hparams would open a second run directory, and TensorBoard would show the run twice.
-            for summary in hparams(self._hparams, dict.fromkeys(final, 0.0)):  # type: ignore[no-untyped-call]
-                self._writer.file_writer.add_summary(summary)
+            make_hparams: Any = summary.hparams  # without annotations in torch
+            for event in make_hparams(self._hparams, dict.fromkeys(final, 0.0)):
+                self._writer.file_writer.add_summary(event)
             for name, value in final.items():
                 if not name.startswith(self._curve):  # else this value is already the last of that curve
                     self._writer.add_scalar(name, value, self._epoch + 1)
