@@ -43,7 +43,7 @@ from utils.distributed import runtime as runtimes
 from utils.distributed.runtime import Runtime
 from utils.errors import UsageError
 from utils.files import check_new, write_text
-from utils.records.run import environment
+from utils.records.environment import environment
 from utils.registry import lookup
 
 # Reference over ours for (training bf16, training fp32, evaluation), and ours over dense; for MPT-1/32, 2 cores with

@@ -16,9 +16,9 @@ from pathlib import Path
 
 if __name__ == "__main__":  # run as a file: the project is one level up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from utils import stop_signal
+    from utils import exit_codes
 
-    stop_signal.exit_on_interrupt()
+    exit_codes.leave_at_once()
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -27,8 +27,8 @@ from typing import Any
 import torch
 
 from models.biprop_keys import from_biprop
-from trainers import load_trained
-from trainers.load_trained import Stored
+from trainers.checkpoint_sources import StoredNetwork, read_network
+from trainers.load_trained import DECLARED
 from utils import exit_codes
 from utils.config.script_parser import Parser, new_path, old_path
 from utils.console import say
@@ -45,7 +45,7 @@ MEASURES = {  # BIPROP's key -> (group, name) in our `state`
 }
 
 
-def to_ours(stored: Stored) -> dict[str, Any]:
+def to_ours(stored: StoredNetwork) -> dict[str, Any]:
     """A checkpoint of this program from one of BIPROP's; without `step`, so that --resume refuses it."""
     state: dict[str, dict[str, float]] = {}
     for key, (group, name) in MEASURES.items():
@@ -53,10 +53,10 @@ def to_ours(stored: Stored) -> dict[str, Any]:
         if isinstance(value, int | float):  # before the first epoch curr_acc1 is a sentence
             state.setdefault(group, {})[name] = float(value)
     facts = {"epoch": stored.content["epoch"]} if isinstance(stored.content.get("epoch"), int) else {}
-    return {**facts, "state": state, "model": from_biprop(stored.state), "options": stored.said}
+    return {**facts, "state": state, "model": from_biprop(stored.state), "options": stored.declared}
 
 
-def to_theirs(stored: Stored) -> dict[str, Any]:
+def to_theirs(stored: StoredNetwork) -> dict[str, Any]:
     """A checkpoint of BIPROP's from one of ours; without the keys on augmentation, as parallel_main.py writes it."""
     state, epoch = stored.content.get("state"), stored.content.get("epoch")
     groups = {group: of for group, of in state.items() if isinstance(of, Mapping)} if isinstance(state, Mapping) else {}
@@ -65,7 +65,7 @@ def to_theirs(stored: Stored) -> dict[str, Any]:
         "state_dict": {f"module.{key}": value for key, value in stored.state.items()},
         **{key: groups.get(group, {}).get(name, 0.0) for key, (group, name) in MEASURES.items()},
         "optimizer": {},
-        **{name: value for name, value in stored.said.items() if name in load_trained.SAID},
+        **{name: value for name, value in stored.declared.items() if name in DECLARED},
     }
 
 
@@ -76,13 +76,14 @@ def convert(source: str, target: Path, *, force: bool) -> str:
     the disk takes no more.
     """
     check_new(target, force=force)
-    stored = load_trained.read(source)
-    content = to_theirs(stored) if stored.ours else to_ours(stored)
+    stored = read_network(source)
+    content = to_theirs(stored) if stored.is_native else to_ours(stored)
+    zipped = not stored.is_native  # BIPROP's torch 1.3 reads only the older format
     with writing(target):
-        write_atomic(target, lambda file: torch.save(content, file, _use_new_zipfile_serialization=not stored.ours))
-    said = ", ".join(f"{name} {escaped(value)}" for name, value in stored.said.items()) or "arch and conv_type unknown"
-    use = "in BIPROP, with --multigpu" if stored.ours else "here; it cannot be resumed: it has no optimizer state"
-    return f"{target}: {len(stored.state)} tensors, {said}; for --pretrained {use}"
+        write_atomic(target, lambda file: torch.save(content, file, _use_new_zipfile_serialization=zipped))
+    declared = ", ".join(f"{name} {escaped(value)}" for name, value in stored.declared.items())
+    use = "in BIPROP, with --multigpu" if stored.is_native else "here; it cannot be resumed: it has no optimizer state"
+    return f"{target}: {len(stored.state)} tensors, {declared or 'arch and conv_type unknown'}; for --pretrained {use}"
 
 
 def parser() -> argparse.ArgumentParser:

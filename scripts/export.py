@@ -31,9 +31,9 @@ from pathlib import Path
 
 if __name__ == "__main__":  # run as a file: the project is one level up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from utils import stop_signal
+    from utils import exit_codes
 
-    stop_signal.exit_on_interrupt()
+    exit_codes.leave_at_once()
 
 import argparse
 from collections.abc import Sequence
@@ -43,22 +43,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from args import Options, from_flat
+from args import NAMES, Options
 from models.constraints import bake, constrained_layers
 from models.constraints.shift import ShiftPSWeight, ShiftQWeight
 from scripts.parts.export_check import check
 from scripts.parts.export_packed import FORMAT, opened, packed_freely, packed_powers
-from trainers import load_trained, resume
-from trainers.build import build
+from trainers.load_trained import load_trained
 from trainers.methods.shift import shift_layers
 from utils import exit_codes
-from utils.config.options import NAMES
 from utils.config.script_parser import Parser, count, new_path, old_path
-from utils.config.yaml_loader import load_yaml
 from utils.console import say
 from utils.errors import UsageError
 from utils.files import check_new, write_atomic, writing
-from utils.records import run as runs
+from utils.run_paths import locate_run
 
 STORED = ("set", "pixels", "image_size", *NAMES["model"], *NAMES["constraint"])  # options that make the network
 
@@ -72,14 +69,14 @@ def packed_layer(layer: Any) -> dict[str, Any]:
         return packed_freely(weight) | {"bias": packed_bias}
     entry = packed_powers(weight, constraint.weight_bits, zero_code=isinstance(constraint, ShiftPSWeight))
     if bias is not None:
-        bias = fixed.quantise(bias.detach()).double().mul(2.0**fixed.fraction).to(torch.int64)
+        bias = fixed.of(bias.detach()).double().mul(2.0**fixed.fraction).to(torch.int64)
     return entry | {"bias": bias}
 
 
 @torch.no_grad()
 def exported(model: nn.Module, options: Options) -> dict[str, Any]:
     """The content of the file for a network with shift weights. Raises UsageError for values that are not
-    finite, and for powers of two that are too far apart."""
+    finite, and for powers of two that are too far split_problems."""
     shifts, flat, state = shift_layers(model.eval()), options.flat(), bake(model).state_dict()
     if broken := [key for key, value in state.items() if not value.isfinite().all()]:
         raise UsageError(f"{broken[0]} holds values that are not finite: the network has diverged")
@@ -96,20 +93,17 @@ def exported(model: nn.Module, options: Options) -> dict[str, Any]:
 
 
 def trained(run: str) -> tuple[nn.Module, Options]:
-    """The network of a run, as its newest or the named checkpoint has it.
+    """Return the network of a run directory's newest checkpoint, or of the checkpoint `run`, and its options.
 
-    Raises UsageError where there is none, or none with shift weights.
+    Raises UsageError if `run` is neither, or if its network has no shift weights.
     """
-    config = runs.directory_of(Path(run)) / "config.yaml"
-    if not config.exists():
-        raise UsageError(f"{run} is no run directory and no checkpoint of one")
-    options = from_flat(load_yaml(config))
-    options, snapshot, path = resume.stored(options.replace(resume=run, evaluate=True))
-    model, _ = build(options.replace(seed=0))
-    if not shift_layers(model):
-        raise UsageError(f"no layer has shift weights: conv_type {options.constraint.conv_type}; ShiftQ or ShiftPS has")
-    load_trained.load(load_trained.from_content(snapshot, path), model, whole=True)
-    return model, options
+    locate_run(Path(run))
+    network = load_trained(run)
+    if not shift_layers(network.model):
+        conv_type = network.options.constraint.conv_type
+        raise UsageError(f"no layer has shift weights: conv_type {conv_type}; ShiftQ or ShiftPS has")
+    say(f"{network.path}: {network.report}")
+    return network.model, network.options
 
 
 def export(run: str, target: Path, *, force: bool) -> str:

@@ -2,8 +2,8 @@
 
     python scripts/results.py rebuild DIR [--results FILE]
 
-Every finished run keeps its row of results.csv in its own directory. The rows that FILE does not have of runs below DIR
-are appended to it, oldest first, with the directories in which the runs now are. Damaged lines of FILE are moved to
+Every finished run keeps its row of results.csv in its own directory. This program appends to FILE the rows that it
+lacks of the runs below DIR, oldest first, with the current directories of the runs. Damaged lines of FILE are moved to
 FILE.damaged.
 """
 
@@ -25,66 +25,77 @@ from utils.console import say, warn
 from utils.errors import UsageError
 from utils.files import writing
 from utils.records import results
-from utils.records import run as runs
-from utils.records.results import Row
+from utils.records.result_row import DATE_FORMAT
+from utils.records.results import ResultRow
+from utils.records.run import Run
 
 
-def finished(row: Row) -> float:
-    """Seconds since the epoch at which the run ended; 0 where the row does not say it."""
+def finish_time(row: ResultRow) -> float:
+    """Return when the run ended, in seconds since 1970; 0 if the row has no valid date."""
     try:
-        return time.mktime(time.strptime(row["Date Finished"], results.DATE))
+        return time.mktime(time.strptime(row["Date Finished"], DATE_FORMAT))
     except (ValueError, OverflowError):
         return 0.0
 
 
-def rows_below(directory: Path) -> list[Row]:
-    """The rows of all runs below `directory`, oldest first and of copies of a run the first one's; warns of runs that
-    have none to give."""
-    rows: dict[str, Row] = {}
-    for path in sorted(directory.rglob(runs.ROW)):
+def rows_below(directory: Path) -> list[ResultRow]:
+    """Return the rows of all runs below `directory`, oldest first. Of copies of a run, the first one gives its rows.
+
+    Runs without a readable row are warned of.
+    """
+    rows: dict[str, ResultRow] = {}
+    for path in sorted(directory.rglob(Run.RESULT)):
         try:
-            found, damaged = results.read(path)
-            run_id = runs.read_status(path.parent).get("id")
+            sound, damaged = results.read(path, results.MOVE_AWAY)
+            run_id = Run(path.parent).status().get("id")
         except UsageError as error:
             warn(str(error))
             continue
-        own = [row for row in found if run_id in (None, row["Run ID"].rpartition("-")[0])]
-        if len(own) < len(found):
-            warn(f"{path}: rows of another run, left out: {len(found) - len(own)}")
+        own = [row for row in sound if run_id in (None, row["Run ID"].rpartition("-")[0])]
+        if len(own) < len(sound):
+            warn(f"{path}: rows of another run, left out: {len(sound) - len(own)}")
         for row in own:
             rows.setdefault(row["Run ID"], row | {"Run Directory": str(path.parent)})
         if damaged:
             warn(f"{path}: damaged lines: {damaged}; their rows are lost")
-    older = [path.parent for path in directory.rglob("status.json") if _lacks_row(path.parent)]
-    if older:
-        warn(f"finished runs without {runs.ROW}, made by an earlier version: {len(older)}, such as {min(older)}")
-    return sorted(rows.values(), key=finished)
+    without_row = [run.path for run in map(Run, _run_directories(directory)) if _lacks_row(run)]
+    if without_row:
+        count = len(without_row)
+        warn(f"finished runs without {Run.RESULT}, made by an earlier version: {count}, such as {min(without_row)}")
+    return sorted(rows.values(), key=finish_time)
 
 
-def _lacks_row(run: Path) -> bool:
+def _run_directories(directory: Path) -> list[Path]:
+    return [path.parent for path in directory.rglob(Run(directory).status_file.name)]
+
+
+def _lacks_row(run: Run) -> bool:
+    """Return True if a row is missing: the run is done, and it is not a dry run, which has none."""
     try:
-        done = runs.read_status(run).get("status") == "done"
+        done = run.status().get("status") == "done"
     except UsageError as error:
         warn(str(error))
         return False
-    return done and not run.name.endswith(",dry-run") and not (run / runs.ROW).exists()
+    return done and not run.path.name.endswith(",dry-run") and not run.result.exists()
 
 
 def rebuild(directory: Path, file: Path) -> str:
-    """Append what is missing in `file`. Returns what to say of it. Raises UsageError, RunFailed."""
+    """Append the missing rows of the runs below `directory` to `file`, and return a line that counts them.
+
+    Raises UsageError if there is no such directory or `file` has other columns, RunFailed if `file` cannot be written.
+    """
     if not directory.is_dir():
-        raise UsageError(f"{directory} is no directory of runs")
+        raise UsageError(f"{directory} is not a directory")
     results.check(file)
-    known = {row["Run ID"] for row in results.read(file)[0]}
-    missing = [row for row in rows_below(directory) if row["Run ID"] not in known]
-    for row in missing:
-        with writing(file):
-            results.append(file, row)
-    return f"{file}: rows added: {len(missing)}, there before: {len(known)}"
+    known = len({row["Run ID"] for row in results.read(file)[0]})
+    rows = rows_below(directory)
+    with writing(file):
+        added = results.append(file, *rows)
+    return f"{file}: rows added: {added}, there before: {known}"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Rebuild; returns 0, 2 for bad input, 1 where the file cannot be written."""
+    """Rebuild a results file; return 0, 2 for bad input, 1 if the file cannot be written."""
     top = Parser(__doc__)
     top.add_argument("program", choices=["rebuild"])
     top.add_argument("directory", metavar="DIR", type=old_path, help="such as runs")

@@ -1,4 +1,4 @@
-"""All event files of a run as TensorBoard shows them."""
+"""The event files of a run, read as TensorBoard reads them."""
 
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,15 @@ KINDS = {
     "images": "encoded_image_string",
     "tensors": "tensor_proto",
 }
-EVERYTHING = dict.fromkeys([*event_accumulator.DEFAULT_SIZE_GUIDANCE], 0)  # 0: no point is left out
+EVERYTHING = dict.fromkeys([*event_accumulator.DEFAULT_SIZE_GUIDANCE], 0)  # 0: no limit
 CLOCKS = ("train/images_per_second", "train/elapsed_seconds")
 
 
 def shown(logs: Path) -> dict[str, list[Any]]:
-    """{tag: [(step, value), ...]} in the order of steps, without the tags of the clock; a tag that is written twice has
-    its points twice. Of each plugin, such as hparams, the content of its tags."""
+    """Return {tag: [(step, value), ...]} in the order of steps, without the tags of clocks.
+
+    A point that is written twice occurs twice. The tags of plugins such as hparams have their content as value.
+    """
     board = event_accumulator.EventAccumulator(str(logs), size_guidance=EVERYTHING).Reload()
     found: dict[str, list[Any]] = {}
     for kind, value in KINDS.items():
@@ -31,7 +33,7 @@ def shown(logs: Path) -> dict[str, list[Any]]:
 
 
 def hparams_sessions(logs: Path) -> int:
-    """How often a run's end was written."""
+    """Return how many times the end of the run was written."""
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
     events = (event for path in logs.iterdir() for event in EventFileLoader(str(path)).Load())

@@ -1,11 +1,11 @@
-"""Kill runs at random, go on, and compare all that they store with an unbroken run's.
+"""Kill runs at random, resume them, and compare all that they store with an uninterrupted run.
 
     python tests/kills.py --kills 100 --seed 0
 
-Each kill is a run of its own, of one of the trainers in `CASES`. At a random moment SIGKILL, SIGTERM, SIGUSR2 or SIGINT
-ends it, or SIGKILL at a random one of its writes, which finds the short moments too. Then `--resume auto` goes on
-until the run is done. The table counts, by trainer, the runs whose checkpoints, metrics, tables, row and event files
-equal those of a run that nobody killed; the exit code is 1 where one differs.
+Each kill is a run of its own, of one of the trainers in `CASES`. SIGKILL, SIGTERM, SIGUSR2 or SIGINT ends it at a
+random moment, or SIGKILL ends it at a random write, which also reaches moments too short for a timer. Then --resume
+auto continues it until it is done. The table counts, by trainer, the runs whose checkpoints, metrics, tables, results
+row and event files equal those of an uninterrupted run. The exit code is 1 if a run differs.
 """
 
 import os
@@ -32,7 +32,7 @@ import main
 from tests import events
 
 CLOCKS = ("train/images_per_second", "train/elapsed_seconds", "Date Finished", "Images/s", "Seconds", "Run ID")
-CLOCKS += ("Commit",)  # may change while this runs
+CLOCKS += ("Commit",)  # which may change while this program runs
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 WRITES = {"os.rename", "os.truncate", "os.remove", "os.mkdir"}
 COMMON = {"set": "digits", "epochs": 4, "batch_size": 128, "seed": 1, "precision": "fp32", "print_freq": 1}
@@ -63,13 +63,17 @@ CASES: dict[str, dict[str, object]] = {
 
 
 def start(folder: Path, *argv: str, writes: int = 0) -> int:
-    """Fork a process that runs main.py in `folder`, and kill it at write number `writes`, where one is given. Returns
-    its pid. It counts its writes into the file `writes`."""
+    """Fork a process that runs main.py in `folder`, and return its pid.
+
+    writes: the number of the write at which SIGKILL ends the process; 0 for none.
+
+    The process counts its writes in the file `writes`, and its output goes to the file `output`.
+    """
     if pid := os.fork():
         return pid
     os.chdir(folder)
     for number in (1, 2):
-        os.dup2(os.open("said", os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+        os.dup2(os.open("output", os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     count = 0
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -89,35 +93,39 @@ def start(folder: Path, *argv: str, writes: int = 0) -> int:
         os._exit(code)
 
 
-def ended(pid: int) -> int:
+def exit_code_of(pid: int) -> int:
+    """Wait for the process `pid` and return its exit code."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def the_run(folder: Path) -> Path | None:
-    """The run in `folder` that is done."""
+def finished_run(folder: Path) -> Path | None:
+    """Return the directory of the finished run in `folder`, or None."""
     records = folder.glob("runs/**/status.json")
     return next((path.parent for path in records if json.loads(path.read_text())["status"] == "done"), None)
 
 
 def stored(run: Path, folder: Path) -> dict[str, Any]:
-    """All that a finished run has stored, without clocks and the lengths of its event files."""
-    found: dict[str, Any] = {path.name: table(path) for path in [*run.glob("*.csv"), *folder.glob("runs/results.csv")]}
+    """Return all that a finished run has stored, without clocks and the sizes of its event files."""
+    content: dict[str, Any] = {
+        path.name: table(path) for path in [*run.glob("*.csv"), *folder.glob("runs/results.csv")]
+    }
     for path in (run / "checkpoints").glob("*.pt"):
-        content = torch.load(path, weights_only=True)
-        content.pop("events", None)
-        content["options"].pop("resume")
-        del content["state"]["seconds"], content["state"]["train_seconds"]
-        found[path.name] = content
-    return found | {f"events, {tag}": points for tag, points in events.shown(run / "logs").items()}
+        checkpoint = torch.load(path, weights_only=True)
+        checkpoint.pop("events", None)
+        checkpoint["options"].pop("resume")
+        del checkpoint["state"]["seconds"], checkpoint["state"]["train_seconds"]
+        content[path.name] = checkpoint
+    return content | {f"events, {tag}": points for tag, points in events.shown(run / "logs").items()}
 
 
 def table(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file without the columns of clocks."""
     with path.open(newline="") as file:
         return [{name: value for name, value in row.items() if name not in CLOCKS} for row in csv.DictReader(file)]
 
 
 def same(a: Any, b: Any) -> bool:
-    """Equality to the bit, of tensors too."""
+    """Return True if nested containers of tensors and plain values are equal to the bit."""
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, dict):
@@ -128,15 +136,18 @@ def same(a: Any, b: Any) -> bool:
 
 
 def differences(run: Path, folder: Path, whole: dict[str, Any]) -> list[str]:
-    """The names of what is stored otherwise than by the unbroken run."""
-    found = stored(run, folder)
-    names = sorted(found.keys() | whole.keys())
-    differ = [name for name in names if name not in found or name not in whole or not same(found[name], whole[name])]
-    return differ + ["the end is written twice"] * (events.hparams_sessions(run / "logs") != 1)
+    """Return the names of all content that differs from `whole`, that of the uninterrupted run."""
+    content = stored(run, folder)
+    names = sorted(content.keys() | whole.keys())
+    shared = content.keys() & whole.keys()
+    differing = [name for name in names if name not in shared or not same(content[name], whole[name])]
+    if events.hparams_sessions(run / "logs") != 1:
+        differing.append("the end of the run is written twice")
+    return differing
 
 
 class Case:
-    """A trainer with its unbroken run: what that stored, how long it took, how many writes it made."""
+    """A trainer with the content, duration (seconds) and number of writes of its uninterrupted run."""
 
     def __init__(self, name: str, home: Path) -> None:
         self.home = home / name
@@ -145,38 +156,38 @@ class Case:
         self.config = self.home / f"{name}.yml"
         self.config.write_text(yaml.safe_dump(COMMON | CASES[name]))
         began = time.monotonic()
-        code = ended(start(folder, "--config", str(self.config), "--resume", "auto"))
+        code = exit_code_of(start(folder, "--config", str(self.config), "--resume", "auto"))
         self.seconds = time.monotonic() - began
-        run = the_run(folder)
-        assert code == 0 and run is not None, (folder / "said").read_text()
+        run = finished_run(folder)
+        assert code == 0 and run is not None, (folder / "output").read_text()
         self.whole, self.writes = stored(run, folder), int((folder / "writes").read_text())
 
     def kill(self, number: int, moments: random.Random) -> tuple[str, list[str]]:
-        """Kill one run and go on with it. Returns how it was killed, and what then differs."""
+        """Kill one run and resume it until it is done. Return (how it was killed, the names of differing content)."""
         folder = self.home / str(number)
         folder.mkdir()
         argv = ("--config", str(self.config), "--resume", "auto")
         if moments.random() < 0.5:
             write = moments.randint(1, self.writes)
-            ended(start(folder, *argv, writes=write))
+            exit_code_of(start(folder, *argv, writes=write))
             how = f"SIGKILL at write {write} of {self.writes}"
         else:
             sent, moment = moments.choice(SIGNALS), moments.uniform(0, 1.1 * self.seconds)
             pid = start(folder, *argv)
             time.sleep(moment)
             os.kill(pid, sent)
-            ended(pid)
+            exit_code_of(pid)
             how = f"{sent.name} after {moment:.3f} s"
         for _ in range(3):
-            if run := the_run(folder):
+            if run := finished_run(folder):
                 return how, differences(run, folder, self.whole)
-            ended(start(folder, *argv))
-        return how, [f"it is not done: {(folder / 'said').read_text()}"]
+            exit_code_of(start(folder, *argv))
+        return how, [f"not done: {(folder / 'said').read_text()}"]
 
 
 def kill_all(kills: int, seed: int, home: Path) -> dict[str, list[tuple[str, list[str]]]]:
-    """By trainer, for each of its runs how it was killed and what differs."""
-    import matplotlib.figure  # noqa: F401 so that no child needs to import it
+    """Return by trainer, for each of its runs, how it was killed and which content differs."""
+    import matplotlib.figure  # noqa: F401 imported here once, not in every child process
     import torch.utils.tensorboard  # noqa: F401
 
     from trainers import experiment  # noqa: F401
@@ -191,7 +202,7 @@ def kill_all(kills: int, seed: int, home: Path) -> dict[str, list[tuple[str, lis
 
 
 def report(found: dict[str, list[tuple[str, list[str]]]]) -> int:
-    """Print the table, and a line for each run that differs. Returns how many these are."""
+    """Print the table and a line per run that differs, and return the number of these runs."""
     print(f"{'trainer':<12} {'kills':>6} {'equal':>6}")
     for name, runs in found.items():
         print(f"{name:<12} {len(runs):>6} {sum(not differ for _, differ in runs):>6}")
@@ -202,6 +213,7 @@ def report(found: dict[str, list[tuple[str, list[str]]]]) -> int:
 
 
 def work() -> int:
+    """Read the command line, kill runs, report, and return the exit code."""
     top = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     top.add_argument("--kills", type=int, default=100)
     top.add_argument("--seed", type=int, default=0)

@@ -1,4 +1,4 @@
-"""Put a checkpoint back: every entry is checked first, so that a damaged one is one line and changes nothing."""
+"""Restore a checkpoint. Every entry is checked first, so that a damaged one is one line and changes nothing on disk."""
 
 import inspect
 import math
@@ -18,39 +18,45 @@ from utils.errors import RunFailed, UsageError
 from utils.random_state import set_rng_state
 from utils.records import checkpoints
 from utils.records.run import Run
-from utils.records.tensorboard import check_sizes
+from utils.records.tensorboard import check_event_sizes
 from utils.text import shown
 
-Snapshot = Mapping[str, Any]
-WRONG = (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, OverflowError)
-MEASURED = {*Metrics(0, 0, 0).as_dict()}
+Checkpoint = Mapping[str, Any]
+# What reading a value of the wrong type or content raises, somewhere in torch, numpy or this program.
+DAMAGE_ERRORS = (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, OverflowError)
+SCORE_NAMES = {*Metrics(0, 0, 0).as_dict()}
 
 
-def put_back(path: Path | str, snapshot: Snapshot, **loaders: Callable[[Any], object]) -> None:
-    """Give each loader the entry of its name. Raises UsageError with the entry that is missing or does not fit."""
+def load_entries(path: Path | str, checkpoint: Checkpoint, **loaders: Callable[[Any], object]) -> None:
+    """Call each loader with the entry of its name, a mapping.
+
+    Raises UsageError, which names `path` and the entry, if the entry is missing or its loader fails.
+    """
     for name, load in loaders.items():
         try:
-            if not isinstance(snapshot[name], Mapping):
-                raise TypeError(f"it is {shown(snapshot[name])}")
-            load(snapshot[name])
-        except WRONG as error:
-            said = str(error).strip().splitlines() or [repr(error)]
-            reason = said[-1].strip() if name in snapshot else "it is missing"
+            if not isinstance(checkpoint[name], Mapping):
+                raise TypeError(f"it is {shown(checkpoint[name])}")
+            load(checkpoint[name])
+        except DAMAGE_ERRORS as error:
+            lines = str(error).strip().splitlines() or [repr(error)]
+            reason = lines[-1].strip() if name in checkpoint else "it is missing"
             raise UsageError(f"{path} is damaged or of another run: {name}: {reason}") from error
 
 
-def restore(parts: TrainingSetup, snapshot: Snapshot, path: Path, best_epoch: int | None) -> TrainingState:
-    """Put a snapshot back into `parts` and every generator; returns how far its run had come, of whose best.pt
-    `best_epoch` is the epoch. Raises UsageError where the snapshot does not fit."""
-    state = progress(path, snapshot)
-    if snapshot.get("events") is not None:  # an older checkpoint has none
-        put_back(path, snapshot, events=check_sizes)
+def restore(parts: TrainingSetup, checkpoint: Checkpoint, path: Path, best_epoch: int | None) -> TrainingState:
+    """Load a checkpoint into `parts` and the random generators, and return how far its run had trained.
+
+    best_epoch: the epoch of the run's best.pt; None if that file is lost.
+
+    Raises UsageError if an entry is missing, damaged or does not fit.
+    """
+    state = training_state(path, checkpoint)
     begun = state.train_images > 0
-    if begun:  # what this freezes needs no state of the optimizer
+    if begun:  # first, because parameters that this freezes have no optimizer state
         parts.method.before_epoch(parts.model, max(state.epoch - (state.step == 0), 0))
-    put_back(
+    load_entries(
         path,
-        snapshot,
+        checkpoint,
         model=lambda saved: load_model(parts.model, saved),
         optimizer=lambda saved: load_optimizer(parts.optimizer, saved, begun=begun),
         method=parts.method.load_state_dict,
@@ -58,13 +64,13 @@ def restore(parts: TrainingSetup, snapshot: Snapshot, path: Path, best_epoch: in
     )
     if state.step and state.step >= len(parts.train):
         raise UsageError(f"{path} is damaged: it has {state.step} batches of an epoch of {len(parts.train)}")
-    if state.best and best_epoch != state.best["epoch"] and not is_best(snapshot):
-        state.best = {}  # best.pt is from epochs that are now trained again: best is picked anew from here on
+    if state.best and best_epoch != state.best["epoch"] and not is_best(checkpoint):
+        state.best = {}  # best.pt is lost, or of an epoch that is now trained again: a new best is picked
     return state
 
 
 def load_model(model: nn.Module, saved: dict[str, Any]) -> None:
-    """Load weights, scores and buffers. Raises ValueError or RuntimeError where they do not fit."""
+    """Load weights, scores and buffers. Raises ValueError or RuntimeError if they do not fit or are not finite."""
     for name, values in model.state_dict().items():
         if name in saved and saved[name].dtype != values.dtype:
             raise ValueError(f"{name} is {saved[name].dtype}, {values.dtype} expected")
@@ -75,10 +81,11 @@ def load_model(model: nn.Module, saved: dict[str, Any]) -> None:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], *, begun: bool) -> None:
-    """Load, and check what torch does not: the settings, and names and shapes of each parameter's state, which every
-    parameter that trains has once training has begun.
+    """Load the optimizer's state, with the checks that torch leaves out.
 
-    Raises ValueError where one is not what the options make it; the learning rate is set anew for every epoch.
+    Settings must be those of `optimizer`, except the learning rate, which every epoch sets anew. State must have the
+    names and shapes of its parameter. Once training has `begun`, every trainable parameter must have state. Raises
+    ValueError if not.
     """
     fresh = optimizer.state_dict()["param_groups"]
     groups = [{**mine, **theirs} for mine, theirs in zip(fresh, saved["param_groups"], strict=True)]
@@ -88,7 +95,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], *, b
         for name in mine.keys() - {"lr"}:
             if theirs[name] != mine[name]:
                 raise ValueError(f"{name} is {shown(theirs[name])}, {shown(mine[name])} expected")
-        if not _is_count(theirs["lr"]):
+        if not _is_non_negative(theirs["lr"]):
             raise ValueError(f"lr is {shown(theirs['lr'])}")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     names = _state_names(optimizer)
@@ -111,100 +118,103 @@ def _check_values(name: str, values: torch.Tensor, dtype: torch.dtype, shape: Se
 
 
 def _state_names(optimizer: torch.optim.Optimizer) -> set[str]:
-    """Return the names of what the optimizer keeps of a parameter, as a step on another one shows."""
+    """Return the names of the state per parameter, found by one step of a like optimizer on a parameter of its own."""
     probe = nn.Parameter(torch.zeros(1))
     probe.grad = torch.zeros(1)
-    taken = inspect.signature(type(optimizer)).parameters
-    like = type(optimizer)([probe], **{name: value for name, value in optimizer.defaults.items() if name in taken})
+    arguments = inspect.signature(type(optimizer)).parameters
+    settings = {name: value for name, value in optimizer.defaults.items() if name in arguments}
+    like = type(optimizer)([probe], **settings)
     like.step()
     return {*like.state[probe]}
 
 
 def load_generators(saved: dict[str, Any]) -> None:
-    """Set every generator. Raises ValueError for what numpy and Python take unseen: any position, any spare number."""
+    """Set the state of every random generator.
+
+    Raises ValueError for a position or a spare number that numpy and Python would accept without a check.
+    """
     _, keys, position, has_gauss, gauss = saved["numpy"]
     spares = [gauss, 0.0 if saved["python"][2] is None else saved["python"][2]]
     sound = type(position) is int and 0 <= position <= len(keys) and has_gauss in (0, 1)
     sound = sound and all(type(spare) in (int, float) and math.isfinite(spare) for spare in spares)
     if not sound or not isinstance(saved["cuda"], list):
-        raise ValueError("no state of random generators")
+        raise ValueError("not the state of random generators")
     set_rng_state(saved)
 
 
-def progress(path: Path | str, snapshot: Snapshot) -> TrainingState:
-    """Return how far the run of a snapshot had come. Raises UsageError where the entry `state` or
-    `events` is damaged."""
-    made: list[TrainingState] = []
-    put_back(path, snapshot, state=lambda saved: made.append(_state(saved, snapshot)))
-    if snapshot.get("events") is not None:  # an older checkpoint has none
-        put_back(path, snapshot, events=_check_sizes)
-    return made[0]
+def training_state(path: Path | str, checkpoint: Checkpoint) -> TrainingState:
+    """Return how far the run of a checkpoint had trained.
+
+    Raises UsageError if the entry `state` or `events` is damaged.
+    """
+    states: list[TrainingState] = []
+    load_entries(path, checkpoint, state=lambda saved: states.append(_checked_state(saved, checkpoint)))
+    if checkpoint.get("events") is not None:  # checkpoints of earlier versions have none
+        load_entries(path, checkpoint, events=check_event_sizes)
+    return states[0]
 
 
-def _check_sizes(saved: dict[str, Any]) -> None:
-    for name, size in saved.items():
-        if type(size) is not int or size < 0:
-            raise ValueError(f"{shown(name)} is {shown(size)}")
-
-
-def _state(saved: dict[str, Any], snapshot: Snapshot) -> TrainingState:
-    start_epoch = snapshot["options"].get("start_epoch") or 0
+def _checked_state(saved: dict[str, Any], checkpoint: Checkpoint) -> TrainingState:
+    start_epoch = checkpoint["options"].get("start_epoch") or 0
     for field in fields(TrainingState):
         value = saved[field.name]
-        kind = field.type
-        if kind in (int, float):
-            right = _is_count(value) and (kind is float or type(value) is int)
+        if field.type in (int, float):
+            sound = _is_non_negative(value) and (field.type is float or type(value) is int)
         elif field.name == "sums":
-            right = (
-                len(value) == len(TrainingState().sums)
-                and all(map(_is_count, value))
-                and (saved["step"] > 0 or not any(value))
-            )
+            sound = len(value) == len(TrainingState().sums) and all(map(_is_non_negative, value))
+            sound = sound and (saved["step"] > 0 or not any(value))
         else:
-            right = _is_score(value, saved["epoch"] if field.name == "best" else None)
-            right = right or (value == {} and (saved["step"] > 0 or saved["epoch"] <= start_epoch))
-        if not right:
+            sound = _is_score(value, saved["epoch"] if field.name == "best" else None)
+            sound = sound or (value == {} and (saved["step"] > 0 or saved["epoch"] <= start_epoch))
+        if not sound:
             raise ValueError(f"{field.name} is {shown(value)}")
-    if any(saved[name] != snapshot[name] for name in ("epoch", "step")):
-        raise ValueError("its epoch and step are not those of the checkpoint")
+    if any(saved[name] != checkpoint[name] for name in ("epoch", "step")):
+        raise ValueError("its epoch and step differ from those of the checkpoint")
     return TrainingState(**saved)
 
 
-def _is_score(measures: dict[str, Any], epochs: int | None) -> bool:
-    """Return whether these are a loss and accuracies, with the epoch they are of where there have been `epochs`."""
-    names = MEASURED if epochs is None else MEASURED | {"epoch"}
-    right = measures.keys() == names and all(map(_is_count, measures.values()))
-    right = right and all(measures[name] <= 100 + 1e-9 for name in MEASURED - {"loss"})
-    return right and (epochs is None or (type(measures["epoch"]) is int and 1 <= measures["epoch"] <= epochs))
+def _is_score(metrics: dict[str, Any], epochs: int | None) -> bool:
+    """Return True for a loss with accuracies and, if `epochs` is given, the number of an epoch from 1 to `epochs`."""
+    names = SCORE_NAMES if epochs is None else SCORE_NAMES | {"epoch"}
+    sound = metrics.keys() == names and all(map(_is_non_negative, metrics.values()))
+    sound = sound and all(metrics[name] <= 100 + 1e-9 for name in SCORE_NAMES - {"loss"})
+    if epochs is not None:
+        sound = sound and type(metrics["epoch"]) is int and 1 <= metrics["epoch"] <= epochs
+    return bool(sound)
 
 
-def _is_count(value: object) -> bool:
+def _is_non_negative(value: object) -> bool:
     return type(value) in (int, float) and math.isfinite(value) and value >= 0  # type: ignore[arg-type, operator]
 
 
-def best_epoch(run: Run, snapshot: Snapshot) -> int | None:
-    """The epoch whose network best.pt holds; none, with a word, where it is gone, damaged or not what `snapshot` says
-    was best. Raises RunFailed where it cannot be read for another reason: a new best would be written over it."""
-    path, best = run.path / "checkpoints" / "best.pt", snapshot["state"]["best"]
+def read_best_epoch(run: Run, checkpoint: Checkpoint) -> int | None:
+    """Return the epoch of the run's best.pt. Warn and return None if best.pt is lost.
+
+    best.pt is lost if it is missing, damaged, or disagrees with the best epoch that `checkpoint` records. Raises
+    RunFailed if the system cannot read it, because a new best.pt would overwrite it.
+    """
+    best = checkpoint["state"]["best"]
     try:
-        content = checkpoints.load(path)
-        if not best or content["epoch"] > snapshot["epoch"] or _best_in(content) == best:
+        content = checkpoints.load(run.best)
+        if not best or content["epoch"] > checkpoint["epoch"] or _recorded_best(content) == best:
             return int(content["epoch"])
-        complaint = f"{path} is not of the epoch that was best in this run"
-    except checkpoints.NotRead as error:
+        complaint = f"{run.best} is not from the best epoch of this run"
+    except checkpoints.ReadFailed as error:
         raise RunFailed(f"{error}; nothing was changed") from error
     except UsageError as error:
         complaint = str(error)
-    so_far = f"; so far it is epoch {snapshot['epoch']}, whose network is written there" * is_best(snapshot)
-    warn(f"{complaint}: the best epoch is picked anew from here on{so_far}")
+    replacement = ""
+    if is_best(checkpoint):
+        replacement = f", and epoch {checkpoint['epoch']}, the best so far, is written there"
+    warn(f"{complaint}: the best epoch is picked again from here on{replacement}")
     return None
 
 
-def _best_in(content: Snapshot) -> object:
+def _recorded_best(content: Checkpoint) -> object:
     state = content.get("state")
     return state.get("best") if isinstance(state, Mapping) else None
 
 
-def is_best(snapshot: Snapshot) -> bool:
-    """Return whether the checkpoint itself holds the network of the best epoch."""
-    return snapshot["step"] == 0 and snapshot["state"]["best"].get("epoch") == snapshot["epoch"]
+def is_best(checkpoint: Checkpoint) -> bool:
+    """Return True if the checkpoint holds the network of the best epoch."""
+    return bool(checkpoint["step"] == 0 and checkpoint["state"]["best"].get("epoch") == checkpoint["epoch"])

@@ -1,4 +1,4 @@
-"""Which run to go on with, from which checkpoint, and whether the options still mean the same run."""
+"""Resumption: find the run that --resume names and its checkpoint, and check that the options are of the same run."""
 
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -7,182 +7,203 @@ from pathlib import Path
 from typing import Any
 
 from args import FIELDS, Options, changed_mathematics, from_flat
-from trainers.restore import WRONG, progress
-from utils.config.yaml_loader import load_yaml
+from trainers.restore import DAMAGE_ERRORS, training_state
 from utils.console import say, warn
 from utils.errors import UsageError
 from utils.records import checkpoints, results
 from utils.records import run as runs
 from utils.records.epoch_tables import earlier_rows
+from utils.records.run import LockedRun, Run
+from utils.run_paths import locate_run
 from utils.text import shown
 
-TABLES = ("weight_sweep", "statistics", "shifts")  # of single trainers, by epoch
-OF_TESTS = ("precision", "batch_size", "test_batch_size")  # in which a test may be another than the training
+EPOCH_TABLES = ("weight_sweep", "statistics", "shifts")  # files of single trainers, with rows by epoch
+TEST_OPTIONS = ("precision", "batch_size", "test_batch_size")  # a test may use other values than the training
 
 
 @dataclass(frozen=True)
-class Point:
-    """Where to begin: `options` as the run has them; no `run` means a fresh one, no `snapshot` its very beginning."""
+class ResumePoint:
+    """Start of the training: a new run (`run` is None), the start of `run` (`checkpoint` is None), or a checkpoint.
+
+    options: the requested ones, with what they leave open taken from the run.
+    path: the file of `checkpoint`.
+    finished: nothing is left to train.
+    extended: more epochs are requested than the run had.
+    """
 
     options: Options
-    run: runs.Run | None = None
-    snapshot: dict[str, Any] | None = None
+    run: LockedRun | None = None
+    checkpoint: dict[str, Any] | None = None
     path: Path | None = None
     finished: bool = False
-    longer: bool = False
+    extended: bool = False
 
 
-def find(options: Options) -> Point:
-    """The point that --resume means. Raises UsageError where it means none, or other options would be another run, or
-    the checkpoint is of another one, RunInUse where --resume auto means a run that another process is training."""
-    if options.run.resume is None:
-        return Point(options)
-    auto = options.run.resume == "auto"
-    run = runs.unfinished(options, lambda path: _is_same(options, path)) if auto else runs.existing(options.run.resume)
-    if run is None:
-        say(f"no unfinished run in {runs.base(options)}: a fresh one begins")
-        return Point(options)
-    theirs = from_flat(load_yaml(run.path / "config.yaml"))
-    options = _merged(options, theirs, run.path)
-    status = runs.read_status(run.path)
-    snapshot, path = _snapshot(run.path, options.run.resume)
-    epochs = compare(snapshot, path, theirs) if snapshot and path else options.optim.epochs
-    if status.get("status") == "done" and status.get("epochs", 0) >= options.optim.epochs:
-        if snapshot and path and path.name == "last.pt" and snapshot["epoch"] < options.optim.epochs:
-            done = f"{snapshot['epoch']} of {options.optim.epochs} epochs done, status.json that all are"
-            raise UsageError(f"resume: {path} says {done}; move status.json away to go on from the checkpoint")
-        return Point(options, run, finished=True)
-    if snapshot is None and status.get("epoch", 0) > (options.optim.start_epoch or 0):
-        raise UsageError(f"resume: {run.path} has trained {status['epoch']} epochs and has no readable checkpoint")
-    if snapshot is None:
-        say(f"{run.path} has no checkpoint yet: it starts over")
-        return Point(options, run)
-    _check_tables(run.path, options.optim.start_epoch or 0, snapshot["epoch"])
-    if options.optim.epochs > epochs:
-        both = f"epochs: {epochs} in the run, {options.optim.epochs} now"
-        warn(f"{both}: the learning rates from here on may differ from those of a run that had them from the start")
-    inside = f" and {snapshot['step']} batches" if snapshot["step"] else ""
-    say(f"going on from {path}: {snapshot['epoch']} epochs{inside} done")
-    return Point(options, run, snapshot, path, longer=options.optim.epochs > theirs.optim.epochs)
+def find_resume_point(options: Options) -> ResumePoint:
+    """Return the point that --resume names, and lock its run.
 
-
-def _check_tables(directory: Path, begun: int, epochs: int) -> None:
-    """Warns where measures of the epochs from `begun` to `epochs` are missing. Raises UsageError for a damaged table of
-    the run, before anything is changed; other tables are their user's."""
-    results.read(directory / runs.ROW)
-    for name in TABLES:
-        earlier_rows(directory / f"{name}.csv", 0)
-    path = directory / "metrics.csv"
-    there = [int(row["epoch"]) for row in earlier_rows(path, epochs + 1)]
-    if len({*there}) < len(there):
-        raise UsageError(f"{path} is damaged: it has an epoch twice; move it away to go on")
-    if missing := epochs - begun - len(there):
-        warn(f"{path}: epochs whose row is missing: {missing} of {epochs - begun}; it goes on without them")
-
-
-def begin(asked: Options, options: Options, facts: dict[str, Any]) -> runs.Run:
-    """The directory of a fresh run with its description; `asked` are the options before the seed was drawn.
-
-    Two processes that --resume auto makes begin the same run at once come to one run: for the other, raises RunInUse.
+    Raises UsageError if there is no such run, or if the options or the checkpoint are of another run; RunInUse if
+    --resume auto finds a run that another process is training.
     """
-    auto = asked.run.resume == "auto"
-    with runs.starting(options) if auto else nullcontext():
+    if options.run.resume is None:
+        return ResumePoint(options)
+    if options.run.resume == "auto":
+        run = runs.lock_unfinished(options, lambda candidate: _is_requested(options, candidate))
+    else:
+        run = runs.lock_existing(Path(options.run.resume))
+    if run is None:
+        say(f"no unfinished run in {runs.base_directory(options)}: a new run starts")
+        return ResumePoint(options)
+    run_options = run.options()
+    options = _merged(options, run_options, run)
+    status = run.status()
+    checkpoint, path = _requested_checkpoint(run, options.run.resume) or (None, None)
+    epochs = check_same_run(checkpoint, path, run_options) if checkpoint and path else options.optim.epochs
+    if status.get("status") == "done" and status.get("epochs", 0) >= options.optim.epochs:
+        if checkpoint and path == run.last and checkpoint["epoch"] < options.optim.epochs:
+            trained = f"{checkpoint['epoch']} of {options.optim.epochs} epochs trained, status.json records all of them"
+            raise UsageError(f"resume: {path} has {trained}; move status.json away to resume from the checkpoint")
+        return ResumePoint(options, run, finished=True)
+    if checkpoint is None or path is None:
+        if status.get("epoch", 0) > (options.optim.start_epoch or 0):
+            raise UsageError(f"resume: {run.path} has trained {status['epoch']} epochs and has no readable checkpoint")
+        say(f"{run.path} has no checkpoint yet: it starts from the beginning")
+        return ResumePoint(options, run)
+    _check_tables(run, options.optim.start_epoch or 0, checkpoint["epoch"])
+    if options.optim.epochs > epochs:
+        change = f"epochs: {epochs} in the run, {options.optim.epochs} now"
+        warn(f"{change}: the learning rates from here on may differ from those of a run that was started with as many")
+    batches = f" and {checkpoint['step']} batches" if checkpoint["step"] else ""
+    say(f"resuming from {path}: {checkpoint['epoch']} epochs{batches} done")
+    return ResumePoint(options, run, checkpoint, path, extended=options.optim.epochs > run_options.optim.epochs)
+
+
+def _check_tables(run: Run, start_epoch: int, epochs: int) -> None:
+    """Check the run's own tables before anything is changed. Other tables in the directory are the user's.
+
+    Warns of missing rows of metrics.csv after `start_epoch` up to `epochs`. Raises UsageError if a table is damaged.
+    """
+    results.read(run.result, results.MOVE_AWAY)
+    for name in EPOCH_TABLES:
+        earlier_rows(run.path / f"{name}.csv", 0)
+    recorded = [int(row["epoch"]) for row in earlier_rows(run.metrics, epochs + 1)]
+    if len({*recorded}) < len(recorded):
+        raise UsageError(f"{run.metrics} is damaged: it has two rows of one epoch; move it away to continue")
+    trained = epochs - start_epoch
+    if missing := trained - len(recorded):
+        warn(f"{run.metrics}: epochs without a row: {missing} of {trained}; the run continues without these rows")
+
+
+def create_run(requested: Options, options: Options, device_facts: dict[str, Any]) -> LockedRun:
+    """Make the directory of a new run and write its description.
+
+    requested: the options before the seed was drawn, which identify the run for --resume auto.
+
+    Raises RunInUse if another process with --resume auto has just started the same run.
+    """
+    auto = requested.run.resume == "auto"
+    with runs.exclusive_start(options) if auto else nullcontext():
         if auto:
-            runs.unfinished(asked, lambda path: not _changes(asked, path))
+            runs.check_none_in_training(requested, lambda candidate: not _changes(requested, candidate))
         run = runs.create(options)
-        run.describe(options, facts)
+        run.describe(options, device_facts)
     return run
 
 
-def stored(options: Options) -> tuple[Options, dict[str, Any], str]:
-    """(options, snapshot, path) of the run that --resume names, to be read only."""
+def read_requested(options: Options) -> tuple[Options, dict[str, Any], Path]:
+    """Return (options, checkpoint, its path) of the run that --resume names, without locking the run.
+
+    Raises UsageError if there is no such run, it has no readable checkpoint, or the options are of another run.
+    """
     assert options.run.resume is not None
     if options.run.resume == "auto":
-        raise UsageError("evaluate: --resume auto goes on training; name the run directory or the checkpoint to test")
-    directory = runs.directory_of(Path(options.run.resume))
-    if not (directory / "config.yaml").exists():
-        raise UsageError(f"resume: {options.run.resume} is no run directory and no checkpoint of one")
-    asked = {name: value for name, value in options.flat().items() if name in OF_TESTS and value != "auto"}
-    theirs = from_flat(load_yaml(directory / "config.yaml"))
-    options = _merged(options, theirs.replace(**asked), directory)
-    snapshot, path = _snapshot(directory, options.run.resume)
-    if snapshot is None or path is None:
-        raise UsageError(f"resume: {directory} has no readable checkpoint")
-    compare(snapshot, path, theirs)
-    return options, snapshot, str(path)
+        raise UsageError("evaluate: --resume auto continues training; name the run directory or the checkpoint to test")
+    run = Run(locate_run(Path(options.run.resume), "resume: ")[0].path)
+    overrides = {name: value for name, value in options.flat().items() if name in TEST_OPTIONS and value != "auto"}
+    run_options = run.options()
+    options = _merged(options, run_options.replace(**overrides), run)
+    found = _requested_checkpoint(run, options.run.resume)
+    if found is None:
+        raise UsageError(f"resume: {run.path} has no readable checkpoint")
+    check_same_run(*found, run_options)
+    return options, *found
 
 
-def compare(snapshot: Mapping[str, Any], path: Path, theirs: Options) -> int:
-    """The epochs that the checkpoint was trained for. Raises UsageError where it is damaged or where `theirs`, the
-    options in config.yaml of its run, are not its own."""
-    own = snapshot.get("options")
+def check_same_run(checkpoint: Mapping[str, Any], path: Path, run_options: Options) -> int:
+    """Return the number of epochs that the checkpoint's run was to train.
+
+    run_options: the options in the config.yaml of the run.
+
+    Raises UsageError if the checkpoint is damaged or was made with other options.
+    """
+    own = checkpoint.get("options")
     if not isinstance(own, Mapping) or not all(isinstance(name, str) for name in own):
-        raise UsageError(f"{path} is damaged: options: it does not say with which it was made")
+        raise UsageError(f"{path} is damaged: options: they are missing, or are not a mapping by name")
     try:
-        made = from_flat(own)
-    except (UsageError, *WRONG) as error:
+        checkpoint_options = from_flat(own)
+    except (UsageError, *DAMAGE_ERRORS) as error:
         raise UsageError(f"{path} is damaged: options: {'; '.join(str(error).splitlines())}") from error
-    before, after = made.flat(), theirs.flat()
+    epochs = checkpoint_options.optim.epochs
+    before, after = checkpoint_options.flat(), run_options.flat()
     names = [name for name, option in FIELDS.items() if option.metadata["maths"] or name == "pretrained"]
-    differ = [name for name in names if before[name] != after[name]]
-    differ += ["epochs"] * (made.optim.epochs > theirs.optim.epochs)
-    if differ:
-        told = [f"{n}: {shown(before[n])} in the checkpoint, {shown(after[n])} in config.yaml" for n in differ]
-        raise UsageError(f"resume: {path} is of another run than the config.yaml beside it: {'; '.join(told)}")
-    if snapshot["epoch"] > made.optim.epochs:
-        raise UsageError(f"{path} is damaged: it has {snapshot['epoch']} epochs done of {made.optim.epochs}")
-    progress(path, snapshot)
-    return made.optim.epochs
+    differing = [name for name in names if before[name] != after[name]]
+    if epochs > run_options.optim.epochs:
+        differing.append("epochs")
+    if differing:
+        changes = [f"{n}: {shown(before[n])} in the checkpoint, {shown(after[n])} in config.yaml" for n in differing]
+        raise UsageError(f"resume: {path} is of another run than the config.yaml beside it: {'; '.join(changes)}")
+    if checkpoint["epoch"] > epochs:
+        raise UsageError(f"{path} is damaged: it has trained {checkpoint['epoch']} epochs of {epochs}")
+    training_state(path, checkpoint)
+    return epochs
 
 
-def _is_same(options: Options, path: Path) -> bool:
-    """Whether --resume auto may go on with the run at `path`; says why not."""
-    changes = _changes(options, path)
+def _is_requested(options: Options, run: Run) -> bool:
+    """Return True if --resume auto may continue `run`, and print why not otherwise."""
+    changes = _changes(options, run)
     if changes:
-        say(f"left alone, another run: {path} ({'; '.join(changes)})")
+        say(f"skipped, another run: {run.path} ({'; '.join(changes)})")
     return not changes
 
 
-def _changes(options: Options, path: Path) -> list[str]:
-    """Why the run at `path` is another one than `options` ask for."""
+def _changes(options: Options, run: Run) -> list[str]:
+    """Return a line per reason why `options` ask for another run than `run`."""
     try:
-        theirs = from_flat(load_yaml(path / "config.yaml"))
-        runs.read_status(path)
+        run_options = run.options()
+        run.status()
     except UsageError as error:
         return str(error).splitlines()
-    changes = changed_mathematics(theirs, _settled(options, theirs))
-    if options.optim.epochs != theirs.optim.epochs:  # its learning rates were another schedule's
-        changes.append(f"epochs: {theirs.optim.epochs} in the run, {options.optim.epochs} now")
-    if options.run.pretrained != theirs.run.pretrained:
-        changes.append(f"pretrained: {shown(theirs.run.pretrained)} in the run, {shown(options.run.pretrained)} now")
+    changes = changed_mathematics(run_options, _completed(options, run_options))
+    if options.optim.epochs != run_options.optim.epochs:  # the schedule of its learning rates was another
+        changes.append(f"epochs: {run_options.optim.epochs} in the run, {options.optim.epochs} now")
+    if options.run.pretrained != run_options.run.pretrained:
+        before, now = shown(run_options.run.pretrained), shown(options.run.pretrained)
+        changes.append(f"pretrained: {before} in the run, {now} now")
     return changes
 
 
-def _settled(options: Options, theirs: Options) -> Options:
-    """`options` with what they leave open as the run at hand has it."""
-    settled: dict[str, object] = {"seed": theirs.run.seed} if options.run.seed is None else {}
+def _completed(options: Options, run_options: Options) -> Options:
+    """Return `options` with the seed, precision, names and start of the run, if they leave these open."""
+    open_values: dict[str, object] = {"seed": run_options.run.seed} if options.run.seed is None else {}
     if options.run.precision == "auto":
-        settled["precision"] = theirs.run.precision
-    kept = {"config": theirs.run.config, "name": theirs.run.name, "pretrained": theirs.run.pretrained}
-    return options.replace(**settled, **kept, start_epoch=theirs.optim.start_epoch)
+        open_values["precision"] = run_options.run.precision
+    run = run_options.run
+    identity = {"config": run.config, "name": run.name, "pretrained": run.pretrained}
+    return options.replace(**open_values, **identity, start_epoch=run_options.optim.start_epoch)
 
 
-def _merged(options: Options, theirs: Options, directory: Path) -> Options:
-    """The options to go on with. Raises UsageError where they would be another run's."""
-    options = _settled(options, theirs)
-    if changes := changed_mathematics(theirs, options):
-        raise UsageError(f"resume: {directory} is another run: {'; '.join(changes)}; start a new one without --resume")
-    if options.optim.epochs < theirs.optim.epochs and not options.run.evaluate:
-        both = f"epochs: {theirs.optim.epochs} in the run, {options.optim.epochs} now"
-        raise UsageError(f"resume: {both}; only more can be asked for")
+def _merged(options: Options, run_options: Options, run: Run) -> Options:
+    """Return the options to continue with. Raises UsageError if they would make `run` another run."""
+    options = _completed(options, run_options)
+    if changes := changed_mathematics(run_options, options):
+        raise UsageError(f"resume: {run.path} is another run: {'; '.join(changes)}; start a new one without --resume")
+    if options.optim.epochs < run_options.optim.epochs and not options.run.evaluate:
+        change = f"epochs: {run_options.optim.epochs} in the run, {options.optim.epochs} now"
+        raise UsageError(f"resume: {change}; the number can only grow")
     return options
 
 
-def _snapshot(directory: Path, asked: str | None) -> tuple[dict[str, Any] | None, Path | None]:
-    """The checkpoint asked for by name, or the furthest readable one; None where there is only the beginning."""
-    if asked is not None and asked.endswith(".pt"):
-        return checkpoints.load(Path(asked)), Path(asked)
-    snapshot, path, complaints = checkpoints.newest(directory / "checkpoints")
-    for complaint in complaints:
-        warn(f"{complaint}; " + (f"{path} is used instead" if path else "there is no other"))
-    return snapshot, path
+def _requested_checkpoint(run: Run, requested: str | None) -> tuple[dict[str, Any], Path] | None:
+    """Return (checkpoint, path) of the file that --resume names, or else of the furthest readable one of `run`."""
+    file = None if requested is None or requested == "auto" else locate_run(Path(requested))[1]
+    return checkpoints.newest(run) if file is None else (checkpoints.load(file), file)

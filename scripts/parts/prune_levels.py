@@ -10,27 +10,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-import args
 import data
 from args import Options
-from data.device_batches import Batches
 from models.constraints import bake
-from models.pruning import channel_cut, channel_groups, criteria
+from models.pruning import channel_groups, compact, criteria
 from scripts.benchmarks.contenders import NullCallbacks, measure, timed
 from scripts.parts.prune_report import Row, sizes
-from trainers import resume
-from trainers.build import assemble, batches, build, load_set
-from trainers.loop import evaluate, fit
+from trainers.build import assemble, batches, load_set
+from trainers.load_trained import check_classes, load_trained
+from trainers.loop import Batches, TrainingState, evaluate, fit
 from trainers.methods.base import Method
-from trainers.restore import put_back
 from trainers.summary import kept_in_words
-from trainers.training_state import TrainingState
 from utils.console import say, warn
 from utils.distributed.runtime import Runtime
-from utils.errors import UsageError
-from utils.records.run import directory_of, read_status
-from utils.torch_compat import AnyBatchNorm
+from utils.records.run import Run
+from utils.run_paths import locate_run
 
 TAYLOR_BATCHES = 10  # of training data, for the criterion taylor
 Masks = list[Tensor]
@@ -70,21 +66,23 @@ class Trained:
 
 
 def opened(run: str, data_folder: Path | None, runtime: Runtime) -> Trained:
-    """The run in the directory `run`, or its checkpoint of that path. Raises UsageError where there is none."""
-    path = directory_of(Path(run))
-    if not (path / "config.yaml").is_file():
-        raise UsageError(f"{run} is no run directory and no checkpoint of one: there is no config.yaml in {path}")
-    words = [f"--resume={run}", "--evaluate", *([f"--data={data_folder}"] if data_folder else [])]
-    options, snapshot, file = resume.stored(args.parse(words))
-    if read_status(path).get("status") != "done":
-        warn(f"{path} is not finished: {file} is from epoch {snapshot['epoch']} of {options.optim.epochs}")
-    model, method = build(options)
-    put_back(file, snapshot, model=model.load_state_dict, method=method.load_state_dict)
-    method.before_epoch(model, max(snapshot["epoch"] - (snapshot["step"] == 0), 0))  # the state that it was trained in
-    plain, image_set = bake(model.eval()), load_set(options)
+    """Load the newest checkpoint of the run directory `run`, or the checkpoint of that path, and the run's data set.
+
+    data_folder: where the data set is now, if not where the run had it.
+
+    Raises UsageError if `run` is neither, if the checkpoint is damaged, or if the data set has other classes.
+    """
+    record = Run(locate_run(Path(run))[0].path)
+    trained = load_trained(run, data=str(data_folder)) if data_folder else load_trained(run)
+    options = trained.options
+    if record.status().get("status") != "done":
+        warn(f"{record.path} is not finished: {trained.path} is from epoch {trained.epoch} of {options.optim.epochs}")
+    plain, image_set = bake(trained.model), load_set(options)
+    check_classes(trained, image_set.spec)
     runtime.put(plain)
-    say(f"{file} (epoch {snapshot['epoch']}): {options.model.arch} on {options.data.set}, {kept_in_words(model)}")
-    return Trained(options, plain, method, runtime, image_set, path)
+    kept = kept_in_words(trained.model)
+    say(f"{trained.path} (epoch {trained.epoch}): {options.model.arch} on {options.data.set}, {kept}")
+    return Trained(options, plain, trained.method, runtime, image_set, record.path)
 
 
 @dataclass
@@ -99,8 +97,7 @@ class Pruner:
 
 def weight_pruner(trained: Trained, criterion: str | None) -> Pruner:
     """Single weights, by magnitude where no `criterion` is given."""
-    images, _ = next(iter(trained.test.epoch(0)))
-    weights = criteria.hidden_weights(trained.model, images[:2])
+    weights = criteria.hidden_weights(trained.model)
     scores = criteria.weight_scores(weights, criterion or "magnitude", _effects(trained, criterion))
     return Pruner(
         "weight", scores, lambda model, kept: criteria.zero_weights(model, dict(zip(weights, kept, strict=True)))
@@ -111,13 +108,13 @@ def unit_pruner(trained: Trained, criterion: str | None) -> Pruner:
     """Units with all that reads them, by the norm of their incoming weights where no `criterion` is given."""
     images, _ = next(iter(trained.test.epoch(0)))
     groups = channel_groups.unit_groups(trained.model, images[:2])
-    weights = criteria.layer_weights(trained.model)
+    weights = criteria.hidden_weights(trained.model)
     scores = criteria.unit_scores(weights, groups, criterion or "l2", _effects(trained, criterion))
     return Pruner(
         "unit",
         scores,
-        lambda model, kept: channel_cut.zero_units(model, groups, kept),
-        lambda model, kept: channel_cut.compacted(model, groups, kept),
+        lambda model, kept: channel_groups.zero_units(model, groups, kept),
+        lambda model, kept: compact.compacted(model, groups, kept),
     )
 
 
@@ -129,7 +126,7 @@ def _effects(trained: Trained, criterion: str | None) -> dict[str, Tensor] | Non
         return None
     first = islice(trained.train.epoch(0), TAYLOR_BATCHES)
     losses = (trained.method.loss(trained.model(images).float(), labels) for images, labels in first)
-    return criteria.taylor_saliencies(trained.model, losses)
+    return criteria.effects(trained.model, losses)
 
 
 def pruned(
@@ -137,7 +134,7 @@ def pruned(
 ) -> tuple[nn.Module, Masks]:
     """(copy of the network with zeros, masks of what is kept), trained further for `epochs` epochs with the zeros held
     and its batch-norm statistics taken anew from `bn_batches` batches of training data."""
-    kept = criteria.keep_masks(pruner.scores, percent, scope)
+    kept = criteria.survivors(pruner.scores, percent, scope)
     model = copy.deepcopy(trained.model)
     pruner.zero(model, kept)
     if epochs:
@@ -153,7 +150,7 @@ def pruned(
 
 def has_norms(model: nn.Module) -> bool:
     """Whether there are batch norms whose running statistics count; binary networks' use each batch's own."""
-    return any(isinstance(m, AnyBatchNorm) and not getattr(m, "uses_batch_statistics", False) for m in model.modules())
+    return any(isinstance(m, _BatchNorm) and not getattr(m, "by_batch", False) for m in model.modules())
 
 
 def row(trained: Trained, method: str, percent: float, model: nn.Module, smaller: nn.Module) -> Row:

@@ -8,12 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from args import FIELDS, Options, changed_mathematics, from_flat
-from utils.config.yaml_loader import load_yaml
+from args import FIELDS, Options, changed_mathematics
 from utils.errors import UsageError
 from utils.records import results
-from utils.records.results import Row
-from utils.records.run import read_status
+from utils.records.results import ResultRow
+from utils.records.run import Run
 from utils.text import escaped
 
 OTHER_RUNS = ("epochs", "pretrained")  # besides the mathematics, what makes it another result
@@ -52,7 +51,7 @@ class Cell:
         return Path(run.log_dir or "runs") / "sweep-logs" / f"{','.join(parts)}.log"
 
 
-def finished(cells: Sequence[Cell]) -> list[Row | None]:
+def finished(cells: Sequence[Cell]) -> list[ResultRow | None]:
     """For each cell the newest row of its results file, None where it has none. Raises UsageError."""
     known = {path: rows(path)[0] for path in {cell.results for cell in cells}}
     return [next((row for row, theirs in reversed(known[c.results]) if _is(c, row, theirs)), None) for c in cells]
@@ -81,7 +80,7 @@ def damaged(cells: Sequence[Cell]) -> list[str]:
     ]
 
 
-def rows(path: Path) -> tuple[list[tuple[Row, Options]], int]:
+def rows(path: Path) -> tuple[list[tuple[ResultRow, Options]], int]:
     """(rows of a results file with the configurations of their runs, oldest first; how many have lost theirs).
 
     Only the first row of a run counts: one that was made longer later had other learning rates than a run that was
@@ -96,24 +95,24 @@ def rows(path: Path) -> tuple[list[tuple[Row, Options]], int]:
 
 def _configuration(directory: str, run_id: str) -> Options | None:
     """The options of the run in `directory`; None where it has gone or has given way to another run."""
-    path = Path(directory) / "config.yaml"
+    run = Run(Path(directory))
     try:
-        if read_status(path.parent).get("id") != run_id or not path.exists():
+        if run.status().get("id") != run_id or not run.exists:
             return None
     except UsageError:  # a damaged status.json
         return None
-    return _read(path, path.stat().st_mtime_ns)
+    return _read(run.path, run.config.stat().st_mtime_ns)
 
 
 @functools.cache
-def _read(path: Path, _changed: int) -> Options | None:
+def _read(directory: Path, _changed: int) -> Options | None:
     try:
-        return from_flat(load_yaml(path))
+        return Run(directory).options()
     except UsageError:
         return None
 
 
-def _is(cell: Cell, row: Row, theirs: Options) -> bool:
+def _is(cell: Cell, row: ResultRow, theirs: Options) -> bool:
     """Whether the row is the cell's: what the cell leaves open (seed, precision) may be anything."""
     ours, run = cell.options, cell.options.run
     left_open = {"seed": theirs.run.seed} if run.seed is None else {}
@@ -122,12 +121,12 @@ def _is(cell: Cell, row: Row, theirs: Options) -> bool:
     return same and not changed_mathematics(theirs, ours.replace(**left_open, **precision))
 
 
-def accuracy(row: Row) -> float:
+def accuracy(row: ResultRow) -> float:
     """Top-1 on the test set after the last epoch, in %: picked by nothing."""
     return float(row["Last Epoch Test Top 1"])
 
 
-def _has_accuracy(row: Row) -> bool:
+def _has_accuracy(row: ResultRow) -> bool:
     """Whether the value that the table is made of is one: people edit these files."""
     try:
         return 0 <= accuracy(row) <= 100
@@ -135,7 +134,7 @@ def _has_accuracy(row: Row) -> bool:
         return False
 
 
-def table(cells: Sequence[Cell], found: Sequence[Row | None]) -> str:
+def table(cells: Sequence[Cell], found: Sequence[ResultRow | None]) -> str:
     """Markdown: kept % and whatever varies besides config and seed down, configs across, mean ± std (seeds) inside."""
     name = _column_names(cells)
     columns = list(dict.fromkeys(name(cell) for cell in cells))
@@ -155,7 +154,7 @@ def table(cells: Sequence[Cell], found: Sequence[Row | None]) -> str:
 
 
 def _column_names(cells: Sequence[Cell]) -> Callable[[Cell], str]:
-    """The first of architecture, config's stem, config's path that tells the configs apart."""
+    """The first of architecture, config's stem, config's path that tells the configs split_problems."""
     namings: list[Callable[[Cell], str]] = [lambda c: c.options.model.arch, lambda c: c.options.run.stem]
     count = len({str(cell.options.run.config) for cell in cells})
     for naming in namings:
@@ -173,7 +172,7 @@ def spread(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.2f}{deviation} ({len(values)})"
 
 
-def _conditions(found: Sequence[Row]) -> list[str]:
+def _conditions(found: Sequence[ResultRow]) -> list[str]:
     """What the numbers of the table are, and under which conditions they were measured."""
     if not found:
         return ["nothing is finished yet"]

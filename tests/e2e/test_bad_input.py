@@ -22,10 +22,10 @@ TABLE = [  # (changes to the config, command line, parts of the message)
     ({"arch": "MLP", "hidden": []}, (), ["hidden", "list of ints"]),
     ({}, ("--val-split", 0.0001), ["val_split", "at least one image"]),
     ({}, ("--multigpu", 9, "--device", "auto"), ["multigpu: 9, but this machine has no GPU"]),
-    ({}, ("--resume", "nowhere"), ["resume", "nowhere", "no run directory"]),
+    ({}, ("--resume", "nowhere"), ["resume: nowhere does not exist", "pass a directory with config.yaml"]),
     ({}, ("--evaluate", "--pretrained", "nothing.pt"), ["nothing.pt does not exist"]),
-    ({}, ("--pretrained", "ticket.yml"), ["ticket.yml is no checkpoint"]),
-    ({}, ("--evaluate", "--resume", "auto"), ["--resume auto goes on training"]),
+    ({}, ("--pretrained", "ticket.yml"), ["ticket.yml is not a checkpoint"]),
+    ({}, ("--evaluate", "--resume", "auto"), ["--resume auto continues training"]),
 ]
 
 

@@ -1,4 +1,4 @@
-"""A run whose files are damaged or another run's: one line, nothing changed, no traceback."""
+"""A run with damaged files is refused in one line, without a traceback, and nothing is changed."""
 
 import json
 
@@ -12,7 +12,7 @@ BRACKETS = 100_000
 
 @pytest.fixture
 def run(program, config, tmp_path):
-    """A run of two epochs that is to go on."""
+    """A run of two epochs that is not finished."""
     assert program("--config", config())[0] == 0
     made = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
     change_status(made, status="running")
@@ -28,9 +28,9 @@ def contents(run):
     return {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file() and path.name != ".lock"}
 
 
-def one_line(said, *words):
-    """The exit code is 1 or 2, and the last line, which is an error, has the words."""
-    code, _, err = said
+def one_line(output, *words):
+    """Check that the exit code is 1 or 2 and that the last line is an error with all `words`."""
+    code, _, err = output
     lines = err.splitlines()
     assert code in (1, 2) and lines and lines[-1].startswith(("error: ", "failed: ")), (code, err)
     assert all(line.startswith("warning: ") for line in lines[:-1]) and all(word in lines[-1] for word in words), err
@@ -58,13 +58,13 @@ def one_line(said, *words):
     ],
     ids=range(16),
 )
-def test_a_damaged_status_is_one_line(program, run, config, text):
+def test_a_damaged_status_is_refused_in_one_line(program, run, config, text):
     (run / "status.json").write_text(text, encoding="latin-1")
     before = contents(run)
     one_line(program("--resume", run), "status.json is damaged")
     assert contents(run) == before
     code, out, _ = program("--config", config(), "--resume", "auto")
-    assert code == 0 and "left alone, another run: " in out and "status.json is damaged" in out
+    assert code == 0 and "skipped, another run: " in out and "status.json is damaged" in out
 
 
 @pytest.mark.parametrize(
@@ -84,21 +84,21 @@ def test_a_damaged_status_is_one_line(program, run, config, text):
     ids=["fraction", "word", "not UTF-8", "digits", "field", "quote", "cut", "NUL", "no epoch", "one byte"],
 )
 @pytest.mark.parametrize("name", ["metrics.csv", "weight_sweep.csv"])
-def test_damaged_measures_and_tables_are_one_line(program, run, name, damage):
+def test_damaged_metrics_and_tables_are_refused_in_one_line(program, run, name, damage):
     (run / name).write_bytes(damage((run / "metrics.csv").read_bytes()))
     before = contents(run)
     one_line(program("--resume", run), f"{name} is damaged")
     assert contents(run) == before
 
 
-def test_other_files_beside_the_measures_are_none_of_them(program, run):
+def test_other_files_beside_metrics_csv_are_ignored(program, run):
     (run / "._metrics.csv").write_bytes(b"\0\x05\x16\x07\xff")
     (run / "pruning.csv").write_text("method,percent\nunit,50\n")
     assert program("--resume", run)[0] == 0
 
 
 @pytest.mark.parametrize("text", ["", "a: [", "[" * BRACKETS, "\x00", "\xff", "seed: 1\nseed: 2", "lr: fast", "- 1"])
-def test_a_damaged_configuration_is_one_line(program, run, text):
+def test_a_damaged_configuration_is_refused_unchanged(program, run, text):
     (run / "config.yaml").write_text(text, encoding="latin-1")
     before = contents(run)
     code, _, err = program("--resume", run)
@@ -130,7 +130,7 @@ CHECKPOINTS = {
 
 
 @pytest.mark.parametrize("damage", CHECKPOINTS)
-def test_a_damaged_checkpoint_is_one_line_and_changes_nothing(program, run, config, damage):
+def test_a_damaged_checkpoint_is_refused_in_one_line_and_nothing_changes(program, run, config, damage):
     last = run / "checkpoints/last.pt"
     content = torch.load(last, weights_only=True)
     CHECKPOINTS[damage](content)
@@ -149,10 +149,11 @@ def test_a_damaged_checkpoint_is_neither_tested_nor_pruned(program, run, capsys,
     torch.save(content, last)
     one_line(program("--resume", run, "--evaluate"), "last.pt")
     assert prune.main([str(run), "--percent", "50"]) == 2
-    assert "last.pt is damaged" in capsys.readouterr().err.splitlines()[-1]
+    fault = "does not hold all of this network" if damage in ("shape", "no tensor of the model") else "is damaged"
+    assert f"last.pt {fault}" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_report_of_damaged_measures_is_one_line(run, capsys, tmp_path):
+def test_a_report_refuses_damaged_metrics_in_one_line(run, capsys, tmp_path):
     whole = (run / "metrics.csv").read_bytes()
     for damage in (b"\xff" + whole, whole + b"3", whole.replace(b"\n1,", b"\n1.5,"), whole + b"3" + b",x" * 13 + b"\n"):
         (run / "metrics.csv").write_bytes(damage)
@@ -161,17 +162,17 @@ def test_a_report_of_damaged_measures_is_one_line(run, capsys, tmp_path):
         assert "metrics.csv is damaged" in err and err.count("\n") == 1
 
 
-def test_a_table_does_not_count_a_run_with_a_damaged_status(program, config, tmp_path, capsys):
+def test_a_sweep_table_leaves_out_a_run_with_a_damaged_status(program, config, tmp_path, capsys):
     assert program("--config", config())[0] == 0
     (status,) = tmp_path.rglob("status.json")
     for text in ("[" * BRACKETS, '{"epochs": null}', ""):
         status.write_text(text)
         assert sweep.main(["--config", config(), "--table"]) == 0
-        said = capsys.readouterr()
-        assert "nothing is finished yet" in said.out and "rows that do not count" in said.err
+        output = capsys.readouterr()
+        assert "nothing is finished yet" in output.out and "rows that do not count" in output.err
 
 
 @pytest.mark.parametrize("text", ["", "[" * BRACKETS, "\xff", '{"seed": null}'])
-def test_a_damaged_environment_stops_nothing(program, run, text):
+def test_a_damaged_environment_json_is_ignored(program, run, text):
     (run / "environment.json").write_text(text, encoding="latin-1")
     assert program("--resume", run)[0] == 0

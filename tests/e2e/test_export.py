@@ -141,10 +141,11 @@ def test_a_prediction_that_differs_is_exit_code_one(trained, run, tmp_path, monk
 def test_bad_input_is_answered_in_one_line(program, config, trained, run, tmp_path):
     dense = trained(conv_type="DenseConv")
     out, gone = tmp_path / "out.pt", tmp_path / "gone"
+    wanted = "pass a directory with config.yaml, or a checkpoint of a run"
     for words, told in (
         (("shift", dense, out), "no layer has shift weights: conv_type DenseConv; ShiftQ or ShiftPS has"),
-        (("shift", gone, out), f"{gone} is no run directory and no checkpoint of one"),
-        (("shift", tmp_path, out), f"{tmp_path} is no run directory and no checkpoint of one"),
+        (("shift", gone, out), f"{gone} does not exist; {wanted}"),
+        (("shift", tmp_path, out), f"{tmp_path} is neither a run directory nor a checkpoint in one; {wanted}"),
         (("shift", dense, tmp_path), f"{tmp_path} is a directory; a regular file is needed"),
         (("shift", dense, gone / "out.pt"), f"{gone} is no directory"),
         (("check", gone), f"{gone} does not exist"),

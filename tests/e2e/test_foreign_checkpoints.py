@@ -1,4 +1,4 @@
-"""A checkpoint or config.yaml of another run beside the files of this one: refused by name, wherever it is read."""
+"""A checkpoint or config.yaml of another run is refused wherever it is read, with the options that differ."""
 
 import csv
 import shutil
@@ -43,18 +43,18 @@ def swap(program, config, tmp_path, run, **changes):
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_the_checkpoint_of_another_run_is_refused_by_name(program, config, tmp_path, run, name):
-    value, told = OTHERS[name]
+    value, message = OTHERS[name]
     swap(program, config, tmp_path, run, **{name: value})
     before = contents(run)
     auto = ("--config", config(), "--resume", "auto")
     for argv in (("--resume", run), auto, ("--resume", run, "--evaluate"), ("--resume", run / "checkpoints/last.pt")):
         code, _, err = program(*argv)
-        assert code == 2 and err.count("\n") == 1 and told in err, (argv, err)
+        assert code == 2 and err.count("\n") == 1 and message in err, (argv, err)
         assert str(run.relative_to(tmp_path) / "checkpoints/last.pt") in err and contents(run) == before
     assert not (tmp_path / "runs/results.csv").exists()
 
 
-def test_prune_pretrained_and_export_refuse_it_too(program, config, tmp_path, run, capsys):
+def test_prune_pretrained_and_export_refuse_the_checkpoint_of_another_run(program, config, tmp_path, run, capsys):
     swap(program, config, tmp_path, run, seed=2)
     assert prune.main([str(run), "--percent", "50"]) == 2
     assert "seed: 2 in the checkpoint, 1 in config.yaml" in capsys.readouterr().err
@@ -96,12 +96,12 @@ def test_an_edited_configuration_of_a_finished_run_is_refused(program, config, t
     assert code == 2 and "lr: 0.1 in the checkpoint, 0.2 in config.yaml" in err and "finished" not in out
 
 
-def test_what_does_not_change_the_result_may_differ(program, run):
+def test_options_that_do_not_affect_the_result_may_differ(program, run):
     edit(run, workers=1, save_every=1, print_freq=3, histograms=True)
     assert program("--resume", run)[0] == 0
 
 
-def test_a_longer_configuration_says_that_the_learning_rates_differ(program, run):
+def test_an_extended_configuration_warns_of_other_learning_rates(program, run):
     edit(run, epochs=3)
     code, _, err = program("--resume", run)
     assert code == 0 and err.startswith("warning: epochs: 2 in the run, 3 now")
@@ -109,7 +109,7 @@ def test_a_longer_configuration_says_that_the_learning_rates_differ(program, run
     assert code == 0 and err.startswith("warning: epochs: 3 in the run, 4 now") and err.count("\n") == 1
 
 
-def test_a_checkpoint_that_does_not_say_its_options_is_refused(program, run):
+def test_a_checkpoint_without_valid_options_is_refused(program, run):
     path = run / "checkpoints/last.pt"
     content = torch.load(path, weights_only=True)
     for options in (None, [], "text", {"seed": "x"}, {1: 2}, content["options"] | {"sead": 1}):
@@ -118,7 +118,7 @@ def test_a_checkpoint_that_does_not_say_its_options_is_refused(program, run):
         assert code == 2 and err.count("\n") == 1 and "last.pt is damaged: options: " in err
 
 
-def test_the_row_of_a_resumed_run_is_its_own(program, run, tmp_path):
+def test_the_results_row_of_a_resumed_run_has_its_options(program, run, tmp_path):
     assert program("--resume", run)[0] == 0
     with (tmp_path / "runs/results.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)

@@ -1,4 +1,4 @@
-"""What an interrupted run stores, event files included, is what an unbroken one stores, for every trainer."""
+"""For every trainer, an interrupted run stores the same as an uninterrupted one, event files included."""
 
 import json
 import os
@@ -16,8 +16,10 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def whole_and_stopped(program, tmp_path, monkeypatch):
-    """Runs a case of tests/kills.py unbroken, and once more, stopped where `stop_asked` first says so; returns both
-    folders."""
+    """Function that runs a case of tests/kills.py twice, and returns the folders of both runs.
+
+    The first run is uninterrupted. The second one stops when `stop_asked` first returns True, and is resumed.
+    """
 
     def make(name, stop_asked):
         config = tmp_path / f"{name}.yml"
@@ -38,15 +40,15 @@ def whole_and_stopped(program, tmp_path, monkeypatch):
 
 
 def assert_equal(whole, stopped):
-    expected = kills.stored(kills.the_run(whole), whole)
-    assert kills.differences(kills.the_run(stopped), stopped, expected) == []
+    expected = kills.stored(kills.finished_run(whole), whole)
+    assert kills.differences(kills.finished_run(stopped), stopped, expected) == []
     return expected
 
 
 @pytest.mark.parametrize("name", kills.CASES)
 @pytest.mark.parametrize("batches", [0, 5])
-def test_a_stopped_run_stores_what_an_unbroken_one_stores(whole_and_stopped, name, batches):
-    """Between two epochs, and within one."""
+def test_a_stopped_run_stores_the_same_as_an_uninterrupted_one(whole_and_stopped, name, batches):
+    """The run is stopped between two epochs or within one."""
     calls = []
 
     def stop_asked(self):
@@ -58,11 +60,11 @@ def test_a_stopped_run_stores_what_an_unbroken_one_stores(whole_and_stopped, nam
 
 
 @pytest.mark.parametrize("name", ["shift", "binary", "dense"])
-def test_a_run_killed_between_its_last_epoch_and_its_end_keeps_its_curves(program, tmp_path, name):
+def test_a_run_killed_after_its_last_epoch_keeps_its_curves(program, tmp_path, name):
     config = tmp_path / f"{name}.yml"
     config.write_text(yaml.safe_dump(kills.COMMON | kills.CASES[name]))
     assert program("--config", config)[0] == 0
-    run = kills.the_run(tmp_path)
+    run = kills.finished_run(tmp_path)
     expected = kills.stored(run, tmp_path)
     for _ in range(2):
         status = json.loads((run / "status.json").read_text()) | {"status": "running"}
@@ -72,7 +74,7 @@ def test_a_run_killed_between_its_last_epoch_and_its_end_keeps_its_curves(progra
     assert events.hparams_sessions(run / "logs") == 1
 
 
-def test_a_run_made_longer_ends_its_event_files_once(program, config, tmp_path):
+def test_an_extended_run_has_one_end_in_its_event_files(program, config, tmp_path):
     program("--config", config())
     run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
     assert program("--resume", run, "--epochs", 3)[0] == 0
@@ -81,7 +83,7 @@ def test_a_run_made_longer_ends_its_event_files_once(program, config, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_runs_store_what_unbroken_ones_store(tmp_path):
+def test_runs_killed_at_random_moments_store_the_same_as_uninterrupted_ones(tmp_path):
     seed = os.environ.get("FEATHERWEIGHT_SEED", "1")
     words = [sys.executable, ROOT / "tests/kills.py", "--kills", "15", "--seed", seed]
     done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"TMPDIR": str(tmp_path)})

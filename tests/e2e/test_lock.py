@@ -1,4 +1,4 @@
-"""Who trains a run: said by --resume auto, known to nobody else's clock, free when the holder is killed."""
+"""The lock of a run: its owner is named, it needs no clock, and it is free once its process is killed."""
 
 import json
 import os
@@ -16,6 +16,7 @@ from scripts import sweep
 from utils.errors import RunInUse
 from utils.files import try_lock
 from utils.records import run as runs
+from utils.records.run import Run
 
 ROOT = Path(__file__).parents[2]
 BASE = "runs/ticket/prune-rate=0.5/ticket"
@@ -28,7 +29,7 @@ def start(folder, *argv):
 
 @pytest.fixture
 def living(config, tmp_path):
-    """A run that is being trained by another process of this machine, for long."""
+    """A process on this machine that trains a long run."""
     process = start(tmp_path, "--config", config(epochs=5000))
     end = time.monotonic() + 60
     while not (tmp_path / BASE / "checkpoints/last.pt").exists():
@@ -39,23 +40,23 @@ def living(config, tmp_path):
     process.communicate()
 
 
-def test_beside_a_living_run_none_is_started_and_a_killed_one_is_free_at_once(living, program, config, tmp_path):
+def test_no_run_starts_beside_a_running_one_and_a_killed_one_can_be_resumed_at_once(living, program, config, tmp_path):
     path = config(epochs=5000)
     code, out, err = program("--config", path, "--resume", "auto")
     who = f"another process (pid {living.pid} on '{platform.node()}')"
     assert (code, out, err) == (69, "", f"{BASE} is being trained by {who}; nothing was started\n")
     code, _, err = program("--resume", BASE)
-    assert code == 2 and err.endswith(f"is being worked on by {who}\n")
+    assert code == 2 and err.endswith(f"is in use by {who}\n")
     assert [path.name for path in (tmp_path / BASE).iterdir() if path.name.isdigit()] == []
     living.kill()
     living.wait()
     go_on = start(tmp_path, "--config", path, "--resume", "auto")
-    assert "going on from" in go_on.stdout.readline()
+    assert "resuming from" in go_on.stdout.readline()
     go_on.kill()
     go_on.communicate()
 
 
-def test_a_sweep_passes_by_a_cell_that_is_trained_elsewhere(living, config, tmp_path, monkeypatch, capsys):
+def test_a_sweep_skips_a_cell_that_another_process_trains(living, config, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     before = {number: signal.getsignal(number) for number in (15, 10, 2, 1, 12)}
     try:
@@ -63,12 +64,12 @@ def test_a_sweep_passes_by_a_cell_that_is_trained_elsewhere(living, config, tmp_
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    said = capsys.readouterr()
-    assert code == 75 and "ticket: passed by, another process is training it\n" in said.out and not said.err
-    assert "cells left: 1; the same command goes on" in said.out and "failed" not in said.out
+    output = capsys.readouterr()
+    assert code == 75 and "ticket: passed by, another process is training it\n" in output.out and not output.err
+    assert "cells left: 1; the same command goes on" in output.out and "failed" not in output.out
 
 
-def test_of_several_that_begin_the_same_run_at_once_one_trains_it(config, tmp_path):
+def test_one_of_several_processes_that_start_the_same_run_trains_it(config, tmp_path):
     path = config(epochs=50_000, seed=None)
     processes = [start(tmp_path, "--config", path, "--resume", "auto") for _ in range(3)]
     end = time.monotonic() + 240
@@ -77,13 +78,13 @@ def test_of_several_that_begin_the_same_run_at_once_one_trains_it(config, tmp_pa
         time.sleep(0.05)
     for process in {*processes} - {*left}:
         process.kill()
-    said = {process.pid: (process.communicate()[1], process.returncode) for process in processes}
-    assert {code for _, code in said.values()} == {69, -signal.SIGKILL}, said
+    output = {process.pid: (process.communicate()[1], process.returncode) for process in processes}
+    assert {code for _, code in output.values()} == {69, -signal.SIGKILL}, output
     assert [path.parent.name for path in (tmp_path / "runs").rglob("config.yaml")] == ["ticket"]
-    assert all(said[process.pid][0].startswith(f"{BASE} is being trained by") for process in left)
+    assert all(output[process.pid][0].startswith(f"{BASE} is being trained by") for process in left)
 
 
-def test_a_directory_that_a_killed_process_left_empty_is_taken(program, config, tmp_path):
+def test_a_directory_abandoned_before_config_yaml_is_reused(program, config, tmp_path):
     run = tmp_path / BASE
     (run / "logs").mkdir(parents=True)
     (run / ".lock").write_text("")
@@ -96,8 +97,8 @@ def test_a_directory_that_a_killed_process_left_empty_is_taken(program, config, 
     assert (tmp_path / "runs/ticket/prune-rate=0.5/mine/0/config.yaml").exists()
 
 
-def test_a_run_that_a_machine_without_our_locks_takes_over_is_left_to_it(program, config, tmp_path, monkeypatch):
-    """A network file system may share no locks: there the second process gets one too, and the first one leaves."""
+def test_a_run_taken_over_without_a_shared_lock_is_left_to_the_other_process(program, config, tmp_path, monkeypatch):
+    """On a network file system without shared locks a second process gets the lock too. The first one then ends."""
     run = tmp_path / BASE
     theirs = json.dumps({"host": "elsewhere", "pid": 7, "process": "0"})
     epochs = []
@@ -111,9 +112,9 @@ def test_a_run_that_a_machine_without_our_locks_takes_over_is_left_to_it(program
 
     monkeypatch.setattr("trainers.methods.prune_score.PruneScore.metrics", metrics)
     code, _, err = program("--config", config(epochs=4))
-    assert code == 1 and err == (
-        f"failed: {BASE} was taken over by another process (pid 7 on 'elsewhere'); its file system shares no locks\n"
-    )
+    owner = "another process (pid 7 on 'elsewhere')"
+    assert code == 1
+    assert err == f"failed: {BASE} was taken over by {owner}; its file system does not share locks\n"
     assert json.loads((run / "status.json").read_text())["status"] == "running" and len(epochs) == 2
     monkeypatch.undo()
     assert program_in(tmp_path, "--config", config(epochs=4), "--resume", "auto") == 0
@@ -126,28 +127,28 @@ def program_in(folder, *argv):
 
 
 @pytest.mark.parametrize("text", ["", "text", "[1]", "null", '{"pid": 1}', '{"pid": "x", "host": 1}', "[" * 100_000])
-def test_a_lock_that_does_not_say_whose_it_is(tmp_path, text):
+def test_a_damaged_lock_file_names_no_owner(tmp_path, text):
     (tmp_path / ".lock").write_text(text)
-    assert runs.holder(tmp_path) == "another process"
+    assert Run(tmp_path).lock_owner() == "another process"
 
 
-def test_help_and_readme_list_the_code():
+def test_help_and_readme_list_exit_code_69():
     help_text = subprocess.run([sys.executable, ROOT / "main.py", "--help"], capture_output=True, text=True).stdout
     assert "69 another process is training this run" in help_text
     assert re.search(r"^\| 69 \|", (ROOT / "README.md").read_text(), re.M)
 
 
-def test_who_is_told_of_a_lock_of_another_machine(tmp_path, config):
+def test_a_lock_of_another_machine_is_reported_with_its_host(tmp_path, config):
     import args
 
     options = args.parse(["--config", config(), "--log-dir", str(tmp_path / "runs"), "--resume", "auto"])
-    home = runs.base(options)
+    home = runs.base_directory(options)
     run = runs.create(options)
     run.describe(options, {})
     held = os.open(home / ".lock", os.O_RDWR)
     (home / ".lock").write_text(json.dumps({"host": "node7", "pid": 99, "process": "0"}))
     trained_elsewhere = r"is being trained by another process \(pid 99 on 'node7'\); nothing was started"
     with pytest.raises(RunInUse, match=trained_elsewhere):
-        runs.unfinished(options, lambda path: True)
+        runs.lock_unfinished(options, lambda path: True)
     os.close(held)
     assert try_lock(home / ".lock") is None

@@ -1,4 +1,4 @@
-"""A run that has lost a file, or holds one of another run: what can come back does, the rest is one line."""
+"""A run with a missing file, or one of another run, is repaired where possible and else refused in one line."""
 
 import csv
 import shutil
@@ -12,7 +12,7 @@ from tests.e2e.test_damaged_runs import change_status, contents, one_line
 
 @pytest.fixture
 def run(program, config, tmp_path):
-    """A run that was stopped after two of its three epochs, of which the second is the best so far."""
+    """A run that was stopped after two of its three epochs. The second epoch is the best so far."""
     assert program("--config", config(epochs=3, save_every=1))[0] == 0
     made = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
     shutil.copy(made / "checkpoints/epoch_2.pt", made / "checkpoints/last.pt")
@@ -28,7 +28,7 @@ def change(path, **changes):
 
 @pytest.fixture
 def leads(run):
-    """Says in its checkpoints that no later epoch can be better than the second."""
+    """The run with an accuracy of 100 % in its second epoch, so that no later epoch is better."""
     for name in ("last", "best"):
         path = run / f"checkpoints/{name}.pt"
         state = torch.load(path, weights_only=True)["state"]
@@ -37,7 +37,7 @@ def leads(run):
 
 
 @pytest.mark.parametrize("lost", ["gone", "damaged", "of another run"])
-def test_a_lost_best_checkpoint_comes_back_from_a_last_one_of_that_epoch(program, leads, lost):
+def test_a_lost_best_checkpoint_is_restored_from_a_last_one_of_the_same_epoch(program, leads, lost):
     best, last = leads / "checkpoints/best.pt", leads / "checkpoints/last.pt"
     whole = torch.load(last, weights_only=True)
     if lost == "of another run":
@@ -47,78 +47,78 @@ def test_a_lost_best_checkpoint_comes_back_from_a_last_one_of_that_epoch(program
     if lost == "damaged":
         best.write_bytes(last.read_bytes()[:-900])
     code, _, err = program("--resume", leads)
-    assert code == 0 and err.count("so far it is epoch 2, whose network is written there") == 1
+    assert code == 0 and err.count("and epoch 2, the best so far, is written there") == 1
     back = torch.load(best, weights_only=True)
     assert back["epoch"] == 2 and back["state"] == whole["state"]
     assert all(torch.equal(value, back["model"][name]) for name, value in whole["model"].items())
 
 
-def test_a_best_checkpoint_of_another_run_is_not_taken_for_this_ones(program, run):
+def test_a_best_checkpoint_of_another_run_is_not_used(program, run):
     best, last = run / "checkpoints/best.pt", run / "checkpoints/last.pt"
     state = torch.load(last, weights_only=True)["state"]
     first = state["last"] | {"acc@1": 99.0, "epoch": 1}
     change(last, state=state | {"best": first})
     change(best, epoch=1, state=state | {"best": first | {"loss": 7.0}})
     code, _, err = program("--resume", run)
-    assert code == 0 and "not of the epoch that was best in this run: the best epoch is picked anew" in err
+    assert code == 0 and "not from the best epoch of this run: the best epoch is picked again" in err
     assert torch.load(best, weights_only=True)["epoch"] == 3
 
 
-def test_a_run_is_not_done_because_another_ones_status_says_so(program, run):
+def test_a_status_of_another_run_does_not_make_a_run_finished(program, run):
     change_status(run, status="done", epoch=3, epochs=3)
     before = contents(run)
-    one_line(program("--resume", run), "last.pt says 2 of 3 epochs done", "move status.json away")
+    one_line(program("--resume", run), "last.pt has 2 of 3 epochs trained", "move status.json away")
     assert contents(run) == before
     (run / "status.json").unlink()
     assert program("--resume", run)[0] == 0
 
 
 @pytest.mark.parametrize("lost", ["gone", "empty", "a row"])
-def test_measures_that_are_missing_are_said(program, run, lost):
+def test_missing_metrics_rows_are_warned_of(program, run, lost):
     path = run / "metrics.csv"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join({"gone": [], "empty": [], "a row": [lines[0], *lines[2:]]}[lost]))
     if lost == "gone":
         path.unlink()
     code, _, err = program("--resume", run)
-    assert code == 0 and f"epochs whose row is missing: {1 if lost == 'a row' else 2} of 2" in err
+    assert code == 0 and f"epochs without a row: {1 if lost == 'a row' else 2} of 2" in err
     with path.open(newline="") as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == (["2", "3"] if lost == "a row" else ["3"])
 
 
-def test_measures_of_an_epoch_twice_are_refused(program, run):
+def test_duplicate_metrics_rows_are_refused(program, run):
     path = run / "metrics.csv"
     path.write_text(path.read_text() + "".join(path.read_text().splitlines(keepends=True)[1:]))
     before = contents(run)
-    one_line(program("--resume", run), "metrics.csv is damaged: it has an epoch twice")
+    one_line(program("--resume", run), "metrics.csv is damaged: it has two rows of one epoch")
     assert contents(run) == before
 
 
-def test_a_table_of_the_users_is_nobodys_business(program, run):
+def test_the_users_own_tables_are_ignored(program, run):
     (run / "notes.csv").write_text("a,b\n1,2\n")
     (run / "more.csv").mkdir()
     assert program("--resume", run)[0] == 0 and (run / "notes.csv").read_text() == "a,b\n1,2\n"
 
 
 @pytest.mark.parametrize("lost", ["gone", "empty", "cut"])
-def test_event_files_that_have_lost_something_are_said(program, run, lost):
+def test_shortened_event_files_are_warned_of(program, run, lost):
     (path,) = (run / "logs").iterdir()
     whole = path.read_bytes()
     path.unlink()
     if lost != "gone":
         path.write_bytes(whole[:100] if lost == "cut" else b"")
     code, _, err = program("--resume", run)
-    assert code == 0 and err.count(path.name) == 1 and "its curves are not whole" in err
+    assert code == 0 and err.count(path.name) == 1 and "its curves are incomplete" in err
 
 
 @pytest.mark.parametrize("name", ["logs", "checkpoints"])
-def test_a_file_in_the_place_of_a_folder_is_one_line(program, run, name):
+def test_a_file_in_place_of_a_folder_is_refused_in_one_line(program, run, name):
     shutil.rmtree(run / name)
     (run / name).write_text("")
-    one_line(program("--resume", run), f"{name} is no directory; move it away")
+    one_line(program("--resume", run), f"{name} is not a directory; move it away")
 
 
-def test_results_made_anew_have_each_row_once_and_none_in_a_foreign_directory(program, config, tmp_path, capsys):
+def test_rebuild_ignores_copies_of_a_run_and_rows_of_another_run(program, config, tmp_path, capsys):
     assert program("--config", config(epochs=1))[0] == 0
     first = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
     shutil.copytree(first, tmp_path / "runs/copy")
@@ -126,5 +126,8 @@ def test_results_made_anew_have_each_row_once_and_none_in_a_foreign_directory(pr
     shutil.copy(first / "result.csv", first / "0/result.csv")
     (tmp_path / "runs/results.csv").unlink()
     assert program_of_results.main(["rebuild", str(tmp_path / "runs")]) == 0
-    said = capsys.readouterr()
-    assert "rows added: 1, there before: 0" in said.out and "0/result.csv: rows of another run, left out: 1" in said.err
+    output = capsys.readouterr()
+    assert (
+        "rows added: 1, there before: 0" in output.out
+        and "0/result.csv: rows of another run, left out: 1" in output.err
+    )

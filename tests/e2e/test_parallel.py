@@ -108,7 +108,7 @@ def test_a_restarted_run_repeats_only_the_steps_after_the_last_checkpoint(tmp_pa
         os.kill(children(process.pid)[-1], signal.SIGKILL)
         out, err = process.communicate(timeout=100)
     assert process.returncode == 0, err
-    assert b"going on from" in out
+    assert b"resuming from" in out
     assert len(rows(tmp_path / "runs/results.csv")) == 1
     assert [int(float(row["epoch"])) for row in rows(tmp_path / RUN / "metrics.csv")] == [1, 2, 3, 4, 5, 6]
 
@@ -173,7 +173,7 @@ def test_two_launchers_resume_after_a_worker_of_one_is_killed(tmp_path):
     os.kill(children(started[1].pid)[-1], signal.SIGKILL)
     said = "".join(process.communicate(timeout=100)[0] for process in started)
     assert [process.returncode for process in started] == [0, 0]
-    assert "going on from" in said and len(rows(tmp_path / "runs/results.csv")) == 1
+    assert "resuming from" in said and len(rows(tmp_path / "runs/results.csv")) == 1
     assert [int(float(row["epoch"])) for row in rows(tmp_path / RUN / "metrics.csv")] == [1, 2, 3, 4, 5, 6]
 
 

@@ -274,10 +274,10 @@ def test_a_path_that_is_no_run_is_refused(runs, run, tmp_path):
     torch.save({"state_dict": {"a": torch.rand(2)}}, foreign)
     shutil.copytree(runs("mlp"), other, ignore=shutil.ignore_patterns("*.pt"))
     for path, told in (
-        (empty, "is no run directory and no checkpoint of one"),
-        (text, "is no run directory and no checkpoint of one"),
-        (foreign, "is no run directory and no checkpoint of one"),
-        (tmp_path / "gone", "is no run directory"),
+        (empty, "is neither a run directory"),
+        (text, "is neither a run directory"),
+        (foreign, "is neither a run directory"),
+        (tmp_path / "gone", "does not exist"),
         (other, "has no readable checkpoint"),
     ):
         code, out, err = run(path, "--repeat", 1)
@@ -285,7 +285,7 @@ def test_a_path_that_is_no_run_is_refused(runs, run, tmp_path):
     inside = other / "checkpoints" / "last.pt"
     torch.save({"state_dict": {"a": torch.rand(2)}}, inside)
     code, _, err = run(inside)
-    assert code == 2 and "is no checkpoint of this program" in err and err.count("\n") == 1
+    assert code == 2 and "is not a checkpoint of this program" in err and err.count("\n") == 1
 
 
 def test_a_missing_data_set_is_refused_in_one_line(runs, run, tmp_path):

@@ -16,6 +16,7 @@ import models
 from models.constraints import constrain, constrained_layers
 from tests.originals import original, write
 from trainers import build, load_trained
+from trainers.checkpoint_sources import read_network
 from utils.records import checkpoints
 
 ROOT = Path(__file__).parents[2]
@@ -106,9 +107,9 @@ def test_the_readmes_pretrained_command_loads_the_same_network(tmp_path, biprop_
     options = args.parse(shlex.split(command.replace("configs/", f"{ROOT}/configs/")))
     net, _ = build.build(options.replace(seed=1))
     monkeypatch.chdir(tmp_path)
-    stored = load_trained.read(str(options.run.pretrained))
-    load_trained.compare(stored, options)
-    load_trained.load(stored, net, whole=True)
+    stored = read_network(str(options.run.pretrained))
+    load_trained.check_declared(stored, options)
+    load_trained.load_weights(stored, net, whole=True)
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert options.run.evaluate and torch.equal(net.eval()(x), biprop_network(x))

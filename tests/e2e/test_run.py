@@ -1,4 +1,4 @@
-"""A whole run, from YAML to results row, and everything it leaves behind."""
+"""A complete run, from the YAML file to the results row, and every file that it writes."""
 
 import csv
 import json
@@ -30,7 +30,7 @@ def without_clock(path):
     ]
 
 
-def test_a_run_leaves_its_files_and_one_row(program, config, tmp_path):
+def test_a_run_writes_its_files_and_one_results_row(program, config, tmp_path):
     code, out, err = program("--config", config(), "--save-every", 1)
     assert (code, err) == (0, "")
     run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
@@ -54,7 +54,7 @@ def test_a_run_leaves_its_files_and_one_row(program, config, tmp_path):
     assert "picked on the test set" in out and f"tensorboard --logdir {run.relative_to(tmp_path)}" in out
 
 
-def test_metrics_and_tensorboard_tell_the_same(program, config, tmp_path):
+def test_metrics_csv_and_tensorboard_have_equal_values(program, config, tmp_path):
     program("--config", config(), "--histograms")
     run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
     metrics = rows(run / "metrics.csv")
@@ -97,7 +97,7 @@ def test_dense_runs_have_no_prune_rate_level(program, config, tmp_path):
     assert (tmp_path / "runs/ticket/plain/checkpoints/last.pt").exists()
 
 
-def test_dry_run_goes_through_without_a_row(program, config, tmp_path):
+def test_a_dry_run_completes_without_a_results_row(program, config, tmp_path):
     code, out, _ = program("--config", config(epochs=90), "--dry-run", 2)
     assert code == 0 and "epoch 1/1" in out
     assert not (tmp_path / "runs/results.csv").exists()
@@ -105,7 +105,7 @@ def test_dry_run_goes_through_without_a_row(program, config, tmp_path):
     assert 0 <= float(row["test/acc@1"]) <= 100
 
 
-def test_help_into_a_closed_pipe_and_a_missing_library_are_no_tracebacks(tmp_path):
+def test_help_into_a_closed_pipe_and_a_missing_library_print_no_traceback(tmp_path):
     shell = f"{sys.executable} {ROOT}/main.py --help | head -1"
     done = subprocess.run(shell, shell=True, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("usage: python main.py --config FILE [options]\n", "")
@@ -123,7 +123,7 @@ def test_check_prints_layers_and_configuration_and_writes_nothing(program, confi
     assert [p.name for p in tmp_path.iterdir()] == ["ticket.yml"]
 
 
-def test_validation_share_picks_best_and_tests_once(program, config, tmp_path):
+def test_val_split_picks_the_best_epoch_and_tests_once(program, config, tmp_path):
     code, out, _ = program("--config", config(), "--val-split", 0.2)
     assert code == 0 and "picked on the validation share" in out
     (row,) = rows(tmp_path / "runs/results.csv")
@@ -134,7 +134,7 @@ def test_validation_share_picks_best_and_tests_once(program, config, tmp_path):
     assert 50 < float(row["Best Epoch Test Top 1"]) <= 100
 
 
-def test_start_epoch_begins_the_schedule_later(program, config, tmp_path):
+def test_start_epoch_skips_the_first_epochs_of_the_schedule(program, config, tmp_path):
     program("--config", config(epochs=4), "--start-epoch", 3)
     (row,) = rows(tmp_path / "runs/ticket/prune-rate=0.5/ticket/metrics.csv")
     assert (row["epoch"], float(row["train/lr"])) == ("4", pytest.approx(0.1 * 0.5 * (1 + 2**-0.5 * -1)))
@@ -153,7 +153,7 @@ def test_a_diverging_run_fails_in_one_line_and_keeps_the_last_good_checkpoint(pr
     assert not (tmp_path / "runs/results.csv").exists()
 
 
-def test_scores_that_are_no_numbers_stop_the_run(program, config, tmp_path, monkeypatch):
+def test_nan_scores_stop_the_run(program, config, tmp_path, monkeypatch):
     after = "trainers.methods.prune_score.PruneScore.after_epoch"
     monkeypatch.setattr(after, lambda self, model, epoch: model.linear[0].constraint.scores.data.fill_(float("nan")))
     code, _, err = program("--config", config())
@@ -161,24 +161,26 @@ def test_scores_that_are_no_numbers_stop_the_run(program, config, tmp_path, monk
     assert not (tmp_path / "runs/ticket/prune-rate=0.5/ticket/checkpoints/last.pt").exists()
 
 
-def test_a_reader_that_goes_away_does_not_stop_the_run(config, tmp_path):
+def test_a_closed_output_pipe_does_not_stop_the_run(config, tmp_path):
     command = f"{sys.executable} {ROOT}/main.py --config {config()} | head -n 1"
     subprocess.run(command, shell=True, cwd=tmp_path, check=True, capture_output=True)
     assert json.loads((tmp_path / "runs/ticket/prune-rate=0.5/ticket/status.json").read_text())["status"] == "done"
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [("Name,Acc\na,1\n", "other columns"), (None, "is a directory")],
 )
-def test_a_results_file_that_cannot_take_the_row_is_refused_before_training(program, config, tmp_path, content, told):
+def test_a_results_file_that_cannot_take_the_row_is_refused_before_training(
+    program, config, tmp_path, content, message
+):
     results = tmp_path / "mine.csv"
     if content is None:
         results.mkdir()
     else:
         results.write_text(content)
     code, _, err = program("--config", config(), "--results", results)
-    assert code == 2 and told in err and err.count("\n") == 1
+    assert code == 2 and message in err and err.count("\n") == 1
     assert not (tmp_path / "runs").exists()
 
 
@@ -196,14 +198,14 @@ def test_evaluate_prints_the_accuracy_of_the_stored_network(program, config, tmp
     assert sorted(p for p in tmp_path.rglob("*")) == before
 
 
-def test_a_run_is_tested_in_another_precision_and_batch_size_than_it_was_trained_in(program, config, tmp_path):
+def test_a_run_can_be_tested_with_another_precision_and_batch_size(program, config, tmp_path):
     program("--config", config(), "--precision", "fp32")
     run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
-    told = {}
+    outputs = {}
     for more in ((), ("--batch-size", 500), ("--test-batch-size", 7), ("--precision", "bf16")):
-        code, told[more], err = program("--resume", run, "--evaluate", *more)
+        code, outputs[more], err = program("--resume", run, "--evaluate", *more)
         assert code == 0, err
-    exact, whole, few, coarse = (float(re.search(r"test loss ([\d.]+)", out)[1]) for out in told.values())
+    exact, whole, few, coarse = (float(re.search(r"test loss ([\d.]+)", out)[1]) for out in outputs.values())
     assert whole == pytest.approx(exact, abs=2e-4) and few == pytest.approx(exact, abs=2e-4)
     assert coarse != exact and coarse == pytest.approx(exact, rel=0.05)
     code, _, err = program("--resume", run, "--evaluate", "--set", "MNIST")
@@ -219,10 +221,10 @@ def test_pretrained_starts_from_the_stored_network_and_refuses_another(program, 
     assert code == 0
     assert all(torch.equal(initial["model"][key], value) for key, value in stored["model"].items())
     code, _, err = program("--config", config(), "--prune-rate", 0.3, "--pretrained", best)
-    assert code == 2 and "0.3 here; --prune-rate decides: give --prune-rate 0.5" in err
+    assert code == 2 and "0.3 here; --prune-rate decides: pass --prune-rate 0.5" in err
 
 
-def test_batch_norms_settings_are_said_to_do_nothing_where_there_is_none(program, config):
+def test_batch_norm_options_without_batch_norm_are_warned_of(program, config):
     words = ("--bn-eps", 0.1, "--bn-momentum", 0.5, "--check")
     _, _, err = program("--config", config(), *words)
     assert err == "warning: bn_eps, bn_momentum: no effect without batch norm, and FC has none\n"

@@ -120,7 +120,7 @@ def test_a_signalled_job_saves_requeues_itself_and_ends_with_one_row(submit, con
     assert statuses(tmp_path) == ["stopped"] and epochs(tmp_path) < LONG["epochs"]
     assert ended(job) == ["COMPLETED"], log(tmp_path, job)
     said = log(tmp_path, job)
-    assert "saved: back into the queue" in said and "going on from" in said and jobs(job)[0]["Restarts"] == "1"
+    assert "saved: back into the queue" in said and "resuming from" in said and jobs(job)[0]["Restarts"] == "1"
     assert statuses(tmp_path) == ["done"] and len(rows(tmp_path)) == 1 and epochs(tmp_path) == LONG["epochs"]
 
 

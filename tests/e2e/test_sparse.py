@@ -94,17 +94,17 @@ def test_the_quick_config_learns_the_digits_with_a_tenth_of_the_weights(program,
 @pytest.mark.parametrize(
     ("words", "coming", "kept"),
     [
-        ((), "; SparseConv comes down when connections first move", "  kept 14.53%"),
+        ((), "; the density of SparseConv falls at the first rewiring", "  kept 14.53%"),
         (("--density", 0.1, "--progress-interval", 2), "", ""),
         (("--no-sparse-hold",), "", ""),
         (
             ("--drop", "random", "--grow", "random", "--live-share", 0.3),
-            "; SparseConv comes down when connections first move",
+            "; the density of SparseConv falls at the first rewiring",
             "  kept ",
         ),
         (
             ("--density", 0.1, "--density-schedule", "cubic", "--progress-interval", 2),
-            "; SparseConv comes down to 10 %",
+            "; the density of SparseConv falls to 10 %",
             "  kept 10.00%",
         ),
     ],

@@ -97,7 +97,7 @@ def test_ctrl_c_saves_what_is_run_and_the_same_command_goes_on(start, config, tm
     code, out, err = ended(start(*argv, "--jobs", 1))
     assert (code, err) == (0, "") and statuses(tmp_path) == ["done"] * 3 and "(3) |" in out
     logs = [path.read_text() for path in sorted((tmp_path / "runs/sweep-logs").iterdir())]
-    assert ["going on from" in log for log in logs] == [True, True, False]
+    assert ["resuming from" in log for log in logs] == [True, True, False]
 
 
 def test_a_killed_cell_is_resumed_and_a_closed_terminal_saves_it(start, config, tmp_path):
@@ -116,7 +116,7 @@ def test_a_killed_cell_is_resumed_and_a_closed_terminal_saves_it(start, config, 
     code, _, err = ended(start(*argv))
     assert (code, err) == (0, "") and statuses(tmp_path) == ["done"] and len(rows(tmp_path)) == 1
     (log,) = logs.iterdir()
-    assert log.read_text().count("going on from") == 2
+    assert log.read_text().count("resuming from") == 2
 
 
 def test_two_sweeps_at_once_share_the_cells(start, config, tmp_path):
@@ -135,7 +135,7 @@ def test_an_unfinished_run_of_another_length_is_left_alone(program, config, tmp_
         assert program("--config", path, "--resume", "auto")[0] == 75
     for epochs in (1, 4):
         code, out, _ = program("--config", path, "--epochs", epochs, "--resume", "auto")
-        assert code == 0 and f"(epochs: 3 in the run, {epochs} now)" in out and "a fresh one begins" in out
+        assert code == 0 and f"(epochs: 3 in the run, {epochs} now)" in out and "a new run starts" in out
     assert statuses(tmp_path) == ["done", "done", "stopped"]
 
 

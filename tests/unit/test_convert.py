@@ -13,6 +13,7 @@ from models.constraints import load_biprop_state_dict
 from scripts import convert
 from tests.originals import before_2022, logits, original, original_state, small_net, write
 from trainers import load_trained
+from trainers.checkpoint_sources import read_network
 from utils.errors import UsageError
 from utils.records import checkpoints
 
@@ -96,8 +97,8 @@ def test_an_original_becomes_ours_with_equal_logits(run, config, tmp_path, arch,
     content = torch.load(out, weights_only=True)
     assert equal(content["model"], source.state_dict())
     options = parse(["--config", config()]).replace(arch=arch, prune_rate=0.3)
-    load_trained.compare(load_trained.read(str(out)), options)
-    load_trained.load(load_trained.read(str(out)), target, whole=True)
+    load_trained.check_declared(read_network(str(out)), options)
+    load_trained.load_weights(read_network(str(out)), target, whole=True)
     assert not torch.equal(logits(small_net(arch, seed=1)), logits(source))
     assert torch.equal(logits(target), logits(source))
 
@@ -116,7 +117,7 @@ def test_what_the_original_says_of_itself_is_kept(run, tmp_path):
 
 def test_a_converted_file_is_refused_by_resume(run, tmp_path):
     run(write(original(small_net()), tmp_path / "net.pth"), tmp_path / "ours.pt")
-    with pytest.raises(UsageError, match="has no model, epoch and step"):
+    with pytest.raises(UsageError, match="lacks model, epoch or step"):
         checkpoints.load(tmp_path / "ours.pt")
 
 
@@ -206,7 +207,7 @@ def test_bad_input_is_answered_in_one_line_and_leaves_nothing(run, tmp_path):
     good = write(original(small_net()), tmp_path / "net.pth")
     out, gone = tmp_path / "out.pt", tmp_path / "gone"
     for file, target, told in (
-        (text, out, f"{text} is no checkpoint: torch.save did not write it"),
+        (text, out, f"{text} is not a checkpoint: torch.save did not write it"),
         (gone, out, f"{gone} does not exist"),
         (write([1], tmp_path / "list.pt"), out, "list.pt holds no network"),
         (good, tmp_path, f"{tmp_path} is a directory"),

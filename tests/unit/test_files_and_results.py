@@ -1,4 +1,4 @@
-"""What several processes touch at once, and what a crash may cut short."""
+"""Locks, atomic writes, checkpoints and results that several processes share or a crash may cut short."""
 
 import csv
 import errno
@@ -15,6 +15,7 @@ from utils.files import locked, try_lock, write_atomic, write_text
 from utils.records import results
 from utils.records.checkpoints import load, newest, save
 from utils.records.metrics_log import MetricsCsv
+from utils.run_paths import RunPaths
 from utils.stop_signal import StopRequest
 
 
@@ -31,7 +32,7 @@ def append(path, number):
     results.append(path, row(number))
 
 
-def test_rows_appended_by_many_processes_are_all_there(tmp_path):
+def test_rows_appended_by_many_processes_at_once_are_all_kept(tmp_path):
     path = tmp_path / "results.csv"
     context = multiprocessing.get_context("fork")
     processes = [context.Process(target=append, args=(path, number)) for number in range(16)]
@@ -43,7 +44,7 @@ def test_rows_appended_by_many_processes_are_all_there(tmp_path):
     assert path.read_text().count("Date Finished") == 1
 
 
-def test_a_run_has_one_row_however_often_it_is_appended(tmp_path):
+def test_appending_the_row_of_a_run_again_adds_no_row(tmp_path):
     path = tmp_path / "results.csv"
     append(path, 1)
     append(path, 1)
@@ -51,7 +52,7 @@ def test_a_run_has_one_row_however_often_it_is_appended(tmp_path):
     assert [r["Run ID"] for r in read(path)] == ["id-1-", "id-11-"]
 
 
-def test_a_torn_last_line_does_not_swallow_the_next_row(tmp_path):
+def test_a_row_after_a_torn_last_line_is_kept(tmp_path):
     path = tmp_path / "results.csv"
     append(path, 1)
     with path.open("a") as file:
@@ -61,7 +62,7 @@ def test_a_torn_last_line_does_not_swallow_the_next_row(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["Name\n", "\n1,2\n"])
-def test_a_file_of_another_program_is_refused(tmp_path, content):
+def test_a_results_file_of_another_program_is_refused(tmp_path, content):
     path = tmp_path / "other.csv"
     path.write_text(content)
     with pytest.raises(UsageError, match="other columns"):
@@ -69,7 +70,7 @@ def test_a_file_of_another_program_is_refused(tmp_path, content):
     assert path.read_text() == content
 
 
-def test_the_check_makes_the_folder_but_no_file(tmp_path):
+def test_checking_a_results_path_makes_its_folder_but_no_file(tmp_path):
     results.check(tmp_path / "deep/results.csv")
     assert [p.name for p in (tmp_path / "deep").iterdir()] == [".results.csv.lock"]
     (tmp_path / "file").write_text("")
@@ -77,7 +78,7 @@ def test_the_check_makes_the_folder_but_no_file(tmp_path):
         results.check(tmp_path / "file/results.csv")
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_temporary_file(tmp_path):
     path = tmp_path / "file"
     write_text(path, "old")
 
@@ -98,7 +99,7 @@ def test_a_failed_write_names_the_file(tmp_path):
         write_atomic(tmp_path / "config.yaml", fail)
 
 
-def test_a_lock_is_held_by_one_and_freed(tmp_path):
+def test_a_lock_is_exclusive_until_it_is_released(tmp_path):
     path = tmp_path / "lock"
     with locked(path):
         assert try_lock(path) is None
@@ -110,18 +111,17 @@ def test_a_lock_is_held_by_one_and_freed(tmp_path):
     again.close()
 
 
-def test_a_lock_is_free_when_its_holder_is_killed_though_its_children_live_on(tmp_path):
-    """As the workers of a loader do for some seconds."""
-    path, told = tmp_path / "lock", os.pipe()
+def test_a_lock_is_free_once_its_process_is_killed_even_if_child_processes_live_on(tmp_path):
+    """The worker processes of a data loader outlive a killed run for some seconds."""
+    path, pipe = tmp_path / "lock", os.pipe()
     if not (holder := os.fork()):
         held = try_lock(path)
-        worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
-        worker.start()
-        time.sleep(0.5)  # the worker closes its copy of the lock first
-        os.write(told[1], str(worker.pid).encode())
+        if not os.fork():
+            os.write(pipe[1], str(os.getpid()).encode())
+            time.sleep(60)
         time.sleep(60)
         os._exit(held is None)
-    child = int(os.read(told[0], 20))
+    child = int(os.read(pipe[0], 20))
     try:
         assert try_lock(path) is None
         os.kill(holder, signal.SIGKILL)
@@ -132,8 +132,8 @@ def test_a_lock_is_free_when_its_holder_is_killed_though_its_children_live_on(tm
         os.kill(child, signal.SIGKILL)
 
 
-def test_a_checkpoint_has_a_copy_under_each_name_and_each_is_replaced_alone(tmp_path):
-    save(tmp_path, {"model": {}, "epoch": 1, "step": 0}, ["epoch_1.pt", "best.pt", "last.pt"])
+def test_saving_under_several_names_writes_independent_copies(tmp_path):
+    save({"model": {}, "epoch": 1, "step": 0}, *(tmp_path / f"{name}.pt" for name in ("epoch_1", "best", "last")))
     assert {path.stat().st_nlink for path in tmp_path.iterdir()} == {1}
     assert len({path.stat().st_ino for path in tmp_path.iterdir()}) == 3
     with (tmp_path / "last.pt").open("r+b") as bad_sector:
@@ -142,15 +142,15 @@ def test_a_checkpoint_has_a_copy_under_each_name_and_each_is_replaced_alone(tmp_
         load(tmp_path / "last.pt")
     assert load(tmp_path / "best.pt") == load(tmp_path / "epoch_1.pt")
     (tmp_path / "epoch_1.pt").unlink()
-    save(tmp_path, {"model": {}, "epoch": 2, "step": 0}, ["last.pt"])
+    save({"model": {}, "epoch": 2, "step": 0}, tmp_path / "last.pt")
     assert (load(tmp_path / "best.pt")["epoch"], load(tmp_path / "last.pt")["epoch"]) == (1, 2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["best.pt", "last.pt"]
 
 
 @pytest.mark.parametrize("name", ["epoch_1.pt", "best.pt", "last.pt"])
-def test_a_checkpoint_that_cannot_be_copied_leaves_those_that_were_there(tmp_path, monkeypatch, name):
-    names = ["epoch_1.pt", "best.pt", "last.pt"]
-    save(tmp_path, {"model": {}, "epoch": 1, "step": 0}, names)
+def test_a_failed_copy_of_a_checkpoint_keeps_the_earlier_files(tmp_path, monkeypatch, name):
+    paths = [tmp_path / "epoch_1.pt", tmp_path / "best.pt", tmp_path / "last.pt"]
+    save({"model": {}, "epoch": 1, "step": 0}, *paths)
 
     def refuse(path, write):
         if path.name == name:
@@ -159,27 +159,29 @@ def test_a_checkpoint_that_cannot_be_copied_leaves_those_that_were_there(tmp_pat
 
     monkeypatch.setattr("utils.records.checkpoints.write_atomic", refuse)
     with pytest.raises(RunFailed, match="No space left on device"):
-        save(tmp_path, {"model": {}, "epoch": 2, "step": 0}, names)
+        save({"model": {}, "epoch": 2, "step": 0}, *paths)
     assert load(tmp_path / name)["epoch"] == load(tmp_path / "last.pt")["epoch"] == 1
 
 
-def test_the_furthest_readable_checkpoint_is_found(tmp_path):
-    for epoch, step, name in ((0, 0, "initial.pt"), (2, 0, "best.pt"), (2, 7, "epoch_9.pt")):
-        save(tmp_path, {"model": {}, "epoch": epoch, "step": step}, [name])
-    (tmp_path / "last.pt").write_bytes(b"torn")
-    state, path, complaints = newest(tmp_path)
-    assert (state["step"], path.name) == (7, "epoch_9.pt")
-    assert len(complaints) == 1 and "last.pt" in complaints[0]
-    (tmp_path / "nothing").mkdir()
-    assert newest(tmp_path / "nothing") == (None, None, [])
+def test_the_furthest_readable_checkpoint_is_found(tmp_path, capsys):
+    run = RunPaths(tmp_path)
+    run.checkpoints.mkdir()
+    for epoch, step, path in ((0, 0, run.initial), (2, 0, run.best), (2, 7, run.epoch_checkpoint(9))):
+        save({"model": {}, "epoch": epoch, "step": step}, path)
+    run.last.write_bytes(b"torn")
+    checkpoint, path = newest(run)
+    assert (checkpoint["step"], path.name) == (7, "epoch_9.pt")
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "last.pt cannot be read" in err and err.endswith("epoch_9.pt is used instead\n")
+    assert newest(RunPaths(tmp_path / "nothing")) is None
 
 
-def test_a_checkpoint_that_cannot_be_written_is_a_failed_run(tmp_path):
+def test_a_checkpoint_that_cannot_be_written_raises_run_failed(tmp_path):
     with pytest.raises(RunFailed, match="cannot write"):
-        save(tmp_path / "gone", {"model": {}}, ["last.pt"])
+        save({"model": {}}, tmp_path / "gone" / "last.pt")
 
 
-def test_a_malicious_or_foreign_checkpoint_is_refused_and_nothing_runs(tmp_path):
+def test_a_malicious_or_foreign_checkpoint_is_refused_without_running_its_code(tmp_path):
     import torch
 
     class Evil:
@@ -188,13 +190,13 @@ def test_a_malicious_or_foreign_checkpoint_is_refused_and_nothing_runs(tmp_path)
 
     torch.save({"model": {}, "evil": Evil()}, tmp_path / "evil.pt")
     torch.save([1, 2], tmp_path / "list.pt")
-    for name, told in (("evil.pt", "is refused"), ("list.pt", "no checkpoint"), ("gone.pt", "does not exist")):
-        with pytest.raises(UsageError, match=told):
+    for name, message in (("evil.pt", "is refused"), ("list.pt", "not a checkpoint"), ("gone.pt", "does not exist")):
+        with pytest.raises(UsageError, match=message):
             load(tmp_path / name)
     assert not (tmp_path / "executed").exists()
 
 
-def test_metrics_forget_the_epochs_after_the_checkpoint(tmp_path):
+def test_metrics_drop_rows_after_the_resumed_checkpoint(tmp_path):
     path = tmp_path / "metrics.csv"
     first = MetricsCsv(path, 0)
     for epoch in (1, 2, 3):
@@ -207,7 +209,7 @@ def test_metrics_forget_the_epochs_after_the_checkpoint(tmp_path):
     assert len(read(path)) == 1
 
 
-def test_the_second_ctrl_c_leaves_at_once(monkeypatch):
+def test_a_second_ctrl_c_exits_immediately(monkeypatch):
     left = []
     monkeypatch.setattr(os, "_exit", left.append)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
@@ -232,7 +234,7 @@ def as_excel_saves_it(path):
 
 
 @pytest.mark.parametrize("name", ["=1+1", "+x", "-x", "@SUM(1)", "'=1", "ünï, 实验", "plain"])
-def test_a_results_file_saved_by_excel_is_read_and_appended_to(program, config, tmp_path, name):
+def test_a_results_file_saved_by_excel_can_be_read_and_extended(program, config, tmp_path, name):
     """Names come back as they were given, and none begins a formula in the file."""
     assert program("--config", config(epochs=1), f"--name={name}")[0] == 0
     path = tmp_path / "runs/results.csv"
@@ -247,7 +249,7 @@ def test_a_results_file_saved_by_excel_is_read_and_appended_to(program, config, 
     assert program("--config", config(epochs=1), f"--name={name}", "--resume", "auto")[0] == 0
 
 
-def test_a_formula_in_the_path_of_a_run_is_text(program, config, tmp_path):
+def test_a_run_path_that_looks_like_a_formula_is_stored_as_text(program, config, tmp_path):
     log = tmp_path / "-=x"
     log.mkdir()
     assert program("--config", config(epochs=1), "--log-dir=-=x", "--results", "r.csv")[0] == 0

@@ -14,7 +14,8 @@ import torch
 
 from data.image_views import decode
 from scripts import export, prune
-from trainers import experiment, load_trained, loop
+from trainers import experiment, loop
+from trainers.checkpoint_sources import read_network
 from utils import exit_codes, out_of_memory
 from utils.errors import RunFailed
 from utils.records import checkpoints
@@ -114,7 +115,7 @@ def test_out_of_memory_while_a_checkpoint_is_read(program, config, tmp_path, mon
         capsys.readouterr()
         assert main(words) == 1 and capsys.readouterr().err.count("\n") == 1
     with pytest.raises(RunFailed, match="out of memory"):
-        load_trained.read(str(run))
+        read_network(str(run))
     with pytest.raises(RunFailed, match="out of memory"):
         checkpoints.load(run / "checkpoints/last.pt")
 

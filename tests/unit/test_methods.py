@@ -125,10 +125,19 @@ def test_layers_with_selections_of_their_own_have_no_density_schedule():
 
 
 @pytest.mark.parametrize("conv_type", ["SubnetConv", "GlobalSubnetConv"])
+FALLS = "the density of GlobalSubnetConv falls to that from 50 % in 4 epochs"
+
+
 @pytest.mark.parametrize(
     ("trainer", "options", "density", "constant", "falling"),
     [  # the note where the density is constant, and where that of GlobalSubnetConv falls
-        ("prune_score", {"prune_rate_epoch": 4}, 0.2, "", "GlobalSubnetConv comes down to that from 50 % in 4 epochs"),
+        (
+            "prune_score",
+            {"prune_rate_epoch": 4},
+            0.2,
+            "",
+            FALLS,
+        ),
         ("ss", {"prune_rate_epoch": 0}, 0.2, "", ""),
         ("ss", {"prune_rate_epoch": 4}, 0.5, "", ""),
         (
@@ -136,7 +145,7 @@ def test_layers_with_selections_of_their_own_have_no_density_schedule():
             {"dense_epochs": 3, "prune_rate_epoch": 4},
             0.2,
             "all of them in the first 3 epochs",
-            "all of them in the first 3 epochs; then GlobalSubnetConv comes down to that from 50 % in 4 epochs",
+            f"all of them in the first 3 epochs; then {FALLS}",
         ),
     ],
 )

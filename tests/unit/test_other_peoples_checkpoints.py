@@ -1,4 +1,4 @@
-"""Checkpoints as other programs write them: what stands around a network and in front of its names; what they say."""
+"""Checkpoints of other programs: where the network is, prefixes of its keys, and the advice if options differ."""
 
 import shlex
 
@@ -8,16 +8,17 @@ import torch
 import models
 from args import parse
 from models.constraints import constrain
-from models.registry import ARCHS
 from tests.originals import original, original_state, small_net, write
 from tests.unit.test_pretrained import into, same
 from trainers import load_trained
+from trainers.checkpoint_sources import WRAPPERS, network_in, read_network
+from utils import choices
 from utils.errors import UsageError
 
 
 @pytest.fixture
 def options(config):
-    """Options that fit `small_net` and what `original` says of it."""
+    """Options of `small_net` that agree with what `original` declares."""
     return parse(["--config", config()]).replace(arch="Conv2_BinAct", prune_rate=0.3)
 
 
@@ -29,14 +30,14 @@ def state(prefix=""):
 
 
 @pytest.mark.parametrize("kind", [torch.int8, torch.bool, torch.complex64])
-def test_what_are_no_real_numbers_is_refused(tmp_path, options, kind):
+def test_tensors_that_are_not_floating_point_are_refused(tmp_path, options, kind):
     path = write({name: value.to(kind) for name, value in state().items()}, tmp_path / "net.pt")
     with pytest.raises(UsageError, match="floating-point numbers are needed"):
         into(path, options, small_net())
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_numbers_that_are_not_finite_are_refused_and_nothing_is_taken(tmp_path, options, number):
+def test_a_network_with_non_finite_numbers_is_refused_before_anything_is_loaded(tmp_path, options, number):
     values, target = state(), small_net(seed=1)
     [*values.values()][-1].view(-1)[-1] = number
     with pytest.raises(UsageError, match="is not finite"):
@@ -45,7 +46,7 @@ def test_numbers_that_are_not_finite_are_refused_and_nothing_is_taken(tmp_path, 
 
 
 @pytest.mark.parametrize("kind", [torch.float64, torch.float16, torch.bfloat16])
-def test_every_floating_point_type_is_taken(tmp_path, options, kind):
+def test_every_floating_point_dtype_is_converted(tmp_path, options, kind):
     values = {name: value.to(kind) for name, value in state().items()}
     target = small_net(seed=1)
     into(write(values, tmp_path / "net.pt"), options, target)
@@ -62,13 +63,13 @@ PREFIXES += ["model._orig_mod.", "module.module.", "net.model.module._orig_mod."
 
 @pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.parametrize("holder", ["", "state_dict"])
-def test_what_stands_in_front_of_the_names_is_left_out(tmp_path, options, prefix, holder):
+def test_wrapper_prefixes_of_keys_are_removed(tmp_path, options, prefix, holder):
     content = {holder: state(prefix), "epoch": 3} if holder else state(prefix)
     path, target = write(content, tmp_path / "net.pt"), small_net(seed=1)
     assert same(into(path, options, target), small_net())
 
 
-def test_a_part_that_was_compiled_on_its_own_is_taken(tmp_path, options):
+def test_a_separately_compiled_submodule_is_loaded(tmp_path, options):
     compiled = {key.replace("convs.", "convs._orig_mod."): value for key, value in state().items()}
     assert any("._orig_mod." in key for key in compiled)
     assert same(into(write(compiled, tmp_path / "net.pt"), options, small_net(seed=1)), small_net())
@@ -92,19 +93,19 @@ def test_a_network_is_found_under_its_usual_keys(tmp_path, options, capsys, hold
 @pytest.mark.parametrize(
     ("first", "second"), [("model", "ema"), ("state_dict", "state_dict_ema"), ("net", "model_ema")]
 )
-def test_of_a_network_and_its_average_the_network_is_taken_with_a_word(tmp_path, options, capsys, first, second):
+def test_a_network_is_preferred_to_its_average_with_a_warning(tmp_path, options, capsys, first, second):
     other = {key: torch.zeros_like(value) for key, value in state().items()}
     path = write({second: other, first: state()}, tmp_path / "net.pt")
     assert same(into(path, options, small_net(seed=1)), small_net())
-    assert f"warning: {path} holds 2 networks: {first} is taken, not {second}\n" in capsys.readouterr().err
+    assert f"warning: {path} holds 2 networks: {first} is used, not {second}\n" in capsys.readouterr().err
 
 
-def test_a_holder_without_a_network_is_passed_by(tmp_path, options):
+def test_a_usual_key_without_a_network_is_skipped(tmp_path, options):
     content = {"model": {"name": "Conv2", "width": 1}, "net": {}, "state_dict": state()}
     assert same(into(write(content, tmp_path / "net.pt"), options, small_net(seed=1)), small_net())
 
 
-def test_what_a_file_holds_instead_of_a_network_is_named(tmp_path, options):
+def test_a_file_without_a_network_is_refused_with_its_keys(tmp_path, options):
     path = write({"generator\n": state(), "epoch": 3}, tmp_path / "net.pt")
     with pytest.raises(UsageError, match=r"holds no network: .*`state_dict`.*; it has generator\\n, epoch$"):
         into(path, options, small_net(seed=1))
@@ -113,21 +114,21 @@ def test_what_a_file_holds_instead_of_a_network_is_named(tmp_path, options):
 def test_two_networks_under_different_wrappers_are_refused(tmp_path):
     path = write(state("model.") | state("net."), tmp_path / "net.pt")
     with pytest.raises(UsageError, match=r"holds several networks: \S+ is in it twice"):
-        load_trained.read(str(path))
+        read_network(str(path))
 
 
-def test_a_content_that_holds_itself_ends(options):
+def test_self_referencing_content_is_refused(options):
     content = {"epoch": 1}
     content["model"] = content
     with pytest.raises(UsageError, match="holds no network"):
-        load_trained.from_content(content, "net.pt")
+        network_in(content, "net.pt")
 
 
-@pytest.mark.parametrize("arch", ARCHS)
-def test_no_architecture_has_layers_of_the_wrappers_names(arch):
+@pytest.mark.parametrize("arch", choices.ARCHS)
+def test_no_architecture_has_a_layer_named_like_a_wrapper(arch):
     with torch.device("meta"):
         net = models.build(arch, num_classes=10, in_shape=(3, 32, 32) if "MNIST" not in arch else (1, 28, 28))
-    assert not [name for name, _ in net.named_parameters() if name.startswith(load_trained.WRAPPERS)]
+    assert not [name for name, _ in net.named_parameters() if name.startswith(WRAPPERS)]
 
 
 # --- what a file says
@@ -137,7 +138,7 @@ FORGED = "ResNet18\x1b[2J\rerror: all is lost\nerror: forged"
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("declared", "message"),
     [
         ({"arch": "resnet18"}, "this program has no arch resnet18 (did you mean 'ResNet18'?)"),
         ({"arch": "vit_b_16"}, "this program has no arch vit_b_16"),
@@ -153,15 +154,15 @@ FORGED = "ResNet18\x1b[2J\rerror: all is lost\nerror: forged"
     ],
     ids=lambda value: ascii(value)[:30] if isinstance(value, str) else "",
 )
-def test_a_value_that_this_program_does_not_take_is_not_advised(program, config, tmp_path, said, told):
-    path = write(original(small_net(), **said), tmp_path / "net.pth")
+def test_an_unknown_option_value_of_a_file_is_not_advised(program, config, tmp_path, declared, message):
+    path = write(original(small_net(), **declared), tmp_path / "net.pth")
     code, _, err = program("--config", config(arch="Conv2_BinAct", prune_rate=0.3), "--pretrained", path)
-    assert code == 2 and told in err and "give" not in err and err.startswith("error: ")
+    assert code == 2 and message in err and "give" not in err and err.startswith("error: ")
     assert err.count("\n") == 1 and len(err) < 900 and "\x1b" not in err and "\r" not in err
 
 
 @pytest.mark.parametrize(
-    ("said", "ours"),
+    ("declared", "ours"),
     [
         ({"arch": "FC"}, {}),
         ({"arch": "ResNet18_BinAct", "prune_rate": 0.25}, {}),
@@ -172,22 +173,22 @@ def test_a_value_that_this_program_does_not_take_is_not_advised(program, config,
         ({}, {"arch": "Conv4"}),
     ],
 )
-def test_what_is_advised_is_taken(config, tmp_path, said, ours):
+def test_the_advised_flags_load_the_network(config, tmp_path, declared, ours):
     base = {"arch": "Conv2_BinAct", "prune_rate": 0.3, "freeze_weights": None} | ours
-    path = write(original(small_net(), **said), tmp_path / "net.pth")
+    path = write(original(small_net(), **declared), tmp_path / "net.pth")
     words = ["--config", config(**base), "--pretrained", str(path)]
-    with pytest.raises(UsageError, match=r"decides?: give .* to take the file's network") as caught:
-        load_trained.compare(load_trained.read(str(path)), parse(words))
-    advice = str(caught.value).partition(": give ")[2].partition(" to take the file's network")
+    with pytest.raises(UsageError, match=r"decides?: pass .* to use the file's network") as caught:
+        load_trained.check_declared(read_network(str(path)), parse(words))
+    advice = str(caught.value).partition(": pass ")[2].partition(" to use the file's network")
     assert not advice[2], caught.value
-    load_trained.compare(load_trained.read(str(path)), parse([*words, *shlex.split(advice[0])]))
+    load_trained.check_declared(read_network(str(path)), parse([*words, *shlex.split(advice[0])]))
 
 
-def test_what_the_files_network_contradicts_is_said_too(config, tmp_path):
+def test_options_that_contradict_the_files_network_are_reported_too(config, tmp_path):
     path = write(original(small_net(), conv_type="GlobalSubnetConv"), tmp_path / "net.pth")
     options = parse(["--config", config(arch="Conv2_BinAct", prune_rate=0.3), "--pretrained", str(path)])
-    with pytest.raises(UsageError, match=r"--conv-type GlobalSubnetConv to take .*; then .*prune_rate_epoch"):
-        load_trained.compare(load_trained.read(str(path)), options)
+    with pytest.raises(UsageError, match=r"--conv-type GlobalSubnetConv to use .*; then .*prune_rate_epoch"):
+        load_trained.check_declared(read_network(str(path)), options)
 
 
 def test_names_of_tensors_are_shown_escaped(tmp_path, options, capsys):
@@ -197,7 +198,7 @@ def test_names_of_tensors_are_shown_escaped(tmp_path, options, capsys):
     assert out.count("\n") == 1 and "unused: \\x1b[31m\\nerror: forged, yyy" in out and len(out) < 500
 
 
-def test_an_epoch_that_is_none_is_shown_escaped(program, config, tmp_path):
+def test_an_epoch_that_is_not_a_number_is_shown_escaped(program, config, tmp_path):
     net = constrain(models.build("FC", num_classes=10, in_shape=(1, 8, 8)), "SubnetConv", density=0.5)
     content = original(net, arch="FC", prune_rate=0.5) | {"epoch": "1\x1b[2J\nerror: forged"}
     path = write(content, tmp_path / "net.pth")

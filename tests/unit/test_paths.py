@@ -170,7 +170,7 @@ def test_no_config_leaves_the_log_directory(parse: Any, tmp_path: Path, file: st
     assert args.from_flat(options.flat()).flat() == options.flat()  # what is stored can be read again
     made = runs.create(options).path.resolve()
     assert (tmp_path / "logs").resolve() in made.parents and "None" not in made.name
-    assert all(part not in ("", ".", "..") and not part.startswith(".") for part in runs.base(options).parts)
+    assert all(part not in ("", ".", "..") and not part.startswith(".") for part in runs.base_directory(options).parts)
 
 
 @pytest.mark.parametrize("name", [".", "..", ".hidden", "a/b", "x" * 100, "é" * 101, "实" * 67, "~/x"])
@@ -253,5 +253,5 @@ def test_the_file_that_is_in_the_way_of_a_run_is_named(program, config, tmp_path
     code, _, err = program(
         "--config", config(conv_type="DenseConv", freeze_weights=None, trainer=None, prune_rate=None)
     )
-    told = "cannot make runs/ticket/ticket: runs/ticket is no directory; --log-dir names another place"
+    told = "cannot make runs/ticket/ticket: runs/ticket is no directory; pass another folder with --log-dir"
     assert (code, err) == (2, f"error: log_dir: {told}\n")

@@ -1,4 +1,4 @@
-"""Pictures: the text of users is drawn as text, and one that cannot be drawn is a warning."""
+"""Charts: labels are drawn literally, and a chart that cannot be drawn is a warning."""
 
 import os
 import re
@@ -36,7 +36,7 @@ TEXTS = {  # as it is given -> as it is drawn
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The figures that are drawn."""
+    """List of the figures that the test draws."""
     figures = []
     save = matplotlib.figure.Figure.savefig
     monkeypatch.setattr(
@@ -46,7 +46,7 @@ def drawn(monkeypatch):
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=ascii)
-def test_text_is_drawn_as_text(tmp_path, drawn, capsys, text):
+def test_labels_are_drawn_literally(tmp_path, drawn, capsys, text):
     lines = [Line(text, [0, 1], [1, 2]), Line("_other", [0, 1], [2, 3])]
     assert line_chart(tmp_path / "a.png", lines, text, text, text)
     (axes,) = drawn[0].axes
@@ -59,7 +59,7 @@ def test_text_is_drawn_as_text(tmp_path, drawn, capsys, text):
 
 
 @pytest.mark.filterwarnings("error")
-def test_characters_without_a_glyph_are_escaped_without_a_word(tmp_path, drawn, monkeypatch, capsys):
+def test_characters_without_a_glyph_are_escaped_without_a_warning(tmp_path, drawn, monkeypatch, capsys):
     monkeypatch.setattr(plots, "FONTS", ["DejaVu Sans"])
     names = ["实验一", "实验二", "\U0001faa8"]
     assert line_chart(tmp_path / "a.png", [Line(name, [0, 1], [1, 2]) for name in names], "x", "y")
@@ -67,7 +67,7 @@ def test_characters_without_a_glyph_are_escaped_without_a_word(tmp_path, drawn, 
     assert texts == [r"\u5b9e\u9a8c\u4e00", r"\u5b9e\u9a8c\u4e8c", r"\U0001faa8"] and capsys.readouterr() == ("", "")
 
 
-def test_long_names_keep_both_ends(tmp_path, drawn):
+def test_long_labels_are_cut_in_the_middle(tmp_path, drawn):
     long = "first " + "x" * 300 + " last"
     assert line_chart(tmp_path / "a.png", [Line(long, [0], [0])] * 2, "x", "y", long)
     title = drawn[0].axes[0].title.get_text()
@@ -75,7 +75,7 @@ def test_long_names_keep_both_ends(tmp_path, drawn):
 
 
 @pytest.mark.parametrize("values", [[float("nan")] * 2, [float("inf"), 1], [1e308, -1e308], []], ids=str)
-def test_values_that_have_no_place_end_nothing(tmp_path, capsys, values):
+def test_values_that_cannot_be_drawn_raise_no_error(tmp_path, capsys, values):
     drawn = line_chart(tmp_path / "a.png", [Line("a", [0.0, 1.0][: len(values)], values)], "x", "y")
     err = capsys.readouterr().err
     assert drawn == (tmp_path / "a.png").exists() and err.count("\n") == (not drawn) and "Traceback" not in err
@@ -97,7 +97,7 @@ def failures(monkeypatch):
 
 
 @pytest.mark.parametrize("failure", failures(None))
-def test_a_picture_that_fails_is_a_line_once(tmp_path, monkeypatch, capsys, failure):
+def test_a_failed_chart_warns_once(tmp_path, monkeypatch, capsys, failure):
     monkeypatch.delitem(sys.modules, "matplotlib.style", raising=False)
     failures(monkeypatch)[failure]()
     for _ in range(3):
@@ -107,7 +107,7 @@ def test_a_picture_that_fails_is_a_line_once(tmp_path, monkeypatch, capsys, fail
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_page_shows_text_as_text_and_fails_as_a_picture_does(tmp_path, monkeypatch, capsys):
+def test_a_page_escapes_html_and_warns_if_it_fails(tmp_path, monkeypatch, capsys):
     text = "<a href='x'>a</a></script> $x$ &amp; \udcff"
     assert line_page(tmp_path / "a.html", [Line(text, [0, 1], [1, 2], "C0--")], "x", "y", text)
     page = (tmp_path / "a.html").read_text(encoding="utf-8")
@@ -119,7 +119,7 @@ def test_a_page_shows_text_as_text_and_fails_as_a_picture_does(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("env", ["backend", "matplotlibrc", "no home"])
-def test_the_persons_environment_changes_no_picture(tmp_path, env):
+def test_the_users_environment_does_not_affect_charts(tmp_path, env):
     (tmp_path / "rc").write_text("text.usetex: True\nfont.family: Nothing\naxes.formatter.use_mathtext: True\n")
     variables = {
         "backend": {"MPLBACKEND": "nonsense"},
@@ -135,7 +135,7 @@ def test_the_persons_environment_changes_no_picture(tmp_path, env):
 
 
 @pytest.mark.parametrize("name", [r"a$\bad{$b", "_实验 $5_$", "=1+1"])
-def test_a_run_of_any_name_draws_its_curves(program, config, tmp_path, monkeypatch, name):
+def test_runs_with_special_characters_in_their_name_draw_charts(program, config, tmp_path, monkeypatch, name):
     monkeypatch.setattr(Default, "tables", lambda *_: {"sweep": CURVE})
     dense = config("dense.yml", conv_type=None, freeze_weights=None, prune_rate=None, epochs=1)
     code, _, err = program("--config", dense, f"--name={name}", "--log-dir", tmp_path / "cost $5_$")
@@ -143,7 +143,7 @@ def test_a_run_of_any_name_draws_its_curves(program, config, tmp_path, monkeypat
     assert (tmp_path / "cost $5_$/dense" / name / "sweep.png").read_bytes().startswith(PNG)
 
 
-def test_a_run_whose_pictures_fail_is_done(program, config, tmp_path, monkeypatch):
+def test_a_run_completes_if_its_charts_fail(program, config, tmp_path, monkeypatch):
     monkeypatch.setattr(Default, "tables", lambda *_: {"sweep": CURVE})
     monkeypatch.setattr(plots, "_png", lambda *_: 1 / 0)
     dense = config("dense.yml", conv_type=None, freeze_weights=None, prune_rate=None, epochs=2)
@@ -156,7 +156,7 @@ def test_a_run_whose_pictures_fail_is_done(program, config, tmp_path, monkeypatc
     assert (tmp_path / run / "sweep.csv").read_text().count("\n") == 5
 
 
-def test_a_report_prints_its_table_whatever_becomes_of_the_picture(program, config, tmp_path, monkeypatch, capsys):
+def test_a_report_prints_its_table_even_if_the_chart_fails(program, config, tmp_path, monkeypatch, capsys):
     for name in ("_a", r"$\bad{"):
         assert program("--config", config(epochs=1), "--name", name, "--lr", 0.1 * len(name))[0] == 0
     runs = [str(tmp_path / "runs/ticket/prune-rate=0.5" / name) for name in ("_a", r"$\bad{")]
@@ -164,5 +164,5 @@ def test_a_report_prints_its_table_whatever_becomes_of_the_picture(program, conf
     table = capsys.readouterr().out
     monkeypatch.setattr(plots, "_png", lambda *_: 1 / 0)
     assert report.main([*runs, "--out", str(tmp_path / "b.png")]) == 1
-    said = capsys.readouterr()
-    assert said.out == "\n".join(table.splitlines()[:-1]) + "\n" and said.err.startswith("warning: cannot write ")
+    output = capsys.readouterr()
+    assert output.out == "\n".join(table.splitlines()[:-1]) + "\n" and output.err.startswith("warning: cannot write ")

@@ -1,4 +1,4 @@
-"""Checkpoints of anyone: what is taken, what is refused, in which words, and that nothing in them is ever executed."""
+"""Checkpoints of BIPROP and of this program: which load, which are refused and how. Their code never runs."""
 
 import os
 import pickle
@@ -11,22 +11,22 @@ import models
 from args import parse
 from models.constraints import constrain
 from tests.originals import before_2022, logits, original, original_state, small_net, write
-from trainers import load_trained
-from trainers.load_trained import compare, load, read
+from trainers.checkpoint_sources import network_in, read_network
+from trainers.load_trained import check_declared, load_weights
 from utils.errors import UsageError
 from utils.records import checkpoints
 
 
 @pytest.fixture
 def options(config):
-    """Options that fit `small_net` and what `original` says of it."""
+    """Options of `small_net` that agree with what `original` declares."""
     return parse(["--config", config()]).replace(arch="Conv2_BinAct", prune_rate=0.3)
 
 
 def into(path, options, model, whole=True):
-    stored = read(str(path))
-    compare(stored, options)
-    load(stored, model, whole=whole)
+    stored = read_network(str(path))
+    check_declared(stored, options)
+    print(f"{path}: {load_weights(stored, model, whole=whole)}")  # as the program does
     return model
 
 
@@ -49,50 +49,49 @@ def refusal(act, path):
 @pytest.mark.parametrize("module", [True, False], ids=["module", "bare keys"])
 @pytest.mark.parametrize("form", [{}, {"legacy": True}, {"legacy": True, "old_numpy": True}], ids=str)
 @pytest.mark.parametrize("age", [dict, before_2022])
-def test_every_kind_of_original_is_taken_to_the_bit(tmp_path, options, capsys, module, form, age):
+def test_every_format_of_biprop_loads_bit_exactly(tmp_path, options, capsys, module, form, age):
     source, target = small_net(), small_net(seed=1)
     assert not torch.equal(logits(source), logits(target))
     path = write(age(original(source, module)), tmp_path / "model_best.pth", **form)
     into(path, options, target)
     assert same(target, source) and torch.equal(logits(target), logits(source))
-    warned = "" if age is dict else f"warning: {path} does not say its conv_type and prune_rate: the options given"
-    assert capsys.readouterr().err.startswith(warned) and read(str(path)).ours is False
+    warned = "" if age is dict else f"warning: {path} does not have its conv_type and prune_rate: the options given"
+    assert capsys.readouterr().err.startswith(warned) and read_network(str(path)).is_native is False
 
 
 @pytest.mark.parametrize(
     "wrap", [dict, lambda s: {"state_dict": s}, lambda s: {"model": s, "options": None}], ids=["bare", "one", "us"]
 )
-def test_a_state_dict_alone_is_enough_and_the_options_decide(tmp_path, options, capsys, wrap):
+def test_a_bare_state_dict_loads_with_a_warning(tmp_path, options, capsys, wrap):
     source = small_net()
     for state in (source.state_dict(), original_state(source)):
         assert same(into(write(wrap(state), tmp_path / "net.pt"), options, small_net(seed=1)), source)
     assert (
-        "does not say its arch and conv_type and prune_rate: the options given here decide" in capsys.readouterr().err
+        "does not have its arch and conv_type and prune_rate: the options given here decide" in capsys.readouterr().err
     )
 
 
-def test_our_own_checkpoint_says_as_much(tmp_path, options, capsys):
+def test_our_own_checkpoint_declares_its_network(tmp_path, options, capsys):
     content = {"model": small_net().state_dict(), "epoch": 3, "step": 0, "options": options.flat()}
-    stored = read(str(write(content, tmp_path / "last.pt")))
-    said = {"arch": "Conv2_BinAct", "conv_type": "SubnetConv", "prune_rate": 0.3, "readout": "pooled"}
-    assert stored.said == said and stored.ours
-    compare(stored, options)
-    load(stored, small_net(seed=1), whole=True)
-    heard = capsys.readouterr()
-    assert (heard.out, heard.err) == (f"{stored.path}: 30 of 30 tensors taken\n", "")
+    stored = read_network(str(write(content, tmp_path / "last.pt")))
+    declared = {"arch": "Conv2_BinAct", "conv_type": "SubnetConv", "prune_rate": 0.3, "readout": "pooled"}
+    assert stored.declared == declared and stored.is_native
+    check_declared(stored, options)
+    assert load_weights(stored, small_net(seed=1), whole=True) == "30 of 30 tensors match"
+    assert not capsys.readouterr().err
 
 
-def test_of_a_run_the_newest_checkpoint_that_can_be_read_is_taken(tmp_path, options, capsys):
+def test_a_run_directory_gives_its_newest_readable_checkpoint(tmp_path, options, capsys):
     (folder := tmp_path / "checkpoints").mkdir()
     for epoch, name in ((2, "best.pt"), (1, "epoch_1.pt")):
         write({"model": small_net(seed=epoch).state_dict(), "epoch": epoch, "step": 0}, folder / name)
-    stored = read(str(tmp_path))
-    assert stored.path == str(folder / "best.pt") and stored.ours and not capsys.readouterr().err
-    load(stored, net := small_net(seed=1), whole=True)
+    stored = read_network(str(tmp_path))
+    assert stored.path == str(folder / "best.pt") and stored.is_native and not capsys.readouterr().err
+    load_weights(stored, net := small_net(seed=1), whole=True)
     assert all(torch.equal(net.state_dict()[key], value) for key, value in small_net(seed=2).state_dict().items())
     capsys.readouterr()
     (folder / "best.pt").write_bytes(b"PK")
-    assert read(str(tmp_path)).path == str(folder / "epoch_1.pt")
+    assert read_network(str(tmp_path)).path == str(folder / "epoch_1.pt")
     assert capsys.readouterr().err.endswith(f"{folder / 'epoch_1.pt'} is used instead\n")
 
 
@@ -129,7 +128,7 @@ def attack_file(path, marker, call="os.system", form="zip"):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("call", ATTACKS)
-def test_a_malicious_file_is_refused_in_one_line_and_nothing_runs(program, config, tmp_path, call, form):
+def test_a_malicious_file_is_refused_without_running_its_code(program, config, tmp_path, call, form):
     marker = tmp_path / "executed"
     path = attack_file(tmp_path / "evil.pth", marker, call, form)
     for extra in ([], ["--evaluate"]):
@@ -142,7 +141,7 @@ def test_a_malicious_file_is_refused_in_one_line_and_nothing_runs(program, confi
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_malicious_files_would_run_elsewhere(tmp_path, form):
+def test_the_malicious_files_do_run_when_loaded_unsafely(tmp_path, form):
     path = attack_file(tmp_path / "evil.pth", tmp_path / "executed", "os.system", form)
     if form.startswith("protocol"):
         pickle.loads(path.read_bytes())
@@ -151,7 +150,7 @@ def test_the_malicious_files_would_run_elsewhere(tmp_path, form):
     assert (tmp_path / "executed").exists()
 
 
-def test_the_names_allowed_are_allowed_only_while_a_file_is_read(tmp_path):
+def test_the_allowed_globals_are_allowed_only_during_a_read(tmp_path):
     path = write(original(small_net()), tmp_path / "net.pth")
     before = set(torch.serialization.get_safe_globals())
     checkpoints.read(path)
@@ -169,13 +168,13 @@ def flipped(data):
 
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 134078869\n"
-BROKEN = {  # what is done to the bytes of a good file in the legacy format or not -> what is said
+BROKEN = {  # what is done to the bytes of a good file in the legacy format or not -> the message
     "cut zip": (False, lambda data: data[: len(data) // 2], "cannot be read: damaged or cut short"),
     "flipped bit": (False, flipped, "cannot be read: damaged at"),
     "cut legacy tensor": (True, lambda data: data[:-5], "cannot be read: "),
     "cut legacy pickle": (True, lambda data: data[:300], "cannot be read: "),
-    "empty": (False, lambda data: b"", "is no checkpoint: it is empty"),
-    "text": (False, lambda data: b"arch: Conv4\n", "is no checkpoint: torch.save did not write it"),
+    "empty": (False, lambda data: b"", "is not a checkpoint: it is empty"),
+    "text": (False, lambda data: b"arch: Conv4\n", "is not a checkpoint: torch.save did not write it"),
     "pointer": (False, lambda data: POINTER, "is a Git LFS pointer: fetch the file with git lfs pull"),
     "plain pickle": (False, lambda data: pickle.dumps({"a": 1}, protocol=2), "cannot be read: Invalid magic number"),
     "newer pickle": (False, lambda data: pickle.dumps([1], protocol=4), "is refused: it is damaged or holds more"),
@@ -184,30 +183,30 @@ BROKEN = {  # what is done to the bytes of a good file in the legacy format or n
 
 
 @pytest.mark.parametrize("fault", BROKEN)
-def test_a_file_that_is_none_is_told_in_one_line(tmp_path, fault, recwarn):
-    legacy, damage, told = BROKEN[fault]
+def test_a_broken_file_is_refused_in_one_line(tmp_path, fault, recwarn):
+    legacy, damage, wanted = BROKEN[fault]
     path = write(original(small_net()), tmp_path / "net.pth", legacy=legacy)
     path.write_bytes(damage(path.read_bytes()))
-    assert f"{path} {told}" in refusal(lambda: read(str(path)), path)
+    assert f"{path} {wanted}" in refusal(lambda: read_network(str(path)), path)
     assert not recwarn.list
 
 
-def test_a_zip_of_something_else_is_no_checkpoint(tmp_path, recwarn):
+def test_a_zip_without_a_checkpoint_is_refused(tmp_path, recwarn):
     program, arrays = tmp_path / "program.pt", tmp_path / "arrays.npz"
     torch.jit.script(torch.nn.Linear(2, 2)).save(program)
     recwarn.clear()
     np.savez(arrays, a=np.ones(2))
     for path in (program, arrays):
-        assert (
-            refusal(lambda path=path: read(str(path)), path) == f"{path} is no checkpoint: torch.save did not write it"
-        )
+        message = refusal(lambda path=path: read_network(str(path)), path)
+        assert message == f"{path} is not a checkpoint: torch.save did not write it"
     assert not recwarn.list
 
 
-def test_a_place_without_a_file_is_told(tmp_path):
-    assert refusal(lambda: read(str(tmp_path)), tmp_path) == f"{tmp_path} is no run: it has no readable checkpoint"
+def test_a_path_without_a_checkpoint_is_refused(tmp_path):
+    message = refusal(lambda: read_network(str(tmp_path)), tmp_path)
+    assert message == f"{tmp_path} is not a run: it has no readable checkpoint"
     gone = tmp_path / "gone.pth"
-    assert refusal(lambda: read(str(gone)), gone) == f"{gone} does not exist"
+    assert refusal(lambda: read_network(str(gone)), gone) == f"{gone} does not exist"
 
 
 @pytest.mark.parametrize(
@@ -220,20 +219,20 @@ def test_a_place_without_a_file_is_told(tmp_path):
 )
 def test_a_file_without_tensors_by_name_holds_no_network(tmp_path, content):
     path = write(content, tmp_path / "net.pt")
-    assert "holds no network: tensors by name are needed" in refusal(lambda: read(str(path)), path)
+    assert "holds no network: tensors by name are needed" in refusal(lambda: read_network(str(path)), path)
 
 
 # what fits
 
 
-def test_another_head_is_left_out_for_training_and_refused_for_testing(tmp_path, options, capsys):
+def test_a_head_of_another_size_is_left_out_for_training_and_refused_for_testing(tmp_path, options, capsys):
     source, target = small_net(num_classes=9), small_net(seed=1)
     before = {key: value.clone() for key, value in target.state_dict().items()}
     path = write(original(source), tmp_path / "net.pth")
     shapes = "is [9, 32, 1, 1] there and [3, 32, 1, 1] here"
-    found = f"28 of 30 tensors taken; of another shape: linear.6.weight {shapes}, linear.6.scores {shapes}"
-    told = refusal(lambda: into(path, options, target), path)
-    assert told == f"{path} is not all of this network, which cannot be tested so: {found}"
+    found = f"28 of 30 tensors match; of another shape: linear.6.weight {shapes}, linear.6.scores {shapes}"
+    message = refusal(lambda: into(path, options, target), path)
+    assert message == f"{path} does not hold all of this network: {found}"
     assert all(torch.equal(value, before[key]) for key, value in target.state_dict().items())
     into(path, options, target, whole=False)
     assert capsys.readouterr().out == f"{path}: {found}\n"
@@ -241,24 +240,24 @@ def test_another_head_is_left_out_for_training_and_refused_for_testing(tmp_path,
         assert torch.equal(value, before[key] if key.startswith("linear.6") else source.state_dict()[key]), key
 
 
-def test_a_whole_network_is_said_to_be_whole(tmp_path, options, capsys):
+def test_loading_a_complete_network_reports_all_tensors(tmp_path, options, capsys):
     path = write(original(small_net()), tmp_path / "net.pth")
     into(path, options, small_net(seed=1), whole=False)
-    assert capsys.readouterr().out == f"{path}: 30 of 30 tensors taken\n"
+    assert capsys.readouterr().out == f"{path}: 30 of 30 tensors match\n"
 
 
-def test_missing_and_unused_tensors_are_counted_and_a_few_named(tmp_path, options, capsys):
+def test_missing_and_unused_tensors_are_reported(tmp_path, options, capsys):
     dense, subnet = small_net(conv_type="DenseConv"), small_net()
     path = write(original_state(dense), tmp_path / "dense.pt")
     into(path, options, subnet, whole=False)
     named = "convs.0.scores, convs.3.scores, linear.0.scores, linear.3.scores and 1 more"
-    assert capsys.readouterr().out == f"{path}: 25 of 30 tensors taken; not in the file: {named}\n"
+    assert capsys.readouterr().out == f"{path}: 25 of 30 tensors match; not in the file: {named}\n"
     assert named in refusal(lambda: into(path, options, subnet), path)
     path = write(original_state(subnet), tmp_path / "subnet.pt")
-    assert f"25 of 25 tensors taken; unused: {named}" in refusal(lambda: into(path, options, dense), path)
+    assert f"25 of 25 tensors match; unused: {named}" in refusal(lambda: into(path, options, dense), path)
 
 
-def test_a_file_from_before_batch_norm_counted_is_whole(tmp_path, options):
+def test_a_file_without_num_batches_tracked_is_complete(tmp_path, options):
     source = small_net()
     state = {k: v for k, v in original_state(source).items() if not k.endswith("num_batches_tracked")}
     assert len(state) == 26
@@ -266,7 +265,7 @@ def test_a_file_from_before_batch_norm_counted_is_whole(tmp_path, options):
     assert torch.equal(logits(target), logits(source))
 
 
-def test_batch_norms_counters_are_taken(tmp_path, options):
+def test_num_batches_tracked_is_loaded(tmp_path, options):
     source = small_net()
     source.train()(torch.randn(8, 1, 4, 4))
     target = into(write(original(source), tmp_path / "net.pth"), options, small_net(seed=1))
@@ -274,41 +273,41 @@ def test_batch_norms_counters_are_taken(tmp_path, options):
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_nothing_that_fits_is_an_error_and_a_counter_is_nothing(tmp_path, options, whole):
+def test_a_file_with_no_matching_tensor_but_a_counter_is_refused(tmp_path, options, whole):
     counter = {"convs.1.num_batches_tracked": torch.tensor(5)}
     for state in ({"features.0.weight": torch.ones(3)}, {"other": torch.ones(2)} | counter):
         path = write(state, tmp_path / "net.pt")
-        told = refusal(lambda path=path: into(path, options, small_net(), whole=whole), path)
-        assert "does not fit this network at all: " in told and "and 2" in told and "unused: " in told
+        message = refusal(lambda path=path: into(path, options, small_net(), whole=whole), path)
+        assert all(part in message for part in ("does not fit this network at all: ", "and 2", "unused: "))
 
 
 # whether it is the network asked for
 
 
 @pytest.mark.parametrize(
-    ("theirs", "ours", "told"),
+    ("theirs", "ours", "wanted"),
     [
         ({"conv_type": "DenseConv"}, {}, ["conv_type: DenseConv in ", ", SubnetConv here", "--conv-type DenseConv"]),
-        ({}, {"arch": "Conv2"}, ["arch: Conv2_BinAct in ", "Conv2 here; --arch decides: give --arch Conv2_BinAct to"]),
+        ({}, {"arch": "Conv2"}, ["arch: Conv2_BinAct in ", "Conv2 here; --arch decides: pass --arch Conv2_BinAct to"]),
         (
             {"prune_rate": 0.300001},
             {},
-            ["prune_rate: 0.300001 in", "0.3 here; --prune-rate decides: give --prune-rate"],
+            ["prune_rate: 0.300001 in", "0.3 here; --prune-rate decides: pass --prune-rate"],
         ),
-        ({"conv_type": "GlobalSubnetConv"}, {}, ["GlobalSubnetConv in", "give --conv-type GlobalSubnetConv to take"]),
+        ({"conv_type": "GlobalSubnetConv"}, {}, ["GlobalSubnetConv in", "pass --conv-type GlobalSubnetConv to use"]),
         ({}, {"conv_type": "GlobalSubnetConv"}, ["conv_type: SubnetConv in", "GlobalSubnetConv here"]),
         ({"conv_type": "SampleSubnetConv"}, {"conv_type": "FixedSubnetConv"}, ["FixedSubnetConv here"]),
         ({"conv_type": "GlobalSubnetConv"}, {"conv_type": "FixedSubnetConv"}, ["FixedSubnetConv here"]),
-        ({}, {"conv_type": "FixedSubnetConv", "prune_rate": 0.7}, ["--prune-rate decides: give --prune-rate 0.3 to"]),
+        ({}, {"conv_type": "FixedSubnetConv", "prune_rate": 0.7}, ["--prune-rate decides: pass --prune-rate 0.3 to"]),
         (
             {},
             {"conv_type": "DenseConv", "prune_rate": None},
-            ["None here", "--conv-type and --prune-rate decide: give --conv-type SubnetConv --prune-rate 0.3 to take"],
+            ["None here", "--conv-type and --prune-rate decide: pass --conv-type SubnetConv --prune-rate 0.3 to use"],
         ),
     ],
 )
 @pytest.mark.parametrize("ours_file", [True, False])
-def test_another_network_is_refused_with_the_flag_that_decides(tmp_path, options, theirs, ours, told, ours_file):
+def test_another_network_is_refused_with_the_flags_to_pass(tmp_path, options, theirs, ours, wanted, ours_file):
     content = original(small_net(), **theirs)
     if ours_file:
         facts = {name: content[name] for name in ("arch", "conv_type", "prune_rate")}
@@ -317,7 +316,8 @@ def test_another_network_is_refused_with_the_flag_that_decides(tmp_path, options
     for whole in (True, False):
         with pytest.raises(UsageError) as caught:
             into(path, options.replace(**ours), small_net(), whole=whole)
-        assert all(part in str(caught.value) for part in [*told, str(path), "to take the file's network"]), caught.value
+        message = str(caught.value)
+        assert all(part in message for part in [*wanted, str(path), "to use the file's network"]), message
 
 
 @pytest.mark.parametrize(
@@ -334,14 +334,14 @@ def test_another_network_is_refused_with_the_flag_that_decides(tmp_path, options
         ({"conv_type": "DenseConv", "prune_rate": 0.3}, {"conv_type": "DenseConv", "prune_rate": None}),
     ],
 )
-def test_the_same_network_passes_without_a_remark(tmp_path, options, capsys, theirs, ours):
+def test_the_same_network_loads_without_a_warning(tmp_path, options, capsys, theirs, ours):
     path = write(original(small_net(), **theirs), tmp_path / "net.pth")
     into(path, options.replace(**ours), small_net(seed=1))
-    said = capsys.readouterr()
-    assert (said.out, said.err) == (f"{path}: 30 of 30 tensors taken\n", "")
+    output = capsys.readouterr()
+    assert (output.out, output.err) == (f"{path}: 30 of 30 tensors match\n", "")
 
 
-def test_the_originals_small_resnets_had_forty_outputs_which_readout_tells(tmp_path, options):
+def test_biprops_small_resnets_need_the_readout_original40(tmp_path, options):
     model = constrain(models.build("cResNet20", num_classes=3, in_shape=(3, 32, 32)), "SubnetConv", density=0.3)
     path = write(original(model, arch="cResNet20"), tmp_path / "net.pth")
     with pytest.raises(UsageError, match=r"readout: original40 in .*, pooled here; --readout decides"):
@@ -352,7 +352,7 @@ def test_the_originals_small_resnets_had_forty_outputs_which_readout_tells(tmp_p
 # the program
 
 
-def test_an_original_is_tested_and_trained_on(program, config, tmp_path):
+def test_a_biprop_checkpoint_can_be_tested_and_trained(program, config, tmp_path):
     program("--config", config())
     run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
     _, expected, _ = program("--resume", run / "checkpoints/last.pt", "--evaluate")
@@ -364,28 +364,28 @@ def test_an_original_is_tested_and_trained_on(program, config, tmp_path):
     assert (code, err) == (0, "") and f"{theirs} (epoch 2): FC, " in out
     assert out.splitlines()[-1] == expected.splitlines()[-1]
     code, out, _ = program("--config", config(), "--pretrained", theirs, "--name", "more")
-    assert code == 0 and f"{theirs}: 6 of 6 tensors taken" in out
+    assert code == 0 and f"{theirs}: 6 of 6 tensors match" in out
     initial = torch.load(run.parent / "more/checkpoints/initial.pt", weights_only=True)["model"]
     assert all(torch.equal(initial[key], value) for key, value in ours.items())
 
 
-def test_a_refused_start_leaves_nothing_behind_and_needs_no_data(program, config, tmp_path):
+def test_a_refused_pretrained_file_needs_no_data_and_leaves_no_files(program, config, tmp_path):
     path = write({"other": torch.ones(1)}, tmp_path / "net.pt")
     code, _, err = program("--config", config(), "--pretrained", path, "--set", "MNIST", "--data", "nowhere")
     assert code == 2 and "does not fit this network at all" in err and not (tmp_path / "runs").exists()
 
 
-def test_a_part_of_the_network_is_not_tested(program, config, tmp_path):
+def test_an_incomplete_network_is_not_tested(program, config, tmp_path):
     path = write({"linear.0.weight": torch.ones(300, 64, 1, 1)}, tmp_path / "net.pt")
     code, out, err = program("--config", config(), "--evaluate", "--pretrained", path)
-    assert (code, out) == (2, "") and "1 of 6 tensors taken; not in the file: linear.0.scores, " in err
+    assert (code, out) == (2, "") and "1 of 6 tensors match; not in the file: linear.0.scores, " in err
 
 
-def test_what_a_file_holds_is_not_touched_by_training(tmp_path, options):
-    stored = load_trained.from_content(original(small_net()), "net.pth")
+def test_training_does_not_modify_the_loaded_content(tmp_path, options):
+    stored = network_in(original(small_net()), "net.pth")
     before = {key: value.clone() for key, value in stored.state.items()}
     model = small_net(seed=1)
-    load(stored, model, whole=True)
+    load_weights(stored, model, whole=True)
     with torch.no_grad():
         for value in model.state_dict().values():
             value.zero_()

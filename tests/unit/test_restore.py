@@ -1,4 +1,4 @@
-"""Every entry of a real checkpoint, missing or wrong, is one line, before a run goes on from it."""
+"""Resumption refuses a checkpoint with any missing or wrong entry in one line."""
 
 import copy
 import math
@@ -24,12 +24,13 @@ KINDS = {
     "sparse": {"conv_type": "SparseConv", "freeze_weights": None, "progress_interval": 5, "update_interval": 1},
 }
 # With these the run goes on as it was: the learning rate is set for every epoch, a setting that is missing comes from
-# the options, a CPU has no use for a GPU's generator, event files have their own tests, and clocks may say anything.
-FREE = {"events", "cuda", "seconds", "train_seconds", "train_images", "loss"}
+# the options, a CPU has no use for a GPU's generator, event files have their own tests, clocks may say anything, and
+# resumption does not read the descriptions of the network and of the data set.
+FREE = {"events", "network", "data", "cuda", "seconds", "train_seconds", "train_images", "loss"}
 
 
 def others(value):
-    """What else could stand in the place of `value`."""
+    """Yield wrong values to put in place of `value`."""
     yield from (None, "text", -1, LARGE, [], {"a": {}}, torch.full((3,), 2.0), torch.tensor(1j))
     if isinstance(value, torch.Tensor) and value.ndim:
         yield value[..., :1].clone()
@@ -40,7 +41,7 @@ def others(value):
 
 
 def places(content, *above):
-    """The path of every entry in dictionaries and short lists."""
+    """Yield the path of every entry in nested dictionaries and short lists."""
     entries = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
     for key, value in entries:
         yield (*above, key)
@@ -49,7 +50,7 @@ def places(content, *above):
 
 
 def changed(content, place, *new):
-    """A copy with another value at `place`, or with none."""
+    """Return a copy with another value at `place`, or without the entry."""
     made = copy.copy(content)
     if len(place) > 1:
         made[place[0]] = changed(content[place[0]], place[1:], *new)
@@ -76,7 +77,7 @@ def is_free(place, new, value):
 
 @pytest.fixture
 def made(program, config, tmp_path):
-    """Trains a run of an epoch; returns what is needed to go on, and its checkpoint."""
+    """Function that trains a run for an epoch and returns (its options, parts to restore, its checkpoint)."""
 
     def make(kind, **changes):
         path = config(**{"name": f"{kind}.yml", "epochs": 1} | changes)
@@ -92,12 +93,12 @@ def made(program, config, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_entry_missing_or_wrong_is_one_line(made, kind):
+def test_every_missing_or_wrong_entry_is_refused_in_one_line(made, kind):
     theirs, parts, whole = made(kind, **KINDS[kind])
 
     def go_on(content):
         checkpoints.checked(content, PATH)
-        resume.compare(content, PATH, theirs)
+        resume.check_same_run(content, PATH, theirs)
         return restore(parts, content, PATH, best_epoch=None)
 
     wrong = []
@@ -119,30 +120,30 @@ def test_every_entry_missing_or_wrong_is_one_line(made, kind):
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
-def test_a_lottery_goes_on_when_its_weights_have_trained_and_when_its_scores_have(made, tmp_path, epochs):
+def test_a_lottery_run_resumes_after_its_weight_phase_and_after_its_score_phase(made, tmp_path, epochs):
     theirs, parts, _ = made("lottery", trainer="lottery", dense_epochs=1, epochs=2, save_every=1)
     (path,) = tmp_path.rglob(f"epoch_{epochs}.pt")
     whole = torch.load(path, weights_only=True)
-    resume.compare(whole, PATH, theirs)
+    resume.check_same_run(whole, PATH, theirs)
     assert restore(parts, whole, PATH, best_epoch=None).epoch == epochs
     of_weights = {index for index, entry in whole["optimizer"]["state"].items() if entry}
     assert len(of_weights) == 3 * epochs
 
 
-def test_more_epochs_than_the_checkpoint_was_trained_for_are_said_fewer_refused(made):
+def test_more_epochs_than_planned_are_reported_and_fewer_refused(made):
     theirs, _, whole = made("sgd")
-    assert resume.compare(whole, PATH, theirs.replace(epochs=2)) == 1
-    with pytest.raises(UsageError, match="has 9 epochs done of 1"):
-        resume.compare(whole | {"epoch": 9}, PATH, theirs)
+    assert resume.check_same_run(whole, PATH, theirs.replace(epochs=2)) == 1
+    with pytest.raises(UsageError, match="has trained 9 epochs of 1"):
+        resume.check_same_run(whole | {"epoch": 9}, PATH, theirs)
     with pytest.raises(UsageError, match=r"epochs: 1 in the checkpoint, 0 in config\.yaml"):
-        resume.compare(whole, PATH, theirs.replace(epochs=0))
+        resume.check_same_run(whole, PATH, theirs.replace(epochs=0))
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "radam", "adadelta"])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_every_optimizer_comes_back(made, optimizer, momentum):
+def test_every_optimizer_is_restored(made, optimizer, momentum):
     theirs, parts, whole = made("all", optimizer=optimizer, momentum=momentum, lr=0.01)
-    resume.compare(whole, PATH, theirs)
+    resume.check_same_run(whole, PATH, theirs)
     restore(parts, whole, PATH, best_epoch=None)
     back = parts.optimizer.state_dict()
     assert back["param_groups"] == whole["optimizer"]["param_groups"]
@@ -152,10 +153,10 @@ def test_every_optimizer_comes_back(made, optimizer, momentum):
         assert all(torch.equal(value, back["state"][index][name]) for name, value in entry.items())
 
 
-def test_a_schedule_that_began_later_goes_on_from_its_first_checkpoint(made, tmp_path):
+def test_a_run_with_start_epoch_resumes_from_its_initial_checkpoint(made, tmp_path):
     theirs, parts, _ = made("later", epochs=3, start_epoch=2)
     (path,) = tmp_path.rglob("initial.pt")
     initial = torch.load(path, weights_only=True)
-    assert resume.compare(initial, PATH, theirs) == 3
+    assert resume.check_same_run(initial, PATH, theirs) == 3
     state = restore(parts, initial, PATH, best_epoch=None)
     assert (state.epoch, state.last, state.best) == (2, {}, {})

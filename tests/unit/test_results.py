@@ -1,4 +1,4 @@
-"""results.csv after crashes: what is damaged is set apart and said, every other row is found, rows come back."""
+"""results.csv after crashes: damaged lines are moved and warned of, sound rows are kept, lost rows are rebuilt."""
 
 import csv
 import errno
@@ -21,7 +21,7 @@ def row(number, epochs=6):
 
 
 def rows_with(path):
-    """As any other program reads it."""
+    """Return the numbers of the rows, read as any other program reads CSV."""
     with path.open(newline="", encoding="utf-8") as file:
         return [int(row["Run ID"].partition("-")[0], 16) for row in csv.DictReader(file, strict=True)]
 
@@ -35,16 +35,16 @@ def file(tmp_path):
 
 
 def line(number):
-    return results._as_text([row(number)], header=False).encode().rstrip(b"\n")
+    return results._as_csv([row(number)], header=False).encode().rstrip(b"\n")
 
 
-CUT = line(7)[: line(7).index(b"Xeon") + 3]  # within the quoted name of the device
+CUT = line(7)[: line(7).index(b"Xeon") + 3]  # within the escaped name of the device
 DAMAGES = {
     "within quotes": CUT,
     "within quotes, ended": CUT + b"\n",
     "within UTF-8": line(7)[: line(7).index("×".encode()) + 1],
     "within the last value": line(7)[:-12],
-    "within the last number": results._as_text([row(7, 60)], header=False).encode()[:-2],
+    "within the last number": results._as_csv([row(7, 60)], header=False).encode()[:-2],
     "few fields": b"a,b,c\n",
     "many fields": line(7) + b",more\n",
     "NUL": b"\0" * 512,
@@ -56,21 +56,21 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_line_is_set_apart_and_harms_no_other_row(file, capsys, damage):
+def test_a_damaged_line_is_moved_to_another_file_and_other_rows_are_kept(file, capsys, damage):
     with file.open("ab") as there:
         there.write(DAMAGES[damage])
     assert len(results.read(file)[0]) == 2 and results.read(file)[1] == 1 + (damage == "two")
     results.append(file, row(3))
     results.append(file, row(4))
-    said = capsys.readouterr().err
+    output = capsys.readouterr().err
     assert rows_with(file) == [1, 2, 3, 4] and results.read(file)[1] == 0
-    assert said.count("\n") == 1 and f"damaged lines moved to {file}.damaged: {1 + (damage == 'two')}" in said
+    assert output.count("\n") == 1 and f"damaged lines moved to {file}.damaged: {1 + (damage == 'two')}" in output
     apart = file.with_name("results.csv.damaged").read_bytes()
     assert apart.rstrip(b"\n") == DAMAGES[damage].rstrip(b"\n")
 
 
-def test_a_row_appended_to_a_torn_one_by_an_earlier_version_is_found(file):
-    """It ended a torn line before its own: to a reader of CSV both were one row."""
+def test_a_row_that_an_earlier_version_appended_to_a_torn_line_is_found(file):
+    """The earlier version ended the torn line first, but a CSV reader takes both lines for one row."""
     with file.open("ab") as there:
         there.write(CUT + b"\n" + line(8) + b"\n")
     assert [r["Run ID"][31] for r in results.read(file)[0]] == ["1", "2", "8"]
@@ -79,7 +79,7 @@ def test_a_row_appended_to_a_torn_one_by_an_earlier_version_is_found(file):
 
 
 @pytest.mark.parametrize("content", [b"Date Finished,Base Con", b"Date", b"\0" * 100, b""])
-def test_a_torn_header_is_written_again(tmp_path, content):
+def test_a_torn_header_is_replaced(tmp_path, content):
     path = tmp_path / "results.csv"
     path.write_bytes(content)
     results.append(path, row(1))
@@ -90,7 +90,7 @@ def test_a_torn_header_is_written_again(tmp_path, content):
 
 
 @pytest.mark.parametrize("lost", ["all", "torn", "BOM", "blank", "NUL"])
-def test_rows_below_a_lost_header_are_found(file, lost):
+def test_rows_below_a_damaged_header_are_found(file, lost):
     header, rest = file.read_bytes().split(b"\n", 1)
     before = {
         "all": b"",
@@ -105,15 +105,15 @@ def test_rows_below_a_lost_header_are_found(file, lost):
     assert rows_with(file) == [1, 2, 3] and results.read(file)[1] == 0
 
 
-def test_joined_files_have_their_rows_and_no_header_is_a_row(file, capsys):
+def test_concatenated_files_keep_their_rows_and_lose_extra_headers(file, capsys):
     whole = file.read_bytes()
     file.write_bytes(whole + b"\xef\xbb\xbf" + whole.partition(b"\n")[0] + b"\r\n" + line(3) + b"\n")
     results.append(file, row(4))
     assert [r["Run ID"][31] for r in results.read(file)[0]] == ["1", "2", "3", "4"] and not capsys.readouterr().err
 
 
-def test_two_halves_of_rows_are_no_row(file):
-    first, second = line(5), results._as_text([row(6, 60)], header=False).encode().rstrip(b"\n")
+def test_a_line_joined_from_two_rows_is_damaged(file):
+    first, second = line(5), results._as_csv([row(6, 60)], header=False).encode().rstrip(b"\n")
     with file.open("ab") as there:
         there.write(first[: first.index(b"6,x")] + second[second.index(b"60,x") :] + b"\n")
         there.write(first.rpartition(b",")[0] + b"," + second.rpartition(b",")[2] + b"\n")
@@ -122,27 +122,27 @@ def test_two_halves_of_rows_are_no_row(file):
 
 
 @pytest.mark.parametrize("content", [b"\n", b"\n\r\n\n", b"  \n", b"\xef\xbb\xbf\n"])
-def test_a_blank_file_is_an_empty_one(tmp_path, content):
+def test_a_blank_file_counts_as_empty(tmp_path, content):
     path = tmp_path / "results.csv"
     path.write_bytes(content)
     results.append(path, row(1))
     assert rows_with(path) == [1]
 
 
-def test_what_is_damaged_in_a_runs_own_rows_is_set_apart_too(file):
+def test_damaged_lines_of_a_runs_own_result_are_moved_too(file):
     with file.open("ab") as there:
         there.write(CUT)
-    results.keep(file, row(3))
+    results.write_own(file, row(3))
     assert rows_with(file) == [1, 2, 3] and file.with_name("results.csv.damaged").read_bytes() == CUT + b"\n"
 
 
-def test_a_row_without_its_line_end_is_whole_and_the_next_one_is_another(file):
+def test_a_last_row_without_a_line_end_is_sound(file):
     file.write_bytes(file.read_bytes().rstrip(b"\n"))
     results.append(file, row(3))
     assert rows_with(file) == [1, 2, 3] and not file.with_name("results.csv.damaged").exists()
 
 
-def test_a_file_of_a_spreadsheet_is_read_and_appended_to(file):
+def test_a_file_with_byte_order_mark_and_crlf_can_be_read_and_extended(file):
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
     results.check(file)
     results.append(file, row(2))
@@ -150,7 +150,7 @@ def test_a_file_of_a_spreadsheet_is_read_and_appended_to(file):
     assert [r["Run ID"][31] for r in results.read(file)[0]] == ["1", "2", "3"] and results.read(file)[1] == 0
 
 
-def test_a_run_id_within_another_row_does_not_hide_a_run(file):
+def test_a_run_id_inside_a_torn_line_does_not_block_its_row(file):
     with file.open("ab") as there:
         there.write(b"torn," + row(3)["Run ID"].encode())
     results.append(file, row(3))
@@ -158,7 +158,7 @@ def test_a_run_id_within_another_row_does_not_hide_a_run(file):
     assert rows_with(file) == [1, 2, 3]
 
 
-def test_a_row_that_does_not_get_through_is_taken_back(file, monkeypatch):
+def test_a_row_that_cannot_be_written_to_the_end_is_removed_again(file, monkeypatch):
     before = file.read_bytes()
 
     def refuse(number):
@@ -170,7 +170,7 @@ def test_a_row_that_does_not_get_through_is_taken_back(file, monkeypatch):
     assert file.read_bytes() == before
 
 
-def test_a_sweeps_table_finds_every_row_and_says_what_is_damaged(program, config, tmp_path, capsys):
+def test_a_sweep_table_uses_all_sound_rows_and_warns_of_damaged_lines(program, config, tmp_path, capsys):
     path = config(epochs=1)
     for seed in (1, 2):
         assert program("--config", path, "--seed", seed)[0] == 0
@@ -179,19 +179,19 @@ def test_a_sweeps_table_finds_every_row_and_says_what_is_damaged(program, config
     file.write_bytes(b"\n".join([header, first[: first.index(b'"') + 4], second]) + b"\n")
     argv = ["--config", path, "--seed", "1", "2", "--table"]
     assert sweep.main(argv) == 0
-    said = capsys.readouterr()
-    assert "(1) |" in said.out and said.err == (
+    output = capsys.readouterr()
+    assert "(1) |" in output.out and output.err == (
         "warning: runs/results.csv: damaged lines: 1; scripts/results.py rebuild restores their rows\n"
     )
     assert program_of_results.main(["rebuild", "runs"]) == 0
     assert "runs/results.csv: rows added: 1, there before: 1" in capsys.readouterr().out
     assert sweep.main(argv) == 0
-    said = capsys.readouterr()
-    assert "(2) |" in said.out and not said.err
+    output = capsys.readouterr()
+    assert "(2) |" in output.out and not output.err
     assert sorted(file.read_bytes().splitlines()) == sorted([header, first, second])
 
 
-def test_a_lost_results_file_comes_back_from_the_runs_where_they_now_are(program, config, tmp_path, capsys):
+def test_rebuild_restores_a_lost_results_file_with_current_run_directories(program, config, tmp_path, capsys):
     path = config(epochs=1)
     program("--config", path)
     program("--config", path)
@@ -207,14 +207,17 @@ def test_a_lost_results_file_comes_back_from_the_runs_where_they_now_are(program
     (tmp_path / "runs/ticket").rename(tmp_path / "runs/moved")
     (tmp_path / "runs/moved/prune-rate=0.5/ticket/0/result.csv").unlink()
     assert program_of_results.main(["rebuild", str(tmp_path / "runs"), "--results", str(tmp_path / "new.csv")]) == 0
-    said = capsys.readouterr()
-    assert "rows added: 2" in said.out and "finished runs without result.csv, made by an earlier version: 1" in said.err
+    output = capsys.readouterr()
+    assert (
+        "rows added: 2" in output.out
+        and "finished runs without result.csv, made by an earlier version: 1" in output.err
+    )
     assert all("runs/moved/prune-rate=0.5" in row["Run Directory"] for row in results.read(tmp_path / "new.csv")[0])
 
 
-def test_what_cannot_be_rebuilt_is_one_line(tmp_path, capsys):
+def test_rebuild_reports_bad_input_in_one_line(tmp_path, capsys):
     assert program_of_results.main(["rebuild", str(tmp_path / "nowhere")]) == 2
-    assert capsys.readouterr().err == f"error: {tmp_path}/nowhere is no directory of runs\n"
+    assert capsys.readouterr().err == f"error: {tmp_path}/nowhere is not a directory\n"
     (tmp_path / "results.csv").write_text("Name\na\n")
     assert program_of_results.main(["rebuild", str(tmp_path)]) == 2
     assert "other columns" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from models.constraints.shift import FixedPoint, power_of_two
 from tests.originals import original_state, write
 from trainers import load_trained
 from trainers.build import build
+from trainers.checkpoint_sources import read_network
 from trainers.methods.shift import Shift, exponent_counts
 from utils.errors import UsageError
 
@@ -230,11 +231,11 @@ FORMS = {  # contents of a checkpoint
 def test_a_dense_network_becomes_a_shift_network(config, tmp_path, capsys, kind, form, whole):
     dense, model = small("DenseConv", seed=1), small(kind)
     options = args.parse(["--config", config(arch="Conv2", conv_type=kind, freeze_weights=None, prune_rate=None)])
-    stored = load_trained.read(str(write(FORMS[form](dense), tmp_path / "dense.pt")))
-    load_trained.compare(stored, options)
-    load_trained.load(stored, model, whole=whole)
+    stored = read_network(str(write(FORMS[form](dense), tmp_path / "dense.pt")))
+    load_trained.check_declared(stored, options)
     count = 10 if kind == "ShiftPS" else 5
-    assert capsys.readouterr().out == f"{stored.path}: {count} of {count} tensors taken\n"
+    report = load_trained.load_weights(stored, model, whole=whole)
+    assert report == f"{count} of {count} tensors match" and not capsys.readouterr().out
     lowest = -15 if kind == "ShiftQ" else -14
     for name, layer in constrained_layers(model.eval()).items():
         weight = dense.get_submodule(name).weight.detach()
@@ -243,13 +244,13 @@ def test_a_dense_network_becomes_a_shift_network(config, tmp_path, capsys, kind,
 
 def test_a_dense_layer_of_another_shape_is_named(config, tmp_path):
     dense = small("DenseConv").state_dict() | {"linear.4.weight": torch.ones(9, 32)}
-    stored = load_trained.read(str(write(dense, tmp_path / "dense.pt")))
+    stored = read_network(str(write(dense, tmp_path / "dense.pt")))
     with pytest.raises(UsageError, match=r"of another shape: linear\.4\.shift is \[9, 32, 1, 1\] there and \[3, 32, 1"):
-        load_trained.load(stored, small("ShiftPS"), whole=True)
+        load_trained.load_weights(stored, small("ShiftPS"), whole=True)
 
 
 def test_a_shift_network_does_not_become_a_dense_one(config, tmp_path):
     options = args.parse(["--config", config(arch="Conv2", conv_type="DenseConv", freeze_weights=None)])
     content = {"model": small("ShiftQ").state_dict(), "options": {"arch": "Conv2", "conv_type": "ShiftQ"}}
     with pytest.raises(UsageError, match=r"conv_type: ShiftQ in .*, DenseConv here"):
-        load_trained.compare(load_trained.read(str(write(content, tmp_path / "q.pt"))), options)
+        load_trained.check_declared(read_network(str(write(content, tmp_path / "q.pt"))), options)

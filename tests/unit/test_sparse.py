@@ -293,10 +293,10 @@ def test_best_is_reset_in_the_epoch_that_reaches_the_final_density():
 @pytest.mark.parametrize(
     ("rules", "note"),
     [
-        ({}, "SparseConv comes down when connections first move"),
+        ({}, "the density of SparseConv falls at the first rewiring"),
         ({"sparse_hold": False}, ""),
         ({"prune_rate": DENSITY}, ""),
-        ({"prune_rate": 0.1, **CUBIC}, "SparseConv comes down to 10 %"),
+        ({"prune_rate": 0.1, **CUBIC}, "the density of SparseConv falls to 10 %"),
     ],
 )
 def test_the_density_note_names_a_falling_density(rules, note):

@@ -1,4 +1,4 @@
-"""Tables of a run: one file, an epoch below the other; curves drawn, in TensorBoard too, also after a resumption."""
+"""Tables by epoch, their charts and curves in TensorBoard, also after a resumption."""
 
 import csv
 
@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from trainers.methods.default import Default
 from utils.records.epoch_tables import Table, record_table
 from utils.records.plots import Line, line_chart
-from utils.records.tensorboard import TensorBoard, event_sizes, keep_events
+from utils.records.tensorboard import TensorBoard, event_sizes, truncate_events
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -23,7 +23,7 @@ def rows(path):
         return list(csv.reader(file))
 
 
-def test_a_table_is_written_with_its_epoch_in_front(tmp_path):
+def test_a_table_has_the_epoch_as_first_column(tmp_path):
     assert (
         record_table(tmp_path, "statistics", 3, Table([{"tensor": "a", "mean": 0.5}, {"tensor": "b", "mean": 1}])) == []
     )
@@ -31,14 +31,14 @@ def test_a_table_is_written_with_its_epoch_in_front(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["statistics.csv"]
 
 
-def test_a_curve_has_a_line_an_epoch_and_a_picture(tmp_path):
+def test_a_curve_has_one_line_per_epoch_and_a_chart(tmp_path):
     record_table(tmp_path, "sweep", 10, curve(50, 60))
     lines = record_table(tmp_path, "sweep", 20, curve(70, 80))
     assert lines == [Line("epoch 10", [0, 0.1], [50, 60]), Line("epoch 20", [0, 0.1], [70, 80])]
     assert (tmp_path / "sweep.png").read_bytes().startswith(PNG)
 
 
-def test_a_picture_of_many_epochs_shows_ten_with_the_first_and_the_last(tmp_path, monkeypatch):
+def test_a_chart_of_many_epochs_shows_ten_including_first_and_last(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr("utils.records.epoch_tables.line_chart", lambda _path, lines, *_, **__: drawn.append([*lines]))
     for epoch in range(1, 41):
@@ -48,7 +48,7 @@ def test_a_picture_of_many_epochs_shows_ten_with_the_first_and_the_last(tmp_path
     assert all((these[0].label, these[-1].label) == ("epoch 1", f"epoch {i}") for i, these in enumerate(drawn, 1))
 
 
-def test_what_an_interrupted_process_wrote_of_later_epochs_is_replaced(tmp_path):
+def test_rows_of_later_epochs_from_an_interrupted_process_are_replaced(tmp_path):
     for epoch in (10, 20, 30):
         record_table(tmp_path, "sweep", epoch, curve(epoch))
     lines = record_table(tmp_path, "sweep", 20, curve(99))
@@ -67,19 +67,19 @@ def test_what_an_interrupted_process_wrote_of_later_epochs_is_replaced(tmp_path)
     ],
     ids=range(6),
 )
-def test_a_file_of_another_kind_is_said_and_moved_away_and_the_run_goes_on(tmp_path, capsys, content):
+def test_a_file_that_is_no_such_table_is_renamed_with_a_warning(tmp_path, capsys, content):
     (tmp_path / "sweep.csv").write_bytes(content)
     lines = record_table(tmp_path, "sweep", 3, curve(1))
     err = capsys.readouterr().err
-    assert err.startswith(f"warning: {tmp_path / 'sweep.csv'} is damaged: it is moved to sweep.csv.damaged")
+    assert err.startswith(f"warning: {tmp_path / 'sweep.csv'} is damaged: it was renamed to sweep.csv.damaged")
     assert err.count("\n") == 1 and (tmp_path / "sweep.csv.damaged").read_bytes() == content
     assert [line.label for line in lines] == ["epoch 3"] and rows(tmp_path / "sweep.csv")[1:] == [["3", "0.0", "1"]]
 
 
 def test_a_table_that_cannot_be_written_is_a_warning(tmp_path, capsys):
     assert record_table(tmp_path / "gone", "sweep", 3, curve(1)) == []
-    told = "No such file or directory; the table of epoch 3 is left out"
-    assert capsys.readouterr().err == f"warning: cannot write {tmp_path / 'gone/sweep.csv'}: {told}\n"
+    message = "No such file or directory; the table of epoch 3 is left out"
+    assert capsys.readouterr().err == f"warning: cannot write {tmp_path / 'gone/sweep.csv'}: {message}\n"
 
 
 def scalars(directory):
@@ -87,8 +87,8 @@ def scalars(directory):
     return {tag: sorted((s.step, s.value) for s in board.Scalars(tag)) for tag in board.Tags()["scalars"]}
 
 
-def test_what_was_recorded_after_a_checkpoint_is_cut_off_and_the_rest_stays(tmp_path):
-    """Negative steps and step 0 too, and steps above any epoch: no reader needs to purge anything."""
+def test_event_files_are_truncated_to_their_sizes_at_the_checkpoint(tmp_path):
+    """This covers negative steps, step 0 and steps above any epoch, which purging by step would miss."""
     first, later = Line("epoch 1", [-0.5, 0, 2.5], [5, 10, 20]), Line("epoch 2", [-0.5, 0, 9], [6, 11, 21])
     board = TensorBoard(tmp_path, 0, {}, "test")
     board.curve("sweep", first)
@@ -101,7 +101,7 @@ def test_what_was_recorded_after_a_checkpoint_is_cut_off_and_the_rest_stays(tmp_
     interrupted = TensorBoard(tmp_path, 1, {}, "test")
     interrupted.record(2, {"test": {"loss": 8.0}})
     interrupted.close({})
-    keep_events(tmp_path, sizes)
+    truncate_events(tmp_path, sizes)
     assert event_sizes(tmp_path) == sizes
     board = TensorBoard(tmp_path, 1, {}, "test")
     board.curve("sweep", later)
@@ -114,7 +114,7 @@ def test_what_was_recorded_after_a_checkpoint_is_cut_off_and_the_rest_stays(tmp_
     }
 
 
-def test_event_files_of_unknown_length_are_left_and_a_reader_purges_by_epochs(tmp_path):
+def test_event_files_of_unknown_size_are_kept_and_later_steps_purged_by_the_reader(tmp_path):
     board = TensorBoard(tmp_path, 0, {}, "test")
     for epoch in (1, 2, 3):
         board.record(epoch, {"test": {"loss": epoch}})
@@ -122,7 +122,7 @@ def test_event_files_of_unknown_length_are_left_and_a_reader_purges_by_epochs(tm
     (first,) = tmp_path.iterdir()
     first.rename(tmp_path / "events.out.tfevents.1.name.1.0")  # a reader goes by the seconds in the names
     sizes = event_sizes(tmp_path)
-    keep_events(tmp_path, None)
+    truncate_events(tmp_path, None)
     assert event_sizes(tmp_path) == sizes
     board = TensorBoard(tmp_path, 1, {}, "test", purge=2)
     board.record(2, {"test": {"loss": 9.0}})
@@ -130,7 +130,7 @@ def test_event_files_of_unknown_length_are_left_and_a_reader_purges_by_epochs(tm
     assert scalars(tmp_path) == {"test/loss": [(1, 1.0), (2, 9.0)]}
 
 
-def test_a_chart_of_one_line_and_of_many(tmp_path):
+def test_a_chart_can_have_one_line_or_several(tmp_path):
     for count in (1, 3):
         line_chart(tmp_path / f"{count}.png", [Line(str(i), [0, 1], [i, 2]) for i in range(count)], "x", "y", "title")
         assert (tmp_path / f"{count}.png").read_bytes().startswith(PNG)
@@ -138,12 +138,12 @@ def test_a_chart_of_one_line_and_of_many(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_methods_tables_reach_the_run(program, config, tmp_path, monkeypatch):
-    """The loop asks after every evaluation, with the epoch that was done and how many there are."""
-    told, begun = [], []
+def test_tables_of_a_training_method_are_recorded_by_the_run(program, config, tmp_path, monkeypatch):
+    """The loop calls `tables` after every evaluation, with the finished epoch and the number of epochs."""
+    calls, begun = [], []
 
     def tables(self, model, held_out, runtime, epoch, epochs):
-        told.append((epoch, epochs, held_out.samples, model.training))
+        calls.append((epoch, epochs, held_out.samples, model.training))
         return {"sweep": curve(epoch, 2 * epoch)} if epoch == epochs else {}
 
     def begin(self, model, optimizer, steps, epochs, runtime):
@@ -154,7 +154,7 @@ def test_a_methods_tables_reach_the_run(program, config, tmp_path, monkeypatch):
     dense = config("dense.yml", conv_type=None, freeze_weights=None, prune_rate=None)
     assert program("--config", dense)[0] == 0
     run = tmp_path / "runs/dense/dense"
-    assert told == [(1, 2, 360, False), (2, 2, 360, False)]
+    assert calls == [(1, 2, 360, False), (2, 2, 360, False)]
     assert begun == [("SGD", 23, 2)]
     assert rows(run / "sweep.csv") == [["epoch", "on", "acc@1"], ["2", "0.0", "2"], ["2", "0.1", "4"]]
     assert (run / "sweep.png").exists()

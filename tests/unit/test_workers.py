@@ -167,7 +167,7 @@ def test_a_run_stopped_while_waiting_in_evaluation_can_be_resumed(program, confi
     code, _, err = program("--config", config())
     run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
     assert code == 75 and err.startswith("asked to stop by SIGTERM while ")
-    assert "; go on with: python main.py --resume " in err and err.count("\n") == 1
+    assert "; resume with: python main.py --resume " in err and err.count("\n") == 1
     assert json.loads((run / "status.json").read_text())["status"] == "stopped"
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)

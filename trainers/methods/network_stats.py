@@ -9,7 +9,7 @@ from torch.utils.hooks import RemovableHandle
 from models.activations import make_activation
 from models.layers import HardInvert, SoftInvert
 from models.registry import ACTIVATIONS
-from utils.records.epoch_tables import Row
+from utils.records.epoch_tables import TableRow
 from utils.torch_compat import AnyBatchNorm
 
 SAMPLE_SIZE = 65_536  # values per output at most, 256 KiB in float32
@@ -52,12 +52,12 @@ class OutputSampler:
 
 
 @torch.no_grad()
-def parameter_statistics(model: nn.Module) -> list[Row]:
+def parameter_statistics(model: nn.Module) -> list[TableRow]:
     """Return one row per parameter tensor: size, mean, standard deviation, number and share of values ≥ ½.
 
     The column `v` holds the clamped parameter of a soft inverter and is empty in other rows.
     """
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     for name, parameter in model.named_parameters():
         values = parameter.double()
         ones = int((values >= 0.5).sum())

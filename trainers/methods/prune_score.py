@@ -40,7 +40,7 @@ class PruneScore(Method):
 
     def density_note(self) -> str:
         epochs = self._falling_epochs
-        return f"GlobalSubnetConv comes down to that from 50 % in {epochs} epochs" if epochs else ""
+        return f"the density of GlobalSubnetConv falls to that from 50 % in {epochs} epochs" if epochs else ""
 
     def resets_best(self, epoch: int) -> bool:
         return 0 < epoch == self._falling_epochs

@@ -10,7 +10,7 @@ from models.constraints import constrained_layers, weight_shape
 from models.constraints.shift import ShiftWeight
 from trainers.methods.base import Method
 from utils.distributed.runtime import Runtime
-from utils.records.epoch_tables import Row, Table
+from utils.records.epoch_tables import Table, TableRow
 
 TABLES_PER_RUN = 10
 
@@ -33,7 +33,7 @@ class Shift(Method):
             return {}
         counts = exponent_counts(model)
         total = sum(weight_shape(layer).numel() for layer in shift_layers(model).values())
-        rows: list[Row] = [{"exponent": float(p), "share": count / total} for p, count in counts.items()]
+        rows: list[TableRow] = [{"exponent": float(p), "share": count / total} for p, count in counts.items()]
         return {"shifts": Table(rows, "exponent", "share")}
 
 

@@ -46,8 +46,8 @@ class Sparse(Method):
 
     def density_note(self) -> str:
         final = f"to {100 * (self._rules.prune_rate or 1.0):g} %"
-        falls = "when connections first move" if self._rules.by_filter else final
-        return f"SparseConv comes down {falls}" if self._rules.reduces_density else ""
+        falls = "at the first rewiring" if self._rules.by_filter else final
+        return f"the density of SparseConv falls {falls}" if self._rules.reduces_density else ""
 
     def before_fit(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, steps_per_epoch: int, epochs: int, runtime: Runtime

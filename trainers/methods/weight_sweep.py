@@ -16,7 +16,7 @@ from models.constraints.binary import BinaryWeight
 from models.constraints.forward_order import layers_in_forward_order
 from trainers.methods.base import Method
 from trainers.metrics import add_batch, metrics_of
-from utils.records.epoch_tables import Row
+from utils.records.epoch_tables import TableRow
 
 if TYPE_CHECKING:
     from utils.distributed.runtime import Runtime
@@ -81,7 +81,7 @@ def binary_layers(model: nn.Module) -> dict[str, Any]:
 @torch.no_grad()
 def weight_sweep(
     model: nn.Module, batches: Batches, method: Method, runtime: "Runtime", values: Sequence[float]
-) -> list[Row]:
+) -> list[TableRow]:
     """Return one row per value of `on`: accuracy (%) and mean loss over all images of `batches`.
 
     The batches are read once. `model` is left in evaluation mode.

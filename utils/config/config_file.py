@@ -1,6 +1,5 @@
 """The YAML file that a command line names."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,25 +7,23 @@ from typing import Any
 from utils.config.reader import BUT, TYPED
 from utils.errors import UsageError
 from utils.paths import expanded
+from utils.run_paths import locate_run
 from utils.text import shown
 
 
 def config_path(typed: Mapping[str, list[Any]]) -> str:
-    """The YAML file to read: --config, else the one that the run named by --resume keeps."""
+    """Return the YAML file to read: that of --config, else the config.yaml of the run that --resume names.
+
+    typed: option -> its texts on the command line. Raises UsageError if there is no file.
+    """
     if named := typed.get("config", [""])[-1]:
-        return typed_path("config", named)
+        return _expanded("config", named)
     if (resumed := typed.get("resume", ["auto"])[-1] or "auto") == "auto":
         raise UsageError(f"config: no YAML file {TYPED}; give --config FILE, or --resume with a run's directory")
-    run = Path(typed_path("resume", resumed))
-    within = run.parent.name == "checkpoints" and not os.path.isdir(run)  # noqa: PTH112 as utils.records.run.directory_of
-    path = (run.parent.parent if within else run) / "config.yaml"
-    if not os.access(path, os.F_OK):
-        found = "belongs to no run (--pretrained takes a file)" if os.access(run, os.F_OK) else "does not exist"
-        raise UsageError(f"resume: {run} {found}; give a run's directory or one of its checkpoints")
-    return str(path)
+    return str(locate_run(Path(_expanded("resume", resumed)), "resume: ")[0].config)
 
 
-def typed_path(name: str, text: str) -> str:
+def _expanded(name: str, text: str) -> str:
     try:
         return expanded(text, existing=True)
     except UsageError as error:

@@ -1,1 +1,1 @@
-"""What a run leaves on disk: its directory, checkpoints, tables, curves and results."""
+"""The records of a run on disk: its directory, checkpoints, tables, event files and results."""

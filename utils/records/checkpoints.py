@@ -1,4 +1,4 @@
-"""Checkpoints: tensors and plain types only, whole or absent, read without running anybody's code."""
+"""Checkpoints: tensors and plain types only, written atomically, and read without executing code from the file."""
 
 import errno
 import pickle
@@ -16,11 +16,13 @@ import numpy as np
 import torch
 
 from utils import declared_sizes, out_of_memory
+from utils.console import warn
 from utils.errors import RunFailed, UsageError
 from utils.files import check_regular, write_atomic, writing
+from utils.run_paths import RunPaths
 from utils.text import escaped
 
-State = dict[str, Any]
+Checkpoint = dict[str, Any]
 
 # BIPROP's cosine schedule leaves a numpy float64 in the optimizer state; numpy 2 renamed the module that rebuilds it.
 _rebuild_scalar = np.float64().__reduce__()[0]
@@ -28,60 +30,64 @@ FLOAT64: list[Any] = [(_rebuild_scalar, f"numpy.{core}.multiarray.scalar") for c
 FLOAT64 += [np.dtype, np.dtypes.Float64DType]
 
 
-class NotRead(UsageError):
-    """The system did not give a file that is there: what is in it is not known, and may be whole."""
+class ReadFailed(UsageError):
+    """Error for a file that exists but that the system could not read. Its content may be intact."""
 
 
-def save(directory: Path, state: State, names: list[str]) -> None:
-    """Write `state` under every one of `names`, the last one last, each replaced atomically.
+def save(checkpoint: Checkpoint, *paths: Path) -> None:
+    """Write `checkpoint` to each path in turn, replacing the file there atomically.
 
-    Each is a copy of its own, not a link: what a bad sector does to one it does not do to the others. Raises RunFailed
-    where the disk is full or the directory gone; what was there before is kept.
+    Each file is a copy, not a link, so that a bad sector damages only one of them. Raises RunFailed if the disk is full
+    or the directory is gone; the earlier files then remain.
     """
-    first, *others = names
-    with writing(directory / first):
-        write_atomic(directory / first, lambda file: torch.save(state, file))
-        for name in others:
-            with (directory / first).open("rb") as source:
-                write_atomic(directory / name, partial(shutil.copyfileobj, source))
+    first, *others = paths
+    with writing(first):
+        write_atomic(first, lambda file: torch.save(checkpoint, file))
+        for path in others:
+            with first.open("rb") as source:
+                write_atomic(path, partial(shutil.copyfileobj, source))
 
 
-def load(path: Path) -> State:
-    """The checkpoint at `path`, on the CPU. Raises UsageError where it is missing, damaged or not plain data."""
-    with _one_line(path):
-        _verify(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        declared_sizes.check_tensors(path, state)
-    return checked(state, path)
+def load(path: Path) -> Checkpoint:
+    """Return the checkpoint of this program at `path`, on the CPU.
+
+    Raises UsageError if it is missing, damaged, or holds more than tensors and plain types.
+    """
+    with _as_usage_error(path):
+        _check_zip(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        declared_sizes.check_tensors(path, content)
+    return checked(content, path)
 
 
-def checked(state: Any, path: Path) -> State:
-    """What `path` holds, if it is a checkpoint of this program. Raises UsageError where it is none."""
-    whole = isinstance(state, dict) and isinstance(state.get("model"), dict)
-    whole = whole and all(isinstance(entry, torch.Tensor) for entry in state["model"].values())
-    if not whole or not all(type(state.get(key)) is int and state[key] >= 0 for key in ("epoch", "step")):
-        raise UsageError(f"{path} is no checkpoint of this program: it has no model, epoch and step")
-    return state
+def checked(content: Any, path: Path) -> Checkpoint:
+    """Return `content`, read from `path`. Raises UsageError if it is not a training checkpoint of this program."""
+    sound = isinstance(content, dict) and isinstance(content.get("model"), dict)
+    sound = sound and all(isinstance(entry, torch.Tensor) for entry in content["model"].values())
+    if not sound or not all(type(content.get(key)) is int and content[key] >= 0 for key in ("epoch", "step")):
+        raise UsageError(f"{path} is not a checkpoint of this program: it lacks model, epoch or step")
+    return dict(content)
 
 
 def read(path: Path) -> Any:
-    """What anybody's torch.save put into `path`, in its zip or its older format (torch < 1.6), on the CPU.
+    """Return the content of any file of torch.save, in its zip format or its older one (torch < 1.6), on the CPU.
 
-    Nothing in the file is executed: it may hold tensors, plain values and the numpy float64 of BIPROP's learning rate.
-    Raises UsageError where it holds more, is missing, damaged or something else. The older format has no checksums.
+    Nothing in the file is executed: it may hold tensors, plain types and the numpy float64 of BIPROP's learning rate.
+    The older format has no checksums. Raises UsageError if the file holds more, is missing, damaged or something else.
     """
-    with _one_line(path):
+    with _as_usage_error(path):
         with path.open("rb") as file:
             head = file.read(64)
         if head.startswith(b"version https://git-lfs"):
             raise UsageError(f"{path} is a Git LFS pointer: fetch the file with git lfs pull")
         if head.startswith(b"PK"):
-            _verify(path)
+            _check_zip(path)
         elif head.startswith(b"\x80"):  # a pickle of protocol 2 or later: the older format
             with path.open("rb") as file:
                 declared_sizes.check_pickle(path, file)
         else:
-            raise UsageError(f"{path} is no checkpoint: " + ("torch.save did not write it" if head else "it is empty"))
+            reason = "torch.save did not write it" if head else "it is empty"
+            raise UsageError(f"{path} is not a checkpoint: {reason}")
         with torch.serialization.safe_globals(FLOAT64):
             content = torch.load(path, map_location="cpu", weights_only=True)
         declared_sizes.check_tensors(path, content)
@@ -89,8 +95,8 @@ def read(path: Path) -> Any:
 
 
 @contextmanager
-def _one_line(path: Path) -> Iterator[None]:
-    """Whatever goes wrong in here while `path` is read becomes a UsageError of one line."""
+def _as_usage_error(path: Path) -> Iterator[None]:
+    """Turn any error while `path` is read into a UsageError of one line; running out of memory stays as it is."""
     try:
         check_regular(path)
         with warnings.catch_warnings(action="ignore"):  # about pickle protocols and storages: nothing a user can change
@@ -107,13 +113,14 @@ def _one_line(path: Path) -> Iterator[None]:
         if out_of_memory.is_out_of_memory(error):
             raise RunFailed(f"{path} cannot be read: {out_of_memory.message(error)}; nothing was changed") from error
         reason = getattr(error, "strerror", None) or escaped(str(error).partition("\n")[0], 300) or "damaged"
-        told = f"{path} cannot be read: {reason}"
-        of_system = isinstance(error, OSError) and error.errno != errno.EINVAL
-        raise NotRead(told) if of_system else UsageError(told) from error  # EINVAL: a damaged zip points outside itself
+        message = f"{path} cannot be read: {reason}"
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a damaged zip points outside itself
+            raise ReadFailed(message) from error
+        raise UsageError(message) from error
 
 
-def _verify(path: Path) -> None:
-    """Check the sizes and the sums of a zip: torch checks no sums, and a flipped bit would go on unseen."""
+def _check_zip(path: Path) -> None:
+    """Check sizes and checksums. torch.load checks no checksum: a flipped bit would go unnoticed. Raises ValueError."""
     try:
         with zipfile.ZipFile(path) as archive:
             declared_sizes.check_zip(path, archive)
@@ -124,41 +131,38 @@ def _verify(path: Path) -> None:
         raise ValueError(f"damaged at {escaped(damaged)}")
 
 
-def newest(directory: Path) -> tuple[State | None, Path | None, list[str]]:
-    """(state, path, complaints) of the furthest whole checkpoint; a complaint for each damaged one.
+def newest(run: RunPaths) -> tuple[Checkpoint, Path] | None:
+    """Return the readable checkpoint of `run` that has trained furthest, and its path; None if there is none.
 
-    last.pt is the furthest whenever it is whole, so the others are read only where it is not. Raises RunFailed where
-    one cannot be read for another reason: who went on from another would write over it.
+    A damaged checkpoint is a warning. Raises RunFailed if the system cannot read one: a run that is resumed from an
+    earlier checkpoint would overwrite it.
     """
-    try:
-        return _furthest(directory)
-    except NotRead as error:
-        raise RunFailed(f"{error}; nothing was changed") from error
-
-
-def _furthest(directory: Path) -> tuple[State | None, Path | None, list[str]]:
     complaints: list[str] = []
-    last = directory / "last.pt"
-    if last.exists():
+    try:
+        found = _furthest(run, complaints)
+    except ReadFailed as error:
+        raise RunFailed(f"{error}; nothing was changed") from error
+    for complaint in complaints:
+        warn(f"{complaint}; " + (f"{found[1]} is used instead" if found else "there is no other checkpoint"))
+    return found
+
+
+def _furthest(run: RunPaths, complaints: list[str]) -> tuple[Checkpoint, Path] | None:
+    """Return the furthest readable checkpoint. Appends a line to `complaints` per damaged one. Raises ReadFailed."""
+    last = _readable([run.last] if run.last.exists() else [], complaints)
+    if last:  # no other checkpoint is further: last.pt is written with every one of them
+        return last[0]
+    others = _readable([path for path in sorted(run.checkpoints.glob("*.pt")) if path != run.last], complaints)
+    return max(others, key=lambda found: (found[0]["epoch"], found[0]["step"]), default=None)
+
+
+def _readable(paths: list[Path], complaints: list[str]) -> list[tuple[Checkpoint, Path]]:
+    found: list[tuple[Checkpoint, Path]] = []
+    for path in paths:
         try:
-            return load(last), last, complaints
-        except NotRead:
+            found.append((load(path), path))
+        except ReadFailed:
             raise
         except UsageError as error:
             complaints.append(str(error))
-    readable: list[tuple[tuple[int, int], Path, State]] = []
-    for path in sorted(directory.glob("*.pt")):
-        if path == last:
-            continue
-        try:
-            state = load(path)
-        except NotRead:
-            raise
-        except UsageError as error:
-            complaints.append(str(error))
-            continue
-        readable.append(((state["epoch"], state["step"]), path, state))
-    if not readable:
-        return None, None, complaints
-    _, path, state = max(readable, key=lambda entry: entry[0])
-    return state, path, complaints
+    return found

@@ -1,4 +1,4 @@
-"""Tables that a method has to tell of an epoch, as a CSV file of the run, with a picture where they are a curve."""
+"""Tables that a run records by epoch, as CSV files, with a picture if they are curves."""
 
 import csv
 import io
@@ -10,35 +10,31 @@ from utils.errors import UsageError
 from utils.files import check_regular, write_text
 from utils.records.plots import Line, line_chart
 
-Row = dict[str, float | str]
-DRAWN = 10  # lines that a picture has at most: more could not be told apart, and each epoch would take longer to draw
+TableRow = dict[str, float | str]
+MOST_DRAWN = 10  # lines per picture: more could not be told split_problems, and each epoch would take longer to draw
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows with the same keys. With `x` and `y`, the names of two columns, it is a curve too."""
+    """Rows with the same keys. With `x` and `y`, the names of two columns, the rows are also the points of a curve."""
 
-    rows: list[Row]
+    rows: list[TableRow]
     x: str = ""
     y: str = ""
 
 
 def record_table(directory: Path, name: str, epoch: int, table: Table) -> list[Line]:
-    """Put the table of `epoch` (from 1) into <name>.csv of `directory`, below those of earlier epochs, in place of
-    those of later ones; the epoch is the first column.
+    """Write the table of `epoch` (from 1) into <name>.csv of `directory`, with the epoch as its first column.
 
-    Of a curve a line an epoch is returned, and <name>.png is drawn: `DRAWN` of them, the first and the last included.
-    A file that is there and is no table of this kind is moved away; that, and a table that cannot be written, is a
-    warning.
+    Rows of earlier epochs stay, rows of this and later ones are replaced. For a curve, <name>.png is drawn with up to
+    MOST_DRAWN epochs, the first and the last included, and one line per epoch is returned, else none.
+
+    A file that is not such a table is renamed, and a table that cannot be written is left out, both with a warning.
     """
     path = directory / f"{name}.csv"
     try:
-        rows = [*_before(path, epoch, table), *({"epoch": epoch} | row for row in table.rows)]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[-1]), lineterminator="\n", extrasaction="ignore", restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(path, text.getvalue())
+        rows = [*_kept_rows(path, epoch, table), *({"epoch": epoch} | row for row in table.rows)]
+        write_text(path, as_csv(rows, columns=list(rows[-1])))
     except OSError as error:
         warn(f"cannot write {path}: {error.strerror}; the table of epoch {epoch} is left out")
         return []
@@ -50,39 +46,60 @@ def record_table(directory: Path, name: str, epoch: int, table: Table) -> list[L
         line.xs.append(float(row[table.x]))
         line.ys.append(float(row[table.y]))
     every = [*lines.values()]
-    drawn = sorted({round(i * (len(every) - 1) / (DRAWN - 1)) for i in range(DRAWN)})
+    drawn = sorted({round(i * (len(every) - 1) / (MOST_DRAWN - 1)) for i in range(MOST_DRAWN)})
     line_chart(directory / f"{name}.png", [every[i] for i in drawn], table.x, table.y, title=str(directory))
     return every
 
 
-def _before(path: Path, epoch: int, table: Table) -> list[Row]:
-    """The rows of earlier epochs; none of a damaged file, which is moved away. Raises OSError."""
+def as_csv(rows: list[TableRow], columns: list[str]) -> str:
+    """Return the rows with a header as CSV. A value that a row lacks is empty; keys beside `columns` are left out."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore", restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _kept_rows(path: Path, epoch: int, table: Table) -> list[TableRow]:
+    """Return the rows of earlier epochs. A damaged file has none and is renamed. Raises OSError."""
     try:
-        earlier = earlier_rows(path, epoch)
-        for row in earlier:
+        rows = _rows_before(path, epoch)
+        for row in rows:
             _ = [float(row[column]) for column in (table.x, table.y) if column]
-    except (UsageError, KeyError, ValueError) as error:
-        if isinstance(error.__cause__, OSError):
-            raise error.__cause__ from None
-        aside = path.with_name(f"{path.name}.damaged")
-        path.replace(aside)
-        warn(f"{path} is damaged: it is moved to {aside.name}, and a new one begins with epoch {epoch}")
+    except (KeyError, ValueError):
+        renamed = path.with_name(f"{path.name}.damaged")
+        path.replace(renamed)
+        warn(f"{path} is damaged: it was renamed to {renamed.name}, and a new table begins with epoch {epoch}")
         return []
-    return earlier
+    return rows
 
 
-def earlier_rows(path: Path, epoch: int) -> list[Row]:
-    """The rows of epochs before `epoch`; none where there is no file. Raises UsageError where it is damaged."""
+def earlier_rows(path: Path, epoch: int) -> list[TableRow]:
+    """Return the rows of epochs before `epoch`, none if there is no file. Raises UsageError if it is damaged."""
+    try:
+        return _rows_before(path, epoch)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except UsageError:
+        raise
+    except (KeyError, ValueError):
+        message = f"{path} is damaged: it is not a table with whole numbers as epochs; move it away to continue"
+        raise UsageError(message) from None
+
+
+def _rows_before(path: Path, epoch: int) -> list[TableRow]:
+    """Return the rows of epochs before `epoch`.
+
+    Raises OSError if the file cannot be read, KeyError or ValueError if it is damaged.
+    """
     check_regular(path)
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows: list[Row] = [dict(row) for row in csv.DictReader(file, strict=True)]
-        if any(None in row or None in row.values() for row in rows):
-            raise ValueError
-        return [row for row in rows if int(row["epoch"]) < epoch]
+            rows: list[TableRow] = [dict(row) for row in csv.DictReader(file, strict=True)]
     except FileNotFoundError:
         return []
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    except (KeyError, ValueError, csv.Error):
-        raise UsageError(f"{path} is damaged: it is no table by whole epochs; move it away to go on") from None
+    except csv.Error as error:
+        raise ValueError(error) from error
+    if any(None in row or None in row.values() for row in rows):
+        raise ValueError("a line has too few or too many values")
+    return [row for row in rows if int(row["epoch"]) < epoch]

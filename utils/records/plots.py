@@ -1,6 +1,6 @@
-"""Line charts as PNG files and as pages, by matplotlib and plotly, which are imported when the first one is drawn.
+"""Line charts as PNG files and as HTML pages. matplotlib and plotly are imported when the first chart is drawn.
 
-A picture shows what stands in a table: one that cannot be drawn is a warning.
+A chart only shows the values of a table. A chart that cannot be drawn is therefore a warning, not an error.
 """
 
 import functools
@@ -19,14 +19,17 @@ from utils.console import warn
 from utils.files import write_atomic
 from utils.text import escaped, visible
 
-COLOURS = {"C0": "#1f77b4", "C1": "#ff7f0e"}  # matplotlib's first two: pictures and pages look alike
+COLOURS = {"C0": "#1f77b4", "C1": "#ff7f0e"}  # matplotlib's first two, so that PNG and page have the same colours
 FONTS = ["DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "PingFang SC", "Microsoft YaHei"]
-LONGEST = {"label": 60, "title": 95}  # characters that fit
+LONGEST_LABEL, LONGEST_TITLE = 60, 95  # characters that fit into the figure
 
 
 @dataclass
 class Line:
-    """A line of a chart: its label, its points, and matplotlib's line style ("-", "--", "none" for points alone)."""
+    """Line of a chart: label, points, and matplotlib's line style ("-", "--", or "none" for points alone).
+
+    The style may begin with a colour of COLOURS, as in "C0--".
+    """
 
     label: str
     xs: list[float]
@@ -35,12 +38,15 @@ class Line:
 
 
 def line_chart(path: Path, lines: Sequence[Line], x_label: str, y_label: str, title: str = "") -> bool:
-    """Draw `lines` into the PNG file `path`, whole or not at all; warns and returns False where that fails."""
+    """Write a PNG of `lines` to `path` atomically. If that fails, warn and return False."""
     return _written(path, lambda: _png(lines, x_label, y_label, title))
 
 
 def line_page(path: Path, lines: Sequence[Line], x_label: str, y_label: str, title: str = "") -> bool:
-    """The same as an HTML page that needs no other file: hover for values, click a name to hide its line."""
+    """Write a self-contained interactive HTML page of `lines` to `path` atomically.
+
+    If that fails, warn and return False.
+    """
     return _written(path, lambda: _page(lines, x_label, y_label, title).encode())
 
 
@@ -49,7 +55,7 @@ def _written(path: Path, draw: Callable[[], bytes]) -> bool:
         with warnings.catch_warnings(action="ignore"):
             content = draw()
         write_atomic(path, lambda file: file.write(content))
-    except Exception as error:  # of a library, of its fonts, of the disk: none of them may end a run
+    except Exception as error:  # a fault of a library, of its fonts or of the disk must not end a run
         _warn_once(f"cannot write {path}: {escaped(getattr(error, 'strerror', None) or error) or type(error).__name__}")
         return False
     return True
@@ -57,41 +63,42 @@ def _written(path: Path, draw: Callable[[], bytes]) -> bool:
 
 @functools.cache
 def _warn_once(line: str) -> None:
-    """A picture that is drawn anew in every epoch fails in every epoch."""
+    """Warn the first time only: a chart that is drawn in every epoch fails in every epoch."""
     warn(line)
 
 
 def _png(lines: Sequence[Line], x_label: str, y_label: str, title: str) -> bytes:
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it would tell of every font cache it builds
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # no line about the font cache
     _import_matplotlib()
     import matplotlib.style
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # a figure without a window or a global state
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # pyplot would need global state and perhaps a window
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     file = io.BytesIO()
-    with matplotlib.style.context(["default", {"text.parse_math": False}]):  # whatever the person's matplotlibrc says
-        text = _drawable()
+    with matplotlib.style.context(["default", {"text.parse_math": False}]):  # ignores the user's matplotlibrc
+        escape = _escape_missing_glyphs()
         figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         for line in lines:
             axes.plot(line.xs, line.ys, line.style, marker="o", markersize=3, linewidth=1.5)
-        axes.set(xlabel=text(x_label, "label"), ylabel=text(y_label, "label"))
-        axes.set_title(text(title, "title"), fontsize=9)
+        axes.set(xlabel=_cut(escape(x_label), LONGEST_LABEL), ylabel=_cut(escape(y_label), LONGEST_LABEL))
+        axes.set_title(_cut(escape(title), LONGEST_TITLE), fontsize=9)
         if all(float(x).is_integer() for line in lines for x in line.xs):
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # epochs have no halves
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # no tick at half an epoch
         axes.grid(alpha=0.3)
         if len(lines) > 1:
             legend = axes.legend(axes.lines, [""] * len(lines), fontsize=8)
             for entry, line in zip(legend.get_texts(), lines, strict=True):
-                entry.set_text(text(line.label, "label"))  # given to legend(), a name that begins with _ is left out
+                # legend() itself would leave out a name that begins with _
+                entry.set_text(_cut(escape(line.label), LONGEST_LABEL))
         figure.savefig(file, format="png")
     return file.getvalue()
 
 
 def _import_matplotlib() -> None:
-    """Import it without the backend of the environment: pictures need no window, and an unknown name is an error."""
+    """Import matplotlib without MPLBACKEND: charts need no window, and an unknown backend would be an error."""
     backend = os.environ.pop("MPLBACKEND", None)
     try:
         importlib.import_module("matplotlib.style")
@@ -100,8 +107,13 @@ def _import_matplotlib() -> None:
             os.environ["MPLBACKEND"] = backend
 
 
-def _drawable() -> Callable[[str, str], str]:
-    """(text, LONGEST's key) -> the text on one line, cut in its middle, with what no font here can draw escaped."""
+def _cut(text: str, longest: int) -> str:
+    """Return `text` with its middle replaced by "..." if it is longer than `longest`: both ends of a name matter."""
+    return text if len(text) <= longest else f"{text[: longest // 2 - 2]}...{text[-longest // 2 + 1 :]}"
+
+
+def _escape_missing_glyphs() -> Callable[[str], str]:
+    """Choose matplotlib's fonts, and return a function that escapes each character that none of them can draw."""
     import matplotlib
     from matplotlib import font_manager
 
@@ -110,23 +122,18 @@ def _drawable() -> Callable[[str, str], str]:
     matplotlib.rcParams["font.family"] = families or ["sans-serif"]
     fonts: list[Any] = [font_manager.get_font(font_manager.findfont(name)) for name in families]
 
-    def drawn(character: str) -> str:
+    def escape(character: str) -> str:
         known = character.isprintable() and any(font.get_char_index(ord(character)) for font in fonts)
         return character if known or character == " " else character.encode("unicode_escape").decode()
 
-    def text(text: str, of: str) -> str:
-        most = LONGEST[of]
-        shown = "".join(map(drawn, text))
-        return shown if len(shown) <= most else f"{shown[: most // 2 - 2]}...{shown[-most // 2 + 1 :]}"
-
-    return text
+    return lambda text: "".join(map(escape, text))
 
 
 def _page(lines: Sequence[Line], x_label: str, y_label: str, title: str) -> str:
     from plotly import graph_objects
 
     def as_text(text: str) -> str:
-        """Plotly takes labels for HTML."""
+        """Return `text` escaped, because plotly reads labels as HTML."""
         return html.escape(visible(text), quote=False)
 
     figure = graph_objects.Figure()

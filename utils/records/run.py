@@ -1,11 +1,8 @@
-"""One run, one directory: made atomically, described by its own files, held by one process at a time."""
+"""A run on disk: made atomically, described by its own files, and trained by one process at a time."""
 
-import functools
 import json
 import os
 import platform
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -15,113 +12,171 @@ from typing import IO, Any
 
 import yaml
 
-from args import Options
+from args import Options, from_flat
+from utils.config.yaml_loader import load_yaml
 from utils.errors import RunFailed, RunInUse, UsageError
 from utils.files import check_regular, locked, mkdir_failure, try_lock, write_text
+from utils.records.environment import environment
+from utils.run_paths import RunPaths, locate_run
 from utils.text import shown
 
 STATUSES = ("running", "done", "failed", "stopped")
-COUNTS = ("epoch", "epochs", "step")  # of status.json
-ROW = "result.csv"  # the run's own rows of results.csv
-PROCESS = uuid.uuid4().hex
-ELSEWHERE = "--log-dir names another place"
+COUNTS = ("epoch", "epochs", "step")  # non-negative integers in status.json
+PROCESS_ID = uuid.uuid4().hex  # unlike a pid it is unique across machines
+LOG_DIR_ADVICE = "pass another folder with --log-dir"
 
 
-class Run:
-    """A run's directory, locked by this process. `path` holds config.yaml, environment.json, metrics.csv, status.json,
-    result.csv, logs/ and checkpoints/. A copy in another process writes nothing there.
+class Run(RunPaths):
+    """Read access to the run in the directory `path`, whoever trains it."""
 
-    The lock file says who holds the lock: machine, pid, and a name that no other process has. Raises UsageError
-    where status.json is damaged.
+    def options(self) -> Options:
+        """Return the options in config.yaml. Raises UsageError if the file is missing or damaged."""
+        return from_flat(load_yaml(self.config))
+
+    def status(self) -> dict[str, Any]:
+        """Return the content of status.json, empty if there is none. Raises UsageError if it is damaged."""
+        check_regular(self.status_file)
+        try:
+            record = json.loads(self.status_file.read_text(encoding="utf-8"))
+            if not isinstance(record, dict):
+                raise ValueError(f"a JSON object is expected, {shown(record)} found")
+            _check_status(record)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except (OSError, ValueError, RecursionError) as error:
+            reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+            raise UsageError(f"{self.status_file} is damaged: {reason}; move it away to continue") from error
+        return record
+
+    def is_done(self) -> bool:
+        """Return True if status.json is readable and its status is "done"."""
+        try:
+            return self.status().get("status") == "done"
+        except UsageError:
+            return False
+
+    def lock_owner(self) -> str:
+        """Return a description of the process that holds the run's lock, such as "another process (pid 7 on 'a')"."""
+        try:
+            record = json.loads(self.lock_file.read_text(encoding="utf-8"))
+            return f"another process (pid {int(record['pid'])} on {record['host']!r:.80})"
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return "another process"
+
+
+def _check_status(record: dict[str, Any]) -> None:
+    sound: dict[str, Callable[[Any], bool]] = {
+        "status": lambda value: value in STATUSES,
+        "id": lambda value: isinstance(value, str),
+        **dict.fromkeys(COUNTS, lambda value: type(value) is int and value >= 0),
+    }
+    for name, is_sound in sound.items():
+        if name in record and not is_sound(record[name]):
+            raise ValueError(f"{name} is {shown(record[name])}")
+
+
+class LockedRun(Run):
+    """Run that this process trains. It holds the run's lock: no other process writes into the directory.
+
+    The lock file records the machine, the pid and an id of the process. A copy of this object in another process has no
+    lock and writes nothing.
+
+    Raises UsageError if status.json is damaged or a file stands in the place of a folder.
     """
 
     def __init__(self, path: Path, lock: IO[str]) -> None:
-        self.path = path
-        self.id = str(read_status(path).get("id") or uuid.uuid4().hex)
+        super().__init__(path)
+        self.id = str(self.status().get("id") or uuid.uuid4().hex)
         self._lock: IO[str] | None = lock
-        self._holder = json.dumps({"host": platform.node(), "pid": os.getpid(), "process": PROCESS})
+        self._owner = json.dumps({"host": platform.node(), "pid": os.getpid(), "process": PROCESS_ID})
         lock.truncate(0)
-        lock.write(self._holder)
+        lock.write(self._owner)
         lock.flush()
-        for folder in ("logs", "checkpoints"):
+        for folder in (self.logs, self.checkpoints):
             try:
-                (path / folder).mkdir(exist_ok=True)
+                folder.mkdir(exist_ok=True)
             except FileExistsError:
-                raise UsageError(f"{path / folder} is no directory; move it away to go on") from None
-        for left in (*path.glob(".*.tmp"), *path.glob("checkpoints/.*.tmp")):  # by a process killed while it wrote
-            left.unlink(missing_ok=True)
+                raise UsageError(f"{folder} is not a directory; move it away to continue") from None
+        for folder in (self.path, self.checkpoints):
+            for temporary in folder.glob(".*.tmp"):  # of a process that was killed during a write
+                temporary.unlink(missing_ok=True)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "id": self.id, "_lock": None}
+        return self.__dict__ | {"_lock": None}
 
     @property
-    def held(self) -> bool:
-        """Whether no other process has taken the run over, as one can on a file system that shares no locks."""
+    def is_held(self) -> bool:
+        """False if another process took the run over, which happens on file systems that do not share locks."""
         try:
-            return self._lock is not None and (self.path / ".lock").read_text() in (self._holder, "")
+            return self._lock is not None and self.lock_file.read_text() in (self._owner, "")
         except (OSError, ValueError):
             return True
 
     def check_held(self) -> None:
-        """Raises RunFailed where another process has taken the run over."""
-        if not self.held:
-            raise RunFailed(f"{self.path} was taken over by {holder(self.path)}; its file system shares no locks")
+        """Raise RunFailed if another process took the run over."""
+        if not self.is_held:
+            owner = self.lock_owner()
+            raise RunFailed(f"{self.path} was taken over by {owner}; its file system does not share locks")
 
-    def describe(self, options: Options, facts: dict[str, Any]) -> None:
-        """Write config.yaml and environment.json, once, before anything else happens in the directory."""
+    def describe(self, options: Options, device_facts: dict[str, Any]) -> None:
+        """Write config.yaml and environment.json. A new run does so before anything else is written."""
         if self._lock is None:
             return
-        again = options.replace(resume=None)  # to repeat the run is to begin it, however this one was begun
-        write_text(self.path / "config.yaml", yaml.safe_dump(again.flat(), sort_keys=False))
-        write_text(self.path / "environment.json", json.dumps(environment() | facts, indent=2) + "\n")
+        repeatable = options.replace(resume=None)  # --config with this file starts a new run
+        write_text(self.config, yaml.safe_dump(repeatable.flat(), sort_keys=False))
+        write_text(self.environment, json.dumps(environment() | device_facts, indent=2) + "\n")
 
-    def set_status(self, status: str, **facts: object) -> None:
-        """Record running, done, failed or stopped, with the epoch and whatever else there is to say."""
+    def set_status(self, status: str, **details: object) -> None:
+        """Write status.json: one of STATUSES, the time, and `details` such as the epoch."""
         assert status in STATUSES
-        if not self.held:
+        if not self.is_held:
             return
-        record = {"status": status, "id": self.id, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **facts}
-        write_text(self.path / "status.json", json.dumps(record) + "\n")
+        record = {"status": status, "id": self.id, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **details}
+        write_text(self.status_file, json.dumps(record) + "\n")
 
 
-def create(options: Options) -> Run:
-    """Make the directory of a new run; where the name is taken, the first free <name>/0, <name>/1, … .
+def create(options: Options) -> LockedRun:
+    """Make the directory of a new run: `base_directory`, or the first free <base>/0, <base>/1, ….
 
-    Any number of processes may do so at once: each gets its own. Raises UsageError where it cannot be made.
+    Processes that call this at the same time get different directories. Raises UsageError if none can be made.
     """
-    home = base(options)
-    for path in _candidates(home):
+    for path in _candidates(base_directory(options)):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.mkdir()
         except FileExistsError as taken:
             if not path.is_dir():
-                raise UsageError(f"log_dir: cannot make {path}: {mkdir_failure(path, taken)}; {ELSEWHERE}") from None
-            if not _is_left(path):
+                reason = mkdir_failure(path, taken)
+                raise UsageError(f"log_dir: cannot make {path}: {reason}; {LOG_DIR_ADVICE}") from None
+            if not _is_abandoned(path):
                 continue
         except OSError as error:
-            raise UsageError(f"log_dir: cannot make {path}: {mkdir_failure(path, error)}; {ELSEWHERE}") from error
-        lock = try_lock(path / ".lock")
-        if lock is not None and not (path / "config.yaml").exists():
-            return Run(path, lock)
+            raise UsageError(f"log_dir: cannot make {path}: {mkdir_failure(path, error)}; {LOG_DIR_ADVICE}") from error
+        lock = try_lock(RunPaths(path).lock_file)
+        if lock is not None and not RunPaths(path).exists:
+            return LockedRun(path, lock)
     raise AssertionError("the candidates never end")
 
 
-def _is_left(path: Path) -> bool:
-    """Whether a process was killed there before it wrote config.yaml."""
+def _is_abandoned(path: Path) -> bool:
+    """Return True if a process was killed in `path` before it wrote config.yaml."""
+    run = RunPaths(path)
     names = {entry.name for entry in path.iterdir() if not entry.name.endswith(".tmp")}
-    return names <= {".lock", "logs", "checkpoints"}
+    return names <= {run.lock_file.name, run.logs.name, run.checkpoints.name}
 
 
 @contextmanager
-def starting(options: Options) -> Iterator[None]:
-    """While it lasts no other run of --resume auto is begun in this log directory. Raises UsageError."""
+def exclusive_start(options: Options) -> Iterator[None]:
+    """Let no other process start a run with --resume auto in the same --log-dir. Raises UsageError if it is read-only.
+
+    Of several processes that start the same run at once, the first creates it and the others find it.
+    """
     root = _root(options)
     try:
         root.mkdir(parents=True, exist_ok=True)
         (root / ".start.lock").touch()
     except OSError as error:
-        raise UsageError(f"log_dir: cannot write {root}: {mkdir_failure(root, error)}; {ELSEWHERE}") from error
+        raise UsageError(f"log_dir: cannot write {root}: {mkdir_failure(root, error)}; {LOG_DIR_ADVICE}") from error
     with locked(root / ".start.lock"):
         yield
 
@@ -130,119 +185,64 @@ def _root(options: Options) -> Path:
     return Path(options.run.log_dir or "runs")
 
 
-def _candidates(home: Path) -> Iterator[Path]:
-    yield home
+def _candidates(base: Path) -> Iterator[Path]:
+    yield base
     number = 0
     while True:
-        yield home / str(number)
+        yield base / str(number)
         number += 1
 
 
-def base(options: Options) -> Path:
-    """<log-dir>/<config stem>[/prune-rate=<k>]/<name>: where the runs of this configuration live, dry runs apart."""
-    name = f"{options.run.name}{',dry-run' * bool(options.run.dry_run)}"
+def base_directory(options: Options) -> Path:
+    """Return <log-dir>/<config stem>[/prune-rate=<k>]/<name>, with ",dry-run" appended for a dry run.
+
+    All runs of one configuration lie in this directory or in its numbered sub-directories.
+    """
+    name = f"{options.run.name},dry-run" if options.run.dry_run else str(options.run.name)
     level = () if options.constraint.prune_rate is None else (f"prune-rate={options.constraint.prune_rate}",)
     return _root(options).joinpath(options.run.stem, *level, name)
 
 
-def unfinished(options: Options, is_same: Callable[[Path], bool]) -> Run | None:
-    """The newest run of this configuration that is not done and that `is_same`, or None.
+def lock_unfinished(options: Options, is_same: Callable[[Run], bool]) -> LockedRun | None:
+    """Lock the newest unfinished run of this configuration for which `is_same` is true; None if there is none.
 
-    Raises RunInUse where another process is training one of them.
+    Raises RunInUse if another process is training one of these runs.
     """
-    home = base(options)
-    numbered = [p for p in home.glob("*") if p.name.isdigit()] if home.is_dir() else []
-    paths = [p for p in (home, *numbered) if (p / "config.yaml").exists() and not _is_done(p)]
-    newest_first = sorted(paths, key=lambda p: (p / "config.yaml").stat().st_mtime_ns, reverse=True)
-    locks = {path: try_lock(path / ".lock") for path in filter(is_same, newest_first)}
-    if busy := [path for path, lock in locks.items() if lock is None]:
-        raise RunInUse(f"{busy[0]} is being trained by {holder(busy[0])}; nothing was started")
-    return next((Run(path, lock) for path, lock in locks.items() if lock), None)
+    locks = _locked_unfinished(options, is_same)
+    if not locks:
+        return None
+    (newest, lock), *others = locks.items()
+    for _, other in others:
+        other.close()
+    return LockedRun(newest.path, lock)
 
 
-def _is_done(path: Path) -> bool:
-    try:
-        return read_status(path).get("status") == "done"
-    except UsageError:
-        return False
+def check_none_in_training(options: Options, is_same: Callable[[Run], bool]) -> None:
+    """Raise RunInUse if another process is training a run of this configuration for which `is_same` is true."""
+    for lock in _locked_unfinished(options, is_same).values():
+        lock.close()
 
 
-def existing(path: str) -> Run:
-    """The run at `path`: its directory or one of its checkpoints. Raises UsageError where none is or it is in use."""
-    directory = directory_of(Path(path))
-    if not (directory / "config.yaml").exists():
-        raise UsageError(f"resume: {path} is no run directory and no checkpoint of one: no config.yaml in {directory}")
-    lock = try_lock(directory / ".lock")
+def _locked_unfinished(options: Options, is_same: Callable[[Run], bool]) -> dict[Run, IO[str]]:
+    """Return the unfinished runs for which `is_same` is true with their locks, newest first. Raises RunInUse."""
+    base = base_directory(options)
+    numbered = [path for path in base.glob("*") if path.name.isdigit()] if base.is_dir() else []
+    unfinished = [run for run in map(Run, (base, *numbered)) if run.exists and not run.is_done()]
+    newest_first = sorted(unfinished, key=lambda run: run.config.stat().st_mtime_ns, reverse=True)
+    locks = {run: try_lock(run.lock_file) for run in filter(is_same, newest_first)}
+    for run, lock in locks.items():
+        if lock is None:
+            raise RunInUse(f"{run.path} is being trained by {run.lock_owner()}; nothing was started")
+    return {run: lock for run, lock in locks.items() if lock}
+
+
+def lock_existing(path: Path) -> LockedRun:
+    """Lock the run that `path`, a run directory or a checkpoint in one, names.
+
+    Raises UsageError if there is no run or another process is working on it.
+    """
+    run = Run(locate_run(path, "resume: ")[0].path)
+    lock = try_lock(run.lock_file)
     if lock is None:
-        raise UsageError(f"resume: {directory} is being worked on by {holder(directory)}")
-    return Run(directory, lock)
-
-
-def directory_of(path: Path) -> Path:
-    """The run directory a path means: itself, or the one whose checkpoints/ holds it."""
-    return path.parent.parent if path.parent.name == "checkpoints" and not path.is_dir() else path
-
-
-def holder(path: Path) -> str:
-    """The process that holds the lock on the run at `path`, in words."""
-    try:
-        record = json.loads((path / ".lock").read_text(encoding="utf-8"))
-        return f"another process (pid {int(record['pid'])} on {record['host']!r:.80})"
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return "another process"
-
-
-def read_status(path: Path) -> dict[str, Any]:
-    """status.json of the run at `path`; empty where there is none. Raises UsageError where it is damaged."""
-    file = path / "status.json"
-    check_regular(file)
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        found = record if isinstance(record, dict) else {"it": record}
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{file} is damaged: {_reason(error)}; move it away to go on") from error
-    sound = {"status": STATUSES.__contains__, "id": lambda value: isinstance(value, str)}
-    sound |= dict.fromkeys(COUNTS, lambda value: type(value) is int and value >= 0)
-    for name, value in found.items():
-        if name == "it" or (name in sound and not sound[name](value)):
-            raise UsageError(f"{file} is damaged: {name} is {shown(value)}; move it away to go on")
-    return found
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error).partition("\n")[0]
-
-
-def environment() -> dict[str, Any]:
-    """What is needed to repeat a run besides its config: command, commit, versions, machine."""
-    import numpy
-    import torch
-
-    return {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "commit": commit(),
-        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "cuda": torch.version.cuda,
-        "platform": platform.platform(),
-        "host": platform.node(),
-    }
-
-
-@functools.cache
-def commit() -> str:
-    """The git commit this program was at when it was first asked; empty outside a repository."""
-    return _git("rev-parse", "HEAD")
-
-
-def _git(*command: str) -> str:
-    try:
-        here = Path(__file__).resolve().parent
-        done = subprocess.run(["git", *command], cwd=here, capture_output=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else ""
+        raise UsageError(f"resume: {run.path} is in use by {run.lock_owner()}")
+    return LockedRun(run.path, lock)

@@ -1,7 +1,7 @@
-"""TensorBoard's event files: what a run records in them, and how they are cut back on resumption.
+"""TensorBoard's event files: writing them, and truncating them on resumption.
 
-An event file only grows. Cut to the length that it had when a checkpoint was saved it holds what an unbroken run had
-written, whatever its tags and steps are: TensorBoard itself drops only steps from a given one on, and no negative ones.
+An event file only grows. Truncated to the length that it had when a checkpoint was saved, it holds exactly the events
+of an uninterrupted run. TensorBoard's own `purge_step` would not do: it keeps events with negative steps.
 """
 
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.console import warn
-from utils.records.metrics_log import Measures
+from utils.records.metrics_log import Metrics
 from utils.records.plots import Line
 from utils.text import shown
 
@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 
 
 class TensorBoard:
-    """Event files in `directory`: scalars by epoch, the run's hparams with its final measures, histograms when asked.
+    """Writer of event files in `directory`: scalars by epoch, histograms, and hparams with the final metrics.
 
-    `epoch` is the last one recorded before, `held_out` the split that has curves ("test" or "val"); from step `purge`
-    on, where one is given, a reader drops what earlier files hold. Imports tensorboard when it is made, not before:
-    half a second that a run's first batch need not wait for.
+    epoch: the last epoch that earlier files hold.
+    held_out: the split that has curves, "test" or "val".
+    purge: readers drop the events of earlier files from this step on.
+
+    tensorboard is imported by the constructor, not before: the import takes half a second, for which the first batch of
+    a run does not wait.
     """
 
     def __init__(
@@ -31,40 +34,43 @@ class TensorBoard:
     ) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(directory), purge_step=purge)
+        self._writer: Any = SummaryWriter(str(directory), purge_step=purge)  # torch's annotations are incomplete
         self._hparams = {key: _hparam(value) for key, value in hparams.items()}
         self._epoch = epoch
         self._curve = f"{held_out}/"
 
-    def record(self, epoch: int, measures: Measures) -> None:
-        for split, values in measures.items():
+    def record(self, epoch: int, metrics: Metrics) -> None:
+        """Write each metric as the scalar <split>/<name> at step `epoch`."""
+        for split, values in metrics.items():
             for name, value in values.items():
                 self._writer.add_scalar(f"{split}/{name}", value, epoch)
         self._epoch = epoch
 
     def histograms(self, epoch: int, tensors: Iterable[tuple[str, "Tensor"]]) -> None:
+        """Write one histogram per (name, tensor) at step `epoch`."""
         for name, tensor in tensors:
             self._writer.add_histogram(name, tensor.detach().float(), epoch)
 
     def curve(self, name: str, line: Line) -> None:
-        """A line of y over x under a tag of its own, with step 100 x."""
+        """Write a line as scalars under the tag <name>/<label>. Steps are integers: x is rounded to 1/100."""
         for x, y in zip(line.xs, line.ys, strict=True):
             self._writer.add_scalar(f"{name}/{line.label.replace(' ', '_')}", y, round(100 * x))
 
     def flush(self) -> None:
-        """Return when the files hold all that was recorded."""
+        """Write all buffered events to the files."""
         self._writer.flush()
 
     def close(self, final: Mapping[str, float]) -> None:
-        """Write the hparams and their final measures (`final` empty: the run did not end) and close the files."""
-        from torch.utils.tensorboard.summary import hparams
+        """Write the hparams with the `final` metrics by tag, and close the files. An unfinished run has no `final`."""
+        from torch.utils.tensorboard import summary
 
         if final:
-            # SummaryWriter.add_hparams would open a second run directory; the page would show the run twice.
-            for summary in hparams(self._hparams, dict.fromkeys(final, 0.0)):
-                self._writer._get_file_writer().add_summary(summary)
+            # SummaryWriter.add_hparams would open a second run directory, and TensorBoard would show the run twice.
+            make_hparams: Any = summary.hparams  # without annotations in torch
+            for event in make_hparams(self._hparams, dict.fromkeys(final, 0.0)):
+                self._writer.file_writer.add_summary(event)
             for name, value in final.items():
-                if not name.startswith(self._curve):  # else that curve ends in this value already
+                if not name.startswith(self._curve):  # else this value is already the last of that curve
                     self._writer.add_scalar(name, value, self._epoch + 1)
         self._writer.close()
 
@@ -74,29 +80,30 @@ def _hparam(value: object) -> bool | int | float | str:
 
 
 def event_sizes(directory: Path) -> dict[str, int]:
-    """The bytes of each event file."""
+    """Return the size in bytes of each event file in `directory`, by name."""
     return {path.name: path.stat().st_size for path in sorted(directory.glob("*tfevents*"))}
 
 
-def check_sizes(sizes: Mapping[str, int]) -> None:
-    """Raises ValueError where these are no sizes of files by name."""
+def check_event_sizes(sizes: Mapping[str, int]) -> None:
+    """Raise ValueError unless every key is a str and every value a non-negative int."""
     for name, size in sizes.items():
         if not isinstance(name, str) or type(size) is not int or size < 0:
             raise ValueError(f"{shown(name)} is {shown(size)}, a number of bytes expected")
 
 
-def keep_events(directory: Path, sizes: Mapping[str, int] | None) -> None:
-    """Cut each event file to the size it had when a checkpoint was saved, and remove those that came later: TensorBoard
-    then shows what an unbroken run had shown; what a file has lost meanwhile is a warning. Does nothing where the sizes
-    are unknown."""
+def truncate_events(directory: Path, sizes: Mapping[str, int] | None) -> None:
+    """Truncate each event file to its size in a checkpoint, and remove files that are newer than the checkpoint.
+
+    A file that is missing or shorter is a warning. With `sizes` None, as older checkpoints have it, nothing is done.
+    """
     if sizes is None:
         return
-    found = event_sizes(directory)
-    for name in found.keys() - sizes.keys():
+    current = event_sizes(directory)
+    for name in current.keys() - sizes.keys():
         (directory / name).unlink()
     for name, size in sizes.items():
-        if found.get(name, 0) > size:
+        if current.get(name, 0) > size:
             os.truncate(directory / name, size)
-        elif found.get(name, 0) < size:
-            now = f"has {found[name]:,} of its {size:,} bytes" if name in found else "is gone"
-            warn(f"{directory / name} {now}: its curves are not whole; metrics.csv has the measures of every epoch")
+        elif current.get(name, 0) < size:
+            loss = f"has {current[name]:,} of its {size:,} bytes" if name in current else "is missing"
+            warn(f"{directory / name} {loss}: its curves are incomplete; metrics.csv has the metrics of every epoch")

@@ -1,0 +1,62 @@
+"""The entries of a checkpoint that describe its network and its data set, so that both can be used without the options.
+
+Checkpoints of earlier versions lack these entries. Resumption does not read them: there the options decide.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import data
+from args import Options
+from data.readers.class_names import class_names
+from trainers.build import network_options
+from utils.errors import UsageError
+
+
+def description(options: Options, spec: data.SetSpec) -> dict[str, dict[str, Any]]:
+    """Return the entries `network` and `data`, of plain types.
+
+    network: the arguments of `models.build`, with num_classes and in_shape (channels, height, width).
+
+    data: `set`, the name of the data set. `classes`, the class names by label, None if unknown. `mean` and `std`, per
+    channel, of pixels in [0, 1]. `binary`, True if pixels become 0 or 1 before mean and std. `image_size`, (height,
+    width). `margin`: evaluation resizes the shorter side to margin * image_size and crops the centre; None if images
+    have a fixed size.
+    """
+    classes = class_names(options.data.set, Path(options.data.data))
+    return {
+        "network": network_options(options, spec),
+        "data": {
+            "set": options.data.set,
+            "classes": None if classes is None else list(classes),
+            "mean": list(spec.mean),
+            "std": list(spec.std),
+            "binary": spec.binary,
+            "image_size": list(spec.in_shape[1:]),
+            "margin": spec.margin,
+        },
+    }
+
+
+def described_spec(checkpoint: Mapping[str, Any], path: str) -> data.SetSpec | None:
+    """Return the data set that a checkpoint describes, or None for a checkpoint of an earlier version.
+
+    No file of the data set is read. Raises UsageError if the description is damaged.
+    """
+    if "network" not in checkpoint and "data" not in checkpoint:
+        return None
+    try:
+        network, entry = checkpoint["network"], checkpoint["data"]
+        return replace(
+            data.SPECS[entry["set"]],
+            in_shape=tuple(network["in_shape"]),
+            num_classes=network["num_classes"],
+            mean=tuple(entry["mean"]),
+            std=tuple(entry["std"]),
+            binary=entry["binary"],
+            margin=entry["margin"],
+        )
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"{path} is damaged: its entries network and data do not describe a network") from error
