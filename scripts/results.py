@@ -8,16 +8,15 @@ FILE.damaged.
 """
 
 import sys
-from pathlib import Path
 
-if __name__ == "__main__":  # run as a file: the project is one level up
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from utils import exit_codes
+if __name__ == "__main__":
+    import start
 
-    exit_codes.leave_at_once()
+    start.prepare(loads_torch=False)
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from utils import exit_codes
 from utils.config.script_parser import Parser, new_path, old_path

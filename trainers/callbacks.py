@@ -17,6 +17,24 @@ from utils.records.tensorboard import TensorBoard, event_sizes, keep_events
 from utils.stop_signal import StopRequest
 
 
+class NullCallbacks:
+    """Callbacks that record nothing and never stop the loop."""
+
+    def stop_asked(self) -> bool:
+        return False
+
+    def save_due(self) -> bool:
+        return False
+
+    def save(self, state: State, *, is_best: bool) -> None: ...
+
+    def tables(self, epoch: int, tables: dict[str, Table]) -> None: ...
+
+    def epoch_done(self, state: State, train: Score, held_out: Score, rate: float, *, is_best: bool) -> None: ...
+
+    def stopped(self, state: State) -> None: ...
+
+
 class SignalCallbacks:
     """Hears the loop's events and asks it to stop when told so: all that any process but the first has to do."""
 

@@ -168,7 +168,7 @@ def test_a_table_does_not_count_a_run_with_a_damaged_status(program, config, tmp
         status.write_text(text)
         assert sweep.main(["--config", config(), "--table"]) == 0
         said = capsys.readouterr()
-        assert "nothing is finished yet" in said.out and "rows that do not count" in said.err
+        assert "no cell is finished yet" in said.out and "rows ignored because" in said.err
 
 
 @pytest.mark.parametrize("text", ["", "[" * BRACKETS, "\xff", '{"seed": null}'])

@@ -64,8 +64,8 @@ def test_a_sweep_passes_by_a_cell_that_is_trained_elsewhere(living, config, tmp_
         for number, handler in before.items():
             signal.signal(number, handler)
     said = capsys.readouterr()
-    assert code == 75 and "ticket: passed by, another process is training it\n" in said.out and not said.err
-    assert "cells left: 1; the same command goes on" in said.out and "failed" not in said.out
+    assert code == 75 and "ticket: skipped, another process is training it\n" in said.out and not said.err
+    assert "cells left: 1; the same command continues" in said.out and "failed" not in said.out
 
 
 def test_of_several_that_begin_the_same_run_at_once_one_trains_it(config, tmp_path):

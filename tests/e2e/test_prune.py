@@ -1,4 +1,4 @@
-"""scripts/prune.py on real runs of a few epochs: what it writes, that the numbers are true, what it refuses."""
+"""scripts/prune.py on real runs of a few epochs: its files, the truth of its numbers, its refusals."""
 
 import csv
 import re
@@ -33,12 +33,12 @@ RUNS = {
     "ticket": {"arch": "FC", **TICKET},
 }
 
-FILES = {"mlp": "configs/prune/fashionmnist_mlp_pruning.yml"}  # the path that published curves go by
+FILES = {"mlp": "configs/prune/fashionmnist_mlp_pruning.yml"}  # published curves belong to this path
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """name -> directory of a finished run; each is trained when it is first asked for."""
+    """Return a function from name to the directory of a finished run, which is trained on first use."""
     home, found = tmp_path_factory.mktemp("runs"), {}
 
     def of(name):
@@ -56,7 +56,7 @@ def runs(tmp_path_factory):
 
 @pytest.fixture
 def run(capsys):
-    """Runs the script; returns (exit code, standard output, standard error)."""
+    """Return a function that runs the script and returns its exit code, standard output and standard error."""
 
     def call(*argv):
         capsys.readouterr()
@@ -83,7 +83,7 @@ def accuracy(model, of):
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_levels_give_a_table_two_pictures_and_true_numbers(runs, run, tmp_path, name):
+def test_levels_are_written_as_a_table_and_two_pictures_with_true_numbers(runs, run, tmp_path, name):
     code, out, err = run(runs(name), "--percent", 0, 50, 95, "--repeat", 1, "--out", tmp_path)
     assert (code, err) == (0, "")
     rows, of = table(tmp_path), trained(runs(name))
@@ -108,7 +108,7 @@ def test_levels_give_a_table_two_pictures_and_true_numbers(runs, run, tmp_path, 
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_the_compact_network_is_smaller_and_computes_the_same(runs, run, tmp_path, name):
+def test_the_compact_network_is_smaller_and_equivalent(runs, run, tmp_path, name):
     file = tmp_path / "small.pt"
     code, out, err = run(runs(name), "--method", "unit", "--percent", 50, "--compact", file, "--repeat", 1)
     assert (code, err) == (0, "") and "largest difference" in out
@@ -126,14 +126,14 @@ def test_the_compact_network_is_smaller_and_computes_the_same(runs, run, tmp_pat
     assert not (runs(name) / "pruning").exists()
 
 
-def test_a_checkpoint_is_taken_in_the_state_that_it_was_trained_in(runs, run, tmp_path):
-    for name, kept in (("initial.pt", "50.00 %"), ("last.pt", "30.00 %")):  # the global schedule comes down from a half
+def test_a_checkpoint_is_opened_at_the_density_of_its_epoch(runs, run, tmp_path):
+    for name, kept in (("initial.pt", "50.00 %"), ("last.pt", "30.00 %")):  # the density schedule starts at one half
         file = runs("ticket") / "checkpoints" / name
         code, out, err = run(file, "--percent", 0, "--repeat", 1, "--out", tmp_path / name)
         assert (code, err) == (0, "") and out.startswith(str(file)) and f"weights kept ({kept})" in out.splitlines()[0]
 
 
-def test_a_smaller_network_that_computes_something_else_is_not_written(runs, run, tmp_path, monkeypatch):
+def test_a_smaller_network_with_other_logits_is_not_written(runs, run, tmp_path, monkeypatch):
     rebuilt = compact.rebuilt
 
     def broken(stored):
@@ -148,7 +148,7 @@ def test_a_smaller_network_that_computes_something_else_is_not_written(runs, run
     assert code == 1 and "nothing is written" in err and err.count("\n") == 1 and not file.exists()
 
 
-def test_a_network_whose_layers_round_their_inputs_is_pruned_but_not_written(runs, run, tmp_path, monkeypatch):
+def test_a_network_that_rounds_its_inputs_is_pruned_but_not_written_compactly(runs, run, tmp_path, monkeypatch):
     def rounding(*words):
         of = trained_before(*words)
         of.model.linear[2].register_forward_pre_hook(lambda _layer, inputs: (inputs[0].mul(8).floor() / 8,))
@@ -162,7 +162,7 @@ def test_a_network_whose_layers_round_their_inputs_is_pruned_but_not_written(run
     assert run(runs("mlp"), *words, "--out", tmp_path)[0] == 0
 
 
-def test_the_scope_the_criterion_and_the_seed_matter(runs, run, tmp_path):
+def test_scope_criterion_and_seed_change_the_result(runs, run, tmp_path):
     found, random = {}, ("--criterion", "random")
     asked = [(), ("--scope", "global"), ("--criterion", "taylor"), random, random, (*random, "--seed", 1)]
     for number, words in enumerate(asked):
@@ -175,7 +175,7 @@ def test_the_scope_the_criterion_and_the_seed_matter(runs, run, tmp_path):
     assert all(len(set(losses)) == 5 for losses in zip(usual, together, taylor, random, other, strict=True))
 
 
-def test_training_on_holds_the_zeros_and_helps(runs, run, tmp_path):
+def test_fine_tuning_keeps_the_zeros_and_improves_the_accuracy(runs, run, tmp_path):
     run(runs("norms"), "--method", "unit", "--percent", 70, "--repeat", 1, "--out", tmp_path / "plain")
     more = ("--finetune", 2, "--compact", tmp_path / "small.pt")
     code, out, err = run(runs("norms"), "--method", "unit", "--percent", 70, "--repeat", 1, *more)
@@ -185,7 +185,7 @@ def test_training_on_holds_the_zeros_and_helps(runs, run, tmp_path):
     assert better > float(table(tmp_path / "plain")["unit", 70]["accuracy"]) + 10
 
 
-def test_weights_stay_zero_while_training_goes_on(runs):
+def test_pruned_weights_stay_zero_during_fine_tuning(runs):
     of = trained(runs("mlp"))
     pruner = prune_levels.weight_pruner(of, None)
     model, kept = prune_levels.pruned(of, pruner, 80, scope="layer", epochs=1)
@@ -194,7 +194,7 @@ def test_weights_stay_zero_while_training_goes_on(runs):
         assert not torch.equal(layer.weight, of.model.get_submodule(name).weight * mask)
 
 
-def test_batch_norm_statistics_are_taken_anew_where_asked(runs):
+def test_running_statistics_are_recomputed_on_request(runs):
     of = trained(runs("norms"))
     pruner = prune_levels.unit_pruner(of, None)
     plain, kept = prune_levels.pruned(of, pruner, 50, scope="layer")
@@ -208,7 +208,7 @@ def test_batch_norm_statistics_are_taken_anew_where_asked(runs):
     assert torch.allclose(anew.convs[1].running_mean, expected, atol=1e-5)
 
 
-def test_published_curves_are_dashed_for_the_configuration_that_has_them(runs, monkeypatch, tmp_path):
+def test_published_curves_are_dashed_for_their_configuration_only(runs, monkeypatch, tmp_path):
     rows = [
         prune_report.Row(m, p, 80.0 - p, 1.0, 9, 9, 36, 0.1) for m in ("unpruned", "weight", "unit") for p in (0, 50)
     ]
@@ -252,7 +252,7 @@ BAD = [  # (words after RUN, parts of the message)
 
 
 @pytest.mark.parametrize(("words", "parts"), BAD, ids=[" ".join(map(str, row[0])) for row in BAD])
-def test_bad_input_is_answered_in_one_line_and_leaves_nothing(runs, run, tmp_path, monkeypatch, words, parts):
+def test_bad_input_is_reported_in_one_line_and_writes_nothing(runs, run, tmp_path, monkeypatch, words, parts):
     monkeypatch.chdir(tmp_path)
     code, out, err = run(runs("mlp"), *words)
     assert code == 2 and err.startswith("error: ") and err.count("\n") == 1, err
@@ -260,14 +260,14 @@ def test_bad_input_is_answered_in_one_line_and_leaves_nothing(runs, run, tmp_pat
     assert "accuracy" not in out and not list(tmp_path.iterdir())
 
 
-def test_norms_that_use_each_batchs_own_statistics_have_none_to_renew():
+def test_norms_with_batch_statistics_have_no_running_statistics_to_recompute():
     norm = torch.nn.Sequential(BatchNorm1d(3))
     assert prune.has_norms(norm)
     use_batch_statistics(norm)
     assert not prune.has_norms(norm)
 
 
-def test_what_is_no_finished_run_is_refused(runs, run, tmp_path):
+def test_a_path_that_is_not_a_run_is_refused(runs, run, tmp_path):
     empty, text, foreign, other = (tmp_path / name for name in ("empty", "text.pt", "foreign.pt", "no_checkpoint"))
     empty.mkdir()
     text.write_text("a network")
@@ -288,7 +288,7 @@ def test_what_is_no_finished_run_is_refused(runs, run, tmp_path):
     assert code == 2 and "is no checkpoint of this program" in err and err.count("\n") == 1
 
 
-def test_a_missing_data_set_is_named(runs, run, tmp_path):
+def test_a_missing_data_set_is_reported_in_one_line(runs, run, tmp_path):
     copied = tmp_path / "run"
     shutil.copytree(runs("conv"), copied)
     config = copied / "config.yaml"
@@ -297,7 +297,7 @@ def test_a_missing_data_set_is_named(runs, run, tmp_path):
     assert (code, out, err.count("\n")) == (2, "", 1), err
 
 
-def test_a_file_that_is_there_is_left_alone_without_force(runs, run, tmp_path):
+def test_an_existing_file_is_kept_without_force(runs, run, tmp_path):
     file = tmp_path / "small.pt"
     file.write_text("mine")
     words = (runs("mlp"), "--method", "unit", "--percent", 50, "--repeat", 1, "--compact", file)
@@ -308,7 +308,7 @@ def test_a_file_that_is_there_is_left_alone_without_force(runs, run, tmp_path):
 
 
 @pytest.mark.parametrize(("library", "ending"), [("plotly", "html"), ("matplotlib", "png")])
-def test_without_a_library_of_pictures_the_table_is_written(runs, run, tmp_path, monkeypatch, library, ending):
+def test_the_table_is_written_without_a_library_for_pictures(runs, run, tmp_path, monkeypatch, library, ending):
     monkeypatch.setitem(sys.modules, library, None)
     monkeypatch.delitem(sys.modules, "matplotlib.style", raising=False)
     code, out, err = run(runs("mlp"), "--percent", 50, "--repeat", 1, "--out", tmp_path / "out")
@@ -327,7 +327,7 @@ def test_an_unfinished_run_is_pruned_with_a_warning(runs, run, tmp_path):
     assert (copied / "pruning" / "pruning.csv").exists()
 
 
-def test_a_full_disk_leaves_what_was_there(runs, run, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_file(runs, run, tmp_path, monkeypatch):
     def full(content, target, **_):
         target.write(b"half")
         raise OSError(28, "No space left on device")
@@ -339,7 +339,7 @@ def test_a_full_disk_leaves_what_was_there(runs, run, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_it_runs_as_a_file_from_anywhere(runs, tmp_path):
+def test_the_script_runs_as_a_file_from_any_folder(runs, tmp_path):
     command = [sys.executable, ROOT / "scripts/prune.py", runs("mlp"), "--percent", "30", "--repeat", "1"]
     done = subprocess.run([*command, "--out", "here"], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "") and (tmp_path / "here" / "pruning.csv").exists()
@@ -350,18 +350,18 @@ def test_it_runs_as_a_file_from_anywhere(runs, tmp_path):
     )
 
 
-def test_an_earlier_result_is_replaced_only_with_force(runs, run, tmp_path):
+def test_an_existing_result_is_replaced_only_with_force(runs, run, tmp_path):
     words = ("--method", "unit", "--percent", 50, "--repeat", 1, "--out", tmp_path)
     assert run(runs("mlp"), *words)[0] == 0
     before = (tmp_path / "pruning.csv").read_text()
     code, _, err = run(runs("mlp"), "--percent", 20, *words[4:])
-    told = f"error: {tmp_path / 'pruning.csv'} is there already; --force replaces it, --out DIR writes elsewhere\n"
+    told = f"error: {tmp_path / 'pruning.csv'} exists already; --force replaces it, --out DIR writes elsewhere\n"
     assert (code, err) == (2, told) and (tmp_path / "pruning.csv").read_text() == before
     assert run(runs("mlp"), "--percent", 20, *words[4:], "--force")[0] == 0
     assert (tmp_path / "pruning.csv").read_text() != before
 
 
-def test_logits_that_are_no_numbers_are_no_small_difference():
+def test_nan_logits_are_not_a_small_difference():
     one, images = torch.nn.Identity(), [torch.ones(2, 3), torch.full((2, 3), torch.nan)]
-    assert not prune_levels.difference(one, torch.nn.Flatten(), images) <= 1e-6
-    assert prune_levels.difference(one, torch.nn.Flatten(), images[:1]) == 0
+    assert not prune_levels.largest_difference(one, torch.nn.Flatten(), images) <= 1e-6
+    assert prune_levels.largest_difference(one, torch.nn.Flatten(), images[:1]) == 0

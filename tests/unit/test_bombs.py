@@ -84,7 +84,7 @@ def test_a_checkpoint_is_refused_by_what_it_declares(tmp_path, bomb):
     make, message = BOMBS[bomb]
     path = tmp_path / "net.pt"
     make(path)
-    for read in (checkpoints.read, compact.load_compact, export_packed.opened):
+    for read in (checkpoints.read, compact.load_compact, export_packed.read):
         with pytest.raises(UsageError, match=message) as caught:
             read(path)
         assert "\n" not in str(caught.value) and str(path) in str(caught.value)
@@ -117,7 +117,7 @@ def test_a_compact_file_takes_the_memory_of_what_it_holds(tmp_path):
 
 
 def test_packed_codes_are_as_many_as_the_weights():
-    packed = export_packed.packed_powers(torch.ones(4), 4, zero_code=True)
+    packed = export_packed.pack_powers(torch.ones(4), 4, zero_code=True)
     with pytest.raises(ValueError, match="a tensor of 1,000,000,000,000 weights has 2 bytes"):
         export_packed.values(packed | {"shape": [10**6, 10**6]}, 4)
 
