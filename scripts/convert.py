@@ -7,8 +7,8 @@ accuracies if FILE has them. Pass OUT to --pretrained, with or without --evaluat
 --resume refuses it.
 
 To BIPROP: OUT holds the same under BIPROP's keys and shapes. The keys begin with `module.`, because BIPROP loads
-checkpoints only with --multigpu, which adds that prefix. The file format is that of torch before 1.6, because BIPROP was
-written for torch 1.3. OUT has no optimizer state.
+checkpoints only with --multigpu, which adds that prefix. The file format is that of torch before 1.6, because BIPROP
+was written for torch 1.3. OUT has no optimizer state.
 
 Equal tensors make equal networks except for α: BIPROP divides by int(k·n), this program by the number of weights kept.
 """

@@ -17,15 +17,15 @@ file for torch.load(..., weights_only=True). It holds a dict:
 A packed tensor is a dict:
 
     shape      the shape of the tensor
-    codes      uint8: b bits per weight in row-major order, highest bit of a byte first, padded with zeros. A code is one
-               sign bit (1: negative) and b - 1 bits of the shift n. The weight is ± 2^-n.
+    codes      uint8: b bits per weight in row-major order, highest bit of a byte first, padded with zeros. A code is
+               one sign bit (1: negative) and b - 1 bits of the shift n. The weight is ± 2^-n.
     zeros      int64: row-major indices of the weights that are zero, whatever their code
     zero_code  if true, `zeros` is empty, and the shift 2^(b-1) - 1, which ShiftPS never uses, means zero
     bits, largest   only with shift_update crude, whose powers no option limits: `bits` replaces b, and the weight is
                ± 2^(largest - n)
 
-The inputs and biases of every layer in OUT are fixed-point numbers. Training differs from that if activation_bits is not
-set: Linear layers of ShiftPS then have unrounded inputs, and all Linear layers have unrounded biases.
+The inputs and biases of every layer in OUT are fixed-point numbers. Training differs from that if activation_bits is
+not set: Linear layers of ShiftPS then have unrounded inputs, and all Linear layers have unrounded biases.
 
 `check` rebuilds the network from OUT alone and computes the logits of the first test images twice: with int64 additions
 and shifts only, and in float64, where the sums are exact too. The exit code is 1 if a prediction differs. It also

@@ -21,7 +21,6 @@ import argparse
 import copy
 from collections.abc import Sequence
 from itertools import islice
-from pathlib import Path
 
 import torch
 from torch import nn

@@ -99,7 +99,7 @@ def epochs_of(config: str) -> int:
 
 
 def overrides(row: Row) -> str:
-    """Return the options that a recorded run changed in its config, such as "hidden=1000": its name, if that has a =."""
+    """Return the options that a recorded run has besides its config, such as "hidden=1000", which is its name then."""
     return row["Name"] if "=" in row["Name"] else ""
 
 

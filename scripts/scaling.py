@@ -21,7 +21,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
-import torch.distributed as dist
+
+# Private, because DDP's rule has no public name, and a copy of it would not notice a change.
+from torch._C._distributed_c10d import _DEFAULT_FIRST_BUCKET_BYTES, _compute_bucket_assignment_by_size
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -95,12 +97,12 @@ def counted(name: str) -> Net:
 def buckets(weights: Sequence[torch.Tensor]) -> tuple[int, ...]:
     """Return the sizes (numbers) of DDP's buckets in the order of sending.
 
-    DDP fills a bucket of 1 MiB with the layers nearest to the input and buckets of 25 MiB with the other ones, and sends
-    the first bucket last.
+    DDP fills a bucket of 1 MiB with the layers nearest to the input, which it sends last, and buckets of 25 MiB with
+    the other layers.
     """
-    limits = [dist._DEFAULT_FIRST_BUCKET_BYTES, 25 << 20]
+    limits = [_DEFAULT_FIRST_BUCKET_BYTES, 25 << 20]
     scores = [torch.empty_like(weight, dtype=torch.float32) for weight in weights]
-    found, _ = dist._compute_bucket_assignment_by_size(scores, limits, [False] * len(scores))
+    found, _ = _compute_bucket_assignment_by_size(scores, limits, [False] * len(scores))
     return tuple(sum(scores[i].numel() for i in bucket) for bucket in reversed(found))
 
 
@@ -151,7 +153,7 @@ def limit(net: Net, c: Cluster, least: float = 0.5) -> int:
 
     Only powers of two that divide the batch are considered.
     """
-    counts = [2**i for i in range(1, 13) if net.batch % 2**i == 0]
+    counts: list[int] = [2**i for i in range(1, 13) if net.batch % 2**i == 0]
     return max([1, *(n for n in counts if strong(net, n, c) >= least)])
 
 

@@ -53,16 +53,16 @@ deviation over the seeds. One combination is a cell. Every option of `python mai
 one value is fixed; an option with several values is an axis of the grid. The first axis varies slowest. If an option is
 given twice, the second one counts.
 
-A finished cell is skipped. A cell is finished if the results file (--results) has its row and the config.yaml in the run
-directory of that row has the same configuration and seed. A cell that was stopped or killed is resumed. A cell that
+A finished cell is skipped. A cell is finished if the results file (--results) has its row and the config.yaml in the
+run directory of that row has the same configuration and seed. A cell that was stopped or killed is resumed. A cell that
 another process is training is skipped. The same command therefore continues an interrupted sweep and, once all cells
 are finished, prints the table again. The output of each cell goes to a file in <log-dir>/sweep-logs/.
 
 Options of the sweep itself:
 {}
 
-These options cannot be used in a sweep: --resume, --evaluate, --check, main.py's --dry-run N, and --start-epoch, which a
-config file may set.
+These options cannot be used in a sweep: --resume, --evaluate, --check, main.py's --dry-run N, and --start-epoch, which
+a config file may set.
 
 Exit codes: 0 every cell is finished; 1 a cell failed; 2 bad input, nothing was started; 75 the same command continues:
 SIGTERM, SIGUSR2, SIGHUP or Ctrl-C stopped the sweep after its cells saved, or another sweep runs the cells that are

@@ -29,8 +29,8 @@ IMAGES = 20  # images to convolve at a time, since their windows need kernel² t
 class IntegerLayer(nn.Module):
     """A linear layer or convolution on int64 numbers.
 
-    The inputs (B, ...) are in units of 2^-`before`, the `fraction` of the previous layer. They are first shifted down to
-    units of 2^-f and clamped, which is the fixed-point rounding. ReLU and max-pool in between commute with it. The
+    The inputs (B, ...) are in units of 2^-`before`, the `fraction` of the previous layer. They are first shifted down
+    to units of 2^-f and clamped, which is the fixed-point rounding. ReLU and max-pool in between commute with it. The
     outputs are in units of 2^-`fraction`. `forward` raises UsageError if a sum could exceed int64.
     """
 
@@ -39,7 +39,8 @@ class IntegerLayer(nn.Module):
         stored, bits, (integer, f) = content["layers"][name], content["weight_bits"], content["activation_bits"]
         self.name, self.drop = name, before - f
         if isinstance(layer, nn.Conv2d):
-            self.padding, self.kernel_size, self.stride = layer.padding, layer.kernel_size, layer.stride
+            self.padding: Any = layer.padding  # (height, width); torch's type admits strings too
+            self.kernel_size, self.stride = layer.kernel_size, layer.stride
         self.low, self.high = -(2 ** (integer - 1)) << f, (2 ** (integer - 1) - 1) << f
         sign, shift = (t.flatten(1).numpy() for t in signs_and_shifts(stored, bits))
         deepest = max([0, *shift[sign != 0].tolist()])

@@ -228,7 +228,9 @@ def test_a_resumed_shift_run_equals_an_uninterrupted_one(program, config, tmp_pa
 
 
 @pytest.mark.parametrize(("kind", "precision"), [("ShiftQ", "fp32"), (None, "bf16")])
-def test_shift_networks_train_in_fp32_even_if_the_hardware_has_bf16(program, config, tmp_path, monkeypatch, kind, precision):
+def test_shift_networks_train_in_fp32_even_if_the_hardware_has_bf16(
+    program, config, tmp_path, monkeypatch, kind, precision
+):
     """Fixed-point inputs have more bits than bfloat16."""
     monkeypatch.setattr("utils.distributed.runtime.has_bf16", lambda device: True)
     path = config("exact.yml", epochs=1, precision="auto", freeze_weights=None, prune_rate=None, conv_type=kind)

@@ -54,5 +54,7 @@ def test_any_powers_are_restored_from_the_fewest_bits(drawn):
 
 def test_powers_that_need_more_than_8_bits_are_refused():
     assert pack_any_powers(torch.tensor([2.0**-100, 2.0**27]))["bits"] == 8
-    with pytest.raises(UsageError, match=r"powers from 2\^-100 to 2\^28 need 9 bits each; the file format has at most 8"):
+    with pytest.raises(
+        UsageError, match=r"powers from 2\^-100 to 2\^28 need 9 bits each; the file format has at most 8"
+    ):
         pack_any_powers(torch.tensor([2.0**-100, 0.0, -(2.0**28)]))

@@ -155,7 +155,9 @@ def test_only_additions_and_shifts_are_computed():
             seen.add(ufunc.__name__)
             plain = [np.asarray(i) for i in inputs]
             out = tuple(np.asarray(o) for o in out) if out else None
-            return np.asarray(getattr(ufunc, method)(*plain, **({"out": out} if out else {}), **options)).view(Recording)
+            return np.asarray(getattr(ufunc, method)(*plain, **({"out": out} if out else {}), **options)).view(
+                Recording
+            )
 
     net, content = shifted(nn.Sequential(nn.Linear(40, 6)))
     _, layer = integer_network(net, content)
