@@ -113,7 +113,9 @@ def test_the_numbers_of_a_script_have_limits_too(script: Any) -> None:
 
 def test_no_program_takes_a_number_or_a_path_as_it_comes() -> None:
     files = [
-        path for room in ("", "data", "models", "scripts", "trainers", "utils") for path in (ROOT / room).glob("*.py")
+        path
+        for room in ("", "data", "models", "scripts", "trainers", "utils")
+        for path in (ROOT / room).glob("**/*.py" if room else "*.py")
     ]
     found = {path.name for path in files if re.search(r"type=(int|float|Path|type\()|expanduser", path.read_text())}
     assert len(files) > 90 and found == {"paths.py"}
