@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # BIPROP's curves on CIFAR-10: Conv2/4/6/8, MPT-1/32 and MPT-1/1, six prune rates (the fraction KEPT), three seeds.
-# Prints a table at the end. The same command resumes after an interruption. Paths are relative to the project. Examples:
+# Prints a table at the end. The same command resumes after an interruption. Paths are relative to the project.
+# Examples:
 #   bash scripts/mpt_cifar_script.sh --dry-run
 #   DATA=~/datasets LOG=/scratch/mpt SEEDS="1 2" JOBS=4 bash scripts/mpt_cifar_script.sh --prune-rate 0.5
 set -euo pipefail

@@ -167,7 +167,7 @@ def test_the_number_of_a_task_can_be_its_seed_and_a_users_mistake_ends_the_job(s
     assert ended(wrong) == ["FAILED"] and jobs(wrong)[0]["ExitCode"] == "2:0"
     assert "nowhere.yml" in log(tmp_path, wrong)
     assert ended(beyond) == ["FAILED"] and not (tmp_path / "runs/results.csv").exists()
-    said = "error: list has 1 lines of options, numbered from 0, and none for task 1\n"
+    said = "error: list has 1 lines of options, numbered from 0; none for task 1\n"
     assert log(tmp_path, f"{beyond}_1") == said
 
 
