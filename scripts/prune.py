@@ -92,55 +92,57 @@ def parser() -> Parser:
 
 def checked(argv: Sequence[str]) -> argparse.Namespace:
     """Parse and check the options. Raises UsageError before any file is read."""
-    asked = parser().parse_args(argv)
-    asked.method, asked.percent = list(dict.fromkeys(asked.method)), sorted(set(asked.percent))
-    if asked.compact is None:
-        return asked
-    if asked.method != ["unit"] or len(asked.percent) != 1:
+    options = parser().parse_args(argv)
+    options.method, options.percent = list(dict.fromkeys(options.method)), sorted(set(options.percent))
+    if options.compact is None:
+        return options
+    if options.method != ["unit"] or len(options.percent) != 1:
         raise UsageError("--compact: it writes one network; pass --method unit and one --percent, such as 50")
-    if asked.out is not None:
+    if options.out is not None:
         raise UsageError("--out: --compact writes no other file; leave out one of the two")
-    check_new(asked.compact, force=asked.force, option="--compact: ")
-    return asked
+    check_new(options.compact, force=options.force, option="--compact: ")
+    return options
 
 
-def pruners(asked: argparse.Namespace, trained: Trained) -> list[Pruner]:
+def pruners(options: argparse.Namespace, trained: Trained) -> list[Pruner]:
     """Return the pruners of the requested methods. Raises UsageError if one cannot prune this network."""
-    if asked.recalibrate_bn and not has_norms(trained.model):
+    if options.recalibrate_bn and not has_norms(trained.model):
         raise UsageError("--recalibrate-bn: this network has no batch norm with running statistics")
-    torch.manual_seed(asked.seed)
+    torch.manual_seed(options.seed)
     try:
-        return [METHODS[name](trained, asked.criterion) for name in asked.method]
+        return [METHODS[name](trained, options.criterion) for name in options.method]
     except ValueError as error:
-        raise UsageError(f"{asked.run}: {error}") from error
+        raise UsageError(f"{options.run}: {error}") from error
 
 
-def level(asked: argparse.Namespace, trained: Trained, pruner: Pruner, percent: float) -> tuple[nn.Module, nn.Module]:
+def prune_at(
+    options: argparse.Namespace, trained: Trained, pruner: Pruner, percent: float
+) -> tuple[nn.Module, nn.Module]:
     """Return the network with the pruned weights zero, and the same network without the pruned units."""
     model, kept = pruned(
-        trained, pruner, percent, scope=asked.scope, epochs=asked.finetune, bn_batches=asked.recalibrate_bn
+        trained, pruner, percent, scope=options.scope, epochs=options.finetune, bn_batches=options.recalibrate_bn
     )
     return model, model if pruner.cut is None else pruner.cut(model, kept)
 
 
-def levels(asked: argparse.Namespace, trained: Trained) -> None:
+def prune_at_levels(options: argparse.Namespace, trained: Trained) -> None:
     """Prune by every method at every percentage; print one line per network, then the table; write the files."""
-    folder = asked.out or trained.path / "pruning"
+    folder = options.out or trained.path / "pruning"
     if not writable(str(folder)):
         raise UsageError(f"--out: {folder} cannot be written; pass a folder with write permission")
-    if (folder / "pruning.csv").exists() and not asked.force:
+    if (folder / "pruning.csv").exists() and not options.force:
         raise UsageError(f"{folder / 'pruning.csv'} exists already; --force replaces it, --out DIR writes elsewhere")
     for file in report.files(folder):
         check_regular(file, "--out: ")
-    wanted = pruners(asked, trained)
+    wanted = pruners(options, trained)
     rows, networks = [row(trained, report.UNPRUNED, 0.0, trained.model, trained.model)], [trained.model]
     for pruner in wanted:
-        for percent in asked.percent:
-            model, smaller = level(asked, trained, pruner, percent)
+        for percent in options.percent:
+            model, smaller = prune_at(options, trained, pruner, percent)
             rows.append(row(trained, pruner.name, percent, model, smaller))
             networks.append(smaller if pruner.cut else trained.model)  # zeros in a dense matrix save no time
             say(f"{pruner.name}s, {percent:g} % removed: accuracy {rows[-1].accuracy:.2f} %")
-    add_times(rows, networks, trained, asked.repeat)
+    add_times(rows, networks, trained, options.repeat)
     say(report.table(rows))
     config = trained.options.run.config
     title = f"{trained.options.model.arch} on {trained.options.data.set}, pruned after training"
@@ -149,7 +151,7 @@ def levels(asked: argparse.Namespace, trained: Trained) -> None:
     say("written: " + ", ".join(map(str, written)))
 
 
-def write_compact(asked: argparse.Namespace, trained: Trained) -> None:
+def write_compact(options: argparse.Namespace, trained: Trained) -> None:
     """Write the network without the pruned units, after a comparison of its logits with those of the zeroed network.
 
     Raises RunFailed if the logits differ by more than TOLERANCE.
@@ -159,11 +161,11 @@ def write_compact(asked: argparse.Namespace, trained: Trained) -> None:
         raise UsageError(
             "--compact: the layers of this network round their inputs (fixed point), which the file format cannot store"
         )
-    (pruner,), (percent,) = pruners(asked, trained), asked.percent
-    model, smaller = level(asked, trained, pruner, percent)
-    options = network_options(trained.options, trained.image_set.spec)
+    (pruner,), (percent,) = pruners(options, trained), options.percent
+    model, smaller = prune_at(options, trained, pruner, percent)
+    network = network_options(trained.options, trained.image_set.spec)
     metadata = {"percent": percent, "options": trained.options.flat()}
-    stored = compact.content(smaller, options, metadata)
+    stored = compact.content(smaller, network, metadata)
     rebuilt = compact.rebuilt(stored)
     trained.runtime.put(rebuilt)
     images = [images for images, _ in islice(trained.test.epoch(0), COMPARED_BATCHES)]
@@ -179,27 +181,27 @@ def write_compact(asked: argparse.Namespace, trained: Trained) -> None:
     before, zeros = trained.model, row(trained, "zeros", percent, model, model)
     compacted = row(trained, "compact", percent, rebuilt, rebuilt)
     rows = [row(trained, report.UNPRUNED, 0.0, before, before), zeros, compacted]
-    add_times(rows, [before, model, rebuilt], trained, asked.repeat)
+    add_times(rows, [before, model, rebuilt], trained, options.repeat)
     say(report.table(rows))
     say(
         f"largest difference between the logits with and without the zeros: "
         f"{largest_difference(model, rebuilt, images):.2g} in float32, {exact:.2g} in float64, on "
         f"{sum(map(len, images)):,} images"
     )
-    with writing(asked.compact):
-        write_atomic(asked.compact, lambda file: torch.save(stored, file))
-    say(f"written: {asked.compact} ({asked.compact.stat().st_size:,} bytes)")
+    with writing(options.compact):
+        write_atomic(options.compact, lambda file: torch.save(stored, file))
+    say(f"written: {options.compact} ({options.compact.stat().st_size:,} bytes)")
 
 
 @command
 def main(argv: Sequence[str]) -> None:
     """Prune. Return 0, 2 for bad input, 1 if the fine-tuning diverges or a file cannot be written."""
-    asked = checked(argv)
-    trained = opened(str(asked.run), asked.data, runtimes.choose(asked.device, "fp32", None, deterministic=False))
-    if asked.compact is None:
-        levels(asked, trained)
+    options = checked(argv)
+    trained = opened(str(options.run), options.data, runtimes.choose(options.device, "fp32", None, deterministic=False))
+    if options.compact is None:
+        prune_at_levels(options, trained)
     else:
-        write_compact(asked, trained)
+        write_compact(options, trained)
 
 
 if __name__ == "__main__":

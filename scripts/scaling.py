@@ -81,7 +81,7 @@ class Net:
         return sum(self.buckets)
 
 
-def counted(name: str) -> Net:
+def count_sizes(name: str) -> Net:
     """Return the sizes of the network `name`, counted on its forward and backward pass."""
     arch, data_set, batch, images = NETS[name]
     spec = SPECS[data_set]
@@ -106,7 +106,7 @@ def buckets(weights: Sequence[torch.Tensor]) -> tuple[int, ...]:
     return tuple(sum(scores[i].numel() for i in bucket) for bucket in reversed(found))
 
 
-def all_reduce(size: float, gpus: int, c: Cluster) -> float:
+def all_reduce_seconds(size: float, gpus: int, c: Cluster) -> float:
     """Return the seconds of an all-reduce of `size` bytes: a ring in each node, then trees between the nodes.
 
     2 (k − 1) (size / (k · inside) + latency) + 2 (m − 1)/m · size / between + 2 ⌈log₂ m⌉ latency, with k GPUs per node
@@ -117,44 +117,44 @@ def all_reduce(size: float, gpus: int, c: Cluster) -> float:
     return ring + 2 * (nodes - 1) / nodes * size / c.between + 2 * math.ceil(math.log2(nodes)) * c.latency_between
 
 
-def compute(net: Net, images: float, c: Cluster) -> float:
+def compute_seconds(net: Net, images: float, c: Cluster) -> float:
     """Return the seconds of a step on one GPU with `images` images: the fixed time per layer plus the operations."""
     return net.layers * c.layer + images * net.flops / c.flops
 
 
-def exposed(net: Net, images: float, gpus: int, c: Cluster, number: int) -> float:
+def exposed_seconds(net: Net, images: float, gpus: int, c: Cluster, number: int) -> float:
     """Return the seconds that a step waits for communication, with `number` bytes per gradient.
 
     All-reduce overlaps with the backward pass, two thirds of the step, except for the last bucket. Then DDP sums one
     int32 per layer, which marks the scores that had a gradient.
     """
-    sums = [all_reduce(number * bucket, gpus, c) for bucket in net.buckets]
-    backward = compute(net, images, c) * 2 / 3
-    return max(sum(sums) - backward, sums[-1]) + all_reduce(4 * net.layers, gpus, c)
+    sums = [all_reduce_seconds(number * bucket, gpus, c) for bucket in net.buckets]
+    backward = compute_seconds(net, images, c) * 2 / 3
+    return max(sum(sums) - backward, sums[-1]) + all_reduce_seconds(4 * net.layers, gpus, c)
 
 
-def step(net: Net, images: float, gpus: int, c: Cluster, number: int = FP32) -> float:
+def step_seconds(net: Net, images: float, gpus: int, c: Cluster, number: int = FP32) -> float:
     """Return the seconds of a step with `images` images per GPU and `number` bytes per gradient."""
-    return compute(net, images, c) + exposed(net, images, gpus, c, number)
+    return compute_seconds(net, images, c) + exposed_seconds(net, images, gpus, c, number)
 
 
-def strong(net: Net, gpus: int, c: Cluster, number: int = FP32) -> float:
+def strong_efficiency(net: Net, gpus: int, c: Cluster, number: int = FP32) -> float:
     """Return the efficiency of strong scaling: all GPUs share one batch."""
-    return compute(net, net.batch, c) / (gpus * step(net, net.batch / gpus, gpus, c, number))
+    return compute_seconds(net, net.batch, c) / (gpus * step_seconds(net, net.batch / gpus, gpus, c, number))
 
 
-def weak(net: Net, gpus: int, c: Cluster, number: int = FP32) -> float:
+def weak_efficiency(net: Net, gpus: int, c: Cluster, number: int = FP32) -> float:
     """Return the efficiency of weak scaling: each GPU has a whole batch."""
-    return compute(net, net.batch, c) / step(net, net.batch, gpus, c, number)
+    return compute_seconds(net, net.batch, c) / step_seconds(net, net.batch, gpus, c, number)
 
 
-def limit(net: Net, c: Cluster, least: float = 0.5) -> int:
+def largest_efficient(net: Net, c: Cluster, least: float = 0.5) -> int:
     """Return the largest number of GPUs that share one batch with an efficiency of at least `least`.
 
     Only powers of two that divide the batch are considered.
     """
     counts: list[int] = [2**i for i in range(1, 13) if net.batch % 2**i == 0]
-    return max([1, *(n for n in counts if strong(net, n, c) >= least)])
+    return max([1, *(n for n in counts if strong_efficiency(net, n, c) >= least)])
 
 
 def messages(nets: dict[str, Net]) -> str:
@@ -170,7 +170,7 @@ def messages(nets: dict[str, Net]) -> str:
     return "\n".join(lines)
 
 
-def many(nets: dict[str, Net], c: Cluster) -> str:
+def predicted(nets: dict[str, Net], c: Cluster) -> str:
     """Return a table of the predicted strong and weak scaling, one row per network and number of GPUs."""
     lines = [
         "| ticket | GPUs | images a GPU | step, ms | of it waiting | efficiency | bf16 sent "
@@ -179,7 +179,7 @@ def many(nets: dict[str, Net], c: Cluster) -> str:
     ]
     for name, net in nets.items():
         lines += [f"| {name} | {n} | {_shared(net, n, c)} | {_grown(net, n, c)} |" for n in GPUS]
-    limits = ", ".join(f"{name} to {limit(net, c)}" for name, net in nets.items())
+    limits = ", ".join(f"{name} to {largest_efficient(net, c)}" for name, net in nets.items())
     return "\n".join([*lines, "", f"One batch keeps half of the efficiency on as many GPUs as this: {limits}."])
 
 
@@ -187,17 +187,18 @@ def _shared(net: Net, n: int, c: Cluster) -> str:
     if net.batch < n:
         return f"{net.batch / n:g}: refused | – | – | – | –"
     images = net.batch / n
-    return f"{images:g} | {_times(net, images, n, c)} | {strong(net, n, c):.2f} | {strong(net, n, c, BF16):.2f}"
+    shares = f"{strong_efficiency(net, n, c):.2f} | {strong_efficiency(net, n, c, BF16):.2f}"
+    return f"{images:g} | {_times(net, images, n, c)} | {shares}"
 
 
 def _grown(net: Net, n: int, c: Cluster) -> str:
-    synced = 1e3 * 2 * net.norms * all_reduce(0, n, c)  # one message per norm in each pass, without overlap
-    shares = f"{weak(net, n, c):.2f} | {weak(net, n, c, BF16):.2f}"
+    synced = 1e3 * 2 * net.norms * all_reduce_seconds(0, n, c)  # one message per norm in each pass, without overlap
+    shares = f"{weak_efficiency(net, n, c):.2f} | {weak_efficiency(net, n, c, BF16):.2f}"
     return f"{net.batch * n:,} | {_times(net, net.batch, n, c)} | {shares} | {synced:.1f}"
 
 
 def _times(net: Net, images: float, n: int, c: Cluster) -> str:
-    return f"{1e3 * step(net, images, n, c):.2f} | {1e3 * exposed(net, images, n, c, FP32):.2f}"
+    return f"{1e3 * step_seconds(net, images, n, c):.2f} | {1e3 * exposed_seconds(net, images, n, c, FP32):.2f}"
 
 
 def evaluation(nets: dict[str, Net]) -> str:
@@ -307,15 +308,15 @@ def main(argv: Sequence[str]) -> int:
     """
     options = vars(parser().parse_args(argv))
     check = options.pop("check")
-    nets, c = {name: counted(name) for name in NETS}, Cluster()
+    nets, c = {name: count_sizes(name) for name in NETS}, Cluster()
     if given := {name: value for name, value in options.items() if value is not None}:
-        say(many(nets, Cluster(**given)))
+        say(predicted(nets, Cluster(**given)))
         return 0
     tables = {
         "measured": measured,
         "messages": lambda: messages(nets),
         "assumed": lambda: assumed(c),
-        "many": lambda: many(nets, c),
+        "many": lambda: predicted(nets, c),
         "evaluation": lambda: evaluation(nets),
     }
     return update({PAGE: tables}, "scripts/scaling.py", check=check)

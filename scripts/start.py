@@ -14,8 +14,10 @@ def prepare(*, loads_torch: bool) -> None:
     """
     # Replaces the folder scripts/, whose files would hide installed modules of the same names.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    from utils import exit_codes, process_setup
+    from utils import exit_codes
 
     exit_codes.leave_at_once()
     if loads_torch:
+        from utils import process_setup
+
         process_setup.tune()

@@ -7,7 +7,17 @@ import pytest
 
 from scripts import scaling
 from scripts.parts.pages import RECORDS
-from scripts.scaling import BF16, Cluster, Net, all_reduce, compute, exposed, limit, strong, weak
+from scripts.scaling import (
+    BF16,
+    Cluster,
+    Net,
+    all_reduce_seconds,
+    compute_seconds,
+    exposed_seconds,
+    largest_efficient,
+    strong_efficiency,
+    weak_efficiency,
+)
 
 # round numbers: an image takes 1 ms, a layer 1 ms; 2 GPUs a node
 ROUND = Cluster(1e9, 1e-3, 2, 1e9, 1e8, latency_inside=1e-5, latency_between=1e-4)
@@ -38,33 +48,33 @@ def test_options_of_other_machines_print_a_table_and_keep_the_page(capsys):
     [(1, 0.0), (2, 1e-3 + 2e-5), (4, 1e-3 + 2e-5 + 1e-2 + 2e-4), (6, 1e-3 + 2e-5 + 4 / 3 * 1e-2 + 4e-4)],
 )
 def test_all_reduce_is_a_ring_in_a_node_and_trees_between_nodes(gpus, seconds):
-    assert all_reduce(1e6, gpus, ROUND) == pytest.approx(seconds)
+    assert all_reduce_seconds(1e6, gpus, ROUND) == pytest.approx(seconds)
 
 
 def test_a_step_waits_for_the_last_bucket_and_what_does_not_overlap():
-    assert compute(NET, 8, ROUND) == pytest.approx(14e-3)
-    used = all_reduce(4 * 6, 2, ROUND)
-    first, last = all_reduce(4e6, 2, ROUND), all_reduce(1e6, 2, ROUND)
-    assert first + last < 14e-3 * 2 / 3 and exposed(NET, 8, 2, ROUND, 4) == pytest.approx(last + used)
-    first, last, used = (all_reduce(size, 4, ROUND) for size in (4e6, 1e6, 24))
+    assert compute_seconds(NET, 8, ROUND) == pytest.approx(14e-3)
+    used = all_reduce_seconds(4 * 6, 2, ROUND)
+    first, last = all_reduce_seconds(4e6, 2, ROUND), all_reduce_seconds(1e6, 2, ROUND)
+    assert first + last < 14e-3 * 2 / 3 and exposed_seconds(NET, 8, 2, ROUND, 4) == pytest.approx(last + used)
+    first, last, used = (all_reduce_seconds(size, 4, ROUND) for size in (4e6, 1e6, 24))
     assert first + last > 10e-3 * 2 / 3 + last
-    assert exposed(NET, 4, 4, ROUND, 4) == pytest.approx(first + last - 10e-3 * 2 / 3 + used)
+    assert exposed_seconds(NET, 4, 4, ROUND, 4) == pytest.approx(first + last - 10e-3 * 2 / 3 + used)
 
 
 def test_efficiencies_are_relative_to_one_gpu_with_the_whole_batch():
-    waits = [exposed(NET, images, 2, ROUND, BF16) for images in (8, 16)]
-    assert strong(NET, 2, ROUND, BF16) == pytest.approx(22e-3 / (2 * (14e-3 + waits[0])))
-    assert weak(NET, 2, ROUND, BF16) == pytest.approx(22e-3 / (22e-3 + waits[1]))
+    waits = [exposed_seconds(NET, images, 2, ROUND, BF16) for images in (8, 16)]
+    assert strong_efficiency(NET, 2, ROUND, BF16) == pytest.approx(22e-3 / (2 * (14e-3 + waits[0])))
+    assert weak_efficiency(NET, 2, ROUND, BF16) == pytest.approx(22e-3 / (22e-3 + waits[1]))
 
 
 def test_the_limit_is_the_largest_efficient_number_of_gpus():
     free = Cluster(1e9, 1e-3, 1024, 1e30, 1e30, 0.0, 0.0)  # 22 ms, on n GPUs 6 + 16/n: 0.55 on 4, 0.34 on 8
-    assert limit(NET, free) == 4 and limit(NET, free, 0.3) == 8 and limit(NET, free, 0.0) == 16
-    assert limit(NET, ROUND, 0.9) == 1
+    assert [largest_efficient(NET, free, least) for least in (0.5, 0.3, 0.0)] == [4, 8, 16]
+    assert largest_efficient(NET, ROUND, 0.9) == 1
 
 
 def test_counted_message_sizes_equal_the_measured_ones():
-    nets = {name: scaling.counted(name) for name in scaling.NETS}
+    nets = {name: scaling.count_sizes(name) for name in scaling.NETS}
     for path in RECORDS.glob("bench_parallel_*.json"):
         found = json.loads(path.read_text())["parallel"]
         for who, number in (("ours", 4), ("ours, bf16 sent", 2)):
@@ -76,7 +86,7 @@ def test_counted_message_sizes_equal_the_measured_ones():
 
 
 def test_less_than_one_image_per_gpu_is_marked_as_refused():
-    line = scaling.many({"net": NET}, ROUND).splitlines()[3]
+    line = scaling.predicted({"net": NET}, ROUND).splitlines()[3]
     assert line.startswith("| net | 64 | 0.25: refused | – | – | – | – | 1,024 |")
 
 
