@@ -104,16 +104,8 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         record = startup.bench(options.repeat)
         return {"startup": record}, startup.table(record)
     if options.parallel:
-        device = options.runtimes[options.precision[0]].device.type
-        job = parallel.Job(
-            net=parallel.NET,
-            batch=options.batch_size,
-            processes=options.processes,
-            precisions=options.precision,
-            repeat=options.repeat,
-            threads=options.threads,
-            device=device,
-        )
+        o, device = options, options.runtimes[options.precision[0]].device.type
+        job = parallel.Job(parallel.NET, o.batch_size, o.processes, o.precision, o.repeat, o.threads, device)
         record = parallel.bench(job)
         return {"parallel": record}, parallel.table(record)
     for name, module in FP32_BENCHMARKS.items():

@@ -53,33 +53,16 @@ COMPARED_BATCHES = 8  # of the test set, on which the two are compared
 
 def parser() -> Parser:
     """Return the parser of the command line."""
-    top, upto_a_million = Parser(__doc__), count(1_000_000, least=0)
-    percent = limited(float, ">= 0 and <= 100")
+    top, some = Parser(__doc__), count(1_000_000, least=0)
     top.add_run()
     top.add_argument("--method", nargs="+", choices=METHODS, default=list(METHODS), help="default: weight unit")
-    top.add_argument(
-        "--percent", nargs="+", type=percent, default=PERCENT, help="percent to remove of each hidden layer"
-    )
-    top.add_argument(
-        "--scope", choices=criteria.SCOPES, default="layer", help="global: --percent of all hidden layers together"
-    )
-    top.add_argument(
-        "--criterion", choices=criteria.CRITERIA, help="default: magnitude for weights, l2 (the norm) for units"
-    )
-    top.add_argument(
-        "--recalibrate-bn",
-        type=upto_a_million,
-        default=0,
-        metavar="N",
-        help="recompute the running statistics of batch norms on N training batches",
-    )
-    top.add_argument(
-        "--finetune",
-        type=upto_a_million,
-        default=0,
-        metavar="E",
-        help="train for E epochs after pruning, with the options of the run",
-    )
+    percent = limited(float, ">= 0 and <= 100")
+    top.add_argument("--percent", nargs="+", type=percent, default=PERCENT, help="percent to remove per hidden layer")
+    top.add_argument("--scope", choices=criteria.SCOPES, default="layer", help="global: percent of all hidden layers")
+    criterion = "default: magnitude for weights, l2 (the norm) for units"
+    top.add_argument("--criterion", choices=criteria.CRITERIA, help=criterion)
+    top.add_argument("--recalibrate-bn", type=some, default=0, metavar="N", help="batches for new running statistics")
+    top.add_argument("--finetune", type=some, default=0, metavar="E", help="epochs of training after pruning")
     top.add_argument("--data", type=new_path, metavar="DIR", help="folder of the data sets; default: the run's")
     top.add_device("auto")
     top.add_argument("--seed", type=count(2**63 - 1, least=0), default=0, help="seed of the criterion random")
@@ -175,18 +158,17 @@ def write_compact(options: argparse.Namespace, trained: Trained) -> None:
     exact = largest_difference(copy.deepcopy(model).double(), copy.deepcopy(rebuilt).double(), doubles)
     if not exact <= TOLERANCE:
         raise RunFailed(
-            f"the logits of the smaller network differ by {exact:.2g} from those of the network with zeros; "
-            "nothing is written"
+            f"nothing is written: the logits of the smaller network differ by {exact:.2g} from those with zeros"
         )
     before, zeros = trained.model, row(trained, "zeros", percent, model, model)
     compacted = row(trained, "compact", percent, rebuilt, rebuilt)
     rows = [row(trained, report.UNPRUNED, 0.0, before, before), zeros, compacted]
     add_times(rows, [before, model, rebuilt], trained, options.repeat)
     say(report.table(rows))
+    single = largest_difference(model, rebuilt, images)
     say(
-        f"largest difference between the logits with and without the zeros: "
-        f"{largest_difference(model, rebuilt, images):.2g} in float32, {exact:.2g} in float64, on "
-        f"{sum(map(len, images)):,} images"
+        f"largest difference between the logits with and without the zeros: {single:.2g} in float32, {exact:.2g} in "
+        f"float64, on {sum(map(len, images)):,} images"
     )
     with writing(options.compact):
         write_atomic(options.compact, lambda file: torch.save(stored, file))
