@@ -21,7 +21,8 @@ A packed tensor is a dict:
                one sign bit (1: negative) and b - 1 bits of the shift n. The weight is ± 2^-n.
     zeros      int64: row-major indices of the weights that are zero, whatever their code
     zero_code  if true, `zeros` is empty, and the shift 2^(b-1) - 1, which ShiftPS never uses, means zero
-    bits, largest   only with shift_update crude, whose powers no option limits: `bits` replaces b, and the weight is
+    bits, largest
+               only with shift_update crude, whose powers no option limits: `bits` replaces b, and the weight is
                ± 2^(largest - n)
 
 The inputs and biases of every layer in OUT are fixed-point numbers. Training differs from that if activation_bits is

@@ -58,11 +58,13 @@ def parser() -> Parser:
     top.add_argument("--method", nargs="+", choices=METHODS, default=list(METHODS), help="default: weight unit")
     percent = limited(float, ">= 0 and <= 100")
     top.add_argument("--percent", nargs="+", type=percent, default=PERCENT, help="percent to remove per hidden layer")
-    top.add_argument("--scope", choices=criteria.SCOPES, default="layer", help="global: percent of all hidden layers")
+    top.add_argument("--scope", choices=criteria.SCOPES, default="layer", help="global: all hidden layers together")
     criterion = "default: magnitude for weights, l2 (the norm) for units"
     top.add_argument("--criterion", choices=criteria.CRITERIA, help=criterion)
-    top.add_argument("--recalibrate-bn", type=some, default=0, metavar="N", help="batches for new running statistics")
-    top.add_argument("--finetune", type=some, default=0, metavar="E", help="epochs of training after pruning")
+    top.add_argument(
+        "--recalibrate-bn", type=some, default=0, metavar="N", help="recompute running statistics on N batches"
+    )
+    top.add_argument("--finetune", type=some, default=0, metavar="E", help="train for E epochs after pruning")
     top.add_argument("--data", type=new_path, metavar="DIR", help="folder of the data sets; default: the run's")
     top.add_device("auto")
     top.add_argument("--seed", type=count(2**63 - 1, least=0), default=0, help="seed of the criterion random")

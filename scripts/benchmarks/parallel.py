@@ -193,7 +193,7 @@ class AllReduceRecorder(TorchDispatchMode):
     """Context that records the tensors this process passes to all-reduce, as (dtype, bytes), those of DDP included."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
         self.tensors: list[tuple[str, int]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

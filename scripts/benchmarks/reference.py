@@ -66,7 +66,8 @@ class ReferenceConv(nn.Module):
 
     def effective_weight(self) -> Tensor:
         """Return sign(W)·α·M, through which gradients reach the scores."""
-        scale: Tensor = AlphaMask.apply(self.scores.abs(), self.weight, self.density)
+        magnitude = self.scores.abs()
+        scale: Tensor = AlphaMask.apply(magnitude, self.weight, self.density)  # type: ignore[no-untyped-call, unused-ignore]
         return torch.sign(self.weight) * scale
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,7 +98,7 @@ class BinaryActivation(nn.Module):
     """`Binarize` as a layer."""
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = Binarize.apply(x)
+        out: Tensor = Binarize.apply(x)  # type: ignore[no-untyped-call, unused-ignore]
         return out
 
 
