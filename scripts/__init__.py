@@ -1,1 +1,1 @@
-"""Programs a user runs besides training; each is run as `python scripts/<name>.py` from the repository's root."""
+"""Commands that a user runs besides training, each as `python scripts/NAME.py`. Nothing imports a command."""

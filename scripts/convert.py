@@ -1,27 +1,27 @@
-"""Turn a checkpoint of BIPROP into one of this program, or the other way round; what FILE holds says which way.
+"""Convert a checkpoint of BIPROP to one of this program, or the other way round. The content of FILE decides which.
 
     python scripts/convert.py biprop FILE OUT [--force]
 
-Into ours: weights, scores and buffers to the bit, with arch, conv_type, prune_rate, epoch and accuracies where the file
-has them. OUT serves --pretrained, with and without --evaluate; there is no optimizer in it to --resume from.
+To this program: OUT holds weights, scores and buffers unchanged to the bit, and arch, conv_type, prune_rate, epoch and
+accuracies if FILE has them. Pass OUT to --pretrained, with or without --evaluate. OUT has no optimizer state, so
+--resume refuses it.
 
-Into BIPROP's: the same under its keys and shapes, with the `module.` that its networks carry wherever they can load
-(that needs --multigpu), in the format from before torch 1.6, because it was written for torch 1.3. No optimizer either.
+To BIPROP: OUT holds the same under BIPROP's keys and shapes. The keys begin with `module.`, because BIPROP loads
+checkpoints only with --multigpu, which adds that prefix. The file format is that of torch before 1.6, because BIPROP
+was written for torch 1.3. OUT has no optimizer state.
 
-Equal tensors make equal networks but for α: BIPROP divides by int(k·n), this program by the number of weights kept.
+Equal tensors make equal networks except for α: BIPROP divides by int(k·n), this program by the number of weights kept.
 """
 
 import sys
-from pathlib import Path
 
-if __name__ == "__main__":  # run as a file: the project is one level up
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from utils import exit_codes
+if __name__ == "__main__":
+    import start
 
-    exit_codes.leave_at_once()
+    start.prepare(loads_torch=True)
 
-import argparse
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,13 +29,12 @@ import torch
 from models.biprop_keys import from_biprop
 from trainers.checkpoint_sources import StoredNetwork, read_network
 from trainers.load_trained import DECLARED
-from utils import exit_codes
-from utils.config.script_parser import Parser, new_path, old_path
+from utils.config.script_parser import Parser, command, new_path, old_path
 from utils.console import say
 from utils.files import check_new, write_atomic, writing
 from utils.text import escaped
 
-MEASURES = {  # BIPROP's key -> (group, name) in our `state`
+MEASURES = {  # BIPROP's key -> (group, name) in the `state` of this program's checkpoints
     "best_acc1": ("best", "acc@1"),
     "best_acc5": ("best", "acc@5"),
     "best_train_acc1": ("best_train", "acc@1"),
@@ -46,20 +45,22 @@ MEASURES = {  # BIPROP's key -> (group, name) in our `state`
 
 
 def to_ours(stored: StoredNetwork) -> dict[str, Any]:
-    """A checkpoint of this program from one of BIPROP's; without `step`, so that --resume refuses it."""
+    """Return a checkpoint of this program from one of BIPROP's, without `step`, so that --resume refuses it."""
     state: dict[str, dict[str, float]] = {}
     for key, (group, name) in MEASURES.items():
         value = stored.content.get(key)
-        if isinstance(value, int | float):  # before the first epoch curr_acc1 is a sentence
+        if isinstance(value, int | float):  # before the first epoch BIPROP stores the text "Not evaluated"
             state.setdefault(group, {})[name] = float(value)
-    facts = {"epoch": stored.content["epoch"]} if isinstance(stored.content.get("epoch"), int) else {}
-    return {**facts, "state": state, "model": from_biprop(stored.state), "options": stored.declared}
+    epoch = {"epoch": stored.content["epoch"]} if isinstance(stored.content.get("epoch"), int) else {}
+    return {**epoch, "state": state, "model": from_biprop(stored.state), "options": stored.declared}
 
 
 def to_theirs(stored: StoredNetwork) -> dict[str, Any]:
-    """A checkpoint of BIPROP's from one of ours; without the keys on augmentation, as parallel_main.py writes it."""
+    """Return a checkpoint of BIPROP from one of this program, with the keys that BIPROP's parallel_main.py writes."""
     state, epoch = stored.content.get("state"), stored.content.get("epoch")
-    groups = {group: of for group, of in state.items() if isinstance(of, Mapping)} if isinstance(state, Mapping) else {}
+    groups = (
+        {key: value for key, value in state.items() if isinstance(value, Mapping)} if isinstance(state, Mapping) else {}
+    )
     return {
         "epoch": epoch if isinstance(epoch, int) else 0,
         "state_dict": {f"module.{key}": value for key, value in stored.state.items()},
@@ -70,10 +71,10 @@ def to_theirs(stored: StoredNetwork) -> dict[str, Any]:
 
 
 def convert(source: str, target: Path, *, force: bool) -> str:
-    """Convert the file `source` into `target`, whole or not at all, and return what to say of it.
+    """Convert the file `source`, write `target` atomically, and return the line to print.
 
-    Raises UsageError for a source that holds no network or a target that is there (but for `force`), RunFailed where
-    the disk takes no more.
+    Raises UsageError if the source holds no network, or if the target exists and `force` is False; RunFailed if the
+    target cannot be written.
     """
     check_new(target, force=force)
     stored = read_network(source)
@@ -86,24 +87,21 @@ def convert(source: str, target: Path, *, force: bool) -> str:
     return f"{target}: {len(stored.state)} tensors, {declared or 'arch and conv_type unknown'}; for --pretrained {use}"
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
+def parser() -> Parser:
+    """Return the parser of the command line."""
     top = Parser(__doc__)
-    top.add_argument("program", choices=["biprop"], help="whose checkpoints FILE or OUT is")
+    top.add_argument("program", choices=["biprop"], help="the other program")
     top.add_argument("file", metavar="FILE", type=old_path)
     top.add_argument("out", metavar="OUT", type=new_path)
-    top.add_argument("--force", action="store_true", help="replace OUT where it is there")
+    top.add_force()
     return top
 
 
-def main(argv: Sequence[str]) -> int:
-    """Convert; returns 0, 2 for bad input, 1 where OUT cannot be written."""
-
-    def work() -> None:
-        given = parser().parse_args(argv)
-        say(convert(str(given.file), given.out, force=given.force))
-
-    return exit_codes.run_program(work, interrupted=exit_codes.INTERRUPTED)
+@command
+def main(argv: Sequence[str]) -> None:
+    """Convert the file. Return 0, 2 for bad input, 1 if OUT cannot be written."""
+    options = parser().parse_args(argv)
+    say(convert(str(options.file), options.out, force=options.force))
 
 
 if __name__ == "__main__":

@@ -1,82 +1,89 @@
-"""Write a trained shift network as packed integers, or check that such a file really runs on integers alone.
+"""Write a trained shift network as packed integers, or check that such a file computes on integers alone.
 
     python scripts/export.py shift RUN OUT [--force]
     python scripts/export.py check OUT --data DIR [--images 1000]
 
-`shift`: RUN is a run's directory (its newest checkpoint is taken) or one of its checkpoints. OUT is one file for
-torch.load(..., weights_only=True), a dict:
+`shift` writes the network of RUN, the directory of a run (its newest checkpoint) or one of its checkpoints. OUT is a
+file for torch.load(..., weights_only=True). It holds a dict:
 
-    format   "featherweight shift 1"
-    options  name -> plain value: what the network was built and its inputs were prepared by
-    weight_bits  b, sign and shift together; activation_bits  [i, f], bits before and behind the point
-    layers   name -> a packed tensor, and `bias`: one more, integers in units of 2^-f (int64), or None
-    rest     every other tensor of the network (batch norms, layers without shift weights), float
+    format           "featherweight shift 1"
+    options          name -> plain value: the options of the network and of the preparation of its inputs
+    weight_bits      b, the number of bits per weight, sign included
+    activation_bits  [i, f], the numbers of bits before and after the binary point
+    layers           name -> packed tensor of the weight, with one more entry `bias`: a packed tensor, or integers in
+                     units of 2^-f (int64), or None
+    rest             every other tensor of the network (batch norms, layers without shift weights), float
 
-A packed tensor is a dict: `shape`; `codes`, uint8, b bits a weight in row-major order, the first bit of a byte its
-highest, zeros at the end: one bit of sign (1: negative), then b - 1 bits of the shift n: the weight is ± 2^-n. `zeros`:
-row-major places (int64) of the weights that are zero, whatever their code; where `zero_code` is true the shift
-2^(b-1) - 1 says so instead, as ShiftPS never takes it. Weights and biases of shift_update crude have no range that the
-options set: there `bits` stands for b, and the weight is ± 2^(largest - n).
+A packed tensor is a dict:
 
-Inputs and biases of every layer are fixed point in OUT, as integers need it. A run without activation_bits trains
-Linear layers of ShiftPS on unrounded inputs, and Linear layers of both kinds with unrounded biases.
+    shape      the shape of the tensor
+    codes      uint8: b bits per weight in row-major order, highest bit of a byte first, padded with zeros. A code is
+               one sign bit (1: negative) and b - 1 bits of the shift n. The weight is ± 2^-n.
+    zeros      int64: row-major indices of the weights that are zero, whatever their code
+    zero_code  if true, `zeros` is empty, and the shift 2^(b-1) - 1, which ShiftPS never uses, means zero
+    bits, largest
+               only with shift_update crude, whose powers no option limits: `bits` replaces b, and the weight is
+               ± 2^(largest - n)
 
-`check` rebuilds the network from OUT alone and runs the first images of the test set through it twice: with int64
-additions and shifts only, and in float64, where sums are exact as well. Exit code 1 where one prediction differs. The
-network in float32, to which the predictions are compared too, rounds the inputs that the run rounds.
+The inputs and biases of every layer in OUT are fixed-point numbers. Training differs from that if activation_bits is
+not set: Linear layers of ShiftPS then have unrounded inputs, and all Linear layers have unrounded biases.
+
+`check` rebuilds the network from OUT alone and computes the logits of the first test images twice: with int64 additions
+and shifts only, and in float64, where the sums are exact too. The exit code is 1 if a prediction differs. It also
+compares the predictions with those of the float32 network, which rounds inputs exactly where the run does.
 """
 
 import sys
-from pathlib import Path
 
-if __name__ == "__main__":  # run as a file: the project is one level up
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from utils import exit_codes
+if __name__ == "__main__":
+    import start
 
-    exit_codes.leave_at_once()
+    start.prepare(loads_torch=True)
 
-import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from args import NAMES, Options
+from args import Options
 from models.constraints import bake, constrained_layers
 from models.constraints.shift import ShiftPSWeight, ShiftQWeight
 from scripts.parts.export_check import check
-from scripts.parts.export_packed import FORMAT, opened, packed_freely, packed_powers
+from scripts.parts.export_packed import FORMAT, pack_any_powers, pack_powers, read
 from trainers.load_trained import load_trained
 from trainers.methods.shift import shift_layers
-from utils import exit_codes
-from utils.config.script_parser import Parser, count, new_path, old_path
+from utils.config.options import NAMES
+from utils.config.script_parser import Parser, command, count, new_path, old_path
 from utils.console import say
 from utils.errors import UsageError
 from utils.files import check_new, write_atomic, writing
 from utils.run_paths import locate_run
 
-STORED = ("set", "pixels", "image_size", *NAMES["model"], *NAMES["constraint"])  # options that make the network
+STORED = ("set", "pixels", "image_size", *NAMES["model"], *NAMES["constraint"])  # options that define the network
 
 
 def packed_layer(layer: Any) -> dict[str, Any]:
-    """What of a layer with shift weights is written."""
+    """Return the entry of `layers` for a layer with shift weights."""
     constraint, bias = layer.constraint, layer.bias
     weight, fixed = constraint(layer.weight).detach(), constraint.fixed_point
     if isinstance(constraint, ShiftQWeight) and constraint.crude:
-        packed_bias = None if bias is None else packed_freely(constraint.effective_bias(bias).detach())
-        return packed_freely(weight) | {"bias": packed_bias}
-    entry = packed_powers(weight, constraint.weight_bits, zero_code=isinstance(constraint, ShiftPSWeight))
+        packed_bias = None if bias is None else pack_any_powers(constraint.effective_bias(bias).detach())
+        return pack_any_powers(weight) | {"bias": packed_bias}
+    entry = pack_powers(weight, constraint.weight_bits, zero_code=isinstance(constraint, ShiftPSWeight))
     if bias is not None:
-        bias = fixed.of(bias.detach()).double().mul(2.0**fixed.fraction).to(torch.int64)
+        bias = fixed.quantise(bias.detach()).double().mul(2.0**fixed.fraction).to(torch.int64)
     return entry | {"bias": bias}
 
 
 @torch.no_grad()
 def exported(model: nn.Module, options: Options) -> dict[str, Any]:
-    """The content of the file for a network with shift weights. Raises UsageError for values that are not
-    finite, and for powers of two that are too far split_problems."""
+    """Return the content of the file for a network with shift weights.
+
+    Raises UsageError if a value is not finite, or if powers of two need more than 8 bits.
+    """
     shifts, flat, state = shift_layers(model.eval()), options.flat(), bake(model).state_dict()
     if broken := [key for key, value in state.items() if not value.isfinite().all()]:
         raise UsageError(f"{broken[0]} holds values that are not finite: the network has diverged")
@@ -107,10 +114,10 @@ def trained(run: str) -> tuple[nn.Module, Options]:
 
 
 def export(run: str, target: Path, *, force: bool) -> str:
-    """Write the network of `run` into `target`, whole or not at all, and return what to say of it.
+    """Write the network of `run` to `target` atomically, and return the line to print.
 
-    Raises UsageError for a run that is none, or has no shift weights, or a target that is there (but for `force`),
-    RunFailed where the disk takes no more.
+    Raises UsageError if there is no such run, if it has no shift weights, or if the target exists and `force` is False;
+    RunFailed if the target cannot be written.
     """
     check_new(target, force=force)
     model, options = trained(run)
@@ -120,45 +127,40 @@ def export(run: str, target: Path, *, force: bool) -> str:
     weights = sum(int(np.prod(layer["shape"])) for layer in content["layers"].values())
     dense = 4 * (weights + sum(len(m.bias) for m in constrained_layers(model).values() if m.bias is not None))
     dense += sum(tensor.numel() * tensor.element_size() for tensor in content["rest"].values())
-    size, bits = (
-        target.stat().st_size,
-        [layer.get("bits", content["weight_bits"]) for layer in content["layers"].values()],
-    )
+    size = target.stat().st_size
+    bits = [layer.get("bits", content["weight_bits"]) for layer in content["layers"].values()]
+    or_fewer = " or fewer" if min(bits) < max(bits) else ""
     return (
-        f"{target}: {weights:,} weights of {len(bits)} layers in {max(bits)} bits each"
-        f"{' or fewer' * (min(bits) < max(bits))}; {size:,} bytes in all, "
-        f"{dense:,} as float32: {dense / size:.1f} times smaller"
+        f"{target}: {weights:,} weights of {len(bits)} layers in {max(bits)} bits each{or_fewer}; {size:,} bytes in "
+        f"all, {dense:,} as float32: {dense / size:.1f} times smaller"
     )
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
+def parser() -> Parser:
+    """Return the parser of the command line."""
     top = Parser(__doc__)
     programs = top.add_subparsers(dest="program", required=True)
     shift = programs.add_parser("shift", help="write a run's network as packed integers")
-    shift.add_argument("run", metavar="RUN", type=old_path)
+    shift.add_run()
     shift.add_argument("out", metavar="OUT", type=new_path)
-    shift.add_argument("--force", action="store_true", help="replace OUT where it is there")
-    checker = programs.add_parser("check", help="run such a file on integers alone")
+    shift.add_force()
+    checker = programs.add_parser("check", help="run such a file on integers alone and compare its predictions")
     checker.add_argument("out", metavar="OUT", type=old_path)
     checker.add_argument("--data", type=new_path, default="./datasets", help="folder of the data sets")
-    checker.add_argument("--images", type=count(1_000_000), default=1000, help="the first so many of the test set")
+    checker.add_argument("--images", type=count(1_000_000), default=1000, help="number of test images; default: 1000")
     return top
 
 
-def work(given: argparse.Namespace) -> int:
-    """Export or check; returns 1 where a prediction differs, else 0."""
-    if given.program == "shift":
-        say(export(str(given.run), given.out, force=given.force))
-        return 0
-    same, told = check(opened(given.out), given.out, str(given.data), given.images)
-    say(told)
-    return 0 if same else 1
-
-
+@command
 def main(argv: Sequence[str]) -> int:
-    """Returns 0, 2 for bad input, 1 where OUT cannot be written or a prediction differs."""
-    return exit_codes.run_program(lambda: work(parser().parse_args(argv)), interrupted=exit_codes.INTERRUPTED)
+    """Export or check. Return 0, 2 for bad input, 1 if OUT cannot be written or a prediction differs."""
+    options = parser().parse_args(argv)
+    if options.program == "shift":
+        say(export(str(options.run), options.out, force=options.force))
+        return 0
+    same, report = check(read(options.out), options.out, str(options.data), options.images)
+    say(report)
+    return 0 if same else 1
 
 
 if __name__ == "__main__":

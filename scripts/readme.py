@@ -1,35 +1,38 @@
 """Write the tables of README.md and docs/results.md from the measured records in scripts/records.
 
-Speed comes from bench_*.json (scripts/bench.py --out), accuracy from runs.csv: rows of results.csv as runs left them;
-published numbers from scripts/reproduce/targets.csv.
+Speed comes from bench_*.json (scripts/bench.py --out), accuracy from runs.csv (rows of results.csv), and the published
+numbers from scripts/reproduce/targets.csv.
 """
 
 import sys
-from pathlib import Path
 
-if __name__ == "__main__":  # run as a file: the project is one level up
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":
+    import start
+
+    start.prepare(loads_torch=False)
 
 import csv
 import json
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 import yaml
 
-from utils import exit_codes
-from utils.config.script_parser import Parser
+from scripts.parts.pages import RECORDS, ROOT, Tables, update
+from utils.config.script_parser import Parser, command
+from utils.tables import mean_and_deviation
 from utils.text import csv_text
 
-ROOT = Path(__file__).resolve().parent.parent
-RECORDS = ROOT / "scripts" / "records"
+Row = dict[str, str]
+REPRODUCE = ROOT / "scripts" / "reproduce"
 
 
 def speed() -> str:
-    """A line per network: our step beside one that works as BIPROP's does and beside the dense one, then the start."""
+    """Return a table with one row per network: our step against BIPROP's way and the dense step; then the start-up."""
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RECORDS.glob("bench_*.json"))]
     rows = [row for record in records for row in record.get("rows", [])]
     measured = next(record for record in records if "rows" in record)
@@ -51,126 +54,113 @@ def speed() -> str:
             f"| {ms['ours/fp32/train']:.0f} | {r['train/bf16']:.1f} × | {r['train/fp32']:.1f} × "
             f"| {r['eval/bf16']:.1f} × | {r['train/bf16/over_dense']:.2f} × |"
         )
-    start = next((record["startup"]["over_import_torch"] for record in records if "startup" in record), None)
-    if start:
-        lines += ["", f"`main.py` has its first batch after {start['main.py to first batch']:.2f} × the time that "]
+    startup = next((record["startup"]["over_import_torch"] for record in records if "startup" in record), None)
+    if startup:
+        lines += ["", f"`main.py` has its first batch after {startup['main.py to first batch']:.2f} × the time that "]
         lines[-1] += "`import torch` takes by itself."
     return "\n".join(lines)
 
 
-def records() -> list[dict[str, str]]:
-    with (RECORDS / "runs.csv").open(newline="", encoding="utf-8-sig") as file:
-        return [{name: csv_text(stored) for name, stored in row.items()} for row in csv.DictReader(file)]
+def _read(path: Path) -> list[Row]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        return list(csv.DictReader(file))
+
+
+def records() -> list[Row]:
+    """Return the recorded rows of results.csv."""
+    return [{name: csv_text(stored) for name, stored in row.items()} for row in _read(RECORDS / "runs.csv")]
 
 
 def accuracy() -> str:
-    """A line per configuration: mean ± standard deviation over its seeds."""
-    groups: dict[tuple[str, ...], list[dict[str, str]]] = defaultdict(list)
+    """Return a table with one row per configuration: mean ± standard deviation over its seeds."""
+    groups: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     for row in records():
         key = ("Base Config", "Conv Type", "Prune Rate", "Epochs", "Precision")
-        groups[(*(row[name] for name in key), variant(row))].append(row)
+        groups[(*(row[name] for name in key), overrides(row))].append(row)
     lines = [
         "| config | conv_type | kept | epochs | precision | test accuracy, last epoch (%) | best epoch (%) | seeds |",
         "|" + "---|" * 8,
     ]
-    for (config, conv_type, _, epochs, precision, other), rows in sorted(groups.items()):
-        last, best = (spread([float(r[f"{which} Epoch Test Top 1"]) for r in rows]) for which in ("Last", "Best"))
+    for (config, conv_type, _, epochs, precision, changed), rows in sorted(groups.items()):
+        last, best = (
+            mean_and_deviation([float(row[f"{which} Epoch Test Top 1"]) for row in rows]) for which in ("Last", "Best")
+        )
         kept = f"{100 * statistics.mean(float(row['Kept']) for row in rows):.3g} %"
         of = "" if int(epochs) == epochs_of(config) else f" of {epochs_of(config)}"
-        named = f"`{config}`{other and f' {other}'}"
+        named = f"`{config}` {changed}" if changed else f"`{config}`"
         lines.append(f"| {named} | {conv_type} | {kept} | {epochs}{of} | {precision} | {last} | {best} | {len(rows)} |")
     return "\n".join(lines)
 
 
 @cache
 def epochs_of(config: str) -> int:
-    """How long the recipe trains."""
+    """Return the number of epochs in the config file."""
     return int(yaml.safe_load((ROOT / config).read_text(encoding="utf-8"))["epochs"])
 
 
-def variant(row: dict[str, str]) -> str:
-    """What a record was run with besides its config: the name that it was given, where that says so ("hidden=1000")."""
+def overrides(row: Row) -> str:
+    """Return the options that a recorded run has besides its config, such as "hidden=1000", which is its name then."""
     return row["Name"] if "=" in row["Name"] else ""
 
 
 def published() -> str:
-    """A line per published row whose whole recipe has been run, the number there and ours; then the other rows."""
-    with (ROOT / "scripts" / "reproduce" / "targets.csv").open(newline="", encoding="utf-8") as file:
-        targets = list(csv.DictReader(file))
+    """Return a table of the published results that have been reproduced in full, and a list of the other ones."""
     lines = ["| published by | row | config | published (%) | ours (%) | seeds |", "|" + "---|" * 6]
     missing = []
-    for target in targets:
-        config, of = target["config"], f"{target['paper']}'s {target['table']}"
+    for target in _read(REPRODUCE / "targets.csv"):
+        config, source = target["config"], f"{target['paper']}'s {target['table']}"
         recipe = (config, re.sub(r"--(\S+) ", r"\1=", target["overrides"]), str(epochs_of(config)))
-        whole = [row for row in records() if (row["Base Config"], variant(row), row["Epochs"]) == recipe]
-        if ours := [float(row[target["metric"]]) for row in whole]:
-            cells = (of, target["row"], f"`{config}`", target["published"], spread(ours), str(len(ours)))
+        complete = [row for row in records() if (row["Base Config"], overrides(row), row["Epochs"]) == recipe]
+        if ours := [float(row[target["metric"]]) for row in complete]:
+            cells = (
+                source,
+                target["row"],
+                f"`{config}`",
+                target["published"],
+                mean_and_deviation(ours),
+                str(len(ours)),
+            )
             lines.append(f"| {' | '.join(cells)} |")
         else:
-            missing.append(f"- {of}, {target['row']}: {target['published']}, `{config}`")
+            missing.append(f"- {source}, {target['row']}: {target['published']}, `{config}`")
     return "\n".join([*lines, "", "Not run in full yet, published accuracy (%) and config:", "", *missing])
 
 
 def pruning() -> str:
-    """A line per percentage: accuracies published and ours, for weights and units; then what half of the units save."""
-    with (ROOT / "scripts" / "reproduce" / "pruning_curves.csv").open(newline="", encoding="utf-8") as file:
-        theirs = {(row["method"], float(row["percent"])): row["accuracy"] for row in csv.DictReader(file)}
-    ours: dict[tuple[str, float], list[dict[str, str]]] = defaultdict(list)
+    """Return a table of published and own accuracies per percentage, and the savings of half of the units."""
+    theirs = {
+        (row["method"], float(row["percent"])): row["accuracy"] for row in _read(REPRODUCE / "pruning_curves.csv")
+    }
+    ours: dict[tuple[str, float], list[Row]] = defaultdict(list)
     for path in sorted(RECORDS.glob("pruning_*.csv")):
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                ours[row["method"], float(row["percent"])].append(row)
+        for row in _read(path):
+            ours[row["method"], float(row["percent"])].append(row)
     lines = ["| removed | weights, published (%) | ours (%) | units, published (%) | ours (%) |", "|" + "---|" * 5]
     for percent in dict.fromkeys(percent for _, percent in theirs):
         cells = [f"{percent:g} %"]
         for method in ("weight", "unit"):
-            cells += [theirs[method, percent], spread([float(row["accuracy"]) for row in ours[method, percent]])]
+            accuracies = [float(row["accuracy"]) for row in ours[method, percent]]
+            cells += [theirs[method, percent], mean_and_deviation(accuracies)]
         lines.append(f"| {' | '.join(cells)} |")
     before, half = ours["unpruned", 0.0], ours["unit", 50.0]
     ratios = [float(b["ms_per_image"]) / float(h["ms_per_image"]) for b, h in zip(before, half, strict=True)]
     saved = [f"{int(before[0][of]):,} to {int(half[0][of]):,} {of}" for of in ("parameters", "bytes")]
-    told = f"Half of the units cut out: {saved[0]}, {saved[1]}, an image {spread(ratios)} times as fast"
-    return "\n".join([*lines, "", f"{told}; {len(half)} seeds."])
+    text = f"Half of the units cut out: {saved[0]}, {saved[1]}, an image {mean_and_deviation(ratios)} times as fast"
+    return "\n".join([*lines, "", f"{text}; {len(half)} seeds."])
 
 
-def spread(values: list[float]) -> str:
-    if len(values) == 1:
-        return f"{values[0]:.2f}"
-    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
-
-
-PAGES: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {"speed": speed, "published": published, "pruning": pruning},
-    "docs/results.md": {"accuracy": accuracy},
+PAGES: dict[Path, Tables] = {
+    ROOT / "README.md": {"speed": speed, "published": published, "pruning": pruning},
+    ROOT / "docs/results.md": {"accuracy": accuracy},
 }
 
 
-def filled(text: str, tables: Mapping[str, Callable[[], str]], script: str) -> str:
-    """`text` with each table of `script` between its `<!-- name: … -->` and the next `<!-- end -->`."""
-    for name, table in tables.items():
-        marker = f"<!-- {name}: python {script} -->"
-        before, rest = text.split(marker)
-        _, after = rest.split("<!-- end -->", 1)
-        text = f"{before}{marker}\n{table()}\n<!-- end -->{after}"
-    return text
-
-
-def main(argv: list[str]) -> int:
-    """Write the pages; returns 1 with --check where they would change."""
-    return exit_codes.run_program(lambda: work(argv), interrupted=exit_codes.INTERRUPTED)
-
-
-def work(argv: list[str]) -> int:
-    parser = Parser("Write the tables of README.md and docs/results.md from the records.")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where they would change")
-    check, changed = parser.parse_args(argv).check, False
-    for name, tables in PAGES.items():
-        page = ROOT / name
-        text = filled(page.read_text(encoding="utf-8"), tables, "scripts/readme.py")
-        changed |= text != page.read_text(encoding="utf-8")
-        if not check:
-            page.write_text(text, encoding="utf-8")
-    return int(check and changed)
+@command
+def main(argv: Sequence[str]) -> int:
+    """Write the pages. With --check write nothing and return 1 if a page is out of date."""
+    parser = Parser(__doc__)
+    parser.add_check()
+    return update(PAGES, "scripts/readme.py", check=parser.parse_args(argv).check)
 
 
 if __name__ == "__main__":

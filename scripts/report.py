@@ -1,62 +1,65 @@
-"""Curves of several runs in one picture, and their last and best values in a table.
+"""Draw the curves of several runs in one picture and print a table of their last and largest values.
 
     python scripts/report.py RUN [RUN ...] [--measure test/acc@1] [--out report.png]
 
-RUN is a run's directory, finished or not. A line is named by the options in which the runs differ, or by its directory
-where these are many; runs that differ in nothing but the seed are one line, their mean. A measure is a column of
-metrics.csv.
+RUN is the directory of a run, finished or not. A measure is a column of metrics.csv. A curve is labelled with the
+options in which the runs differ, or with the run's directory if these are many. Runs that differ only in their seeds
+share one curve, their mean.
 """
 
 import sys
-from pathlib import Path
 
-if __name__ == "__main__":  # run as a file: the project is one level up
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from utils import stop_signal
+if __name__ == "__main__":
+    import start
 
-    stop_signal.exit_on_interrupt()
+    start.prepare(loads_torch=False)
 
 import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from args import FIELDS, from_flat
-from scripts.parts.sweep_cells import spread
-from utils import exit_codes
-from utils.config.script_parser import Parser, new_path, old_path
+from utils.config.script_parser import Parser, command
 from utils.config.yaml_loader import load_yaml
 from utils.console import say
 from utils.errors import UsageError
 from utils.files import check_new
 from utils.records.epoch_tables import earlier_rows
 from utils.records.plots import Line, line_chart
+from utils.tables import aligned, mean_of_runs
 from utils.text import escaped, nearest
 
-MANY = 3  # options that a label names at most
+MOST_NAMED = 3  # options in a label
 Curve = dict[int, float]  # epoch -> value
-Curves = dict[str, list[Curve]]  # by label, of each of its runs
+Curves = dict[str, list[Curve]]  # label -> one curve per run
 
 
 def options_of(run: Path) -> dict[str, object]:
-    """What makes the run what it is, but its seed. Raises UsageError where `run` is none."""
+    """Return the options that determine the run's result, without the seed.
+
+    Raises UsageError if `run` is not a run directory with at least one epoch.
+    """
     if not (run / "config.yaml").exists() or not (run / "metrics.csv").exists():
         raise UsageError(f"{run} is no run directory with an epoch done: it has no config.yaml and metrics.csv")
     values = from_flat(load_yaml(run / "config.yaml")).flat()
-    told = {name for name, option in FIELDS.items() if option.metadata["maths"] and name != "seed"} | {"epochs"}
-    return {name: value for name, value in values.items() if name in told}
+    names = {name for name, option in FIELDS.items() if option.metadata["maths"] and name != "seed"} | {"epochs"}
+    return {name: value for name, value in values.items() if name in names}
 
 
 def labels(runs: Mapping[Path, Mapping[str, object]]) -> list[str]:
-    """A name for each run of what differs among them, or of its directory where that is much; of one kind alone the
-    architecture."""
+    """Return one label per run from the options in which the runs differ.
+
+    The label is the architecture if all options are equal, and the directory if more than MOST_NAMED differ.
+    """
     kinds = [*runs.values()]
-    differ = [name for name in kinds[0] if len({str(kind[name]) for kind in kinds}) > 1] or ["arch"]
-    if len(differ) <= MANY:
-        return [", ".join(f"{name} {kind[name]}" for name in differ) for kind in kinds]
-    return [str(next(run for run, same in runs.items() if same == kind)) for kind in kinds]
+    differing = [name for name in kinds[0] if len({str(kind[name]) for kind in kinds}) > 1] or ["arch"]
+    if len(differing) <= MOST_NAMED:
+        return [", ".join(f"{name} {kind[name]}" for name in differing) for kind in kinds]
+    return [str(next(run for run, other in runs.items() if other == kind)) for kind in kinds]
 
 
 def curve(run: Path, measure: str) -> Curve:
-    """The column `measure` of its metrics. Raises UsageError where there is none."""
+    """Return the column `measure` of the run's metrics.csv. Raises UsageError if it is missing or damaged."""
     rows = earlier_rows(run / "metrics.csv", sys.maxsize)
     if not rows or not rows[0].get(measure):
         names = list(rows[0]) if rows else []
@@ -70,61 +73,62 @@ def curve(run: Path, measure: str) -> Curve:
 
 
 def gather(runs: Sequence[Path], measure: str) -> Curves:
-    """The curves by label, in the order in which the labels come."""
+    """Return the curves of the runs by label, in the order of the runs."""
     curves: Curves = {}
     for label, run in zip(labels({run: options_of(run) for run in runs}), dict.fromkeys(runs), strict=True):
         curves.setdefault(label, []).append(curve(run, measure))
     return curves
 
 
-def common(of: Sequence[Curve]) -> list[int]:
-    """The epochs that all of the runs have. Raises UsageError where there is none."""
-    if epochs := [epoch for epoch in of[0] if all(epoch in values for values in of)]:
+def common_epochs(curves: Sequence[Curve]) -> list[int]:
+    """Return the epochs that all curves have. Raises UsageError if there is none."""
+    if epochs := [epoch for epoch in curves[0] if all(epoch in curve for curve in curves)]:
         return epochs
-    raise UsageError("two runs that differ in their seeds alone have no epoch in common")
+    raise UsageError("two runs that differ only in their seeds have no epoch in common")
 
 
-def mean_line(label: str, of: Sequence[Curve]) -> Line:
-    """The mean over runs for every epoch that all of them have."""
-    epochs = common(of)
-    means = [statistics.mean(values[epoch] for values in of) for epoch in epochs]
-    return Line(f"{label} ({len(of)} runs)" if len(of) > 1 else label, [*map(float, epochs)], means)
+def mean_line(label: str, curves: Sequence[Curve]) -> Line:
+    """Return the mean of the curves over their common epochs."""
+    epochs = common_epochs(curves)
+    means = [statistics.mean(curve[epoch] for curve in curves) for epoch in epochs]
+    return Line(f"{label} ({len(curves)} runs)" if len(curves) > 1 else label, [*map(float, epochs)], means)
 
 
-def table(curves: Curves) -> str:
-    """Last and largest value of each label, mean ± standard deviation over its runs (how many)."""
+def table(curves_by_label: Curves) -> str:
+    """Return a table with the last and the largest value of each label: mean ± standard deviation (number of runs)."""
     rows = [("", "epochs", "last", "largest")]
-    for label, of in curves.items():
-        epochs = common(of)
-        last = spread([values[epochs[-1]] for values in of])
-        best = spread([max(values[epoch] for epoch in epochs) for values in of])
-        rows.append((label, str(len(epochs)), last, best))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+    for label, curves in curves_by_label.items():
+        epochs = common_epochs(curves)
+        last = mean_of_runs([curve[epochs[-1]] for curve in curves])
+        largest = mean_of_runs([max(curve[epoch] for epoch in epochs) for curve in curves])
+        rows.append((label, str(len(epochs)), last, largest))
+    return aligned(rows)
 
 
-def main(argv: Sequence[str]) -> int:
-    """Draw and print; returns 0, 2 for bad input, 1 where the picture cannot be written."""
+def parser() -> Parser:
+    """Return the parser of the command line."""
     top = Parser(__doc__)
-    top.add_argument("runs", metavar="RUN", nargs="+", type=old_path)
-    top.add_argument("--measure", default="test/acc@1", help="default test/acc@1")
-    top.add_argument("--title", default="", help="above the picture")
-    top.add_argument("--out", type=new_path, default=Path("report.png"), help="default report.png")
+    top.add_run("runs", nargs="+")
+    top.add_argument("--measure", default="test/acc@1", help="default: test/acc@1")
+    top.add_argument("--title", default="", help="title of the picture")
+    top.add_out("report.png")
+    return top
 
-    def work() -> int:
-        given = top.parse_args(argv)
-        check_new(given.out, force=True, option="--out: ")
-        if given.out.suffix.lower() not in ("", ".png"):
-            raise UsageError(f"--out: {given.out}: a PNG file is drawn; its name must end in .png")
-        curves = gather(given.runs, given.measure)
-        say(table(curves))
-        lines = [mean_line(*of) for of in curves.items()]
-        if not line_chart(given.out, lines, "epoch", given.measure, given.title):
-            return 1
-        say(f"written: {given.out}")
-        return 0
 
-    return exit_codes.run_program(work, interrupted=exit_codes.INTERRUPTED)
+@command
+def main(argv: Sequence[str]) -> int:
+    """Draw the picture and print the table. Return 0, 2 for bad input, 1 if the picture cannot be written."""
+    options = parser().parse_args(argv)
+    check_new(options.out, force=True, option="--out: ")
+    if options.out.suffix.lower() not in ("", ".png"):
+        raise UsageError(f"--out: {options.out}: the picture is a PNG file; its name must end in .png")
+    curves = gather(options.runs, options.measure)
+    say(table(curves))
+    lines = [mean_line(label, of_runs) for label, of_runs in curves.items()]
+    if not line_chart(options.out, lines, "epoch", options.measure, options.title):
+        return 1
+    say(f"written: {options.out}")
+    return 0
 
 
 if __name__ == "__main__":

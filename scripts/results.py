@@ -2,25 +2,23 @@
 
     python scripts/results.py rebuild DIR [--results FILE]
 
-Every finished run keeps its row of results.csv in its own directory. This program appends to FILE the rows that it
-lacks of the runs below DIR, oldest first, with the current directories of the runs. Damaged lines of FILE are moved to
+Every finished run keeps its row of results.csv in its own directory. The rows that FILE does not have of runs below DIR
+are appended to it, oldest first, with the directories in which the runs now are. Damaged lines of FILE are moved to
 FILE.damaged.
 """
 
 import sys
-from pathlib import Path
 
-if __name__ == "__main__":  # run as a file: the project is one level up
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from utils import stop_signal
+if __name__ == "__main__":
+    import start
 
-    stop_signal.exit_on_interrupt()
+    start.prepare(loads_torch=False)
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
-from utils import exit_codes
-from utils.config.script_parser import Parser, new_path, old_path
+from utils.config.script_parser import Parser, command, new_path, old_path
 from utils.console import say, warn
 from utils.errors import UsageError
 from utils.files import writing
@@ -94,18 +92,16 @@ def rebuild(directory: Path, file: Path) -> str:
     return f"{file}: rows added: {added}, there before: {known}"
 
 
-def main(argv: Sequence[str]) -> int:
-    """Rebuild a results file; return 0, 2 for bad input, 1 if the file cannot be written."""
+@command
+def main(argv: Sequence[str]) -> None:
+    """Rebuild a results file."""
     top = Parser(__doc__)
     top.add_argument("program", choices=["rebuild"])
     top.add_argument("directory", metavar="DIR", type=old_path, help="such as runs")
     top.add_argument("--results", metavar="FILE", type=new_path, help="default: DIR/results.csv")
 
-    def work() -> None:
-        given = top.parse_args(argv)
-        say(rebuild(given.directory, given.results or given.directory / "results.csv"))
-
-    return exit_codes.run_program(work, interrupted=exit_codes.INTERRUPTED)
+    given = top.parse_args(argv)
+    say(rebuild(given.directory, given.results or given.directory / "results.csv"))
 
 
 if __name__ == "__main__":

@@ -1,25 +1,29 @@
-"""Write docs/scaling.md's tables: what was measured here, what is sent, and what that would give on many GPUs.
+"""Write the tables of docs/scaling.md: measured efficiencies, message sizes, and predictions for many GPUs.
 
     python scripts/scaling.py [--check]
-    python scripts/scaling.py --flops 8e13 --layer 1e-4 --between 5e10     prints the last table for other machines
+    python scripts/scaling.py --flops 8e13 --layer 1e-4 --between 5e10     prints the prediction for other machines
 
-Measured are scripts/records/bench_parallel_*.json (scripts/bench.py --parallel --out). Message sizes and operations are
-counted on the networks themselves. What is assumed of the machines stands in `Cluster`.
+The measurements are scripts/records/bench_parallel_*.json (scripts/bench.py --parallel --out). Message sizes and
+operations are counted on the networks. `Cluster` holds the assumptions about the machines.
 """
+
+import sys
+
+if __name__ == "__main__":
+    import start
+
+    start.prepare(loads_torch=True)
 
 import json
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__":  # run as a file: the project is one level up
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import torch
-import torch.distributed as dist
+
+# Private, because DDP's rule has no public name, and a copy of it would not notice a change.
+from torch._C._distributed_c10d import _DEFAULT_FIRST_BUCKET_BYTES, _compute_bucket_assignment_by_size
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -27,63 +31,60 @@ import models
 from data import SPECS
 from models.constraints import weight_layers
 from models.layers import SingleValueBatchNorm
-from scripts.readme import RECORDS, ROOT, filled
-from utils import exit_codes
-from utils.config.script_parser import Parser, limited
+from scripts.parts.pages import RECORDS, ROOT, update
+from utils.config.script_parser import Parser, command, limited
 from utils.console import say
 
 PAGE = ROOT / "docs" / "scaling.md"
 GPUS = (8, 64, 512)
-FP32, BF16 = 4, 2  # bytes of a number as it is sent
-NETS = {  # name -> (arch, data set, images of a batch and of its test set, as in the configurations)
+FP32, BF16 = 4, 2  # bytes per number in a message
+NETS = {  # name -> (arch, data set, images per batch and in the test set, as in the configurations)
     "Conv4": ("Conv4", "CIFAR10", 128, 10_000),
     "ResNet-18": ("cResNet18", "CIFAR10", 256, 10_000),
     "ResNet-50": ("ResNet50", "ImageNet", 256, 50_000),
 }
 
-LIMITS = {float: limited(float, ">= 0 and <= 1e30"), int: limited(int, ">= 1 and <= 1e6")}  # of what is assumed
+LIMITS = {float: limited(float, ">= 0 and <= 1e30"), int: limited(int, ">= 1 and <= 1e6")}  # of the fields of Cluster
 
 
-def _usual(value: Any, meaning: str) -> Any:
-    return field(default=value, metadata={"help": meaning})
+def _assumed(default: Any, meaning: str) -> Any:
+    return field(default=default, metadata={"help": meaning})
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """What is assumed, for want of such machines."""
+    """Assumptions about a cluster of GPUs."""
 
-    flops: float = _usual(5e13, "operations per second that one GPU sustains in a training step")
-    layer: float = _usual(
-        1.5e-4, "seconds that a layer takes of a step however few the images: launches, mask, optimizer"
-    )
-    node: int = _usual(8, "GPUs per node, which reach each other without the network")
-    inside: float = _usual(2e11, "bytes per second of each GPU within a node")
-    between: float = _usual(2.5e10, "bytes per second of a whole node to others: 200 Gb/s")
-    latency_inside: float = _usual(5e-6, "seconds per message within a node")
-    latency_between: float = _usual(1.5e-5, "seconds per message between nodes")
+    flops: float = _assumed(5e13, "operations per second that one GPU sustains in a training step")
+    layer: float = _assumed(1.5e-4, "seconds per layer and step for launches, mask and optimizer, whatever the batch")
+    node: int = _assumed(8, "GPUs per node")
+    inside: float = _assumed(2e11, "bytes per second of each GPU within a node")
+    between: float = _assumed(2.5e10, "bytes per second of a whole node to other nodes: 200 Gb/s")
+    latency_inside: float = _assumed(5e-6, "seconds per message within a node")
+    latency_between: float = _assumed(1.5e-5, "seconds per message between nodes")
 
 
 @dataclass(frozen=True)
 class Net:
-    """A ticket as it is trained: `flops` of a step an image, scores in each of DDP's `buckets` in the order of sending,
-    `layers` with scores, `norms` without parameters, `batch` and test `images`."""
+    """The sizes of a network with SubnetConv layers that determine its speed in parallel training."""
 
-    flops: float
-    buckets: tuple[int, ...]
-    layers: int
-    norms: int
-    batch: int
-    images: int
+    flops: float  # operations per step and image
+    buckets: tuple[int, ...]  # scores in each of DDP's buckets, in the order of sending
+    layers: int  # layers with scores
+    norms: int  # batch norms without parameters
+    batch: int  # images
+    images: int  # in the test set
 
     @property
     def trained(self) -> int:
+        """The number of scores."""
         return sum(self.buckets)
 
 
-def counted(name: str) -> Net:
-    """The network of that name, counted: operations of forward and backward pass, scores, buckets."""
-    arch, of, batch, images = NETS[name]
-    spec = SPECS[of]
+def count_sizes(name: str) -> Net:
+    """Return the sizes of the network `name`, counted on its forward and backward pass."""
+    arch, data_set, batch, images = NETS[name]
+    spec = SPECS[data_set]
     with torch.device("meta"):
         model = models.build(arch, num_classes=spec.num_classes, in_shape=spec.in_shape, bn_type="NonAffineBatchNorm")
         with FlopCounterMode(display=False) as counter:
@@ -94,60 +95,70 @@ def counted(name: str) -> Net:
 
 
 def buckets(weights: Sequence[torch.Tensor]) -> tuple[int, ...]:
-    """How many numbers DDP sends together: 1 MiB for the layers nearest to the input, which are last, then 25 MiB."""
-    limits = [dist._DEFAULT_FIRST_BUCKET_BYTES, 25 << 20]
+    """Return the sizes (numbers) of DDP's buckets in the order of sending.
+
+    DDP fills a bucket of 1 MiB with the layers nearest to the input, which it sends last, and buckets of 25 MiB with
+    the other layers.
+    """
+    limits = [_DEFAULT_FIRST_BUCKET_BYTES, 25 << 20]
     scores = [torch.empty_like(weight, dtype=torch.float32) for weight in weights]
-    found, _ = dist._compute_bucket_assignment_by_size(scores, limits, [False] * len(scores))
+    found, _ = _compute_bucket_assignment_by_size(scores, limits, [False] * len(scores))
     return tuple(sum(scores[i].numel() for i in bucket) for bucket in reversed(found))
 
 
-def all_reduce(size: float, gpus: int, c: Cluster) -> float:
-    """Seconds to sum `size` bytes over so many GPUs: a ring in each node, then trees between the nodes.
+def all_reduce_seconds(size: float, gpus: int, c: Cluster) -> float:
+    """Return the seconds of an all-reduce of `size` bytes: a ring in each node, then trees between the nodes.
 
-    2 (k − 1) (size / (k · inside) + latency), then 2 (m − 1)/m · size / between + 2 ⌈log₂ m⌉ latency; k GPUs a node, m
-    nodes.
+    2 (k − 1) (size / (k · inside) + latency) + 2 (m − 1)/m · size / between + 2 ⌈log₂ m⌉ latency, with k GPUs per node
+    and m nodes.
     """
     here, nodes = min(gpus, c.node), max(1, gpus // c.node)
     ring = 2 * (here - 1) * (size / here / c.inside + c.latency_inside)
     return ring + 2 * (nodes - 1) / nodes * size / c.between + 2 * math.ceil(math.log2(nodes)) * c.latency_between
 
 
-def compute(net: Net, images: float, c: Cluster) -> float:
-    """Seconds of a step on one GPU: what a layer takes anyway, and the operations of these images."""
+def compute_seconds(net: Net, images: float, c: Cluster) -> float:
+    """Return the seconds of a step on one GPU with `images` images: the fixed time per layer plus the operations."""
     return net.layers * c.layer + images * net.flops / c.flops
 
 
-def exposed(net: Net, images: float, gpus: int, c: Cluster, number: int) -> float:
-    """Seconds that a step waits for all-reduce: what does not hide behind the backward pass, two thirds of the step, at
-    least the last bucket; then which scores had a gradient, an int32 each."""
-    sums = [all_reduce(number * bucket, gpus, c) for bucket in net.buckets]
-    backward = compute(net, images, c) * 2 / 3
-    return max(sum(sums) - backward, sums[-1]) + all_reduce(4 * net.layers, gpus, c)
+def exposed_seconds(net: Net, images: float, gpus: int, c: Cluster, number: int) -> float:
+    """Return the seconds that a step waits for communication, with `number` bytes per gradient.
+
+    All-reduce overlaps with the backward pass, two thirds of the step, except for the last bucket. Then DDP sums one
+    int32 per layer, which marks the scores that had a gradient.
+    """
+    sums = [all_reduce_seconds(number * bucket, gpus, c) for bucket in net.buckets]
+    backward = compute_seconds(net, images, c) * 2 / 3
+    return max(sum(sums) - backward, sums[-1]) + all_reduce_seconds(4 * net.layers, gpus, c)
 
 
-def step(net: Net, images: float, gpus: int, c: Cluster, number: int = FP32) -> float:
-    """Seconds of a step with so many images on each GPU, gradients sent as `number` bytes each."""
-    return compute(net, images, c) + exposed(net, images, gpus, c, number)
+def step_seconds(net: Net, images: float, gpus: int, c: Cluster, number: int = FP32) -> float:
+    """Return the seconds of a step with `images` images per GPU and `number` bytes per gradient."""
+    return compute_seconds(net, images, c) + exposed_seconds(net, images, gpus, c, number)
 
 
-def strong(net: Net, gpus: int, c: Cluster, number: int = FP32) -> float:
-    """Efficiency at the one batch, shared."""
-    return compute(net, net.batch, c) / (gpus * step(net, net.batch / gpus, gpus, c, number))
+def strong_efficiency(net: Net, gpus: int, c: Cluster, number: int = FP32) -> float:
+    """Return the efficiency of strong scaling: all GPUs share one batch."""
+    return compute_seconds(net, net.batch, c) / (gpus * step_seconds(net, net.batch / gpus, gpus, c, number))
 
 
-def weak(net: Net, gpus: int, c: Cluster, number: int = FP32) -> float:
-    """Efficiency where each GPU has a whole batch."""
-    return compute(net, net.batch, c) / step(net, net.batch, gpus, c, number)
+def weak_efficiency(net: Net, gpus: int, c: Cluster, number: int = FP32) -> float:
+    """Return the efficiency of weak scaling: each GPU has a whole batch."""
+    return compute_seconds(net, net.batch, c) / step_seconds(net, net.batch, gpus, c, number)
 
 
-def limit(net: Net, c: Cluster, least: float = 0.5) -> int:
-    """The most GPUs, a power of two that divides the batch, that share one batch at this efficiency at least."""
-    counts = [2**i for i in range(1, 13) if net.batch % 2**i == 0]
-    return max([1, *(n for n in counts if strong(net, n, c) >= least)])
+def largest_efficient(net: Net, c: Cluster, least: float = 0.5) -> int:
+    """Return the largest number of GPUs that share one batch with an efficiency of at least `least`.
+
+    Only powers of two that divide the batch are considered.
+    """
+    counts: list[int] = [2**i for i in range(1, 13) if net.batch % 2**i == 0]
+    return max([1, *(n for n in counts if strong_efficiency(net, n, c) >= least)])
 
 
 def messages(nets: dict[str, Net]) -> str:
-    """A line a network: what every step sends."""
+    """Return a table of the messages of each step, one row per network."""
     lines = [
         "| ticket | scores | fp32 | bf16 | buckets, in the order of sending | operations an image |",
         "|" + "---|" * 6,
@@ -159,8 +170,8 @@ def messages(nets: dict[str, Net]) -> str:
     return "\n".join(lines)
 
 
-def many(nets: dict[str, Net], c: Cluster) -> str:
-    """A line for each network and number of GPUs, strong and weak."""
+def predicted(nets: dict[str, Net], c: Cluster) -> str:
+    """Return a table of the predicted strong and weak scaling, one row per network and number of GPUs."""
     lines = [
         "| ticket | GPUs | images a GPU | step, ms | of it waiting | efficiency | bf16 sent "
         "| batch | step, ms | of it waiting | efficiency | bf16 sent | `--sync-bn` adds, ms |",
@@ -168,29 +179,30 @@ def many(nets: dict[str, Net], c: Cluster) -> str:
     ]
     for name, net in nets.items():
         lines += [f"| {name} | {n} | {_shared(net, n, c)} | {_grown(net, n, c)} |" for n in GPUS]
-    told = ", ".join(f"{name} to {limit(net, c)}" for name, net in nets.items())
-    return "\n".join([*lines, "", f"One batch keeps half of the efficiency on as many GPUs as this: {told}."])
+    limits = ", ".join(f"{name} to {largest_efficient(net, c)}" for name, net in nets.items())
+    return "\n".join([*lines, "", f"One batch keeps half of the efficiency on as many GPUs as this: {limits}."])
 
 
 def _shared(net: Net, n: int, c: Cluster) -> str:
     if net.batch < n:
         return f"{net.batch / n:g}: refused | – | – | – | –"
     images = net.batch / n
-    return f"{images:g} | {_times(net, images, n, c)} | {strong(net, n, c):.2f} | {strong(net, n, c, BF16):.2f}"
+    shares = f"{strong_efficiency(net, n, c):.2f} | {strong_efficiency(net, n, c, BF16):.2f}"
+    return f"{images:g} | {_times(net, images, n, c)} | {shares}"
 
 
 def _grown(net: Net, n: int, c: Cluster) -> str:
-    synced = 1e3 * 2 * net.norms * all_reduce(0, n, c)  # forward and backward each have a message that nothing hides
-    shares = f"{weak(net, n, c):.2f} | {weak(net, n, c, BF16):.2f}"
+    synced = 1e3 * 2 * net.norms * all_reduce_seconds(0, n, c)  # one message per norm in each pass, without overlap
+    shares = f"{weak_efficiency(net, n, c):.2f} | {weak_efficiency(net, n, c, BF16):.2f}"
     return f"{net.batch * n:,} | {_times(net, net.batch, n, c)} | {shares} | {synced:.1f}"
 
 
 def _times(net: Net, images: float, n: int, c: Cluster) -> str:
-    return f"{1e3 * step(net, images, n, c):.2f} | {1e3 * exposed(net, images, n, c, FP32):.2f}"
+    return f"{1e3 * step_seconds(net, images, n, c):.2f} | {1e3 * exposed_seconds(net, images, n, c, FP32):.2f}"
 
 
 def evaluation(nets: dict[str, Net]) -> str:
-    """A line a network: how well whole batches of the test set deal out."""
+    """Return a table of the efficiency of an evaluation, whose whole batches are divided among the processes."""
     lines = ["| test set in batches | " + " | ".join(f"{n} processes" for n in GPUS) + " |", "|---" * 4 + "|"]
     for name, net in nets.items():
         count = math.ceil(net.images / net.batch)
@@ -200,7 +212,7 @@ def evaluation(nets: dict[str, Net]) -> str:
 
 
 def measured() -> str:
-    """A line a contender of the records: ms a step alone and together, efficiency and where the rest of it goes."""
+    """Return a table of the recorded benchmarks: ms per step, efficiency, and the factors of the efficiency."""
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RECORDS.glob("bench_parallel_*.json"))]
     lines = [
         _conditions(records),
@@ -228,20 +240,26 @@ def _conditions(records: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _line(found: dict[str, Any], at: str, sent: str) -> str:
-    seconds, shares = found["summary"], found["efficiency"]
+def _line(found: dict[str, Any], contender: str, sent: str) -> str:
+    seconds, efficiencies = found["summary"], found["efficiency"]
 
     def cells(way: str) -> str:
-        kinds = [f"{at}/{way}: {why}" for why in ("unshrunk", "machine")] + [f"{at}/{way}{sent}: together"]
-        factors = [f"{shares[kind]['median']:.2f}" for kind in kinds if kind in shares]
+        kinds = [f"{contender}/{way}: {why}" for why in ("unshrunk", "machine")]
+        kinds += [f"{contender}/{way}{sent}: together"]
+        factors = [f"{efficiencies[kind]['median']:.2f}" for kind in kinds if kind in efficiencies]
         parts = " · ".join(factors) if len(factors) > 1 else ""
-        return f"{_ms(seconds[f'{at}/{way}{sent}'])} | {_share(shares[f'{at}/{way}{sent}'])} | {parts}"
+        name = f"{contender}/{way}{sent}"
+        return f"{_ms(seconds[name])} | {_ratio(efficiencies[name])} | {parts}"
 
-    return f"| {at.replace('/', ', ')}{sent} | {_ms(seconds[f'{at}/alone'])} | {cells('strong')} | {cells('weak')} |"
+    alone = _ms(seconds[f"{contender}/alone"])
+    return f"| {contender.replace('/', ', ')}{sent} | {alone} | {cells('strong')} | {cells('weak')} |"
 
 
 def _unshrinking(found: dict[str, Any]) -> str:
-    """What a step takes that a smaller share of the batch does not shorten."""
+    """Return a line about the part of a step that a smaller share of the batch does not shorten.
+
+    With t(n) = fixed + variable / n seconds for a batch divided by n, fixed = (n · t(n) − t(1)) / (n − 1).
+    """
     (precision,), n = found["precisions"], found["processes"]
     whole, part = (found["summary"][f"ours/{precision}/{way}"]["median"] for way in ("alone", "alone, B/N"))
     fixed, masks = (n * part - whole) / (n - 1), found["summary"]["ours/fp32/selection"]["median"]
@@ -256,12 +274,12 @@ def _ms(s: dict[str, float]) -> str:
     return f"{1e3 * s['median']:.0f} ± {1e3 * s['iqr']:.0f}"
 
 
-def _share(s: dict[str, float]) -> str:
+def _ratio(s: dict[str, float]) -> str:
     return f"{s['median']:.2f} ± {s['iqr']:.2f}"
 
 
 def assumed(c: Cluster) -> str:
-    """The assumptions in words."""
+    """Return the assumptions as a sentence."""
     near, far = (1e6 * latency for latency in (c.latency_inside, c.latency_between))
     return (
         f"A GPU sustains {c.flops / 1e12:g}·10¹² operations a second and takes {1e3 * c.layer:g} ms a layer however "
@@ -270,41 +288,38 @@ def assumed(c: Cluster) -> str:
     )
 
 
-def page(text: str) -> str:
-    """`text` with its tables made anew."""
-    nets, c = {name: counted(name) for name in NETS}, Cluster()
+def parser() -> Parser:
+    """Return the parser of the command line, with one option per field of Cluster."""
+    top = Parser(__doc__)
+    top.add_check()
+    for entry in fields(Cluster):
+        name, default = entry.name.replace("_", "-"), entry.default
+        top.add_argument(
+            f"--{name}", type=LIMITS[type(default)], help=f"{entry.metadata['help']}; default: {default:g}"
+        )
+    return top
+
+
+@command
+def main(argv: Sequence[str]) -> int:
+    """Write the page, or print the prediction for another cluster.
+
+    With --check write nothing and return 1 if the page is out of date.
+    """
+    options = vars(parser().parse_args(argv))
+    check = options.pop("check")
+    nets, c = {name: count_sizes(name) for name in NETS}, Cluster()
+    if given := {name: value for name, value in options.items() if value is not None}:
+        say(predicted(nets, Cluster(**given)))
+        return 0
     tables = {
         "measured": measured,
         "messages": lambda: messages(nets),
         "assumed": lambda: assumed(c),
-        "many": lambda: many(nets, c),
+        "many": lambda: predicted(nets, c),
         "evaluation": lambda: evaluation(nets),
     }
-    return filled(text, tables, "scripts/scaling.py")
-
-
-def main(argv: Sequence[str]) -> int:
-    """Returns the exit code."""
-    return exit_codes.run_program(lambda: work(argv), interrupted=exit_codes.INTERRUPTED)
-
-
-def work(argv: Sequence[str]) -> int:
-    """Write the page, or with --check say by 1 that it is not what would be written, or print for another cluster."""
-    top = Parser((__doc__ or "").splitlines()[0])
-    top.add_argument("--check", action="store_true", help="write nothing; exit with 1 where the page is out of date")
-    for entry in fields(Cluster):
-        name, usual = entry.name.replace("_", "-"), entry.default
-        top.add_argument(f"--{name}", type=LIMITS[type(usual)], help=f"{entry.metadata['help']}; default {usual:g}")
-    options = vars(top.parse_args(argv))
-    check = options.pop("check")
-    if given := {name: value for name, value in options.items() if value is not None}:
-        say(many({name: counted(name) for name in NETS}, Cluster(**given)))
-        return 0
-    text = page(PAGE.read_text(encoding="utf-8"))
-    if check:
-        return int(text != PAGE.read_text(encoding="utf-8"))
-    PAGE.write_text(text, encoding="utf-8")
-    return 0
+    return update({PAGE: tables}, "scripts/scaling.py", check=check)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Benchmarks, and the implementations that they compare."""
+"""The benchmarks of bench.py and their contenders."""

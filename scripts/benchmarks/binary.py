@@ -1,6 +1,7 @@
-"""What `bench.py --binary` lets run against each other: a step of the weight-invariant binary network as its source
-takes it, ours, and that of the same network with free weights. 784-4000-4000-4000-10, batch 200, float32; ours in
-bfloat16 too where the device has it."""
+"""`bench.py --binary`: a training step of the weight-invariant binary network: its source's, ours, and a dense one.
+
+784-4000-4000-4000-10, batch 200, float32; ours also in bfloat16 if the device has it.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,24 +17,25 @@ from data import Split, spec
 from data.device_batches import DeviceBatches
 from models.constraints import constrain, weight_layers
 from models.initial import initialise
-from scripts.benchmarks.contenders import RATE, STEPS, Work, our_work, timed
+from scripts.benchmarks.contenders import RATE, STEPS, our_samplers
 from trainers.loop import TrainingSetup
 from trainers.methods.base import Method
 from trainers.methods.binary import Binary
 from trainers.methods.default import Default
 from trainers.optimizers import make_optimizer
 from utils.distributed.runtime import Runtime, has_bf16
+from utils.timing import Sampler, timed
 
 WIDTH, BATCH = 4000, 200
 TARGET = 5.0  # the source's step over ours
-ONES = (0.0016, 0.0016, 0.0016, 0.012)  # shares of ones by layer after ten epochs on MNIST at width 1000; fewer at 4000
-FACTS = {"width": WIDTH, "batch": BATCH, "ones": ONES}
+ONES = (0.0016, 0.0016, 0.0016, 0.012)  # fraction of ones per layer after ten epochs on MNIST at width 1000
+CONDITIONS = {"width": WIDTH, "batch": BATCH, "ones": ONES}
 NORM = {"eps": 1e-4, "momentum": 0.15}
 SPEC = spec("MNIST", "", pixels="binary")
 
 
 class Source(nn.Module):
-    """The network of the notebook behind arXiv 1909.00052, with the layer and the norm that its forward never uses."""
+    """The network in the notebook of arXiv 1909.00052, with the layer and the norm that its forward never uses."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -48,8 +50,11 @@ class Source(nn.Module):
 
 
 class SourceStep:
-    """A step as there: binarised copies in the weights' place, loss, gradients, the real weights back, Adam tensor by
-    tensor, clamp."""
+    """A training step of the notebook of arXiv 1909.00052.
+
+    It replaces the weights by binarised copies, computes the gradients, puts the real weights back, and applies Adam
+    and a clamp to one tensor after the other.
+    """
 
     def __init__(self, width: int, device: torch.device) -> None:
         self.model = Source(width).to(device)
@@ -69,16 +74,16 @@ class SourceStep:
             weight.data.clamp_(0, 1)
 
 
-def draw(weights: Sequence[Tensor]) -> None:
-    """Zeros and the usual share of ones."""
+def draw_ones(weights: Sequence[Tensor]) -> None:
+    """Set the weights to random zeros and ones, with the fractions ONES of ones."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for weight, share in zip(weights, [*ONES, ONES[1]], strict=False):
-            weight.copy_(torch.empty(weight.shape).bernoulli_(share, generator=generator))
+        for weight, fraction in zip(weights, [*ONES, ONES[1]], strict=False):
+            weight.copy_(torch.empty(weight.shape).bernoulli_(fraction, generator=generator))
 
 
 def loop_parts(conv_type: str, width: int, batch: int, runtime: Runtime) -> TrainingSetup:
-    """What our loop needs for the same network on random images."""
+    """Return the parts of our training loop for the same network on random images."""
     model = models.build("CircuitMLP", num_classes=10, in_shape=SPEC.in_shape, hidden=(width,) * 3)
     initialise(model, "standard", bn_eps=NORM["eps"], bn_momentum=NORM["momentum"])
     constrain(model, conv_type)
@@ -87,7 +92,7 @@ def loop_parts(conv_type: str, width: int, batch: int, runtime: Runtime) -> Trai
         method = Binary(epsilon=1.0, random_mag=0.0, sweep_on="none", sweep_every=1)
     method.prepare(model)
     if conv_type == "BinaryConv":
-        draw([layer.weight for layer in weight_layers(model).values()])
+        draw_ones([layer.weight for layer in weight_layers(model).values()])
     runtime.put(model)
     random, images = np.random.default_rng(0), batch * STEPS
     split = Split(random.integers(0, 256, (images, 28, 28, 1), np.uint8), random.integers(0, 10, images))
@@ -97,26 +102,26 @@ def loop_parts(conv_type: str, width: int, batch: int, runtime: Runtime) -> Trai
     return TrainingSetup(model, method, optimizer, *here, learning_rate=lambda _epoch: RATE)
 
 
-def works(runtime: Runtime, width: int = WIDTH, batch: int = BATCH) -> dict[str, Work]:
-    """The contenders by name: samplers of the seconds a training step takes."""
+def samplers(runtime: Runtime, width: int = WIDTH, batch: int = BATCH) -> dict[str, Sampler]:
+    """Return the samplers of the seconds per training step by contender."""
     source = SourceStep(width, runtime.device)
-    draw(source.weights)
+    draw_ones(source.weights)
     images = torch.rand(batch, 784).ge(0.5).float(), torch.randint(0, 10, (batch,))
     images = images[0].to(runtime.device), images[1].to(runtime.device)
-    entrants = {"ours": ("BinaryConv", runtime), "dense": ("DenseConv", runtime)}
+    loops = {"ours": ("BinaryConv", runtime), "dense": ("DenseConv", runtime)}
     if has_bf16(runtime.device):
-        entrants["ours, bf16"] = ("BinaryConv", replace(runtime, dtype=torch.bfloat16))
-    ours = {name: our_work(loop_parts(kind, width, batch, here))[0] for name, (kind, here) in entrants.items()}
+        loops["ours, bf16"] = ("BinaryConv", replace(runtime, dtype=torch.bfloat16))
+    ours = {name: our_samplers(loop_parts(kind, width, batch, here))[0] for name, (kind, here) in loops.items()}
     return {"source": timed(lambda: source(*images), wait=runtime.wait), **ours}
 
 
-def table(short: dict[str, dict[str, float]]) -> str:
-    """One line a contender: ms a step, and how many times ours; the source's is compared with ours in bfloat16 too."""
+def table(summaries: dict[str, dict[str, float]]) -> str:
+    """Return one line per contender: ms per step and the ratio to ours, for the source also to ours in bfloat16."""
     lines = []
-    for name, s in short.items():
-        step = f"{1e3 * s['median']:.0f} ms a step (min {1e3 * s['min']:.0f}, IQR {1e3 * s['iqr']:.0f}, n {s['n']})"
-        lines.append(f"{name:>10}  {step}  {s['median'] / short['ours']['median']:.2f}x ours")
+    for name, s in summaries.items():
+        step = f"{1e3 * s['median']:.0f} ms per step (min {1e3 * s['min']:.0f}, IQR {1e3 * s['iqr']:.0f}, n {s['n']})"
+        lines.append(f"{name:>10}  {step}  {s['median'] / summaries['ours']['median']:.2f}x ours")
     target = f"target for the source: {TARGET:g}x"
-    if fast := short.get("ours, bf16"):
-        target += f"; beside ours in bf16 it takes {short['source']['median'] / fast['median']:.2f}x"
+    if fast := summaries.get("ours, bf16"):
+        target += f"; to ours in bf16 the ratio is {summaries['source']['median'] / fast['median']:.2f}x"
     return "\n".join([*lines, target])

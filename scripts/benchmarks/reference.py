@@ -1,11 +1,15 @@
-"""What bench.py measures against: a network and a training step that work as BIPROP's do, in our own words.
+"""The reference of bench.py: a reimplementation of BIPROP's network and training step.
 
-The same weights, scores and arithmetic as ours (`convert`), with the original's costs: float32 in contiguous memory,
-linear layers as 1×1 convolutions, a full sort of |scores| in every forward pass, training or not, the mask written
-through `flatten()`, α and sign(W) made anew each time, anomaly detection on, three `.item()` a step, images transformed
-one by one.
+It has the same weights, scores and arithmetic as ours (`convert`) but the costs of the original:
 
-In its favour: the transforms work on uint8 arrays, where BIPROP decodes and crops PIL images (12–17 ms a batch of 128).
+- float32 in contiguous memory, with linear layers as 1×1 convolutions
+- a full sort of |scores| in every forward pass, also in evaluation mode, and a mask written through `flatten()`
+- α and sign(W) recomputed in every forward pass
+- anomaly detection in training, and three `.item()` calls per step
+- images transformed one by one
+
+It is faster than the original in one respect: the transforms work on uint8 arrays, while BIPROP decodes and crops PIL
+images (12–17 ms per batch of 128).
 """
 
 from collections.abc import Iterator
@@ -20,14 +24,14 @@ from torch.nn import functional as F
 from data import SetSpec, Split
 from models.activations import Sign
 
-PAD = 4  # of the random crop
+PAD = 4  # pixels, for the random crop
 
 
 class AlphaMask(torch.autograd.Function):
-    """α·M of a layer, from |s|, W and the fraction k kept, in the exact arithmetic of its code.
+    """α·M of a layer from |s|, W and the density k, in the exact arithmetic of BIPROP's code.
 
     forward:  M = 0 for the int((1 − k)·n) smallest |s|, else 1; α = Σ|W|·M / int(k·n)
-    backward: dL/d|s| = dL/d(αM) · |W|: straight through the mask
+    backward: dL/d|s| = dL/d(αM) · |W| (straight-through estimator)
     """
 
     @staticmethod
@@ -49,7 +53,10 @@ class AlphaMask(torch.autograd.Function):
 
 
 class ReferenceConv(nn.Module):
-    """Stride-1 convolution with w = sign(W)·α·M, by `weight` and `scores` (out, in, k, k); made anew in every call."""
+    """Stride-1 convolution with the effective weight sign(W)·α·M, recomputed in every call.
+
+    `weight` and `scores` have the shape (out, in, k, k).
+    """
 
     def __init__(self, weight: Tensor, scores: Tensor, density: float) -> None:
         super().__init__()
@@ -58,8 +65,9 @@ class ReferenceConv(nn.Module):
         self.density = density
 
     def effective_weight(self) -> Tensor:
-        """sign(W)·α·M; a gradient on it reaches the scores."""
-        scale: Tensor = AlphaMask.apply(self.scores.abs(), self.weight, self.density)
+        """Return sign(W)·α·M, through which gradients reach the scores."""
+        magnitude = self.scores.abs()
+        scale: Tensor = AlphaMask.apply(magnitude, self.weight, self.density)  # type: ignore[no-untyped-call, unused-ignore]
         return torch.sign(self.weight) * scale
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,7 +75,11 @@ class ReferenceConv(nn.Module):
 
 
 class Binarize(torch.autograd.Function):
-    """forward: sign(x); backward: 2 − 2|x| where |x| ≤ 1, else 0, in as many operations as the original takes."""
+    """Binary activation with BIPROP's operations.
+
+    forward:  sign(x)
+    backward: dL/dx = dL/dy · (2 − 2|x|) where |x| ≤ 1, else 0
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -86,12 +98,12 @@ class BinaryActivation(nn.Module):
     """`Binarize` as a layer."""
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = Binarize.apply(x)
+        out: Tensor = Binarize.apply(x)  # type: ignore[no-untyped-call, unused-ignore]
         return out
 
 
 class ReferenceNet(nn.Module):
-    """`convs`, the features as (B, features, 1, 1), `linear` of 1×1 convolutions; (B, C, H, W) -> (B, classes)."""
+    """ConvNet from (B, C, H, W) to logits (B, classes) whose linear layers are 1×1 convolutions."""
 
     def __init__(self, convs: nn.Sequential, linear: nn.Sequential) -> None:
         super().__init__()
@@ -103,7 +115,7 @@ class ReferenceNet(nn.Module):
 
 
 def convert(model: nn.Module) -> ReferenceNet:
-    """The reference of one of our constrained ConvNets (every layer a SubnetConv), its tensors copied."""
+    """Return the reference of one of our ConvNets, with copies of its tensors. Every layer must be a SubnetConv."""
     convs, linear = ([_layer(layer) for layer in getattr(model, part)] for part in ("convs", "linear"))
     return ReferenceNet(nn.Sequential(*convs), nn.Sequential(*linear))
 
@@ -123,11 +135,11 @@ def _layer(layer: nn.Module) -> nn.Module:
             return nn.ReLU()
         case nn.MaxPool2d():
             return nn.MaxPool2d(layer.kernel_size)
-    raise AssertionError(f"the reference knows no {type(layer).__name__}")
+    raise AssertionError(f"the reference has no {type(layer).__name__}")
 
 
 def image_by_image(split: Split, spec: SetSpec, batch: int, *, train: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    """(images (B, C, H, W) float32 contiguous, labels) without end; images are transformed one by one."""
+    """Yield batches of contiguous float32 images (B, C, H, W) and labels, transformed one by one, without end."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
     while True:
         order = torch.randperm(len(split)) if train else torch.arange(len(split))
@@ -151,7 +163,7 @@ def _transform(image: np.ndarray[Any, Any], mean: Tensor, std: Tensor, *, augmen
 
 @dataclass
 class ReferenceStep:
-    """A training step and an evaluation batch of `model`; each call takes a batch and returns [loss, top-1, top-5]."""
+    """A training step and an evaluation batch of `model`; each takes a batch and returns [loss, top-1, top-5]."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -160,19 +172,21 @@ class ReferenceStep:
     device: torch.device
 
     def train(self) -> list[float]:
+        """Train on one batch."""
         with torch.autograd.set_detect_anomaly(True):
             self.model.train()
             images, labels = (t.to(self.device) for t in next(self.train_batches))
             logits = self.model(images)
             loss = F.cross_entropy(logits, labels)
-            measured = _measures(loss, logits, labels)
+            values = _measures(loss, logits, labels)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
-        return measured
+        return values
 
     @torch.no_grad()
     def evaluate(self) -> list[float]:
+        """Evaluate one batch."""
         self.model.eval()
         images, labels = (t.to(self.device) for t in next(self.test_batches))
         logits = self.model(images)
@@ -180,14 +194,14 @@ class ReferenceStep:
 
 
 def _measures(loss: Tensor, logits: Tensor, labels: Tensor) -> list[float]:
-    """Three waits for the device, one a measure."""
+    """Return [loss, top-1, top-5]; each `.item()` waits for the device, as in the original."""
     hits = logits.topk(5).indices.eq(labels[:, None])
     top1, top5 = (hits[:, :k].float().sum() * (100 / len(labels)) for k in (1, 5))
     return [loss.item(), top1.item(), top5.item()]
 
 
 def make_optimizer(name: str, model: nn.Module, lr: float) -> torch.optim.Optimizer:
-    """`sgd` (momentum 0.9, decay 1e-4 on scores too) or `adam`, as torch makes them when nothing is said."""
+    """Return `sgd` (momentum 0.9, weight decay 1e-4, also on scores) or `adam`, with torch's other defaults."""
     learned = [p for p in model.parameters() if p.requires_grad]
     if name == "adam":
         return torch.optim.Adam(learned, lr)

@@ -1,5 +1,7 @@
-"""What `bench.py --strengths` lets run against each other: a training step of one sparse layer, and what counting its
-connections' strengths takes, which is done on every UPDATE_INTERVAL-th step. 64 → 64 channels, 3×3, 16×16, float32."""
+"""`bench.py --strengths`: the cost of the connection strengths of one sparse layer, relative to its training step.
+
+A run computes the strengths in every UPDATE_INTERVAL-th step. 64 → 64 channels, 3×3 kernel, 16×16 images, float32.
+"""
 
 from typing import Any
 
@@ -9,18 +11,19 @@ from torch import Tensor, nn
 from args import FIELDS
 from models.constraints import constrain
 from models.constraints.hebbian_stats import coactivation, correlation
-from scripts.benchmarks.contenders import RATE, Work, timed
+from scripts.benchmarks.contenders import RATE
 from trainers.optimizers import make_optimizer
 from utils.distributed.runtime import Runtime
+from utils.timing import Sampler, timed
 
 CHANNELS, SIDE, BATCH = 64, 16, 128
 UPDATE_INTERVAL: int = FIELDS["update_interval"].default
-FACTS = {"channels": CHANNELS, "side": SIDE, "batch": BATCH, "update_interval": UPDATE_INTERVAL}
-TARGET = 5.0  # per cent of a step
+CONDITIONS = {"channels": CHANNELS, "side": SIDE, "batch": BATCH, "update_interval": UPDATE_INTERVAL}
+TARGET = 5.0  # % of a step
 
 
-def works(runtime: Runtime, channels: int = CHANNELS, side: int = SIDE, batch: int = BATCH) -> dict[str, Work]:
-    """The contenders by name: samplers of the seconds that one takes."""
+def samplers(runtime: Runtime, channels: int = CHANNELS, side: int = SIDE, batch: int = BATCH) -> dict[str, Sampler]:
+    """Return the samplers of the seconds per training step and per computation of the strengths, by name."""
     layer = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
     model = constrain(nn.Sequential(layer), "SparseConv", density=0.1)
     sparse: Any = model.get_submodule("0")
@@ -28,10 +31,10 @@ def works(runtime: Runtime, channels: int = CHANNELS, side: int = SIDE, batch: i
     optimizer = make_optimizer("sgd", [{"params": [*model.parameters()]}], lr=RATE)
     x = torch.randn(batch, channels, side, side).relu().to(runtime.device, memory_format=torch.channels_last)
     y = model(x).detach()
-    moved = x.clone().requires_grad_()
+    inputs = x.clone().requires_grad_()  # the backward pass computes the gradient of the inputs, as in a deep network
 
     def step() -> None:
-        out: Tensor = model(moved)
+        out: Tensor = model(inputs)
         optimizer.zero_grad()
         torch.autograd.backward(out, torch.ones_like(out))
         optimizer.step()
@@ -44,11 +47,11 @@ def works(runtime: Runtime, channels: int = CHANNELS, side: int = SIDE, batch: i
     return {name: timed(job, wait=runtime.wait) for name, job in jobs.items()}
 
 
-def table(short: dict[str, dict[str, float]]) -> str:
-    """One line a contender: ms, and for strengths their share of a training step."""
+def table(summaries: dict[str, dict[str, float]]) -> str:
+    """Return one line per sampler: ms, and the cost of the strengths in % of a training step."""
     lines = []
-    for name, s in short.items():
-        share = 100 * s["median"] / short["step"]["median"] / UPDATE_INTERVAL
-        told = "" if name == "step" else f"  {share:.1f} % of a step, counted every {UPDATE_INTERVAL}"
-        lines.append(f"{name:>12}  {1e3 * s['median']:.1f} ms (IQR {1e3 * s['iqr']:.1f}, n {s['n']}){told}")
+    for name, s in summaries.items():
+        share = 100 * s["median"] / summaries["step"]["median"] / UPDATE_INTERVAL
+        cost = "" if name == "step" else f"  {share:.1f} % of a step, computed every {UPDATE_INTERVAL} steps"
+        lines.append(f"{name:>12}  {1e3 * s['median']:.1f} ms (IQR {1e3 * s['iqr']:.1f}, n {s['n']}){cost}")
     return "\n".join([*lines, f"target for co-activation: {TARGET:g} %"])

@@ -1,4 +1,4 @@
-"""`export.py check`: the network in a packed file on int64 additions and shifts alone, against the same in float64."""
+"""`export.py check`: run the network of a packed file on int64 additions and shifts alone, and compare with float64."""
 
 import copy
 import time
@@ -22,22 +22,25 @@ from utils.errors import UsageError
 
 Ints = NDArray[np.int64]
 ON_INTEGERS = (nn.ReLU, nn.MaxPool2d, nn.Flatten, nn.Dropout, nn.Dropout2d, nn.Identity, nn.Sequential)
-TILE = 8192  # columns summed at a time: a group of rows stays in the cache
-IMAGES = 20  # images at a time through a convolution, whose windows take kernel² times their memory
+TILE = 8192  # columns to sum at a time, so that a group of rows stays in the cache
+IMAGES = 20  # images to convolve at a time, since their windows need kernel² times their memory
 
 
 class IntegerLayer(nn.Module):
-    """A linear layer or convolution on int64: (B, ...) inputs in units of 2^-f, outputs in units of 2^-`fraction`.
+    """A linear layer or convolution on int64 numbers.
 
-    `before` is the `fraction` of the layer before: its outputs are first shifted down to units of 2^-f and clamped, as
-    fixed point has it; ReLU and max-pool, which may come between, do not mind. Raises UsageError where int64 may not
-    hold a sum.
+    The inputs (B, ...) are in units of 2^-`before`, the `fraction` of the previous layer. They are first shifted down
+    to units of 2^-f and clamped, which is the fixed-point rounding. ReLU and max-pool in between commute with it. The
+    outputs are in units of 2^-`fraction`. `forward` raises UsageError if a sum could exceed int64.
     """
 
     def __init__(self, name: str, layer: Any, content: dict[str, Any], before: int) -> None:
         super().__init__()
         stored, bits, (integer, f) = content["layers"][name], content["weight_bits"], content["activation_bits"]
-        self.name, self.layer, self.drop = name, [layer], before - f  # in a list: no submodule
+        self.name, self.drop = name, before - f
+        if isinstance(layer, nn.Conv2d):
+            self.padding: Any = layer.padding  # (height, width); torch's type admits strings too
+            self.kernel_size, self.stride = layer.kernel_size, layer.stride
         self.low, self.high = -(2 ** (integer - 1)) << f, (2 ** (integer - 1) - 1) << f
         sign, shift = (t.flatten(1).numpy() for t in signs_and_shifts(stored, bits))
         deepest = max([0, *shift[sign != 0].tolist()])
@@ -60,50 +63,57 @@ class IntegerLayer(nn.Module):
             raise UsageError(f"layer {self.name} needs sums of {largest.bit_length() + 1} bits, and integers have 64")
         if x.dim() == 2:
             return torch.from_numpy(self.sums(np.ascontiguousarray(x.numpy().T)).T)
-        return torch.cat([self.convolved(part) for part in x.split(IMAGES)])
+        return torch.cat([self.convolve(part) for part in x.split(IMAGES)])
 
-    def convolved(self, x: Tensor) -> Tensor:
-        """The convolution as sums over windows."""
-        conv = self.layer[0]
-        (top, left), (height, width) = conv.padding, conv.kernel_size
+    def convolve(self, x: Tensor) -> Tensor:
+        """Return the convolution (B, channels, H, W) of x as sums over its windows."""
+        (top, left), (height, width) = self.padding, self.kernel_size
         x = nn.functional.pad(x, (left, left, top, top))
-        windows = x.unfold(2, height, conv.stride[0]).unfold(3, width, conv.stride[1])
+        windows = x.unfold(2, height, self.stride[0]).unfold(3, width, self.stride[1])
         count, rows, columns = len(x), windows.shape[2], windows.shape[3]
-        taken = windows.permute(1, 4, 5, 0, 2, 3).reshape(-1, count * rows * columns)
-        made = torch.from_numpy(self.sums(taken.numpy()))
-        return made.view(-1, count, rows, columns).transpose(0, 1)
+        inputs = windows.permute(1, 4, 5, 0, 2, 3).reshape(-1, count * rows * columns)
+        outputs = torch.from_numpy(self.sums(inputs.numpy()))
+        return outputs.view(-1, count, rows, columns).transpose(0, 1)
 
     def sums(self, x: Ints) -> Ints:
-        """(outputs, n) from (inputs, n): inputs of one weight are added up or subtracted, then shifted together."""
+        """Return the weighted sums (outputs, n) of x (inputs, n).
+
+        Inputs with equal weights are added, shifted once, and added to or subtracted from the output.
+        """
         out = np.repeat(self.bias[:, None], x.shape[1], axis=1)
         for start in range(0, x.shape[1], TILE):
             tile, result = x[:, start : start + TILE], out[:, start : start + TILE]
             for total, groups in zip(result, self.groups, strict=True):
                 for rows, negative, up in groups:
                     part = tile[rows].sum(axis=0) << up
-                    np.subtract(total, part, out=total) if negative else np.add(total, part, out=total)
+                    if negative:
+                        np.subtract(total, part, out=total)
+                    else:
+                        np.add(total, part, out=total)
         return out
 
 
 def _groups(sign: Ints, up: Ints) -> list[tuple[Ints, bool, int]]:
-    """(inputs, whether negative, shift) of every weight that occurs in one output's row."""
+    """Return (indices of the inputs, whether it is negative, shift) of each distinct weight in one output's row."""
     kinds = [(s, int(n)) for s in (1, -1) for n in np.unique(up[sign == s])]
     return [(np.flatnonzero((sign == s) & (up == n)), s < 0, n) for s, n in kinds]
 
 
-def floats(content: dict[str, Any], options: Options) -> nn.Module:
-    """The plain float64 network of a file, with inputs rounded where its run rounds them. Raises UsageError where the
-    file does not fit the network that its options name."""
+def float_network(content: dict[str, Any], options: Options) -> nn.Module:
+    """Return the plain float64 network of a file, with inputs rounded where its run rounds them.
+
+    Raises UsageError if the file does not fit the network of its options.
+    """
     model, _ = build(options.replace(seed=0))
     layers = shift_layers(model)
     if list(layers) != list(content["layers"]):
-        raise UsageError("its layers are not those of the network that it names")
+        raise UsageError("its layers are not those of the network of its options")
     constraint = next(iter(layers.values())).constraint
     fixed = [constraint.fixed_point.integer, constraint.fixed_point.fraction]
     if (content["weight_bits"], list(content["activation_bits"])) != (constraint.weight_bits, fixed):
-        raise UsageError("its bits are not those of the network that it names")
+        raise UsageError("its bits are not those of the network of its options")
     if any(list(content["layers"][name]["shape"]) != list(weight_shape(layer)) for name, layer in layers.items()):
-        raise UsageError("its weights do not have the shapes of the network that it names")
+        raise UsageError("its weights do not have the shapes of the network of its options")
     plain, state = bake(model.eval()).double(), dict(content["rest"])
     bits, (_, fraction) = content["weight_bits"], content["activation_bits"]
     for name, stored in content["layers"].items():
@@ -116,84 +126,88 @@ def floats(content: dict[str, Any], options: Options) -> nn.Module:
 
 
 def in_fixed_point(plain: nn.Module, names: Iterable[str], fixed: FixedPoint) -> nn.Module:
-    """A copy that rounds the inputs of all layers called in `names`."""
+    """Return a copy of the network that rounds the inputs of all layers in `names`.
+
+    A layer that rounds its inputs already does it twice, to the same values.
+    """
     network = copy.deepcopy(plain)
     for name in names:
-        layer = network.get_submodule(name)
-        layer._forward_pre_hooks.clear()
-        layer.register_forward_pre_hook(fixed)
+        network.get_submodule(name).register_forward_pre_hook(fixed)
     return network
 
 
-def integers(plain: nn.Module, content: dict[str, Any]) -> tuple[nn.Module, IntegerLayer]:
-    """The same network on int64 inputs, and its last layer. Raises UsageError for a layer that has no integer form."""
+def integer_network(plain: nn.Module, content: dict[str, Any]) -> tuple[nn.Module, IntegerLayer]:
+    """Return the same network for int64 inputs, and its last layer with weights.
+
+    Raises UsageError if a layer has no integer form.
+    """
     network, last = copy.deepcopy(plain), None
     for name, module in plain.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             if name not in content["layers"]:
-                raise UsageError(f"layer {name} has no shift weights: the check takes networks whose every layer has")
+                raise UsageError(f"layer {name} has no shift weights; the check needs them in every layer")
             if isinstance(module, nn.Conv2d) and (module.groups, module.dilation) != (1, (1, 1)):
-                raise UsageError(f"layer {name} has groups or dilation, which the check does not know")
+                raise UsageError(f"layer {name} has groups or dilation, which the check does not support")
             before = content["activation_bits"][1] if last is None else last.fraction
             last = IntegerLayer(name, module, content, before)
             network.set_submodule(name, last)
         elif not isinstance(module, ON_INTEGERS) and not any(module.children()):
-            raise UsageError(f"layer {name} is a {type(module).__name__}, which does not run on integers alone")
+            raise UsageError(f"layer {name} is a {type(module).__name__}, which cannot run on integers alone")
     assert last is not None
     return network, last
 
 
 def check(content: dict[str, Any], path: Path, data: str, images: int) -> tuple[bool, str]:
-    """Whether all predictions are the same, and what to say of it. Raises UsageError for a file that cannot be run."""
+    """Return whether all predictions agree, and the text to print. Raises UsageError if the file is damaged."""
     if images < 1:
         raise UsageError(f"images: {images} given, at least 1 expected")
     try:
         options = from_flat(content["options"])
-        plain, fixed = floats(content, options), FixedPoint(*content["activation_bits"])
-        if faults := [name for name, stored in content["layers"].items() if not _sound(stored["bias"])]:
-            raise UsageError(f"the bias of {faults[0]} is no integers")
+        plain, fixed = float_network(content, options), FixedPoint(*content["activation_bits"])
+        if faulty := [name for name, stored in content["layers"].items() if not _has_integers(stored["bias"])]:
+            raise UsageError(f"the bias of {faulty[0]} does not consist of integers")
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
         raise UsageError(f"{path} is damaged: {(str(error) or repr(error)).splitlines()[0]}") from error
-    network, last = integers(plain, content)
+    network, last = integer_network(plain, content)
     x, labels = first_images(options.replace(data=data), images)
     with torch.no_grad():
         exact = in_fixed_point(plain, content["layers"], fixed)(x.double())
-        single, float_ms = timed(copy.deepcopy(plain).float(), x)
-        ints, int_ms = timed(network, fixed.quantise(x.double()).mul(2.0**fixed.fraction).to(torch.int64))
+        single, float_ms = run_timed(copy.deepcopy(plain).float(), x)
+        ints, int_ms = run_timed(network, fixed.quantise(x.double()).mul(2.0**fixed.fraction).to(torch.int64))
     guess = ints.argmax(1)
     same = int(guess.eq(exact.argmax(1)).sum())
     equal = int((ints.double() / 2.0**last.fraction == exact).all(1).sum())
-    words = [
+    lines = [
         f"{len(x)} test images of {options.data.set}, accuracy {100 * guess.eq(labels).double().mean():.2f} % on int64 "
         "additions and shifts alone",
         f"predictions as in float64 on {same}, all logits equal on {equal}; as in float32 on "
         f"{int(guess.eq(single.argmax(1)).sum())}",
-        f"{int_ms:.2f} ms an image on integers (numpy, 1 thread), {float_ms:.2f} in float32 (torch, "
+        f"{int_ms:.2f} ms per image on integers (numpy, 1 thread), {float_ms:.2f} in float32 (torch, "
         f"{torch.get_num_threads()} threads): {int_ms / float_ms:.0f} times slower",
     ]
-    return same == len(x), "\n".join(words)
+    return same == len(x), "\n".join(lines)
 
 
-def _sound(bias: object) -> bool:
+def _has_integers(bias: object) -> bool:
     return not isinstance(bias, Tensor) or bias.dtype == torch.int64
 
 
 def first_images(options: Options, count: int) -> tuple[Tensor, Tensor]:
-    """(float32 inputs, labels) of the first images of the test set. Raises UsageError where there are fewer."""
+    """Return the first `count` inputs (float32) and labels of the test set. Raises UsageError if there are fewer."""
     image_set = load_set(options)
     if count > len(image_set.test):
-        raise UsageError(f"images: {count} asked for, and the test set of {options.data.set} has {len(image_set.test)}")
+        raise UsageError(f"images: {count} given, but the test set of {options.data.set} has {len(image_set.test)}")
     runtime = Runtime(torch.device("cpu"), torch.float32)
     parts: Iterator[tuple[Tensor, Tensor]] = batches(options, runtime, image_set, image_set.test).epoch(0)
-    taken: list[tuple[Tensor, Tensor]] = []
-    while sum(len(labels) for _, labels in taken) < count:
-        taken.append(next(parts))
-    x, labels = (torch.cat(parts)[:count] for parts in zip(*taken, strict=True))
+    read: list[tuple[Tensor, Tensor]] = []
+    while sum(len(labels) for _, labels in read) < count:
+        read.append(next(parts))
+    x, labels = (torch.cat(column)[:count] for column in zip(*read, strict=True))
     return x, labels
 
 
-def timed(network: nn.Module, x: Tensor) -> tuple[Tensor, float]:
-    """The logits, and ms an image."""
-    began = time.perf_counter()
+def run_timed(network: nn.Module, x: Tensor) -> tuple[Tensor, float]:
+    """Return the logits of x (B, ...) and the milliseconds per image."""
+    started = time.perf_counter()
     logits = network(x)
-    return logits, 1000 * (time.perf_counter() - began) / len(x)
+    return logits, 1000 * (time.perf_counter() - started) / len(x)

@@ -1,4 +1,4 @@
-"""The packed tensors of `export.py shift`: codes of a few bits each, one after the other; the layout stands there."""
+"""The packed tensors of `export.py shift`: codes of a few bits each. The docstring of export.py defines the layout."""
 
 from pathlib import Path
 from typing import Any
@@ -14,21 +14,24 @@ FORMAT = "featherweight shift 1"
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
-    """Integers below 2^bits, each in `bits` bits one after the other: uint8."""
+    """Concatenate integers below 2^bits (int64) into a uint8 tensor, `bits` bits each."""
     wide = np.unpackbits(codes.numpy().astype(np.uint8)[:, None], axis=1)
     return torch.from_numpy(np.packbits(wide[:, 8 - bits :]))
 
 
 def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
-    """The `count` integers that `pack` was given: int64. Raises ValueError where `packed` does not hold as many."""
+    """Return the `count` integers (int64) that `pack` concatenated. Raises ValueError if `packed` has another size."""
     if packed.shape != (-(-bits * count // 8),) or packed.dtype != torch.uint8:
         raise ValueError(f"codes of {bits} bits for {count} weights are not {list(packed.shape)} of {packed.dtype}")
     flat = np.unpackbits(packed.numpy(), count=bits * count).reshape(count, bits)
     return torch.from_numpy(np.packbits(flat, axis=1)[:, 0].astype(np.int64) >> (8 - bits))
 
 
-def packed_powers(values: Tensor, bits: int, *, zero_code: bool, largest: int = 0) -> dict[str, Any]:
-    """A packed tensor (see above) of zeros and signed powers of two of at most 2^largest, in `bits` bits each."""
+def pack_powers(values: Tensor, bits: int, *, zero_code: bool, largest: int = 0) -> dict[str, Any]:
+    """Return the packed tensor of zeros and signed powers of two up to 2^largest, `bits` bits each.
+
+    zero_code: Encode a zero as the largest shift, instead of a list of indices.
+    """
     flat = values.reshape(-1)
     shift = largest + 1 - torch.frexp(flat).exponent
     last = 2 ** (bits - 1) - 1
@@ -39,22 +42,25 @@ def packed_powers(values: Tensor, bits: int, *, zero_code: bool, largest: int = 
     return {"shape": list(values.shape), "codes": pack(codes, bits), "zeros": zeros, "zero_code": zero_code}
 
 
-def packed_freely(values: Tensor) -> dict[str, Any]:
-    """A packed tensor of zeros and any signed powers of two, which stores its own `bits` and `largest` exponent.
+def pack_any_powers(values: Tensor) -> dict[str, Any]:
+    """Return the packed tensor of zeros and any signed powers of two; it stores its own `bits` and `largest` exponent.
 
-    Raises UsageError where the powers take more than 8 bits.
+    Raises UsageError if the powers need more than 8 bits.
     """
     exponents = torch.frexp(values[values != 0]).exponent.sub(1).tolist() or [0]
     largest, bits = max(exponents), max(2, 1 + (max(exponents) - min(exponents)).bit_length())
     if bits > 8:
         raise UsageError(
-            f"powers from 2^{min(exponents)} to 2^{largest} take {bits} bits each, and at most 8 are written"
+            f"powers from 2^{min(exponents)} to 2^{largest} need {bits} bits each; the file format has at most 8"
         )
-    return packed_powers(values, bits, zero_code=False, largest=largest) | {"bits": bits, "largest": largest}
+    return pack_powers(values, bits, zero_code=False, largest=largest) | {"bits": bits, "largest": largest}
 
 
 def signs_and_shifts(packed: dict[str, Any], bits: int) -> tuple[Tensor, Tensor]:
-    """(s, n) of a packed tensor, int64 in its shape: the value is s · 2^-n with s in {-1, 0, 1}."""
+    """Return s and n of a packed tensor, both int64 in its shape: the values are s · 2^-n with s in {-1, 0, 1}.
+
+    Raises ValueError if the packed tensor is damaged.
+    """
     shape, bits = torch.Size(packed["shape"]), packed.get("bits", bits)
     if len(packed["codes"]) != -(-bits * shape.numel() // 8):
         raise ValueError(f"a tensor of {shape.numel():,} weights has {len(packed['codes']):,} bytes")
@@ -62,7 +68,7 @@ def signs_and_shifts(packed: dict[str, Any], bits: int) -> tuple[Tensor, Tensor]
     shift = codes % 2 ** (bits - 1)
     sign = 1 - 2 * (codes >> (bits - 1))
     if packed["zeros"].dtype != torch.int64 or packed["zeros"].dim() != 1 or type(packed["zero_code"]) is not bool:
-        raise ValueError("zeros are no list of places, or zero_code is neither true nor false")
+        raise ValueError("zeros is not a list of indices, or zero_code is neither true nor false")
     sign[packed["zeros"]] = 0
     if packed["zero_code"]:
         sign[shift == 2 ** (bits - 1) - 1] = 0
@@ -70,14 +76,14 @@ def signs_and_shifts(packed: dict[str, Any], bits: int) -> tuple[Tensor, Tensor]
 
 
 def values(packed: dict[str, Any], bits: int) -> Tensor:
-    """A packed tensor as float64."""
+    """Return the values of a packed tensor as float64."""
     sign, shift = signs_and_shifts(packed, bits)
     return torch.ldexp(sign.double(), -shift)
 
 
-def opened(path: Path) -> dict[str, Any]:
-    """The content of a file that `shift` wrote. Raises UsageError for any other."""
+def read(path: Path) -> dict[str, Any]:
+    """Return the content of a file that `export.py shift` wrote. Raises UsageError for any other file."""
     content = checkpoints.read(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UsageError(f"{path} is no file of `export.py shift`")
+        raise UsageError(f"{path} was not written by `export.py shift`")
     return content

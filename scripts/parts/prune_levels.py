@@ -1,39 +1,42 @@
-"""What scripts/prune.py does between its command line and its tables: open a run, prune a copy of it, test it."""
+"""The work of scripts/prune.py: open a run, prune a copy of its network, test and time it."""
 
 import copy
+import functools
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 import data
 from args import Options
+from data.device_batches import Batches
 from models.constraints import bake
-from models.pruning import channel_groups, compact, criteria
-from scripts.benchmarks.contenders import NullCallbacks, measure, timed
+from models.pruning import channel_cut, channel_groups, criteria
 from scripts.parts.prune_report import Row, sizes
 from trainers.build import assemble, batches, load_set
+from trainers.callbacks import NullCallbacks
 from trainers.load_trained import check_classes, load_trained
-from trainers.loop import Batches, TrainingState, evaluate, fit
+from trainers.loop import evaluate, fit
 from trainers.methods.base import Method
 from trainers.summary import kept_in_words
+from trainers.training_state import TrainingState
 from utils.console import say, warn
 from utils.distributed.runtime import Runtime
 from utils.records.run import Run
 from utils.run_paths import locate_run
+from utils.timing import measure, timed
+from utils.torch_compat import AnyBatchNorm
 
-TAYLOR_BATCHES = 10  # of training data, for the criterion taylor
-Masks = list[Tensor]
+TAYLOR_BATCHES = 10  # training batches that the criterion taylor averages its effects over
+Masks = list[Tensor]  # per hidden layer: True for the weights or units to keep
 
 
-class Held(Method):
-    """Plain training in which what has been pruned stays zero."""
+class PrunedTraining(Method):
+    """Plain training that sets the pruned weights back to zero after every step."""
 
     def __init__(self, zero: Callable[[nn.Module], None], options: Options) -> None:
         o = options.optim
@@ -47,21 +50,23 @@ class Held(Method):
 
 @dataclass
 class Trained:
-    """A run's network with its constraint baked in, on the device, in evaluation mode, and what it was trained on."""
+    """A run's baked network in evaluation mode, on the device, with the run's options, data set and directory."""
 
     options: Options
     model: nn.Module
     method: Method
     runtime: Runtime
     image_set: data.ImageSet
-    path: Path  # of the run
+    path: Path
 
     @property
     def test(self) -> Batches:
+        """The batches of the test set."""
         return batches(self.options, self.runtime, self.image_set, self.image_set.test)
 
     @property
     def train(self) -> Batches:
+        """The batches of the training set."""
         return batches(self.options, self.runtime, self.image_set, self.image_set.train)
 
 
@@ -87,7 +92,12 @@ def opened(run: str, data_folder: Path | None, runtime: Runtime) -> Trained:
 
 @dataclass
 class Pruner:
-    """One way to prune: `scores` decide, `zero` sets to 0 what is not in the masks, `cut` leaves it out of a copy."""
+    """A pruning method.
+
+    scores: Per hidden layer, one score per weight or unit. The lowest are pruned.
+    zero: Sets the weights or units outside the masks to zero, in place.
+    cut: Returns a copy of the network without the units outside the masks; None for single weights.
+    """
 
     name: str
     scores: list[Tensor]
@@ -96,8 +106,9 @@ class Pruner:
 
 
 def weight_pruner(trained: Trained, criterion: str | None) -> Pruner:
-    """Single weights, by magnitude where no `criterion` is given."""
-    weights = criteria.hidden_weights(trained.model)
+    """Return the pruner of single weights. The default criterion is magnitude."""
+    images, _ = next(iter(trained.test.epoch(0)))
+    weights = criteria.hidden_weights(trained.model, images[:2])
     scores = criteria.weight_scores(weights, criterion or "magnitude", _effects(trained, criterion))
     return Pruner(
         "weight", scores, lambda model, kept: criteria.zero_weights(model, dict(zip(weights, kept, strict=True)))
@@ -105,16 +116,19 @@ def weight_pruner(trained: Trained, criterion: str | None) -> Pruner:
 
 
 def unit_pruner(trained: Trained, criterion: str | None) -> Pruner:
-    """Units with all that reads them, by the norm of their incoming weights where no `criterion` is given."""
+    """Return the pruner of units. A pruned unit loses its incoming and outgoing weights.
+
+    The default criterion is l2, the norm of the incoming weights.
+    """
     images, _ = next(iter(trained.test.epoch(0)))
     groups = channel_groups.unit_groups(trained.model, images[:2])
-    weights = criteria.hidden_weights(trained.model)
+    weights = criteria.layer_weights(trained.model)
     scores = criteria.unit_scores(weights, groups, criterion or "l2", _effects(trained, criterion))
     return Pruner(
         "unit",
         scores,
-        lambda model, kept: channel_groups.zero_units(model, groups, kept),
-        lambda model, kept: compact.compacted(model, groups, kept),
+        lambda model, kept: channel_cut.zero_units(model, groups, kept),
+        lambda model, kept: channel_cut.compacted(model, groups, kept),
     )
 
 
@@ -126,22 +140,29 @@ def _effects(trained: Trained, criterion: str | None) -> dict[str, Tensor] | Non
         return None
     first = islice(trained.train.epoch(0), TAYLOR_BATCHES)
     losses = (trained.method.loss(trained.model(images).float(), labels) for images, labels in first)
-    return criteria.effects(trained.model, losses)
+    return criteria.taylor_saliencies(trained.model, losses)
 
 
 def pruned(
     trained: Trained, pruner: Pruner, percent: float, *, scope: str, epochs: int = 0, bn_batches: int = 0
 ) -> tuple[nn.Module, Masks]:
-    """(copy of the network with zeros, masks of what is kept), trained further for `epochs` epochs with the zeros held
-    and its batch-norm statistics taken anew from `bn_batches` batches of training data."""
-    kept = criteria.survivors(pruner.scores, percent, scope)
+    """Return a pruned copy of the network, whose pruned weights are zero, and the masks of the kept ones.
+
+    percent: Percentage to prune, per hidden layer or of all together (`scope`).
+    epochs: Epochs of fine-tuning, during which the pruned weights stay zero.
+    bn_batches: Training batches from which the running statistics of batch norms are recomputed; 0 keeps them.
+    """
+    kept = criteria.keep_masks(pruner.scores, percent, scope)
     model = copy.deepcopy(trained.model)
     pruner.zero(model, kept)
     if epochs:
         options = trained.options.replace(epochs=epochs, start_epoch=None)
-        held = Held(lambda network: pruner.zero(network, kept), options)
+        method = PrunedTraining(lambda network: pruner.zero(network, kept), options)
         fit(
-            assemble(options, trained.runtime, model, held, trained.image_set), TrainingState(), epochs, NullCallbacks()
+            assemble(options, trained.runtime, model, method, trained.image_set),
+            TrainingState(),
+            epochs,
+            NullCallbacks(),
         )
     if bn_batches:
         torch.optim.swa_utils.update_bn(islice(trained.train.epoch(0), bn_batches), model)
@@ -149,32 +170,33 @@ def pruned(
 
 
 def has_norms(model: nn.Module) -> bool:
-    """Whether there are batch norms whose running statistics count; binary networks' use each batch's own."""
-    return any(isinstance(m, _BatchNorm) and not getattr(m, "by_batch", False) for m in model.modules())
+    """Return whether the model has batch norms that evaluate with running statistics.
+
+    The batch norms of binary networks always use the statistics of the current batch.
+    """
+    return any(isinstance(m, AnyBatchNorm) and not getattr(m, "uses_batch_statistics", False) for m in model.modules())
 
 
 def row(trained: Trained, method: str, percent: float, model: nn.Module, smaller: nn.Module) -> Row:
-    """`model` tested, and the sizes of `smaller`, which computes the same."""
+    """Return the report row with the test score of `model` and the sizes of `smaller`, an equivalent network."""
     score = evaluate(model, trained.test, trained.method, trained.runtime)
     return Row(method, percent, score.top1, score.loss, *sizes(smaller))
 
 
 @torch.no_grad()
 def add_times(rows: Sequence[Row], networks: Sequence[nn.Module], trained: Trained, repeat: int) -> None:
-    """Give each row the milliseconds an image of its network: a batch of the test set, the median of `repeat` rounds
-    in which every network has its turn."""
+    """Set `ms_per_image` of each row: the median of `repeat` interleaved timings of its network on one test batch."""
     images, _ = next(iter(trained.test.epoch(0)))
     different = {id(network): network for network in networks}
-    works: dict[Any, Any] = {
-        key: timed(lambda network=network: network(images), 1, trained.runtime.wait)  # type: ignore[misc]
-        for key, network in different.items()
+    samplers = {
+        key: timed(functools.partial(network, images), wait=trained.runtime.wait) for key, network in different.items()
     }
-    samples = measure(works, repeat)
-    for of, network in zip(rows, networks, strict=True):
-        of.ms_per_image = 1e3 * statistics.median(samples[id(network)]) / len(images)  # type: ignore[index]
+    samples = measure(samplers, repeat)
+    for row, network in zip(rows, networks, strict=True):
+        row.ms_per_image = 1e3 * statistics.median(samples[id(network)]) / len(images)
 
 
 @torch.no_grad()
-def difference(one: nn.Module, other: nn.Module, images: Iterable[Tensor]) -> float:
-    """The largest absolute difference of the two networks' logits; NaN where one of them is."""
+def largest_difference(one: nn.Module, other: nn.Module, images: Iterable[Tensor]) -> float:
+    """Return the largest absolute difference of the two networks' logits over the batches; NaN if a logit is NaN."""
     return float(torch.stack([(one(batch) - other(batch)).abs().max() for batch in images]).max())

@@ -1,4 +1,4 @@
-"""What scripts/prune.py shows: a row a network, as a table, as pruning.csv, and as charts beside published curves."""
+"""The report of scripts/prune.py: one row per network, as a table, as pruning.csv and as charts."""
 
 import csv
 import io
@@ -11,16 +11,23 @@ from torch import nn
 from models.constraints import weight_layers
 from utils.files import write_text
 from utils.records.plots import Line, line_chart, line_page
+from utils.tables import aligned
 
 CURVES = Path(__file__).resolve().parents[1] / "reproduce" / "pruning_curves.csv"
 AXES = ("removed (%)", "test accuracy (%)")
-BEFORE = "unpruned"  # the method of the row of the network as it was trained
+UNPRUNED = "unpruned"  # `method` in the row of the trained network
 
 
 @dataclass
 class Row:
-    """One network: percent of the weights or units removed by `method`, test accuracy (%) and loss; its parameters,
-    those not zero, the bytes of all its tensors, milliseconds an image."""
+    """One network in the report; the fields are the columns of pruning.csv.
+
+    method: The pruning method, or UNPRUNED.
+    percent: Percentage of the weights or units removed.
+    accuracy, loss: On the test set; accuracy in %.
+    parameters, kept: Number of parameters, and of those that are not zero.
+    bytes: Size of all parameters and buffers.
+    """
 
     method: str
     percent: float
@@ -33,26 +40,25 @@ class Row:
 
 
 def sizes(model: nn.Module) -> tuple[int, int, int]:
-    """(parameters, those but the weights that are zero, bytes of the state) of `model`."""
+    """Return the number of parameters of `model`, the number that are not zero, and the bytes of its state."""
     parameters = sum(p.numel() for p in model.parameters())
     zeros = sum(int((layer.weight == 0).sum()) for layer in weight_layers(model).values())
     return parameters, parameters - zeros, sum(t.numel() * t.element_size() for t in model.state_dict().values())
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows for a person; the first is the network before."""
+    """Return the rows as an aligned table. Speed-ups are relative to the first row, the unpruned network."""
     lines = [["network", "removed", "accuracy", "loss", "parameters", "not zero", "bytes", "ms per image", "faster"]]
     for row in rows:
         ratio = rows[0].ms_per_image / row.ms_per_image if row.ms_per_image else 0.0
         line = [row.method, f"{row.percent:g} %", f"{row.accuracy:.2f} %", f"{row.loss:.4f}", f"{row.parameters:,}"]
         line += [f"{row.kept:,}", f"{row.bytes:,}", f"{row.ms_per_image:.4f}", f"{ratio:.2f}x"]
         lines.append(line)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(f"{cell:>{w}}" for cell, w in zip(line, widths, strict=True)) for line in lines)
+    return aligned(lines, right=True)
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """The rows with a header, the names of the fields."""
+    """Return the rows as CSV text; the header has the names of the fields of Row."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
     writer.writeheader()
@@ -61,34 +67,39 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 
 def published(config: str | None) -> list[tuple[str, float, float]]:
-    """(method, percent, accuracy) that a paper or notebook gives for the configuration of that path, wherever the
-    project lies; none where there is none."""
+    """Return the published points (method, percent, accuracy) of a configuration, empty if there are none.
+
+    The path of the configuration is compared from its end, since the project may be anywhere.
+    """
     with CURVES.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if config and f"/{config}".endswith(f"/{row['config']}")]
     return [(row["method"], float(row["percent"]), float(row["accuracy"])) for row in rows]
 
 
 def curves(rows: Sequence[Row], config: str | None) -> list[Line]:
-    """Accuracy against percent removed: a solid line a method, dashed in its colour what is published for it."""
+    """Return the curves of accuracy against percent removed: solid for the rows, dashed for the published points.
+
+    Both curves of a method have the same colour.
+    """
     ours, theirs = [(row.method, row.percent, row.accuracy) for row in rows], published(config)
     lines = []
-    for number, method in enumerate(dict.fromkeys(row.method for row in rows if row.method != BEFORE)):
-        for of, label, style in ((ours, f"{method}s", "-"), (theirs, f"{method}s, published", "--")):
-            points = sorted((percent, accuracy) for name, percent, accuracy in of if name == method)
+    for number, method in enumerate(dict.fromkeys(row.method for row in rows if row.method != UNPRUNED)):
+        for source, label, style in ((ours, f"{method}s", "-"), (theirs, f"{method}s, published", "--")):
+            points = sorted((percent, accuracy) for name, percent, accuracy in source if name == method)
             if points:
                 lines.append(Line(label, [x for x, _ in points], [y for _, y in points], f"C{number}{style}"))
     return lines
 
 
 def files(folder: Path) -> list[Path]:
-    """What `write` writes into `folder`."""
+    """Return the paths of the files that `write` writes to `folder`."""
     return [folder / f"pruning.{kind}" for kind in ("csv", "png", "html")]
 
 
 def write(folder: Path, rows: Sequence[Row], title: str, config: str | None) -> list[Path]:
-    """pruning.csv, pruning.png and pruning.html in `folder`, each whole or as it was; those that were written.
+    """Write pruning.csv, pruning.png and pruning.html to `folder`, each atomically. Return the written paths.
 
-    Raises OSError where the table cannot be written; a picture that fails is a warning.
+    Raises OSError if the table cannot be written. A picture that cannot be written is a warning.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lines = curves(rows, config)

@@ -1,4 +1,4 @@
-"""The cells of a sweep as child processes: some at a time, stopped together, one line when each begins and ends."""
+"""The cells of a sweep as child processes: several at a time, one line when each starts and ends, stopped together."""
 
 import os
 import shlex
@@ -16,84 +16,87 @@ from utils.console import say
 from utils.errors import RunInUse, Stopped
 from utils.files import try_lock
 
-ASKING = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
-# 130 and the negative ones: stopped before training began, with nothing to save.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
+# 130 and the negative codes: a signal ended the child before training began, with nothing to save.
 STOPPED = (Stopped.exit_code, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT, -signal.SIGUSR2, -signal.SIGHUP)
-BAD_INPUT = 2  # exit code: a missing data set, for one
-LOOK_SECONDS = 0.1
+BAD_INPUT = 2  # exit code, for example of a missing data set
+POLL_SECONDS = 0.1
 
 
 @dataclass
 class Child:
-    """A cell being run; `said` is where in the log its own output begins."""
+    """A running cell. Its output in the log begins at `log_start` (bytes); it was started at `started` (seconds)."""
 
     cell: Cell
     process: subprocess.Popen[bytes]
-    said: int
-    began: float
+    log_start: int
+    started: float
 
 
 class Stop:
-    """Requests to stop, handed on to the children as SIGTERM: they save. A second Ctrl-C goes as SIGINT: they leave.
+    """Requests to stop, forwarded to the children.
 
-    The children have process groups of their own: a terminal that is closed would end them unsaved, with SIGHUP.
+    The first request is forwarded as SIGTERM, on which a child saves; a second Ctrl-C as SIGINT, on which it exits at
+    once. The children have process groups of their own, because a terminal that closes would end them with SIGHUP
+    before they save.
     """
 
     def __init__(self) -> None:
-        self.asked: list[int] = []
-        self._handed_on = 0
+        self.requests: list[int] = []
+        self._forwarded = 0
 
     def listen(self) -> "Stop":
-        for number in ASKING:
-            if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
-                signal.signal(number, self._ask)
+        """Handle STOP_SIGNALS, except those that this process ignores, as SIGHUP under nohup. Return self."""
+        for number in STOP_SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._request)
         return self
 
-    def _ask(self, number: int, _frame: FrameType | None) -> None:
-        self.asked.append(number)
+    def _request(self, number: int, _frame: FrameType | None) -> None:
+        self.requests.append(number)
 
     @property
     def reason(self) -> str:
         """The name of the first signal."""
-        return signal.Signals(self.asked[0]).name
+        return signal.Signals(self.requests[0]).name
 
-    def hand_on(self, children: Sequence[Child]) -> None:
-        """Give the children what was asked since the last call."""
-        while self._handed_on < len(self.asked):
-            at_once = self._handed_on > 0 and self.asked[self._handed_on] == signal.SIGINT
-            if self._handed_on == 0:
-                say(f"{self.reason}: saving what is being run; Ctrl-C once more leaves at once")
+    def forward(self, children: Sequence[Child]) -> None:
+        """Send the children the requests received since the last call."""
+        while self._forwarded < len(self.requests):
+            at_once = self._forwarded > 0 and self.requests[self._forwarded] == signal.SIGINT
+            if self._forwarded == 0:
+                say(f"{self.reason}: the running cells save and stop; a second Ctrl-C exits at once")
             for child in children:
                 child.process.send_signal(signal.SIGINT if at_once else signal.SIGTERM)
-            self._handed_on += 1
+            self._forwarded += 1
 
 
 def run(cells: Sequence[Cell], jobs: int, stop: Stop, program: Path) -> list[tuple[Cell, str]]:
-    """Run the cells, `jobs` at a time, until they have ended or `stop` is asked; those that failed, with the reason.
+    """Run the cells, `jobs` at a time, until all have ended or `stop` has a request.
 
-    A cell that another sweep runs, or has run meanwhile, is passed by.
+    Returns the failed cells with the reasons. A cell that another sweep runs, or has just finished, is skipped.
     """
     queue, failed = list(cells), []
     children: list[Child] = []
-    share = threads(min(jobs, max(len(queue), 1)))
-    began, ended = time.monotonic(), 0
+    environment = threads(min(jobs, max(len(queue), 1)))
+    started, ended = time.monotonic(), 0
     try:
-        while children or (queue and not stop.asked):
-            if queue and not stop.asked and len(children) < jobs:
-                if child := start(queue.pop(0), program, share):
+        while children or (queue and not stop.requests):
+            if queue and not stop.requests and len(children) < jobs:
+                if child := start(queue.pop(0), program, environment):
                     children.append(child)
                 continue
-            time.sleep(LOOK_SECONDS)
-            stop.hand_on(children)
+            time.sleep(POLL_SECONDS)
+            stop.forward(children)
             for child in [child for child in children if child.process.poll() is not None]:
                 children.remove(child)
                 ended += 1
                 left = len(queue) + len(children)
-                ahead = (time.monotonic() - began) / ended * left
-                if reason := end(child, f"; {left} left, about {duration(ahead)}" if left else "", stop):
+                remaining = (time.monotonic() - started) / ended * left
+                if reason := end(child, f"; {left} left, about {duration(remaining)}" if left else "", stop):
                     failed.append((child.cell, reason))
                 if child.process.returncode == BAD_INPUT and queue:
-                    say(f"{len(queue)} cells are not started: what is wrong here is likely to be wrong there")
+                    say(f"{len(queue)} cells are not started, because they are likely to fail for the same reason")
                     queue.clear()
     finally:
         for child in children:
@@ -102,24 +105,27 @@ def run(cells: Sequence[Cell], jobs: int, stop: Stop, program: Path) -> list[tup
 
 
 def threads(jobs: int) -> dict[str, str]:
-    """The environment that gives each of `jobs` processes its share of the CPU; two with all threads each thrash."""
+    """Return the environment that gives each of `jobs` processes its share of the CPU's threads.
+
+    Several processes with all threads each slow each other down.
+    """
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {"OMP_NUM_THREADS": str(max(1, count // jobs))} if jobs > 1 else {}
 
 
-def start(cell: Cell, program: Path, share: dict[str, str]) -> Child | None:
-    """Begin or resume the cell; None where another sweep is running it or has finished it.
+def start(cell: Cell, program: Path, environment: dict[str, str]) -> Child | None:
+    """Start or resume the cell. Return None if another sweep is running it or has finished it.
 
-    The lock is on the open log, which the child inherits: it lasts as long as the child, also when the sweep is killed.
+    The child inherits the open, locked log, so the lock lasts as long as the child, even if the sweep is killed.
     """
     cell.log.parent.mkdir(parents=True, exist_ok=True)
     log = try_lock(cell.log)
     if log is None:
-        say(f"{cell.label}: passed by, another sweep is running it")
+        say(f"{cell.label}: skipped, another sweep is running it")
         return None
     with log:
         if finished([cell])[0]:
-            say(f"{cell.label}: passed by, another sweep has finished it")
+            say(f"{cell.label}: skipped, another sweep has finished it")
             return None
         command = [sys.executable, str(program), *cell.argv]
         log.write(f"$ {shlex.join(command)}\n")
@@ -129,42 +135,52 @@ def start(cell: Cell, program: Path, share: dict[str, str]) -> Child | None:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=share | os.environ,
+            env=environment | os.environ,
             process_group=0,
         )
         say(f"{cell.label}: started, {cell.log}")
         return Child(cell, process, log.tell(), time.monotonic())
 
 
-def end(child: Child, ahead: str, stop: Stop) -> str | None:
-    """Say how the child ended; the reason where it failed. One that was stopped from outside stops the sweep."""
-    cell, code, took = child.cell, child.process.returncode, duration(time.monotonic() - child.began)
+def end(child: Child, remaining: str, stop: Stop) -> str | None:
+    """Report how the child ended. Return the reason if it failed, else None.
+
+    remaining: Text to append to the report.
+    stop: Receives a SIGTERM if a signal from elsewhere stopped the child, so that the whole sweep stops.
+    """
+    cell, code, took = child.cell, child.process.returncode, duration(time.monotonic() - child.started)
     if code == RunInUse.exit_code:
-        say(f"{cell.label}: passed by, another process is training it")
+        say(f"{cell.label}: skipped, another process is training it")
         return None
     if code in STOPPED:
         say(f"{cell.label}: stopped after {took}")
-        if not stop.asked:
-            stop.asked.append(signal.SIGTERM)
+        if not stop.requests:
+            stop.requests.append(signal.SIGTERM)
         return None
     row = finished([cell])[0] if code == 0 else None
     if row is not None:
-        say(f"{cell.label}: {accuracy(row):.2f} % in {took}{ahead}")
+        say(f"{cell.label}: {accuracy(row):.2f} % in {took}{remaining}")
         return None
-    with cell.log.open("rb") as log:
-        log.seek(child.said)
-        words = log.read().decode(errors="replace").strip().splitlines()
-    reason = words[-1] if words else "it said nothing"
-    if code < 0:
-        reason = f"killed by {signal.Signals(-code).name}; its last words: {reason}"
-    elif code == 0:
-        reason = f"it ended without a row in {cell.results}; its last words: {reason}"
-    say(f"{cell.label}: failed after {took}: {reason}{ahead}")
+    reason = _failure(child)
+    say(f"{cell.label}: failed after {took}: {reason}{remaining}")
     return f"{reason} ({cell.log})"
 
 
+def _failure(child: Child) -> str:
+    """Return why the child failed: its last line of output, with the signal or the missing row."""
+    with child.cell.log.open("rb") as log:
+        log.seek(child.log_start)
+        lines = log.read().decode(errors="replace").strip().splitlines()
+    last, code = lines[-1] if lines else "no output", child.process.returncode
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}; last line of its output: {last}"
+    if code == 0:
+        return f"ended without a row in {child.cell.results}; last line of its output: {last}"
+    return last
+
+
 def duration(seconds: float) -> str:
-    """ "45 s", "12 min", "3.4 h"."""
+    """Return "45 s", "12 min" or "3.4 h"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

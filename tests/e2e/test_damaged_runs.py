@@ -169,7 +169,7 @@ def test_a_sweep_table_leaves_out_a_run_with_a_damaged_status(program, config, t
         status.write_text(text)
         assert sweep.main(["--config", config(), "--table"]) == 0
         output = capsys.readouterr()
-        assert "nothing is finished yet" in output.out and "rows that do not count" in output.err
+        assert "no cell is finished yet" in output.out and "rows ignored because" in output.err
 
 
 @pytest.mark.parametrize("text", ["", "[" * BRACKETS, "\xff", '{"seed": null}'])

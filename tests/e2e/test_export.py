@@ -1,4 +1,4 @@
-"""scripts/export.py: a run's network in a few bits a weight, and the same predictions from integers alone."""
+"""scripts/export.py: a few bits per weight hold the network of a run, and integers alone give its predictions."""
 
 import re
 import subprocess
@@ -22,13 +22,13 @@ SHIFT |= {"epochs": 1, "init": "standard", "lr_policy": None}
 DONE = r"100 test images of digits, accuracy [\d.]+ % on int64 additions and shifts alone\n"
 DONE += r"predictions as in float64 on 100, all logits equal on 100; as in float32 on \d+\n"
 DONE += (
-    r"[\d.]+ ms an image on integers \(numpy, 1 thread\), [\d.]+ in float32 \(torch, \d+ threads\): \d+ times slower\n"
+    r"[\d.]+ ms per image on integers \(numpy, 1 thread\), [\d.]+ in float32 \(torch, \d+ threads\): \d+ times slower\n"
 )
 
 
 @pytest.fixture
 def trained(program, config, tmp_path):
-    """Trains a few batches of a small shift network; returns the run's directory."""
+    """Return a function that trains a small shift network for an epoch and returns the run's directory."""
 
     def train(**changes):
         path = config(**SHIFT | changes)
@@ -41,7 +41,7 @@ def trained(program, config, tmp_path):
 
 @pytest.fixture
 def run(capsys):
-    """Runs the script; returns (exit code, standard output, standard error)."""
+    """Return a function that runs the script and returns its exit code, standard output and standard error."""
 
     def call(*argv):
         capsys.readouterr()
@@ -53,7 +53,7 @@ def run(capsys):
 
 
 def network(directory):
-    """What the run's last checkpoint holds, baked."""
+    """Return the baked network of the run's last checkpoint."""
     model, _ = build(from_flat(load_yaml(directory / "config.yaml")))
     model.load_state_dict(checkpoints.load(directory / "checkpoints/last.pt")["model"])
     return bake(model.eval())
@@ -70,7 +70,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_runs_network_comes_back_to_the_bit_and_runs_on_integers(trained, run, tmp_path, way):
+def test_the_export_holds_the_network_to_the_bit_and_runs_on_integers(trained, run, tmp_path, way):
     directory, out = trained(**WAYS[way]), tmp_path / "shift.pt"
     code, told, err = run("shift", directory, out)
     assert (code, err) == (0, "")
@@ -87,7 +87,7 @@ def test_a_runs_network_comes_back_to_the_bit_and_runs_on_integers(trained, run,
     assert (code, err) == (0, "") and re.fullmatch(DONE, told), told
 
 
-def test_a_checkpoint_by_name_and_an_existing_file(trained, run, tmp_path):
+def test_a_named_checkpoint_is_exported_and_an_existing_file_is_kept_without_force(trained, run, tmp_path):
     directory, out = trained(epochs=2), tmp_path / "shift.pt"
     out.write_text("mine")
     first = directory / "checkpoints/initial.pt"
@@ -100,12 +100,12 @@ def test_a_checkpoint_by_name_and_an_existing_file(trained, run, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir() if "tmp" in p.name) == []
 
 
-def test_a_network_that_is_not_integers_alone_is_exported_and_the_check_says_why_not(trained, run, tmp_path):
+def test_a_network_with_other_layers_is_exported_and_the_check_names_them(trained, run, tmp_path):
     out = tmp_path / "shift.pt"
     for changes, told in (
-        ({"norm": "batch_norm"}, "layer linear.1 is a BatchNorm1d, which does not run on integers alone"),
-        ({"activation": "tanh"}, "layer linear.1 is a Tanh, which does not run on integers alone"),
-        ({"shift_depth": 1}, "layer linear.0 has no shift weights: the check takes networks whose every layer has"),
+        ({"norm": "batch_norm"}, "layer linear.1 is a BatchNorm1d, which cannot run on integers alone"),
+        ({"activation": "tanh"}, "layer linear.1 is a Tanh, which cannot run on integers alone"),
+        ({"shift_depth": 1}, "layer linear.0 has no shift weights; the check needs them in every layer"),
     ):
         directory = trained(**changes)
         assert run("shift", directory, out, "--force")[0] == 0
@@ -117,7 +117,7 @@ def test_a_network_that_is_not_integers_alone_is_exported_and_the_check_says_why
         assert run("check", out) == (2, "", f"error: {told}\n")
 
 
-def test_a_network_that_has_diverged_is_not_exported(trained, run, tmp_path):
+def test_a_diverged_network_is_not_exported(trained, run, tmp_path):
     directory = trained()
     path = directory / "checkpoints/last.pt"
     content = torch.load(path, weights_only=True)
@@ -128,7 +128,7 @@ def test_a_network_that_has_diverged_is_not_exported(trained, run, tmp_path):
     assert not (tmp_path / "shift.pt").exists()
 
 
-def test_a_prediction_that_differs_is_exit_code_one(trained, run, tmp_path, monkeypatch):
+def test_a_differing_prediction_is_exit_code_1(trained, run, tmp_path, monkeypatch):
     from scripts.parts.export_check import IntegerLayer
 
     out, real = tmp_path / "shift.pt", IntegerLayer.forward
@@ -149,7 +149,7 @@ def test_bad_input_is_answered_in_one_line(program, config, trained, run, tmp_pa
         (("shift", dense, tmp_path), f"{tmp_path} is a directory; a regular file is needed"),
         (("shift", dense, gone / "out.pt"), f"{gone} is no directory"),
         (("check", gone), f"{gone} does not exist"),
-        (("check", dense / "checkpoints/last.pt"), f"{dense}/checkpoints/last.pt is no file of `export.py shift`"),
+        (("check", dense / "checkpoints/last.pt"), f"{dense}/checkpoints/last.pt was not written by `export.py shift`"),
     ):
         assert run(*words) == (2, "", f"error: {told}\n")
     empty = dense / "checkpoints"
@@ -165,7 +165,7 @@ def test_a_damaged_file_and_too_many_images_are_one_line(trained, run, tmp_path)
     run("shift", trained(), out)
     for count, told in (
         (0, "--images: '0' given, an int >= 1"),
-        (10**6, "images: 1000000 asked for, and the test set of"),
+        (10**6, "images: 1000000 given, but the test set of"),
     ):
         code, said, err = run("check", out, "--images", count)
         assert (code, said, err.count("\n")) == (2, "", 1) and told in err
@@ -207,7 +207,7 @@ def test_a_damaged_file_and_too_many_images_are_one_line(trained, run, tmp_path)
         assert (code, said, err.count("\n")) == (2, "", 1) and "broken.pt is damaged: " in err, err
 
 
-def test_it_runs_as_a_file_from_anywhere(trained, tmp_path):
+def test_the_script_runs_as_a_file_from_any_folder(trained, tmp_path):
     directory = trained()
     script = [sys.executable, ROOT / "scripts/export.py"]
     for words in (["shift", directory, "a.pt"], ["check", "a.pt", "--images", "20"]):
@@ -215,8 +215,8 @@ def test_it_runs_as_a_file_from_anywhere(trained, tmp_path):
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
 
 
-def test_a_shift_run_resumed_is_the_run_uninterrupted(program, config, tmp_path):
-    """Stochastic rounding draws from generators that a checkpoint holds."""
+def test_a_resumed_shift_run_equals_an_uninterrupted_one(program, config, tmp_path):
+    """The checkpoint holds the generators of stochastic rounding."""
     path = config(**SHIFT | {"conv_type": "ShiftPS", "rounding": "stochastic", "epochs": 2, "optimizer": "radam"})
     assert program("--config", path, "--log-dir", "whole")[0] == 0
     assert program("--config", path, "--epochs", 1, "--log-dir", "parts")[0] == 0
@@ -229,7 +229,9 @@ def test_a_shift_run_resumed_is_the_run_uninterrupted(program, config, tmp_path)
 
 
 @pytest.mark.parametrize(("kind", "precision"), [("ShiftQ", "fp32"), (None, "bf16")])
-def test_shifts_are_trained_in_fp32_whatever_the_hardware_has(program, config, tmp_path, monkeypatch, kind, precision):
+def test_shift_networks_train_in_fp32_even_if_the_hardware_has_bf16(
+    program, config, tmp_path, monkeypatch, kind, precision
+):
     """Fixed-point inputs have more bits than bfloat16."""
     monkeypatch.setattr("utils.distributed.runtime.has_bf16", lambda device: True)
     path = config("exact.yml", epochs=1, precision="auto", freeze_weights=None, prune_rate=None, conv_type=kind)

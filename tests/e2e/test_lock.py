@@ -65,8 +65,8 @@ def test_a_sweep_skips_a_cell_that_another_process_trains(living, config, tmp_pa
         for number, handler in before.items():
             signal.signal(number, handler)
     output = capsys.readouterr()
-    assert code == 75 and "ticket: passed by, another process is training it\n" in output.out and not output.err
-    assert "cells left: 1; the same command goes on" in output.out and "failed" not in output.out
+    assert code == 75 and "ticket: skipped, another process is training it\n" in output.out and not output.err
+    assert "cells left: 1; the same command continues" in output.out and "failed" not in output.out
 
 
 def test_one_of_several_processes_that_start_the_same_run_trains_it(config, tmp_path):

@@ -1,4 +1,4 @@
-"""scripts/prune.py on runs of a few epochs: the files it writes, their numbers, and the input it refuses."""
+"""scripts/prune.py on real runs of a few epochs: its files, the truth of its numbers, its refusals."""
 
 import csv
 import re
@@ -14,7 +14,7 @@ import yaml
 import main
 from models.constraints import weight_layers
 from models.layers import BatchNorm1d, use_batch_statistics
-from models.pruning import channel_cut, channel_groups, compact, criteria
+from models.pruning import channel_groups, compact, criteria
 from scripts import prune
 from scripts.parts import prune_levels, prune_report
 from utils.distributed import runtime as runtimes
@@ -33,36 +33,36 @@ RUNS = {
     "ticket": {"arch": "FC", **TICKET},
 }
 
-FILES = {"mlp": "configs/prune/fashionmnist_mlp_pruning.yml"}  # the path that published curves go by
+FILES = {"mlp": "configs/prune/fashionmnist_mlp_pruning.yml"}  # published curves belong to this path
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Return a function from a key of RUNS to the directory of its finished run, trained on first use."""
-    home, finished = tmp_path_factory.mktemp("runs"), {}
+    """Return a function from name to the directory of a finished run, which is trained on first use."""
+    home, found = tmp_path_factory.mktemp("runs"), {}
 
     def of(name):
-        if name not in finished:
+        if name not in found:
             config = home / FILES.get(name, f"{name}.yml")
             config.parent.mkdir(parents=True, exist_ok=True)
             config.write_text(yaml.safe_dump(DIGITS | RUNS[name]))
             words = ["--config", str(config), "--log-dir", str(home), "--results", str(home / "results.csv")]
             assert main.main(words) == 0
-            (finished[name],) = (home / config.stem).rglob("config.yaml")
-        return finished[name].parent
+            (found[name],) = (home / config.stem).rglob("config.yaml")
+        return found[name].parent
 
     return of
 
 
 @pytest.fixture
 def run(capsys):
-    """Return a function that runs the script and returns (exit code, standard output, standard error)."""
+    """Return a function that runs the script and returns its exit code, standard output and standard error."""
 
     def call(*argv):
         capsys.readouterr()
         code = prune.main([str(word) for word in argv])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
+        said = capsys.readouterr()
+        return code, said.out, said.err
 
     return call
 
@@ -83,7 +83,7 @@ def accuracy(model, of):
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_levels_give_a_table_and_two_charts_with_correct_numbers(runs, run, tmp_path, name):
+def test_levels_are_written_as_a_table_and_two_pictures_with_true_numbers(runs, run, tmp_path, name):
     code, out, err = run(runs(name), "--percent", 0, 50, 95, "--repeat", 1, "--out", tmp_path)
     assert (code, err) == (0, "")
     rows, of = table(tmp_path), trained(runs(name))
@@ -108,7 +108,7 @@ def test_levels_give_a_table_and_two_charts_with_correct_numbers(runs, run, tmp_
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_the_compact_network_is_smaller_and_has_equal_logits(runs, run, tmp_path, name):
+def test_the_compact_network_is_smaller_and_equivalent(runs, run, tmp_path, name):
     file = tmp_path / "small.pt"
     code, out, err = run(runs(name), "--method", "unit", "--percent", 50, "--compact", file, "--repeat", 1)
     assert (code, err) == (0, "") and "largest difference" in out
@@ -116,8 +116,8 @@ def test_the_compact_network_is_smaller_and_has_equal_logits(runs, run, tmp_path
     smaller, of = compact.load_compact(file), trained(runs(name))
     images, _ = next(iter(of.test.epoch(0)))
     groups = channel_groups.unit_groups(of.model, images)
-    kept = criteria.keep_masks(criteria.unit_scores(criteria.layer_weights(of.model), groups), 50)
-    channel_cut.zero_units(of.model, groups, kept)
+    kept = criteria.survivors(criteria.unit_scores(criteria.hidden_weights(of.model), groups), 50)
+    channel_groups.zero_units(of.model, groups, kept)
     with torch.no_grad():
         assert (smaller(images) - of.model(images)).abs().max() < 1e-4
     assert accuracy(smaller, of) == pytest.approx(accuracy(of.model, of))
@@ -126,29 +126,29 @@ def test_the_compact_network_is_smaller_and_has_equal_logits(runs, run, tmp_path
     assert not (runs(name) / "pruning").exists()
 
 
-def test_a_checkpoint_is_pruned_at_the_density_of_its_epoch(runs, run, tmp_path):
-    for name, kept in (("initial.pt", "50.00 %"), ("last.pt", "30.00 %")):  # the global schedule comes down from a half
+def test_a_checkpoint_is_opened_at_the_density_of_its_epoch(runs, run, tmp_path):
+    for name, kept in (("initial.pt", "50.00 %"), ("last.pt", "30.00 %")):  # the density schedule starts at one half
         file = runs("ticket") / "checkpoints" / name
         code, out, err = run(file, "--percent", 0, "--repeat", 1, "--out", tmp_path / name)
         assert (code, err) == (0, "") and out.startswith(str(file)) and f"weights kept ({kept})" in out.splitlines()[0]
 
 
-def test_a_compact_network_with_other_logits_is_not_written(runs, run, tmp_path, monkeypatch):
-    unpack = compact.unpack_network
+def test_a_smaller_network_with_other_logits_is_not_written(runs, run, tmp_path, monkeypatch):
+    rebuilt = compact.rebuilt
 
-    def broken(content):
-        model = unpack(content)
+    def broken(stored):
+        model = rebuilt(stored)
         with torch.no_grad():
             model.linear[0].weight[0, 5] += 0.1
         return model
 
-    monkeypatch.setattr(compact, "unpack_network", broken)
+    monkeypatch.setattr(compact, "rebuilt", broken)
     file = tmp_path / "small.pt"
     code, _, err = run(runs("mlp"), "--method", "unit", "--percent", 50, "--compact", file, "--repeat", 1)
     assert code == 1 and "nothing is written" in err and err.count("\n") == 1 and not file.exists()
 
 
-def test_a_network_that_rounds_layer_inputs_is_pruned_but_not_saved_as_compact(runs, run, tmp_path, monkeypatch):
+def test_a_network_that_rounds_its_inputs_is_pruned_but_not_written_compactly(runs, run, tmp_path, monkeypatch):
     def rounding(*words):
         of = trained_before(*words)
         of.model.linear[2].register_forward_pre_hook(lambda _layer, inputs: (inputs[0].mul(8).floor() / 8,))
@@ -163,19 +163,19 @@ def test_a_network_that_rounds_layer_inputs_is_pruned_but_not_saved_as_compact(r
 
 
 def test_scope_criterion_and_seed_change_the_result(runs, run, tmp_path):
-    results, random = {}, ("--criterion", "random")
+    found, random = {}, ("--criterion", "random")
     asked = [(), ("--scope", "global"), ("--criterion", "taylor"), random, random, (*random, "--seed", 1)]
     for number, words in enumerate(asked):
         code, _, err = run(runs("mlp"), "--percent", 70, "--repeat", 1, "--out", tmp_path / str(number), *words)
         assert (code, err) == (0, "")
         rows = table(tmp_path / str(number))
-        results[number] = tuple(rows[method, 70]["loss"] for method in ("weight", "unit"))
-    usual, together, taylor, random, again, other = results.values()
+        found[number] = tuple(rows[method, 70]["loss"] for method in ("weight", "unit"))
+    usual, together, taylor, random, again, other = found.values()
     assert random == again
     assert all(len(set(losses)) == 5 for losses in zip(usual, together, taylor, random, other, strict=True))
 
 
-def test_finetuning_keeps_the_zeros_and_raises_the_accuracy(runs, run, tmp_path):
+def test_fine_tuning_keeps_the_zeros_and_improves_the_accuracy(runs, run, tmp_path):
     run(runs("norms"), "--method", "unit", "--percent", 70, "--repeat", 1, "--out", tmp_path / "plain")
     more = ("--finetune", 2, "--compact", tmp_path / "small.pt")
     code, out, err = run(runs("norms"), "--method", "unit", "--percent", 70, "--repeat", 1, *more)
@@ -185,7 +185,7 @@ def test_finetuning_keeps_the_zeros_and_raises_the_accuracy(runs, run, tmp_path)
     assert better > float(table(tmp_path / "plain")["unit", 70]["accuracy"]) + 10
 
 
-def test_pruned_weights_stay_zero_during_finetuning(runs):
+def test_pruned_weights_stay_zero_during_fine_tuning(runs):
     of = trained(runs("mlp"))
     pruner = prune_levels.weight_pruner(of, None)
     model, kept = prune_levels.pruned(of, pruner, 80, scope="layer", epochs=1)
@@ -194,7 +194,7 @@ def test_pruned_weights_stay_zero_during_finetuning(runs):
         assert not torch.equal(layer.weight, of.model.get_submodule(name).weight * mask)
 
 
-def test_recalibration_recomputes_batch_norm_statistics(runs):
+def test_running_statistics_are_recomputed_on_request(runs):
     of = trained(runs("norms"))
     pruner = prune_levels.unit_pruner(of, None)
     plain, kept = prune_levels.pruned(of, pruner, 50, scope="layer")
@@ -208,7 +208,7 @@ def test_recalibration_recomputes_batch_norm_statistics(runs):
     assert torch.allclose(anew.convs[1].running_mean, expected, atol=1e-5)
 
 
-def test_published_curves_are_dashed_for_the_configuration_that_has_them(runs, monkeypatch, tmp_path):
+def test_published_curves_are_dashed_for_their_configuration_only(runs, monkeypatch, tmp_path):
     rows = [
         prune_report.Row(m, p, 80.0 - p, 1.0, 9, 9, 36, 0.1) for m in ("unpruned", "weight", "unit") for p in (0, 50)
     ]
@@ -252,7 +252,7 @@ BAD = [  # (words after RUN, parts of the message)
 
 
 @pytest.mark.parametrize(("words", "parts"), BAD, ids=[" ".join(map(str, row[0])) for row in BAD])
-def test_bad_input_gives_one_line_and_no_files(runs, run, tmp_path, monkeypatch, words, parts):
+def test_bad_input_is_reported_in_one_line_and_writes_nothing(runs, run, tmp_path, monkeypatch, words, parts):
     monkeypatch.chdir(tmp_path)
     code, out, err = run(runs("mlp"), *words)
     assert code == 2 and err.startswith("error: ") and err.count("\n") == 1, err
@@ -260,24 +260,24 @@ def test_bad_input_gives_one_line_and_no_files(runs, run, tmp_path, monkeypatch,
     assert "accuracy" not in out and not list(tmp_path.iterdir())
 
 
-def test_norms_on_batch_statistics_have_no_running_statistics_to_recalibrate():
+def test_norms_with_batch_statistics_have_no_running_statistics_to_recompute():
     norm = torch.nn.Sequential(BatchNorm1d(3))
     assert prune.has_norms(norm)
     use_batch_statistics(norm)
     assert not prune.has_norms(norm)
 
 
-def test_a_path_that_is_no_run_is_refused(runs, run, tmp_path):
+def test_a_path_that_is_not_a_run_is_refused(runs, run, tmp_path):
     empty, text, foreign, other = (tmp_path / name for name in ("empty", "text.pt", "foreign.pt", "no_checkpoint"))
     empty.mkdir()
     text.write_text("a network")
     torch.save({"state_dict": {"a": torch.rand(2)}}, foreign)
     shutil.copytree(runs("mlp"), other, ignore=shutil.ignore_patterns("*.pt"))
     for path, told in (
-        (empty, "is neither a run directory"),
-        (text, "is neither a run directory"),
-        (foreign, "is neither a run directory"),
-        (tmp_path / "gone", "does not exist"),
+        (empty, "is no run directory and no checkpoint of one"),
+        (text, "is no run directory and no checkpoint of one"),
+        (foreign, "is no run directory and no checkpoint of one"),
+        (tmp_path / "gone", "is no run directory"),
         (other, "has no readable checkpoint"),
     ):
         code, out, err = run(path, "--repeat", 1)
@@ -285,10 +285,10 @@ def test_a_path_that_is_no_run_is_refused(runs, run, tmp_path):
     inside = other / "checkpoints" / "last.pt"
     torch.save({"state_dict": {"a": torch.rand(2)}}, inside)
     code, _, err = run(inside)
-    assert code == 2 and "is not a checkpoint of this program" in err and err.count("\n") == 1
+    assert code == 2 and "is no checkpoint of this program" in err and err.count("\n") == 1
 
 
-def test_a_missing_data_set_is_refused_in_one_line(runs, run, tmp_path):
+def test_a_missing_data_set_is_reported_in_one_line(runs, run, tmp_path):
     copied = tmp_path / "run"
     shutil.copytree(runs("conv"), copied)
     config = copied / "config.yaml"
@@ -297,7 +297,7 @@ def test_a_missing_data_set_is_refused_in_one_line(runs, run, tmp_path):
     assert (code, out, err.count("\n")) == (2, "", 1), err
 
 
-def test_an_existing_file_is_replaced_only_with_force(runs, run, tmp_path):
+def test_an_existing_file_is_kept_without_force(runs, run, tmp_path):
     file = tmp_path / "small.pt"
     file.write_text("mine")
     words = (runs("mlp"), "--method", "unit", "--percent", 50, "--repeat", 1, "--compact", file)
@@ -308,7 +308,7 @@ def test_an_existing_file_is_replaced_only_with_force(runs, run, tmp_path):
 
 
 @pytest.mark.parametrize(("library", "ending"), [("plotly", "html"), ("matplotlib", "png")])
-def test_without_a_chart_library_the_table_is_still_written(runs, run, tmp_path, monkeypatch, library, ending):
+def test_the_table_is_written_without_a_library_for_pictures(runs, run, tmp_path, monkeypatch, library, ending):
     monkeypatch.setitem(sys.modules, library, None)
     monkeypatch.delitem(sys.modules, "matplotlib.style", raising=False)
     code, out, err = run(runs("mlp"), "--percent", 50, "--repeat", 1, "--out", tmp_path / "out")
@@ -327,7 +327,7 @@ def test_an_unfinished_run_is_pruned_with_a_warning(runs, run, tmp_path):
     assert (copied / "pruning" / "pruning.csv").exists()
 
 
-def test_a_full_disk_leaves_no_partial_file(runs, run, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_file(runs, run, tmp_path, monkeypatch):
     def full(content, target, **_):
         target.write(b"half")
         raise OSError(28, "No space left on device")
@@ -339,7 +339,7 @@ def test_a_full_disk_leaves_no_partial_file(runs, run, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_script_runs_from_any_directory(runs, tmp_path):
+def test_the_script_runs_as_a_file_from_any_folder(runs, tmp_path):
     command = [sys.executable, ROOT / "scripts/prune.py", runs("mlp"), "--percent", "30", "--repeat", "1"]
     done = subprocess.run([*command, "--out", "here"], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "") and (tmp_path / "here" / "pruning.csv").exists()
@@ -350,18 +350,18 @@ def test_the_script_runs_from_any_directory(runs, tmp_path):
     )
 
 
-def test_earlier_results_are_replaced_only_with_force(runs, run, tmp_path):
+def test_an_existing_result_is_replaced_only_with_force(runs, run, tmp_path):
     words = ("--method", "unit", "--percent", 50, "--repeat", 1, "--out", tmp_path)
     assert run(runs("mlp"), *words)[0] == 0
     before = (tmp_path / "pruning.csv").read_text()
     code, _, err = run(runs("mlp"), "--percent", 20, *words[4:])
-    told = f"error: {tmp_path / 'pruning.csv'} is there already; --force replaces it, --out DIR writes elsewhere\n"
+    told = f"error: {tmp_path / 'pruning.csv'} exists already; --force replaces it, --out DIR writes elsewhere\n"
     assert (code, err) == (2, told) and (tmp_path / "pruning.csv").read_text() == before
     assert run(runs("mlp"), "--percent", 20, *words[4:], "--force")[0] == 0
     assert (tmp_path / "pruning.csv").read_text() != before
 
 
-def test_nan_logits_count_as_a_difference():
+def test_nan_logits_are_not_a_small_difference():
     one, images = torch.nn.Identity(), [torch.ones(2, 3), torch.full((2, 3), torch.nan)]
-    assert not prune_levels.difference(one, torch.nn.Flatten(), images) <= 1e-6
-    assert prune_levels.difference(one, torch.nn.Flatten(), images[:1]) == 0
+    assert not prune_levels.largest_difference(one, torch.nn.Flatten(), images) <= 1e-6
+    assert prune_levels.largest_difference(one, torch.nn.Flatten(), images[:1]) == 0

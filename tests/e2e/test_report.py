@@ -22,7 +22,7 @@ def column(run, name):
         return [float(row[name]) for row in csv.DictReader(file)]
 
 
-def test_runs_are_told_apart_by_what_differs_and_seeds_are_averaged(runs, tmp_path, capsys):
+def test_labels_hold_the_differing_options_and_seeds_are_averaged(runs, tmp_path, capsys):
     sparse, second, first = sorted(runs, key=lambda run: ("0.5" in run, run.endswith("ticket")))
     assert report.main([*runs, "--out", str(tmp_path / "curves.png")]) == 0
     out = capsys.readouterr().out.splitlines()
@@ -44,7 +44,7 @@ def test_runs_are_told_apart_by_what_differs_and_seeds_are_averaged(runs, tmp_pa
     assert line.label == "arch FC (2 runs)" and line.xs == [1, 2] and line.ys == pytest.approx(means)
 
 
-def test_runs_of_another_length_are_no_seeds_of_one(program, config, tmp_path):
+def test_runs_of_different_lengths_have_separate_curves(program, config, tmp_path):
     for seed, epochs in ((1, 2), (2, 2), (3, 3)):
         program("--config", config(epochs=epochs), "--seed", seed)
     paths = [tmp_path / f"runs/ticket/prune-rate=0.5/ticket{tail}" for tail in ("", "/0", "/1")]
@@ -57,14 +57,14 @@ def test_runs_of_another_length_are_no_seeds_of_one(program, config, tmp_path):
     assert report.table(curves).splitlines()[1].split()[2:4] == ["1", f"{(of[0][1] + of[1][1]) / 2:.2f}"]
 
 
-def test_runs_that_differ_in_much_are_named_by_their_directories(program, config, tmp_path):
+def test_runs_that_differ_in_many_options_are_labelled_with_their_directories(program, config, tmp_path):
     for name, changes in (("a", {}), ("b", {"lr": 0.2, "batch_size": 32, "momentum": 0.5, "epochs": 1})):
         program("--config", config(**changes), "--name", name)
     paths = [tmp_path / f"runs/ticket/prune-rate=0.5/{name}" for name in "ab"]
     assert [*report.gather(paths, "test/acc@1")] == [str(path) for path in paths]
 
 
-def test_what_cannot_be_drawn_is_said_in_one_line(runs, tmp_path, capsys):
+def test_bad_input_is_reported_in_one_line(runs, tmp_path, capsys):
     out = str(tmp_path / "curves.png")
     for words, parts in (
         ([str(tmp_path)], ["is no run directory", "config.yaml"]),
@@ -77,12 +77,12 @@ def test_what_cannot_be_drawn_is_said_in_one_line(runs, tmp_path, capsys):
     assert "nowhere is no directory" in capsys.readouterr().err
     for name in ("a.svg", "a.html", "a.pdf"):
         assert report.main([runs[0], "--out", str(tmp_path / name)]) == 2
-        assert "a PNG file is drawn; its name must end in .png" in capsys.readouterr().err
+        assert "the picture is a PNG file; its name must end in .png" in capsys.readouterr().err
         assert not (tmp_path / name).exists()
     assert not (tmp_path / "curves.png").exists()
 
 
-def test_epochs_are_those_of_the_runs(program, config, tmp_path):
+def test_the_epochs_are_those_of_metrics_csv(program, config, tmp_path):
     program("--config", config(epochs=4), "--start-epoch", 1)
     program("--config", config(epochs=3), "--lr", 0.2)
     late, whole = (

@@ -120,7 +120,7 @@ def test_a_signalled_job_saves_requeues_itself_and_ends_with_one_row(submit, con
     assert statuses(tmp_path) == ["stopped"] and epochs(tmp_path) < LONG["epochs"]
     assert ended(job) == ["COMPLETED"], log(tmp_path, job)
     said = log(tmp_path, job)
-    assert "saved: back into the queue" in said and "resuming from" in said and jobs(job)[0]["Restarts"] == "1"
+    assert "saved: requeueing the job" in said and "resuming from" in said and jobs(job)[0]["Restarts"] == "1"
     assert statuses(tmp_path) == ["done"] and len(rows(tmp_path)) == 1 and epochs(tmp_path) == LONG["epochs"]
 
 
@@ -129,7 +129,7 @@ def test_a_cancelled_job_saves_and_is_not_requeued(submit, config, tmp_path):
     wait_for(lambda: epochs(tmp_path) >= 1)
     slurm("scancel", job)
     assert ended(job) == ["CANCELLED"] and statuses(tmp_path) == ["stopped"]
-    assert "back into the queue" not in log(tmp_path, job)
+    assert "requeueing" not in log(tmp_path, job)
 
 
 def test_a_sweep_of_eight_cells_runs_each_once(submit, config, tmp_path):
@@ -167,7 +167,7 @@ def test_a_task_number_can_be_the_seed_and_bad_input_ends_the_job(submit, config
     assert ended(wrong) == ["FAILED"] and jobs(wrong)[0]["ExitCode"] == "2:0"
     assert "nowhere.yml" in log(tmp_path, wrong)
     assert ended(beyond) == ["FAILED"] and not (tmp_path / "runs/results.csv").exists()
-    said = "error: list has 1 lines of options, counted from 0: none for task 1\n"
+    said = "error: list has 1 lines of options, numbered from 0; none for task 1\n"
     assert log(tmp_path, f"{beyond}_1") == said
 
 

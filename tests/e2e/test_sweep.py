@@ -1,4 +1,4 @@
-"""Sweeps of real runs: each cell once, stopped and killed ones resumed, failed ones reported, the table right."""
+"""Sweeps of real runs: each cell runs once, stopped and killed cells resume, failed cells are reported."""
 
 import csv
 import functools
@@ -60,7 +60,7 @@ def statuses(tmp_path):
     return [json.loads(path.read_text())["status"] for path in sorted((tmp_path / "runs").rglob("status.json"))]
 
 
-def test_each_cell_runs_once_and_the_second_time_only_the_table_is_printed(start, config, tmp_path):
+def test_each_cell_runs_once_and_a_second_sweep_only_prints_the_table(start, config, tmp_path):
     argv = ("--config", config(epochs=1), "--prune-rate", 0.8, 0.3, "--seed", 1, 2, "--jobs", 2)
     code, out, err = ended(start(*argv))
     assert (code, err) == (0, "")
@@ -78,7 +78,7 @@ def test_each_cell_runs_once_and_the_second_time_only_the_table_is_printed(start
     assert code == 0 and shown.count("(1) |") == 2 and "± " not in shown.split("\n\n")[0]
 
 
-def test_a_failed_cell_is_listed_with_its_last_words_and_the_others_go_on(start, config, tmp_path):
+def test_a_failed_cell_is_listed_with_its_last_line_and_the_others_run(start, config, tmp_path):
     code, out, err = ended(start("--config", config(epochs=1, **DENSE), "--lr", "1e6", "0.1", "--print-freq", 1))
     assert code == 1 and len(rows(tmp_path)) == 1 and statuses(tmp_path) == ["done", "failed"]
     assert err.startswith("warning: failed: ticket lr=1e6: failed: diverged: ") and err.count("\n") == 1
@@ -86,7 +86,7 @@ def test_a_failed_cell_is_listed_with_its_last_words_and_the_others_go_on(start,
     assert table["1e6"] == "-" and table["0.1"].endswith(" (1)")
 
 
-def test_ctrl_c_saves_what_is_run_and_the_same_command_goes_on(start, config, tmp_path):
+def test_ctrl_c_saves_the_running_cells_and_the_same_command_resumes_them(start, config, tmp_path):
     argv = ("--config", config(epochs=40), "--seed", 1, 2, 3, "--jobs", 2)
     process = start(*argv)
     wait_for(lambda: len(list((tmp_path / "runs").rglob("initial.pt"))) == 2, process)
@@ -100,7 +100,7 @@ def test_ctrl_c_saves_what_is_run_and_the_same_command_goes_on(start, config, tm
     assert ["resuming from" in log for log in logs] == [True, True, False]
 
 
-def test_a_killed_cell_is_resumed_and_a_closed_terminal_saves_it(start, config, tmp_path):
+def test_a_killed_cell_is_resumed_and_a_closed_terminal_saves_a_running_one(start, config, tmp_path):
     argv = ("--config", config(epochs=40), "--seed", 1)
     _, command, _ = ended(start(*argv, "--dry-run"))
     process = subprocess.Popen(shlex.split(command), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -128,7 +128,7 @@ def test_two_sweeps_at_once_share_the_cells(start, config, tmp_path):
     assert code == 0 and "finished: 2, to run: 0" in out and "(2) |" in out
 
 
-def test_an_unfinished_run_of_another_length_is_left_alone(program, config, tmp_path, monkeypatch):
+def test_an_unfinished_run_of_another_length_is_not_resumed(program, config, tmp_path, monkeypatch):
     path = config(epochs=3)
     with monkeypatch.context() as patched:
         patched.setattr("trainers.callbacks.RunRecorder.stop_asked", lambda self: True)
@@ -156,7 +156,7 @@ def test_the_published_sweep_is_one_command_from_any_folder(tmp_path):
     assert len(sweep.checked(chosen[0][2:-2])[1]) == 1
 
 
-def test_bad_input_that_only_a_cell_can_see_stops_the_sweep(start, config, tmp_path):
+def test_bad_input_that_only_a_cell_detects_stops_the_sweep(start, config, tmp_path):
     code, out, _ = ended(start("--config", config(set="MNIST"), "--data", "nowhere", "--seed", 1, 2, 3))
     assert code == 1 and "2 cells are not started" in out and "MNIST was not found" in out
     assert out.count(": started") == 1 and not (tmp_path / "runs/results.csv").exists()

@@ -47,7 +47,8 @@ def sources():
 
 
 def test_every_flag_that_a_message_names_is_one_that_a_parser_takes():
-    scripts = set().union(*(set(literals(path)) for path in (ROOT / "scripts").glob("*.py")))
+    parsers = [*(ROOT / "scripts").glob("*.py"), ROOT / "utils/config/script_parser.py"]
+    scripts = set().union(*(set(literals(path)) for path in parsers))
     machine = {"--flops", "--layer", "--between"}  # scaling's, made of the fields of its Cluster
     sweep = {"--jobs", "--only", "--table"}
     known = {flag for name, option in FIELDS.items() for flag in flags(name, option)} | OTHERS | machine | sweep

@@ -1,4 +1,4 @@
-"""The benchmark: its reference computes what we compute, its report holds every sample. No time is asserted."""
+"""The benchmark: its reference computes the same as ours, its report has every sample. No time is asserted."""
 
 import json
 import subprocess
@@ -18,11 +18,12 @@ from models.constraints import constrain
 from models.constraints.subnet import SubnetWeight, kept_count
 from models.initial import initialise
 from scripts import bench
-from scripts.benchmarks import contenders
+from scripts.benchmarks import contenders, networks, startup
 from scripts.benchmarks import reference as reference
-from trainers.loop import train_one_epoch
+from trainers.callbacks import NullCallbacks
+from trainers.loop import State, train_one_epoch
 from trainers.optimizers import freeze_weights, make_optimizer, parameter_groups
-from trainers.training_state import TrainingState
+from utils import timing
 from utils.distributed.runtime import Runtime
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +32,7 @@ FLOAT32 = Runtime(CPU, torch.float32)
 
 
 def random_layer(shape, density, seed=0):
-    """(weight, our constraint, the reference's layer) with the same float32 numbers."""
+    """Return a weight, our constraint and the reference's layer with the same float32 numbers."""
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(shape, generator=generator)
     ours = SubnetWeight(weight, density=density, generator=generator)
@@ -39,7 +40,10 @@ def random_layer(shape, density, seed=0):
 
 
 def small_network(arch, density=0.5):
-    """An eighth of the width: even layers, so equal divisors; float64, so that rounding flips no sign."""
+    """Return a network of an eighth of the width, in float64.
+
+    Its layers have even sizes, so both divisors of α are equal, and in float64 no rounding flips a sign.
+    """
     generator = torch.Generator().manual_seed(1)
     model = models.build(arch, num_classes=10, in_shape=(3, 32, 32), bn_type="NonAffineBatchNorm", width_mult=0.125)
     initialise(model, "kaiming_normal", generator=generator)
@@ -57,7 +61,7 @@ def random_batches(count, size=4):
 @pytest.mark.parametrize(
     ("shape", "density"), [((64, 3, 3, 3), 0.3), ((20, 128, 1, 1), 0.8), ((10, 100, 1, 1), 0.9), ((8, 4, 3, 3), 0.5)]
 )
-def test_reference_weight_is_ours_but_for_the_divisor(shape, density):
+def test_reference_weight_equals_ours_except_for_the_divisor(shape, density):
     weight, ours, theirs = random_layer(shape, density)
     divisor, kept = int(density * weight.numel()), kept_count(weight.numel(), density)
     expected = theirs.effective_weight().detach() * divisor / kept
@@ -65,7 +69,7 @@ def test_reference_weight_is_ours_but_for_the_divisor(shape, density):
     assert int(expected.count_nonzero()) == kept
 
 
-def test_the_divisors_do_differ_in_these_cases():
+def test_the_divisors_differ_in_these_cases():
     assert [kept_count(n, k) - int(k * n) for n, k in ((1728, 0.3), (2560, 0.8), (1000, 0.9), (288, 0.5))] == [
         1,
         1,
@@ -75,7 +79,7 @@ def test_the_divisors_do_differ_in_these_cases():
 
 
 @pytest.mark.parametrize("density", [0.2, 0.5, 1.0])
-def test_reference_score_gradient_is_ours(density):
+def test_reference_score_gradient_equals_ours(density):
     weight, ours, theirs = random_layer((16, 8, 3, 3), density)
     grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(3))
     ours(weight).backward(grad)
@@ -84,7 +88,7 @@ def test_reference_score_gradient_is_ours(density):
     torch.testing.assert_close(theirs.scores.grad, grad * weight * theirs.scores.detach().sign(), rtol=1e-6, atol=1e-6)
 
 
-def test_reference_activation_is_ours():
+def test_reference_activation_equals_ours():
     x = torch.tensor([-2.0, -1.0, -0.5, 0.0, 0.25, 1.0, 3.0])
     results = []
     for function in (BinarySign, reference.Binarize):
@@ -98,7 +102,7 @@ def test_reference_activation_is_ours():
 @pytest.mark.parametrize(
     ("arch", "optimizer"), [("Conv4Wide", "sgd"), ("Conv4Wide", "adam"), ("Wide_VGG_Small_132", "sgd")]
 )
-def test_steps_of_reference_and_ours_are_the_same(arch, optimizer):
+def test_training_steps_of_the_reference_equal_ours(arch, optimizer):
     model = small_network(arch)
     copied = reference.convert(model)
     theirs = reference.make_optimizer(optimizer, copied, 0.1)
@@ -119,7 +123,7 @@ def test_steps_of_reference_and_ours_are_the_same(arch, optimizer):
         assert step.evaluate()[0] == pytest.approx(F.cross_entropy(model.eval()(images), labels).item(), rel=1e-8)
 
 
-def test_reference_with_binary_activations_computes_our_logits():
+def test_reference_with_binary_activations_has_our_logits():
     # A forward pass only: sums of ±1 tie in max-pools and at a batch norm's mean, where rounding decides the rest.
     model = small_network("Wide_VGG_Small")
     copied = reference.convert(model)
@@ -127,7 +131,7 @@ def test_reference_with_binary_activations_computes_our_logits():
     torch.testing.assert_close(model.train()(images), copied.train()(images), rtol=1e-9, atol=1e-9)
 
 
-def test_reference_detects_anomalies_while_it_trains_and_only_then():
+def test_reference_detects_anomalies_only_in_training():
     model = reference.convert(small_network("Conv4Wide"))
     seen = []
     model.register_forward_hook(lambda *_: seen.append(torch.is_anomaly_enabled()))
@@ -139,7 +143,7 @@ def test_reference_detects_anomalies_while_it_trains_and_only_then():
     assert not torch.is_anomaly_enabled()
 
 
-def test_reference_tests_on_the_pixels_that_we_test_on():
+def test_reference_evaluates_on_the_same_pixels_as_ours():
     split = contenders.random_split(6)
     theirs = next(reference.image_by_image(split, SPECS["CIFAR10"], 6, train=False))
     ours = next(iter(DeviceBatches(split, SPECS["CIFAR10"], device="cpu", batch_size=6, seed=0, train=False).epoch(0)))
@@ -147,7 +151,7 @@ def test_reference_tests_on_the_pixels_that_we_test_on():
     assert torch.equal(theirs[1], ours[1]) and theirs[0].is_contiguous()
 
 
-def test_reference_trains_on_shifted_and_mirrored_images():
+def test_reference_trains_on_shifted_and_flipped_images():
     image = np.zeros((1, 32, 32, 3), np.uint8)
     image[0, 16, 10] = 255
     loader = reference.image_by_image(Split(image, np.array([7])), SPECS["CIFAR10"], 1, train=True)
@@ -162,14 +166,14 @@ def test_reference_trains_on_shifted_and_mirrored_images():
     assert {column > 15 for _, column in places} == {False, True} and len(places) > 20
 
 
-def test_ours_is_the_projects_loop_and_leaves_the_terminal_alone(monkeypatch, capsys):
+def test_ours_runs_the_training_loop_without_output(monkeypatch, capsys):
     monkeypatch.setattr(contenders, "EVALUATED", 2)
     model = contenders.network("Wide_VGG_Small_132", dense=False)
     assembled = contenders.parts(model, "sgd", FLOAT32, 2, dense=False)
-    train, test = contenders.our_work(assembled)
+    train, test = contenders.our_samplers(assembled)
     assert train() > 0 and test() > 0
     again = contenders.parts(contenders.network("Wide_VGG_Small_132", dense=False), "sgd", FLOAT32, 2, dense=False)
-    train_one_epoch(again, TrainingState(epoch=1), "the same", contenders.NullCallbacks())
+    train_one_epoch(again, State(epoch=1), "the same", NullCallbacks())
     for ours, theirs in zip(model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     assert capsys.readouterr() == ("", "")
@@ -182,49 +186,49 @@ def test_the_dense_contender_trains_every_weight():
     assert trained == {id(p) for p in model.parameters()}
 
 
-def test_contenders_take_turns_after_a_round_that_does_not_count():
+def test_contenders_take_turns_after_one_round_of_warm_up():
     calls = []
     works = {name: lambda name=name: calls.append(name) or 0.5 for name in "abc"}
-    samples = contenders.measure(works, 3)
+    samples = timing.measure(works, 3)
     assert "".join(calls) == "abc" + "abc" + "bca" + "cab"
     assert samples == {name: [0.5, 0.5, 0.5] for name in "abc"}
 
 
-def test_seconds_are_told_per_batch(monkeypatch):
+def test_seconds_are_per_batch(monkeypatch):
     clock = iter([10.0, 14.0])
-    monkeypatch.setattr(contenders.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
     order = []
-    assert contenders.timed(lambda: order.append("work"), 8, lambda: order.append("wait"))() == 0.5
+    assert timing.timed(lambda: order.append("work"), 8, lambda: order.append("wait"))() == 0.5
     assert order == ["wait", "work", "wait"]
 
 
-def test_the_first_step_of_a_sample_does_not_count(monkeypatch):
+def test_the_first_step_of_a_sample_is_not_timed(monkeypatch):
     clock = iter([0.0, 100.0, 101.0, 102.0, 106.0])
-    monkeypatch.setattr(contenders.Marks, "_now", lambda self: next(clock))
+    monkeypatch.setattr(contenders.TimedBatches, "_now", lambda self: next(clock))
     model = contenders.network("Wide_VGG_Small_132", dense=False)
-    train, _ = contenders.our_work(contenders.parts(model, "sgd", FLOAT32, 2, dense=False))
+    train, _ = contenders.our_samplers(contenders.parts(model, "sgd", FLOAT32, 2, dense=False))
     assert contenders.STEPS == 4
     assert train() == 2.0
 
 
-def test_summary_and_ratios():
-    assert bench.summary([4.0, 1.0, 2.0, 3.0, 5.0]) == {"n": 5, "median": 3.0, "min": 1.0, "iqr": 2.0}
-    assert bench.summary([4.0]) == {"n": 1, "median": 4.0, "min": 4.0, "iqr": 0.0}
+def test_summary_has_quartiles_and_ratios_are_of_medians():
+    assert timing.summary([4.0, 1.0, 2.0, 3.0, 5.0]) == {"n": 5, "median": 3.0, "min": 1.0, "iqr": 2.0}
+    assert timing.summary([4.0]) == {"n": 1, "median": 4.0, "min": 4.0, "iqr": 0.0}
     medians = {"reference/fp32/train": 8.0, "reference/fp32/eval": 6.0, "ours/bf16/train": 2.0, "ours/bf16/eval": 1.0}
     medians |= {"dense/bf16/train": 1.6}
-    found = bench.ratios(medians, ["bf16"])
+    found = networks.ratios(medians, ["bf16"])
     assert found == {"train/bf16": 4.0, "train/bf16/over_dense": 1.25, "eval/bf16": 6.0}
 
 
-def test_targets_stand_beside_what_they_are_for():
-    row = {"net": "Conv4", "act": "1/32", "targets": bench.targets("Conv4", "1/32")}
+def test_the_table_shows_targets_next_to_their_ratios():
+    row = {"net": "Conv4", "act": "1/32", "targets": networks.targets("Conv4", "1/32")}
     row["summary"] = {f"{who}/fp32/train": {"median": 0.2, "iqr": 0.01} for who in ("reference", "ours")}
     row["ratios"] = {"train/fp32": 3.0, "eval/fp32": 9.5, "train/fp32/over_dense": 1.05}
-    head, line = bench.table([row], ["fp32"]).splitlines()
+    head, line = networks.table([row], ["fp32"]).splitlines()
     assert line.split() == ["Conv4", "1/32", "200.0±10.0", "200.0±10.0", "3.00", "[2.5]", "9.50", "1.05", "[1.1]"]
     assert len(head) == len(line)
-    assert bench.targets("Conv4", "1/32")["train/fp32"] == 2.5
-    assert bench.targets("Conv4", "1/1") == bench.targets("Conv6", "1/32") == {}
+    assert networks.targets("Conv4", "1/32")["train/fp32"] == 2.5
+    assert networks.targets("Conv4", "1/1") == networks.targets("Conv6", "1/32") == {}
 
 
 @pytest.mark.parametrize(
@@ -237,13 +241,13 @@ def test_targets_stand_beside_what_they_are_for():
         (["--threads", "-1"], ">= 1"),
     ],
 )
-def test_bad_input_is_said_before_anything_is_measured(argv, said, capsys):
+def test_bad_input_is_reported_before_anything_is_measured(argv, said, capsys):
     assert bench.main(argv) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ") and err.count("\n") == 1 and said in err
 
 
-def test_the_report_holds_every_sample(tmp_path, monkeypatch, capsys):
+def test_the_report_has_every_sample(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(contenders, "STEPS", 2)
     monkeypatch.setattr(contenders, "EVALUATED", 1)
     out = tmp_path / "new" / "bench.json"
@@ -258,7 +262,7 @@ def test_the_report_holds_every_sample(tmp_path, monkeypatch, capsys):
     assert "Wide_VGG_Small" in capsys.readouterr().out
 
 
-def test_it_runs_as_a_program(tmp_path):
+def test_the_script_runs_as_a_file(tmp_path):
     command = (
         "scripts/bench.py --nets Wide_VGG_Small_132 --acts 1/32 --precision fp32 --batch-size 2 --repeat 1 --threads 1"
     )
@@ -270,8 +274,8 @@ def test_it_runs_as_a_program(tmp_path):
     assert json.loads((tmp_path / "bench.json").read_text())["rows"][0]["ratios"]["train/fp32"] > 0
 
 
-@pytest.mark.parametrize("code", [bench.FIRST_BATCH, bench.WHOLE_PROGRAM], ids=["parts", "program"])
-def test_the_start_imports_nothing_that_waits(code, tmp_path):
+@pytest.mark.parametrize("code", [startup.FIRST_BATCH, startup.WHOLE_PROGRAM], ids=["parts", "program"])
+def test_the_start_imports_no_slow_library_before_the_first_batch(code, tmp_path):
     late = ["tensorboard", "torchvision", "PIL", "matplotlib", "torch._dynamo"]
     tell = f"print([m for m in {late} if m in sys.modules], flush=True); os._exit(0)"
     done = subprocess.run(
@@ -281,9 +285,9 @@ def test_the_start_imports_nothing_that_waits(code, tmp_path):
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_startup_report(monkeypatch, capsys, tmp_path):
+def test_the_startup_report_has_every_sample(monkeypatch, capsys, tmp_path):
     for name in ("IMPORT_TORCH", "FIRST_BATCH", "WHOLE_PROGRAM"):
-        monkeypatch.setattr(bench, name, "pass")
+        monkeypatch.setattr(startup, name, "pass")
     out = tmp_path / "start.json"
     assert bench.main(["--startup", "--repeat", "2", "--out", str(out)]) == 0
     found = json.loads(out.read_text())["startup"]

@@ -1,4 +1,4 @@
-"""The benchmark of the network of zeros and ones: its source's step computes what ours does. No time is asserted."""
+"""The benchmark of the binary network: the source's step computes the same as ours. No time is asserted."""
 
 import json
 
@@ -9,16 +9,15 @@ from models.constraints import weight_layers
 from scripts import bench
 from scripts.benchmarks import binary
 from scripts.benchmarks.binary import Source, SourceStep, loop_parts
-from tests.steps import NullCallbacks
-from trainers.loop import train_one_epoch
-from trainers.training_state import TrainingState
+from trainers.callbacks import NullCallbacks
+from trainers.loop import State, train_one_epoch
 from utils.distributed.runtime import Runtime
 
 FLOAT32 = Runtime(torch.device("cpu"), torch.float32)
 
 
-class Kept:
-    """The batches of a loop, once more."""
+class ListedBatches:
+    """The batches of a loop in float64, in a list."""
 
     def __init__(self, batches):
         self.samples, self.all = batches.samples, [(x.double(), labels) for x, labels in batches.epoch(0)]
@@ -30,21 +29,21 @@ class Kept:
         yield from self.all[start:]
 
 
-def test_steps_of_the_source_are_ours(monkeypatch):
+def test_training_steps_of_the_source_equal_ours(monkeypatch):
     monkeypatch.setattr(binary, "ONES", (0.05, 0.08, 0.08, 0.2))
     monkeypatch.setattr(binary, "RATE", 1.0)  # weights flip in these steps
     parts = loop_parts("BinaryConv", 30, 16, FLOAT32)
     parts.model.double()
-    parts.train, source = Kept(parts.train), SourceStep(30, torch.device("cpu"))
+    parts.train, source = ListedBatches(parts.train), SourceStep(30, torch.device("cpu"))
     source.model.double()
     for group in (*parts.optimizer.param_groups, *source.optimizer.param_groups):
-        group["eps"] = 0.01  # Adam's own would make steps of what rounding leaves of a gradient that is 0
+        group["eps"] = 0.01  # with Adam's default, rounding errors of zero gradients become steps
     ours = list(weight_layers(parts.model).values())
     with torch.no_grad():
         for weight, layer in zip(source.weights, ours, strict=False):
             weight.copy_(layer.weight)
     before = [layer.weight.detach().clone() for layer in ours]
-    assert train_one_epoch(parts, TrainingState(), "here", NullCallbacks()) and len(parts.train) > 2
+    assert train_one_epoch(parts, State(), "here", NullCallbacks()) and len(parts.train) > 2
     for images, labels in parts.train.epoch(0):
         source(images.flatten(1), labels)
     for layer, weight, old in zip(ours, source.weights, before, strict=False):
@@ -55,29 +54,29 @@ def test_steps_of_the_source_are_ours(monkeypatch):
         torch.testing.assert_close(norm.state_dict(), theirs.state_dict(), rtol=1e-4, atol=1e-4)
 
 
-def test_the_source_has_a_layer_and_a_norm_that_nothing_uses():
+def test_the_source_has_an_unused_layer_and_norm():
     model = Source(6)
     model(torch.rand(4, 784)).sum().backward()
     unused = {name for name, parameter in model.named_parameters() if parameter.grad is None}
     assert unused == {"layers.4.weight", "norms.4.weight", "norms.4.bias"}
 
 
-def test_the_weights_have_the_share_of_ones_that_training_shows():
+def test_the_weights_have_the_stated_fraction_of_ones():
     parts = loop_parts("BinaryConv", 500, 2, FLOAT32)
     for layer, share in zip(weight_layers(parts.model).values(), binary.ONES, strict=True):
-        assert layer.constraint.count_kept(layer.weight) / layer.weight.numel() == pytest.approx(share, rel=0.4)
+        assert layer.constraint.kept_of(layer.weight) / layer.weight.numel() == pytest.approx(share, rel=0.4)
 
 
-def test_the_report_has_every_sample_and_how_many_times_ours(monkeypatch, tmp_path, capsys):
-    small = binary.works(FLOAT32, width=8, batch=4)
+def test_the_report_has_every_sample_and_the_ratios_to_ours(monkeypatch, tmp_path, capsys):
+    small = binary.samplers(FLOAT32, width=8, batch=4)
     assert all(work() > 0 for work in small.values())
     seconds = {"source": 0.6, "ours": 0.1, "dense": 0.2, "ours, bf16": 0.05}
     works = {name: lambda s=s: s for name, s in seconds.items()}
-    monkeypatch.setattr(binary, "works", lambda _runtime: works)
+    monkeypatch.setattr(binary, "samplers", lambda _runtime: works)
     assert bench.main(["--binary", "--repeat", "3", "--out", str(tmp_path / "b.json")]) == 0
     said = capsys.readouterr().out
-    assert "source  600 ms a step" in said and "6.00x ours" in said
-    assert "target for the source: 5x; beside ours in bf16 it takes 12.00x" in said
+    assert "source  600 ms per step" in said and "6.00x ours" in said
+    assert "target for the source: 5x; to ours in bf16 the ratio is 12.00x" in said
     stored = json.loads((tmp_path / "b.json").read_text())["binary"]
     assert stored["samples"] == {name: [s] * 3 for name, s in seconds.items()}
     assert stored["summary"]["source"]["n"] == 3 and len(stored["ones"]) == 4

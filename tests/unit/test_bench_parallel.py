@@ -1,5 +1,4 @@
-"""bench.py --parallel: who works, on how much, what is sent to the byte, and what the efficiencies are of. No time is
-asserted."""
+"""bench.py --parallel: the work of each process, the bytes sent, and the efficiencies. No time is asserted."""
 
 import json
 import os
@@ -11,28 +10,30 @@ import torch.distributed as dist
 
 import models
 from models.constraints import constrain, weight_layers
-from scripts import bench, bench_parallel
-from scripts.bench_parallel import DENSE, WAYS, Job, a_step, at_once, efficiencies
+from scripts import bench
+from scripts.benchmarks import parallel
 from scripts.benchmarks.contenders import STEPS
+from scripts.benchmarks.parallel import DENSE, WAYS, Job, bytes_per_step, efficiencies, synchronised
 from trainers.optimizers import freeze_weights
 from utils.distributed.launcher_env import ProcessInfo
 from utils.distributed.runtime import Runtime
+from utils.timing import summary
 
 CPU = Runtime(torch.device("cpu"), torch.float32)
-FIRST_OF_TWO = replace(CPU, process=ProcessInfo(0, 2))
+FIRST_OF_TWO = replace(CPU, place=ProcessInfo(0, 2))
 SMALL = "Wide_VGG_Small_132"
 JOB = Job(SMALL, 4, 2, ("fp32",), 1)
 
 
 @pytest.fixture
 def group():
-    """A group of this process alone, which believes to be the first of two: what it sends is what it would send."""
+    """A process group of this process alone, which sends the same as the first process of two."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
 
 
-def test_an_efficiency_is_the_share_of_n_times_the_work_of_one():
+def test_an_efficiency_is_relative_to_n_times_the_work_of_one_process():
     seconds = {"alone": 8.0, "alone, B/N": 2.5, "apart": 10.0, "apart, B/N": 4.0, "strong": 5.0, "weak": 16.0}
     found = efficiencies({f"ours/bf16/{name}": [s, 2 * s] for name, s in seconds.items()}, processes=4)
     assert found["ours/bf16/strong"] == [0.4, 0.4] and found["ours/bf16/weak"] == [0.5, 0.5]
@@ -46,16 +47,16 @@ def test_an_efficiency_is_the_share_of_n_times_the_work_of_one():
     }
 
 
-def test_repeats_are_compared_with_themselves():
+def test_efficiencies_compare_samples_of_the_same_repeat():
     samples = {"ours/fp32/alone": [1.0, 4.0], "ours/fp32/strong": [0.5, 4.0], "ours/fp32/strong, bf16 sent": [1.0, 2.0]}
     found = efficiencies({**samples, "ours/fp32/selection": [9.0, 9.0]}, processes=2)
     assert found == {"ours/fp32/strong": [1.0, 0.5], "ours/fp32/strong, bf16 sent": [0.5, 1.0]}
 
 
-def test_what_is_sent_is_told_by_step_and_kind():
+def test_sent_bytes_are_per_step_and_by_kind():
     step = [("float32", 40), ("float32", 8), ("int32", 12)]
-    assert a_step([*step, ("float64", 48)] * STEPS) == {"gradients": [40, 8], "used": 12}
-    assert a_step([("bfloat16", 20)] * STEPS) == {"gradients": [20], "used": 0}
+    assert bytes_per_step([*step, ("float64", 48)] * STEPS) == {"gradients": [40, 8], "used": 12}
+    assert bytes_per_step([("bfloat16", 20)] * STEPS) == {"gradients": [20], "used": 0}
 
 
 def scores_of(net):
@@ -66,21 +67,21 @@ def scores_of(net):
 @pytest.mark.parametrize(("who", "size"), [("ours", 4), ("dense", 4), ("ours, bf16 sent", 2)])
 def test_only_the_gradients_of_the_scores_are_sent(group, who, size):
     scores = scores_of(SMALL)
-    found = bench_parallel.sent_by(JOB, FIRST_OF_TWO, who)
+    found = parallel.sent_by(JOB, FIRST_OF_TWO, who)
     assert sum(found["gradients"]) == size * sum(scores) and found["trained"] == sum(scores)
     assert found["used"] == 4 * len(scores)
 
 
-def test_trained_batch_norms_are_sent_too(group, monkeypatch):
+def test_gradients_of_trained_batch_norms_are_sent_too(group, monkeypatch):
     def with_norms(net, *, dense):
         model = models.build(net, num_classes=10, in_shape=(3, 32, 32), bn_type="LearnedBatchNorm")
         freeze_weights(constrain(model, "SubnetConv", density=0.5), learn_batchnorm=True)
         return model
 
-    monkeypatch.setattr(bench_parallel, "network", with_norms)
+    monkeypatch.setattr(parallel, "network", with_norms)
     model, scores = with_norms(SMALL, dense=False), scores_of(SMALL)
     norms = [p.numel() for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d) for p in m.parameters()]
-    found = bench_parallel.sent_by(JOB, FIRST_OF_TWO, "ours")
+    found = parallel.sent_by(JOB, FIRST_OF_TWO, "ours")
     assert norms and sum(found["gradients"]) == 4 * (sum(scores) + sum(norms))
     assert found["used"] == 4 * (len(scores) + len(norms))
 
@@ -89,8 +90,8 @@ def test_trained_batch_norms_are_sent_too(group, monkeypatch):
     ("way", "images", "share"),
     [("alone", 4, 4), ("alone, B/N", 2, 2), ("apart", 4, 4), ("apart, B/N", 2, 2), ("strong", 4, 2), ("weak", 8, 4)],
 )
-def test_a_process_has_its_share_of_the_batch(way, images, share):
-    loop = bench_parallel.assembled(JOB, FIRST_OF_TWO, WAYS[way], dense=False)
+def test_each_way_gives_a_process_its_share_of_the_batch(way, images, share):
+    loop = parallel.assembled(JOB, FIRST_OF_TWO, WAYS[way], dense=False)
     _, labels = next(iter(loop.train.epoch(1)))
     assert (loop.train.batch_size, len(labels)) == (images, share)
     assert loop.runtime.alone != WAYS[way].together
@@ -98,26 +99,26 @@ def test_a_process_has_its_share_of_the_batch(way, images, share):
 
 def test_compression_reaches_the_replicas(monkeypatch):
     seen = []
-    monkeypatch.setattr(bench_parallel, "parts", lambda *args, compression, **other: seen.append(compression))
+    monkeypatch.setattr(parallel, "parts", lambda *args, compression, **other: seen.append(compression))
     for way in WAYS.values():
-        bench_parallel.assembled(JOB, FIRST_OF_TWO, way, dense=False)
+        parallel.assembled(JOB, FIRST_OF_TWO, way, dense=False)
     assert seen == ["none"] * 6 + ["bf16"] * 2 and "bf16" in list(WAYS)[-1]
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_one_works_alone_while_the_other_waits(monkeypatch, rank):
-    monkeypatch.setattr(bench_parallel, "assembled", lambda *args, **options: "a loop")
-    monkeypatch.setattr(bench_parallel, "our_work", lambda loop: (loop, None))
-    monkeypatch.setattr(bench_parallel, "at_once", lambda here, work: work)
-    found = bench_parallel.works(replace(JOB, precisions=("fp32", "bf16")), replace(CPU, process=ProcessInfo(rank, 2)))
+def test_one_process_works_while_the_other_waits(monkeypatch, rank):
+    monkeypatch.setattr(parallel, "assembled", lambda *args, **options: "a loop")
+    monkeypatch.setattr(parallel, "our_samplers", lambda loop: (loop, None))
+    monkeypatch.setattr(parallel, "synchronised", lambda here, sampler: sampler)
+    found = parallel.samplers(replace(JOB, precisions=("fp32", "bf16")), replace(CPU, place=ProcessInfo(rank, 2)))
     assert len(found) == 2 * (len(WAYS) + len(DENSE)) + 1
     working = {name for name, work in found.items() if work}
     firsts = {name for name in found if "alone" in name or "selection" in name}
     assert working == set(found) - (firsts if rank else set()) and len(firsts) == 7
 
 
-class Two:
-    """A runtime whose other process has told `theirs`."""
+class TwoProcesses:
+    """A runtime of two processes; the other one contributes `theirs` to sums."""
 
     device = torch.device("cpu")
 
@@ -132,20 +133,20 @@ class Two:
 @pytest.mark.parametrize(
     ("mine", "theirs", "mean"), [(2.0, [4.0, 1.0, 0.0], 3.0), (None, [4.0, 1.0, 0.0], 4.0), (2.0, [0.0] * 3, 2.0)]
 )
-def test_a_sample_is_the_mean_over_those_who_worked_and_begins_together(monkeypatch, mine, theirs, mean):
-    monkeypatch.setattr(bench_parallel, "kept_waiting", lambda: 0.0)
-    here = Two(theirs)
+def test_a_sample_starts_together_and_is_the_mean_over_working_processes(monkeypatch, mine, theirs, mean):
+    monkeypatch.setattr(parallel, "seconds_without_core", lambda: 0.0)
+    here = TwoProcesses(theirs)
     work = None if mine is None else lambda: here.calls.append("work") or mine
-    assert at_once(here, work)() == mean
+    assert synchronised(here, work)() == mean
     assert here.calls == ([1, "work", 3] if work else [1, 3])
 
 
 @pytest.mark.parametrize(("share", "tries"), [(0.14, 2), (0.16, 3)])
-def test_a_disturbed_sample_is_taken_anew_by_all(monkeypatch, share, tries):
+def test_a_disturbed_sample_is_repeated_by_all_processes(monkeypatch, share, tries):
     clock, waited = [0.0], [0.0]
-    monkeypatch.setattr(bench_parallel.time, "perf_counter", lambda: clock[0])
-    monkeypatch.setattr(bench_parallel, "kept_waiting", lambda: waited[0])
-    here, seconds = Two([7.0, 1.0, 1.0]), iter([5.0, 3.0, 1.0])  # at first it is the other process that is disturbed
+    monkeypatch.setattr(parallel.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(parallel, "seconds_without_core", lambda: waited[0])
+    here, seconds = TwoProcesses([7.0, 1.0, 1.0]), iter([5.0, 3.0, 1.0])  # the other process is disturbed first
 
     def work():
         clock[0] += 100
@@ -154,45 +155,45 @@ def test_a_disturbed_sample_is_taken_anew_by_all(monkeypatch, share, tries):
             waited[0] += 100 * share
         return second
 
-    assert at_once(here, work)() == (10.0 if tries == 2 else 8.0) / 2 and len(here.calls) == 2 * tries
+    assert synchronised(here, work)() == (10.0 if tries == 2 else 8.0) / 2 and len(here.calls) == 2 * tries
 
 
-def test_a_machine_that_is_never_quiet_is_measured_in_the_end(monkeypatch):
-    monkeypatch.setattr(bench_parallel, "TRIES", 4)
-    here = Two([1.0, 1.0, 1.0])
-    assert at_once(here, lambda: 3.0)() == 2.0 and len(here.calls) == 8
+def test_the_last_try_counts_even_if_disturbed(monkeypatch):
+    monkeypatch.setattr(parallel, "TRIES", 4)
+    here = TwoProcesses([1.0, 1.0, 1.0])
+    assert synchronised(here, lambda: 3.0)() == 2.0 and len(here.calls) == 8
 
 
-def test_a_thread_without_a_core_waits(tmp_path, monkeypatch):
+def test_waiting_times_of_all_threads_are_summed(tmp_path, monkeypatch):
     for thread, waited in (("7", 1_500_000_000), ("8", 250_000_000)):
         (tmp_path / thread).mkdir()
         (tmp_path / thread / "schedstat").write_text(f"9 {waited} 3\n")
-    (tmp_path / "9" / "schedstat").mkdir(parents=True)  # cannot be read, as that of a thread that has ended
-    monkeypatch.setattr(bench_parallel, "Path", lambda _: tmp_path)
-    assert bench_parallel.kept_waiting() == 1.75
+    (tmp_path / "9" / "schedstat").mkdir(parents=True)  # unreadable, like that of a thread that has ended
+    monkeypatch.setattr(parallel, "Path", lambda _: tmp_path)
+    assert parallel.seconds_without_core() == 1.75
 
 
 @pytest.mark.parametrize(
     ("number", "threads", "own"), [(0, 1, {3}), (1, 1, {5}), (1, 2, {6, 7}), (4, 1, None), (1, 3, None)]
 )
-def test_each_process_has_cores_of_its_own_where_there_are_enough(monkeypatch, number, threads, own):
+def test_each_process_is_pinned_to_its_own_cores_if_there_are_enough(monkeypatch, number, threads, own):
     pinned = []
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {7, 3, 6, 5}, raising=False)
     monkeypatch.setattr(os, "sched_setaffinity", lambda _, cores: pinned.append(set(cores)), raising=False)
-    bench_parallel.pin(number, threads)
+    parallel.pin(number, threads)
     assert pinned == ([] if own is None else [own])
 
 
-@pytest.mark.parametrize(("options", "fault"), [("--processes 3", "128 does not divide"), ("--processes 0", ">= 1")])
-def test_a_number_of_processes_that_cannot_be_is_refused(monkeypatch, options, fault, capsys):
-    monkeypatch.setattr(bench_parallel, "bench", lambda job: pytest.fail("it is measured"))
+@pytest.mark.parametrize(("options", "fault"), [("--processes 3", "128 is not divisible"), ("--processes 0", ">= 1")])
+def test_a_number_of_processes_that_does_not_divide_the_batch_is_refused(monkeypatch, options, fault, capsys):
+    monkeypatch.setattr(parallel, "bench", lambda job: pytest.fail("it was measured"))
     assert bench.main(["--parallel", *options.split()]) == 2
     assert fault in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_two_processes_measure_and_the_record_has_every_sample(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(bench_parallel, "NET", SMALL)
+    monkeypatch.setattr(parallel, "NET", SMALL)
     out = tmp_path / "bench.json"
     argv = ["--parallel", "--batch-size", "4", "--precision", "fp32", "--repeat", "2", "--out", str(out)]
     threads = torch.get_num_threads()
@@ -204,7 +205,7 @@ def test_two_processes_measure_and_the_record_has_every_sample(monkeypatch, tmp_
     names = {f"ours/fp32/{way}" for way in [*WAYS, "selection"]} | {f"dense/fp32/{way}" for way in DENSE}
     assert {name: len(values) for name, values in found["samples"].items()} == dict.fromkeys(names, 2)
     assert found["summary"].keys() == names and min(map(min, found["samples"].values())) > 0
-    again = bench.summary(efficiencies(found["samples"], 2)["ours/fp32/strong"])
+    again = summary(efficiencies(found["samples"], 2)["ours/fp32/strong"])
     assert found["efficiency"]["ours/fp32/strong"] == again
     assert sum(found["sent"]["ours"]["gradients"]) == 4 * sum(scores_of(SMALL))
     said = capsys.readouterr().out

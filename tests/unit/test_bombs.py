@@ -84,7 +84,7 @@ def test_a_checkpoint_that_declares_too_much_data_is_refused(tmp_path, bomb):
     make, message = BOMBS[bomb]
     path = tmp_path / "net.pt"
     make(path)
-    for read in (checkpoints.read, compact.load_compact, export_packed.opened):
+    for read in (checkpoints.read, compact.load_compact, export_packed.read):
         with pytest.raises(UsageError, match=message) as caught:
             read(path)
         assert "\n" not in str(caught.value) and str(path) in str(caught.value)
@@ -117,7 +117,7 @@ def test_a_compact_network_with_an_absurd_layer_size_is_refused(tmp_path):
 
 
 def test_packed_weights_with_too_few_codes_are_refused():
-    packed = export_packed.packed_powers(torch.ones(4), 4, zero_code=True)
+    packed = export_packed.pack_powers(torch.ones(4), 4, zero_code=True)
     with pytest.raises(ValueError, match="a tensor of 1,000,000,000,000 weights has 2 bytes"):
         export_packed.values(packed | {"shape": [10**6, 10**6]}, 4)
 

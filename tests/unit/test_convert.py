@@ -1,4 +1,4 @@
-"""scripts/convert.py: the same network before and after, both ways, and no file lost on the way."""
+"""scripts/convert.py keeps the network in both directions and loses no file."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ KEYS += ["curr_acc5", "optimizer", "arch", "conv_type", "prune_rate"]
 
 @pytest.fixture
 def run(capsys):
-    """Runs the script; returns (exit code, standard output, standard error)."""
+    """Return a function that runs the script and returns its exit code, standard output and standard error."""
 
     def call(*argv):
         code = convert.main(["biprop", *map(str, argv)])
@@ -36,7 +36,7 @@ def run(capsys):
 
 
 def ours(model, **facts):
-    """What a run of ours stores, as far as it is converted."""
+    """Return the entries of our checkpoint that are converted."""
     said = {"arch": "Conv2_BinAct", "conv_type": "SubnetConv", "prune_rate": 0.3, "lr": 0.1}
     state = {"best": {"acc@1": 61.5, "acc@5": 95.0, "epoch": 6}, "last": {"acc@1": 61.0}, "best_train": {}}
     return {"model": model.state_dict(), "epoch": 7, "step": 0, "options": said, "state": state, **facts}
@@ -51,7 +51,7 @@ def equal(a, b):
 
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("conv_type", ["SubnetConv", "DenseConv"])
-def test_the_names_alone_give_the_state_of_either_program(arch, conv_type):
+def test_keys_convert_both_ways_without_a_model(arch, conv_type):
     model = small_net(arch, conv_type)
     theirs, here = original_state(model, module=False), model.state_dict()
     assert equal(to_biprop(here), theirs) and equal(from_biprop(theirs), here)
@@ -59,7 +59,7 @@ def test_the_names_alone_give_the_state_of_either_program(arch, conv_type):
     assert equal(from_biprop(original_state(model, module=True)), here)
 
 
-def test_a_head_called_fc_is_linear_and_a_shortcut_of_1x1_is_not():
+def test_a_1x1_weight_named_fc_is_linear_and_a_1x1_shortcut_is_not():
     theirs = {
         "fc.weight": torch.rand(10, 8, 1, 1),
         "fc.scores": torch.rand(10, 8, 1, 1),
@@ -86,7 +86,7 @@ def test_a_head_called_fc_is_linear_and_a_shortcut_of_1x1_is_not():
 @pytest.mark.parametrize("module", [True, False], ids=["module", "bare keys"])
 @pytest.mark.parametrize("legacy", [True, False], ids=["legacy", "zip"])
 @pytest.mark.parametrize("arch", ARCHS)
-def test_an_original_becomes_ours_with_equal_logits(run, config, tmp_path, arch, legacy, module):
+def test_a_biprop_checkpoint_converts_to_ours_with_equal_logits(run, config, tmp_path, arch, legacy, module):
     source, target = small_net(arch), small_net(arch, seed=1)
     file = write(original(source, module, arch=arch), tmp_path / "model_best.pth", legacy=legacy, old_numpy=legacy)
     out = tmp_path / "ours.pt"
@@ -103,7 +103,7 @@ def test_an_original_becomes_ours_with_equal_logits(run, config, tmp_path, arch,
     assert torch.equal(logits(target), logits(source))
 
 
-def test_what_the_original_says_of_itself_is_kept(run, tmp_path):
+def test_options_and_accuracies_of_a_biprop_checkpoint_are_kept(run, tmp_path):
     run(write(original(small_net()), tmp_path / "net.pth"), tmp_path / "ours.pt")
     content = torch.load(tmp_path / "ours.pt", weights_only=True)
     assert content["options"] == {"arch": "Conv2_BinAct", "conv_type": "SubnetConv", "prune_rate": 0.3}
@@ -115,13 +115,13 @@ def test_what_the_original_says_of_itself_is_kept(run, tmp_path):
     }
 
 
-def test_a_converted_file_is_refused_by_resume(run, tmp_path):
+def test_resume_refuses_a_converted_checkpoint(run, tmp_path):
     run(write(original(small_net()), tmp_path / "net.pth"), tmp_path / "ours.pt")
     with pytest.raises(UsageError, match="lacks model, epoch or step"):
         checkpoints.load(tmp_path / "ours.pt")
 
 
-def test_what_an_original_does_not_say_is_left_out(run, tmp_path):
+def test_missing_entries_of_a_biprop_checkpoint_are_left_out(run, tmp_path):
     content = before_2022(original(small_net(), curr_acc1="Not evaluated", prune_rate=-1))
     for file, kept in ((content, ["arch"]), (content["state_dict"], [])):
         code, told, _ = run(write(file, tmp_path / "net.pth"), tmp_path / "ours.pt", "--force")
@@ -135,7 +135,7 @@ def test_what_an_original_does_not_say_is_left_out(run, tmp_path):
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_ours_becomes_an_original_in_the_old_format_and_comes_back(run, tmp_path, arch):
+def test_our_checkpoint_converts_to_biprops_old_format_and_back(run, tmp_path, arch):
     model, target = small_net(arch), small_net(arch, seed=1)
     out, back = tmp_path / "model_best.pth", tmp_path / "back.pt"
     code, told, _ = run(write(ours(model), tmp_path / "last.pt"), out)
@@ -149,7 +149,7 @@ def test_ours_becomes_an_original_in_the_old_format_and_comes_back(run, tmp_path
     assert equal(torch.load(back, weights_only=True)["model"], model.state_dict())
 
 
-def test_the_keys_are_the_originals_and_hold_what_ours_knew(run, tmp_path):
+def test_the_converted_checkpoint_has_biprops_keys_and_our_values(run, tmp_path):
     run(write(ours(small_net()), tmp_path / "last.pt"), tmp_path / "theirs.pth")
     content = torch.load(tmp_path / "theirs.pth", weights_only=True)
     assert sorted(content) == sorted(KEYS)
@@ -158,7 +158,7 @@ def test_the_keys_are_the_originals_and_hold_what_ours_knew(run, tmp_path):
     assert (measured, content["optimizer"]) == ([61.5, 95.0, 0.0, 0.0, 61.0, 0.0], {})
 
 
-def test_what_ours_does_not_say_does_not_overrule_the_originals_options(run, tmp_path):
+def test_options_missing_in_ours_are_missing_in_biprops_checkpoint(run, tmp_path):
     for options in ({}, {"arch": "FC", "conv_type": "DenseConv", "prune_rate": None}):
         run(write(ours(small_net(), options=options), tmp_path / "last.pt"), tmp_path / "theirs.pth", "--force")
         content = torch.load(tmp_path / "theirs.pth", weights_only=True)
@@ -168,7 +168,7 @@ def test_what_ours_does_not_say_does_not_overrule_the_originals_options(run, tmp
 # files
 
 
-def test_a_file_whose_record_is_no_record_gives_the_network_alone(run, tmp_path):
+def test_a_checkpoint_with_malformed_state_and_epoch_still_converts_its_network(run, tmp_path):
     torch.save(ours(small_net(), state=[1], epoch="seven"), tmp_path / "odd.pt")
     assert run(tmp_path / "odd.pt", tmp_path / "out.pth")[0] == 0
     content = checkpoints.read(tmp_path / "out.pth")
@@ -179,7 +179,7 @@ def test_a_file_whose_record_is_no_record_gives_the_network_alone(run, tmp_path)
     )
 
 
-def test_an_existing_file_is_left_alone_without_force(run, tmp_path):
+def test_an_existing_file_is_kept_without_force(run, tmp_path):
     file, out = write(original(small_net()), tmp_path / "net.pth"), tmp_path / "ours.pt"
     out.write_text("mine")
     assert run(file, out) == (2, "", f"error: {out} already exists; --force replaces it\n")
@@ -188,7 +188,7 @@ def test_an_existing_file_is_left_alone_without_force(run, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["net.pth", "ours.pt"]
 
 
-def test_a_failed_write_leaves_what_was_there(run, tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_existing_file(run, tmp_path, monkeypatch):
     file, out = write(original(small_net()), tmp_path / "net.pth"), tmp_path / "ours.pt"
     out.write_text("mine")
 
@@ -201,7 +201,7 @@ def test_a_failed_write_leaves_what_was_there(run, tmp_path, monkeypatch):
     assert out.read_text() == "mine" and sorted(p.name for p in tmp_path.iterdir()) == ["net.pth", "ours.pt"]
 
 
-def test_bad_input_is_answered_in_one_line_and_leaves_nothing(run, tmp_path):
+def test_bad_input_is_reported_in_one_line_and_writes_nothing(run, tmp_path):
     text = tmp_path / "text.pth"
     text.write_text("arch: Conv4")
     good = write(original(small_net()), tmp_path / "net.pth")
@@ -218,7 +218,7 @@ def test_bad_input_is_answered_in_one_line_and_leaves_nothing(run, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["list.pt", "net.pth", "text.pth"]
 
 
-def test_a_malicious_file_is_refused_and_nothing_runs(run, tmp_path):
+def test_a_malicious_file_is_refused_without_execution(run, tmp_path):
     class Evil:
         def __reduce__(self):
             return eval, (f"open({str(tmp_path / 'executed')!r}, 'w')",)
@@ -230,7 +230,7 @@ def test_a_malicious_file_is_refused_and_nothing_runs(run, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["evil.pth"]
 
 
-def test_it_runs_as_a_file_from_anywhere(tmp_path):
+def test_the_script_runs_as_a_file_from_any_folder(tmp_path):
     write(original(small_net()), tmp_path / "net.pth")
     command = [sys.executable, ROOT / "scripts/convert.py", "biprop", "net.pth", "ours.pt"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Layers on integers alone against float64, where sums are exact too, and what the check refuses."""
+"""Layers on integers alone compute the same as in float64, where sums are exact too; other layers are refused."""
 
 import copy
 
@@ -9,8 +9,8 @@ from torch import nn
 
 from models.constraints.shift import FixedPoint, power_of_two
 from scripts.parts import export_check
-from scripts.parts.export_check import integers
-from scripts.parts.export_packed import packed_freely, packed_powers
+from scripts.parts.export_check import integer_network
+from scripts.parts.export_packed import pack_any_powers, pack_powers
 from utils.errors import UsageError
 
 LAYERS = {
@@ -22,7 +22,7 @@ LAYERS = {
 
 
 def shifted(net, bits=5, fixed=(16, 16), zeros=0.2, *, packed_bias=False):
-    """`net` with shift weights, fixed-point biases and inputs in float64, and the content of its file."""
+    """Return `net` in float64 with shift weights, fixed-point biases and inputs, and the content of its file."""
     hook, content = FixedPoint(*fixed), {"weight_bits": bits, "activation_bits": list(fixed), "layers": {}}
     torch.manual_seed(1)
     for name, layer in net.double().eval().named_modules():
@@ -32,20 +32,20 @@ def shifted(net, bits=5, fixed=(16, 16), zeros=0.2, *, packed_bias=False):
             )
             layer.weight.data = weight
             layer.register_forward_pre_hook(hook)
-            entry = packed_powers(weight, bits, zero_code=True) | {"bias": None}
+            entry = pack_powers(weight, bits, zero_code=True) | {"bias": None}
             if layer.bias is not None:
                 layer.bias.data = (
                     power_of_two(layer.bias, 1 - 2 ** (bits - 1)) if packed_bias else hook.quantise(layer.bias.data)
                 )
                 as_ints = layer.bias.detach().mul(2.0 ** fixed[1]).to(torch.int64)
-                entry["bias"] = packed_powers(layer.bias.detach(), bits, zero_code=False) if packed_bias else as_ints
+                entry["bias"] = pack_powers(layer.bias.detach(), bits, zero_code=False) if packed_bias else as_ints
             content["layers"][name] = entry
     return net, content
 
 
 def run(net, content, x):
-    """(logits on integers, logits in float64)."""
-    network, last = integers(net, content)
+    """Return the logits on integers and those in float64."""
+    network, last = integer_network(net, content)
     fixed = content["activation_bits"]
     ints = FixedPoint(*fixed).quantise(x.double()).mul(2.0 ** fixed[1]).to(torch.int64)
     with torch.no_grad():
@@ -57,7 +57,7 @@ def run(net, content, x):
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("bits, fixed", [(5, (16, 16)), (2, (16, 16)), (4, (4, 3)), (6, (8, 0))], ids=str)
 @pytest.mark.parametrize("packed_bias", [True, False])
-def test_a_layer_is_exact(layer, bits, fixed, packed_bias):
+def test_an_integer_layer_equals_float64(layer, bits, fixed, packed_bias):
     make, shape = LAYERS[layer]
     net, content = shifted(nn.Sequential(make()), bits, fixed, packed_bias=packed_bias)
     found, exact = run(net, content, torch.randn(50, *shape) * 20)
@@ -70,7 +70,7 @@ def deep():
 
 
 @pytest.mark.parametrize("fixed", [(16, 16), (5, 2), (2, 4)], ids=str)
-def test_a_deep_network_is_exact_where_fixed_point_cuts_off_and_clamps_too(fixed):
+def test_a_deep_network_equals_float64_when_fixed_point_rounds_and_clamps(fixed):
     net, content = shifted(deep(), fixed=fixed)
     found, exact = run(net, content, torch.randn(60, 1, 8, 8) * 3)
     assert torch.equal(found, exact)
@@ -80,19 +80,19 @@ def test_a_deep_network_is_exact_where_fixed_point_cuts_off_and_clamps_too(fixed
     assert not torch.equal(free(torch.randn(60, 1, 8, 8).double()), exact)
 
 
-def test_powers_of_any_size_are_exact():
+def test_powers_of_any_size_equal_float64():
     """Crude weights and biases: 3 becomes 4, and nothing is clamped below."""
     net, content = shifted(deep(), fixed=(8, 4))
     for name, stored in content["layers"].items():
         layer = net.get_submodule(name)
         for value in (layer.weight.data, layer.bias.data):
             value.copy_(power_of_two(torch.randn_like(value).exp() * torch.randn_like(value).sign() * 3, None))
-        stored |= packed_freely(layer.weight.data) | {"bias": packed_freely(layer.bias.data)}
+        stored |= pack_any_powers(layer.weight.data) | {"bias": pack_any_powers(layer.bias.data)}
     found, exact = run(net, content, torch.randn(60, 1, 8, 8) * 3)
     assert torch.equal(found, exact) and net[0].weight.max() > 1
 
 
-def test_tiles_and_parts_of_a_batch_change_nothing(monkeypatch):
+def test_the_sizes_of_tiles_and_parts_of_a_batch_change_nothing(monkeypatch):
     net, content = shifted(deep())
     x = torch.randn(45, 1, 8, 8)
     whole, _ = run(net, content, x)
@@ -101,20 +101,20 @@ def test_tiles_and_parts_of_a_batch_change_nothing(monkeypatch):
     assert torch.equal(run(net, content, x)[0], whole)
 
 
-def test_a_network_of_zeros_gives_its_biases():
+def test_a_network_of_zeros_returns_its_biases():
     net, content = shifted(nn.Sequential(nn.Linear(4, 3)), zeros=2)
     found, exact = run(net, content, torch.randn(5, 4))
     assert torch.equal(found, exact) and torch.equal(found, net[0].bias.expand(5, 3))
 
 
 @pytest.mark.parametrize("deep, bias, x", [([-60], 0.0, 1.0), ([-47], 0.0, 7.0), ([0, -60, -60], 1.0, 0.0)])
-def test_sums_that_integers_cannot_hold_are_refused(deep, bias, x):
+def test_sums_beyond_64_bits_are_refused(deep, bias, x):
     """2^7 with 16 bits behind the point times 2^-47, or a bias of 1 in units of 2^-76."""
     layer = nn.Linear(3, 1)
     net, content = shifted(nn.Sequential(layer), bits=8)
     layer.weight.data = torch.tensor([[2.0**p for p in (0, -1, *deep)][:3]]).double()
     layer.weight.data[:, -len(deep) :] = torch.tensor([2.0**p for p in deep])
-    content["layers"]["0"] |= packed_powers(layer.weight.data, 8, zero_code=True)
+    content["layers"]["0"] |= pack_powers(layer.weight.data, 8, zero_code=True)
     content["layers"]["0"]["bias"] = torch.tensor([int(bias * 2**16)])
     with pytest.raises(UsageError, match=r"layer 0 needs sums of \d+ bits, and integers have 64"):
         run(net, content, torch.full((2, 3), x))
@@ -123,41 +123,43 @@ def test_sums_that_integers_cannot_hold_are_refused(deep, bias, x):
 @pytest.mark.parametrize(
     "between, told",
     [
-        (nn.BatchNorm1d(5), "layer 1 is a BatchNorm1d, which does not run on integers alone"),
+        (nn.BatchNorm1d(5), "layer 1 is a BatchNorm1d, which cannot run on integers alone"),
         (nn.Tanh(), "layer 1 is a Tanh"),
         (nn.AdaptiveAvgPool1d(5), "layer 1 is a AdaptiveAvgPool1d"),
     ],
     ids=lambda case: type(case).__name__,
 )
-def test_a_layer_without_an_integer_form_is_named(between, told):
+def test_a_layer_without_an_integer_form_is_refused_by_name(between, told):
     net, content = shifted(nn.Sequential(nn.Linear(7, 5), between, nn.Linear(5, 3)))
     with pytest.raises(UsageError, match=told):
-        integers(net, content)
+        integer_network(net, content)
 
 
-def test_plain_and_grouped_layers_are_named():
+def test_plain_and_grouped_layers_are_refused_by_name():
     net, content = shifted(nn.Sequential(nn.Linear(7, 5), nn.Linear(5, 3)))
     del content["layers"]["0"]
-    with pytest.raises(UsageError, match="layer 0 has no shift weights: the check takes networks whose every"):
-        integers(net, content)
+    with pytest.raises(UsageError, match="layer 0 has no shift weights; the check needs them in every layer"):
+        integer_network(net, content)
     for extra in ({"groups": 2}, {"dilation": 2}):
         net, content = shifted(nn.Sequential(nn.Conv2d(2, 2, 2, **extra)))
         with pytest.raises(UsageError, match="layer 0 has groups or dilation"):
-            integers(net, content)
+            integer_network(net, content)
 
 
-def test_nothing_but_additions_and_shifts_is_done():
-    """An integer that notes what is done to it goes through a layer's sums."""
+def test_only_additions_and_shifts_are_computed():
+    """An array that records its operations goes through a layer's sums."""
     seen = set()
 
-    class Noted(np.ndarray):
+    class Recording(np.ndarray):
         def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
             seen.add(ufunc.__name__)
             plain = [np.asarray(i) for i in inputs]
             out = tuple(np.asarray(o) for o in out) if out else None
-            return np.asarray(getattr(ufunc, method)(*plain, **({"out": out} if out else {}), **options)).view(Noted)
+            return np.asarray(getattr(ufunc, method)(*plain, **({"out": out} if out else {}), **options)).view(
+                Recording
+            )
 
     net, content = shifted(nn.Sequential(nn.Linear(40, 6)))
-    _, layer = integers(net, content)
-    layer.sums(np.arange(80).reshape(40, 2).view(Noted))
+    _, layer = integer_network(net, content)
+    layer.sums(np.arange(80).reshape(40, 2).view(Recording))
     assert seen == {"add", "subtract", "left_shift"}

@@ -124,10 +124,10 @@ def test_layers_with_selections_of_their_own_have_no_density_schedule():
     assert not any(method.resets_best(epoch) for epoch in range(20))
 
 
-@pytest.mark.parametrize("conv_type", ["SubnetConv", "GlobalSubnetConv"])
 FALLS = "the density of GlobalSubnetConv falls to that from 50 % in 4 epochs"
 
 
+@pytest.mark.parametrize("conv_type", ["SubnetConv", "GlobalSubnetConv"])
 @pytest.mark.parametrize(
     ("trainer", "options", "density", "constant", "falling"),
     [  # the note where the density is constant, and where that of GlobalSubnetConv falls

@@ -68,4 +68,4 @@ def test_file_names_of_a_run_are_spelled_once(name):
     owners = {"utils/run_paths.py"}
     files = [path for folder in ("trainers", "models", "data", "utils") for path in (ROOT / folder).rglob("*.py")]
     spelled = {str(path.relative_to(ROOT)) for path in files if f'"{name}"' in path.read_text()}
-    assert spelled - {"utils/config/config_file.py"} == owners
+    assert spelled == owners

@@ -1,4 +1,4 @@
-"""docs/scaling.md: its tables are what the records, the networks and the formulas give, and the formulas are right."""
+"""docs/scaling.md agrees with the records, the networks and the formulas, and the formulas are right."""
 
 import json
 import re
@@ -6,19 +6,29 @@ import re
 import pytest
 
 from scripts import scaling
-from scripts.readme import RECORDS
-from scripts.scaling import BF16, Cluster, Net, all_reduce, compute, exposed, limit, strong, weak
+from scripts.parts.pages import RECORDS
+from scripts.scaling import (
+    BF16,
+    Cluster,
+    Net,
+    all_reduce_seconds,
+    compute_seconds,
+    exposed_seconds,
+    largest_efficient,
+    strong_efficiency,
+    weak_efficiency,
+)
 
 # round numbers: an image takes 1 ms, a layer 1 ms; 2 GPUs a node
 ROUND = Cluster(1e9, 1e-3, 2, 1e9, 1e8, latency_inside=1e-5, latency_between=1e-4)
 NET = Net(flops=1e6, buckets=(1_000_000, 250_000), layers=6, norms=3, batch=16, images=100)
 
 
-def test_the_page_is_what_the_code_writes():
+def test_the_page_is_up_to_date():
     assert scaling.main(["--check"]) == 0, "python scripts/scaling.py writes it"
 
 
-def test_the_check_sees_a_page_that_is_not(monkeypatch, tmp_path):
+def test_check_detects_an_outdated_page(monkeypatch, tmp_path):
     text = scaling.PAGE.read_text()
     monkeypatch.setattr(scaling, "PAGE", tmp_path / "scaling.md")
     scaling.PAGE.write_text(text.replace("2,425,024", "2,425,025", 1))
@@ -26,7 +36,7 @@ def test_the_check_sees_a_page_that_is_not(monkeypatch, tmp_path):
     assert scaling.main([]) == 0 and scaling.PAGE.read_text() == text
 
 
-def test_other_machines_give_another_table_and_leave_the_page(capsys):
+def test_options_of_other_machines_print_a_table_and_keep_the_page(capsys):
     before = scaling.PAGE.read_text()
     assert scaling.main(["--between", "1e8"]) == 0
     said = capsys.readouterr().out
@@ -37,34 +47,34 @@ def test_other_machines_give_another_table_and_leave_the_page(capsys):
     ("gpus", "seconds"),
     [(1, 0.0), (2, 1e-3 + 2e-5), (4, 1e-3 + 2e-5 + 1e-2 + 2e-4), (6, 1e-3 + 2e-5 + 4 / 3 * 1e-2 + 4e-4)],
 )
-def test_all_reduce_is_a_ring_in_a_node_and_trees_between(gpus, seconds):
-    assert all_reduce(1e6, gpus, ROUND) == pytest.approx(seconds)
+def test_all_reduce_is_a_ring_in_a_node_and_trees_between_nodes(gpus, seconds):
+    assert all_reduce_seconds(1e6, gpus, ROUND) == pytest.approx(seconds)
 
 
-def test_a_step_waits_for_what_does_not_hide_and_for_the_last_bucket():
-    assert compute(NET, 8, ROUND) == pytest.approx(14e-3)
-    used = all_reduce(4 * 6, 2, ROUND)
-    first, last = all_reduce(4e6, 2, ROUND), all_reduce(1e6, 2, ROUND)
-    assert first + last < 14e-3 * 2 / 3 and exposed(NET, 8, 2, ROUND, 4) == pytest.approx(last + used)
-    first, last, used = (all_reduce(size, 4, ROUND) for size in (4e6, 1e6, 24))
+def test_a_step_waits_for_the_last_bucket_and_what_does_not_overlap():
+    assert compute_seconds(NET, 8, ROUND) == pytest.approx(14e-3)
+    used = all_reduce_seconds(4 * 6, 2, ROUND)
+    first, last = all_reduce_seconds(4e6, 2, ROUND), all_reduce_seconds(1e6, 2, ROUND)
+    assert first + last < 14e-3 * 2 / 3 and exposed_seconds(NET, 8, 2, ROUND, 4) == pytest.approx(last + used)
+    first, last, used = (all_reduce_seconds(size, 4, ROUND) for size in (4e6, 1e6, 24))
     assert first + last > 10e-3 * 2 / 3 + last
-    assert exposed(NET, 4, 4, ROUND, 4) == pytest.approx(first + last - 10e-3 * 2 / 3 + used)
+    assert exposed_seconds(NET, 4, 4, ROUND, 4) == pytest.approx(first + last - 10e-3 * 2 / 3 + used)
 
 
-def test_efficiencies_are_beside_one_gpu_with_the_whole_batch():
-    waits = [exposed(NET, images, 2, ROUND, BF16) for images in (8, 16)]
-    assert strong(NET, 2, ROUND, BF16) == pytest.approx(22e-3 / (2 * (14e-3 + waits[0])))
-    assert weak(NET, 2, ROUND, BF16) == pytest.approx(22e-3 / (22e-3 + waits[1]))
+def test_efficiencies_are_relative_to_one_gpu_with_the_whole_batch():
+    waits = [exposed_seconds(NET, images, 2, ROUND, BF16) for images in (8, 16)]
+    assert strong_efficiency(NET, 2, ROUND, BF16) == pytest.approx(22e-3 / (2 * (14e-3 + waits[0])))
+    assert weak_efficiency(NET, 2, ROUND, BF16) == pytest.approx(22e-3 / (22e-3 + waits[1]))
 
 
-def test_the_limit_is_the_last_that_is_still_efficient():
+def test_the_limit_is_the_largest_efficient_number_of_gpus():
     free = Cluster(1e9, 1e-3, 1024, 1e30, 1e30, 0.0, 0.0)  # 22 ms, on n GPUs 6 + 16/n: 0.55 on 4, 0.34 on 8
-    assert limit(NET, free) == 4 and limit(NET, free, 0.3) == 8 and limit(NET, free, 0.0) == 16
-    assert limit(NET, ROUND, 0.9) == 1
+    assert [largest_efficient(NET, free, least) for least in (0.5, 0.3, 0.0)] == [4, 8, 16]
+    assert largest_efficient(NET, ROUND, 0.9) == 1
 
 
-def test_what_is_counted_of_a_network_is_what_was_sent():
-    nets = {name: scaling.counted(name) for name in scaling.NETS}
+def test_counted_message_sizes_equal_the_measured_ones():
+    nets = {name: scaling.count_sizes(name) for name in scaling.NETS}
     for path in RECORDS.glob("bench_parallel_*.json"):
         found = json.loads(path.read_text())["parallel"]
         for who, number in (("ours", 4), ("ours, bf16 sent", 2)):
@@ -75,16 +85,16 @@ def test_what_is_counted_of_a_network_is_what_was_sent():
     assert nets["ResNet-50"].flops == pytest.approx(3 * 2 * 4.1e9, rel=0.02)  # 4.1·10⁹ multiplications forward
 
 
-def test_a_batch_of_less_than_an_image_each_is_refused():
-    line = scaling.many({"net": NET}, ROUND).splitlines()[3]
+def test_less_than_one_image_per_gpu_is_marked_as_refused():
+    line = scaling.predicted({"net": NET}, ROUND).splitlines()[3]
     assert line.startswith("| net | 64 | 0.25: refused | – | – | – | – | 1,024 |")
 
 
-def test_whole_batches_deal_out_as_well_as_they_divide():
+def test_the_efficiency_of_evaluation_depends_on_how_the_batches_divide():
     assert scaling.evaluation({"net": NET}).splitlines()[-1] == "| net: 7 of 16 | 0.88 | 0.11 | 0.01 |"
 
 
-def test_every_table_of_the_page_is_filled_and_says_what_was_measured():
+def test_every_table_of_the_page_is_filled_and_has_the_measured_efficiency():
     text = scaling.PAGE.read_text()
     tables = re.findall(r"<!-- (\w+): python scripts/scaling.py -->\n(.*?)\n<!-- end -->", text, flags=re.S)
     assert [name for name, table in tables if table] == ["measured", "messages", "assumed", "many", "evaluation"]

@@ -1,4 +1,4 @@
-"""The sweep's grid, what counts as finished, its table, and its children: with a stand-in for main.py."""
+"""The sweep: its grid, its finished cells, its table, and its child processes with a stand-in for main.py."""
 
 import json
 import os
@@ -16,10 +16,11 @@ import yaml
 from args import parse
 from scripts import sweep
 from scripts.parts import sweep_cells, sweep_children
-from scripts.parts.sweep_cells import Cell, finished, lost, spread, table
+from scripts.parts.sweep_cells import Cell, finished, lost, table
 from utils.errors import UsageError
 from utils.files import try_lock
 from utils.records import results
+from utils.tables import mean_of_runs
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,11 +70,11 @@ def one(config, tmp_path, monkeypatch):
         ("stray --seed 1 --new 2 3", ["stray --seed 1 --new 2", "stray --seed 1 --new 3"]),
     ],
 )
-def test_the_grid_is_the_product_of_what_was_typed_the_first_axis_slowest(typed, expected):
+def test_the_grid_is_the_product_of_the_axes_and_the_first_varies_slowest(typed, expected):
     assert [shlex.join(cell) for cell in sweep.cells(typed.split())] == [f"{e} --resume auto" for e in expected]
 
 
-def test_a_cell_is_what_main_makes_of_its_command(config):
+def test_a_cell_has_the_options_that_main_parses_from_its_command(config):
     cells = grid("--config", config(), "--prune-rate", 0.3, 0.6, "--seed", 4, 5, "--wd", 0)
     made = [(c.options.constraint.prune_rate, c.options.run.seed, c.options.optim.weight_decay) for c in cells]
     assert made == [(0.3, 4, 0), (0.3, 5, 0), (0.6, 4, 0), (0.6, 5, 0)]
@@ -96,9 +97,9 @@ def test_a_cell_is_what_main_makes_of_its_command(config):
         ("--dry-run 5", "dry_run: '5' on the command line, but it must be true or false"),
         ("--workers 1 2", "workers: several values on the command line, but the results do not depend on it"),
         ("--seed 1 2 --only 2", "only: '2' on the command line, but the cells of this grid are 0 to 1"),
-        ("--resume runs/a", "resume: not for a sweep"),
-        ("-e --check", "evaluate: not for a sweep"),
-        ("--start-epoch 1", "start_epoch: not for a sweep"),
+        ("--resume runs/a", "resume: cannot be used in a sweep"),
+        ("-e --check", "evaluate: cannot be used in a sweep"),
+        ("--start-epoch 1", "start_epoch: cannot be used in a sweep"),
     ],
 )
 def test_a_bad_grid_is_refused_before_anything_starts(config, tmp_path, monkeypatch, capsys, typed, told):
@@ -108,7 +109,7 @@ def test_a_bad_grid_is_refused_before_anything_starts(config, tmp_path, monkeypa
     assert [path.name for path in tmp_path.iterdir()] == ["ticket.yml"]
 
 
-def test_all_that_is_wrong_is_said_at_once_and_once(config, capsys):
+def test_all_problems_are_reported_together_and_each_once(config, capsys):
     argv = ["--config", config(), "none.yml", "--seed", "1", "2", "x", "--lr", "0", "--jobs", "no"]
     assert sweep.main(argv) == 2
     first, *problems = capsys.readouterr().err.splitlines()
@@ -116,7 +117,7 @@ def test_all_that_is_wrong_is_said_at_once_and_once(config, capsys):
     assert [problem.split(":")[0] for problem in problems] == ["jobs", "lr", "seed", "config"]
 
 
-def test_dry_run_prints_a_command_for_each_cell_that_a_shell_takes_as_it_is(config, tmp_path, monkeypatch, capsys):
+def test_dry_run_prints_one_shell_command_per_cell(config, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     odd = config("it's odd.yml")
     assert sweep.main(["--config", odd, "--seed", "1", "2", "--dry-run"]) == 0
@@ -128,21 +129,23 @@ def test_dry_run_prints_a_command_for_each_cell_that_a_shell_takes_as_it_is(conf
     assert not (tmp_path / "runs").exists()
 
 
-def test_help_says_what_belongs_to_whom_and_torch_is_not_loaded(capsys):
+def test_help_lists_the_sweeps_own_options_without_loading_torch(capsys):
     assert sweep.main(["--seed", "1", "--help"]) == 0
     told = capsys.readouterr().out
-    assert "main.py's --dry-run N is not for a sweep" in told and all(f"--{name}" in told for name in ("jobs", "only"))
+    assert "main.py's --dry-run N cannot be used in a sweep" in told and all(
+        f"--{name}" in told for name in ("jobs", "only")
+    )
     code = "import sys, scripts.sweep; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
-def test_warnings_of_the_cells_are_said_once(config, capsys):
+def test_a_warning_of_several_cells_is_printed_once(config, capsys):
     dense = config(conv_type=None, prune_rate=None, freeze_weights=None)
     assert sweep.main(["--config", dense, "--prune-rate", "0.5", "--seed", "1", "2", "--dry-run"]) == 0
     assert capsys.readouterr().err.count("prune_rate: '0.5' on the command line has no effect") == 1
 
 
-def test_a_finished_cell_is_known_by_its_configuration(one, tmp_path):
+def test_a_finished_cell_is_recognised_by_its_configuration(one, tmp_path):
     assert finished([one()]) == [None]
     cell = one("--seed", 3)
     run_of(cell, tmp_path / "r", name="another", log_dir="elsewhere", device="cpu")
@@ -160,7 +163,7 @@ def test_the_newest_row_of_a_cell_counts(one, tmp_path):
     assert finished([one()])[0]["Last Epoch Test Top 1"] == "92.00"
 
 
-def test_a_run_that_was_made_longer_counts_for_its_first_length_only(one, tmp_path):
+def test_an_extended_run_counts_for_its_first_length_only(one, tmp_path):
     short, long = one("--epochs", 2), one("--epochs", 5)
     run_of(short, tmp_path / "r")
     run_of(long, tmp_path / "r")
@@ -169,7 +172,7 @@ def test_a_run_that_was_made_longer_counts_for_its_first_length_only(one, tmp_pa
 
 
 @pytest.mark.parametrize("loss", ["gone", "another", "unreadable"])
-def test_rows_whose_run_is_no_longer_there_do_not_count_and_that_is_said(one, tmp_path, loss):
+def test_rows_whose_run_is_gone_are_ignored_with_a_warning(one, tmp_path, loss):
     run_of(one(), tmp_path / "r")
     run_of(one(), tmp_path / "other", run_id="b2", lr=0.7)
     if loss == "gone":
@@ -181,20 +184,20 @@ def test_rows_whose_run_is_no_longer_there_do_not_count_and_that_is_said(one, tm
         sweep_cells._read.cache_clear()
     assert finished([one()]) == [None]
     assert lost([one(), one()]) == [
-        "runs/results.csv: rows that do not count, as their run directory has gone or holds another run: 1"
+        "runs/results.csv: rows ignored because their run directory is gone or holds another run: 1"
     ]
 
 
 @pytest.mark.parametrize("accuracy", ["", "n/a", "nan", "9e9", "'=1+1"])
-def test_a_row_whose_accuracy_is_none_does_not_count_and_that_is_said(one, tmp_path, accuracy):
+def test_a_row_whose_accuracy_is_not_a_percentage_is_ignored_with_a_warning(one, tmp_path, accuracy):
     run_of(one(), tmp_path / "r", accuracy=87.5)
     path = tmp_path / "runs/results.csv"
     path.write_text(path.read_text().replace("87.50", accuracy))
     assert finished([one()]) == [None]
-    assert lost([one()]) == ["runs/results.csv: rows that do not count, as their accuracy is no percentage: 1"]
+    assert lost([one()]) == ["runs/results.csv: rows ignored because their accuracy is not a percentage: 1"]
 
 
-def test_a_torn_row_is_passed_over_and_a_foreign_table_refused(one, tmp_path):
+def test_a_truncated_row_is_skipped_and_a_foreign_table_is_refused(one, tmp_path):
     run_of(one(), tmp_path / "r")
     path = tmp_path / "runs/results.csv"
     whole = path.read_text()
@@ -217,11 +220,11 @@ def lines_of(text):
 @pytest.mark.parametrize(
     ("values", "text"), [([], "-"), ([61.5], "61.50 (1)"), ([60.0, 61.0, 62.0], "61.00 ± 1.00 (3)")]
 )
-def test_spread_is_mean_and_sample_deviation(values, text):
-    assert spread(values) == text
+def test_the_mean_of_runs_has_the_sample_deviation_and_the_count(values, text):
+    assert mean_of_runs(values) == text
 
 
-def test_the_table_has_kept_down_and_configs_across(config):
+def test_the_table_has_one_line_per_density_and_one_column_per_config(config):
     cells = grid("--config", config("a.yml"), config("b.yml"), "--prune-rate", 0.8, 0.07, "--seed", 1, 2)
     found = [row(90), row(92), row(70), None, None, None, row(50, "validation", "fp32"), row(60)]
     text = table(cells, found)
@@ -233,12 +236,12 @@ def test_the_table_has_kept_down_and_configs_across(config):
     ]
     assert text.endswith(
         "set digits; epochs 2; precision bf16, fp32\n"
-        "No epoch was picked; the best epochs in the results file were picked on: test and validation"
+        "No epoch was selected; the best epochs in the results file were picked on: test and validation"
     )
-    assert "nothing is finished yet" in table(cells, [None] * 8)
+    assert "no cell is finished yet" in table(cells, [None] * 8)
 
 
-def test_columns_have_the_shortest_names_that_tell_the_configs_apart(config, tmp_path):
+def test_columns_have_the_shortest_names_that_are_unique(config, tmp_path):
     (tmp_path / "d").mkdir()
     twice, small = config("d/a.yml"), config("small.yml", arch="Conv2")
     names = [lines_of(table(cells, [None] * len(cells)))[0][1:] for cells in (
@@ -256,7 +259,7 @@ def test_columns_have_the_shortest_names_that_tell_the_configs_apart(config, tmp
     ]
 
 
-def test_a_dense_config_has_one_row_whatever_prune_rates_are_swept(config):
+def test_a_dense_config_has_one_row_for_all_prune_rates(config):
     dense = config("dense.yml", conv_type=None, prune_rate=None, freeze_weights=None)
     cells = grid("--config", config(), dense, "--prune-rate", 0.5, 0.2)
     assert len({cell.key for cell in cells}) == 3
@@ -293,7 +296,7 @@ if what in "56":
 def children(config, tmp_path, monkeypatch):
     """Runs one cell for each learning rate given, with a program that takes it for what to do."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sweep_children, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(sweep_children, "POLL_SECONDS", 0.01)
     monkeypatch.delenv("OMP_NUM_THREADS")
     program = tmp_path / "stand_in.py"
     program.write_text(STAND_IN)
@@ -306,18 +309,18 @@ def children(config, tmp_path, monkeypatch):
     return run
 
 
-def test_failed_cells_do_not_stop_the_others_and_end_with_their_last_words(children, capsys):
+def test_a_failed_cell_is_reported_with_its_last_line_and_the_others_run(children, capsys):
     cells, failed = children(1, 2, 4)
     assert failed == [
         (0, "failed: as it was told to"),
-        (1, "killed by SIGKILL; its last words: threads None"),
-        (2, "it ended without a row in runs/results.csv; its last words: threads None"),
+        (1, "killed by SIGKILL; last line of its output: threads None"),
+        (2, "ended without a row in runs/results.csv; last line of its output: threads None"),
     ]
     assert cells[0].log.read_text().startswith(f"$ {sys.executable} ")
     assert "ticket lr=1: failed after 0 s: failed: as it was told to; 2 left, about 0 s" in capsys.readouterr().out
 
 
-def test_last_words_are_those_of_this_time(children):
+def test_the_last_line_is_one_of_this_attempt(children):
     cells, _ = children(1)
     log = cells[0].log
     log.write_text("from last time\n")
@@ -325,10 +328,10 @@ def test_last_words_are_those_of_this_time(children):
     child = sweep_children.start(cell, Path("/nowhere/silent.py"), {})
     child.process.wait()
     log.write_text("from last time\n")
-    assert "it said nothing" in sweep_children.end(child, "", sweep_children.Stop())
+    assert "no output" in sweep_children.end(child, "", sweep_children.Stop())
 
 
-def test_a_child_that_fails_after_its_row_has_failed(children, tmp_path):
+def test_a_child_that_fails_after_it_wrote_its_row_counts_as_failed(children, tmp_path):
     (cell,), _ = children(1)
     child = sweep_children.start(cell, tmp_path / "stand_in.py", {})
     child.process.wait()
@@ -336,7 +339,7 @@ def test_a_child_that_fails_after_its_row_has_failed(children, tmp_path):
     assert "as it was told to" in sweep_children.end(child, "", sweep_children.Stop())
 
 
-def test_a_child_stopped_from_outside_stops_the_sweep(children, capsys):
+def test_a_signal_to_a_child_stops_the_sweep(children, capsys):
     stop = sweep_children.Stop()
     cells, failed = children(3, 1, stop=stop)
     assert failed == [] and stop.reason == "SIGTERM"
@@ -345,35 +348,35 @@ def test_a_child_stopped_from_outside_stops_the_sweep(children, capsys):
 
 
 @pytest.mark.parametrize("asked", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT, signal.SIGINT]])
-def test_a_signal_reaches_the_children_as_sigterm_and_a_second_ctrl_c_as_itself(children, tmp_path, asked, capsys):
+def test_a_signal_is_forwarded_as_sigterm_and_a_second_ctrl_c_as_sigint(children, tmp_path, asked, capsys):
     stop = sweep_children.Stop()
 
     def ask():
         while not (tmp_path / "ready").exists():
             time.sleep(0.01)
-        stop.asked.extend(asked)
+        stop.requests.extend(asked)
 
     asking = threading.Thread(target=ask)
     asking.start()
     cells, failed = children(4 + len(asked), 4, stop=stop)  # 6 does not heed the first
     asking.join()
     assert failed == [] and not cells[1].log.exists()
-    assert f"{signal.Signals(asked[0]).name}: saving what is being run" in capsys.readouterr().out
+    assert f"{signal.Signals(asked[0]).name}: the running cells save and stop" in capsys.readouterr().out
     if len(asked) == 1:
         assert "asked" in cells[0].log.read_text()
 
 
-def test_stop_listens_but_not_to_what_was_ignored():
+def test_stop_handles_signals_but_not_ignored_ones():
     code = (
         "import os, signal, sys; from scripts.parts.sweep_children import Stop\n"
         "signal.signal(signal.SIGHUP, signal.SIG_IGN); stop = Stop().listen()\n"
         "for number in (signal.SIGHUP, signal.SIGUSR2, signal.SIGINT, signal.SIGTERM): os.kill(os.getpid(), number)\n"
-        "sys.exit([signal.Signals(n).name for n in stop.asked] != ['SIGUSR2', 'SIGINT', 'SIGTERM'])"
+        "sys.exit([signal.Signals(n).name for n in stop.requests] != ['SIGUSR2', 'SIGINT', 'SIGTERM'])"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
-def test_children_share_the_threads_unless_the_user_has_said_how_many(children, monkeypatch):
+def test_children_share_the_threads_unless_the_user_sets_their_number(children, monkeypatch):
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cells, _ = children(1, 4, jobs=2)
     assert f"threads {max(1, cores // 2)}\n" in cells[0].log.read_text()
@@ -382,7 +385,7 @@ def test_children_share_the_threads_unless_the_user_has_said_how_many(children, 
     assert "threads 7\n" in children(1, 4, jobs=2)[0][1].log.read_text()
 
 
-def test_a_cell_that_another_sweep_runs_or_has_finished_is_passed_by(children, tmp_path, capsys):
+def test_a_cell_that_another_sweep_runs_or_has_finished_is_skipped(children, tmp_path, capsys):
     cells, _ = children(1, 4)
     before = cells[0].log.read_text()
     with try_lock(cells[0].log):
@@ -391,7 +394,7 @@ def test_a_cell_that_another_sweep_runs_or_has_finished_is_passed_by(children, t
     _, again = children(1)
     assert [index for index, _ in failed] == [1] and again == []
     told = capsys.readouterr().out
-    assert "lr=1: passed by, another sweep is running it" in told and "passed by, another sweep has finished it" in told
+    assert "lr=1: skipped, another sweep is running it" in told and "skipped, another sweep has finished it" in told
     assert cells[0].log.read_text() == before
 
 
@@ -407,16 +410,16 @@ def test_a_cell_that_another_sweep_runs_or_has_finished_is_passed_by(children, t
         ((), 1, 1, 1),
     ],
 )
-def test_exit_codes(config, capsys, asked, failing, left, code):
+def test_the_exit_code_tells_failed_and_unfinished_cells(config, capsys, asked, failing, left, code):
     stop = sweep_children.Stop()
-    stop.asked.extend(asked)
+    stop.requests.extend(asked)
     failed = [(cell, "why") for cell in grid("--config", config())][:failing]
     assert sweep.outcome(stop, failed, left) == code
     said = capsys.readouterr()
     assert ("failed: ticket: why" in said.err) == bool(failing)
-    assert ("the same command goes on" in said.out) == bool(left)
+    assert ("the same command continues" in said.out) == bool(left)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(4.4, "4 s"), (600, "10 min"), (9000, "2.5 h")])
-def test_durations_are_for_people(seconds, text):
+def test_durations_have_a_unit_of_their_size(seconds, text):
     assert sweep_children.duration(seconds) == text

@@ -1,28 +1,74 @@
-"""The command line of a script."""
+"""The command line of a script: its parser, the types of its arguments, its exit code."""
 
 import argparse
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from utils import exit_codes
 from utils.config.fields import NOUNS, fits, plain
 from utils.errors import UsageError
 from utils.paths import expanded
 from utils.text import shown
 
+Main = Callable[[Sequence[str]], int]
+
+
+def command(work: Callable[[Sequence[str]], int | None], interrupted: str = exit_codes.INTERRUPTED) -> Main:
+    """Return the `main` of a script: it runs `work` on the arguments and returns the exit code.
+
+    A failure becomes one line on standard error, see `exit_codes.run_program`. Ctrl-C prints the line `interrupted`.
+    """
+
+    @functools.wraps(work)
+    def main(argv: Sequence[str]) -> int:
+        return exit_codes.run_program(lambda: work(argv), interrupted=interrupted)
+
+    return main
+
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that says in one line what is wrong, as a UsageError, and shows its text as it is written."""
+    """ArgumentParser that raises UsageError with one line for bad input and prints its description unwrapped.
+
+    The `add_*` methods add arguments that several scripts have in common.
+    """
 
     def __init__(self, description: str | None = None, **more: Any) -> None:
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **more)
 
     def error(self, message: str) -> NoReturn:
+        """Raise UsageError with `message`."""
         raise UsageError(f"{message}; --help says more")
+
+    def add_run(self, name: str = "run", **more: Any) -> None:
+        """Add the positional argument RUN."""
+        self.add_argument(name, metavar="RUN", type=old_path, **more)
+
+    def add_out(self, default: str) -> None:
+        """Add --out, the path of the file to write."""
+        self.add_argument("--out", type=new_path, default=Path(default), help=f"default: {default}")
+
+    def add_force(self) -> None:
+        """Add --force, which permits to replace an existing file."""
+        self.add_argument("--force", action="store_true", help="replace an existing file")
+
+    def add_device(self, default: str) -> None:
+        """Add --device."""
+        self.add_argument("--device", choices=["auto", "cpu", "cuda"], default=default, help=f"default: {default}")
+
+    def add_repeat(self, default: int) -> None:
+        """Add --repeat, the number of timings."""
+        meaning = f"timings of each contender; default: {default}"
+        self.add_argument("--repeat", type=count(10_000), default=default, help=meaning)
+
+    def add_check(self) -> None:
+        """Add --check, which compares the written pages with their sources."""
+        self.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a page is out of date")
 
 
 def limited(kind: type, allowed: str) -> Callable[[str], Any]:
-    """Return the `type` of an argument that is an int or a float within limits such as ">= 1 and <= 1000"."""
+    """Return the argparse type of an int or a float within limits such as ">= 1 and <= 1000"."""
 
     def take(text: str) -> Any:
         try:
@@ -37,17 +83,17 @@ def limited(kind: type, allowed: str) -> Callable[[str], Any]:
 
 
 def count(most: int, least: int = 1) -> Callable[[str], int]:
-    """Return the `type` of an argument that is an int from `least` to `most`."""
+    """Return the argparse type of an int from `least` to `most`."""
     return limited(int, f">= {least} and <= {most}")
 
 
 def new_path(text: str) -> Path:
-    """The `type` of an argument that is a path: of a file to be written, or of a folder."""
+    """Convert an argument to the path of a file to write or of a folder. An argparse type."""
     return _path(text, existing=False)
 
 
 def old_path(text: str) -> Path:
-    """The `type` of an argument that is a path to be read."""
+    """Convert an argument to a path to read. An argparse type."""
     return _path(text, existing=True)
 
 

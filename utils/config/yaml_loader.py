@@ -54,7 +54,7 @@ class Loader(yaml.SafeLoader):
                 f"it holds more than {NODES:,} values"
                 if self.nodes > NODES
                 else f"it is more than {DEPTH} levels deep",
-                self.peek_event(),
+                self.peek_event(),  # type: ignore[no-untyped-call]
             )
         node = super().compose_node(parent, index)
         self.depth -= 1

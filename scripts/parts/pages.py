@@ -1,0 +1,33 @@
+"""Generated tables in Markdown pages: each stands between `<!-- NAME: python SCRIPT -->` and `<!-- end -->`."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+RECORDS = ROOT / "scripts" / "records"
+Tables = Mapping[str, Callable[[], str]]  # name in the marker -> function that returns the table
+
+
+def filled(text: str, tables: Tables, script: str) -> str:
+    """Return `text` with the tables of `script` replaced by new ones."""
+    for name, table in tables.items():
+        marker = f"<!-- {name}: python {script} -->"
+        before, old = text.split(marker)
+        _, after = old.split("<!-- end -->", 1)
+        text = f"{before}{marker}\n{table()}\n<!-- end -->{after}"
+    return text
+
+
+def update(pages: Mapping[Path, Tables], script: str, *, check: bool) -> int:
+    """Write the tables of `script` into the pages and return 0.
+
+    With `check` write nothing and return 1 if a page would change.
+    """
+    changed = False
+    for page, tables in pages.items():
+        old = page.read_text(encoding="utf-8")
+        new = filled(old, tables, script)
+        changed |= new != old
+        if not check:
+            page.write_text(new, encoding="utf-8")
+    return int(check and changed)
