@@ -9,7 +9,7 @@ import args
 import data
 from models.constraints import weight_layers, weight_shape
 from trainers.experiment import build
-from trainers.loop import TrainingSetup, evaluate, train_one_epoch
+from trainers.loop import Callbacks, TrainingSetup, evaluate, train_one_epoch
 from trainers.methods.default import Default
 from trainers.optimizers import make_optimizer
 from trainers.registry import TRAINERS
@@ -43,16 +43,6 @@ class OneBatch:
         generator = torch.Generator().manual_seed(1)
         labels = torch.randint(0, self.spec.num_classes, (self.samples,), generator=generator)
         yield torch.randn(self.samples, *self.spec.in_shape, generator=generator), labels
-
-
-class NullCallbacks:
-    """Callbacks that never ask to stop or to save."""
-
-    def stop_asked(self):
-        return False
-
-    def save_due(self):
-        return False
 
 
 def make_method(trainer, **changes):
@@ -98,7 +88,7 @@ def take_a_step(options):
     setup = TrainingSetup(model, method, optimizer, runtime, batch, batch, learning_rate=factor, clip=o.grad_clip)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     method.before_epoch(model, 0)
-    assert train_one_epoch(setup, TrainingState(), "a step", NullCallbacks())  # raises if the loss is not finite
+    assert train_one_epoch(setup, TrainingState(), "a step", Callbacks())  # raises if the loss is not finite
     after = dict(model.named_parameters())
     changed = {name for name, p in after.items() if not torch.equal(p, before[name])}
     assert changed and changed <= {name for name, p in after.items() if p.requires_grad}

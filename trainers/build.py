@@ -1,4 +1,4 @@
-"""Build what a run trains from its options: network, method, batches, optimizer."""
+"""Build the parts of a training run from its options: network, training method, batches and optimizer."""
 
 from typing import Any
 
@@ -31,9 +31,10 @@ SYNC_EVERY = 10  # batches after which all processes know at the latest that one
 
 
 def build(options: Options, spec: data.SetSpec | None = None) -> tuple[nn.Module, Method]:
-    """Return the constrained network with its initial weights, on the CPU, and the method that trains it.
+    """Build the constrained network of a run, with its initial weights, on the CPU. Return it and its training method.
 
-    spec: the data set's spec, looked up by default. Raises UsageError if options contradict each other or the data set.
+    spec: description of the data set, looked up by default. Raises UsageError if options contradict each other or the
+    data set.
     """
     m, c = options.model, options.constraint
     spec = spec or set_spec(options)
@@ -60,12 +61,11 @@ def build(options: Options, spec: data.SetSpec | None = None) -> tuple[nn.Module
             bn_momentum=m.bn_momentum,
             generator=generator,
         )
-        first = None if c.first_layer_dense else c.first_layer_type
         constrain(
             model,
             c.conv_type,
             density=c.density,
-            first_layer_type=first,
+            first_layer_type=None if c.first_layer_dense else c.first_layer_type,
             dense=dense_layers(options, model),
             generator=generator,
             **{name: getattr(c, name) for row in c.rows for name in row.options},
@@ -85,14 +85,14 @@ def build(options: Options, spec: data.SetSpec | None = None) -> tuple[nn.Module
 
 
 def network_options(options: Options, spec: data.SetSpec) -> dict[str, Any]:
-    """Return the arguments of `models.build` as plain values, which build the network without the options."""
+    """Return the keyword arguments of `models.build` for the network, as plain values that checkpoints can store."""
     m = options.model
-    shared = {"bn_type": m.bn_type, "width_mult": m.width_mult, **arch_options(options)}
-    return {"name": m.arch, "num_classes": spec.num_classes, "in_shape": spec.in_shape, **shared}
+    data_set = {"num_classes": spec.num_classes, "in_shape": spec.in_shape}
+    return {"name": m.arch, **data_set, "bn_type": m.bn_type, "width_mult": m.width_mult, **arch_options(options)}
 
 
 def dense_layers(options: Options, model: nn.Module) -> tuple[str, ...]:
-    """Return the names of the layers that stay unconstrained."""
+    """Return the names of the layers of `model` that stay unconstrained, in forward order."""
     c = options.constraint
     by_depth = c.shift_depth if CONV_TYPES[c.conv_type].trainer == "shift" else None
     if not (c.first_layer_dense or c.last_layer_dense or by_depth):
@@ -109,31 +109,35 @@ def dense_layers(options: Options, model: nn.Module) -> tuple[str, ...]:
 
 
 def arch_options(options: Options) -> dict[str, object]:
-    """Return the options of single architectures that differ from their defaults, as arguments of `models.build`."""
-    own = {name: options.value(name) for name in options.arch_row.options if name != "width_mult"}
-    own = {name: value for name, value in own.items() if value != FIELDS[name].default}
+    """Return the options that only some architectures take, where set, as keyword arguments of `models.build`."""
+    chosen = {name: options.value(name) for name in options.arch_row.options if name != "width_mult"}
+    chosen = {name: value for name, value in chosen.items() if value != FIELDS[name].default}
     if options.constraint.last_layer_dense and options.arch_row.dense_head_bias:
-        own["head_bias"] = True
-    return own
+        chosen["head_bias"] = True
+    return chosen
 
 
 def make_method(options: Options) -> Method:
-    """Make the training method with its own options."""
+    """Create the training method that the options select, such as Default or Sparse."""
     o, trainer = options.optim, TRAINERS[options.trainer]
-    usual: dict[str, Any] = {"label_smoothing": o.label_smoothing or 0.0, "weight_decay": o.weight_decay}
-    usual |= {"no_bn_decay": o.no_bn_decay, "histograms": options.run.histograms}
-    method: Method = trainer.load()(**usual, **{name: options.value(name) for name in trainer.options})
+    method: Method = trainer.load()(
+        label_smoothing=o.label_smoothing or 0.0,
+        weight_decay=o.weight_decay,
+        no_bn_decay=o.no_bn_decay,
+        histograms=options.run.histograms,
+        **{name: options.value(name) for name in trainer.options},
+    )
     return method
 
 
 def set_spec(options: Options) -> data.SetSpec:
-    """Return the spec of the data set. No image is read."""
+    """Return the description of the data set (image shape, classes, normalisation). No image is read."""
     d = options.data
     return data.spec(d.set, d.data, image_size=d.image_size, pixels=d.pixels)
 
 
 def load_set(options: Options) -> data.ImageSet:
-    """Read and verify the data set."""
+    """Read the data set from disk and verify it. With --download, a missing data set is downloaded first."""
     d = options.data
     return data.load(
         d.set,
@@ -147,7 +151,7 @@ def load_set(options: Options) -> data.ImageSet:
 
 
 def batches(options: Options, runtime: Runtime, image_set: data.ImageSet, split: data.AnySplit) -> Batches:
-    """Return the batches of a split, on the device. Training batches are shuffled and augmented.
+    """Return an iterable of the batches of `split`, on the device. The training split is shuffled and augmented.
 
     Raises UsageError if the processes cannot share a training batch.
     """
@@ -182,7 +186,7 @@ def batches(options: Options, runtime: Runtime, image_set: data.ImageSet, split:
 def assemble(
     options: Options, runtime: Runtime, model: nn.Module, method: Method, image_set: data.ImageSet
 ) -> TrainingSetup:
-    """Move the network to the device and collect what the training loop needs."""
+    """Move `model` to the device and return it with its optimizer, learning-rate schedule and batches."""
     o = options.optim
     replicas = Replicas(runtime, compression=options.run.grad_compression, sync_bn=options.run.sync_bn)
     replicas.prepare(model)

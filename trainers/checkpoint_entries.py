@@ -1,6 +1,6 @@
-"""The entries of a checkpoint that describe its network and its data set, so that both can be used without the options.
+"""Checkpoint entries that describe the network and the data set. With them a checkpoint can be used without options.
 
-Checkpoints of earlier versions lack these entries. Resumption does not read them: there the options decide.
+Checkpoints of earlier versions lack these entries. A resumed run does not read the entries, because its options decide.
 """
 
 from collections.abc import Mapping
@@ -16,14 +16,17 @@ from utils.errors import UsageError
 
 
 def description(options: Options, spec: data.SetSpec) -> dict[str, dict[str, Any]]:
-    """Return the entries `network` and `data`, of plain types.
+    """Return the checkpoint entries `network` and `data`, which describe the network and the data set in plain types.
 
-    network: the arguments of `models.build`, with num_classes and in_shape (channels, height, width).
-
-    data: `set`, the name of the data set. `classes`, the class names by label, None if unknown. `mean` and `std`, per
-    channel, of pixels in [0, 1]. `binary`, True if pixels become 0 or 1 before mean and std. `image_size`, (height,
-    width). `margin`: evaluation resizes the shorter side to margin * image_size and crops the centre; None if images
-    have a fixed size.
+    network: the keyword arguments of `models.build`, with num_classes and in_shape (channels, height, width).
+    data:
+        set: the name of the data set.
+        classes: the class names by label, None if unknown.
+        mean, std: per channel, of pixels in [0, 1].
+        binary: True if pixels are rounded to 0 or 1 before mean and std are applied.
+        image_size: (height, width).
+        margin: evaluation resizes the shorter side to margin * image_size and crops the centre. None if all images have
+            the same size.
     """
     classes = class_names(options.data.set, Path(options.data.data))
     return {
@@ -41,7 +44,7 @@ def description(options: Options, spec: data.SetSpec) -> dict[str, dict[str, Any
 
 
 def described_spec(checkpoint: Mapping[str, Any], path: str) -> data.SetSpec | None:
-    """Return the data set that a checkpoint describes, or None for a checkpoint of an earlier version.
+    """Return the data-set description that a checkpoint stores. Return None if an earlier version wrote the checkpoint.
 
     No file of the data set is read. Raises UsageError if the description is damaged.
     """

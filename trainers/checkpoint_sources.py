@@ -1,4 +1,4 @@
-"""Read the network in a checkpoint of this program or of BIPROP, or in a bare state dict, whoever wrote it."""
+"""Read a network from a checkpoint of this program, a checkpoint of BIPROP, or the state dict of any program."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,26 +18,30 @@ from utils.records.run import Run
 from utils.run_paths import locate
 from utils.text import escaped
 
-WITHOUT_RATE = ("DenseConv", "SampleSubnetConv")  # with these BIPROP stores a default or a measured share as prune_rate
+WITHOUT_DENSITY = (
+    "DenseConv",
+    "SampleSubnetConv",
+)  # for these, prune_rate in a BIPROP file is not the requested density
 STATE_KEYS = (  # keys of a state dict in the file of another program; if a file has several, the first one counts
     *("model", "state_dict", "model_state_dict", "net", "network", "weights"),
     *("params", "model_state", "network_state_dict", "net_state_dict", "state"),
     *("ema", "model_ema", "state_dict_ema", "ema_state_dict", "params_ema"),
 )
-MOST_NESTED = 3  # of these keys within each other
-WRAPPERS = ("module.", "_orig_mod.", "model.", "net.")  # no architecture here has a layer of such a name
+MOST_NESTED = 3  # depth to which these keys may be nested
+WRAPPERS = ("module.", "_orig_mod.", "model.", "net.")  # key prefixes; no architecture here has a layer of such a name
 LONGEST_KEY = 80  # characters of a key in a message
 MOST_KEYS = 4  # keys in a message
 
 
 @dataclass(frozen=True)
 class StoredNetwork:
-    """Network in the file `path`.
+    """Network read from a file: its state dict, and the options that the file declares.
 
-    content: everything the file holds.
-    state: the state dict under BIPROP's keys and shapes, without the prefixes of wrappers such as `module.`.
-    declared: arch, conv_type, prune_rate and readout, as far as the file has them.
-    is_native: True for this program's layout (`model`, `options`), False for BIPROP's and for a bare state dict.
+    path: the file.
+    content: everything that the file holds.
+    state: the state dict with BIPROP's keys and shapes, without key prefixes such as `module.`.
+    declared: the options arch, conv_type, prune_rate and readout, as far as the file has them.
+    is_native: True if this program wrote the file (entries `model` and `options`).
     """
 
     path: str
@@ -48,9 +52,9 @@ class StoredNetwork:
 
 
 def read_network(path: str) -> StoredNetwork:
-    """Return the network in any file, or in the newest checkpoint of a run directory. No code in it is executed.
+    """Read the network from a file, or from the newest checkpoint of a run directory. No code in a file is executed.
 
-    Raises UsageError if there is none, or if the checkpoint is of another run than the config.yaml beside it.
+    Raises UsageError if there is no network, or if the checkpoint is of another run than the config.yaml beside it.
     """
     paths, file = locate(Path(path))
     if paths is None or file is not None:
@@ -66,7 +70,7 @@ def read_network(path: str) -> StoredNetwork:
 
 
 def network_in(content: Any, path: str) -> StoredNetwork:
-    """Return the network in the content of the file `path`. Raises UsageError if there is none."""
+    """Extract the network from `content`, the loaded file `path`. Raises UsageError if there is no network."""
     content = content if isinstance(content, Mapping) else {}
     key, state = _state_dict(content, path)
     is_native = key == "model"
@@ -75,15 +79,18 @@ def network_in(content: Any, path: str) -> StoredNetwork:
     declared = {name: options[name] for name in ("arch", "conv_type", "readout") if isinstance(options.get(name), str)}
     arch = ARCHS.get(declared.get("arch", ""))
     if not is_native and arch and "readout" in arch.options:
-        declared["readout"] = "original40"  # the only one that BIPROP has
-    rate = options.get("prune_rate")
-    if isinstance(rate, int | float) and declared.get("conv_type") not in WITHOUT_RATE:
-        declared["prune_rate"] = rate
+        declared["readout"] = "original40"  # the only readout of BIPROP
+    density = options.get("prune_rate")
+    if isinstance(density, int | float) and declared.get("conv_type") not in WITHOUT_DENSITY:
+        declared["prune_rate"] = density
     return StoredNetwork(path, content, to_biprop(_unwrapped(state, path)), declared, is_native)
 
 
 def _state_dict(content: Mapping[Any, Any], path: str) -> tuple[str, Mapping[str, Tensor]]:
-    """Return (key, state dict) for the first of STATE_KEYS that has one. The key of a bare state dict is ""."""
+    """Return the first state dict in `content` with its key, "" if `content` itself is one. Warn of further ones.
+
+    Raises UsageError if there is none.
+    """
     found = [*_state_dicts(content, MOST_NESTED)]
     if not found:
         keys = ", ".join(escaped(key, LONGEST_KEY) for key in [*content][:MOST_KEYS])
@@ -96,23 +103,26 @@ def _state_dict(content: Mapping[Any, Any], path: str) -> tuple[str, Mapping[str
 
 
 def _state_dicts(content: Mapping[Any, Any], depth: int) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
-    if content and all(map(_is_entry, content.items())):
+    """Yield (key, state dict) of every state dict in `content`, with keys such as "state_dict.model" for nested ones.
+
+    depth: the number of STATE_KEYS that a key may join.
+    """
+    if content and all(_is_tensor_entry(key, value) for key, value in content.items()):
         yield "", content
     for key in STATE_KEYS if depth else ():
         if isinstance(inner := content.get(key), Mapping):
             yield from ((f"{key}.{rest}".rstrip("."), state) for rest, state in _state_dicts(inner, depth - 1))
 
 
-def _is_entry(entry: tuple[Any, Any]) -> bool:
-    key, value = entry
-    is_tensor = isinstance(value, Tensor) and value.is_cpu and value.layout == torch.strided
-    return isinstance(key, str) and is_tensor
+def _is_tensor_entry(key: Any, value: Any) -> bool:
+    """Return True if a dict entry can belong to a state dict: a str key and a dense tensor on the CPU."""
+    return isinstance(key, str) and isinstance(value, Tensor) and value.is_cpu and value.layout == torch.strided
 
 
 def _unwrapped(state: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
-    """Return `state` without the prefixes that torch.compile, DataParallel, Lightning and others give to its keys.
+    """Return a copy of `state` without the key prefixes that torch.compile, DataParallel, Lightning and others add.
 
-    Raises UsageError if two keys are then equal: the file holds several networks.
+    Raises UsageError if two keys become equal, because the file then holds several networks.
     """
     plain: dict[str, Tensor] = {}
     for key, value in state.items():

@@ -1,7 +1,7 @@
-"""Train one network on several ranks: each has a replica, and all replicas get the same gradient."""
+"""Data-parallel training: every rank trains a replica of the network, and all replicas get the same gradient."""
 
 import warnings
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -10,33 +10,33 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from data.device_batches import Batches
+from trainers.registry import GRAD_COMPRESSIONS
 from trainers.sync_batch_norm import synchronise
 from utils.console import say, warn
 from utils.distributed.batch_slice import BatchSlice
 from utils.distributed.runtime import ALONE, Runtime
-from utils.registry import lookup
+from utils.registry import load_object, lookup
 from utils.torch_compat import NO_BUFFER_SYNC, AnyBatchNorm
 
 
 def bf16(group: Any, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-    """Communication hook that sends gradients in bfloat16.
+    """Communication hook of DistributedDataParallel that sends gradients in bfloat16.
 
-    DDP refuses torch's bf16_compress_hook, by its name, with another backend than NCCL. gloo supports it too.
+    DDP accepts torch's bf16_compress_hook, which it knows by name, only with NCCL. gloo supports bfloat16 too.
     """
     return default_hooks.bf16_compress_hook(group, bucket)
 
 
-COMPRESSIONS: dict[str, Any] = {"none": None, "bf16": bf16}
-
-
 class GlobalDropout(nn.Module):
-    """Dropout whose mask is drawn for the global batch, and of which this rank applies `batch_slice`.
+    """Dropout that draws the mask of the global batch on every rank and applies only the rows of this rank.
 
-    Every rank draws the whole mask. So the generators of the ranks stay equal, and an image loses the same units on
-    whichever rank it is. With several views per image, the first views of all images precede the second ones.
+    The generators of the ranks therefore stay equal, and the mask of an image does not depend on its rank. With several
+    views per image, the first views of all images precede the second views.
 
     p: Probability that a unit is dropped.
     spatial: Drop whole channels, as Dropout2d does. Input is (B, C, H, W).
+    batch_slice: This rank's slice of the global batch, which must be set before every training step.
     """
 
     def __init__(self, p: float, *, spatial: bool) -> None:
@@ -54,31 +54,24 @@ class GlobalDropout(nn.Module):
         return input * (kept[:, :, None, None] if self.spatial else kept)
 
 
-class GlobalBatches(Protocol):
-    """Batches of which each rank has a slice."""
-
-    def share(self, number: int) -> BatchSlice:
-        """Return this rank's slice of global batch `number` of an epoch."""
-        ...
-
-
 class Replicas:
-    """The replicas of one network on the ranks of `runtime`. On a single process the network stays as it is.
+    """Replicas of one network, one per rank of `runtime`. With a single process the network stays unchanged.
 
-    compression: Name in COMPRESSIONS of how gradients are sent. Raises ValueError for an unknown name.
+    compression: Compression of the gradients, a name in GRAD_COMPRESSIONS. Raises ValueError for an unknown name.
     sync_bn: Compute batch-norm statistics over the global batch instead of each rank's slice.
     """
 
     def __init__(self, runtime: Runtime = ALONE, *, compression: str = "none", sync_bn: bool = False) -> None:
         self._runtime, self._sync_bn = runtime, sync_bn
-        self._hook = lookup(COMPRESSIONS, compression, "grad_compression")
+        hook = lookup(GRAD_COMPRESSIONS, compression, "grad_compression")
+        self._hook = None if hook is None else load_object(hook)
         self._dropouts: list[GlobalDropout] = []
         self._wrapped: tuple[list[int], nn.Module] | None = None  # ids of the trained parameters, DDP module
 
     def prepare(self, model: nn.Module) -> None:
-        """Exchange, in place, the modules of `model` that depend on the whole batch.
+        """Replace dropout and, with `sync_bn`, batch norms of `model` in place by modules that use the global batch.
 
-        Call once, before `model` moves to its device and its optimizer is made.
+        Call once, before `model` moves to its device and its optimizer is created.
         """
         if self._runtime.alone:
             for name, is_set in (("sync_bn", self._sync_bn), ("grad_compression", self._hook is not None)):
@@ -94,8 +87,8 @@ class Replicas:
                 self._dropouts.append(GlobalDropout(module.p, spatial=isinstance(module, nn.Dropout2d)))
                 model.set_submodule(name, self._dropouts[-1])
 
-    def next_slice(self, batches: GlobalBatches, step: int, images: int) -> BatchSlice:
-        """Return this rank's slice of global batch `step` of `batches`, for the next forward pass.
+    def next_slice(self, batches: Batches, step: int, images: int) -> BatchSlice:
+        """Return this rank's slice of global batch `step`, and set the slice in all dropout layers.
 
         images: Number of images of the batch on this rank.
         """
@@ -107,9 +100,10 @@ class Replicas:
         return batch_slice
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """Return the module for forward passes of training, whose backward pass averages gradients over the ranks.
+        """Wrap `model` in DistributedDataParallel, which averages gradients over the ranks in the backward pass.
 
-        It is made again when the set of trainable parameters changes: frozen parameters send no gradients.
+        The wrapper is cached, and created anew when the set of trainable parameters changes, because frozen parameters
+        send no gradients. With a single process, return `model` itself.
         """
         if self._runtime.alone:
             return model
@@ -120,8 +114,11 @@ class Replicas:
         return self._wrapped[1]
 
     def _distributed(self, model: nn.Module) -> nn.Module:
-        """Wrap `model` in DDP without synchronising buffers: only running statistics differ between ranks, and
-        `broadcast_statistics` sends them."""
+        """Wrap `model` in DistributedDataParallel, without its synchronisation of buffers before every forward pass.
+
+        Only the running statistics of batch norms differ between ranks. `broadcast_statistics` sends them once per
+        epoch.
+        """
         warnings.filterwarnings("ignore", "Grad strides do not match")  # kernels with one input channel fit either way
         device = self._runtime.device
         network = DistributedDataParallel(
@@ -139,7 +136,7 @@ class Replicas:
 
     @torch.no_grad()
     def broadcast_statistics(self, model: nn.Module) -> None:
-        """Copy the running statistics of rank 0, which checkpoints store, to all ranks."""
+        """Copy the batch-norm running statistics of rank 0, which checkpoints store, to all other ranks."""
         if self._runtime.alone:
             return
         for module in model.modules():

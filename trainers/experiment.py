@@ -1,4 +1,4 @@
-"""One run from options to results: the order in which everything is built and run."""
+"""One run from its options to its results: build everything in order, then check, test or train."""
 
 import secrets
 import shlex
@@ -15,7 +15,6 @@ from trainers.callbacks import RunRecorder, SignalCallbacks
 from trainers.checkpoint_entries import description
 from trainers.checkpoint_sources import StoredNetwork, network_in, read_network
 from trainers.loop import TrainingSetup, evaluate, fit
-from trainers.metrics import Metrics
 from trainers.restore import is_best, read_best_epoch, restore
 from trainers.training_state import TrainingState
 from utils.console import say, warn
@@ -29,7 +28,7 @@ from utils.text import escaped
 
 
 def run(options: Options, runtime: Runtime) -> None:
-    """Check, test or train, as `options` request.
+    """Check, test or train a network: --check and --evaluate select the first two.
 
     Raises UsageError for wrong input, RunFailed if the run cannot continue, Stopped after a signal.
     """
@@ -43,7 +42,7 @@ def run(options: Options, runtime: Runtime) -> None:
 
 
 def train(options: Options, runtime: Runtime) -> None:
-    """Train a new run or resume one, and report its results. Raises what `run` raises."""
+    """Train a new run or resume one, then record and print the results. Raises the same errors as `run`."""
     if options.run.dry_run:
         options = options.replace(epochs=(options.optim.start_epoch or 0) + 1)
     point = runtime.run_on_first(lambda: resume.find_resume_point(options))
@@ -61,8 +60,8 @@ def train(options: Options, runtime: Runtime) -> None:
         say(f"{stored.path}: {load_trained.load_weights(stored, model, whole=False)}")
     with runtime.local_first():  # so that one process per machine downloads a missing data set
         image_set = load_set(options)
-    parts = assemble(options, runtime, model, method, image_set)
-    if not options.run.dry_run and runtime.first:
+    setup = assemble(options, runtime, model, method, image_set)
+    if runtime.first and not options.run.dry_run:
         results.check(Path(options.run.results))
     device_facts = {"device": runtime.device_name, "precision": runtime.precision_name, "seed": options.run.seed}
     run = point.run or runtime.run_on_first(lambda: resume.create_run(point.options, options, device_facts))
@@ -70,17 +69,17 @@ def train(options: Options, runtime: Runtime) -> None:
     if point.checkpoint is not None and point.path is not None:
         checkpoint = point.checkpoint
         best_epoch = runtime.run_on_first(lambda: read_best_epoch(run, checkpoint))
-        state = restore(parts, checkpoint, point.path, best_epoch)
+        state = restore(setup, checkpoint, point.path, best_epoch)
         if runtime.first and best_epoch is None and is_best(checkpoint):
             checkpoints.save(checkpoint, run.best)
     if point.run is not None and (point.checkpoint is None or point.extended):
         run.describe(options, device_facts)
     with torch.autograd.set_detect_anomaly(options.run.detect_anomaly):
-        _train_with_status(options, runtime, parts, run, state, point.checkpoint, image_set)
+        _train_with_status(options, runtime, setup, run, state, point.checkpoint, image_set)
 
 
 def _with_seed_and_precision(options: Options, runtime: Runtime) -> Options:
-    """Return `options` with a drawn seed and a chosen precision, if they leave these open."""
+    """Return `options` with a random seed if none is set, and with "bf16" or "fp32" for the precision "auto"."""
     if options.run.seed is None:
         options = options.replace(seed=secrets.randbelow(2**31))
     if options.run.precision == "auto":
@@ -91,25 +90,28 @@ def _with_seed_and_precision(options: Options, runtime: Runtime) -> Options:
 def _train_with_status(
     options: Options,
     runtime: Runtime,
-    parts: TrainingSetup,
+    setup: TrainingSetup,
     run: LockedRun,
     state: TrainingState,
     checkpoint: dict[str, Any] | None,
     image_set: data.ImageSet,
 ) -> None:
-    """Train `parts` from `state` on, and leave a true status.json behind, however training ends."""
+    """Train from `state` to the end, and write the outcome to status.json: done, stopped or failed.
+
+    checkpoint: the checkpoint from which the run resumes, None for a new run. Raises Stopped after a signal.
+    """
     try:
         final: dict[str, float] = {}
-        say(summary.opening(options, parts, run))
+        say(summary.opening(options, setup, run))
         if runtime.first:
             entries = description(options, image_set.spec)
-            recorder: SignalCallbacks = RunRecorder(run, options, parts, state, checkpoint, entries)
+            recorder: SignalCallbacks = RunRecorder(run, options, setup, state, checkpoint, entries)
         else:
             recorder = SignalCallbacks()
         try:
             run.set_status("running", epoch=state.epoch, epochs=options.optim.epochs)
-            parts.train.prepare()
-            parts.held_out.prepare()
+            setup.train.prepare()
+            setup.held_out.prepare()
             if checkpoint is None:
                 recorder.save_initial(state)
             elif state.epoch == options.optim.epochs:  # no epoch is left, but last.pt or best.pt may be damaged
@@ -117,19 +119,18 @@ def _train_with_status(
                 if best_is_lost:
                     state.best = state.last | {"epoch": state.epoch}
                 recorder.save(state, is_best=best_is_lost)
-            fit(parts, state, options.optim.epochs, recorder)
+            fit(setup, state, options.optim.epochs, recorder)
             if state.epoch < options.optim.epochs:
                 reason = recorder.stop_reason or "a signal to another process"
                 raise Stopped(f"stopped by {reason} and saved; {_resume_advice(runtime, run)}")
-            final = _finish(options, runtime, parts, run, state, image_set)
+            final = _finish(options, runtime, setup, run, state, image_set)
         finally:
             recorder.close(final)
     except Stopped:
         raise
     except BaseException as error:
-        if (
-            isinstance(error, StoppedWaiting) and runtime.alone
-        ):  # of several processes one may wait in a collective call
+        # One of several processes could wait in a collective operation for ever, so only a single process stops here.
+        if isinstance(error, StoppedWaiting) and runtime.alone:
             run.set_status("stopped", epoch=state.epoch, epochs=options.optim.epochs)
             raise Stopped(f"{error}; {_resume_advice(runtime, run)}") from error
         is_lost = isinstance(error, Exception) and rendezvous.is_connection_loss(error)
@@ -140,6 +141,7 @@ def _train_with_status(
 
 
 def _resume_advice(runtime: Runtime, run: LockedRun) -> str:
+    """Return "resume with: " and the command that resumes `run`."""
     program = "python main.py" if runtime.alone else "the launcher and parallel_main.py"
     return f"resume with: {program} --resume {shlex.quote(str(run.path))}"
 
@@ -147,33 +149,31 @@ def _resume_advice(runtime: Runtime, run: LockedRun) -> str:
 def _finish(
     options: Options,
     runtime: Runtime,
-    parts: TrainingSetup,
+    setup: TrainingSetup,
     run: LockedRun,
     state: TrainingState,
     image_set: data.ImageSet,
 ) -> dict[str, float]:
-    """Write the results row, print the summary, and return the final metrics of TensorBoard.
+    """Write the row of results.csv, print the summary, and return the final metrics for TensorBoard.
 
-    With --val-split, the last and the best network are first evaluated on the test set.
+    With --val-split, the networks of the last and of the best epoch are first evaluated on the test set.
     """
     tests = None
     if image_set.val is not None:
         test = batches(options, runtime, image_set, image_set.test)
-        last = evaluate(parts.model, test, parts.method, runtime)
-        best = runtime.run_on_first(lambda: checkpoints.load(run.best)["model"])
-        parts.model.load_state_dict(best)
-        tests = (last, evaluate(parts.model, test, parts.method, runtime))
-    if not options.run.dry_run and runtime.first:
-        facts = summary.finished_run(options, parts.model, state, tests, run, runtime, options.trainer)
-        row = result_row(facts)
+        last = evaluate(setup.model, test, setup.method, runtime)
+        setup.model.load_state_dict(runtime.run_on_first(lambda: checkpoints.load(run.best)["model"]))
+        tests = (last, evaluate(setup.model, test, setup.method, runtime))
+    if runtime.first and not options.run.dry_run:
+        row = result_row(summary.finished_run(options, setup.model, state, tests, run, runtime))
         results.write_own(run.result, row)
         results.append(Path(options.run.results), row)
-    say(summary.summary(options, parts.model, state, tests, run))
+    say(summary.summary(options, setup.model, state, tests, run))
     return summary.final_metrics(state, tests)
 
 
 def test_only(options: Options, runtime: Runtime) -> None:
-    """Test a stored network for --evaluate, and print its loss and accuracies. No file is written."""
+    """Evaluate a stored network on the test set (--evaluate) and print its loss and accuracies. No file is written."""
     options, stored = runtime.run_on_first(lambda: _requested_network(options))
     options = _with_seed_and_precision(options, runtime)
     runtime = runtime.at(options.run.precision)
@@ -183,14 +183,14 @@ def test_only(options: Options, runtime: Runtime) -> None:
     with runtime.local_first():
         image_set = load_set(options)
     test = batches(options, runtime, image_set, image_set.test)
-    score: Metrics = evaluate(trained.model, test, trained.method, runtime)
+    metrics = evaluate(trained.model, test, trained.method, runtime)
     epoch = f" (epoch {escaped(trained.content['epoch'])})" if "epoch" in trained.content else ""
     say(f"{stored.path}{epoch}: {options.model.arch}, {summary.kept_in_words(trained.model)}")
-    say(f"test loss {score.loss:.4f}  acc@1 {score.top1:.2f} %  acc@5 {score.top5:.2f} %")
+    say(f"test loss {metrics.loss:.4f}  acc@1 {metrics.top1:.2f} %  acc@5 {metrics.top5:.2f} %")
 
 
 def _requested_network(options: Options) -> tuple[Options, StoredNetwork]:
-    """Return the network that --resume or --pretrained names, with the options to build it with."""
+    """Read the network that --resume or --pretrained names. Return (options to build the network with, network)."""
     if options.run.resume is None:
         return options, read_network(str(options.run.pretrained))
     options, checkpoint, path = resume.read_requested(options)
@@ -198,6 +198,6 @@ def _requested_network(options: Options) -> tuple[Options, StoredNetwork]:
 
 
 def warn_all(options: Options) -> None:
-    """Print the warnings that the reader of the options collected."""
+    """Print the warnings that were collected while the options were parsed."""
     for line in options.warnings:
         warn(line)

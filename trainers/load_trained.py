@@ -1,8 +1,9 @@
 """Load a trained network, to test it, prune it, export it or start training from it.
 
-A file holds weights and scores. The options decide how they make effective weights, so a file that declares other
-options is refused. BIPROP divides α by int(k·n), this program by the number of weights kept: if k·n is not an integer,
-the effective weights of a SubnetConv layer are those of BIPROP times int(k·n) / kept.
+A file holds weights and scores. The options decide how effective weights are computed from them, so a file that
+declares other options is refused. The scale α of a SubnetConv layer is divided by the number of kept weights here, and
+by int(k·n) in BIPROP (density k, n weights). If k·n is not an integer, the effective weights are therefore those of
+BIPROP times int(k·n) / kept.
 """
 
 import math
@@ -30,26 +31,26 @@ from utils.records.run import Run
 from utils.run_paths import locate
 from utils.text import escaped, nearest, split_problems
 
-DECLARED = ("arch", "conv_type", "prune_rate")  # that a file without them is warned of
-CONVERTIBLE = (  # (conv_type of the file, conv_type here): training may start from the other kind of network
-    ("SubnetConv", "FixedSubnetConv"),  # the weights train under the ticket's mask
+DECLARED = ("arch", "conv_type", "prune_rate")  # options with a warning if a file does not declare them
+CONVERTIBLE = (  # (conv_type of the file, conv_type of the options) that differ, and can still be loaded
+    ("SubnetConv", "FixedSubnetConv"),  # the weights train under the mask that the scores give
     ("DenseConv", "ShiftQ"),
     ("DenseConv", "ShiftPS"),
 )
-MOST_LISTED = 4  # names of each kind in a message
+MOST_LISTED = 4  # names of each kind that a message lists
 
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """Trained network on the CPU, with its method and options.
+    """Trained network on the CPU, with its training method and options.
 
-    model: the constrained network, in evaluation mode, in the state that its epoch was trained in.
+    model: the constrained network, in evaluation mode, with the density of the epoch in which it was trained.
     method: the training method of `options`.
     options: the options that the network was built with.
     content: everything that the file holds.
     path: the file.
-    epoch: the number of epochs trained, None if the file does not have it.
-    report: how many tensors of the file match the network, as a sentence.
+    epoch: the number of epochs trained, None if the file does not say.
+    report: a sentence that counts the tensors that match the network, and lists the others.
     """
 
     model: nn.Module
@@ -62,9 +63,9 @@ class TrainedNetwork:
 
 
 def load_trained(path: str | Path, *, best: bool = False, **changes: object) -> TrainedNetwork:
-    """Return the trained network at `path`, on the CPU, in evaluation mode. Nothing in the file is executed.
+    """Load the trained network at `path` onto the CPU, in evaluation mode. No code in the file is executed.
 
-    path: a run directory (its newest checkpoint is loaded), a checkpoint, or a file of BIPROP.
+    path: a run directory (its newest checkpoint is loaded), a checkpoint, or a checkpoint of BIPROP.
     best: load the best checkpoint of the run directory instead of the newest one.
     changes: options by name, such as data="DIR", that replace those of the run or of the file.
 
@@ -72,7 +73,7 @@ def load_trained(path: str | Path, *, best: bool = False, **changes: object) -> 
     """
     paths, file = locate(Path(path))
     if best and (paths is None or file is not None):
-        raise UsageError(f"{path} is not a run directory, which alone has a best checkpoint")
+        raise UsageError(f"{path} is not a run directory; only a run directory has a best checkpoint")
     if paths is not None and paths.exists:
         requested = str(paths.best if best else path)
         options = Run(paths.path).options().replace(**changes, resume=requested, evaluate=True)
@@ -87,26 +88,28 @@ def load_trained(path: str | Path, *, best: bool = False, **changes: object) -> 
 
 
 def rebuild(stored: StoredNetwork, options: Options, spec: data.SetSpec | None = None) -> TrainedNetwork:
-    """Build the network of `options` for the data set `spec`, by default that of `options`, and load all of `stored`.
+    """Build the network that `options` describe and load all tensors of `stored` into it.
 
-    Raises UsageError if the file declares other options, or if a tensor is missing, left over or does not fit.
+    spec: the data set that decides image shape and number of classes, by default that of `options`.
+
+    Raises UsageError if the file declares other options, or if a tensor is missing, unused or does not fit.
     """
     check_declared(stored, options)
     model, method = build(options.replace(seed=options.run.seed or 0), spec)
     report = load_weights(stored, model, whole=True)
     epoch, step = stored.content.get("epoch"), stored.content.get("step")
     if isinstance(epoch, int) and isinstance(step, int):  # else no run of this program wrote the file
-        epochs_before = epoch - 1 if step == 0 else epoch  # with step > 0 the checkpoint is from within the next epoch
-        method.before_epoch(model, max(epochs_before, 0))
+        # With step > 0 the checkpoint was written within the next epoch.
+        method.before_epoch(model, max(epoch - (step == 0), 0))
     trained_epochs = epoch if isinstance(epoch, int) else None
     return TrainedNetwork(model.eval(), method, options, stored.content, Path(stored.path), trained_epochs, report)
 
 
 def check_classes(trained: TrainedNetwork, spec: data.SetSpec) -> None:
-    """Raise UsageError if the data set `spec`, read from disk, has another number of classes than the network.
+    """Raise UsageError if the data set on disk, described by `spec`, has another number of classes than the network.
 
-    `load_trained` builds the network for the data set that the checkpoint describes. The image folders of that set may
-    have changed since.
+    `load_trained` builds the network for the data set that the checkpoint describes. The class folders on disk may have
+    changed since the training.
     """
     described = described_spec(trained.content, str(trained.path))
     if described is not None and described.num_classes != spec.num_classes:
@@ -115,15 +118,15 @@ def check_classes(trained: TrainedNetwork, spec: data.SetSpec) -> None:
 
 
 def load_weights(stored: StoredNetwork, model: nn.Module, *, whole: bool) -> str:
-    """Copy the tensors of `stored` that fit into `model`, and return a sentence about those that do and do not.
+    """Copy the tensors of `stored` that fit into `model`. Return a sentence that counts them and lists all others.
 
-    whole: every tensor must fit, and none be left over.
+    whole: every tensor of the network and of the file must match.
 
-    Raises UsageError if nothing fits, or if a value is not a finite real number. `check_declared` checks whether the
-    file is of the requested network at all.
+    Raises UsageError if nothing fits, or if a value is not a finite real number. The options that the file declares are
+    not checked here, but in `check_declared`.
     """
     match = match_biprop(model, _with_converted_weights(stored.state, model))
-    report = _sentence(match)
+    report = _match_report(match)
     if all(key.endswith("num_batches_tracked") for key in match.loaded):
         raise UsageError(f"{stored.path} does not fit this network at all: {report}")
     if whole and not match.complete:
@@ -137,19 +140,19 @@ def load_weights(stored: StoredNetwork, model: nn.Module, *, whole: bool) -> str
 
 
 def _check_numbers(path: str, merged: Mapping[str, Tensor], model: nn.Module) -> None:
-    """Raise UsageError if a number is not finite, or if integers or complex numbers stand for real numbers."""
-    for name, here in model.state_dict().items():
-        there = merged.get(name, here)
-        if there.is_quantized:  # torch refuses to copy it
+    """Raise UsageError if a tensor of `merged`, the new state of `model`, is not finite or not floating-point."""
+    for name, current in model.state_dict().items():
+        loaded = merged.get(name, current)
+        if loaded.is_quantized:  # load_state_dict raises an error for it
             continue
-        if here.is_floating_point() and not there.is_floating_point():
-            raise UsageError(f"{path} does not fit: {name} is {there.dtype}, floating-point numbers are needed")
-        if not bool(torch.isfinite(there).all()):
+        if current.is_floating_point() and not loaded.is_floating_point():
+            raise UsageError(f"{path} does not fit: {name} is {loaded.dtype}, floating-point numbers are needed")
+        if not bool(torch.isfinite(loaded).all()):
             raise UsageError(f"{path} cannot be used: {name} is not finite")
 
 
 def _with_converted_weights(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Return `state` with dense weights converted for constraints that own the weight of their layer."""
+    """Return `state` with dense weights converted to the parameters of constraints that store no weight (ShiftPS)."""
     converted = dict(state)
     for name, layer in constrained_layers(model).items():
         if layer.weight is None and f"{name}.weight" in converted:
@@ -158,38 +161,39 @@ def _with_converted_weights(state: Mapping[str, Tensor], model: nn.Module) -> di
     return converted
 
 
-def _sentence(match: BipropMatch) -> str:
+def _match_report(match: BipropMatch) -> str:
+    """Return a sentence such as "60 of 62 tensors match; not in the file: fc.bias; of another shape: fc.weight"."""
     total = len(match.loaded) + len(match.missing) + len(match.reshaped)
     groups = {"not in the file": match.missing, "of another shape": match.reshaped, "unused": match.unused}
-    parts = [f"{len(match.loaded)} of {total} tensors match"]
+    report = [f"{len(match.loaded)} of {total} tensors match"]
     for group, names in groups.items():
         more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
         if names:
-            parts.append(f"{group}: {', '.join(map(escaped, names[:MOST_LISTED]))}{more}")
-    return "; ".join(parts)
+            report.append(f"{group}: {', '.join(map(escaped, names[:MOST_LISTED]))}{more}")
+    return "; ".join(report)
 
 
 def check_declared(stored: StoredNetwork, options: Options) -> None:
-    """Raise UsageError if the file declares another network than `options`, and warn of what it does not declare."""
+    """Raise UsageError if an option that the file declares differs from `options`. Warn of undeclared options."""
     m, c = options.model, options.constraint
-    here = {"arch": m.arch, "conv_type": c.conv_type, "prune_rate": c.prune_rate, "readout": m.readout}
-    differing = {name: value for name, value in stored.declared.items() if not _agree(value, here[name])}
+    given = {"arch": m.arch, "conv_type": c.conv_type, "prune_rate": c.prune_rate, "readout": m.readout}
+    differing = {name: value for name, value in stored.declared.items() if not _can_load(value, given[name])}
     if differing:
-        faults = [f"{name}: {escaped(value)} in {stored.path}, {here[name]} here" for name, value in differing.items()]
+        faults = [f"{name}: {escaped(value)} in {stored.path}, {given[name]} here" for name, value in differing.items()]
         raise UsageError(f"{'; '.join(faults)}; {_advice(differing, options)}")
-    undeclared = [name for name in DECLARED if name not in stored.declared and here[name] is not None]
+    undeclared = [name for name in DECLARED if name not in stored.declared and given[name] is not None]
     if undeclared:
         warn(f"{stored.path} does not have its {' and '.join(undeclared)}: the options given here decide")
 
 
 def _advice(differing: Mapping[str, Any], options: Options) -> str:
-    """Return the flags with which the network of the file is used, or why this program has no such network."""
+    """Return advice for a file whose declared options, `differing`, are not those of the run.
+
+    The advice is to pass the file's values as flags. If this program does not know a value, the advice says so.
+    """
     problems = _problems(options.flat() | {"pretrained": "FILE", "resume": None} | dict(differing))
-    if unknown := [name for name in differing if name in problems]:
-        lines = [
-            f"this program has no {name} {escaped(differing[name])}{_similar(name, differing)}" for name in unknown
-        ]
-        return "; ".join(lines)
+    if unknown := {name: value for name, value in differing.items() if name in problems}:
+        return "; ".join(f"this program has no {n} {escaped(v)}{_nearest_value(n, v)}" for n, v in unknown.items())
     flags = {f"--{name.replace('_', '-')}": str(value) for name, value in differing.items()}
     command = " ".join(f"{flag} {shlex.quote(value)}" for flag, value in flags.items())
     verb = "decide" if len(flags) > 1 else "decides"
@@ -198,7 +202,7 @@ def _advice(differing: Mapping[str, Any], options: Options) -> str:
 
 
 def _problems(values: Mapping[str, object]) -> dict[str, str]:
-    """Return the error lines for `values` as options, by option."""
+    """Parse option values. Return the error messages by option name, empty if the values are valid."""
     try:
         from_flat(values)
     except UsageError as error:
@@ -206,13 +210,14 @@ def _problems(values: Mapping[str, object]) -> dict[str, str]:
     return {}
 
 
-def _similar(name: str, differing: Mapping[str, Any]) -> str:
+def _nearest_value(name: str, value: object) -> str:
+    """Return " (did you mean 'X'?)" with the allowed value of the option `name` most similar to `value`, else ""."""
     allowed = FIELDS[name].metadata["allowed"]
-    return "" if isinstance(allowed, str) else nearest(str(differing[name])[:LONGEST_KEY], allowed)
+    return "" if isinstance(allowed, str) else nearest(str(value)[:LONGEST_KEY], allowed)
 
 
-def _agree(theirs: Any, ours: Any) -> bool:
-    """Return True if the file's value of an option is ours, or one that training may start from."""
-    if isinstance(theirs, str):
-        return theirs == ours or (theirs, ours) in CONVERTIBLE
-    return ours is not None and -1 <= theirs <= 1 and math.isclose(theirs, ours, rel_tol=1e-6)
+def _can_load(declared: Any, given: Any) -> bool:
+    """Return True if a file's `declared` value of an option equals the `given` value, or can be converted to it."""
+    if isinstance(declared, str):
+        return declared == given or (declared, given) in CONVERTIBLE
+    return given is not None and -1 <= declared <= 1 and math.isclose(declared, given, rel_tol=1e-6)

@@ -1,10 +1,9 @@
-"""The training loop: fit, train one epoch, train on one batch, evaluate. The loop is the same for every method."""
+"""The training loop of all methods: fit, train one epoch, train on one batch, evaluate."""
 
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from data.device_batches import Batches
 from trainers.ddp import Replicas
 from trainers.methods.base import Method
 from trainers.metrics import Metrics, add_batch, metrics_of
-from trainers.optimizers import set_rate
+from trainers.optimizers import set_learning_rate
 from trainers.training_state import TrainingState
 from utils import out_of_memory
 from utils.console import Progress
@@ -38,35 +37,37 @@ class TrainingSetup:
     replicas: Replicas = field(default_factory=Replicas)
 
 
-class Callbacks(Protocol):
-    """Interface of a run to the loop: answers whether to stop or save, and records what the loop reports.
+class Callbacks:
+    """Base class of the objects to which the loop reports, and which it asks whether to stop or to save.
 
-    `trainers.callbacks` implements it. A callback never changes the training.
+    The methods of this class record nothing and never stop the loop. A callback never changes the training.
     """
 
     def stop_asked(self) -> bool:
-        """Return whether this process was asked to stop."""
+        """Return True if this process was asked to stop."""
+        return False
 
     def save_due(self) -> bool:
-        """Return whether the loop is to call `save` within the epoch."""
+        """Return True if the loop shall call `save` before the end of the epoch."""
+        return False
 
     def save(self, state: TrainingState, *, is_best: bool) -> None:
         """Write a checkpoint of `state`."""
 
     def tables(self, epoch: int, tables: dict[str, Table]) -> None:
-        """Record the method's tables of `epoch` (from 1), by file name."""
+        """Record the tables that the training method returns after `epoch` (from 1). Keys are file names."""
 
     def epoch_done(
         self, state: TrainingState, train: Metrics, held_out: Metrics, learning_rate: float, *, is_best: bool
     ) -> None:
-        """Record the metrics of the epoch that `state` has just finished, and save."""
+        """Record the metrics of the epoch just finished, and write a checkpoint of `state`."""
 
     def stopped(self, state: TrainingState) -> None:
-        """Save: the loop ends before its last epoch because a process was asked to stop."""
+        """Write a checkpoint of `state`. Called when the loop ends early because a process was asked to stop."""
 
 
 def fit(setup: TrainingSetup, state: TrainingState, epochs: int, callbacks: Callbacks) -> None:
-    """Train from `state` until `epochs` epochs are finished or a process is asked to stop. Updates `state` in place.
+    """Train until `epochs` epochs are finished or a process is asked to stop. Continue from `state`, updated in place.
 
     Raises RunFailed if a loss or a trained parameter is not finite, or if memory runs out.
     """
@@ -76,12 +77,11 @@ def fit(setup: TrainingSetup, state: TrainingState, epochs: int, callbacks: Call
         start = time.perf_counter()
         title = f"epoch {state.epoch + 1}/{epochs}"
         learning_rate = setup.learning_rate(state.epoch)
-        set_rate(setup.optimizer, learning_rate)
+        set_learning_rate(setup.optimizer, learning_rate)
         method.before_epoch(model, state.epoch)
         if method.resets_best(state.epoch):
             state.reset_best()
-        finished = train_one_epoch(setup, state, title, callbacks)
-        if not finished:
+        if not train_one_epoch(setup, state, title, callbacks):
             state.seconds += time.perf_counter() - start
             callbacks.stopped(state)
             return
@@ -101,7 +101,7 @@ def fit(setup: TrainingSetup, state: TrainingState, epochs: int, callbacks: Call
 
 
 def train_one_epoch(setup: TrainingSetup, state: TrainingState, title: str, callbacks: Callbacks) -> bool:
-    """Train on the remaining batches of the epoch. Return False if asked to stop before the last one."""
+    """Train on the batches of the epoch that `state` has not seen. Return False if stopped before the last batch."""
     setup.model.train()
     network = setup.replicas.wrap(setup.model)
     sums = torch.tensor(state.sums, dtype=torch.float64, device=setup.runtime.device)
@@ -131,7 +131,8 @@ def train_on_batch(
 ) -> int:
     """Take one optimizer step on this rank's slice of a global batch. Return the size of the global batch.
 
-    `network` is `setup.model`, or its DistributedDataParallel wrapper. Loss and hits are added to `sums`.
+    `network` is `setup.model` or its DistributedDataParallel wrapper. The loss and the number of correct predictions
+    are added to `sums`.
     """
     model, method, optimizer = setup.model, setup.method, setup.optimizer
     share = setup.replicas.next_slice(setup.train, step, len(labels))
@@ -154,7 +155,7 @@ def train_on_batch(
 def evaluate(model: nn.Module, batches: Batches, method: Method, runtime: Runtime) -> Metrics:
     """Return the mean loss and accuracy of `model` over every image of `batches`, in evaluation mode.
 
-    Leaves `model` in evaluation mode and the random generators as they were.
+    `model` stays in evaluation mode. The states of the random generators are restored.
     """
     model.eval()
     method.before_evaluation(model)
@@ -169,10 +170,10 @@ def evaluate(model: nn.Module, batches: Batches, method: Method, runtime: Runtim
 
 
 def _remaining_batches(setup: TrainingSetup, state: TrainingState) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the remaining batches of the epoch.
+    """Yield (images, labels) of the batches of the epoch that `state` has not seen.
 
-    A process alone that is asked to stop while no batch arrives ends the epoch early and saves. Several processes
-    cannot agree on a stop there, so StoppedWaiting ends them.
+    The data loader raises StoppedWaiting if the process is asked to stop while no batch arrives. A single process then
+    ends the epoch early and saves. Several processes cannot agree on a stop here, so the exception ends them.
     """
     try:
         yield from setup.train.epoch(state.epoch, state.step)
@@ -182,7 +183,7 @@ def _remaining_batches(setup: TrainingSetup, state: TrainingState) -> Iterator[t
 
 
 def _sync(setup: TrainingSetup, state: TrainingState, sums: Tensor, title: str, callbacks: Callbacks) -> bool:
-    """Bring the sums of all processes into `state`, save if due, and return whether any process was asked to stop."""
+    """Store the sums over all processes in `state`, and save if due. Return True if any process was asked to stop."""
     requests = sums.new_tensor([callbacks.stop_asked(), callbacks.save_due()])
     *state.sums, stop, save = setup.runtime.total(torch.cat([sums, requests])).tolist()
     _check_loss(metrics_of(state.sums), title, state.step)

@@ -1,4 +1,4 @@
-"""Loss and accuracy: summed per batch on the device, averaged over a split on the host."""
+"""Loss and accuracy, summed over batches on the device and divided by the number of images on the host."""
 
 from dataclasses import dataclass
 
@@ -8,28 +8,28 @@ from torch import Tensor
 
 @dataclass
 class Metrics:
-    """Mean loss, top-1 and top-5 accuracy (%) over a split."""
+    """Mean loss, top-1 accuracy (%) and top-5 accuracy (%) over a split."""
 
     loss: float
     top1: float
     top5: float
 
     def as_dict(self) -> dict[str, float]:
-        """Return the metrics under their names in logs, tables and checkpoints."""
+        """Return the metrics by the names that logs, tables and checkpoints use: loss, acc@1, acc@5."""
         return {"loss": self.loss, "acc@1": self.top1, "acc@5": self.top5}
 
 
 def add_batch(sums: Tensor, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-    """Add a batch to `sums`, in place, without a transfer from the device.
+    """Add loss and correct predictions of a batch to `sums`, in place, without waiting for the device.
 
-    `sums` holds [loss, top-1 hits, top-5 hits, images] in float64. `loss` is the mean over the batch. Of several views
-    per image, (views · B, classes) logits, the first B rows count.
+    `sums` holds [loss, top-1 hits, top-5 hits, images] in float64. `loss` is the mean over the batch. With several
+    views per image, logits are (views · B, classes), and only the first view counts.
     """
     hits = logits[: len(labels)].topk(min(5, logits.shape[1])).indices.eq(labels[:, None])
     sums += torch.stack([loss * len(labels), hits[:, 0].sum(), hits.sum(), loss.new_full((), len(labels))])
 
 
 def metrics_of(sums: list[float]) -> Metrics:
-    """Return the metrics of [loss, top-1 hits, top-5 hits, images] summed over the images of all processes."""
+    """Return the mean loss and accuracies (%), given the sums [loss, top-1 hits, top-5 hits, images] over a split."""
     loss, top1, top5, images = sums
     return Metrics(loss / images, 100 * top1 / images, 100 * top5 / images)

@@ -19,21 +19,22 @@ from trainers.registry import OPTIMIZERS
 from utils.console import warn
 from utils.errors import UsageError
 
-HUGE = 10_000_000  # weights of a linear layer from which on a default crop is warned about
+HUGE = 10_000_000  # weights of a linear layer from which a warning advises a smaller crop
 
 
 def check(options: Options, spec: data.SetSpec, build_options: dict[str, Any]) -> None:
-    """Check that the network of `models.build(**build_options)`, its gradients and its optimizer state fit into memory.
+    """Raise UsageError if the network, its gradients and its optimizer state would not fit into memory.
 
-    Raises UsageError if they do not. Warns if the default crop of the data set makes a linear layer huge.
+    build_options: the arguments of `models.build` for the network. Warns if the default crop of the data set makes a
+    linear layer huge.
     """
     if torch.empty(0).is_meta:  # under torch.device("meta"), where tensors have no storage
         return
     with torch.device("meta"):
         model = models.build(**build_options)
     weights = sum(parameter.numel() for parameter in model.parameters())
-    stored, trained = 4 * weights * _stored_tensors(options), 4 * weights * _training_tensors(options)  # float32
-    for needed, free, memory in _memories(options, stored, trained):
+    for tensors, free, memory in _memories(options):
+        needed = 4 * weights * tensors  # float32
         if needed > free:
             deciding = _deciding_options(options, spec)
             raise UsageError(
@@ -45,36 +46,26 @@ def check(options: Options, spec: data.SetSpec, build_options: dict[str, Any]) -
         _warn_of_crop(options, spec, model, weights)
 
 
-def _stored_tensors(options: Options) -> int:
-    """Return the number of stored tensors per weight: the weight, and a score or sign in some conv_types."""
-    return CONV_TYPES[options.constraint.conv_type].tensors
+def _memories(options: Options) -> Iterator[tuple[int, float, str]]:
+    """Yield (tensors per weight, free bytes, name) of each memory that must hold the network: the machine's, the GPU's.
 
-
-def _training_tensors(options: Options) -> int:
-    """Return the number of tensors per weight with gradients and optimizer state, if the run trains."""
-    if not _trains(options):
-        return _stored_tensors(options)
-    trained = 1 if options.constraint.freeze_weights else _stored_tensors(options)
-    return _stored_tensors(options) + trained * (1 + OPTIMIZERS[options.optim.optimizer].tensors)
-
-
-def _trains(options: Options) -> bool:
-    return not (options.run.evaluate or options.run.check)
-
-
-def _memories(options: Options, stored: int, trained: int) -> Iterator[tuple[int, float, str]]:
-    """Yield (bytes needed, bytes free, name) of every memory that must hold the network.
-
-    A network for a GPU is built on the CPU, which must hold its `stored` bytes; the GPU must hold `trained` bytes.
+    Every weight needs `stored` tensors: the weight, and in some conv_types a score or sign. A run that trains also
+    needs gradients and optimizer state, on the GPU if there is one.
     """
-    on_gpu = _trains(options) and options.run.device != "cpu" and torch.cuda.is_available()
-    yield stored if on_gpu else trained, free_bytes(), "machine"
+    stored = CONV_TYPES[options.constraint.conv_type].tensors
+    if options.run.evaluate or options.run.check:
+        yield stored, free_bytes(), "machine"
+        return
+    trained = 1 if options.constraint.freeze_weights else stored
+    training = stored + trained * (1 + OPTIMIZERS[options.optim.optimizer].tensors)
+    on_gpu = options.run.device != "cpu" and torch.cuda.is_available()
+    yield stored if on_gpu else training, free_bytes(), "machine"
     if on_gpu:
-        yield trained, torch.cuda.mem_get_info()[0], "GPU"
+        yield training, torch.cuda.mem_get_info()[0], "GPU"
 
 
 def _deciding_options(options: Options, spec: data.SetSpec) -> list[str]:
-    """Return the options that make the network as large as it is."""
+    """Return the names of the options that determine the size of the network, for an error message."""
     chosen = {"hidden": options.model.hidden, "width_mult": options.model.width_mult != 1, "image_size": spec.margin}
     return [name for name, given in chosen.items() if given] or ["arch"]
 
@@ -84,6 +75,7 @@ def _gigabytes(size: float) -> str:
 
 
 def _warn_of_crop(options: Options, spec: data.SetSpec, model: nn.Module, weights: int) -> None:
+    """Warn, with the advice to crop images smaller, if one huge linear layer has over half of the `weights`."""
     layers = [(m.weight.numel(), name) for name, m in model.named_modules() if isinstance(m, nn.Linear)]
     largest, name = max(layers, default=(0, ""))
     if largest >= HUGE and 2 * largest > weights:
@@ -95,7 +87,10 @@ def _warn_of_crop(options: Options, spec: data.SetSpec, model: nn.Module, weight
 
 
 def free_bytes() -> float:
-    """Return the bytes this process can still allocate: the least of machine, control groups and resource limits."""
+    """Return the number of bytes that this process can still allocate.
+
+    It is the minimum over the free memory of the machine, the control groups and the resource limit RLIMIT_AS.
+    """
     limits = [math.inf]
     with suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -108,21 +103,22 @@ def free_bytes() -> float:
 
 
 def _control_groups(membership: Path, root: Path) -> Iterator[float]:
-    """Yield the free bytes of every control group of this process, version 1 or 2. Inactive file caches count as free.
+    """Yield the free bytes of every Linux control group of this process. Inactive file caches count as free.
 
-    `membership` is the file /proc/self/cgroup, `root` the mount point of the control groups.
+    `membership` is the file /proc/self/cgroup, `root` the mount point of the control groups. Both versions are read.
     """
+    layouts = {  # controllers -> (folder, file of the limit, file of the usage); version 2 names no controllers
+        "": (root, "memory.max", "memory.current"),
+        "memory": (root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    }
     with suppress(OSError):
         for line in membership.read_text().splitlines():
-            _, controllers, path = line.split(":", 2)  # version 2 has no controllers in its line
-            if controllers not in ("", "memory"):
+            _, controllers, path = line.split(":", 2)
+            if controllers not in layouts:
                 continue
-            if controllers == "":
-                top, names = root, ("memory.max", "memory.current")
-            else:
-                top, names = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
+            top, *names = layouts[controllers]
             for group in (top / path.strip("/"), *(top / path.strip("/")).parents):
-                with suppress(OSError, ValueError, StopIteration):  # a limit of "max" is no number
+                with suppress(OSError, ValueError, StopIteration):  # the limit may be "max", which is no number
                     limit, used = (int((group / name).read_text()) for name in names)
                     stats = (group / "memory.stat").read_text().splitlines()
                     cache = next(int(stat.split()[1]) for stat in stats if stat.startswith("inactive_file "))

@@ -1,43 +1,21 @@
-"""Optimizers by name, parameter groups by module type, and BIPROP's rules of freezing."""
+"""Creation of optimizers, their parameter groups by module type, and BIPROP's rules for frozen parameters."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
+from trainers.registry import OPTIMIZERS
 from utils.registry import lookup
 from utils.torch_compat import AnyBatchNorm, without_dynamo
 
 Groups = list[dict[str, Any]]
 
-SGD = without_dynamo(torch.optim.SGD)
-Adam = without_dynamo(torch.optim.Adam)
-AdamW = without_dynamo(torch.optim.AdamW)
-RAdam = without_dynamo(torch.optim.RAdam)
-Adadelta = without_dynamo(torch.optim.Adadelta)
-
-# Weight decay acts on scores under SGD and not under Adam: BIPROP's behaviour, which its published numbers rest on.
-# "fused" does a step in one pass over the parameters instead of one per operation.
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {  # (groups, lr, momentum, nesterov, eps where given)
-    "sgd": lambda groups, lr, momentum, nesterov, **_eps: SGD(
-        groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True
-    ),
-    "adam": lambda groups, lr, _m, _n, **eps: Adam(_without_decay(groups), lr=lr, fused=True, **eps),
-    "adamw": lambda groups, lr, _m, _n, **eps: AdamW(groups, lr=lr, fused=True, **eps),
-    "radam": lambda groups, lr, _m, _n, **eps: RAdam(_without_decay(groups), lr=lr, **eps),
-    "adadelta": lambda groups, lr, _m, _n, **eps: Adadelta(_without_decay(groups), lr=lr, **eps),
-}
-
-
-def _without_decay(groups: Groups) -> Groups:
-    return [group | {"weight_decay": 0.0} for group in groups]
-
 
 def parameter_groups(model: nn.Module, *, weight_decay: float, no_bn_decay: bool = False) -> Groups:
-    """Return the trainable parameters in two groups, those of batch norms and the rest, without empty groups.
+    """Split the trainable parameters into two groups: batch norms and all others. An empty group is left out.
 
-    `no_bn_decay` sets the weight decay of the first group to 0. Raises ValueError if no parameter is trainable.
+    `no_bn_decay` sets the weight decay of the batch norms to 0. Raises ValueError if no parameter is trainable.
     """
     norms = [p for m in model.modules() if isinstance(m, AnyBatchNorm) for p in m.parameters() if p.requires_grad]
     of_norms = {id(p) for p in norms}
@@ -56,16 +34,24 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, no_bn_decay: bool
 def make_optimizer(
     name: str, groups: Groups, *, lr: float, momentum: float = 0.9, nesterov: bool = False, eps: float | None = None
 ) -> torch.optim.Optimizer:
-    """Return the optimizer `name` of OPTIMIZERS over parameter groups; `eps` None means torch's default.
+    """Create the optimizer with this `name` for parameter `groups`. Settings that the optimizer lacks are ignored.
 
-    Raises ValueError for an unknown name.
+    `eps` None means torch's default. Without "weight_decay" among the options of its row in OPTIMIZERS, the optimizer
+    sets the weight decay of all groups to 0, as in BIPROP. Raises ValueError for an unknown name.
     """
-    given = {} if eps is None else {"eps": eps}
-    return lookup(OPTIMIZERS, name, "optimizer")(groups, lr, momentum, nesterov, **given)
+    row = lookup(OPTIMIZERS, name, "optimizer")
+    values = {"momentum": momentum, "nesterov": nesterov, "optimizer_eps": eps}
+    settings = {key.removeprefix("optimizer_"): values[key] for key in row.options if values.get(key) is not None}
+    if row.fused:  # a fused step makes one pass over the parameters instead of one pass per operation
+        settings["fused"] = True
+    if "weight_decay" not in row.options:
+        groups = [group | {"weight_decay": 0.0} for group in groups]
+    optimizer: torch.optim.Optimizer = without_dynamo(row.load())(groups, lr=lr, **settings)
+    return optimizer
 
 
-def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of every group to `lr`."""
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of every parameter group to `lr`."""
     for group in optimizer.param_groups:
         group["lr"] = lr
 
@@ -73,10 +59,10 @@ def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def freeze_weights(
     model: nn.Module, *, learn_batchnorm: bool = False, tune_batchnorm: bool = False, bn_bias_only: bool = False
 ) -> None:
-    """Freeze all parameters of `model` except the constraints' own, such as scores: BIPROP's rules, by module type.
+    """Freeze all parameters of `model` except those of constraints, such as scores. The flags follow BIPROP.
 
-    `learn_batchnorm` also trains weights and biases of batch norms, `bn_bias_only` their biases alone. With one of
-    these, `tune_batchnorm` freezes the scores instead.
+    With `learn_batchnorm`, batch-norm weights and biases are trained too. With `bn_bias_only`, only batch-norm biases
+    are. If `tune_batchnorm` is added to one of these two flags, the scores are frozen.
     """
     model.requires_grad_(False)
     trains_scores = not (tune_batchnorm and (learn_batchnorm or bn_bias_only))

@@ -1,4 +1,4 @@
-"""Restore a checkpoint. Every entry is checked first, so that a damaged one is one line and changes nothing on disk."""
+"""Restore a checkpoint. Each entry is checked, so that a damaged file gives a one-line error and no file changes."""
 
 import inspect
 import math
@@ -22,15 +22,15 @@ from utils.records.tensorboard import check_event_sizes
 from utils.text import shown
 
 Checkpoint = Mapping[str, Any]
-# What reading a value of the wrong type or content raises, somewhere in torch, numpy or this program.
+# Errors that torch, numpy or this program raise when they read a value of the wrong type or content.
 DAMAGE_ERRORS = (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, OverflowError)
-SCORE_NAMES = {*Metrics(0, 0, 0).as_dict()}
+METRIC_NAMES = {*Metrics(0, 0, 0).as_dict()}
 
 
 def load_entries(path: Path | str, checkpoint: Checkpoint, **loaders: Callable[[Any], object]) -> None:
-    """Call each loader with the entry of its name, a mapping.
+    """Call each loader with the checkpoint entry of the same name, which must be a mapping.
 
-    Raises UsageError, which names `path` and the entry, if the entry is missing or its loader fails.
+    Raises UsageError, which names `path` and the entry, if an entry is missing or its loader fails.
     """
     for name, load in loaders.items():
         try:
@@ -43,34 +43,34 @@ def load_entries(path: Path | str, checkpoint: Checkpoint, **loaders: Callable[[
             raise UsageError(f"{path} is damaged or of another run: {name}: {reason}") from error
 
 
-def restore(parts: TrainingSetup, checkpoint: Checkpoint, path: Path, best_epoch: int | None) -> TrainingState:
-    """Load a checkpoint into `parts` and the random generators, and return how far its run had trained.
+def restore(setup: TrainingSetup, checkpoint: Checkpoint, path: Path, best_epoch: int | None) -> TrainingState:
+    """Load a checkpoint into `setup` (model, optimizer, method) and the random generators. Return its TrainingState.
 
-    best_epoch: the epoch of the run's best.pt; None if that file is lost.
+    best_epoch: the epoch of the run's best.pt, None if that file is lost.
 
     Raises UsageError if an entry is missing, damaged or does not fit.
     """
     state = training_state(path, checkpoint)
-    begun = state.train_images > 0
-    if begun:  # first, because parameters that this freezes have no optimizer state
-        parts.method.before_epoch(parts.model, max(state.epoch - (state.step == 0), 0))
+    has_trained = state.train_images > 0
+    if has_trained:  # before the optimizer is loaded, because the method may freeze parameters, which have no state
+        setup.method.before_epoch(setup.model, max(state.epoch - (state.step == 0), 0))
     load_entries(
         path,
         checkpoint,
-        model=lambda saved: load_model(parts.model, saved),
-        optimizer=lambda saved: load_optimizer(parts.optimizer, saved, begun=begun),
-        method=parts.method.load_state_dict,
+        model=lambda saved: load_model(setup.model, saved),
+        optimizer=lambda saved: load_optimizer(setup.optimizer, saved, has_trained=has_trained),
+        method=setup.method.load_state_dict,
         rng=load_generators,
     )
-    if state.step and state.step >= len(parts.train):
-        raise UsageError(f"{path} is damaged: it has {state.step} batches of an epoch of {len(parts.train)}")
+    if state.step and state.step >= len(setup.train):
+        raise UsageError(f"{path} is damaged: it has {state.step} batches of an epoch of {len(setup.train)}")
     if state.best and best_epoch != state.best["epoch"] and not is_best(checkpoint):
-        state.best = {}  # best.pt is lost, or of an epoch that is now trained again: a new best is picked
+        state.best = {}  # best.pt is lost, or its epoch is trained again: the best epoch is picked anew
     return state
 
 
 def load_model(model: nn.Module, saved: dict[str, Any]) -> None:
-    """Load weights, scores and buffers. Raises ValueError or RuntimeError if they do not fit or are not finite."""
+    """Load a saved state dict into `model`. Raises ValueError or RuntimeError if it does not fit or is not finite."""
     for name, values in model.state_dict().items():
         if name in saved and saved[name].dtype != values.dtype:
             raise ValueError(f"{name} is {saved[name].dtype}, {values.dtype} expected")
@@ -80,28 +80,28 @@ def load_model(model: nn.Module, saved: dict[str, Any]) -> None:
             raise ValueError(f"{name} is not finite")
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], *, begun: bool) -> None:
-    """Load the optimizer's state, with the checks that torch leaves out.
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], *, has_trained: bool) -> None:
+    """Load a saved state dict into `optimizer`, with checks that torch does not make. Raises ValueError if one fails.
 
-    Settings must be those of `optimizer`, except the learning rate, which every epoch sets anew. State must have the
-    names and shapes of its parameter. Once training has `begun`, every trainable parameter must have state. Raises
-    ValueError if not.
+    The saved settings must equal those of `optimizer`, except the learning rate, which every epoch sets anew. Saved
+    tensors must be finite and have the shape of their parameter. If the run `has_trained`, every trainable parameter
+    must have state.
     """
-    fresh = optimizer.state_dict()["param_groups"]
-    groups = [{**mine, **theirs} for mine, theirs in zip(fresh, saved["param_groups"], strict=True)]
+    own_groups = optimizer.state_dict()["param_groups"]
+    groups = [{**own, **group} for own, group in zip(own_groups, saved["param_groups"], strict=True)]
     if not all("params" in group for group in saved["param_groups"]):
         raise ValueError("params are missing")
-    for mine, theirs in zip(fresh, groups, strict=True):
-        for name in mine.keys() - {"lr"}:
-            if theirs[name] != mine[name]:
-                raise ValueError(f"{name} is {shown(theirs[name])}, {shown(mine[name])} expected")
-        if not _is_non_negative(theirs["lr"]):
-            raise ValueError(f"lr is {shown(theirs['lr'])}")
+    for own, group in zip(own_groups, groups, strict=True):
+        for name in own.keys() - {"lr"}:
+            if group[name] != own[name]:
+                raise ValueError(f"{name} is {shown(group[name])}, {shown(own[name])} expected")
+        if not _is_non_negative(group["lr"]):
+            raise ValueError(f"lr is {shown(group['lr'])}")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     names = _state_names(optimizer)
     for index, parameter in enumerate(parameters):
         entry = saved["state"].get(index, {})
-        if entry.keys() != names and (entry or (begun and parameter.requires_grad)):
+        if entry.keys() != names and (entry or (has_trained and parameter.requires_grad)):
             raise ValueError(f"parameter {index} has {', '.join(entry) or 'none'}, {', '.join(names)} expected")
         for name, value in entry.items():
             kind = (value.dtype, ()) if name == "step" else (parameter.dtype, parameter.shape)
@@ -111,6 +111,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], *, b
 
 
 def _check_values(name: str, values: torch.Tensor, dtype: torch.dtype, shape: Sequence[int]) -> None:
+    """Raise ValueError if `values` has another shape or dtype, or is not finite. `name` is for the message."""
     if values.shape != shape or values.dtype != dtype or not values.is_floating_point():
         raise ValueError(f"{name} is of the shape {list(values.shape)}, {values.dtype}")
     if not bool(torch.isfinite(values).all()):
@@ -118,35 +119,36 @@ def _check_values(name: str, values: torch.Tensor, dtype: torch.dtype, shape: Se
 
 
 def _state_names(optimizer: torch.optim.Optimizer) -> set[str]:
-    """Return the names of the state per parameter, found by one step of a like optimizer on a parameter of its own."""
-    probe = nn.Parameter(torch.zeros(1))
-    probe.grad = torch.zeros(1)
+    """Return the names of the state that `optimizer` keeps per parameter, such as "step" and "exp_avg" for Adam.
+
+    A new optimizer with the same settings takes one step on a dummy parameter, and its state shows the names.
+    """
+    dummy = nn.Parameter(torch.zeros(1))
+    dummy.grad = torch.zeros(1)
     arguments = inspect.signature(type(optimizer)).parameters
     settings = {name: value for name, value in optimizer.defaults.items() if name in arguments}
-    like = type(optimizer)([probe], **settings)
-    like.step()
-    return {*like.state[probe]}
+    copy = type(optimizer)([dummy], **settings)
+    copy.step()
+    return {*copy.state[dummy]}
 
 
 def load_generators(saved: dict[str, Any]) -> None:
-    """Set the state of every random generator.
+    """Set the states of all random generators (Python, numpy, torch, CUDA) to the saved ones.
 
-    Raises ValueError for a position or a spare number that numpy and Python would accept without a check.
+    Raises ValueError for invalid values that numpy and Python would accept without an error: the position in the
+    random stream, and the cached second number of a Gaussian pair.
     """
     _, keys, position, has_gauss, gauss = saved["numpy"]
-    spares = [gauss, 0.0 if saved["python"][2] is None else saved["python"][2]]
+    cached = [gauss, 0.0 if saved["python"][2] is None else saved["python"][2]]
     sound = type(position) is int and 0 <= position <= len(keys) and has_gauss in (0, 1)
-    sound = sound and all(type(spare) in (int, float) and math.isfinite(spare) for spare in spares)
+    sound = sound and all(type(number) in (int, float) and math.isfinite(number) for number in cached)
     if not sound or not isinstance(saved["cuda"], list):
         raise ValueError("not the state of random generators")
     set_rng_state(saved)
 
 
 def training_state(path: Path | str, checkpoint: Checkpoint) -> TrainingState:
-    """Return how far the run of a checkpoint had trained.
-
-    Raises UsageError if the entry `state` or `events` is damaged.
-    """
+    """Read the TrainingState stored in a checkpoint. Raises UsageError if its entry `state` or `events` is damaged."""
     states: list[TrainingState] = []
     load_entries(path, checkpoint, state=lambda saved: states.append(_checked_state(saved, checkpoint)))
     if checkpoint.get("events") is not None:  # checkpoints of earlier versions have none
@@ -155,6 +157,7 @@ def training_state(path: Path | str, checkpoint: Checkpoint) -> TrainingState:
 
 
 def _checked_state(saved: dict[str, Any], checkpoint: Checkpoint) -> TrainingState:
+    """Return `saved`, the entry `state` of `checkpoint`, as a TrainingState. Raises ValueError for invalid values."""
     start_epoch = checkpoint["options"].get("start_epoch") or 0
     for field in fields(TrainingState):
         value = saved[field.name]
@@ -164,7 +167,7 @@ def _checked_state(saved: dict[str, Any], checkpoint: Checkpoint) -> TrainingSta
             sound = len(value) == len(TrainingState().sums) and all(map(_is_non_negative, value))
             sound = sound and (saved["step"] > 0 or not any(value))
         else:
-            sound = _is_score(value, saved["epoch"] if field.name == "best" else None)
+            sound = _is_metrics(value, saved["epoch"] if field.name == "best" else None)
             sound = sound or (value == {} and (saved["step"] > 0 or saved["epoch"] <= start_epoch))
         if not sound:
             raise ValueError(f"{field.name} is {shown(value)}")
@@ -173,25 +176,26 @@ def _checked_state(saved: dict[str, Any], checkpoint: Checkpoint) -> TrainingSta
     return TrainingState(**saved)
 
 
-def _is_score(metrics: dict[str, Any], epochs: int | None) -> bool:
-    """Return True for a loss with accuracies and, if `epochs` is given, the number of an epoch from 1 to `epochs`."""
-    names = SCORE_NAMES if epochs is None else SCORE_NAMES | {"epoch"}
+def _is_metrics(metrics: dict[str, Any], epochs: int | None) -> bool:
+    """Return True if `metrics` has valid loss and accuracies and, if `epochs` is given, an epoch from 1 to `epochs`."""
+    names = METRIC_NAMES if epochs is None else METRIC_NAMES | {"epoch"}
     sound = metrics.keys() == names and all(map(_is_non_negative, metrics.values()))
-    sound = sound and all(metrics[name] <= 100 + 1e-9 for name in SCORE_NAMES - {"loss"})
+    sound = sound and all(metrics[name] <= 100 + 1e-9 for name in METRIC_NAMES - {"loss"})
     if epochs is not None:
         sound = sound and type(metrics["epoch"]) is int and 1 <= metrics["epoch"] <= epochs
     return bool(sound)
 
 
 def _is_non_negative(value: object) -> bool:
+    """Return True for a finite int or float of at least 0, but not for a bool."""
     return type(value) in (int, float) and math.isfinite(value) and value >= 0  # type: ignore[arg-type, operator]
 
 
 def read_best_epoch(run: Run, checkpoint: Checkpoint) -> int | None:
-    """Return the epoch of the run's best.pt. Warn and return None if best.pt is lost.
+    """Return the epoch of the run's best.pt. If best.pt is unusable, warn and return None.
 
-    best.pt is lost if it is missing, damaged, or disagrees with the best epoch that `checkpoint` records. Raises
-    RunFailed if the system cannot read it, because a new best.pt would overwrite it.
+    best.pt is unusable if it is missing, damaged, or disagrees with the best epoch that `checkpoint` records. Raises
+    RunFailed if the operating system cannot read best.pt, because training would overwrite a file that may be sound.
     """
     best = checkpoint["state"]["best"]
     try:
@@ -203,18 +207,17 @@ def read_best_epoch(run: Run, checkpoint: Checkpoint) -> int | None:
         raise RunFailed(f"{error}; nothing was changed") from error
     except UsageError as error:
         complaint = str(error)
-    replacement = ""
-    if is_best(checkpoint):
-        replacement = f", and epoch {checkpoint['epoch']}, the best so far, is written there"
+    replacement = f", and epoch {checkpoint['epoch']}, the best so far, is written there" if is_best(checkpoint) else ""
     warn(f"{complaint}: the best epoch is picked again from here on{replacement}")
     return None
 
 
 def _recorded_best(content: Checkpoint) -> object:
+    """Return the metrics of the best epoch that a checkpoint records, None if it has no entry `state`."""
     state = content.get("state")
     return state.get("best") if isinstance(state, Mapping) else None
 
 
 def is_best(checkpoint: Checkpoint) -> bool:
-    """Return True if the checkpoint holds the network of the best epoch."""
+    """Return True if the checkpoint was written right after the epoch that it records as the best."""
     return bool(checkpoint["step"] == 0 and checkpoint["state"]["best"].get("epoch") == checkpoint["epoch"])

@@ -1,4 +1,4 @@
-"""Resumption: find the run that --resume names and its checkpoint, and check that the options are of the same run."""
+"""Resumption: find the run and the checkpoint that --resume names, and check that the options belong to that run."""
 
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -17,18 +17,20 @@ from utils.records.run import LockedRun, Run
 from utils.run_paths import locate_run
 from utils.text import shown
 
-EPOCH_TABLES = ("weight_sweep", "statistics", "shifts")  # files of single trainers, with rows by epoch
-TEST_OPTIONS = ("precision", "batch_size", "test_batch_size")  # a test may use other values than the training
+EPOCH_TABLES = ("weight_sweep", "statistics", "shifts")  # CSV files that only some trainers write, by epoch
+TEST_OPTIONS = ("precision", "batch_size", "test_batch_size")  # --evaluate may change these options of the run
 
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Start of the training: a new run (`run` is None), the start of `run` (`checkpoint` is None), or a checkpoint.
+    """Point at which training starts: in a new run, at the start of an existing run, or at a checkpoint.
 
-    options: the requested ones, with what they leave open taken from the run.
+    options: the requested options. Options that were not set come from the run.
+    run: the existing run, None for a new one.
+    checkpoint: the content of the checkpoint, None to train `run` from its start.
     path: the file of `checkpoint`.
-    finished: nothing is left to train.
-    extended: more epochs are requested than the run had.
+    finished: True if no epoch is left to train.
+    extended: True if more epochs are requested than config.yaml has.
     """
 
     options: Options
@@ -40,7 +42,7 @@ class ResumePoint:
 
 
 def find_resume_point(options: Options) -> ResumePoint:
-    """Return the point that --resume names, and lock its run.
+    """Return the point from which training starts or, with --resume, continues. Lock the run that is resumed.
 
     Raises UsageError if there is no such run, or if the options or the checkpoint are of another run; RunInUse if
     --resume auto finds a run that another process is training.
@@ -79,9 +81,9 @@ def find_resume_point(options: Options) -> ResumePoint:
 
 
 def _check_tables(run: Run, start_epoch: int, epochs: int) -> None:
-    """Check the run's own tables before anything is changed. Other tables in the directory are the user's.
+    """Raise UsageError if a CSV table that the run itself wrote is damaged. Warn of missing rows in metrics.csv.
 
-    Warns of missing rows of metrics.csv after `start_epoch` up to `epochs`. Raises UsageError if a table is damaged.
+    metrics.csv should have a row for every epoch after `start_epoch` up to `epochs`. Other tables are not read.
     """
     results.read(run.result, results.MOVE_AWAY)
     for name in EPOCH_TABLES:
@@ -95,9 +97,10 @@ def _check_tables(run: Run, start_epoch: int, epochs: int) -> None:
 
 
 def create_run(requested: Options, options: Options, device_facts: dict[str, Any]) -> LockedRun:
-    """Make the directory of a new run and write its description.
+    """Create the directory of a new run with config.yaml and environment.json, and lock the run.
 
-    requested: the options before the seed was drawn, which identify the run for --resume auto.
+    requested: the options before a random seed was set. With --resume auto they decide which runs are the same.
+    device_facts: device, precision and seed, for environment.json.
 
     Raises RunInUse if another process with --resume auto has just started the same run.
     """
@@ -111,7 +114,7 @@ def create_run(requested: Options, options: Options, device_facts: dict[str, Any
 
 
 def read_requested(options: Options) -> tuple[Options, dict[str, Any], Path]:
-    """Return (options, checkpoint, its path) of the run that --resume names, without locking the run.
+    """Read the checkpoint that --resume names, without locking its run. Return (options of the run, checkpoint, path).
 
     Raises UsageError if there is no such run, it has no readable checkpoint, or the options are of another run.
     """
@@ -130,17 +133,15 @@ def read_requested(options: Options) -> tuple[Options, dict[str, Any], Path]:
 
 
 def check_same_run(checkpoint: Mapping[str, Any], path: Path, run_options: Options) -> int:
-    """Return the number of epochs that the checkpoint's run was to train.
+    """Check that a checkpoint belongs to the run with `run_options`, those in config.yaml. Return its option `epochs`.
 
-    run_options: the options in the config.yaml of the run.
-
-    Raises UsageError if the checkpoint is damaged or was made with other options.
+    Raises UsageError if the checkpoint is damaged or was written with other options.
     """
-    own = checkpoint.get("options")
-    if not isinstance(own, Mapping) or not all(isinstance(name, str) for name in own):
+    stored = checkpoint.get("options")
+    if not isinstance(stored, Mapping) or not all(isinstance(name, str) for name in stored):
         raise UsageError(f"{path} is damaged: options: they are missing, or are not a mapping by name")
     try:
-        checkpoint_options = from_flat(own)
+        checkpoint_options = from_flat(stored)
     except (UsageError, *DAMAGE_ERRORS) as error:
         raise UsageError(f"{path} is damaged: options: {'; '.join(str(error).splitlines())}") from error
     epochs = checkpoint_options.optim.epochs
@@ -159,7 +160,7 @@ def check_same_run(checkpoint: Mapping[str, Any], path: Path, run_options: Optio
 
 
 def _is_requested(options: Options, run: Run) -> bool:
-    """Return True if --resume auto may continue `run`, and print why not otherwise."""
+    """Return True if --resume auto may continue `run`. If not, print the reason."""
     changes = _changes(options, run)
     if changes:
         say(f"skipped, another run: {run.path} ({'; '.join(changes)})")
@@ -167,14 +168,14 @@ def _is_requested(options: Options, run: Run) -> bool:
 
 
 def _changes(options: Options, run: Run) -> list[str]:
-    """Return a line per reason why `options` ask for another run than `run`."""
+    """Return the differences that make `options` describe another run than `run`, one line each."""
     try:
         run_options = run.options()
         run.status()
     except UsageError as error:
         return str(error).splitlines()
     changes = changed_mathematics(run_options, _completed(options, run_options))
-    if options.optim.epochs != run_options.optim.epochs:  # the schedule of its learning rates was another
+    if options.optim.epochs != run_options.optim.epochs:  # the learning-rate schedule depends on the number
         changes.append(f"epochs: {run_options.optim.epochs} in the run, {options.optim.epochs} now")
     if options.run.pretrained != run_options.run.pretrained:
         before, now = shown(run_options.run.pretrained), shown(options.run.pretrained)
@@ -183,17 +184,18 @@ def _changes(options: Options, run: Run) -> list[str]:
 
 
 def _completed(options: Options, run_options: Options) -> Options:
-    """Return `options` with the seed, precision, names and start of the run, if they leave these open."""
-    open_values: dict[str, object] = {"seed": run_options.run.seed} if options.run.seed is None else {}
-    if options.run.precision == "auto":
-        open_values["precision"] = run_options.run.precision
+    """Return `options` with config, name, pretrained and start_epoch of a run, and seed and precision where not set."""
     run = run_options.run
-    identity = {"config": run.config, "name": run.name, "pretrained": run.pretrained}
-    return options.replace(**open_values, **identity, start_epoch=run_options.optim.start_epoch)
+    values: dict[str, object] = {"config": run.config, "name": run.name, "pretrained": run.pretrained}
+    if options.run.seed is None:
+        values["seed"] = run.seed
+    if options.run.precision == "auto":
+        values["precision"] = run.precision
+    return options.replace(**values, start_epoch=run_options.optim.start_epoch)
 
 
 def _merged(options: Options, run_options: Options, run: Run) -> Options:
-    """Return the options to continue with. Raises UsageError if they would make `run` another run."""
+    """Return the options with which `run` is resumed. Raises UsageError if `options` change its results."""
     options = _completed(options, run_options)
     if changes := changed_mathematics(run_options, options):
         raise UsageError(f"resume: {run.path} is another run: {'; '.join(changes)}; start a new one without --resume")
@@ -204,6 +206,9 @@ def _merged(options: Options, run_options: Options, run: Run) -> Options:
 
 
 def _requested_checkpoint(run: Run, requested: str | None) -> tuple[dict[str, Any], Path] | None:
-    """Return (checkpoint, path) of the file that --resume names, or else of the furthest readable one of `run`."""
+    """Load the checkpoint file that `requested` names, or else the newest readable checkpoint of `run`.
+
+    Return (checkpoint, path), or None if `run` has no readable checkpoint.
+    """
     file = None if requested is None or requested == "auto" else locate_run(Path(requested))[1]
     return checkpoints.newest(run) if file is None else (checkpoints.load(file), file)

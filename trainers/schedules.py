@@ -13,30 +13,32 @@ Policy = Callable[[int, int, int, int, float], float]  # (epoch, epochs, warm-up
 
 
 def _linear_warmup(epoch: int, warmup: int) -> float | None:
+    """Return the factor of `epoch` (from 0) during a linear warm-up of `warmup` epochs, None afterwards."""
     return (epoch + 1) / warmup if epoch < warmup else None
 
 
 def _cosine(epoch: int, epochs: int, warmup: int) -> float:
+    """Return the factor of a cosine decay from 1 in epoch `warmup` to 0 in epoch `epochs`."""
     return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / max(1, epochs - warmup)))
 
 
 def constant(epoch: int, _epochs: int, warmup: int, _step: int, _gamma: float) -> float:
-    """Return 1 after a linear warm-up of `warmup` epochs."""
+    """Return the factor of a constant learning rate: 1 after a linear warm-up of `warmup` epochs."""
     return _linear_warmup(epoch, warmup) or 1.0
 
 
 def cosine(epoch: int, epochs: int, warmup: int, _step: int, _gamma: float) -> float:
-    """Return the cosine decay from 1 to 0 over `epochs` after a linear warm-up of `warmup` epochs."""
+    """Return the factor of a cosine decay from 1 to 0, which ends at `epochs`, after a linear warm-up."""
     return _linear_warmup(epoch, warmup) or _cosine(epoch, epochs, warmup)
 
 
 def multistep(epoch: int, _epochs: int, _warmup: int, step: int, gamma: float) -> float:
-    """Return the factor multiplied by `gamma` every `step` epochs."""
+    """Return the factor of a step decay: it starts at 1 and is multiplied by `gamma` every `step` epochs."""
     return gamma ** (epoch // step)
 
 
 def milestones(factors: dict[int, float], epoch: int, *_unused: float) -> float:
-    """Return the factor of the last milestone reached, 1 before the first. `factors` maps milestone epoch to factor."""
+    """Return the factor of the last milestone reached, or 1 before the first one. `factors` maps epochs to factors."""
     return next((factor for start, factor in sorted(factors.items(), reverse=True) if epoch >= start), 1.0)
 
 
@@ -44,7 +46,7 @@ _XNOR = {30: 0.1, 44: 0.01, 54: 0.001}
 
 
 def cosine_after_milestones(epoch: int, epochs: int, warmup: int, _step: int, _gamma: float) -> float:
-    """Return the factor of xnor_lr, from epoch 55 on multiplied by the cosine decay of the whole run."""
+    """Return the factor of xnor_lr. From epoch 55 on it is multiplied by a cosine decay over the whole run."""
     factor = milestones(_XNOR, epoch)
     return factor * _cosine(epoch, epochs, warmup) if epoch >= 55 else factor
 
@@ -64,9 +66,9 @@ POLICIES: dict[str, Policy] = {
 
 
 def schedule(name: str, *, epochs: int, warmup: int = 0, step: int = 20, gamma: float = 0.1) -> Callable[[int], float]:
-    """Return the learning-rate policy `name` as a function: epoch (from 0) -> factor of the base learning rate.
+    """Return the learning-rate schedule `name` as a function that maps an epoch (from 0) to a factor of the base rate.
 
-    Raises ValueError if no policy has that name.
+    step, gamma: for multistep_lr. Raises ValueError if no schedule has that name.
     """
     policy = lookup(POLICIES, name, "lr_policy")
     return lambda epoch: policy(epoch, epochs, warmup, step, gamma)
@@ -76,10 +78,10 @@ DENSITY_START = 0.5
 
 
 def density(epoch: int, final: float, length: int) -> float:
-    """Return the density of a cubic schedule in `epoch` (from 0): 0.5 in epoch 0, `final` from epoch `length` on.
+    """Return the density of `epoch` (from 0) in a cubic schedule from 0.5 in epoch 0 to `final` in epoch `length`.
 
-    Sparsity s(e) = S + (0.5 − S)(1 − e/length)³ with S = 1 − final: BIPROP's cubic schedule (Zhu & Gupta, "To prune, or
-    not to prune", 2017, eq. 1, starting at 0.5). A `final` density above 0.5 holds from the start.
+    The sparsity is s(e) = S + (0.5 − S)(1 − e/length)³ with S = 1 − final. This is BIPROP's cubic schedule (Zhu &
+    Gupta, "To prune, or not to prune", 2017, eq. 1, starting at 0.5). A `final` density above 0.5 holds from the start.
     """
     if final > DENSITY_START or epoch >= length:
         return final

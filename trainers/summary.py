@@ -1,4 +1,4 @@
-"""The descriptions of a run: console text, tables, hparams, and the data of its row of results.csv."""
+"""Descriptions of a run: console text, layer table, hparams for TensorBoard, and the data for results.csv."""
 
 import shlex
 
@@ -16,20 +16,20 @@ from utils.records.run import LockedRun, Run
 
 
 def kept_in_words(model: nn.Module) -> str:
-    """Return, for example, "1,212,512 of 2,425,024 weights kept (50.00 %), 50.00 % pruned"."""
+    """Return a phrase such as "1,212,512 of 2,425,024 weights kept (50.00 %), 50.00 % pruned"."""
     kept, total = _weight_counts(model)
     share = 100 * kept / total
     return f"{kept:,} of {total:,} weights kept ({share:.2f} %), {100 - share:.2f} % pruned"
 
 
 def _weight_counts(model: nn.Module) -> tuple[int, int]:
-    """Return (kept, all) weights of the linear and convolutional layers, without biases and norms."""
+    """Return (number of kept weights, number of weights) of all linear and convolutional layers, without biases."""
     counts = layer_counts(model)
     return sum(c.kept for c in counts), sum(c.total for c in counts)
 
 
 def layer_table(model: nn.Module) -> str:
-    """Return a table with one line per layer: name, weight shape, constraint, weights kept, weights."""
+    """Return a text table with one line per layer: name, weight shape, constraint, kept weights, all weights."""
     rows = [("layer", "weight shape", "constraint", "kept", "weights")]
     for c in layer_counts(model):
         rows.append((c.name, "x".join(map(str, c.shape)), c.constraint, f"{c.kept:,}", f"{c.total:,}"))
@@ -43,12 +43,12 @@ def layer_table(model: nn.Module) -> str:
 
 
 def resolved(options: Options) -> str:
-    """Return the options as YAML, as config.yaml of the run would hold them."""
+    """Return the options as YAML, in the format of config.yaml."""
     return yaml.safe_dump(options.flat(), sort_keys=False).rstrip()
 
 
 def opening(options: Options, setup: TrainingSetup, run: Run) -> str:
-    """Return the first lines of a run: network, data set, trainer, device, precision, seed, directory."""
+    """Return the first log lines of a run: network, data set, trainer, device, precision, seed and run directory."""
     runtime, note = setup.runtime, setup.method.density_note()
     return (
         f"{options.model.arch} on {options.data.set}, trainer {options.trainer}: {kept_in_words(setup.model)}"
@@ -60,10 +60,10 @@ def opening(options: Options, setup: TrainingSetup, run: Run) -> str:
 def summary(
     options: Options, model: nn.Module, state: TrainingState, tests: tuple[Metrics, Metrics] | None, run: Run
 ) -> str:
-    """Return the last lines of a run: accuracies, speed, directory.
+    """Return the last log lines of a run: accuracies, training speed and run directory.
 
-    tests: the scores of (last epoch, best epoch) on the test set with --val-split; None without it, because the test
-    set has then picked the best epoch.
+    tests: the metrics of (last epoch, best epoch) on the test set with --val-split. None without --val-split, because
+    the best epoch is then picked on the test set.
     """
     best, last = state.best, state.last
     if tests is None:
@@ -76,10 +76,10 @@ def summary(
             f"test accuracy  {tests[1].top1:.2f} % (epoch {best['epoch']}, picked on the validation share: "
             f"{best['acc@1']:.2f} % there), last {tests[0].top1:.2f} %"
         )
-    floor = [c.name for c in layer_counts(model) if c.constraint == "GlobalSubnetWeight" and c.kept == 1]
+    minimal = [c.name for c in layer_counts(model) if c.constraint == "GlobalSubnetWeight" and c.kept == 1]
     lines = ["", f"network        {options.model.arch}, {kept_in_words(model)}"]
-    if floor:
-        lines.append(f"at the floor   {', '.join(floor)}: one weight kept, the minimum of the global selection")
+    if minimal:
+        lines.append(f"at the floor   {', '.join(minimal)}: one weight kept, the minimum of the global selection")
     speed = f"{_training_speed(state):,.0f} images/s in training, {state.seconds:.1f} s in all"
     dry = " (a dry run: no row of results)" if options.run.dry_run else ""
     curves = f"tensorboard --logdir {shlex.quote(str(run.logs))}"
@@ -88,7 +88,7 @@ def summary(
 
 
 def _training_speed(state: TrainingState) -> float:
-    """Return the training images per second over all epochs."""
+    """Return the mean number of training images per second over all epochs."""
     return state.train_images / max(state.train_seconds, 1e-9)
 
 
@@ -98,9 +98,9 @@ def _test_accuracies(state: TrainingState, tests: tuple[Metrics, Metrics] | None
 
 
 def hparams(options: Options) -> dict[str, object]:
-    """Return the options by which TensorBoard compares runs.
+    """Return the options for TensorBoard's hparams page, which compares runs by them.
 
-    These are a few main options, and all others that affect training and differ from their default.
+    They are a few main options, and all others that affect the training and differ from their default.
     """
     flat = options.flat()
     always = ("arch", "set", "conv_type", "prune_rate", "optimizer", "lr", "batch_size", "epochs", "seed")
@@ -109,7 +109,7 @@ def hparams(options: Options) -> dict[str, object]:
 
 
 def final_metrics(state: TrainingState, tests: tuple[Metrics, Metrics] | None) -> dict[str, float]:
-    """Return the test accuracies (%) that TensorBoard shows beside the hparams, under the tags of their curves."""
+    """Return the test accuracies (%) of the last and best epoch for TensorBoard's hparams page, by tag."""
     last, best = _test_accuracies(state, tests)
     return {"test/acc@1": last, "test/best_acc@1": best}
 
@@ -121,16 +121,15 @@ def finished_run(
     tests: tuple[Metrics, Metrics] | None,
     run: LockedRun,
     runtime: Runtime,
-    trainer: str,
 ) -> FinishedRun:
-    """Return the data of the run for its row of results.csv. `tests` is that of `summary`."""
+    """Return the data of a finished run for its row of results.csv. `tests` is as in `summary`."""
     total, kept = parameter_counts(model)
     kept_weights, weights = _weight_counts(model)
     return FinishedRun(
         options,
         run.path,
         run.id,
-        trainer,
+        options.trainer,
         runtime.precision_name,
         runtime.device_name,
         parameters=total,

@@ -1,4 +1,4 @@
-"""Batch normalisation over the global batch, which all ranks share."""
+"""Batch normalisation with the statistics of the global batch instead of each rank's slice."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from models.layers import SingleValueBatchNorm
 
 
 class SumOverRanks(torch.autograd.Function):
-    """Differentiable all-reduce.
+    """Differentiable sum of a tensor over all ranks (all-reduce).
 
     forward:   y = Σ_rank x_rank, on every rank
     backward:  ∂L/∂x = Σ_rank ∂L_rank/∂y
@@ -32,17 +32,20 @@ sum_over_ranks: Callable[[Tensor], Tensor] = SumOverRanks.apply
 
 
 class FusedSyncBatchNorm(SingleValueBatchNorm, nn.SyncBatchNorm):
-    """torch's SyncBatchNorm, which needs a GPU; evaluation is that of SingleValueBatchNorm."""
+    """Synchronised batch norm that trains with torch's GPU kernels and evaluates like SingleValueBatchNorm."""
 
     process_group = None  # all ranks
 
     def forward(self, input: Tensor) -> Tensor:
-        # In training not SingleValueBatchNorm's: one value per channel on this rank is not one in the global batch.
+        # One value per channel on this rank is not one in the global batch: SingleValueBatchNorm does not apply.
         return nn.SyncBatchNorm.forward(self, input) if self.training else super().forward(input)
 
 
 class SyncBatchNorm(SingleValueBatchNorm):
-    """Batch norm over the global batch by differentiable sums over the ranks, on any device; shape (B, C, …)."""
+    """Synchronised batch norm for any device: mean and variance are differentiable sums over all ranks.
+
+    Inputs are (B, C, …).
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         return self._normalise(input) if self.training else super().forward(input)
@@ -50,9 +53,10 @@ class SyncBatchNorm(SingleValueBatchNorm):
     def _check_input_dim(self, input: Tensor) -> None: ...  # torch's hook, called in evaluation: any shape is accepted
 
     def _normalise(self, input: Tensor) -> Tensor:
-        """Return (x − mean) / √(variance + eps) · weight + bias, computed in float32 at least.
+        """Normalise `input` with the mean and variance of the global batch, and update the running statistics.
 
-        The mean is reduced before the variance: E[x²] − E[x]² would lose half of the digits.
+        Return (x − mean) / √(variance + eps) · weight + bias, computed in float32 at least. The ranks exchange the mean
+        before the variance, because E[x²] − E[x]² would lose half of the digits.
         """
         x = input.to(torch.promote_types(input.dtype, torch.float32))
         axes, shape = [0, *range(2, x.dim())], (1, -1, *[1] * (x.dim() - 2))
@@ -70,6 +74,7 @@ class SyncBatchNorm(SingleValueBatchNorm):
 
     @torch.no_grad()
     def _update_running_statistics(self, mean: Tensor, variance: Tensor) -> None:
+        """Update the running statistics by `momentum`, or with a momentum of None as cumulative averages."""
         assert self.num_batches_tracked is not None and self.running_mean is not None and self.running_var is not None
         self.num_batches_tracked.add_(1)
         momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
@@ -78,9 +83,9 @@ class SyncBatchNorm(SingleValueBatchNorm):
 
 
 def synchronise(model: nn.Module, *, fused: bool) -> None:
-    """Exchange every batch norm of `model`, in place, for one over the global batch that shares its parameters.
+    """Replace every batch norm of `model`, in place, by a batch norm that uses the statistics of the global batch.
 
-    State-dict keys stay. `fused` selects torch's implementation, for GPUs.
+    Parameters, buffers and state-dict keys stay. `fused` selects torch's implementation, which needs a GPU.
     """
     kind = FusedSyncBatchNorm if fused else SyncBatchNorm
     for name, norm in list(model.named_modules(remove_duplicate=False)):

@@ -8,30 +8,30 @@ from trainers.metrics import Metrics
 
 @dataclass
 class TrainingState:
-    """Progress of a training run. Field names are keys of the checkpoints' entry `state`."""
+    """Progress of a training run. Checkpoints store it in the entry `state`, with the field names as keys."""
 
     epoch: int = 0  # finished epochs
     step: int = 0  # finished batches of the epoch in progress
-    sums: list[float] = field(default_factory=lambda: [0.0] * 4)  # over these batches, as `metrics.add_batch` has them
-    train_seconds: float = 0.0  # of training steps alone
+    sums: list[float] = field(default_factory=lambda: [0.0] * 4)  # [loss, hits, …] over these batches, see `add_batch`
+    train_seconds: float = 0.0  # without evaluation and recording
     train_images: int = 0
-    seconds: float = 0.0  # with evaluation and recording
+    seconds: float = 0.0  # in all
     last: dict[str, float] = field(default_factory=dict)  # held-out metrics of the last epoch
-    best: dict[str, float] = field(default_factory=dict)  # held-out metrics of the best epoch, and its number
+    best: dict[str, float] = field(default_factory=dict)  # held-out metrics and number of the best epoch
     best_train: dict[str, float] = field(default_factory=dict)  # training metrics of the epoch with the best acc@1
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the fields as plain types."""
+        """Return the fields by name, as plain types for a checkpoint."""
         return asdict(self)
 
     def reset_best(self) -> None:
-        """Forget the best epoch: the next one becomes the best."""
+        """Forget the best epoch, so that the next finished epoch becomes the best one."""
         self.best, self.best_train = {}, {}
 
     def finish_epoch(self, train: Metrics, held_out: Metrics) -> bool:
-        """Count the epoch in progress as finished. Return whether its held-out top-1 accuracy exceeds the best so far.
+        """Record the metrics of the epoch in progress as finished. Return True if it is the best epoch so far.
 
-        The first of several equal epochs stays the best.
+        The best epoch is the first with the highest held-out top-1 accuracy.
         """
         self.epoch += 1
         self.step, self.sums = 0, [0.0] * 4

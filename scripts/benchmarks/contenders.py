@@ -15,9 +15,8 @@ from data.device_batches import DeviceBatches
 from models.constraints import constrain
 from models.initial import initialise
 from scripts.benchmarks import reference as reference
-from trainers.callbacks import NullCallbacks
 from trainers.ddp import Replicas
-from trainers.loop import TrainingSetup, evaluate, train_one_epoch
+from trainers.loop import Callbacks, TrainingSetup, evaluate, train_one_epoch
 from trainers.methods.default import Default
 from trainers.methods.prune_score import PruneScore
 from trainers.optimizers import freeze_weights, make_optimizer
@@ -122,7 +121,7 @@ def our_samplers(parts: TrainingSetup) -> tuple[Sampler, Sampler]:
         nonlocal epoch
         epoch += 1
         with redirect_stderr(io.StringIO()):  # hides the progress bar
-            train_one_epoch(parts, TrainingState(epoch=epoch), "bench", NullCallbacks())
+            train_one_epoch(parts, TrainingState(epoch=epoch), "bench", Callbacks())
         return (batches.times[-1] - batches.times[1]) / (len(batches) - 1)
 
     def test() -> object:

@@ -28,8 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.constraints import constrained_layers
 from scripts.benchmarks.contenders import STEPS, network, our_samplers, parts
-from trainers.callbacks import NullCallbacks
-from trainers.loop import TrainingSetup, train_one_epoch
+from trainers.loop import Callbacks, TrainingSetup, train_one_epoch
 from trainers.training_state import TrainingState
 from utils.config.script_parser import command
 from utils.distributed import launcher_env, rendezvous
@@ -208,7 +207,7 @@ def sent_by(job: Job, here: Runtime, who: str) -> dict[str, Any]:
     way = replace(WAYS["strong"], compression="bf16" if "bf16" in who else "none")
     loop = assembled(job, here, way, dense=who == "dense")
     with AllReduceRecorder() as sent, redirect_stderr(io.StringIO()):
-        train_one_epoch(loop, TrainingState(), "counting", NullCallbacks())
+        train_one_epoch(loop, TrainingState(), "counting", Callbacks())
     return {
         "trained": sum(p.numel() for p in loop.model.parameters() if p.requires_grad),
         **bytes_per_step(sent.tensors),

@@ -18,9 +18,8 @@ from models.constraints import bake
 from models.pruning import channel_cut, channel_groups, criteria
 from scripts.parts.prune_report import Row, sizes
 from trainers.build import assemble, batches, load_set
-from trainers.callbacks import NullCallbacks
 from trainers.load_trained import check_classes, load_trained
-from trainers.loop import evaluate, fit
+from trainers.loop import Callbacks, evaluate, fit
 from trainers.methods.base import Method
 from trainers.summary import kept_in_words
 from trainers.training_state import TrainingState
@@ -162,7 +161,7 @@ def pruned(
             assemble(options, trained.runtime, model, method, trained.image_set),
             TrainingState(),
             epochs,
-            NullCallbacks(),
+            Callbacks(),
         )
     if bn_batches:
         torch.optim.swa_utils.update_bn(islice(trained.train.epoch(0), bn_batches), model)

@@ -12,8 +12,8 @@ import torch
 import models
 from models.constraints import constrain
 from models.initial import initialise
-from tests.steps import NullCallbacks, make_method
-from trainers.loop import TrainingSetup, train_one_epoch
+from tests.steps import make_method
+from trainers.loop import Callbacks, TrainingSetup, train_one_epoch
 from trainers.optimizers import freeze_weights, make_optimizer
 from trainers.training_state import TrainingState
 from utils.distributed.runtime import Runtime
@@ -67,7 +67,7 @@ def losses_of(name):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        train_one_epoch(setup, TrainingState(), "golden", NullCallbacks())
+        train_one_epoch(setup, TrainingState(), "golden", Callbacks())
     finally:
         torch.set_num_threads(threads)
     return [loss.item() for loss in losses]

@@ -9,8 +9,7 @@ from models.constraints import weight_layers
 from scripts import bench
 from scripts.benchmarks import binary
 from scripts.benchmarks.binary import Source, SourceStep, loop_parts
-from trainers.callbacks import NullCallbacks
-from trainers.loop import State, train_one_epoch
+from trainers.loop import Callbacks, State, train_one_epoch
 from utils.distributed.runtime import Runtime
 
 FLOAT32 = Runtime(torch.device("cpu"), torch.float32)
@@ -43,7 +42,7 @@ def test_training_steps_of_the_source_equal_ours(monkeypatch):
         for weight, layer in zip(source.weights, ours, strict=False):
             weight.copy_(layer.weight)
     before = [layer.weight.detach().clone() for layer in ours]
-    assert train_one_epoch(parts, State(), "here", NullCallbacks()) and len(parts.train) > 2
+    assert train_one_epoch(parts, State(), "here", Callbacks()) and len(parts.train) > 2
     for images, labels in parts.train.epoch(0):
         source(images.flatten(1), labels)
     for layer, weight, old in zip(ours, source.weights, before, strict=False):

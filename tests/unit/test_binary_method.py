@@ -8,8 +8,8 @@ import torch
 
 import models
 from models.constraints import constrain, weight_layers
-from tests.steps import NullCallbacks, OneBatch, make_method
-from trainers.loop import TrainingSetup, evaluate, fit, train_one_epoch
+from tests.steps import OneBatch, make_method
+from trainers.loop import Callbacks, TrainingSetup, evaluate, fit, train_one_epoch
 from trainers.methods import binary, network_stats
 from trainers.methods.network_stats import parameter_statistics
 from trainers.optimizers import make_optimizer
@@ -56,11 +56,11 @@ def train(method, model=None, **settings):
     setup = setup_of(method, model, **settings)
     method.before_fit(setup.model, setup.optimizer, len(setup.train), 1, CPU)
     method.before_epoch(setup.model, 0)
-    assert train_one_epoch(setup, TrainingState(), "here", NullCallbacks())
+    assert train_one_epoch(setup, TrainingState(), "here", Callbacks())
     return setup.model
 
 
-class TableKeeper(NullCallbacks):
+class TableKeeper(Callbacks):
     """Callbacks that keep the tables of every epoch."""
 
     def __init__(self):
@@ -95,7 +95,7 @@ def test_a_step_uses_the_gradient_at_the_binary_weight_and_clamps_to_0_and_1():
         for of in ("weight", "bias"):
             real = model.get_submodule(name).get_parameter(of).detach().numpy()
             expected[f"{name}.{of}"] = np.clip(real - 30 * getattr(layer, of).grad.numpy(), 0, 1)
-    train_one_epoch(setup, TrainingState(), "here", NullCallbacks())
+    train_one_epoch(setup, TrainingState(), "here", Callbacks())
     for name, values in expected.items():
         np.testing.assert_allclose(model.get_parameter(name).detach(), values, atol=2e-5)
     assert any(
@@ -233,7 +233,7 @@ def test_histograms_sample_activations_and_norms_every_sampling_interval(monkeyp
     method, model = make_method("binary", histograms=True), network(norm="soft_invert")
     setup = setup_of(method, model)
     method.before_epoch(model, 4)
-    assert train_one_epoch(setup, TrainingState(), "here", NullCallbacks())
+    assert train_one_epoch(setup, TrainingState(), "here", Callbacks())
     samples = method.histograms()
     names = [f"linear.{i}.output" for i in (1, 2, 4, 5)]  # tanh and norm of two blocks
     assert [name for name, _ in samples] == [f"{name}/batch_{batch}" for batch in (0, 2) for name in names]

@@ -53,7 +53,7 @@ def test_best_loads_the_best_checkpoint(run):
 
 def test_best_needs_a_run_directory(run, tmp_path):
     for path in (run.last, tmp_path / "net.pth"):
-        with pytest.raises(UsageError, match="is not a run directory, which alone has a best checkpoint"):
+        with pytest.raises(UsageError, match="is not a run directory; only a run directory has a best checkpoint"):
             load_trained(path, best=True)
 
 

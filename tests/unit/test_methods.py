@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from models.constraints import bake, constrain, constrained_layers, layer_counts
-from tests.steps import NullCallbacks, make_method
+from tests.steps import make_method
 from trainers import losses, schedules
-from trainers.loop import TrainingSetup, evaluate, fit
+from trainers.loop import Callbacks, TrainingSetup, evaluate, fit
 from trainers.losses import cross_entropy, jensen_shannon
 from trainers.methods.base import Method
 from trainers.metrics import add_batch
@@ -46,7 +46,7 @@ class FixedBatches:
             yield torch.randn(8, 6, generator=generator), torch.randint(0, 5, (8,), generator=generator)
 
 
-class EpochObserver(NullCallbacks):
+class EpochObserver(Callbacks):
     """Callbacks that keep the result of `observe()` and `is_best` of every epoch."""
 
     def __init__(self, observe=lambda: None):

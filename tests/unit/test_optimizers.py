@@ -6,7 +6,7 @@ from torch import nn
 
 import models
 from models.constraints import constrain, constrained_layers
-from trainers.optimizers import OPTIMIZERS, freeze_weights, make_optimizer, parameter_groups, set_rate
+from trainers.optimizers import OPTIMIZERS, freeze_weights, make_optimizer, parameter_groups, set_learning_rate
 
 
 def network(arch="Conv2_BinAct", bn_type="AffineBatchNorm", conv_type="SubnetConv", dense=()):
@@ -157,7 +157,7 @@ def test_momentum_and_nesterov_reach_sgd():
 
 def test_set_rate_sets_every_group():
     optimizer = make_optimizer("adam", parameter_groups(network(), weight_decay=0), lr=0.1)
-    set_rate(optimizer, 0.025)
+    set_learning_rate(optimizer, 0.025)
     assert [group["lr"] for group in optimizer.param_groups] == [0.025, 0.025]
 
 
