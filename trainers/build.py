@@ -109,7 +109,7 @@ def dense_layers(options: Options, model: nn.Module) -> tuple[str, ...]:
 
 
 def arch_options(options: Options) -> dict[str, object]:
-    """Return the options that only some architectures take, where set, as keyword arguments of `models.build`."""
+    """Return the options of the architecture that differ from their defaults, as arguments of `models.build`."""
     chosen = {name: options.value(name) for name in options.arch_row.options if name != "width_mult"}
     chosen = {name: value for name, value in chosen.items() if value != FIELDS[name].default}
     if options.constraint.last_layer_dense and options.arch_row.dense_head_bias:
@@ -119,14 +119,9 @@ def arch_options(options: Options) -> dict[str, object]:
 
 def make_method(options: Options) -> Method:
     """Create the training method that the options select, such as Default or Sparse."""
-    o, trainer = options.optim, TRAINERS[options.trainer]
-    method: Method = trainer.load()(
-        label_smoothing=o.label_smoothing or 0.0,
-        weight_decay=o.weight_decay,
-        no_bn_decay=o.no_bn_decay,
-        histograms=options.run.histograms,
-        **{name: options.value(name) for name in trainer.options},
-    )
+    row = TRAINERS[options.trainer]
+    values = {name: options.value(name) for name in ("weight_decay", "no_bn_decay", "histograms", *row.options)}
+    method: Method = row.load()(label_smoothing=options.optim.label_smoothing or 0.0, **values)
     return method
 
 

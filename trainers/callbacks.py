@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from args import Options
@@ -35,10 +36,10 @@ class SignalCallbacks(Callbacks):
         return self._stop.reason
 
     def save_initial(self, state: TrainingState) -> None:
-        """Do nothing. The subclass for rank 0 writes initial.pt here, before the first epoch of a new run."""
+        """Called before the first epoch of a new run. RunRecorder overrides this method to write initial.pt."""
 
     def close(self, final: dict[str, float]) -> None:
-        """Do nothing. The subclass for rank 0 writes the `final` metrics here and closes its files."""
+        """Called at the end of training. RunRecorder overrides this method to write the `final` metrics."""
 
 
 class RunRecorder(SignalCallbacks):
@@ -53,9 +54,9 @@ class RunRecorder(SignalCallbacks):
         checkpoint: Mapping[str, Any] | None,
         description: Mapping[str, Any],
     ) -> None:
-        """Open the records of a run. If it resumes from `checkpoint`, delete metrics and events that are newer.
+        """Open the files of a run for recording. When resuming, delete the metrics that are newer than `checkpoint`.
 
-        description: additional entries for every checkpoint, beside the training state.
+        description: additional entries for every checkpoint, besides the training state.
         """
         super().__init__()
         self._description = description
@@ -66,7 +67,8 @@ class RunRecorder(SignalCallbacks):
         self._metrics = MetricsCsv(run.metrics, 0 if checkpoint is None else state.epoch)
         self._epoch = state.epoch
         events = {} if checkpoint is None else checkpoint.get("events")
-        self._purge = events is None  # checkpoints of earlier versions lack the sizes of the event files
+        # Checkpoints of earlier versions lack the sizes of the event files: TensorBoard then hides later events.
+        self._purge_step = state.epoch + 1 if events is None else None
         truncate_events(run.logs, events)
         self._board: TensorBoard | None = None
 
@@ -94,12 +96,9 @@ class RunRecorder(SignalCallbacks):
         images, seconds = self._trained
         speed = (state.train_images - images) / max(state.train_seconds - seconds, 1e-9)
         self._trained = (state.train_images, state.train_seconds)
-        split = self._held_out
-        speed_metrics = {"lr": learning_rate, "images_per_second": speed, "elapsed_seconds": state.seconds}
-        metrics = {
-            "train": train.as_dict() | speed_metrics,
-            split: held_out.as_dict() | {"best_acc@1": state.best["acc@1"]},
-        }
+        split, best, epochs = self._held_out, state.best, self._options.optim.epochs
+        speeds = {"lr": learning_rate, "images_per_second": speed, "elapsed_seconds": state.seconds}
+        metrics = {"train": train.as_dict() | speeds, split: held_out.as_dict() | {"best_acc@1": best["acc@1"]}}
         method = self._setup.method
         for group, values in method.metrics(self._setup.model).items():
             metrics[group] = metrics.get(group, {}) | values
@@ -109,16 +108,16 @@ class RunRecorder(SignalCallbacks):
         if self._options.run.histograms:
             board.histograms(state.epoch, [*self._histogram_tensors(), *method.histograms()])
         self.save(state, is_best=is_best)
-        self._run.set_status("running", epoch=state.epoch, epochs=self._options.optim.epochs)
-        best, kept = state.best, ""
-        if method.density_note():  # else the density is constant: the log starts with it
-            kept = f"  kept {100 * metrics['train']['kept']:.2f}%"
+        self._run.set_status("running", epoch=state.epoch, epochs=epochs)
+        # A constant density is printed once, before the first epoch.
+        kept = f"  kept {100 * metrics['train']['kept']:.2f}%" if method.density_note() else ""
         if method.resets_best(state.epoch - 1):
             say("from this epoch on the network is the requested one: the best epoch before does not count")
         say(
-            f"epoch {state.epoch}/{self._options.optim.epochs}  train loss {train.loss:.4f} acc@1 {train.top1:.2f}%"
+            f"epoch {state.epoch}/{epochs}  train loss {train.loss:.4f} acc@1 {train.top1:.2f}%"
             f"  {split} loss {held_out.loss:.4f} acc@1 {held_out.top1:.2f}%"
-            f" (best {best['acc@1']:.2f}% in epoch {best['epoch']})  lr {learning_rate:.4g}{kept}  {speed:,.0f} images/s"
+            f" (best {best['acc@1']:.2f}% in epoch {best['epoch']})"
+            f"  lr {learning_rate:.4g}{kept}  {speed:,.0f} images/s"
         )
 
     def stopped(self, state: TrainingState) -> None:
@@ -127,7 +126,10 @@ class RunRecorder(SignalCallbacks):
         self._run.set_status("stopped", epoch=state.epoch, step=state.step, epochs=self._options.optim.epochs)
 
     def save(self, state: TrainingState, *, is_best: bool) -> None:
-        """Write a checkpoint to last.pt, and before that to best.pt and the file of --save-every where due."""
+        """Write a checkpoint to last.pt and, where due, to best.pt and the numbered file of --save-every.
+
+        last.pt is written last, so that it never records a best epoch for which best.pt is not yet written.
+        """
         run, every = self._run, self._options.run.save_every
         run.check_held()
         paths = [run.last]
@@ -143,12 +145,12 @@ class RunRecorder(SignalCallbacks):
         checkpoints.save(self._checkpoint(state), self._run.initial)
 
     def _checkpoint(self, state: TrainingState) -> dict[str, Any]:
-        """Return the content of a checkpoint: everything that a bit-exact resumption needs."""
+        """Return the content of a checkpoint: progress, weights, optimizer, method, random generators and options."""
         setup = self._setup
         return {
             "epoch": state.epoch,
             "step": state.step,
-            "state": state.state_dict(),
+            "state": asdict(state),
             "model": setup.model.state_dict(),
             "optimizer": setup.optimizer.state_dict(),
             "method": setup.method.state_dict(),
@@ -178,9 +180,8 @@ class RunRecorder(SignalCallbacks):
         Creating it earlier would delay the first batch by the import of tensorboard.
         """
         if self._board is None:
-            purge = self._epoch + 1 if self._purge else None
             hparams = summary.hparams(self._options)
-            self._board = TensorBoard(self._run.logs, self._epoch, hparams, self._held_out, purge)
+            self._board = TensorBoard(self._run.logs, self._epoch, hparams, self._held_out, self._purge_step)
         return self._board
 
     def _histogram_tensors(self) -> list[tuple[str, Any]]:

@@ -87,9 +87,9 @@ def network_in(content: Any, path: str) -> StoredNetwork:
 
 
 def _state_dict(content: Mapping[Any, Any], path: str) -> tuple[str, Mapping[str, Tensor]]:
-    """Return the first state dict in `content` with its key, "" if `content` itself is one. Warn of further ones.
+    """Find the state dict in the `content` of a file, and return (key, state dict). Warn if there are several.
 
-    Raises UsageError if there is none.
+    The key is "" if `content` itself is the state dict. Raises UsageError if there is no state dict.
     """
     found = [*_state_dicts(content, MOST_NESTED)]
     if not found:

@@ -69,8 +69,9 @@ class Replicas:
         self._wrapped: tuple[list[int], nn.Module] | None = None  # ids of the trained parameters, DDP module
 
     def prepare(self, model: nn.Module) -> None:
-        """Replace dropout and, with `sync_bn`, batch norms of `model` in place by modules that use the global batch.
+        """Replace the dropout layers of `model`, in place, by layers that act on the global batch.
 
+        With `sync_bn`, batch norms are replaced too.
         Call once, before `model` moves to its device and its optimizer is created.
         """
         if self._runtime.alone:

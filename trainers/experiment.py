@@ -28,7 +28,7 @@ from utils.text import escaped
 
 
 def run(options: Options, runtime: Runtime) -> None:
-    """Check, test or train a network: --check and --evaluate select the first two.
+    """Train a network, or only check it (--check) or test it (--evaluate).
 
     Raises UsageError for wrong input, RunFailed if the run cannot continue, Stopped after a signal.
     """
@@ -75,7 +75,7 @@ def train(options: Options, runtime: Runtime) -> None:
     if point.run is not None and (point.checkpoint is None or point.extended):
         run.describe(options, device_facts)
     with torch.autograd.set_detect_anomaly(options.run.detect_anomaly):
-        _train_with_status(options, runtime, setup, run, state, point.checkpoint, image_set)
+        _train_with_status(options, setup, run, state, point.checkpoint, image_set)
 
 
 def _with_seed_and_precision(options: Options, runtime: Runtime) -> Options:
@@ -89,55 +89,55 @@ def _with_seed_and_precision(options: Options, runtime: Runtime) -> Options:
 
 def _train_with_status(
     options: Options,
-    runtime: Runtime,
     setup: TrainingSetup,
     run: LockedRun,
     state: TrainingState,
     checkpoint: dict[str, Any] | None,
     image_set: data.ImageSet,
 ) -> None:
-    """Train from `state` to the end, and write the outcome to status.json: done, stopped or failed.
+    """Train from `state` to the last epoch. Write the outcome to status.json: done, stopped or failed.
 
     checkpoint: the checkpoint from which the run resumes, None for a new run. Raises Stopped after a signal.
     """
+    epochs = options.optim.epochs
+    final: dict[str, float] = {}
     try:
-        final: dict[str, float] = {}
         say(summary.opening(options, setup, run))
-        if runtime.first:
+        if setup.runtime.first:
             entries = description(options, image_set.spec)
             recorder: SignalCallbacks = RunRecorder(run, options, setup, state, checkpoint, entries)
         else:
             recorder = SignalCallbacks()
         try:
-            run.set_status("running", epoch=state.epoch, epochs=options.optim.epochs)
+            run.set_status("running", epoch=state.epoch, epochs=epochs)
             setup.train.prepare()
             setup.held_out.prepare()
             if checkpoint is None:
                 recorder.save_initial(state)
-            elif state.epoch == options.optim.epochs:  # no epoch is left, but last.pt or best.pt may be damaged
+            elif state.epoch == epochs:  # no epoch is left, but last.pt or best.pt may be damaged
                 best_is_lost = not state.best
                 if best_is_lost:
                     state.best = state.last | {"epoch": state.epoch}
                 recorder.save(state, is_best=best_is_lost)
-            fit(setup, state, options.optim.epochs, recorder)
-            if state.epoch < options.optim.epochs:
+            fit(setup, state, epochs, recorder)
+            if state.epoch < epochs:
                 reason = recorder.stop_reason or "a signal to another process"
-                raise Stopped(f"stopped by {reason} and saved; {_resume_advice(runtime, run)}")
-            final = _finish(options, runtime, setup, run, state, image_set)
+                raise Stopped(f"stopped by {reason} and saved; {_resume_advice(setup.runtime, run)}")
+            final = _finish(options, setup, run, state, image_set)
         finally:
             recorder.close(final)
     except Stopped:
         raise
     except BaseException as error:
         # One of several processes could wait in a collective operation for ever, so only a single process stops here.
-        if isinstance(error, StoppedWaiting) and runtime.alone:
-            run.set_status("stopped", epoch=state.epoch, epochs=options.optim.epochs)
-            raise Stopped(f"{error}; {_resume_advice(runtime, run)}") from error
+        if isinstance(error, StoppedWaiting) and setup.runtime.alone:
+            run.set_status("stopped", epoch=state.epoch, epochs=epochs)
+            raise Stopped(f"{error}; {_resume_advice(setup.runtime, run)}") from error
         is_lost = isinstance(error, Exception) and rendezvous.is_connection_loss(error)
         reason = "another process is gone" if is_lost else (str(error) or type(error).__name__).split("\n")[0]
-        run.set_status("failed", epoch=state.epoch, epochs=options.optim.epochs, reason=reason)
+        run.set_status("failed", epoch=state.epoch, epochs=epochs, reason=reason)
         raise
-    run.set_status("done", epoch=state.epoch, epochs=options.optim.epochs)
+    run.set_status("done", epoch=state.epoch, epochs=epochs)
 
 
 def _resume_advice(runtime: Runtime, run: LockedRun) -> str:
@@ -147,25 +147,20 @@ def _resume_advice(runtime: Runtime, run: LockedRun) -> str:
 
 
 def _finish(
-    options: Options,
-    runtime: Runtime,
-    setup: TrainingSetup,
-    run: LockedRun,
-    state: TrainingState,
-    image_set: data.ImageSet,
+    options: Options, setup: TrainingSetup, run: LockedRun, state: TrainingState, image_set: data.ImageSet
 ) -> dict[str, float]:
     """Write the row of results.csv, print the summary, and return the final metrics for TensorBoard.
 
     With --val-split, the networks of the last and of the best epoch are first evaluated on the test set.
     """
-    tests = None
+    tests, runtime = None, setup.runtime
     if image_set.val is not None:
         test = batches(options, runtime, image_set, image_set.test)
         last = evaluate(setup.model, test, setup.method, runtime)
         setup.model.load_state_dict(runtime.run_on_first(lambda: checkpoints.load(run.best)["model"]))
         tests = (last, evaluate(setup.model, test, setup.method, runtime))
     if runtime.first and not options.run.dry_run:
-        row = result_row(summary.finished_run(options, setup.model, state, tests, run, runtime))
+        row = result_row(summary.finished_run(options, setup, state, tests, run))
         results.write_own(run.result, row)
         results.append(Path(options.run.results), row)
     say(summary.summary(options, setup.model, state, tests, run))

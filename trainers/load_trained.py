@@ -187,9 +187,9 @@ def check_declared(stored: StoredNetwork, options: Options) -> None:
 
 
 def _advice(differing: Mapping[str, Any], options: Options) -> str:
-    """Return advice for a file whose declared options, `differing`, are not those of the run.
+    """Return advice for an error message about `differing`, the options that a file declares and `options` contradict.
 
-    The advice is to pass the file's values as flags. If this program does not know a value, the advice says so.
+    The advice is to pass the values of the file as flags, or that this program does not know a value.
     """
     problems = _problems(options.flat() | {"pretrained": "FILE", "resume": None} | dict(differing))
     if unknown := {name: value for name, value in differing.items() if name in problems}:

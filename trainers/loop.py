@@ -38,7 +38,7 @@ class TrainingSetup:
 
 
 class Callbacks:
-    """Base class of the objects to which the loop reports, and which it asks whether to stop or to save.
+    """Base class of the loop's callbacks. The loop reports its progress to them and asks whether to stop or to save.
 
     The methods of this class record nothing and never stop the loop. A callback never changes the training.
     """
@@ -48,7 +48,7 @@ class Callbacks:
         return False
 
     def save_due(self) -> bool:
-        """Return True if the loop shall call `save` before the end of the epoch."""
+        """Return True if a checkpoint is due before the end of the epoch."""
         return False
 
     def save(self, state: TrainingState, *, is_best: bool) -> None:
@@ -67,7 +67,7 @@ class Callbacks:
 
 
 def fit(setup: TrainingSetup, state: TrainingState, epochs: int, callbacks: Callbacks) -> None:
-    """Train until `epochs` epochs are finished or a process is asked to stop. Continue from `state`, updated in place.
+    """Train from `state` until `epochs` epochs are finished or a process is asked to stop. `state` is updated in place.
 
     Raises RunFailed if a loss or a trained parameter is not finite, or if memory runs out.
     """
@@ -101,7 +101,7 @@ def fit(setup: TrainingSetup, state: TrainingState, epochs: int, callbacks: Call
 
 
 def train_one_epoch(setup: TrainingSetup, state: TrainingState, title: str, callbacks: Callbacks) -> bool:
-    """Train on the batches of the epoch that `state` has not seen. Return False if stopped before the last batch."""
+    """Train for the rest of an epoch, from batch `state.step` on. Return False if stopped before the last batch."""
     setup.model.train()
     network = setup.replicas.wrap(setup.model)
     sums = torch.tensor(state.sums, dtype=torch.float64, device=setup.runtime.device)
@@ -170,7 +170,7 @@ def evaluate(model: nn.Module, batches: Batches, method: Method, runtime: Runtim
 
 
 def _remaining_batches(setup: TrainingSetup, state: TrainingState) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (images, labels) of the batches of the epoch that `state` has not seen.
+    """Yield (images, labels) of each batch of the current epoch, from batch `state.step` on.
 
     The data loader raises StoppedWaiting if the process is asked to stop while no batch arrives. A single process then
     ends the epoch early and saves. Several processes cannot agree on a stop here, so the exception ends them.
@@ -183,7 +183,7 @@ def _remaining_batches(setup: TrainingSetup, state: TrainingState) -> Iterator[t
 
 
 def _sync(setup: TrainingSetup, state: TrainingState, sums: Tensor, title: str, callbacks: Callbacks) -> bool:
-    """Store the sums over all processes in `state`, and save if due. Return True if any process was asked to stop."""
+    """Sum the metrics of all processes into `state` and save if due. Return True if any process was asked to stop."""
     requests = sums.new_tensor([callbacks.stop_asked(), callbacks.save_due()])
     *state.sums, stop, save = setup.runtime.total(torch.cat([sums, requests])).tolist()
     _check_loss(metrics_of(state.sums), title, state.step)

@@ -47,7 +47,7 @@ def check(options: Options, spec: data.SetSpec, build_options: dict[str, Any]) -
 
 
 def _memories(options: Options) -> Iterator[tuple[int, float, str]]:
-    """Yield (tensors per weight, free bytes, name) of each memory that must hold the network: the machine's, the GPU's.
+    """Yield (tensors needed per weight, free bytes, name) for the memory of the machine and, if used, of the GPU.
 
     Every weight needs `stored` tensors: the weight, and in some conv_types a score or sign. A run that trains also
     needs gradients and optimizer state, on the GPU if there is one.
@@ -75,7 +75,7 @@ def _gigabytes(size: float) -> str:
 
 
 def _warn_of_crop(options: Options, spec: data.SetSpec, model: nn.Module, weights: int) -> None:
-    """Warn, with the advice to crop images smaller, if one huge linear layer has over half of the `weights`."""
+    """Warn, and advise a smaller crop, if one huge linear layer has more than half of the network's `weights`."""
     layers = [(m.weight.numel(), name) for name, m in model.named_modules() if isinstance(m, nn.Linear)]
     largest, name = max(layers, default=(0, ""))
     if largest >= HUGE and 2 * largest > weights:
@@ -103,9 +103,10 @@ def free_bytes() -> float:
 
 
 def _control_groups(membership: Path, root: Path) -> Iterator[float]:
-    """Yield the free bytes of every Linux control group of this process. Inactive file caches count as free.
+    """Yield the free bytes of every Linux control group (cgroup) that limits the memory of this process.
 
-    `membership` is the file /proc/self/cgroup, `root` the mount point of the control groups. Both versions are read.
+    Inactive file caches count as free. `membership` is the file /proc/self/cgroup, `root` the mount point of the
+    control groups. Versions 1 and 2 of control groups are supported.
     """
     layouts = {  # controllers -> (folder, file of the limit, file of the usage); version 2 names no controllers
         "": (root, "memory.max", "memory.current"),

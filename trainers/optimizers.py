@@ -34,7 +34,7 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, no_bn_decay: bool
 def make_optimizer(
     name: str, groups: Groups, *, lr: float, momentum: float = 0.9, nesterov: bool = False, eps: float | None = None
 ) -> torch.optim.Optimizer:
-    """Create the optimizer with this `name` for parameter `groups`. Settings that the optimizer lacks are ignored.
+    """Create the optimizer `name` for these parameter groups. Settings that the optimizer does not have are ignored.
 
     `eps` None means torch's default. Without "weight_decay" among the options of its row in OPTIMIZERS, the optimizer
     sets the weight decay of all groups to 0, as in BIPROP. Raises ValueError for an unknown name.
@@ -59,7 +59,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def freeze_weights(
     model: nn.Module, *, learn_batchnorm: bool = False, tune_batchnorm: bool = False, bn_bias_only: bool = False
 ) -> None:
-    """Freeze all parameters of `model` except those of constraints, such as scores. The flags follow BIPROP.
+    """Freeze all parameters of `model` except the scores and other parameters of constraints, as BIPROP does.
 
     With `learn_batchnorm`, batch-norm weights and biases are trained too. With `bn_bias_only`, only batch-norm biases
     are. If `tune_batchnorm` is added to one of these two flags, the scores are frozen.

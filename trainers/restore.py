@@ -28,7 +28,7 @@ METRIC_NAMES = {*Metrics(0, 0, 0).as_dict()}
 
 
 def load_entries(path: Path | str, checkpoint: Checkpoint, **loaders: Callable[[Any], object]) -> None:
-    """Call each loader with the checkpoint entry of the same name, which must be a mapping.
+    """Call each of the `loaders` with the checkpoint entry of the same name, which must be a mapping.
 
     Raises UsageError, which names `path` and the entry, if an entry is missing or its loader fails.
     """
@@ -219,5 +219,5 @@ def _recorded_best(content: Checkpoint) -> object:
 
 
 def is_best(checkpoint: Checkpoint) -> bool:
-    """Return True if the checkpoint was written right after the epoch that it records as the best."""
+    """Return True if the checkpoint was written at the end of the best epoch that it records."""
     return bool(checkpoint["step"] == 0 and checkpoint["state"]["best"].get("epoch") == checkpoint["epoch"])

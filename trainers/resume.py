@@ -42,7 +42,7 @@ class ResumePoint:
 
 
 def find_resume_point(options: Options) -> ResumePoint:
-    """Return the point from which training starts or, with --resume, continues. Lock the run that is resumed.
+    """Find the run and the checkpoint that --resume names, and lock the run. Without --resume, return a new run.
 
     Raises UsageError if there is no such run, or if the options or the checkpoint are of another run; RunInUse if
     --resume auto finds a run that another process is training.
@@ -57,7 +57,7 @@ def find_resume_point(options: Options) -> ResumePoint:
         say(f"no unfinished run in {runs.base_directory(options)}: a new run starts")
         return ResumePoint(options)
     run_options = run.options()
-    options = _merged(options, run_options, run)
+    options = _resumed_options(options, run_options, run)
     status = run.status()
     checkpoint, path = _requested_checkpoint(run, options.run.resume) or (None, None)
     epochs = check_same_run(checkpoint, path, run_options) if checkpoint and path else options.optim.epochs
@@ -124,7 +124,7 @@ def read_requested(options: Options) -> tuple[Options, dict[str, Any], Path]:
     run = Run(locate_run(Path(options.run.resume), "resume: ")[0].path)
     overrides = {name: value for name, value in options.flat().items() if name in TEST_OPTIONS and value != "auto"}
     run_options = run.options()
-    options = _merged(options, run_options.replace(**overrides), run)
+    options = _resumed_options(options, run_options.replace(**overrides), run)
     found = _requested_checkpoint(run, options.run.resume)
     if found is None:
         raise UsageError(f"resume: {run.path} has no readable checkpoint")
@@ -133,7 +133,7 @@ def read_requested(options: Options) -> tuple[Options, dict[str, Any], Path]:
 
 
 def check_same_run(checkpoint: Mapping[str, Any], path: Path, run_options: Options) -> int:
-    """Check that a checkpoint belongs to the run with `run_options`, those in config.yaml. Return its option `epochs`.
+    """Check that a checkpoint belongs to the run whose config.yaml holds `run_options`. Return its option `epochs`.
 
     Raises UsageError if the checkpoint is damaged or was written with other options.
     """
@@ -160,7 +160,7 @@ def check_same_run(checkpoint: Mapping[str, Any], path: Path, run_options: Optio
 
 
 def _is_requested(options: Options, run: Run) -> bool:
-    """Return True if --resume auto may continue `run`. If not, print the reason."""
+    """Return True if --resume auto may resume `run` with `options`. If not, print the differences."""
     changes = _changes(options, run)
     if changes:
         say(f"skipped, another run: {run.path} ({'; '.join(changes)})")
@@ -168,7 +168,7 @@ def _is_requested(options: Options, run: Run) -> bool:
 
 
 def _changes(options: Options, run: Run) -> list[str]:
-    """Return the differences that make `options` describe another run than `run`, one line each."""
+    """Return one line per difference that makes `options` belong to another run than `run`."""
     try:
         run_options = run.options()
         run.status()
@@ -184,7 +184,10 @@ def _changes(options: Options, run: Run) -> list[str]:
 
 
 def _completed(options: Options, run_options: Options) -> Options:
-    """Return `options` with config, name, pretrained and start_epoch of a run, and seed and precision where not set."""
+    """Return `options` completed with the options of an existing run.
+
+    config, name, pretrained and start_epoch are taken from the run, and seed and precision if they are not set.
+    """
     run = run_options.run
     values: dict[str, object] = {"config": run.config, "name": run.name, "pretrained": run.pretrained}
     if options.run.seed is None:
@@ -194,8 +197,8 @@ def _completed(options: Options, run_options: Options) -> Options:
     return options.replace(**values, start_epoch=run_options.optim.start_epoch)
 
 
-def _merged(options: Options, run_options: Options, run: Run) -> Options:
-    """Return the options with which `run` is resumed. Raises UsageError if `options` change its results."""
+def _resumed_options(options: Options, run_options: Options, run: Run) -> Options:
+    """Return the options with which to resume `run`. Raises UsageError if `options` would change its results."""
     options = _completed(options, run_options)
     if changes := changed_mathematics(run_options, options):
         raise UsageError(f"resume: {run.path} is another run: {'; '.join(changes)}; start a new one without --resume")

@@ -13,32 +13,32 @@ Policy = Callable[[int, int, int, int, float], float]  # (epoch, epochs, warm-up
 
 
 def _linear_warmup(epoch: int, warmup: int) -> float | None:
-    """Return the factor of `epoch` (from 0) during a linear warm-up of `warmup` epochs, None afterwards."""
+    """Return the learning-rate factor of `epoch` in a linear warm-up of `warmup` epochs, None after the warm-up."""
     return (epoch + 1) / warmup if epoch < warmup else None
 
 
 def _cosine(epoch: int, epochs: int, warmup: int) -> float:
-    """Return the factor of a cosine decay from 1 in epoch `warmup` to 0 in epoch `epochs`."""
+    """Return the learning-rate factor of a cosine decay from 1 in epoch `warmup` to 0 in epoch `epochs`."""
     return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / max(1, epochs - warmup)))
 
 
 def constant(epoch: int, _epochs: int, warmup: int, _step: int, _gamma: float) -> float:
-    """Return the factor of a constant learning rate: 1 after a linear warm-up of `warmup` epochs."""
+    """Return the learning-rate factor of a constant schedule: 1 after a linear warm-up of `warmup` epochs."""
     return _linear_warmup(epoch, warmup) or 1.0
 
 
 def cosine(epoch: int, epochs: int, warmup: int, _step: int, _gamma: float) -> float:
-    """Return the factor of a cosine decay from 1 to 0, which ends at `epochs`, after a linear warm-up."""
+    """Return the learning-rate factor of a linear warm-up, followed by a cosine decay to 0 in epoch `epochs`."""
     return _linear_warmup(epoch, warmup) or _cosine(epoch, epochs, warmup)
 
 
 def multistep(epoch: int, _epochs: int, _warmup: int, step: int, gamma: float) -> float:
-    """Return the factor of a step decay: it starts at 1 and is multiplied by `gamma` every `step` epochs."""
+    """Return the learning-rate factor of a step decay, which multiplies the factor by `gamma` every `step` epochs."""
     return gamma ** (epoch // step)
 
 
 def milestones(factors: dict[int, float], epoch: int, *_unused: float) -> float:
-    """Return the factor of the last milestone reached, or 1 before the first one. `factors` maps epochs to factors."""
+    """Return the learning-rate factor of the latest milestone, 1 before the first. `factors` maps epoch to factor."""
     return next((factor for start, factor in sorted(factors.items(), reverse=True) if epoch >= start), 1.0)
 
 
@@ -46,7 +46,7 @@ _XNOR = {30: 0.1, 44: 0.01, 54: 0.001}
 
 
 def cosine_after_milestones(epoch: int, epochs: int, warmup: int, _step: int, _gamma: float) -> float:
-    """Return the factor of xnor_lr. From epoch 55 on it is multiplied by a cosine decay over the whole run."""
+    """Return the learning-rate factor of xnor_lr, multiplied by a cosine decay of the whole run from epoch 55 on."""
     factor = milestones(_XNOR, epoch)
     return factor * _cosine(epoch, epochs, warmup) if epoch >= 55 else factor
 
@@ -66,7 +66,7 @@ POLICIES: dict[str, Policy] = {
 
 
 def schedule(name: str, *, epochs: int, warmup: int = 0, step: int = 20, gamma: float = 0.1) -> Callable[[int], float]:
-    """Return the learning-rate schedule `name` as a function that maps an epoch (from 0) to a factor of the base rate.
+    """Return the learning-rate schedule `name` as a function from an epoch (from 0) to a factor of --lr.
 
     step, gamma: for multistep_lr. Raises ValueError if no schedule has that name.
     """

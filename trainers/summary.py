@@ -10,7 +10,6 @@ from models.constraints import layer_counts, parameter_counts
 from trainers.loop import TrainingSetup
 from trainers.metrics import Metrics
 from trainers.training_state import TrainingState
-from utils.distributed.runtime import Runtime
 from utils.records.result_row import FinishedRun
 from utils.records.run import LockedRun, Run
 
@@ -65,17 +64,12 @@ def summary(
     tests: the metrics of (last epoch, best epoch) on the test set with --val-split. None without --val-split, because
     the best epoch is then picked on the test set.
     """
-    best, last = state.best, state.last
+    last, best = _test_accuracies(state, tests)
     if tests is None:
-        accuracy = (
-            f"test accuracy  best {best['acc@1']:.2f} % (epoch {best['epoch']}, picked on the test set), "
-            f"last {last['acc@1']:.2f} %"
-        )
+        accuracy = f"best {best:.2f} % (epoch {state.best['epoch']}, picked on the test set)"
     else:
-        accuracy = (
-            f"test accuracy  {tests[1].top1:.2f} % (epoch {best['epoch']}, picked on the validation share: "
-            f"{best['acc@1']:.2f} % there), last {tests[0].top1:.2f} %"
-        )
+        picked = f"picked on the validation share: {state.best['acc@1']:.2f} % there"
+        accuracy = f"{best:.2f} % (epoch {state.best['epoch']}, {picked})"
     minimal = [c.name for c in layer_counts(model) if c.constraint == "GlobalSubnetWeight" and c.kept == 1]
     lines = ["", f"network        {options.model.arch}, {kept_in_words(model)}"]
     if minimal:
@@ -83,7 +77,8 @@ def summary(
     speed = f"{_training_speed(state):,.0f} images/s in training, {state.seconds:.1f} s in all"
     dry = " (a dry run: no row of results)" if options.run.dry_run else ""
     curves = f"tensorboard --logdir {shlex.quote(str(run.logs))}"
-    lines += [accuracy, f"speed          {speed}", f"run directory  {run.path}{dry}", f"curves         {curves}"]
+    lines += [f"test accuracy  {accuracy}, last {last:.2f} %", f"speed          {speed}"]
+    lines += [f"run directory  {run.path}{dry}", f"curves         {curves}"]
     return "\n".join(lines)
 
 
@@ -115,23 +110,18 @@ def final_metrics(state: TrainingState, tests: tuple[Metrics, Metrics] | None) -
 
 
 def finished_run(
-    options: Options,
-    model: nn.Module,
-    state: TrainingState,
-    tests: tuple[Metrics, Metrics] | None,
-    run: LockedRun,
-    runtime: Runtime,
+    options: Options, setup: TrainingSetup, state: TrainingState, tests: tuple[Metrics, Metrics] | None, run: LockedRun
 ) -> FinishedRun:
-    """Return the data of a finished run for its row of results.csv. `tests` is as in `summary`."""
-    total, kept = parameter_counts(model)
-    kept_weights, weights = _weight_counts(model)
+    """Collect the data of a finished run for its row of results.csv. `tests` is as in `summary`."""
+    total, kept = parameter_counts(setup.model)
+    kept_weights, weights = _weight_counts(setup.model)
     return FinishedRun(
         options,
         run.path,
         run.id,
         options.trainer,
-        runtime.precision_name,
-        runtime.device_name,
+        setup.runtime.precision_name,
+        setup.runtime.device_name,
         parameters=total,
         kept_parameters=kept,
         density=kept_weights / weights,

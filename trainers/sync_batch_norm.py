@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from models.layers import SingleValueBatchNorm
 
 
+# torch.distributed.nn.functional.all_reduce does the same, but is deprecated.
 class SumOverRanks(torch.autograd.Function):
     """Differentiable sum of a tensor over all ranks (all-reduce).
 
@@ -74,7 +75,7 @@ class SyncBatchNorm(SingleValueBatchNorm):
 
     @torch.no_grad()
     def _update_running_statistics(self, mean: Tensor, variance: Tensor) -> None:
-        """Update the running statistics by `momentum`, or with a momentum of None as cumulative averages."""
+        """Update the running mean and variance by the batch's: with `momentum`, or as the average of all batches."""
         assert self.num_batches_tracked is not None and self.running_mean is not None and self.running_var is not None
         self.num_batches_tracked.add_(1)
         momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum

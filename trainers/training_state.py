@@ -1,7 +1,6 @@
 """Progress of a training run, as stored in its checkpoints."""
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 from trainers.metrics import Metrics
 
@@ -20,16 +19,12 @@ class TrainingState:
     best: dict[str, float] = field(default_factory=dict)  # held-out metrics and number of the best epoch
     best_train: dict[str, float] = field(default_factory=dict)  # training metrics of the epoch with the best acc@1
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the fields by name, as plain types for a checkpoint."""
-        return asdict(self)
-
     def reset_best(self) -> None:
         """Forget the best epoch, so that the next finished epoch becomes the best one."""
         self.best, self.best_train = {}, {}
 
     def finish_epoch(self, train: Metrics, held_out: Metrics) -> bool:
-        """Record the metrics of the epoch in progress as finished. Return True if it is the best epoch so far.
+        """Count the current epoch as finished and record its metrics. Return True if the epoch is the best so far.
 
         The best epoch is the first with the highest held-out top-1 accuracy.
         """
