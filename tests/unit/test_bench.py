@@ -21,8 +21,9 @@ from scripts import bench
 from scripts.benchmarks import contenders, networks, startup
 from scripts.benchmarks import reference as reference
 from trainers.callbacks import NullCallbacks
-from trainers.loop import State, train_one_epoch
+from trainers.loop import train_one_epoch
 from trainers.optimizers import freeze_weights, make_optimizer, parameter_groups
+from trainers.training_state import TrainingState
 from utils import timing
 from utils.distributed.runtime import Runtime
 
@@ -173,7 +174,7 @@ def test_ours_runs_the_training_loop_without_output(monkeypatch, capsys):
     train, test = contenders.our_samplers(assembled)
     assert train() > 0 and test() > 0
     again = contenders.parts(contenders.network("Wide_VGG_Small_132", dense=False), "sgd", FLOAT32, 2, dense=False)
-    train_one_epoch(again, State(epoch=1), "the same", NullCallbacks())
+    train_one_epoch(again, TrainingState(epoch=1), "the same", NullCallbacks())
     for ours, theirs in zip(model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     assert capsys.readouterr() == ("", "")
