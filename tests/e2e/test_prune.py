@@ -285,7 +285,7 @@ def test_a_path_that_is_not_a_run_is_refused(runs, run, tmp_path):
     inside = other / "checkpoints" / "last.pt"
     torch.save({"state_dict": {"a": torch.rand(2)}}, inside)
     code, _, err = run(inside)
-    assert code == 2 and "is no checkpoint of this program" in err and err.count("\n") == 1
+    assert code == 2 and "is not a checkpoint of this program" in err and err.count("\n") == 1
 
 
 def test_a_missing_data_set_is_reported_in_one_line(runs, run, tmp_path):
