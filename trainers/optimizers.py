@@ -40,13 +40,14 @@ def make_optimizer(
     sets the weight decay of all groups to 0, as in BIPROP. Raises ValueError for an unknown name.
     """
     row = lookup(OPTIMIZERS, name, "optimizer")
-    values = {"momentum": momentum, "nesterov": nesterov, "optimizer_eps": eps}
-    settings = {key.removeprefix("optimizer_"): values[key] for key in row.options if values.get(key) is not None}
-    if row.fused:  # a fused step makes one pass over the parameters instead of one pass per operation
-        settings["fused"] = True
     if "weight_decay" not in row.options:
         groups = [group | {"weight_decay": 0.0} for group in groups]
-    optimizer: torch.optim.Optimizer = without_dynamo(row.load())(groups, lr=lr, **settings)
+    own: dict[str, Any] = {"momentum": momentum, "nesterov": nesterov} if "momentum" in row.options else {}
+    if "optimizer_eps" in row.options and eps is not None:
+        own["eps"] = eps
+    if row.fused:  # a fused step makes one pass over the parameters instead of one pass per operation
+        own["fused"] = True
+    optimizer: torch.optim.Optimizer = without_dynamo(row.load())(groups, lr=lr, **own)
     return optimizer
 
 
