@@ -120,7 +120,8 @@ class Replicas:
         Only the running statistics of batch norms differ between ranks. `broadcast_statistics` sends them once per
         epoch.
         """
-        warnings.filterwarnings("ignore", "Grad strides do not match")  # kernels with one input channel fit either way
+        # Kernels with one input channel have two equivalent strides, so the warning is no fault there.
+        warnings.filterwarnings("ignore", "Grad strides do not match")
         device = self._runtime.device
         network = DistributedDataParallel(
             model,

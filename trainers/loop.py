@@ -105,7 +105,7 @@ def train_one_epoch(setup: TrainingSetup, state: TrainingState, title: str, call
     setup.model.train()
     network = setup.replicas.wrap(setup.model)
     sums = torch.tensor(state.sums, dtype=torch.float64, device=setup.runtime.device)
-    sums *= setup.runtime.first  # the stored sums are of all processes: only the first one continues them
+    sums *= setup.runtime.first  # the stored sums are of all processes, so only rank 0 continues them
     start, seconds_before, total = time.perf_counter(), state.train_seconds, len(setup.train)
     with Progress(title, total, state.step) as progress, out_of_memory.explained(title, out_of_memory.BATCH_ADVICE):
         for step, (images, labels) in enumerate(_remaining_batches(setup, state), state.step):
@@ -113,7 +113,7 @@ def train_one_epoch(setup: TrainingSetup, state: TrainingState, title: str, call
             state.step = step + 1
             progress.advance()
             sync_due = state.step % setup.sync_every == 0 or state.step == total
-            # Several processes agree on a stop only when they sync: one that left alone would block the others.
+            # Several processes agree on a stop only when they sync. A process that left alone would block the others.
             if sync_due or (setup.runtime.alone and callbacks.stop_asked()):
                 state.train_seconds = seconds_before + time.perf_counter() - start
                 stop = _sync(setup, state, sums, title, callbacks)
@@ -139,10 +139,10 @@ def train_on_batch(
     method.before_step(model, step)
     with setup.runtime.precision():
         logits = network(images)
-    logits = logits.float()
+    logits = logits.float()  # autocast may return bfloat16, in which the loss would be too coarse
     loss = method.loss(logits, labels)
     optimizer.zero_grad()
-    (loss * share.weight).backward()
+    (loss * share.weight).backward()  # weighted, so that the average over ranks is the mean over the global batch
     if setup.clip:
         torch.nn.utils.clip_grad_value_(model.parameters(), 1.0)
     optimizer.step()
@@ -198,6 +198,6 @@ def _check_loss(metrics: Metrics, title: str, step: int) -> None:
 
 
 def _check_parameters(model: nn.Module, title: str) -> None:
-    # A mask of NaN scores is still a valid mask, and the loss under that mask can be finite.
+    # The loss does not show every fault: a mask of NaN scores is still a mask, and the loss under it can be finite.
     if not all(bool(torch.isfinite(p).all()) for p in model.parameters() if p.requires_grad):
         raise RunFailed(f"diverged: a trained parameter is not finite after {title}; a smaller --lr may help")

@@ -106,6 +106,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], *, h
         for name, value in entry.items():
             kind = (value.dtype, ()) if name == "step" else (parameter.dtype, parameter.shape)
             _check_values(f"{name} of parameter {index}", value, *kind)
+    # State beyond the last parameter would stay in the optimizer and in every later checkpoint.
     known = {index: entry for index, entry in saved["state"].items() if index in range(len(parameters))}
     optimizer.load_state_dict({"state": known, "param_groups": groups})
 

@@ -44,8 +44,8 @@ class ResumePoint:
 def find_resume_point(options: Options) -> ResumePoint:
     """Find the run and the checkpoint that --resume names, and lock the run. Without --resume, return a new run.
 
-    Raises UsageError if there is no such run, or if the options or the checkpoint are of another run; RunInUse if
-    --resume auto finds a run that another process is training.
+    Raises UsageError if there is no such run, or if the options or the checkpoint are of another run. Raises RunInUse
+    if --resume auto finds a run that another process is training.
     """
     if options.run.resume is None:
         return ResumePoint(options)

@@ -66,7 +66,7 @@ POLICIES: dict[str, Policy] = {
 
 
 def schedule(name: str, *, epochs: int, warmup: int = 0, step: int = 20, gamma: float = 0.1) -> Callable[[int], float]:
-    """Return the learning-rate schedule `name` as a function from an epoch (from 0) to a factor of --lr.
+    """Return the learning-rate schedule `name`: a function from the epoch (from 0) to a factor of the base rate.
 
     step, gamma: for multistep_lr. Raises ValueError if no schedule has that name.
     """
