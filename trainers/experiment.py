@@ -63,8 +63,8 @@ def train(options: Options, runtime: Runtime) -> None:
     setup = assemble(options, runtime, model, method, image_set)
     if runtime.first and not options.run.dry_run:
         results.check(Path(options.run.results))
-    device_facts = {"device": runtime.device_name, "precision": runtime.precision_name, "seed": options.run.seed}
-    run = point.run or runtime.run_on_first(lambda: resume.create_run(point.options, options, device_facts))
+    environment = {"device": runtime.device_name, "precision": runtime.precision_name, "seed": options.run.seed}
+    run = point.run or runtime.run_on_first(lambda: resume.create_run(point.options, options, environment))
     state = TrainingState(epoch=options.optim.start_epoch or 0)
     if point.checkpoint is not None and point.path is not None:
         checkpoint = point.checkpoint
@@ -73,7 +73,7 @@ def train(options: Options, runtime: Runtime) -> None:
         if runtime.first and best_epoch is None and is_best(checkpoint):
             checkpoints.save(checkpoint, run.best)
     if point.run is not None and (point.checkpoint is None or point.extended):
-        run.describe(options, device_facts)
+        run.describe(options, environment)
     with torch.autograd.set_detect_anomaly(options.run.detect_anomaly):
         _train_with_status(options, setup, run, state, point.checkpoint, image_set)
 

@@ -42,7 +42,7 @@ class ResumePoint:
 
 
 def find_resume_point(options: Options) -> ResumePoint:
-    """Find the run and the checkpoint that --resume names, and lock the run. Without --resume, return a new run.
+    """Find the run and checkpoint that --resume names, and lock the run. Without --resume, training starts anew.
 
     Raises UsageError if there is no such run, or if the options or the checkpoint are of another run. Raises RunInUse
     if --resume auto finds a run that another process is training.
@@ -96,11 +96,11 @@ def _check_tables(run: Run, start_epoch: int, epochs: int) -> None:
         warn(f"{run.metrics}: epochs without a row: {missing} of {trained}; the run continues without these rows")
 
 
-def create_run(requested: Options, options: Options, device_facts: dict[str, Any]) -> LockedRun:
+def create_run(requested: Options, options: Options, environment: dict[str, Any]) -> LockedRun:
     """Create the directory of a new run with config.yaml and environment.json, and lock the run.
 
     requested: the options before a random seed was set. With --resume auto they decide which runs are the same.
-    device_facts: device, precision and seed, for environment.json.
+    environment: device, precision and seed, for environment.json.
 
     Raises RunInUse if another process with --resume auto has just started the same run.
     """
@@ -109,7 +109,7 @@ def create_run(requested: Options, options: Options, device_facts: dict[str, Any
         if auto:
             runs.check_none_in_training(requested, lambda candidate: not _changes(requested, candidate))
         run = runs.create(options)
-        run.describe(options, device_facts)
+        run.describe(options, environment)
     return run
 
 
