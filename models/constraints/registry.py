@@ -158,5 +158,5 @@ def is_fixed_point(bits: tuple[int, ...]) -> bool:
 
 
 FIXED_POINT = (
-    "it must be two ints: the bits before the binary point with sign, 2 to 25, and those after it; at most 32 in all"
+    "it must be two ints: bits before the binary point, sign included (>= 2 and <= 25), and after it, together <= 32"
 )

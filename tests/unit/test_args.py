@@ -79,16 +79,16 @@ def test_help_lists_every_option_once_with_type_default_and_range(capsys: pytest
     assert end.value.code == 0
     listed = [line[2:].partition("  ")[0].split(", ") for line in text.splitlines() if line.startswith("  -")]
     assert listed == [flags(name) for name in FIELDS]
-    assert "[an int >= 1 and <= 1e7; default 256]" in words
-    assert "[a float >= 0 and < 1; default 0.9]" in words
+    assert "[an int >= 1 and <= 1e7; default: 256]" in words
+    assert "[a float >= 0 and < 1; default: 0.9; needs optimizer sgd]" in words
     assert "[one of digits, MNIST, FashionMNIST, CIFAR10, " in words
-    assert "fraction of the weights KEPT" in words
-    assert "sgd and adamw (decoupled) apply it to scores too" in words
+    assert "fraction of the weights that is KEPT" in words
+    assert "it acts on scores too, as in BIPROP" in words and "needs optimizer sgd or adamw]" in words
     for code in (
-        "0 done",
+        "0 success",
         "1 the run failed",
         "2 bad input",
-        "75 stopped by SIGTERM, SIGUSR2, SIGHUP or the first Ctrl-C",
+        "75 stopped by SIGTERM, SIGUSR2, SIGHUP or Ctrl-C",
     ):
         assert code in words
     assert max(len(line) for line in text.splitlines()) <= 120
@@ -375,10 +375,10 @@ def test_resume_auto_needs_the_config(parse: Any) -> None:
     Path("auto/config.yaml").write_text("set: digits\narch: Conv2\n")
     with pytest.raises(UsageError, match="config: no YAML file"):
         args.parse(["--resume", "auto"])
-    with pytest.raises(UsageError, match="resume: nosuch does not exist; give a run's directory"):
+    with pytest.raises(UsageError, match=r"resume: nosuch does not exist; pass a directory with config.yaml"):
         args.parse(["--resume", "nosuch"])
     Path("theirs.pth").write_text("")
-    with pytest.raises(UsageError, match=r"resume: theirs.pth belongs to no run \(--pretrained takes a file\)"):
+    with pytest.raises(UsageError, match=r"resume: theirs.pth is neither a run directory nor a checkpoint in one"):
         args.parse(["--resume", "theirs.pth"])
 
 
