@@ -43,7 +43,7 @@ REFUSED = {
     ),
     "aliases as a key": (
         LAUGHS + "? *i\n: 1\n",
-        "line 10 cannot be read: a list or a mapping cannot be a key|spelled out",
+        "line 10 cannot be read: a list or a mapping cannot be a key|aliases expanded",
     ),
     "a huge file": ("#" * 300_000, "more than 250,000 bytes; a configuration has a few thousand"),
     "bytes": (bytes(range(256)), "it is not text: it has a zero byte"),
