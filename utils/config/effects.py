@@ -18,10 +18,9 @@ from utils.config.options import FIELDS, Options
 from utils.registry import either
 
 MISSING_EFFECTS = Checks()
-RowNames = Callable[[Options], set[str]]  # names of the rows of a registry that the options select
-REGISTRIES: dict[
-    str, tuple[Mapping[str, Any], str, RowNames]
-] = {  # option -> (registry, options that select rows, rows)
+Selection = Callable[[Options], set[str]]  # returns the names of the rows that the options select
+# option -> (registry that it selects rows of, options that decide the selection, the selection)
+REGISTRIES: dict[str, tuple[Mapping[str, Any], str, Selection]] = {
     "arch": (ARCHS, "arch", lambda o: {o.model.arch}),
     "optimizer": (OPTIMIZERS, "optimizer", lambda o: {o.optim.optimizer}),
     "init": (INITS, "init", lambda o: {o.model.init}),
@@ -73,7 +72,7 @@ def row_checks(*, strict: bool) -> list[Check]:
     return checks
 
 
-def _refusal(table: str, option: str, names: list[str], selected: RowNames) -> Function:
+def _refusal(table: str, option: str, names: list[str], selected: Selection) -> Function:
     def check(o: Options, _given: Given) -> str:
         if o.value(option) == FIELDS[option].default or selected(o) & {*names}:
             return ""
@@ -82,7 +81,7 @@ def _refusal(table: str, option: str, names: list[str], selected: RowNames) -> F
     return check
 
 
-def _lack(table: str, _option: str, names: list[str], selected: RowNames) -> Function:
+def _lack(table: str, _option: str, names: list[str], selected: Selection) -> Function:
     return lambda o, _given: "" if selected(o) & {*names} else _users(table, names)
 
 
