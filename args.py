@@ -50,10 +50,9 @@ def parse(argv: Sequence[str]) -> Options:
 
 
 def from_flat(values: Mapping[str, object]) -> Options:
-    """Return the options of a stored configuration, the inverse of `Options.flat`.
+    """Return the Options for a dict from option name to value, which `Options.flat` made and a run stored.
 
-    `values` maps option names to plain values. They are checked like those of a YAML file. Raises UsageError with one
-    line per problem.
+    The values are checked like those of a YAML file. Raises UsageError with one line per problem.
     """
     reader = Reader(FIELDS, DEAD, RENAMED)
     for name, value in values.items():

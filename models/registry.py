@@ -95,6 +95,7 @@ class ConvPlan:
 
     @property
     def has_batch_norm(self) -> bool:
+        """True if a layer is a batch norm."""
         return any("B" in letters for letters in (*self.groups, *self.hidden))
 
 
@@ -108,6 +109,7 @@ def _convn(groups: int, pair: str, hidden: str, last_pair: str = "", last_hidden
 
 
 def _vgg(first: str, middle: str, last: str, width: int = 128) -> ConvPlan:
+    """Return the plan of a VGG_Small network: the letters of its three groups, and the width of the first group."""
     return ConvPlan((width, 2 * width, 4 * width), (first, middle, last))
 
 
@@ -162,13 +164,9 @@ class ResNetPlan:
         """Number of times that the network halves the height and width of the image."""
         return len(self.widths) - 1 + 2 * (self.stem == "imagenet")
 
-    @property
-    def has_batch_norm(self) -> bool:
-        return True
-
 
 def _wide(plan: ResNetPlan, factor: float) -> ResNetPlan:
-    """Return the plan with BIPROP's wide stages: 64 channels, then 64, 128 and 256 times (factor + 1), truncated."""
+    """Return `plan` with the widths of BIPROP's wide networks: 64, then 64, 128 and 256 times (factor + 1)."""
     return replace(plan, widths=(64, *(int(width * (factor + 1)) for width in (64, 128, 256))))
 
 
@@ -181,6 +179,7 @@ VARIANTS: dict[str, dict[str, str]] = {
 
 
 def _variants(name: str, plan: ResNetPlan, *variants: str) -> dict[str, ResNetPlan]:
+    """Return a dict from architecture name to plan, with one entry per variant. `variants` are suffixes of the name."""
     return {f"{name}{variant}": replace(plan, **VARIANTS[variant]) for variant in variants}  # type: ignore[arg-type]
 
 
@@ -256,6 +255,7 @@ CIRCUIT = {"hidden": (4000, 4000, 4000), "activation": "tanh", "norm": "batch_no
 
 
 def _own_options(name: str) -> tuple[str, ...]:
+    """Return the command-line options that the architecture `name` has and most others do not."""
     width = ("width_mult",) if "Wide" in name else ()
     return (*width, "readout") if name.removesuffix("_BinAct") in map("cResNet{}".format, SMALL) else width
 
@@ -269,7 +269,7 @@ ARCHS: dict[str, Arch] = {
         for name, plan in CONV_PLANS.items()
     },
     **{
-        name: Arch(RESNET, {"plan": plan}, _own_options(name), plan.has_batch_norm, dense_head_bias=True)
+        name: Arch(RESNET, {"plan": plan}, _own_options(name), has_batch_norm=True, dense_head_bias=True)
         for name, plan in RESNET_PLANS.items()
     },
 }

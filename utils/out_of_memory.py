@@ -13,8 +13,8 @@ PATTERNS = re.compile(
     "|could not (create|execute) a (primitive|memory object)$|can't start new thread|failed to map segment",
     re.IGNORECASE,
 )
-BATCH_ADVICE = "a smaller batch_size, or image_size where the set takes one, needs less"
-EVALUATION_ADVICE = "a smaller test_batch_size, or image_size where the set takes one, needs less"
+BATCH_ADVICE = "use a smaller batch_size, or a smaller image_size if the data set has one"
+EVALUATION_ADVICE = "use a smaller test_batch_size, or a smaller image_size if the data set has one"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -32,7 +32,7 @@ def message(error: BaseException) -> str:
     if requested := re.search(r"you tried to allocate (\d+) bytes", text):
         return f"out of memory: {int(requested[1]) / 2**20:,.1f} MiB more were not free"
     if "thread" in text:
-        return f"out of memory, or of the threads that a user may have: {text}"
+        return f"out of memory, or of the threads that a user may start: {text}"
     if not text or "out of memory" in text:
         return text or "out of memory"
     return f"out of memory: {text}"

@@ -44,7 +44,7 @@ def _fits(path: str) -> bool:
 
 
 def stem(path: str) -> str:
-    """Return the file name of the YAML file `path` without its suffix, as the name of a run.
+    """Return the default name of a run: the file name of its YAML file `path` without the suffix.
 
     Leading dots are removed, and a long name is cut.
     """

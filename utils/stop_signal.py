@@ -22,7 +22,7 @@ def raise_on_interrupt() -> None:
 
 
 def _handle_interrupt(handler: Callable[[int, FrameType | None], None]) -> None:
-    """Install `handler` for Ctrl-C, unless a launcher or library has set another handler or ignores the signal."""
+    """Install `handler` for Ctrl-C, unless the signal is ignored or has a handler that is not Python's or ours."""
     current = signal.getsignal(signal.SIGINT)
     if current in (signal.default_int_handler, _exit) or isinstance(current, _InterruptHandler):
         signal.signal(signal.SIGINT, handler)

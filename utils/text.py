@@ -89,7 +89,7 @@ def shown(value: object) -> str:
 
 
 def option_text(name: str) -> str:
-    """Return an option's name for a message, quoted and escaped if it is empty, unprintable or too long."""
+    """Return an option's name for a message. A name that is empty, unprintable or too long is quoted and shortened."""
     return name if name and name.isprintable() and len(name) <= LONGEST_SHOWN else shown(name)
 
 

@@ -36,7 +36,7 @@ ERRORS = [
     (OSError(errno.ENOMEM, "Cannot allocate memory"), "out of memory: [Errno 12] Cannot allocate memory"),
     (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore"), "CUDA out of memory. Tried to "),
     (ImportError("x.so: failed to map segment from shared object"), "out of memory: x.so: failed to map"),
-    (RuntimeError("can't start new thread"), "out of memory, or of the threads that a user may have: can't start"),
+    (RuntimeError("can't start new thread"), "out of memory, or of the threads that a user may start: can't start"),
 ]
 
 

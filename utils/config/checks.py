@@ -19,7 +19,7 @@ class Given:
     chosen: Collection[str] = ()
 
     def wants_effect(self, name: str, o: Options) -> bool:
-        """Return whether the user expects the option `name` to have an effect."""
+        """Return True if the user set the option `name` to a value that is meant to have an effect."""
         option = FIELDS[name]
         off = option.metadata["off"]
         in_file = option.metadata["warn_in_files"] and o.value(name) != option.default

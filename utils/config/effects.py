@@ -31,7 +31,7 @@ OWN_CHECKS = {"prune_rate", "prune_rate_epoch"}  # options whose checks below do
 
 
 def _users(table: str, names: list[str]) -> str:
-    """Return text that lists the rows `names` of a registry, such as "conv_type ShiftQ or ShiftPS".
+    """Return the names of registry rows as text for a message, such as "conv_type ShiftQ or ShiftPS".
 
     A training method that a conv_type selects is listed as this conv_type.
     """
@@ -44,7 +44,7 @@ def _users(table: str, names: list[str]) -> str:
 
 
 def _rows_by_option() -> Iterator[tuple[str, str, list[str]]]:
-    """Yield (registry, option, rows that list the option) for each option that depends on the rows in use."""
+    """Yield (registry, option, names of the rows that list the option) for each option that registry rows list."""
     for table, (registry, _, _) in REGISTRIES.items():
         for option in sorted({option for row in registry.values() for option in row.options} & FIELDS.keys()):
             if option not in OWN_CHECKS:
@@ -52,16 +52,16 @@ def _rows_by_option() -> Iterator[tuple[str, str, list[str]]]:
 
 
 def needs() -> dict[str, str]:
-    """Return what each option needs to have an effect, such as "conv_type BinaryConv", for --help."""
+    """Return a dict from option name to the condition under which it has an effect, such as "conv_type BinaryConv"."""
     declared = {name: str(option.metadata["needs"]) for name, option in FIELDS.items() if option.metadata["needs"]}
     return {option: _users(table, names) for table, option, names in _rows_by_option()} | declared
 
 
 def row_checks(*, strict: bool) -> list[Check]:
-    """Return one check for each option that registry rows list: one of the selected rows must list the option.
+    """Return the checks that follow from the registries: an option needs a selected row that lists the option.
 
-    With `strict` the checks are those of strict options, whose failure is an error. Otherwise they are those of all
-    other options, whose failure is a warning.
+    `strict` chooses the checks of strict options, whose failure is an error. False chooses those of all other options,
+    whose failure is a warning.
     """
     checks = []
     for table, option, names in _rows_by_option():

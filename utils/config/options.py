@@ -32,7 +32,7 @@ class Options:
 
     @classmethod
     def of(cls, values: Any, warnings: Iterable[str] = ()) -> "Options":
-        """Return Options with the values of an object that has every option as an attribute."""
+        """Return Options with the values from `values`, an object that has every option as an attribute."""
         groups: dict[str, Any] = {
             group: kind(**{name: getattr(values, name) for name in NAMES[group]}) for group, kind in GROUPS.items()
         }

@@ -76,9 +76,9 @@ class Reader:
                 self.bad.add(name)
 
     def _hint(self, name: str, names: Iterable[str]) -> str:
-        """Return ` (did you mean NAME?)` for the nearest of `names`, or "".
+        """Return the suggestion for a misspelled `name`, see `nearest`.
 
-        Beyond MOST_PROBLEMS problems it is not searched: a search takes a millisecond.
+        After MOST_PROBLEMS problems the result is always "", because a search takes a millisecond.
         """
         return nearest(name, names) if len(self.problems) < MOST_PROBLEMS else ""
 
