@@ -100,9 +100,7 @@ def jsd(o: Options, _given: Given) -> str:
 def trainer(o: Options, _given: Given) -> str:
     wanted = TRAINERS[o.optim.trainer].variant_of or o.optim.trainer
     types = [name for name, row in CONV_TYPES.items() if row.trainer == wanted]
-    if wanted == "default" or wanted in o.constraint.trainers:
-        return ""
-    return f"it needs conv_type {either(types)}"
+    return "" if wanted in {"default", *o.constraint.trainers} else f"it needs conv_type {either(types)}"
 
 
 @ERRORS.add("activation_bits")
