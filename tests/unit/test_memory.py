@@ -75,7 +75,7 @@ def one_line(result):
 def test_out_of_memory_in_training_names_batch_size(program, config, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "backward", fails)
     err = one_line(program("--config", config()))
-    assert err.startswith("failed: out of memory: 80.0 MiB more were not free, in epoch 1/2; use a smaller batch_size, ")
+    assert err.startswith("failed: out of memory: 80.0 MiB more were not free, in epoch 1/2; use a smaller batch_size")
     assert "image_size" in err
     status = json.loads((tmp_path / "runs/ticket/prune-rate=0.5/ticket/status.json").read_text())
     assert status["status"] == "failed" and "batch_size" in status["reason"]
