@@ -87,18 +87,17 @@ def count(most: int, least: int = 1) -> Callable[[str], int]:
     return limited(int, f">= {least} and <= {most}")
 
 
-def new_path(text: str) -> Path:
-    """Convert an argument to the path of a file to write or a folder, with ~ and $NAME expanded. An argparse type."""
-    return _path(text, existing=False)
+def new_path(text: str, *, existing: bool = False) -> Path:
+    """Convert an argument to the path of a file to write or a folder, with ~ and $NAME expanded. An argparse type.
 
-
-def old_path(text: str) -> Path:
-    """Convert an argument to the path of a file to read, with ~ and $NAME expanded. An argparse type."""
-    return _path(text, existing=True)
-
-
-def _path(text: str, *, existing: bool) -> Path:
+    With `existing`, a path that exists exactly as written is not expanded.
+    """
     try:
         return Path(expanded(text, existing=existing))
     except UsageError as error:
         raise argparse.ArgumentTypeError(f"{shown(text)} given, but {error}") from error
+
+
+def old_path(text: str) -> Path:
+    """Convert an argument to the path of a file to read, with ~ and $NAME expanded. An argparse type."""
+    return new_path(text, existing=True)
