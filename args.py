@@ -1,4 +1,4 @@
-"""The command line: options from defaults, a YAML file and flags, in this order. `python main.py --help` lists them."""
+"""Parse the command line and its YAML file into `Options`. Flags override the file; the file overrides defaults."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from utils.config.biprop import ALIASES, DEAD, RENAMED, USABLE, is_foreign_folde
 from utils.config.checks import Given, failures
 from utils.config.config_file import config_path
 from utils.config.contradictions import ERRORS
-from utils.config.effects import MISSING_EFFECTS, row_checks
+from utils.config.effects import MISSING_EFFECTS, needs, row_checks
 from utils.config.fields import help_lines
 from utils.config.options import FIELDS, GROUPS, Options
 from utils.config.reader import BUT, TYPED, Reader
@@ -23,45 +23,54 @@ __all__ = ["FIELDS", "Options", "changed_mathematics", "from_flat", "help_text",
 
 
 def parse(argv: Sequence[str]) -> Options:
-    """Return the options of a command line and of the YAML file that it names.
+    """Return the options that the command line `argv` and its YAML file set.
 
-    Raises UsageError with all problems of both.
+    The YAML file is that of --config, or the config.yaml of the run to resume. With -h or --help the help is printed
+    and the process exits. Raises UsageError with one line per problem.
     """
     if {"-h", "--help"} & {*argv}:
         with contextlib.suppress(OSError):  # `--help | head`, a full disk
             print(help_text(), flush=True)
             raise SystemExit(0)
-        os._exit(0)  # else the interpreter would flush again, and complain
+        os._exit(0)  # a regular exit would flush the broken stream again and print an error
     reader = Reader(FIELDS, DEAD, RENAMED)
     reader.command_line(argv)
     try:
         path = config_path(reader.typed)
-        reader.take("config", path, TYPED)  # config.yaml of a run names the file it came from: that name counts then
-        _take_file(reader, path)
+        reader.take("config", path, TYPED)  # the file's own `config` replaces it: a run's config.yaml names its origin
+        _read_file(reader, path)
     except UsageError as error:
         reader.problems.append(str(error))
-        reader.bad |= FIELDS.keys() - reader.typed.keys()  # the file may have had them: check only what was typed
+        reader.bad |= FIELDS.keys() - reader.typed.keys()  # the file may set them: check only what was typed
     for name, values in reader.typed.items():
         for value in values if name != "config" else []:
             reader.take(name, value, TYPED)
-    _leave_foreign_folders(reader)
+    _replace_foreign_folders(reader)
     return _checked(reader)
 
 
 def from_flat(values: Mapping[str, object]) -> Options:
-    """Return the options of `Options.flat`, checked as a YAML file is. Raises UsageError with all problems."""
+    """Return the Options for a dict from option name to value, which `Options.flat` made and a run stored.
+
+    The values are checked like those of a YAML file. Raises UsageError with one line per problem.
+    """
     reader = Reader(FIELDS, DEAD, RENAMED)
     for name, value in values.items():
         reader.take(name, value, "in the stored configuration")
     return _checked(reader)
 
 
-def _take_file(reader: Reader, path: str) -> None:
-    """Read the values of a YAML file, except those that only its own past run had."""
+def _read_file(reader: Reader, path: str) -> None:
+    """Read the options in the YAML file at `path` into `reader`.
+
+    If the file is the config.yaml of the run to resume, `pretrained` is skipped: the run's checkpoint replaces it.
+    """
     values, lines = read(path)
     for alias in ALIASES.keys() & values.keys():
         if ALIASES[alias] in values:
-            raise UsageError(f"{alias}: {path} has {ALIASES[alias]} too, which is the same option; leave out one")
+            raise UsageError(
+                f"{alias}: {path} has {ALIASES[alias]} too, which is the same option; leave out one of the two"
+            )
         values[ALIASES[alias]], lines[ALIASES[alias]] = values.pop(alias), lines[alias]
     resumed = "config" not in reader.typed
     for name, value in values.items():
@@ -72,8 +81,8 @@ def _take_file(reader: Reader, path: str) -> None:
         reader.chosen |= values.keys()
 
 
-def _leave_foreign_folders(reader: Reader) -> None:
-    """Replace folders of BIPROP's authors, which this machine does not have, by the defaults."""
+def _replace_foreign_folders(reader: Reader) -> None:
+    """Replace folders that exist only on the machines of BIPROP's authors by the default folders, with a warning."""
     for name in USABLE:
         if name not in reader.bad | reader.typed.keys() and is_foreign_folder(name, reader.values):
             default = FIELDS[name].default
@@ -82,12 +91,12 @@ def _leave_foreign_folders(reader: Reader) -> None:
 
 
 def _checked(reader: Reader) -> Options:
-    """Check all that was read. Raises UsageError with every problem."""
+    """Return the options that `reader` has read, after all checks. Raises UsageError with one line per problem."""
     values = reader.values
     for name in FIELDS:
         if getattr(values, name) is MISSING and name not in reader.bad:
             reader.take(name, "", "in the YAML file and on the command line")
-    for name in reader.bad:  # no check reads these: any value of the right type stands in
+    for name in reader.bad:  # no check reads these; Options needs a value of the right type
         option = FIELDS[name]
         setattr(values, name, next(iter(option.metadata["allowed"])) if option.default is MISSING else option.default)
     options, given = Options.of(values), Given(reader.typed.keys(), reader.chosen)
@@ -96,17 +105,18 @@ def _checked(reader: Reader) -> Options:
         reader.problems.append(f"{reader.origins[name]}{reader.lines.get(name, '')}{BUT}{right}")
     if reader.problems:
         raise combined_error(reader.problems)
-    without_effect: dict[str, str] = {}  # the first reason of each option
+    without_effect: dict[str, str] = {}  # option -> warning with the first reason
     for check, missing in failures([*row_checks(strict=False), *MISSING_EFFECTS.checks], options, given):
         for name in check.options:
             if given.wants_effect(name, options):
                 without_effect.setdefault(name, f"{reader.origins[name]} has no effect without {missing}")
-    _drop_without_effect(values, options)
+    values.name = values.name or stem(values.config or "") or None
+    _reset_without_effect(values, options)
     return Options.of(values, [*reader.warnings, *without_effect.values()])
 
 
-def _drop_without_effect(values: SimpleNamespace, options: Options) -> None:
-    """Give options without an effect the values that runs without them have."""
+def _reset_without_effect(values: SimpleNamespace, options: Options) -> None:
+    """Set options without an effect to one fixed value each, so that equivalent runs store equal options."""
     if not options.constraint.is_pruned:
         values.scale_fan = False
     if not options.constraint.is_pruned or values.prune_rate in (-1, 0):
@@ -115,11 +125,10 @@ def _drop_without_effect(values: SimpleNamespace, options: Options) -> None:
         values.multigpu = None
     if "width_mult" not in options.arch_row.options:
         values.width_mult = FIELDS["width_mult"].default
-    values.name = values.name or stem(values.config or "") or None
 
 
 def changed_mathematics(old: Options, new: Options) -> list[str]:
-    """Return one line per option whose change makes another run. The option `epochs` is left to the caller."""
+    """Return one line for each option that differs between `old` and `new` and affects training, except `epochs`."""
     before, after = old.flat(), new.flat()
     names = [name for name, option in FIELDS.items() if option.metadata["maths"] and before[name] != after[name]]
     return [f"{name}: {shown(before[name])} in the run, {shown(after[name])} now" for name in names]
@@ -127,16 +136,25 @@ def changed_mathematics(old: Options, new: Options) -> list[str]:
 
 HELP = """usage: python main.py --config FILE [options]
 
-Trains a network with constrained weights. --prune-rate on the command line is prune_rate in the YAML file; the command
-line beats the file, the file beats the default. In paths ~, ~user and $NAME are replaced, in the file too.
+Train a network with constrained weights. Each option is also a key of the YAML file: --prune-rate is prune_rate there.
+The command line overrides the file, and the file overrides the default. ~, ~user and $NAME in paths are expanded.
 {}
-Exit codes: 0 done; 1 the run failed; 2 bad input; 69 another process is training this run (--resume auto); 75 stopped
-by SIGTERM, SIGUSR2, SIGHUP or the first Ctrl-C, saved, can be resumed (--resume); 130 left by Ctrl-C, nothing to save.
+Exit codes:
+  0    success
+  1    the run failed
+  2    bad input
+  69   another process is training this run (only with --resume auto)
+  75   stopped by SIGTERM, SIGUSR2, SIGHUP or Ctrl-C after saving a checkpoint; --resume continues the run
+  130  ended by Ctrl-C before there was anything to save, or by a second Ctrl-C
 
 Example: python main.py --config configs/quickstart.yml --prune-rate 0.3 --seed 1"""
 
 
 def help_text() -> str:
-    """Return the text of --help."""
-    groups = (f"\n{group.capitalize()} options:\n" + "\n".join(help_lines(fields(g))) for group, g in GROUPS.items())
+    """Return the text that --help prints."""
+    needed = needs()
+    groups = (
+        f"\n{group.capitalize()} options:\n" + "\n".join(help_lines(fields(kind), needed))
+        for group, kind in GROUPS.items()
+    )
     return HELP.format("\n".join(groups) + "\n")

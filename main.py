@@ -1,4 +1,4 @@
-"""Featherweight: train a network whose weights obey a constraint, on one device. See `python main.py --help`."""
+"""Train a network whose weights obey a constraint, on one device. `python main.py --help` lists the options."""
 
 import sys
 from collections.abc import Sequence
@@ -7,12 +7,12 @@ from utils import exit_codes, stop_signal
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the program on the command line `argv` and return the exit code, one of those that --help lists."""
+    """Run the program with the command line `argv` and return its exit code. --help explains the exit codes."""
     return exit_codes.run_program(lambda: run(argv))
 
 
 def run(argv: Sequence[str]) -> None:
-    """Parse `argv`, choose the device and run. Raises the exceptions of `utils.errors`."""
+    """Parse the command line `argv`, choose the device and train. Raises the exceptions of `utils.errors`."""
     stop_signal.exit_on_interrupt()
     import args
 

@@ -1,4 +1,4 @@
-"""Featherweight on many processes of one or several machines: the run of main.py, with the same options.
+"""Train as main.py does, with the same options, on several processes of one or more machines.
 
 torchrun --nproc-per-node 4 parallel_main.py --config FILE     (or: srun python parallel_main.py --config FILE)
 """
@@ -11,12 +11,12 @@ from utils import exit_codes, stop_signal
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run this process of the program and return the exit code, one of those that --help lists."""
+    """Run one process of the program and return its exit code. `python main.py --help` explains the exit codes."""
     return exit_codes.run_program(lambda: run(argv))
 
 
 def run(argv: Sequence[str]) -> None:
-    """Parse `argv`, join the other ranks and run. Raises the exceptions of `utils.errors`."""
+    """Parse the command line `argv`, join the other ranks and train. Raises the exceptions of `utils.errors`."""
     stop_signal.exit_on_interrupt()
     import args
     from utils import process_setup
@@ -32,7 +32,7 @@ def run(argv: Sequence[str]) -> None:
         stop_signal.raise_on_interrupt()
         here = runtime.from_options(options, process)
     with rendezvous.process_group(here, options.run.init_timeout) as restarted:
-        if restarted and options.run.resume is None:  # the launcher has restarted all ranks after losing one
+        if restarted and options.run.resume is None:  # the launcher restarted all ranks after it lost one
             options = options.replace(resume="auto")
         experiment.warn_all(options)
         experiment.run(options, here)

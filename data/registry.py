@@ -1,6 +1,6 @@
-"""Rows of all data sets, and what their pixels can become. Imported without torch and numpy.
+"""Registry of data sets and of the scales of their pixels. Importable without torch and numpy.
 
-A new data set is one reader in data/readers, one row in SETS and one case in tests/cases.py.
+To add a data set, add a reader in data/readers, a row in SETS and a case in tests/cases.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from typing import Any
 
 from utils.registry import load_object, lookup
 
-PIXELS: dict[str, tuple[float, float] | None] = {  # (mean, std) of pixels in [0, 1]; None: those of the set
+PIXELS: dict[
+    str, tuple[float, float] | None
+] = {  # (mean, std) of pixels in [0, 1]; None stands for mean and std of the set
     "standard": None,
     "unit": (0.0, 1.0),
     "signed": (0.5, 0.5),
@@ -23,15 +25,15 @@ PIXELS: dict[str, tuple[float, float] | None] = {  # (mean, std) of pixels in [0
 class SetSpec:
     """Row of SETS: a data set.
 
-    in_shape: (channels, height, width).
-    num_classes: 0 means that the folders of the set are counted.
-    mean, std: per channel, of pixels in [0, 1].
+    in_shape: shape of an input image, (channels, height, width).
+    num_classes: number of classes; 0 if the reader counts the folders of the set.
+    mean, std: of each channel, for pixels in [0, 1].
     augment: training images are randomly cropped and flipped.
-    reader: path "package.module:function" of (root, download) -> (training split, test split).
-    margin: images come in any size. In training a random part of each is resized to in_shape. In evaluation the shorter
-        side is resized to `margin` times that of in_shape, and the centre is cropped. None: images have in_shape.
-    downloads: --download can fetch the set.
-    binary: pixels become 1 from half of full brightness on, else 0, before mean and std.
+    reader: path "package.module:function" of a function (root, download) -> (training split, test split).
+    margin: None if all images have the size in_shape. Otherwise images have any size: training resizes a random part
+        of each to in_shape, and evaluation resizes the shorter side to `margin` times in_shape and crops the centre.
+    downloads: --download can download the set.
+    binary: before mean and std are applied, pixels become 1 from half of full brightness on, else 0.
     """
 
     in_shape: tuple[int, int, int]
@@ -45,11 +47,17 @@ class SetSpec:
     binary: bool = False
 
     def read(self, root: Path, download: bool) -> Any:
-        """Return (training split, test split), read below `root`. Raises UsageError if a file is missing or damaged."""
+        """Read the set's files below the folder `root` and return (training split, test split).
+
+        With `download` missing files are downloaded. Raises UsageError if a file is missing or damaged.
+        """
         return load_object(self.reader)(root, download)
 
     def pixels(self, kind: str) -> SetSpec:
-        """Return the spec with pixels scaled as `kind`, a key of PIXELS. Raises ValueError for an unknown kind."""
+        """Return a copy of this spec whose pixels are scaled as `kind` says, a key of PIXELS.
+
+        Raises ValueError if `kind` is unknown.
+        """
         scale = lookup(PIXELS, kind, "pixels")
         if scale is None:
             return self
@@ -69,19 +77,14 @@ IMAGENET = SetSpec(
     downloads=False,
 )
 SETS: dict[str, SetSpec] = {
-    # Mean and std of the digits are over the pixels of the training part.
+    # Mean and std of digits are computed over all pixels of the training split.
     "digits": SetSpec((1, 8, 8), 10, (0.30588,), (0.37622,), False, "data.readers.digits:read_digits", downloads=False),
     "MNIST": SetSpec((1, 28, 28), 10, (0.1307,), (0.3081,), False, "data.readers.idx:read_mnist"),
     "FashionMNIST": SetSpec((1, 28, 28), 10, (0.2860,), (0.3530,), False, "data.readers.idx:read_fashion_mnist"),
     "CIFAR10": CIFAR,
-    # Mean and std of CIFAR100 and SVHN are over all pixels of the training part, as commonly published.
+    # Mean and std of CIFAR100 and SVHN are those of all pixels of the training split, as commonly published.
     "CIFAR100": SetSpec(
-        (3, 32, 32),
-        100,
-        (0.5071, 0.4865, 0.4409),
-        (0.2673, 0.2564, 0.2762),
-        True,
-        "data.readers.cifar:read_cifar100",
+        (3, 32, 32), 100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), True, "data.readers.cifar:read_cifar100"
     ),
     "SVHN": SetSpec(
         (3, 32, 32), 10, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), False, "data.readers.svhn:read_svhn"

@@ -1,6 +1,6 @@
-"""Rows of all architectures, and the names that their options can have. Imported without torch.
+"""Registry of architectures, and the allowed values of their options. Importable without torch.
 
-A new architecture is one plan here, or one file with an nn.Module and one row in ARCHS, and one case in tests/cases.py.
+To add an architecture, add a plan here, or a file with an nn.Module and a row in ARCHS. Add a case to tests/cases.py.
 """
 
 from collections.abc import Mapping
@@ -31,12 +31,14 @@ MLP_NORMS = {  # name -> constructor, called with (bn_type, width)
 
 @dataclass(frozen=True)
 class Init:
-    """Row of INITS: initial weights are `scale` times a draw from `distribution` (models/initial.py).
+    """Row of INITS: a weight initialization, which draws from `distribution` and multiplies by `scale`.
 
     distribution: "normal", "uniform" (both of standard deviation 1), "uniform_1" (on [-1, 1]), "signs" (±1), "coin"
-    (0 or 1) or "constant" (1).
+        (0 or 1) or "constant" (1).
     scale: "gain" (gain / √fan), "xavier" (√(2 / (fan_in + fan_out))), "default" (1 / √fan_in) or "one".
     scale_fan: the option scale_fan applies, as in BIPROP.
+
+    models/initial.py computes the weights.
     """
 
     distribution: str
@@ -45,7 +47,7 @@ class Init:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """The options of the command line that have an effect."""
+        """Names of the command-line options that affect this initialization."""
         by_gain = ("mode", "nonlinearity") if self.scale == "gain" else ()
         return (*by_gain, "scale_fan") if self.scale_fan else by_gain
 
@@ -68,18 +70,18 @@ INITS = {
 
 @dataclass(frozen=True)
 class ConvPlan:
-    """Layers of a plain convolutional network: a string per group of convolutions and per hidden linear layer.
+    """Layers of a plain convolutional network, as one string per group of convolutions and per hidden linear layer.
 
-    Each letter of a string is a layer:
+    Each letter of a string stands for a layer:
 
         C  convolution to the width of the group     R  ReLU
         L  linear layer                              S  binary activation (sign)
         B  batch normalisation                       P  2×2 max-pooling
-        D  dropout; of whole channels in a group of convolutions
+        D  dropout; in a group of convolutions it drops whole channels
 
     `groups[i]` has `widths[i]` channels and `hidden[i]` has `units[i]` units. A linear layer with one unit per class
     follows. Convolutions are kernel × kernel with `padding` zeros on each side. `bias` applies to every layer.
-    `dropout` holds the probabilities among the convolutions and among the linear layers.
+    `dropout` holds two probabilities, the first for the groups of convolutions, the second for the linear layers.
     """
 
     widths: tuple[int, ...]
@@ -93,16 +95,21 @@ class ConvPlan:
 
     @property
     def has_batch_norm(self) -> bool:
+        """True if a layer is a batch norm."""
         return any("B" in letters for letters in (*self.groups, *self.hidden))
 
 
 def _convn(groups: int, pair: str, hidden: str, last_pair: str = "", last_hidden: str = "") -> ConvPlan:
-    """ConvN: `groups` pairs of convolutions of doubling width and two hidden layers of 256 units."""
+    """Return the plan of ConvN: `groups` pairs of convolutions of doubling width and two hidden layers of 256 units.
+
+    `pair` and `hidden` are the letters of each pair and hidden layer. `last_pair` and `last_hidden` replace the last.
+    """
     pairs = (pair,) * (groups - 1) + (last_pair or pair,)
     return ConvPlan(tuple(64 * 2**i for i in range(groups)), pairs, (256, 256), (hidden, last_hidden or hidden))
 
 
 def _vgg(first: str, middle: str, last: str, width: int = 128) -> ConvPlan:
+    """Return the plan of a VGG_Small network: the letters of its three groups, and the width of the first group."""
     return ConvPlan((width, 2 * width, 4 * width), (first, middle, last))
 
 
@@ -121,7 +128,7 @@ CONV_PLANS: dict[str, ConvPlan] = {
     **_conv_family(),
     "Conv8Wide_BinAct_ReLU": _convn(4, "CSCPBRS", "LS", last_pair="CSCPBR", last_hidden="LBR"),
     "Conv8Wide_BinAct_ReLU_Final_Act": _convn(4, "CBSCPBS", "LBS", last_hidden="LBR"),
-    # VGG_Small really has neighbouring convolutions with nothing between them: the published numbers come from it.
+    # VGG_Small has adjacent convolutions with nothing between them, as in the original: the published numbers need it.
     "VGG_Small": _vgg("CRCPB", "CCPB", "CCPBR"),
     "VGG_Small_BinAct": _vgg("CSCPBS", "CSCPBS", "CSCPBR"),
     "VGG_Small_noReLU_BinAct": _vgg("CSCPBS", "CSCPBS", "CSCPBR"),
@@ -137,10 +144,10 @@ CONV_PLANS: dict[str, ConvPlan] = {
 
 @dataclass(frozen=True)
 class ResNetPlan:
-    """Blocks of a residual network: stage i has `depths[i]` blocks of width `widths[i]`.
+    """Stages of a residual network: stage i has `depths[i]` blocks of `widths[i]` channels.
 
     Every stage but the first halves the image. `stem` is "cifar" (3×3) or "imagenet" (7×7 of stride 2 and a max-pool).
-    `norm` is "v1", "v2" or "v2_twice" (see models/resnet.py), `act` is "relu" or "sign". A bottleneck block has
+    `norm` is "v1", "v2" or "v2_twice" (see models/resnet.py). `act` is "relu" or "sign". A bottleneck block has
     base_width / 64 times the width of its stage inside and 4 times that width at its output.
     """
 
@@ -154,16 +161,12 @@ class ResNetPlan:
 
     @property
     def halvings(self) -> int:
-        """Number of times that the image is halved before the last layer."""
+        """Number of times that the network halves the height and width of the image."""
         return len(self.widths) - 1 + 2 * (self.stem == "imagenet")
-
-    @property
-    def has_batch_norm(self) -> bool:
-        return True
 
 
 def _wide(plan: ResNetPlan, factor: float) -> ResNetPlan:
-    """BIPROP's wide stages: 64, then 64, 128, 256 times (factor + 1); its 2.5 needs the truncation."""
+    """Return `plan` with the widths of BIPROP's wide networks: 64, then 64, 128 and 256 times (factor + 1)."""
     return replace(plan, widths=(64, *(int(width * (factor + 1)) for width in (64, 128, 256))))
 
 
@@ -176,6 +179,7 @@ VARIANTS: dict[str, dict[str, str]] = {
 
 
 def _variants(name: str, plan: ResNetPlan, *variants: str) -> dict[str, ResNetPlan]:
+    """Return a dict from architecture name to plan, with one entry per variant. `variants` are suffixes of the name."""
     return {f"{name}{variant}": replace(plan, **VARIANTS[variant]) for variant in variants}  # type: ignore[arg-type]
 
 
@@ -184,12 +188,7 @@ R50, R101 = ResNetPlan((3, 4, 6, 3), bottleneck=True), ResNetPlan((3, 4, 23, 3),
 WR50, WR101 = replace(R50, base_width=128), replace(R101, base_width=128)
 C18, C34, C50, C101 = (replace(plan, stem="cifar") for plan in (R18, R34, R50, R101))
 SMALL = {depth: ResNetPlan(3 * ((depth - 2) // 6,), (16, 32, 64), "cifar") for depth in (20, 32, 44, 56, 110)}
-NORM_TWICE = {
-    "ResNet18": R18,
-    "ResNet34": R34,
-    "WideResNet18": _wide(R18, 2),
-    "WideResNet34_2": _wide(R34, 2),
-}
+NORM_TWICE = {"ResNet18": R18, "ResNet34": R34, "WideResNet18": _wide(R18, 2), "WideResNet34_2": _wide(R34, 2)}
 
 RESNET_PLANS: dict[str, ResNetPlan] = {
     **_variants("cResNet18", C18, *VARIANTS),
@@ -212,11 +211,11 @@ RESNET_PLANS: dict[str, ResNetPlan] = {
     **_variants("WideResNet34_2", _wide(R34, 2), "", "_BinAct", "_BinAct_v2"),
     **_variants("WideResNet34_3", _wide(R34, 3), "_BinAct", "_BinAct_v2"),
     **_variants("WideResNet50_2", WR50, "", "_BinAct", "_v2"),
-    # Wide twice over, by its stages and by its bottlenecks: 152 million weights, as in the original.
+    # This network widens both its stages and its bottlenecks: 152 million weights, as in the original.
     **_variants("WideResNet50_2", _wide(WR50, 2), "_BinAct_v2"),
     **_variants("WideResNet101_2", WR101, ""),
     **{f"{name}_v2": replace(plan, norm="v2_twice") for name, plan in NORM_TWICE.items()},
-    # ImageNet nets by another name, stem and all. The wide ones never ran, but asked for 2 and 3, not for 2.5.
+    # Networks for ImageNet, stem included, in spite of their names. In BIPROP the wide ones fail, with factors 2 and 3.
     **_variants("cifarResNet18", R18, "_BinAct"),
     **_variants("cifarWideResNet18_2", _wide(R18, 2), "_BinAct"),
     **_variants("cifarWideResNet18_3", _wide(R18, 3), "_BinAct"),
@@ -227,10 +226,10 @@ RESNET_PLANS: dict[str, ResNetPlan] = {
 class Arch:
     """Row of ARCHS: an architecture.
 
-    constructor: path "package.module:name" of the nn.Module, called with num_classes, in_shape, bn_type, width_mult,
-    `arguments` and the architecture's own options.
-    options: the options of the command line that only some architectures have.
-    has_batch_norm: None means that the option `norm` decides.
+    constructor: path "package.module:name" of the nn.Module. It is called with num_classes, in_shape, bn_type,
+        width_mult, `arguments` and the command-line options in `options`.
+    options: names of the command-line options that this architecture has and others do not.
+    has_batch_norm: the network has batch norm; None if the option `norm` decides.
     dense_head_bias: an unconstrained last layer has a bias, as in BIPROP.
     """
 
@@ -241,11 +240,11 @@ class Arch:
     dense_head_bias: bool = False
 
     def load(self) -> Any:
-        """Import and return the constructor."""
+        """Import and return the constructor of the network."""
         return load_object(self.constructor)
 
     def normalises(self, norm: str | None) -> bool:
-        """Return whether the network has batch norm under the option `norm`."""
+        """Return True if the network has batch norm, given the value of the option `norm`."""
         norm = norm or self.arguments.get("norm", "none")
         return norm == "batch_norm" if self.has_batch_norm is None else self.has_batch_norm
 
@@ -256,6 +255,7 @@ CIRCUIT = {"hidden": (4000, 4000, 4000), "activation": "tanh", "norm": "batch_no
 
 
 def _own_options(name: str) -> tuple[str, ...]:
+    """Return the command-line options that the architecture `name` has and most others do not."""
     width = ("width_mult",) if "Wide" in name else ()
     return (*width, "readout") if name.removesuffix("_BinAct") in map("cResNet{}".format, SMALL) else width
 
@@ -269,7 +269,7 @@ ARCHS: dict[str, Arch] = {
         for name, plan in CONV_PLANS.items()
     },
     **{
-        name: Arch(RESNET, {"plan": plan}, _own_options(name), plan.has_batch_norm, dense_head_bias=True)
+        name: Arch(RESNET, {"plan": plan}, _own_options(name), has_batch_norm=True, dense_head_bias=True)
         for name, plan in RESNET_PLANS.items()
     },
 }

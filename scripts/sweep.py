@@ -202,7 +202,7 @@ def sweep(options: SweepOptions, grid: Sequence[Cell]) -> int:
 def _main(argv: Sequence[str]) -> int:
     """Print the help or run the sweep. Return the exit code that --help lists."""
     if {"-h", "--help"} & {*argv}:
-        say(HELP.format("\n".join(help_lines(OWN.values()))))
+        say(HELP.format("\n".join(help_lines(OWN.values(), {}))))
         return 0
     return sweep(*checked(argv))
 

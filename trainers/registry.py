@@ -1,6 +1,6 @@
-"""Rows of all training methods and optimizers, and the names that their options can have. Imported without torch.
+"""Registry of training methods and optimizers, and the allowed values of their options. Importable without torch.
 
-A new training method is one file with a subclass of trainers.methods.base.Method, one row in TRAINERS and one case in
+To add a training method, add a file with a subclass of trainers.methods.base.Method, a row in TRAINERS and a case in
 tests/cases.py.
 """
 
@@ -17,8 +17,8 @@ class Trainer:
     """Row of TRAINERS: a training method.
 
     method: path "package.module:class" of the Method.
-    options: the options of the command line that the constructor takes, by name.
-    variant_of: the trainer whose constraints it trains, if no conv_type chooses this one by itself.
+    options: names of the command-line options that the constructor takes.
+    variant_of: for a method that no conv_type selects by default: the method whose conv_types it can train.
     """
 
     method: str
@@ -26,7 +26,7 @@ class Trainer:
     variant_of: str = ""
 
     def load(self) -> Any:
-        """Import and return the class of the method."""
+        """Import and return the class of the training method."""
         return load_object(self.method)
 
 
@@ -50,9 +50,9 @@ class Optimizer:
     """Row of OPTIMIZERS: an optimizer of torch.
 
     optimizer: path "package.module:class".
-    options: the options of the command line that have an effect, besides lr.
-    tensors: number of tensors that it keeps per parameter.
-    fused: it has an implementation that makes one pass over the parameters.
+    options: names of the command-line options that have an effect, besides lr.
+    tensors: number of state tensors per parameter.
+    fused: torch has a fused implementation, which makes one pass over the parameters.
 
     Weight decay acts on scores under SGD and not under Adam, as in BIPROP: its published numbers depend on it.
     """
@@ -63,7 +63,7 @@ class Optimizer:
     fused: bool = False
 
     def load(self) -> Any:
-        """Import and return the class of the optimizer."""
+        """Import and return the optimizer's class."""
         return load_object(self.optimizer)
 
 

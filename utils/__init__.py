@@ -1,1 +1,1 @@
-"""What every run needs and no method knows: runtime, run directory, records, results."""
+"""Infrastructure of every run: options, processes, run directories, records and console output."""

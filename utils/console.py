@@ -1,4 +1,4 @@
-"""Standard output and standard error: escape what a stream cannot encode, and survive a closed or full stream."""
+"""Print to standard output and standard error without failing: unencodable text is escaped, broken streams ignored."""
 
 import io
 import os
@@ -10,9 +10,10 @@ from utils.text import visible
 
 
 def prepare_streams() -> None:
-    """Make both streams escape what they cannot encode, and open the null device for each closed standard stream.
+    """Make stdout and stderr escape what they cannot encode, and replace closed standard streams by the null device.
 
-    Otherwise the next file opened gets the descriptor of the closed stream and receives what libraries print.
+    Without the replacement, the next file that is opened gets the closed stream's descriptor, and whatever libraries
+    print is written into that file.
     """
     for number in range(3):
         try:
@@ -28,23 +29,23 @@ def prepare_streams() -> None:
 
 
 def write(name: str, line: str) -> None:
-    """Write `line` and its line end to sys.stdout or sys.stderr in one call and flush; control characters are escaped.
+    """Print `line` to the stream `name`, "stdout" or "stderr", and flush. Control characters are escaped.
 
-    `name` is "stdout" or "stderr". The streams of torchrun's processes are unbuffered: with two calls, lines of other
-    processes could come between the text and its line end.
+    Text and line end are one write, because torchrun's processes share unbuffered streams: with two writes, another
+    process could print between them.
     """
     text = f"{visible(line)}\n"
     try:
         try:
             print(text, end="", file=getattr(sys, name), flush=True)
-        except UnicodeEncodeError:  # before prepare_streams
+        except UnicodeEncodeError:  # prepare_streams was not called yet
             print(text.encode("ascii", "backslashreplace").decode(), end="", file=getattr(sys, name), flush=True)
     except (OSError, ValueError):  # ValueError: the stream object is closed
         silence(name)
 
 
 def flush() -> None:
-    """Write what is still buffered. If the interpreter did it at exit and failed, the exit code would be 120."""
+    """Flush stdout and stderr. A failure silences the stream; left to the interpreter, it would exit with code 120."""
     for name in ("stdout", "stderr"):
         try:
             getattr(sys, name).flush()
@@ -53,7 +54,7 @@ def flush() -> None:
 
 
 def silence(name: str) -> None:
-    """Send the stream's buffer and everything written later to the null device; `name` is "stdout" or "stderr"."""
+    """Redirect the stream `name`, "stdout" or "stderr", to the null device, with what is still in its buffer."""
     try:
         number = getattr(sys, name).fileno()
         null = os.open(os.devnull, os.O_WRONLY)
@@ -67,13 +68,13 @@ def _discard(name: str) -> None:
     setattr(sys, name, open(os.devnull, "w", encoding="utf-8", errors="backslashreplace"))  # noqa: SIM115, PTH123
 
 
-LOG_SECONDS = 30.0  # between progress lines in a log file, which has no bar
+LOG_SECONDS = 30.0  # between progress lines where stderr is not a terminal and there is no bar
 
 
 class Progress:
-    """Progress of one epoch over `total` batches: a bar on a terminal, else a line every LOG_SECONDS.
+    """Progress of one epoch of `total` batches, shown as a bar on a terminal, else as one line every LOG_SECONDS.
 
-    `start` is the number of batches that are already done. Use as a context manager.
+    `start` is the number of batches that are already done. Use it as a context manager.
     """
 
     def __init__(self, title: str, total: int, start: int = 0) -> None:
@@ -87,12 +88,12 @@ class Progress:
         self._last_line = time.monotonic()
 
     def advance(self) -> None:
-        """Count one more batch, queued on the device."""
+        """Advance the progress bar by one batch."""
         if self._bar is not None:
             self._bar.update()
 
     def show(self, done: int, loss: float, accuracy: float, images_per_second: float) -> None:
-        """Show the number of batches done, the mean loss and top-1 accuracy (%) over them, and the speed."""
+        """Show the mean loss and the top-1 accuracy (%) of the `done` batches so far, and the speed."""
         text = f"loss {loss:.4f}, acc@1 {accuracy:.2f}%, {images_per_second:,.0f} images/s"
         if self._bar is not None:
             self._bar.set_postfix_str(text)
@@ -111,15 +112,15 @@ class Progress:
 
 
 def say(line: str) -> None:
-    """Print one line on standard output, at once. A closed stream raises nothing."""
+    """Print one line on standard output and flush. A closed stream is ignored."""
     write("stdout", line)
 
 
 def warn(line: str) -> None:
-    """Print one line on standard error, prefixed with "warning: ". A closed stream raises nothing."""
+    """Print one line on standard error, prefixed with "warning: ". A closed stream is ignored."""
     write("stderr", "warning: " + line.replace("\n", "\\n"))
 
 
 def write_error(line: str) -> None:
-    """Print one line on standard error as it is. A closed stream raises nothing."""
+    """Print one line on standard error without a prefix. A closed stream is ignored."""
     write("stderr", line)

@@ -1,4 +1,4 @@
-"""Compare the size that a file declares for its content with the file's own size, before memory is allocated for it."""
+"""Reject files that declare far more content than they have bytes, before memory is allocated for the content."""
 
 import os
 import struct
@@ -12,22 +12,24 @@ from typing import IO, Any
 from utils.errors import UsageError
 from utils.python_compat import PythonUnpickler
 
-ALWAYS_ALLOWED = 64 << 20  # bytes that a file of any size may declare
-MAX_RATIO = 100  # beyond that, declared bytes per byte of the file; the published sets have at most 5
+ALWAYS_ALLOWED = 64 << 20  # bytes of content that a file of any size may declare
+MAX_RATIO = (
+    100  # declared bytes per byte of a compressed file, above ALWAYS_ALLOWED; the published data sets have at most 5
+)
 
 
 def check(path: Path, declared: int) -> None:
-    """Raise UsageError if `declared`, in bytes, is absurd for the compressed file at `path`."""
+    """Raise UsageError if the compressed file at `path` cannot hold the `declared` number of bytes of content."""
     size = path.stat().st_size
     if declared > max(ALWAYS_ALLOWED, MAX_RATIO * size):
-        raise UsageError(f"{path}: promises {declared:,} bytes of data in a file of {size:,}")
+        raise UsageError(f"{path}: declares {declared:,} bytes of data in a file of {size:,}")
 
 
 def matlab_size(file: IO[bytes]) -> int:
-    """Return the number of bytes that the variables of a MATLAB 5 file declare; 0 for another file.
+    """Return the total size in bytes that the variables of a MATLAB 5 file declare, or 0 for another format.
 
-    After a header of 128 bytes come elements (uint32 type, uint32 length, content). Type 15 is a zlib stream of one
-    element. `file` is left at its start.
+    A header of 128 bytes precedes the elements (uint32 type, uint32 length, content). An element of type 15 is a zlib
+    stream that contains one element. `file` is rewound to its start.
     """
     header, total = file.read(128), 0
     pair = struct.Struct("<II" if header[126:] == b"IM" else ">II")
@@ -41,10 +43,10 @@ def matlab_size(file: IO[bytes]) -> int:
 
 
 def check_zip(path: Path, archive: zipfile.ZipFile) -> None:
-    """Check the `archive` at `path`, a checkpoint in torch.save's current format.
+    """Check a checkpoint in torch.save's current format, the zip file `archive` at `path`.
 
-    Raises UsageError if torch.save did not write it, ValueError if its content needs more memory than the file has
-    bytes: torch.save compresses nothing, and no two of its entries share bytes.
+    Raises UsageError if torch.save did not write it. Raises ValueError if its content needs more memory than the file
+    has bytes: torch.save compresses nothing, and no two entries share bytes.
     """
     entries = archive.infolist()
     names = {entry.filename.rpartition("/")[2] for entry in entries}
@@ -56,9 +58,10 @@ def check_zip(path: Path, archive: zipfile.ZipFile) -> None:
 
 
 def check_pickle(path: Path, file: IO[bytes]) -> None:
-    """Check a checkpoint in torch.save's older format, four pickles and then the storages, from the start of `file`.
+    """Check a checkpoint in torch.save's older format, which is four pickles followed by the storages of the tensors.
 
-    Nothing in the file is executed. Raises ValueError if its storages need more memory than the file has bytes.
+    `file` is the open file at `path`, at its start. Nothing in it is executed. Raises ValueError if the storages need
+    more memory than the file has bytes.
     """
     sizes: dict[Any, int] = {}
     with suppress(Exception):  # a damaged pickle stops torch.load at the same place, which reports it
@@ -68,9 +71,9 @@ def check_pickle(path: Path, file: IO[bytes]) -> None:
 
 
 def check_tensors(path: Path, content: object) -> None:
-    """Raise ValueError if a tensor of `content` is larger than the file at `path`.
+    """Raise ValueError if `content`, loaded from the file at `path`, has a tensor larger than the file.
 
-    An expanded tensor repeats its bytes, and a copy would take the memory of all repetitions.
+    Such a tensor repeats its bytes with stride 0, and a copy of the tensor would need memory for all repetitions.
     """
     import torch  # imported late: data sets are read before torch is needed
 
@@ -88,11 +91,11 @@ def check_tensors(path: Path, content: object) -> None:
 def _compare(path: Path, declared: int) -> None:
     size = path.stat().st_size
     if declared > size:
-        raise ValueError(f"it promises {declared:,} bytes of data, and is {size:,} long")
+        raise ValueError(f"it declares {declared:,} bytes of data and has {size:,}")
 
 
 class _Placeholder(dict[Any, Any]):
-    """Object in place of everything that a pickle builds: accepts every call and keeps nothing."""
+    """Object that the unpickler creates in place of every other object. It accepts every call and stores nothing."""
 
     def __new__(cls, *_: Any, **__: Any) -> "_Placeholder":
         return super().__new__(cls)
@@ -113,9 +116,9 @@ class _Placeholder(dict[Any, Any]):
 
 
 class _StorageSizes(PythonUnpickler):
-    """Unpickler that builds nothing and records the number of elements of each storage, by its key, in `sizes`.
+    """Unpickler that builds no objects and records the size of each tensor storage in `sizes`, by the storage's key.
 
-    An element has at least one byte. torch.load compares the exact sizes.
+    A size is the number of elements, a lower bound of the bytes. torch.load checks the exact sizes later.
     """
 
     def __init__(self, file: IO[bytes], sizes: dict[Any, int]) -> None:

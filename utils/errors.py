@@ -1,4 +1,4 @@
-"""The exceptions that end a program with one line and an exit code, which `utils.exit_codes` prints and returns."""
+"""Exceptions that end a program with a message of one line and an exit code, see `utils.exit_codes`."""
 
 
 class UsageError(ValueError):
@@ -8,13 +8,13 @@ class UsageError(ValueError):
 
 
 class RunFailed(RuntimeError):
-    """The run cannot continue, for a reason that one line states."""
+    """The run cannot continue. The message states the reason in one line."""
 
     exit_code = 1
 
 
 class StoppedWaiting(RunFailed):
-    """The run was asked to stop while it waited for a batch, and no batch arrived."""
+    """A signal asked the run to stop while it waited for a batch that never arrived."""
 
 
 class RunInUse(RuntimeError):
@@ -24,13 +24,13 @@ class RunInUse(RuntimeError):
 
 
 class Stopped(Exception):
-    """The run was asked to stop, has saved a checkpoint, and can be resumed."""
+    """A signal asked the run to stop. The run has saved a checkpoint and can be resumed."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 
 class SilentExit(Exception):
-    """End this process with `exit_code` and print nothing: another process prints the message."""
+    """End this process with `exit_code` and no message, because another process prints the message."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__(exit_code)
@@ -38,5 +38,5 @@ class SilentExit(Exception):
 
 
 def exit_code(error: BaseException) -> int:
-    """Return the exit code of a program that `error` ends: 1 unless the exception states its own."""
+    """Return the exit code for a program that ends with `error`: its attribute `exit_code`, or 1 without one."""
     return int(getattr(error, "exit_code", 1))

@@ -1,4 +1,4 @@
-"""Run a program's work and turn every failure into one line and an exit code that --help lists."""
+"""Run a program, and turn each failure into a message of one line and an exit code."""
 
 import re
 from collections.abc import Callable
@@ -14,10 +14,10 @@ def run_program(
     report: Callable[[str], None] = console.write_error,
     interrupted: str = "interrupted before training began; nothing was saved",
 ) -> int:
-    """Call `work` and return the exit code of the program: what `work` returns, 0 for None.
+    """Call `work` and return the exit code of the program. `work` returns the exit code on success, or None for 0.
 
-    A failure is passed to `report` as one line, Ctrl-C as the line `interrupted`. Re-raises an exception that only a
-    fault of this program explains.
+    A failure calls `report` with one line of text. Ctrl-C calls it with the text `interrupted`. An exception that is
+    not expected, see `is_expected`, points to a fault of this program and is raised again.
     """
     console.prepare_streams()
     stop_signal.raise_on_interrupt()
@@ -38,7 +38,7 @@ def run_program(
 
 
 def _message(error: Exception) -> str:
-    """Return the line to print for `error`, with its notes, such as the rank that raised it."""
+    """Return the line to print for `error`, with the notes of the exception, such as the rank that raised it."""
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
     if isinstance(error, RunInUse | Stopped):
         return f"{error}{notes}"
@@ -51,13 +51,12 @@ def _message(error: Exception) -> str:
 
 
 def is_expected(error: Exception) -> bool:
-    """Return whether one line is enough for `error`: its cause is outside this program."""
-    expected = isinstance(error, OSError | RunFailed | ModuleNotFoundError)
-    return expected or out_of_memory.is_out_of_memory(error)
+    """Return True if the cause of `error` is outside this program, so that one line explains it without a traceback."""
+    return isinstance(error, OSError | RunFailed | ModuleNotFoundError) or out_of_memory.is_out_of_memory(error)
 
 
 def one_line(error: Exception) -> str:
-    """Return the line to print for an error that `is_expected`."""
+    """Return the text, one line, that explains an error for which `is_expected` is true."""
     if out_of_memory.is_out_of_memory(error):
         return out_of_memory.message(error)
     if isinstance(error, ModuleNotFoundError):

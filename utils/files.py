@@ -1,4 +1,4 @@
-"""Atomic writes, checks of paths before they are opened, and file locks that end with the process that holds them."""
+"""Atomic writes, checks of paths before files are opened, and file locks that end with the process holding them."""
 
 import fcntl
 import os
@@ -12,9 +12,9 @@ from utils.errors import RunFailed, UsageError
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, flush the file to the disk and rename it to `path`.
+    """Write a file atomically: `write` fills a temporary file, which is flushed to the disk and renamed to `path`.
 
-    A kill or a full disk leaves `path` as it was. Raises OSError, which names `path`.
+    A kill or a full disk leaves `path` unchanged. Raises OSError with the file name `path`.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -27,7 +27,7 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         with suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError) and error.errno and error.filename is None:
-            error.filename = str(path)  # a failed write does not name its file
+            error.filename = str(path)  # a failed write has no file name
         raise
 
 
@@ -37,41 +37,41 @@ NEEDED = "a regular file is needed"
 
 
 def irregular(path: str | Path) -> str:
-    """Return what is wrong with `path` if something other than a regular file is there, else "".
+    """Return text that explains why `path` is not a regular file, or "" if it is one or does not exist.
 
-    Opening anything else may wait forever (a FIFO), discard what is written (/dev/null) or never end (/dev/zero).
+    Opening anything else may block forever (a FIFO), discard what is written (/dev/null) or never end (/dev/zero).
     """
     path = Path(path)
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
         return f"is a link to {path.readlink()}, which does not exist; {NEEDED}" if path.is_symlink() else ""
-    except (OSError, ValueError):  # opening it will raise with the reason
+    except (OSError, ValueError):  # opening the file will raise the same error
         return ""
     kind = stat.S_IFMT(mode)
     return "" if kind == stat.S_IFREG else f"is {KINDS.get(kind, 'no file')}; {NEEDED}"
 
 
 def check_regular(path: Path, option: str = "") -> None:
-    """Raise UsageError if `path` is `irregular`. The message begins with `option`, such as "results: "."""
+    """Raise UsageError if `path` exists and is not a regular file. The message starts with `option`, as "results: "."""
     if problem := irregular(path):
         raise UsageError(f"{option}{path} {problem}")
 
 
 def mkdir_failure(folder: Path, error: OSError) -> str:
-    """Return why `folder` could not be made: a path on the way that is no directory, else the text of `error`."""
+    """Return text that explains why creating `folder` raised `error`: a file is in the way, or the error's own text."""
     blocking = (path for path in (*reversed(folder.parents), folder) if os.path.lexists(path) and not path.is_dir())
-    return next((f"{path} is no directory" for path in blocking), error.strerror or str(error))
+    return next((f"{path} is not a directory" for path in blocking), error.strerror or str(error))
 
 
 def check_new(path: Path, *, force: bool, option: str = "") -> None:
-    """Raise UsageError if no new file can be written at `path`, or if one exists and `force` is False.
+    """Raise UsageError if no file can be created at `path`, or if one exists and `force` is False.
 
-    The message begins with `option`, such as "--out: ".
+    The message starts with `option`, such as "--out: ".
     """
     check_regular(path, option)
     if not path.parent.is_dir():
-        raise UsageError(f"{option}{path.parent} is no directory")
+        raise UsageError(f"{option}{path.parent} is not a directory")
     if path.exists() and not force:
         raise UsageError(f"{option}{path} already exists; --force replaces it")
     if not os.access(path.parent, os.W_OK):
@@ -80,7 +80,7 @@ def check_new(path: Path, *, force: bool, option: str = "") -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Re-raise an error of the body, which writes `path`, as RunFailed with a message of one line."""
+    """Context manager for code that writes `path`: re-raise an error as RunFailed with a message of one line."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -91,13 +91,13 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` as `write_atomic` does. Raises OSError."""
+    """Write `text` to the file `path` atomically, as `write_atomic` does. Raises OSError."""
     write_atomic(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the exclusive lock on the file `path` during the body, after waiting for it."""
+    """Context manager that waits for the exclusive lock on the file `path` and holds it until the body ends."""
     check_regular(path)
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -105,10 +105,10 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def try_lock(path: Path) -> IO[str] | None:
-    """Return `path` opened for appending and exclusively locked, or None if another process holds the lock.
+    """Open `path` for appending, lock it exclusively and return it, or return None if another process has the lock.
 
-    The lock lasts until the file is closed or the process ends. Loader processes, which are forked meanwhile and may
-    outlive this one, close their copy of the file: a copy would keep the lock.
+    The lock lasts until the file is closed or the process ends. Forked data-loading processes close their copy of the
+    file, because they may outlive this process and the copy would keep the lock.
     """
     from multiprocessing.util import register_after_fork  # imported late: 10 ms, which --help does not need
 
@@ -124,6 +124,6 @@ def try_lock(path: Path) -> IO[str] | None:
 
 
 def writable(folder: str) -> bool:
-    """Return whether one can write into a folder, or into the lowest existing folder above it."""
-    lowest = next(path for path in (Path(folder), *Path(folder).parents) if os.path.lexists(path))
-    return os.access(lowest, os.W_OK | os.X_OK) and lowest.is_dir()
+    """Return True if the user can write into `folder`, or into its nearest existing parent if it does not exist."""
+    nearest = next(path for path in (Path(folder), *Path(folder).parents) if os.path.lexists(path))
+    return os.access(nearest, os.W_OK | os.X_OK) and nearest.is_dir()

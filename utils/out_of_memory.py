@@ -1,4 +1,4 @@
-"""Running out of memory, on a GPU or on the host: detect the error and explain it in one line."""
+"""Detect out-of-memory errors of a GPU or of the host, and explain them in one line."""
 
 import errno
 import re
@@ -13,12 +13,12 @@ PATTERNS = re.compile(
     "|could not (create|execute) a (primitive|memory object)$|can't start new thread|failed to map segment",
     re.IGNORECASE,
 )
-BATCH_ADVICE = "a smaller batch_size, or image_size where the set takes one, needs less"
-EVALUATION_ADVICE = "a smaller test_batch_size, or image_size where the set takes one, needs less"
+BATCH_ADVICE = "use a smaller batch_size, or a smaller image_size if the data set has one"
+EVALUATION_ADVICE = "use a smaller test_batch_size, or a smaller image_size if the data set has one"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether memory could not be allocated, judged by the type and the text of `error`."""
+    """Return True if the type and the text of `error` show that memory could not be allocated."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     if isinstance(error, RuntimeError | ImportError):
@@ -27,12 +27,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def message(error: BaseException) -> str:
-    """Return the line to print for an error that `is_out_of_memory`, with the size requested in MiB if known."""
+    """Return the text, one line, that explains an out-of-memory error, with the requested size (MiB) if known."""
     text = str(error).strip().partition("\n")[0]
     if requested := re.search(r"you tried to allocate (\d+) bytes", text):
         return f"out of memory: {int(requested[1]) / 2**20:,.1f} MiB more were not free"
     if "thread" in text:
-        return f"out of memory, or of the threads that a user may have: {text}"
+        return f"out of memory, or of the threads that a user may start: {text}"
     if not text or "out of memory" in text:
         return text or "out of memory"
     return f"out of memory: {text}"
@@ -40,7 +40,10 @@ def message(error: BaseException) -> str:
 
 @contextmanager
 def explained(where: str, advice: str) -> Iterator[None]:
-    """Re-raise an out-of-memory error of the body as RunFailed, whose message names `where` and gives `advice`."""
+    """Context manager that re-raises an out-of-memory error as RunFailed.
+
+    The message adds `where` the memory was needed and the `advice` to the user.
+    """
     try:
         yield
     except (OSError, MemoryError, RuntimeError, ImportError) as error:

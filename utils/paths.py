@@ -1,4 +1,4 @@
-"""Paths as users write them: `~` and variables are replaced once, where an option is read."""
+"""Expand `~` and variables in paths from users. This happens once, where an option is read."""
 
 import os
 import re
@@ -8,18 +8,18 @@ from utils.errors import UsageError
 
 VARIABLE = re.compile(r"\$(?:[A-Za-z_]\w*|\{[^}]*\})", re.ASCII)
 NO_VARIABLE = re.compile(r"\$(?:\(.*|\{[^}]*$)")  # a command substitution $(...), or an unclosed brace
-LONGEST, LONGEST_PART = 4095, 255  # bytes of a path and of one of its components that Linux's file systems allow
+LONGEST, LONGEST_PART = 4095, 255  # bytes that Linux allows for a path and for one of its components
 LONGEST_NAME = 99  # characters of the name of a run
-LONGEST_STEM = 150  # bytes, of 255: a directory name made of it has room for an option or two
+LONGEST_STEM = 150  # bytes of 255, so that options can be appended to a directory name
 
 
 def expanded(text: str, *, existing: bool = False) -> str:
     """Return the path `text` with `~`, `~user`, `$NAME` and `${NAME}` replaced.
 
-    existing: The path is to be read: if it exists exactly as written, it is returned as written.
+    With `existing`, the path is to be read, and a path that exists exactly as written is returned unchanged.
 
-    Raises UsageError, which does not name the path, if the path is empty, has unprintable characters, is too long, or
-    names a user or a variable that does not exist.
+    Raises UsageError if the path is empty, has unprintable characters, is too long, or names a user or a variable that
+    does not exist. The caller adds the path to the message.
     """
     if not text.strip() or not text.isprintable():
         raise UsageError("it must be a path: text without control characters")
@@ -27,10 +27,10 @@ def expanded(text: str, *, existing: bool = False) -> str:
         return text
     home = os.path.expanduser(text)  # noqa: PTH111 Path.expanduser drops a trailing slash
     if home.startswith("~"):
-        raise UsageError(f"there is no user {text.partition('/')[0][1:100]!r}; ./ in front makes it a file name")
+        raise UsageError(f"there is no user {text.partition('/')[0][1:100]!r}; write ./ in front if it is a file name")
     plain = os.path.expandvars(home)
     if invalid := NO_VARIABLE.search(plain):
-        raise UsageError(f"{invalid[0][:100]!r} is no variable; write $NAME or ${{NAME}}")
+        raise UsageError(f"{invalid[0][:100]!r} is not a variable; write $NAME or ${{NAME}}")
     if unset := VARIABLE.search(plain):
         raise UsageError(f"the variable {unset[0][:100]} is not set")
     if not _fits(plain):
@@ -44,6 +44,9 @@ def _fits(path: str) -> bool:
 
 
 def stem(path: str) -> str:
-    """Return a config's file name without its suffix, for the name of a run: neither hidden, nor `..`, nor too long."""
+    """Return the default name of a run: the file name of its YAML file `path` without the suffix.
+
+    Leading dots are removed, and a long name is cut.
+    """
     name = Path(path).stem.lstrip(".")[:LONGEST_NAME].encode()[:LONGEST_STEM].decode(errors="ignore")
     return "config" if path and name.strip() in ("", "None") else name

@@ -1,26 +1,26 @@
-"""Settings of the process that take effect only before numpy and torch are loaded."""
+"""Process settings that only have an effect before numpy and torch are imported."""
 
 import ctypes
 import os
 import platform
 from pathlib import Path
 
-# mallopt's parameters (malloc.h). Large blocks are kept instead of being returned to the system after every step and
-# faulted in again: 10-20 % of a float32 training step and half of an evaluation on a CPU.
+# Parameters of mallopt (malloc.h). They make malloc keep large blocks instead of returning them to the system after
+# every step. Getting them back takes 10-20 % of a float32 training step and half of an evaluation on a CPU.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 
 
 def tune(*, distributed: bool = False) -> None:
-    """Set the allocator and numpy's kernels for this machine. Each setting is skipped where it does not apply.
+    """Tune malloc and numpy for this machine. A setting that does not apply to the machine is skipped.
 
-    `distributed` silences torch's C++ log of every failed attempt to reach the other ranks: the rendezvous reports the
+    With `distributed`, torch's C++ code logs no failed attempts to reach the other ranks. The rendezvous reports the
     outcome in one line.
     """
     if distributed:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        # Older versions of glibc refuse more than 32 MiB. Trimming alone would leave them slower than untouched.
+        # Older versions of glibc refuse more than 32 MiB. Without the threshold, the other two settings cost time.
         if any(libc.mallopt(M_MMAP_THRESHOLD, size) for size in (2**31 - 1, 32 << 20)):
             libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
             libc.mallopt(M_TOP_PAD, 256 << 20)

@@ -1,7 +1,7 @@
-"""Private names of the standard library that the program needs, each with its reason. Importable without torch."""
+"""Private names of the standard library that the program uses, each with the reason. Importable without torch."""
 
 import pickle
 
-# The unpickler in Python, for files that nobody vouches for. The one in C allocates 16 bytes for each index of its memo
-# up to the largest, and a file may name 2^32.
+# Python's unpickler written in Python, for files from unknown sources. The C unpickler allocates 16 bytes for each memo
+# index up to the largest, and a file may use index 2^32.
 PythonUnpickler = pickle._Unpickler

@@ -1,4 +1,4 @@
-"""Seed, save and restore every random number generator of the process."""
+"""Seed, save and restore the random number generators of Python, numpy and torch."""
 
 import random
 from typing import Any
@@ -8,14 +8,14 @@ import torch
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the generators of Python, numpy and torch, from which layers and libraries draw."""
+    """Seed the random number generators of Python, numpy and torch."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def rng_state() -> dict[str, Any]:
-    """Return the states of all generators, as tensors and plain types: checkpoints hold nothing else."""
+    """Return the states of all random number generators, as tensors and plain types that a checkpoint can store."""
     name, keys, *rest = np.random.get_state()
     version, internal, gauss = random.getstate()
     return {
@@ -27,9 +27,9 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Restore the states that `rng_state` returned; that of CUDA on the current GPU.
+    """Restore the states of all random number generators that `rng_state` returned.
 
-    Older checkpoints hold one CUDA state per GPU of their machine.
+    The CUDA state is restored on the current GPU. Older checkpoints hold one CUDA state per GPU of their machine.
     """
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_initialized():

@@ -1,4 +1,4 @@
-"""Registries: tables with one row per name. Rows are plain data, so that they can be imported without torch."""
+"""Functions for registries, which map names to rows of plain data and can be imported without torch."""
 
 from collections.abc import Iterable, Mapping
 from importlib import import_module
@@ -10,7 +10,10 @@ T = TypeVar("T")
 
 
 def lookup(table: Mapping[str, T], name: str, what: str) -> T:
-    """Return table[name]. Raises ValueError with `what` the name is, the nearest name and all names of the table."""
+    """Return table[name]. Raises ValueError for an unknown name, with a suggestion and all names of the table.
+
+    `what` is the kind of name for the message, such as "optimizer".
+    """
     try:
         return table[name]
     except KeyError:
@@ -18,12 +21,12 @@ def lookup(table: Mapping[str, T], name: str, what: str) -> T:
 
 
 def load_object(path: str) -> Any:
-    """Import and return the object with the path "package.module:name"."""
+    """Import and return the object at `path`, which has the form "package.module:name"."""
     module, _, name = path.partition(":")
     return getattr(import_module(module), name)
 
 
 def either(names: Iterable[str]) -> str:
-    """Join names for a message: "a", "a or b", "a, b or c"."""
+    """Return the names joined for a message: "a", "a or b" or "a, b or c"."""
     *others, last = names
     return f"{', '.join(others)} or {last}" if others else last

@@ -1,6 +1,6 @@
-"""The layout of a run's directory. The name of each of its files and folders is spelled here once.
+"""Names of the files and folders in a run's directory.
 
-This module imports neither torch nor the options, so that the reader of the command line can use it.
+This module imports neither torch nor the options, so that the parser of the command line can use it.
 """
 
 import os
@@ -10,9 +10,11 @@ from utils.errors import UsageError
 
 
 class RunPaths:
-    """Paths of the files and folders in the run directory `path`. Nothing is read, and none of them needs to exist."""
+    """Paths of the files and folders in the run directory `path`. None of them needs to exist."""
 
-    RESULT = "result.csv"  # the run's own row of results.csv, one per length of the run
+    RESULT = (
+        "result.csv"  # the rows that this run adds to results.csv: one for each number of epochs that it was trained to
+    )
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -29,20 +31,20 @@ class RunPaths:
         self.initial = self.checkpoints / "initial.pt"
 
     def epoch_checkpoint(self, epoch: int) -> Path:
-        """Return the path of the checkpoint that --save-every keeps of `epoch`."""
+        """Return the path of the checkpoint that --save-every keeps after `epoch`."""
         return self.checkpoints / f"epoch_{epoch}.pt"
 
     @property
     def exists(self) -> bool:
-        """True if the directory holds a run, which it does as soon as config.yaml is written."""
-        return os.access(self.config, os.F_OK)  # unlike Path.exists it raises nothing where a folder is not readable
+        """True if the directory is a run's directory, that is, if it contains config.yaml."""
+        return os.access(self.config, os.F_OK)  # Path.exists raises if a folder is not readable
 
 
 def locate(path: Path) -> tuple[RunPaths | None, Path | None]:
-    """Return (run, checkpoint) for the path of a trained network.
+    """Return (run, checkpoint) for the path of a trained network, which is a run's directory or a checkpoint.
 
-    A directory gives (run, None), a checkpoint in a run's directory (run, path), any other file (None, path). A
-    directory counts as a run even without a config.yaml: see `RunPaths.exists`.
+    A directory gives (run, None), a checkpoint in a run's directory gives (run, path), any other file (None, path). A
+    directory counts as a run even without config.yaml: see `RunPaths.exists`.
     """
     if os.path.isdir(path):  # noqa: PTH112 Path.is_dir raises PermissionError below a folder that is not readable
         return RunPaths(path), None
@@ -51,9 +53,9 @@ def locate(path: Path) -> tuple[RunPaths | None, Path | None]:
 
 
 def locate_run(path: Path, option: str = "") -> tuple[RunPaths, Path | None]:
-    """Return `locate(path)` for a path that must belong to a run.
+    """Return (run, checkpoint) for the path of a run's directory or of a checkpoint in one, as `locate` does.
 
-    Raises UsageError, which begins with `option`, if `path` is neither a run directory nor a checkpoint of one.
+    Raises UsageError, with a message that starts with `option`, if `path` is neither.
     """
     run, checkpoint = locate(path)
     if run is None or not run.exists:

@@ -1,4 +1,4 @@
-"""Ranges of numbers as users type them: start:stop:step."""
+"""Parse ranges of numbers of the form start:stop:step."""
 
 import math
 
@@ -7,9 +7,9 @@ LARGEST_STEP = 1_000_000
 
 
 def stepped(text: str, most: int = 1000) -> list[float]:
-    """Return the numbers of "start:stop:step", both ends included, or none of "none".
+    """Return the numbers of the range `text`, "start:stop:step" with both ends included; "none" is the empty range.
 
-    Raises ValueError if `text` is neither, has more than `most` numbers, or one outside 0 to LARGEST_STEP.
+    Raises ValueError if `text` has another form, more than `most` numbers, or a number outside 0 to LARGEST_STEP.
     """
     if text == "none":
         return []

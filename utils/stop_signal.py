@@ -1,4 +1,4 @@
-"""The signals that stop a program: Ctrl-C before training, and the requests to save and stop during training."""
+"""Signal handlers: Ctrl-C before training, and the signals that ask a run to save and stop during training."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ INTERRUPT_EXIT_CODE = 130  # exit code of a program that Ctrl-C ends: 128 + SIGI
 
 
 def exit_on_interrupt() -> None:
-    """Let Ctrl-C end the program at once, until `raise_on_interrupt`.
+    """Make Ctrl-C end the process immediately, until `raise_on_interrupt` is called.
 
     A KeyboardInterrupt raised while a C++ library is imported would abort the process or be lost.
     """
@@ -17,21 +17,22 @@ def exit_on_interrupt() -> None:
 
 
 def raise_on_interrupt() -> None:
-    """Let Ctrl-C raise KeyboardInterrupt, and record it for `StopRequest.listen`."""
+    """Make Ctrl-C raise KeyboardInterrupt. The handler also records it, for `StopRequest.listen`."""
     _handle_interrupt(_InterruptHandler())
 
 
 def _handle_interrupt(handler: Callable[[int, FrameType | None], None]) -> None:
-    """Install a handler of Ctrl-C in place of Python's or of our own. One that others have installed stays, as does
-    nohup's."""
+    """Install `handler` for Ctrl-C, unless the signal is ignored or has a handler that is not Python's or ours."""
     current = signal.getsignal(signal.SIGINT)
     if current in (signal.default_int_handler, _exit) or isinstance(current, _InterruptHandler):
         signal.signal(signal.SIGINT, handler)
 
 
 class _InterruptHandler:
-    """Signal handler that raises KeyboardInterrupt and records it: Python prints and drops an exception that is raised
-    within a destructor."""
+    """Signal handler that raises KeyboardInterrupt and records that it did.
+
+    The record is needed because Python drops an exception that is raised within a destructor.
+    """
 
     interrupted = False
 
@@ -48,8 +49,8 @@ def _exit(_number: int, _frame: FrameType | None) -> None:
 class StopRequest:
     """Handler of the signals that ask a run to save and stop: SIGTERM, SIGUSR2, SIGINT and SIGHUP.
 
-    `reason` is the name of the first signal received, None before. The object is true once a signal has arrived.
-    A second Ctrl-C ends the process at once.
+    The object is true once a signal has arrived. `reason` is the name of the latest signal, or None.
+    Ctrl-C after another signal ends the process immediately.
     """
 
     def __init__(self) -> None:
@@ -59,9 +60,9 @@ class StopRequest:
         return self.reason is not None
 
     def listen(self) -> "StopRequest":
-        """Install this object as the handler of the signals, and return it. SIGHUP stays ignored under nohup.
+        """Install this object as the handler of the signals and return it. Under nohup SIGHUP stays ignored.
 
-        Raises KeyboardInterrupt if an earlier one was lost.
+        Raises KeyboardInterrupt if Ctrl-C was pressed before and its exception was lost.
         """
         earlier = signal.getsignal(signal.SIGINT)
         for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP):

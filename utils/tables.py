@@ -1,11 +1,11 @@
-"""Text tables: aligned columns, and means with their standard deviations."""
+"""Format tables as text: aligned columns, and means with standard deviations."""
 
 import statistics
 from collections.abc import Sequence
 
 
 def aligned(rows: Sequence[Sequence[str]], *, right: bool = False) -> str:
-    """Return the rows as lines whose columns are padded to equal width, two spaces apart."""
+    """Return the rows as lines of text with aligned columns, two spaces apart. `right` aligns cells to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     align = ">" if right else "<"
     lines = (zip(row, widths, strict=True) for row in rows)
@@ -13,11 +13,11 @@ def aligned(rows: Sequence[Sequence[str]], *, right: bool = False) -> str:
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:
-    """Return "63.49 ± 0.09": mean ± sample standard deviation; the value alone if there is one."""
+    """Return the mean and the sample standard deviation, as "63.49 ± 0.09". A single value has no deviation."""
     deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.2f}{deviation}"
 
 
 def mean_of_runs(values: Sequence[float]) -> str:
-    """Return "63.49 ± 0.09 (3)": `mean_and_deviation` with the number of values; "-" if there is none."""
+    """Return mean, standard deviation and number of values, as "63.49 ± 0.09 (3)", or "-" if there are no values."""
     return f"{mean_and_deviation(values)} ({len(values)})" if values else "-"

@@ -1,4 +1,4 @@
-"""Text of users and of files, made safe to print, to list and to open in a spreadsheet."""
+"""Make text from users and files safe for messages, terminals and spreadsheets, and format error messages."""
 
 import difflib
 import re
@@ -7,22 +7,25 @@ from collections.abc import Iterable
 
 from utils.errors import UsageError
 
-LAYOUT = "\n\t"  # control characters of our own messages
-FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")  # full-width signs begin a formula too
+LAYOUT = "\n\t"  # control characters that the program's own messages contain
+FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")  # full-width signs start a formula too
 
 
 def visible(text: str) -> str:
-    """Return `text` with every control, bidirectional and lone surrogate character escaped, except LAYOUT."""
+    """Return `text` with all unprintable characters escaped, except line breaks and tabs (LAYOUT).
+
+    Unprintable are control, bidirectional and lone surrogate characters.
+    """
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in LAYOUT else _escape(c) for c in text)
 
 
 def escaped(value: object, most: int = 80) -> str:
-    """Return a value from a file as one line for a message, without quotes.
+    """Return a value from a file as one line of text for a message, without quotes and cut to `most` characters.
 
-    Unprintable characters are escaped, and text beyond `most` characters is cut. A list or mapping becomes its type's
-    name: nested ones may be exponentially long.
+    Unprintable characters are escaped. A list or mapping becomes the name of its type, because nested ones may be
+    exponentially long.
     """
     text = value[: most + 1] if isinstance(value, str) else _plain(value)
     text = "".join(c if c.isprintable() else _escape(c) for c in text)
@@ -43,18 +46,18 @@ def _escape(character: str) -> str:
 
 
 def csv_cell(value: object) -> object:
-    """Return `value` for a cell of a CSV file; text that a spreadsheet would run as a formula gets a leading ' (OWASP).
+    """Return `value` for a cell of a CSV file, with a leading ' if a spreadsheet would run it as a formula (OWASP).
 
-    Numbers and None stay as they are. `csv_text` is the inverse for text.
+    Numbers and None are returned unchanged. `csv_text` is the inverse for text.
     """
     if value is None or isinstance(value, int | float):
         return value
-    text = str(value).encode(errors="backslashreplace").decode()  # file names need not be UTF-8
+    text = str(value).encode(errors="backslashreplace").decode()  # file names may not be UTF-8
     return f"'{text}" if FORMULA.match(text) and not _is_number(text) else text
 
 
 def csv_text(stored: str) -> str:
-    """Return the text that `csv_cell` turned into `stored`."""
+    """Return the original text of a CSV cell that `csv_cell` made: `stored` without the leading ' that it added."""
     return stored[1:] if stored.startswith("'") and FORMULA.match(stored) else stored
 
 
@@ -67,15 +70,15 @@ def _is_number(text: str) -> bool:
 
 
 LONGEST_SHOWN = 200  # characters of a value in a message
-MOST_PROBLEMS = 20  # listed in one error
-COUNT_LINES = re.compile(r"[\d,]+ problems:|and [\d,]+ more")  # lines of `combined_error` that are no problem
+MOST_PROBLEMS = 20  # number of problems that one error lists
+COUNT_LINES = re.compile(r"[\d,]+ problems:|and [\d,]+ more")  # lines of `combined_error` that are not problems
 SHORT_REPR = reprlib.Repr()  # nested lists of a checkpoint may have an exponentially long repr
 SHORT_REPR.maxlevel, SHORT_REPR.maxlist, SHORT_REPR.maxtuple, SHORT_REPR.maxdict = 4, 20, 20, 20
 SHORT_REPR.maxstring = SHORT_REPR.maxlong = SHORT_REPR.maxother = LONGEST_SHOWN
 
 
 def shown(value: object) -> str:
-    """Return a value of an option for a message, on one line: its repr in YAML's words, cut to LONGEST_SHOWN."""
+    """Return an option's value for a message: its repr, with null, true and false as in YAML, cut to LONGEST_SHOWN."""
     yaml_words = {"None": "null", "True": "true", "False": "false", "''": "no value"}
     try:
         text = repr(value) if isinstance(value, str) else " ".join(SHORT_REPR.repr(value).split())
@@ -86,12 +89,12 @@ def shown(value: object) -> str:
 
 
 def option_text(name: str) -> str:
-    """Return the name of an option for a message: as given, or as `shown` if it is empty, unprintable or too long."""
+    """Return an option's name for a message. A name that is empty, unprintable or too long is quoted and shortened."""
     return name if name and name.isprintable() and len(name) <= LONGEST_SHOWN else shown(name)
 
 
 def combined_error(problems: Iterable[str]) -> UsageError:
-    """Return one UsageError for all problems, with a line for each of the first MOST_PROBLEMS distinct ones."""
+    """Return one UsageError that lists the problems, one line each, up to MOST_PROBLEMS. Duplicates are removed."""
     lines = list(dict.fromkeys(problems))
     head = [f"{len(lines):,} problems:"] if len(lines) > 1 else []
     rest = [f"and {len(lines) - MOST_PROBLEMS:,} more"] if len(lines) > MOST_PROBLEMS else []
@@ -99,12 +102,12 @@ def combined_error(problems: Iterable[str]) -> UsageError:
 
 
 def split_problems(error: UsageError) -> list[str]:
-    """Return the problems of an error, one line each: the inverse of `combined_error`."""
+    """Return the list of problems in a UsageError, the inverse of `combined_error`."""
     return [line for line in str(error).splitlines() if not COUNT_LINES.fullmatch(line)]
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """Return " (did you mean 'NAME'?)" for the most similar of `names`; "" if none is similar."""
+    """Return a suggestion for a misspelled `name`, " (did you mean 'NAME'?)", or "" if none of `names` is similar."""
     if len(name) > LONGEST_SHOWN:
         return ""
     spelled = {known.lower(): known for known in names}

@@ -1,4 +1,4 @@
-"""Interleaved timings of several contenders."""
+"""Time several functions in turn, so that changes of the machine's speed affect all of them."""
 
 import statistics
 import time
@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 Sampler = Callable[[], float]  # takes one sample: seconds per batch
-Samples = dict[str, list[float]]  # contender -> seconds per batch, one entry per repeat
+Samples = dict[str, list[float]]  # name of a timed function -> seconds per batch, one entry per repeat
 Key = TypeVar("Key")
 
 
 def timed(work: Callable[[], object], batches: int = 1, wait: Callable[[], None] = lambda: None) -> Sampler:
-    """Return a sampler of the seconds per batch that `work` takes.
+    """Return a function that calls `work` once and returns the seconds per batch.
 
-    work: Processes `batches` batches per call.
-    wait: Blocks until the device is idle. The sampler calls it before and after `work`.
+    One call of `work` processes `batches` batches. `wait` is called before and after it and blocks until the device is
+    idle.
     """
 
     def sample() -> float:
@@ -28,9 +28,9 @@ def timed(work: Callable[[], object], batches: int = 1, wait: Callable[[], None]
 
 
 def measure(samplers: Mapping[Key, Sampler], repeat: int) -> dict[Key, list[float]]:
-    """Take `repeat` samples of each contender in turn, after one round of warm-up that is not recorded.
+    """Call the samplers in turn, `repeat` times each, and return their samples after one warm-up that is not recorded.
 
-    Each repeat starts with another contender, so that caches and clock rates favour none.
+    Each round starts with another sampler, so that caches and clock rates favour none.
     """
     samples: dict[Key, list[float]] = {key: [] for key in samplers}
     order = list(samplers)
@@ -44,6 +44,6 @@ def measure(samplers: Mapping[Key, Sampler], repeat: int) -> dict[Key, list[floa
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
-    """Return n, median, min and iqr (interquartile range) of the samples of one contender."""
+    """Return the number of samples n, their median, min and interquartile range iqr."""
     quartiles = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
     return {"n": len(values), "median": quartiles[1], "min": min(values), "iqr": quartiles[2] - quartiles[0]}

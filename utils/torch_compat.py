@@ -1,4 +1,4 @@
-"""Every private name and work-around for torch and torchvision that the program needs, each with its reason."""
+"""Private names of torch and work-arounds for torch and torchvision, each with the reason."""
 
 import inspect
 from collections.abc import Callable
@@ -10,21 +10,21 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-# The base class of all batch norms. torch has no public one, and listing BatchNorm1d, 2d, 3d and SyncBatchNorm would
-# miss subclasses of the base class, such as ours.
+# The base class of all batch norms, which torch does not publish. A list of BatchNorm1d, 2d, 3d and SyncBatchNorm would
+# miss classes that are derived from the base class, as in this program.
 AnyBatchNorm = nn.modules.batchnorm._BatchNorm
 
-# The option of DistributedDataParallel that leaves the buffers of the ranks alone: torch 2.13 renamed it.
+# The option of DistributedDataParallel that switches off copying buffers between ranks. torch 2.13 renamed it.
 _RENAMED = "forward_sync_buffers" in signature(DistributedDataParallel).parameters
 NO_BUFFER_SYNC: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_buffers": False}
 
 
 @cache
 def without_dynamo(optimizer: type[torch.optim.Optimizer]) -> Any:
-    """Return a subclass of `optimizer`, of the same name, whose methods do not import torch._dynamo.
+    """Return a subclass of `optimizer` with the same name whose methods do not import torch._dynamo.
 
-    torch wraps these methods for torch.compile, which this program does not use on optimizers. The wrappers import
-    torch._dynamo at the first call, which takes as long as importing torch itself (1.2 s).
+    torch wraps these methods for torch.compile, which this program does not use on optimizers. At the first call the
+    wrappers import torch._dynamo, which takes as long as importing torch itself (1.2 s).
     """
     names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
     methods: dict[str, Callable[..., Any]] = {name: inspect.unwrap(getattr(optimizer, name)) for name in names}
@@ -32,19 +32,20 @@ def without_dynamo(optimizer: type[torch.optim.Optimizer]) -> Any:
     return type(optimizer.__name__, (optimizer,), methods)
 
 
-# torchvision registers shape functions for these operators when it is imported, and fails where its compiled library is
-# absent, as its CUDA build is beside a CPU build of torch: "operator torchvision::nms does not exist". We call neither.
+# When torchvision is imported, it registers shape functions for these operators. This fails with "operator
+# torchvision::nms does not exist" if its compiled library cannot be loaded, as with the CUDA build of torchvision and
+# the CPU build of torch. This program uses neither operator.
 MISSING_OPERATORS = ("nms", "qnms")
 
 
 def import_torchvision() -> Any:
-    """Import torchvision, also a build whose compiled operators do not match torch, and return it.
+    """Import and return torchvision, even if its compiled operators do not match the build of torch.
 
     Raises ImportError if torchvision is not installed.
     """
     try:
         import torchvision
-    except RuntimeError as error:  # not before: registering a name twice would break a build that has its operators
+    except RuntimeError as error:  # only now: registering a name twice would break a complete build
         if "torchvision::" not in str(error):
             raise
         register_missing_operators()
@@ -53,7 +54,7 @@ def import_torchvision() -> Any:
 
 
 def import_transforms() -> Any:
-    """Import torchvision.transforms.v2 and return it. Raises ImportError if torchvision is not installed."""
+    """Import and return torchvision.transforms.v2. Raises ImportError if torchvision is not installed."""
     import_torchvision()
     from torchvision.transforms import v2
 
@@ -62,9 +63,9 @@ def import_transforms() -> Any:
 
 @cache
 def register_missing_operators() -> torch.library.Library:
-    """Define the signatures of the operators that torchvision's library did not register, and return their owner.
+    """Register the signatures of torchvision's missing operators, and return the Library object that holds them.
 
-    Registrations end with the Library object, so the cache keeps it.
+    The registrations end with the life of this object, so the cache keeps it.
     """
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name in MISSING_OPERATORS:

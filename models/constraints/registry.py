@@ -1,7 +1,7 @@
-"""Rows of all constraints, and the names that their options can have. Imported without torch.
+"""Registry of constraints, and the allowed values of their options. Importable without torch.
 
-A new constraint is one file with a subclass of models.constraints.base.Constraint, one row in CONV_TYPES and one case
-in tests/cases.py.
+To add a constraint, add a file with a subclass of models.constraints.base.Constraint, a row in CONV_TYPES and a case in
+tests/cases.py.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import Any
 
 from utils.registry import load_object
 
-DENSITY_START = 0.5  # density at which the schedules of GlobalSubnetConv and SparseConv begin
+DENSITY_START = 0.5  # initial density of the density schedules of GlobalSubnetConv and SparseConv
 LAYER_DENSITIES = ("uniform", "erdos_renyi_kernel")
 DENSITY_SCHEDULES = ("constant", "cubic")
 ROUNDINGS = ("deterministic", "stochastic")
@@ -19,19 +19,19 @@ SHIFT_INITS = ("uniform", "weights")
 
 @dataclass(frozen=True)
 class ConvType:
-    """Row of CONV_TYPES: a constraint on the weights of layers.
+    """Row of CONV_TYPES: a constraint on the weights of a layer.
 
-    weights: the weights of a constrained layer, for the README's table.
-    constraint: path "package.module:class" of the Constraint; None for plain layers.
-    trainer: the training method of networks with this constraint, a key of trainers.registry.TRAINERS.
+    weights: description of the effective weights, for the README's table.
+    constraint: path "package.module:class" of the Constraint; None for unconstrained layers.
+    trainer: training method of networks with this constraint, a key of trainers.registry.TRAINERS.
     density: the option prune_rate is "unused", "optional" (1 by default) or "required".
-    density_falls: the density falls to prune_rate over the first prune_rate_epoch epochs.
-    options: the options of the command line that the constructor takes, by name.
-    scores: trainers that train scores can train it.
-    draws_weights: the constraint draws the weights itself, so that the option init has no effect.
+    density_falls: the density falls from DENSITY_START to prune_rate over the first prune_rate_epoch epochs.
+    options: names of the command-line options that the constructor takes.
+    scores: the layer has scores, which training methods for scores train.
+    draws_weights: the constraint draws the initial weights itself, so that the option init has no effect.
     needs_fp32: the effective weights or inputs have more bits than bfloat16.
-    freezable: the option freeze_weights leaves something to train.
-    needs_ticket: the mask comes from --pretrained.
+    freezable: with the option freeze_weights something is left to train.
+    needs_ticket: the mask is that of a trained network, loaded with --pretrained.
     tensors: number of tensors of the weight's size in a layer.
     """
 
@@ -49,7 +49,7 @@ class ConvType:
     tensors: int = 1
 
     def load(self) -> Any:
-        """Import and return the class of the constraint, None for plain layers."""
+        """Import and return the constraint's class, or None for unconstrained layers."""
         return None if self.constraint is None else load_object(self.constraint)
 
 
@@ -128,9 +128,11 @@ CONV_TYPES: dict[str, ConvType] = {
 
 @dataclass(frozen=True)
 class Criterion:
-    """Row of DROP_CRITERIA and GROW_CRITERIA: the importance of connections. The lowest are dropped, the highest grown.
+    """Row of DROP_CRITERIA or GROW_CRITERIA: a measure by which rewiring drops or grows connections.
 
-    strengths: "coactivation" or "correlation" if training has to count the strengths of connections for it.
+    Rewiring drops the connections with the lowest values and grows those with the highest.
+
+    strengths: statistic of each connection that training must collect, "coactivation" or "correlation", or "".
     """
 
     strengths: str = ""
@@ -148,13 +150,13 @@ GROW_CRITERIA = {"hebbian": HEBBIAN, "random": PLAIN, "gradient": PLAIN, "none":
 
 
 def is_fixed_point(bits: tuple[int, ...]) -> bool:
-    """Return whether (integer, fraction) bits are a fixed point of at most 32 bits that float32 can hold.
+    """Return True if `bits`, (integer, fraction), are a fixed-point format of at most 32 bits that float32 can hold.
 
-    With one integer bit the largest number, 2^(integer − 1) − 1, is 0. Beyond 25 it is not a float32.
+    The largest number is 2^(integer − 1) − 1. It is 0 for one integer bit and no exact float32 beyond 25.
     """
     return len(bits) == 2 and 2 <= bits[0] <= 25 and bits[1] >= 0 and sum(bits) <= 32
 
 
 FIXED_POINT = (
-    "it must be two ints: bits before the point, sign included (>= 2 and <= 25), and behind it, together <= 32"
+    "it must be two ints: bits before the binary point, sign included (>= 2 and <= 25), and after it, together <= 32"
 )

@@ -147,7 +147,7 @@ def test_bad_input_is_answered_in_one_line(program, config, trained, run, tmp_pa
         (("shift", gone, out), f"{gone} does not exist; {wanted}"),
         (("shift", tmp_path, out), f"{tmp_path} is neither a run directory nor a checkpoint in one; {wanted}"),
         (("shift", dense, tmp_path), f"{tmp_path} is a directory; a regular file is needed"),
-        (("shift", dense, gone / "out.pt"), f"{gone} is no directory"),
+        (("shift", dense, gone / "out.pt"), f"{gone} is not a directory"),
         (("check", gone), f"{gone} does not exist"),
         (("check", dense / "checkpoints/last.pt"), f"{dense}/checkpoints/last.pt was not written by `export.py shift`"),
     ):

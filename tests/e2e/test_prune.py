@@ -346,7 +346,7 @@ def test_the_script_runs_as_a_file_from_any_folder(runs, tmp_path):
     again = subprocess.run([*command, "--percent", "300"], cwd=tmp_path, capture_output=True, text=True)
     assert (again.returncode, again.stderr) == (
         2,
-        "error: argument --percent: '300' given, a float >= 0 and <= 100 expected; --help says more\n",
+        "error: argument --percent: '300' given, a float >= 0 and <= 100 expected; see --help\n",
     )
 
 

@@ -74,7 +74,7 @@ def test_bad_input_is_reported_in_one_line(runs, tmp_path, capsys):
         err = capsys.readouterr().err
         assert err.count("\n") == 1 and all(part in err for part in parts), err
     assert report.main([runs[0], "--out", str(tmp_path / "nowhere" / "a.png")]) == 2
-    assert "nowhere is no directory" in capsys.readouterr().err
+    assert "nowhere is not a directory" in capsys.readouterr().err
     for name in ("a.svg", "a.html", "a.pdf"):
         assert report.main([runs[0], "--out", str(tmp_path / name)]) == 2
         assert "the picture is a PNG file; its name must end in .png" in capsys.readouterr().err

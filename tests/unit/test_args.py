@@ -79,16 +79,16 @@ def test_help_lists_every_option_once_with_type_default_and_range(capsys: pytest
     assert end.value.code == 0
     listed = [line[2:].partition("  ")[0].split(", ") for line in text.splitlines() if line.startswith("  -")]
     assert listed == [flags(name) for name in FIELDS]
-    assert "[an int >= 1 and <= 1e7; default 256]" in words
-    assert "[a float >= 0 and < 1; default 0.9]" in words
+    assert "[an int >= 1 and <= 1e7; default: 256]" in words
+    assert "[a float >= 0 and < 1; default: 0.9; needs optimizer sgd]" in words
     assert "[one of digits, MNIST, FashionMNIST, CIFAR10, " in words
-    assert "fraction of the weights KEPT" in words
-    assert "sgd and adamw (decoupled) apply it to scores too" in words
+    assert "fraction of the weights that is KEPT" in words
+    assert "it acts on scores too, as in BIPROP" in words and "needs optimizer sgd or adamw]" in words
     for code in (
-        "0 done",
+        "0 success",
         "1 the run failed",
         "2 bad input",
-        "75 stopped by SIGTERM, SIGUSR2, SIGHUP or the first Ctrl-C",
+        "75 stopped by SIGTERM, SIGUSR2, SIGHUP or Ctrl-C",
     ):
         assert code in words
     assert max(len(line) for line in text.splitlines()) <= 120

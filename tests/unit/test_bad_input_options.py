@@ -56,12 +56,12 @@ TABLE = [
     (
         SUBNET + "epochs: 10\n",
         GLOBAL,
-        ["prune_rate_epoch: 10 by default", "must end before the run", "10 (0: no sched"],
+        ["prune_rate_epoch: 10 by default", "before the run ends", "10 (0: no sched"],
     ),
     (
         SUBNET,
         f"{GLOBAL} --prune-rate-epoch 7 --epochs 7",
-        ["prune_rate_epoch", "'7'", HERE, "prune_rate_epoch < epochs, 7"],
+        ["prune_rate_epoch", "'7'", HERE, "it must be < epochs, 7"],
     ),
     (DENSE + "conv_type: GlobalSubnetConv\n", "", ["prune_rate", "must be given"]),
     (DENSE, "--first-layer-type GlobalSubnetConv", ["prune_rate", "must be given"]),
@@ -86,7 +86,7 @@ TABLE = [
     (DENSE + "image_size: 7\n", "", ["image_size", "7", FILE, "an int >= 8"]),
     (SUBNET + "score_init_constant: 0.5\n", "", ["score_init_constant", FILE, "SampleSubnetConv"]),
     (DENSE + "conv_type: FixedSubnetConv\npretrained: a.pt\n", "", ["prune_rate", "must be given"]),
-    (SUBNET, "--conv-type FixedSubnetConv", ["conv_type", HERE, "needs the ticket whose mask it keeps", "RGConv"]),
+    (SUBNET, "--conv-type FixedSubnetConv", ["conv_type", HERE, "takes its mask from a trained network", "RGConv"]),
     (DENSE + "conv_type: RGConv\nscale_fan: true\n", "", ["scale_fan", FILE, "prune_rate < 1"]),
     (
         DENSE + "conv_type: RGConv\nfirst_layer_dense: true\nfirst_layer_type: RGConv\n",
@@ -95,7 +95,7 @@ TABLE = [
     ),
     (DENSE + "trainer: binary\n", "", ["trainer", "'binary'", FILE, "conv_type BinaryConv"]),
     (BINARY, "--trainer prune_score", ["trainer", "'prune_score'", HERE, "SubnetConv"]),
-    (BINARY, "--first-layer-type SubnetConv --prune-rate 0.5", ["first_layer_type", HERE, "a run has one"]),
+    (BINARY, "--first-layer-type SubnetConv --prune-rate 0.5", ["first_layer_type", HERE, "a run has only one"]),
     (BINARY, "--initial-ones 1.5", ["initial_ones", "'1.5'", HERE, "a float >= 0 and <= 1"]),
     (BINARY, "--epsilon 2", ["epsilon", "'2'", HERE, "a float >= 0 and <= 1"]),
     (BINARY + "random_mag: -1\n", "", ["random_mag", "-1", FILE, "a float >= 0"]),
@@ -151,7 +151,7 @@ TABLE = [
     ("set: digits\n", "", ["arch", "in the YAML file", HERE, "one of FC"]),
     (DENSE + "conv_type: SubnetConv\n", "", ["prune_rate", "must be given", "kept", "--prune-rate 0.5"]),
     (DENSE, "--first-layer-type SubnetConv", ["prune_rate", "must be given", "--prune-rate 0.5"]),
-    (SUBNET.replace("0.5", "-1"), "", ["prune_rate", "-1", FILE, "must be given", "leaves it to the command line"]),
+    (SUBNET.replace("0.5", "-1"), "", ["prune_rate", "-1", FILE, "must be given", "(-1 in a file means not given)"]),
     (SUBNET, "--prune-rate -1", ["prune_rate", "'-1'", HERE, "must be given"]),
     # options that do not go together
     (DENSE + "conv_type: ShiftQ\nweight_bits: 1\n", "", ["weight_bits: 1", FILE, "an int >= 2 and <= 8"]),
@@ -200,29 +200,37 @@ TABLE = [
     (DENSE + "trainer: prune_score\n", "", ["trainer", "'prune_score'", FILE, "conv_type SubnetConv"]),
     (DENSE + "nesterov: true\n", "--optimizer adam", ["nesterov", "true", FILE, "optimizer sgd, not adam"]),
     (DENSE + "trainer: sparse\n", "", ["trainer", "'sparse'", FILE, "needs conv_type SparseConv"]),
-    (SUBNET, "--first-layer-type SparseConv", ["first_layer_type", HERE, "not that of conv_type SubnetConv"]),
+    (SUBNET, "--first-layer-type SparseConv", ["first_layer_type", HERE, "another trainer than conv_type SubnetConv"]),
     (
         SPARSE + "first_layer_type: SubnetConv\nprune_rate: 0.5\n",
         "",
-        ["first_layer_type", FILE, "its trainer is not that of conv_type SparseConv; a run has one"],
+        ["first_layer_type", FILE, "it needs another trainer than conv_type SparseConv, and a run has only one"],
     ),
-    (DENSE + "conv_type: ShiftQ\nfirst_layer_type: BinaryConv\n", "", ["first_layer_type", FILE, "a run has one"]),
+    (DENSE + "conv_type: ShiftQ\nfirst_layer_type: BinaryConv\n", "", ["first_layer_type", FILE, "a run has only one"]),
     (SPARSE + "trainer: prune_score\n", "", ["trainer", "'prune_score'", FILE, "conv_type SubnetConv"]),
     (SPARSE, "--freeze-weights", ["freeze_weights", HERE, "SparseConv trains its weights"]),
     (SPARSE + "density: 0.5\nprune_rate: 0.5\n", "", ["density", "c.yml", "the same option", "leave out one"]),
     (SPARSE, "--density 2", ["prune_rate", "'2'", HERE, "> 0 and <= 1", "kept"]),
     (SPARSE + "density: 2\n", "", ["prune_rate", "2", FILE, "> 0 and <= 1", "kept"]),
-    (SPARSE, "--density 1", ["prune_rate", "'1'", HERE, "nothing could move", "-1 for rewiring filter by filter"]),
+    (SPARSE, "--density 1", ["prune_rate", "'1'", HERE, "nothing to rewire", "-1 to rewire filter by filter"]),
     (SPARSE, "--density 0.5 --grow none", ["grow", "'none'", HERE, "density_schedule cubic"]),
-    (SPARSE, "--drop random", ["grow", "'hebbian' by default", "notebook's control", "give grow random"]),
-    (SPARSE, "--drop random --grow none", ["grow", "'none'", HERE, "notebook's control", "give grow random"]),
+    (SPARSE, "--drop random", ["grow", "'hebbian' by default", "also grows at random", "it must be random"]),
+    (SPARSE, "--drop random --grow none", ["grow", "'none'", HERE, "also grows at random", "it must be random"]),
     (SPARSE, "--drop magnitude_per_sign", ["drop", "'magnitude_per_sign'", HERE, "either sign", "needs a prune_rate"]),
-    (SPARSE + "density_schedule: cubic\n", "", ["density_schedule", FILE, "falls from 0.5 to prune_rate", "given"]),
-    (SPARSE + "density_schedule: cubic\n", "--density 0.5", ["density_schedule", FILE, "given and below that"]),
+    (
+        SPARSE + "density_schedule: cubic\n",
+        "",
+        ["density_schedule", FILE, "falls from 0.5 to prune_rate", "needs a prune_rate below 0.5"],
+    ),
+    (
+        SPARSE + "density_schedule: cubic\n",
+        "--density 0.5",
+        ["density_schedule", FILE, "it needs a prune_rate below 0.5"],
+    ),
     (
         SPARSE + "density: 0.1\ndensity_schedule: cubic\n",
         "--epochs 4 --start-epoch 3",
-        ["start_epoch", "'3'", HERE, "ends before that epoch", "< progress_until * epochs"],
+        ["start_epoch", "'3'", HERE, "ends before this epoch", "< progress_until * epochs"],
     ),
     (SPARSE, "--density 0.1 --no-sparse-hold", ["sparse_hold", HERE, "must stay 0"]),
     (SPARSE, "--keep-share 0.2", ["keep_share", "'0.2'", HERE, "at most live_share, 0.15"]),
@@ -239,18 +247,18 @@ TABLE = [
     (DENSE, "--name a/b", ["name", "'a/b'", HERE, "one path component"]),
     (DENSE, "--name ..", ["name", "'..'", HERE, "one path component"]),
     (DENSE, "--log-dir /dev/null/x", ["log_dir", "'/dev/null/x'", HERE, "a folder"]),
-    (DENSE, "--multigpu 0,1,0", ["multigpu", "'0,1,0'", HERE, "can be named once"]),
+    (DENSE, "--multigpu 0,1,0", ["multigpu", "'0,1,0'", HERE, "may be listed only once"]),
     (DENSE, "--multigpu 0 --device cpu", ["multigpu", "'0'", HERE, "leave out one of the two"]),
     # the file itself
-    (DENSE + "lr: [1\n", "", ["config: c.yml, line 4", "give a YAML file"]),
+    (DENSE + "lr: [1\n", "", ["config: c.yml, line 4", "pass a YAML file"]),
     (DENSE + "lr: 1\nset: MNIST\n", "", ["config: c.yml, line 4", "'set' is given twice; leave one out"]),
     (DENSE + "val-split: 0.1\nval_split: 0.2\n", "", ["config: c.yml, line 4", "'val_split' is given twice"]),
-    ("- set\n", "", ["config: c.yml", "['set']", "`key: value`", "give a YAML file"]),
+    ("- set\n", "", ["config: c.yml", "['set']", "`key: value`", "pass a YAML file"]),
     ("", "", ["config: c.yml", "empty"]),
     ("lr: !!python/object:os.system {}\n", "", ["config: c.yml, line 1", "python/object"]),
     (DENSE + "seed: 2023-99-99\n", "", ["seed: 2023-99-99", "in c.yml, line 3", "an int >= 0"]),
-    ("a: \x00\n", "", ["config: c.yml", "give a YAML file"]),
-    ("[" * 5000, "", ["config: c.yml", "give a YAML file"]),
+    ("a: \x00\n", "", ["config: c.yml", "pass a YAML file"]),
+    ("[" * 5000, "", ["config: c.yml", "pass a YAML file"]),
 ]
 
 
@@ -271,13 +279,13 @@ def test_without_a_readable_config_only_that_is_said(
     word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match=r"\Aconfig: [^\n]*give[^\n]*\Z"):
+    with pytest.raises(UsageError, match=r"\Aconfig: [^\n]*pass[^\n]*\Z"):
         args.parse([word] if word else [])
 
 
 def test_bytes_that_are_no_text_are_one_line_too(tmp_path: Path) -> None:
     (tmp_path / "c.yml").write_bytes(b"set: \xff\xfe\n")
-    with pytest.raises(UsageError, match=r"\Aconfig: [^\n]*give a YAML file\Z"):
+    with pytest.raises(UsageError, match=r"\Aconfig: [^\n]*pass a YAML file\Z"):
         args.parse(["--config", str(tmp_path / "c.yml")])
 
 

@@ -142,5 +142,5 @@ def test_keys_that_the_original_never_read_are_named_and_change_nothing(tmp_path
     dead = ["world_size", "rank", "random_subnet", "multistep_lr_adjust", "multistep_lr_gamma"]
     path.write_text("arch: Conv4\nset: CIFAR10\n" + "".join(f"{key}: 1\n" for key in dead))
     options = args.parse(["--config", str(path)])
-    assert options.warnings == tuple(f"{key} has no effect here" for key in dead)
+    assert options.warnings == tuple(f"{key} is an option of BIPROP that has no effect here" for key in dead)
     assert options.flat() == plain.flat()

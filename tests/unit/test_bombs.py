@@ -65,9 +65,9 @@ def legacy(path, numel):
 
 BOMBS = {
     "compressed": (lambda path: deflated(path, ZEROS), "is compressed, which torch.save never does"),
-    "overlapping": (lambda path: overlapping(path, {"a": torch.ones(MIB)}), "promises .* bytes of data"),
-    "older format": (lambda path: legacy(path, 10**13), "promises 10,000,000,000,... bytes of data, and is"),
-    "older format, small": (lambda path: legacy(path, 10**6), "promises 1,000,0.. bytes of data, and is"),
+    "overlapping": (lambda path: overlapping(path, {"a": torch.ones(MIB)}), "declares .* bytes of data"),
+    "older format": (lambda path: legacy(path, 10**13), "declares 10,000,000,000,... bytes of data and has"),
+    "older format, small": (lambda path: legacy(path, 10**6), "declares 1,000,0.. bytes of data and has"),
     "repeated": (
         lambda path: torch.save({"a": torch.ones(1).expand(10**6, 10**6)}, path),
         "tensor of 1,000,000,000,000 ",
@@ -132,7 +132,7 @@ def test_an_idx_file_whose_header_declares_too_much_data_is_refused(tmp_path, sh
     path = tmp_path / f"train-images-idx3-ubyte{'.gz' if compress else ''}"
     content = struct.pack(">4I", 0x0803, *shape) + bytes(1000)
     path.write_bytes(gzip.compress(content) if compress else content)
-    with pytest.raises(UsageError, match=r"promises .* bytes of data") as caught:
+    with pytest.raises(UsageError, match=r"declares .* bytes of data") as caught:
         data.load("MNIST", tmp_path)
     assert str(path) in str(caught.value)
 
@@ -221,7 +221,7 @@ def test_refused_files_take_no_memory(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    messages = ("is compressed", "is compressed", "the file holds more", "promises .* bytes of data in a file of")
+    messages = ("is compressed", "is compressed", "the file holds more", "declares .* bytes of data in a file of")
     assert all(re.search(part, line) for part, line in zip(messages, lines, strict=True)), lines
     assert all(int(line.split()[0]) < 20 for line in lines), lines
 

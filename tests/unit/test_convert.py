@@ -211,7 +211,7 @@ def test_bad_input_is_reported_in_one_line_and_writes_nothing(run, tmp_path):
         (gone, out, f"{gone} does not exist"),
         (write([1], tmp_path / "list.pt"), out, "list.pt holds no network"),
         (good, tmp_path, f"{tmp_path} is a directory"),
-        (good, gone / "out.pt", f"{gone} is no directory"),
+        (good, gone / "out.pt", f"{gone} is not a directory"),
     ):
         code, said, err = run(file, target)
         assert (code, said, err.count("\n")) == (2, "", 1) and told in err, err

@@ -112,7 +112,7 @@ def test_each_exception_has_its_exit_code_and_its_line(error, code, line, capsys
 def test_a_script_reports_unknown_arguments_in_one_line(name, words, capsys):
     assert importlib.import_module(f"scripts.{name}").main(words) == 2
     printed = capsys.readouterr()
-    assert printed.out == "" and printed.err.startswith("error: ") and printed.err.endswith("; --help says more\n")
+    assert printed.out == "" and printed.err.startswith("error: ") and printed.err.endswith("; see --help\n")
     assert printed.err.count("\n") == 1
 
 

@@ -180,10 +180,10 @@ def test_a_dangling_link_is_no_output_folder(program, config, tmp_path, inside):
     place = tmp_path / "link" / inside
     assert not writable(str(place))
     code, _, err = program("--config", config(), "--log-dir", place)
-    assert (code, err.count("\n")) == (2, 1) and "log_dir: " in err and "a folder one can write" in err
+    assert (code, err.count("\n")) == (2, 1) and "log_dir: " in err and "a folder that you can write" in err
     code, _, err = program("--config", config(), "--results", place / "results.csv")
     assert (code, err.count("\n")) == (2, 1) and f"results: cannot write {place}" in err
-    assert f"{tmp_path / 'link'} is no directory" in err
+    assert f"{tmp_path / 'link'} is not a directory" in err
     assert not (tmp_path / "nowhere").exists()
 
 
@@ -191,7 +191,7 @@ def test_a_file_in_the_place_of_the_run_directory_is_named(program, config, tmp_
     (tmp_path / "runs").symlink_to("nowhere")
     for words in ((), ("--resume", "auto")):
         code, _, err = program("--config", config(), "--results", tmp_path / "results.csv", *words)
-        assert (code, err.count("\n")) == (2, 1) and "log_dir: " in err and "runs is no directory" in err
+        assert (code, err.count("\n")) == (2, 1) and "log_dir: " in err and "runs is not a directory" in err
 
 
 @pytest.mark.parametrize("file", ["status.json", "metrics.csv", ".lock"])

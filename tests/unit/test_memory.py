@@ -36,7 +36,7 @@ ERRORS = [
     (OSError(errno.ENOMEM, "Cannot allocate memory"), "out of memory: [Errno 12] Cannot allocate memory"),
     (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore"), "CUDA out of memory. Tried to "),
     (ImportError("x.so: failed to map segment from shared object"), "out of memory: x.so: failed to map"),
-    (RuntimeError("can't start new thread"), "out of memory, or of the threads that a user may have: can't start"),
+    (RuntimeError("can't start new thread"), "out of memory, or of the threads that a user may start: can't start"),
 ]
 
 
@@ -75,7 +75,7 @@ def one_line(result):
 def test_out_of_memory_in_training_names_batch_size(program, config, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "backward", fails)
     err = one_line(program("--config", config()))
-    assert err.startswith("failed: out of memory: 80.0 MiB more were not free, in epoch 1/2; a smaller batch_size, ")
+    assert err.startswith("failed: out of memory: 80.0 MiB more were not free, in epoch 1/2; use a smaller batch_size")
     assert "image_size" in err
     status = json.loads((tmp_path / "runs/ticket/prune-rate=0.5/ticket/status.json").read_text())
     assert status["status"] == "failed" and "batch_size" in status["reason"]
@@ -86,7 +86,7 @@ def test_out_of_memory_in_an_evaluation_names_test_batch_size(program, config, m
     monkeypatch.setattr(torch.nn.Linear, "forward", fails)
     monkeypatch.setattr(loop, "metrics_of", lambda sums: loop.Metrics(*sums[:3]))
     err = one_line(program("--config", config(conv_type="DenseConv", freeze_weights=None, prune_rate=None)))
-    assert ", in an evaluation; a smaller test_batch_size, " in err and "image_size" in err
+    assert ", in an evaluation; use a smaller test_batch_size, " in err and "image_size" in err
 
 
 @pytest.mark.parametrize("error", [OF_TORCH, OF_NUMPY, MemoryError()], ids=["torch", "numpy", "python"])

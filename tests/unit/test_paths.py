@@ -120,7 +120,7 @@ def test_what_exists_is_read_under_its_own_name_and_never_written_to(parse: Any)
 @pytest.mark.parametrize("text", ["${HOME/x", "a/${", "$(pwd)/x", "x$(hostname)"])
 def test_what_only_a_shell_understands_names_no_folder(parse: Any, text: str) -> None:
     for name in ("data", "results", "pretrained"):
-        with pytest.raises(UsageError, match=f"{name}: .* is no variable"):
+        with pytest.raises(UsageError, match=f"{name}: .* is not a variable"):
             parse({**DENSE, name: text})
     assert parse({**DENSE, "data": "cost$5 $/a$"}).data.data == "cost$5 $/a$"
 
@@ -211,7 +211,9 @@ def test_a_folder_of_the_user_s_own_is_never_replaced(parse: Any, tmp_path: Path
     folder = folder or str(tmp_path)
     options = parse({**DENSE, "data": folder})
     assert (options.data.data, options.warnings) == (folder, ())
-    with pytest.raises(UsageError, match=r"log_dir: '/dev/null/x' in c.yml, line 2, but it must be a folder one can"):
+    with pytest.raises(
+        UsageError, match=r"log_dir: '/dev/null/x' in c.yml, line 2, but it must be a folder that you can"
+    ):
         parse({**DENSE, "log_dir": "/dev/null/x"})
 
 
@@ -253,5 +255,5 @@ def test_the_file_that_is_in_the_way_of_a_run_is_named(program, config, tmp_path
     code, _, err = program(
         "--config", config(conv_type="DenseConv", freeze_weights=None, trainer=None, prune_rate=None)
     )
-    told = "cannot make runs/ticket/ticket: runs/ticket is no directory; pass another folder with --log-dir"
+    told = "cannot make runs/ticket/ticket: runs/ticket is not a directory; pass another folder with --log-dir"
     assert (code, err) == (2, f"error: log_dir: {told}\n")

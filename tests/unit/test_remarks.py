@@ -53,7 +53,7 @@ PRUNE_RATE = "prune_rate: '0.5' {} conv_type SubnetConv, GlobalSubnetConv, Fixed
         ),
         ({**DENSE, "conv_type": "ShiftQ"}, "--shift-init weights", "shift_init: 'weights' {} conv_type ShiftPS"),
         ({**DENSE, "conv_type": "ShiftQ"}, "--freeze-sign", "freeze_sign: true {} conv_type ShiftPS"),
-        (DENSE, "--gaussian-aug", "gaussian_aug: true {} p_clean below 1: every image stays clean"),
+        (DENSE, "--gaussian-aug", "gaussian_aug: true {} p_clean < 1 (at 1 no image gets noise)"),
         (
             SUBNET,
             "--prune-rate-epoch 3",
@@ -89,7 +89,7 @@ PRUNE_RATE = "prune_rate: '0.5' {} conv_type SubnetConv, GlobalSubnetConv, Fixed
             "--nonlinearity tanh",
             "nonlinearity: 'tanh' {} " + BY_GAIN,
         ),
-        (BINARY, "--init ones", "init: 'ones' {} layers that are not BinaryConv"),
+        (BINARY, "--init ones", "init: 'ones' {} layers of a conv_type other than BinaryConv"),
         (
             {**SUBNET, "init": "ones"},
             "--scale-fan",
@@ -98,15 +98,19 @@ PRUNE_RATE = "prune_rate: '0.5' {} conv_type SubnetConv, GlobalSubnetConv, Fixed
         (
             {**DENSE, "arch": "FC"},
             "--bn-type AffineBatchNorm",
-            "bn_type: 'AffineBatchNorm' {} batch norm, and FC has none",
+            "bn_type: 'AffineBatchNorm' {} batch norm, which arch FC does not have",
         ),
         (
             {**DENSE, "arch": "MLP", "norm": "hard_invert"},
             "--no-bn-decay",
-            "no_bn_decay: true {} batch norm, and MLP has none",
+            "no_bn_decay: true {} batch norm, which arch MLP does not have",
         ),
-        ({**SUBNET, "arch": "FC"}, "--learn-batchnorm", "learn_batchnorm: true {} batch norm, and FC has none"),
-        (DENSE, "--bn-eps 0.1", "bn_eps: '0.1' {} batch norm, and Conv2 has none"),
+        (
+            {**SUBNET, "arch": "FC"},
+            "--learn-batchnorm",
+            "learn_batchnorm: true {} batch norm, which arch FC does not have",
+        ),
+        (DENSE, "--bn-eps 0.1", "bn_eps: '0.1' {} batch norm, which arch Conv2 does not have"),
         (DENSE, "--first-layer-dense", "first_layer_dense: true {} a conv_type other than DenseConv"),
         (DENSE, "--last-layer-dense", "last_layer_dense: true {} a conv_type other than DenseConv"),
         (DENSE, "--workers 2", "workers: '2' {} augmix or set BigCIFAR10, ImageNet, TinyImageNet or ImageFolder"),
@@ -121,7 +125,7 @@ PRUNE_RATE = "prune_rate: '0.5' {} conv_type SubnetConv, GlobalSubnetConv, Fixed
         (
             {**SUBNET, "arch": "VGG_Small", "bn_type": "NonAffineBatchNorm"},
             "--learn-batchnorm",
-            "learn_batchnorm: true {} an affine bn_type",
+            "learn_batchnorm: true {} a bn_type with weight and bias",
         ),
         (
             {**SUBNET, "conv_type": "SampleSubnetConv"},
@@ -131,7 +135,11 @@ PRUNE_RATE = "prune_rate: '0.5' {} conv_type SubnetConv, GlobalSubnetConv, Fixed
         (DENSE, "--drop magnitude", "drop: 'magnitude' {} conv_type SparseConv"),
         (DENSE, "--no-sparse-hold", "sparse_hold: false {} conv_type SparseConv"),
         (DENSE, "--layer-density uniform", "layer_density: 'uniform' {} conv_type SparseConv"),
-        ({**SPARSE, "prune_rate": 0.1}, "--live-share 0.3", "live_share: '0.3' {} leaving out prune_rate"),
+        (
+            {**SPARSE, "prune_rate": 0.1},
+            "--live-share 0.3",
+            "live_share: '0.3' {} rewiring filter by filter (SparseConv without a prune_rate)",
+        ),
         (
             {**SPARSE, "drop": "random", "grow": "random"},
             "--keep-share 0.9",
@@ -235,7 +243,7 @@ def test_values_of_the_original_are_taken_under_their_names_here(
     assert {name: options.flat()[name] for name in ours} == ours
     (name, old), *_ = theirs.items()
     (warning,) = options.warnings
-    assert warning.startswith(f"{name}: {old} {'on the command line' if typed else 'in c.yml'} is {name}: ")
+    assert warning.startswith(f"{name}: {old} {'on the command line' if typed else 'in c.yml'} is read as {name}: ")
     assert args.from_flat(options.flat()).flat() == options.flat() and not args.from_flat(options.flat()).warnings
 
 

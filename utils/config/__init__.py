@@ -1,1 +1,1 @@
-"""Options: how they are declared, read and checked."""
+"""Declaration, reading and checking of options."""

@@ -1,4 +1,4 @@
-"""BIPROP's names for options and values, and folders of its authors' machines, which its published files contain."""
+"""Compatibility with the YAML files that BIPROP published: its option names, values and folders."""
 
 import os
 import re
@@ -8,7 +8,14 @@ from typing import Any
 from utils.files import writable
 
 ALIASES = {"density": "prune_rate"}
-DEAD = ["world_size", "rank", "random_subnet", "debug", "multistep_lr_adjust", "multistep_lr_gamma"]  # without effect
+DEAD = [
+    "world_size",
+    "rank",
+    "random_subnet",
+    "debug",
+    "multistep_lr_adjust",
+    "multistep_lr_gamma",
+]  # BIPROP's options without an effect here
 RENAMED: Mapping[tuple[str, str], Mapping[str, object]] = {  # (option, value) of BIPROP -> options here
     ("trainer", "anomaly"): {"trainer": "default", "detect_anomaly": True},
     ("trainer", "parallel"): {"trainer": "default"},
@@ -22,7 +29,10 @@ SET_FOLDERS |= {"train_32x32.mat"}  # SVHN has no folder of its own
 
 
 def holds_sets(folder: str) -> bool:
-    """Return whether a folder contains a data set. /mnt, which BIPROP's files name, exists on every Linux machine."""
+    """Return True if `folder` contains the folder or file of a known data set.
+
+    BIPROP's files name /mnt, which exists on every Linux machine, so existence alone says nothing.
+    """
     try:
         return any(entry.name.lower() in SET_FOLDERS for entry in os.scandir(folder))
     except OSError:
@@ -30,13 +40,17 @@ def holds_sets(folder: str) -> bool:
 
 
 PUBLISHED = {"data": r"/mnt(/disk1/datasets|/xnor-ssd)?", "log_dir": r"/home(/vivekr/.+)"}  # folders in BIPROP's files
-USABLE: dict[str, Callable[[str], bool]] = {"data": holds_sets, "log_dir": writable}  # what makes one usable here
+USABLE: dict[str, Callable[[str], bool]] = {
+    "data": holds_sets,
+    "log_dir": writable,
+}  # tests of whether a folder can be used here
 
 
 def is_foreign_folder(name: str, values: Any) -> bool:
-    """Return whether option `name` of `values` is a folder of BIPROP's authors that cannot be used on this machine.
+    """Return True if the option `name` is a folder from BIPROP's published files that this machine cannot use.
 
-    A set that is to be downloaded, and an ImageFolder, which BIPROP does not have, belong to the user.
+    `values` has the options as attributes. The option `data` is the user's own choice if the set is to be downloaded or
+    is an ImageFolder, which BIPROP does not have.
     """
     folder = getattr(values, name)
     if not folder or not re.fullmatch(PUBLISHED[name], folder.rstrip("/")) or USABLE[name](folder):

@@ -1,6 +1,6 @@
-"""Checks of options against each other: typed functions, with the options that each reads.
+"""Checks of options against each other. A check is a function, listed with the names of the options that it reads.
 
-A check is skipped if the value of an option that it reads is wrong by itself.
+A check is skipped if one of these options has an invalid value by itself.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -13,13 +13,13 @@ LAYER_TYPES = "conv_type first_layer_type first_layer_dense"  # options that dec
 
 @dataclass(frozen=True)
 class Given:
-    """Options given on the command line (`typed`), and there or in a file (`chosen`)."""
+    """Names of the options that the user set: on the command line (`typed`), or there or in a file (`chosen`)."""
 
     typed: Collection[str] = ()
     chosen: Collection[str] = ()
 
     def wants_effect(self, name: str, o: Options) -> bool:
-        """Return whether the user expects the option `name` to have an effect."""
+        """Return True if the user set the option `name` to a value that is meant to have an effect."""
         option = FIELDS[name]
         off = option.metadata["off"]
         in_file = option.metadata["warn_in_files"] and o.value(name) != option.default
@@ -31,7 +31,11 @@ Function = Callable[[Options, Given], str]
 
 @dataclass(frozen=True)
 class Check:
-    """A function of the options that returns "" if all is well, else the end of a message about each of `options`."""
+    """A check of the options. `function` returns "" if the check passes, else the end of a message to the user.
+
+    options: the message is about each of these options.
+    reads: all options whose values the function uses.
+    """
 
     options: tuple[str, ...]
     reads: frozenset[str]
@@ -40,12 +44,15 @@ class Check:
 
 @dataclass
 class Checks:
-    """A list of checks, filled by decorators."""
+    """List of checks that the decorator `add` extends."""
 
     checks: list[Check] = field(default_factory=list)
 
     def add(self, options: str, reads: str = "") -> Callable[[Function], Function]:
-        """Add the decorated function as the check of `options`, which also reads `reads`; names separated by spaces."""
+        """Return a decorator that adds its function to the list, as the check of `options` that also reads `reads`.
+
+        Both are names separated by spaces.
+        """
 
         def register(function: Function) -> Function:
             names = options.split()
@@ -58,7 +65,7 @@ class Checks:
 def failures(
     checks: Iterable[Check], o: Options, given: Given, bad: Collection[str] = ()
 ) -> Iterator[tuple[Check, str]]:
-    """Yield each check that fails, with the text of its function. Checks that read a `bad` option are skipped."""
+    """Yield (check, message) for each check that fails. Checks that read one of the `bad` options are skipped."""
     for check in checks:
         if check.reads.isdisjoint(bad) and (text := check.function(o, given)):
             yield check, text

@@ -1,4 +1,4 @@
-"""The YAML file that a command line names."""
+"""Find the YAML file that a command line names."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,14 +12,14 @@ from utils.text import shown
 
 
 def config_path(typed: Mapping[str, list[Any]]) -> str:
-    """Return the YAML file to read: that of --config, else the config.yaml of the run that --resume names.
+    """Return the path of the YAML file to read: that of --config, else the config.yaml of the run that --resume names.
 
-    typed: option -> its texts on the command line. Raises UsageError if there is no file.
+    `typed` maps an option to its values on the command line, as text. Raises UsageError if there is no file.
     """
-    if named := typed.get("config", [""])[-1]:
-        return _expanded("config", named)
+    if config := typed.get("config", [""])[-1]:
+        return _expanded("config", config)
     if (resumed := typed.get("resume", ["auto"])[-1] or "auto") == "auto":
-        raise UsageError(f"config: no YAML file {TYPED}; give --config FILE, or --resume with a run's directory")
+        raise UsageError(f"config: no YAML file {TYPED}; pass --config FILE, or --resume with a run's directory")
     try:
         return str(locate_run(Path(_expanded("resume", resumed)), "resume: ")[0].config)
     except UsageError as error:
@@ -30,4 +30,4 @@ def _expanded(name: str, text: str) -> str:
     try:
         return expanded(text, existing=True)
     except UsageError as error:
-        raise UsageError(f"{name}: {shown(text)} {TYPED}{BUT}{error}; give another") from error
+        raise UsageError(f"{name}: {shown(text)} {TYPED}{BUT}{error}; pass another path") from error

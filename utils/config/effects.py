@@ -1,10 +1,11 @@
-"""Options without an effect. Each function returns what is missing, or "".
+"""Checks for options without an effect. Each returns "" or the end of a message to the user.
 
-The message is "<option>: <value> on the command line has no effect without <what is missing>". Most checks follow from
-the registries, whose rows list the options that they take, and from `needs` in the options' declarations.
+The whole message is "<option>: <value> on the command line has no effect without <what the function returns>". Most
+checks follow from the registries, whose rows list the options that they use, and from `needs` in the declarations of
+the options.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from data.registry import SETS
@@ -17,19 +18,23 @@ from utils.config.options import FIELDS, Options
 from utils.registry import either
 
 MISSING_EFFECTS = Checks()
-Registry = tuple[Mapping[str, Any], str, Callable[[Options], set[str]]]  # rows, options that pick some, names picked
-TABLES: dict[str, Registry] = {
+Selection = Callable[[Options], set[str]]  # returns the names of the rows that the options select
+# option -> (registry that it selects rows of, options that decide the selection, the selection)
+REGISTRIES: dict[str, tuple[Mapping[str, Any], str, Selection]] = {
     "arch": (ARCHS, "arch", lambda o: {o.model.arch}),
     "optimizer": (OPTIMIZERS, "optimizer", lambda o: {o.optim.optimizer}),
     "init": (INITS, "init", lambda o: {o.model.init}),
     "conv_type": (CONV_TYPES, LAYER_TYPES, lambda o: o.constraint.layer_types),
     "trainer": (TRAINERS, f"trainer {LAYER_TYPES}", lambda o: {o.trainer}),
 }
-BY_HAND = {"prune_rate", "prune_rate_epoch"}  # further rules apply to them
+OWN_CHECKS = {"prune_rate", "prune_rate_epoch"}  # options whose checks below do more than look at the rows
 
 
-def _takers(table: str, names: list[str]) -> str:
-    """Name the rows that take an option. A trainer that a conv_type chooses is named by that conv_type."""
+def _users(table: str, names: list[str]) -> str:
+    """Return the names of registry rows as text for a message, such as "conv_type ShiftQ or ShiftPS".
+
+    A training method that a conv_type selects is listed as this conv_type.
+    """
     if table == "trainer":
         types = [name for name, row in CONV_TYPES.items() if row.trainer in names and row.trainer != "default"]
         if types:
@@ -38,56 +43,66 @@ def _takers(table: str, names: list[str]) -> str:
     return f"{table} {either(shown)}"
 
 
+def _rows_by_option() -> Iterator[tuple[str, str, list[str]]]:
+    """Yield (registry, option, names of the rows that list the option) for each option that registry rows list."""
+    for table, (registry, _, _) in REGISTRIES.items():
+        for option in sorted({option for row in registry.values() for option in row.options} & FIELDS.keys()):
+            if option not in OWN_CHECKS:
+                yield table, option, [name for name, row in registry.items() if option in row.options]
+
+
+def needs() -> dict[str, str]:
+    """Return a dict from option name to the condition under which it has an effect, such as "conv_type BinaryConv"."""
+    declared = {name: str(option.metadata["needs"]) for name, option in FIELDS.items() if option.metadata["needs"]}
+    return {option: _users(table, names) for table, option, names in _rows_by_option()} | declared
+
+
 def row_checks(*, strict: bool) -> list[Check]:
-    """Return the checks that follow from the options in the registries' rows: of strict options, or of all others."""
+    """Return the checks that follow from the registries: an option needs a selected row that lists the option.
+
+    `strict` chooses the checks of strict options, whose failure is an error. False chooses those of all other options,
+    whose failure is a warning.
+    """
     checks = []
-    for table, (registry, reads, _) in TABLES.items():
-        options = {option: FIELDS[option] for row in registry.values() for option in row.options if option in FIELDS}
-        for option, declared in sorted(options.items()):
-            if declared.metadata["strict"] == strict and option not in BY_HAND:
-                names = [name for name, row in registry.items() if option in row.options]
-                function = (_refusal if strict else _lack)(table, option, names)
-                checks.append(Check((option,), frozenset([option, *reads.split()]), function))
+    for table, option, names in _rows_by_option():
+        if FIELDS[option].metadata["strict"] == strict:
+            _, reads, selected = REGISTRIES[table]
+            function = (_refusal if strict else _lack)(table, option, names, selected)
+            checks.append(Check((option,), frozenset([option, *reads.split()]), function))
     return checks
 
 
-def _refusal(table: str, option: str, names: list[str]) -> Function:
+def _refusal(table: str, option: str, names: list[str], selected: Selection) -> Function:
     def check(o: Options, _given: Given) -> str:
-        picked = TABLES[table][2](o)
-        if o.value(option) == FIELDS[option].default or picked & {*names}:
+        if o.value(option) == FIELDS[option].default or selected(o) & {*names}:
             return ""
-        return f"it needs {_takers(table, names)}, not {either(sorted(picked))}"
+        return f"it needs {_users(table, names)}, not {either(sorted(selected(o)))}"
 
     return check
 
 
-def _lack(table: str, _option: str, names: list[str]) -> Function:
-    return lambda o, _given: "" if TABLES[table][2](o) & {*names} else _takers(table, names)
-
-
-def _register_needs() -> None:
-    for name, option in FIELDS.items():
-        if need := option.metadata["needs"]:
-            MISSING_EFFECTS.add(name, need.option)(_unmet(need))
+def _lack(table: str, _option: str, names: list[str], selected: Selection) -> Function:
+    return lambda o, _given: "" if selected(o) & {*names} else _users(table, names)
 
 
 def _unmet(need: Need) -> Function:
     return lambda o, _given: "" if need.is_met(o.value(need.option)) else str(need)
 
 
-_register_needs()
+for _name, _option in FIELDS.items():
+    if _need := _option.metadata["needs"]:
+        MISSING_EFFECTS.add(_name, _need.option)(_unmet(_need))
 
 
 @MISSING_EFFECTS.add("bn_type bn_weight_init bn_bias_init bn_eps bn_momentum no_bn_decay", "arch norm")
 def batch_norm(o: Options, _given: Given) -> str:
-    return "" if o.has_batch_norm else f"batch norm, and {o.model.arch} has none"
+    return "" if o.has_batch_norm else f"batch norm, which arch {o.model.arch} does not have"
 
 
 @MISSING_EFFECTS.add("learn_batchnorm tune_batchnorm bn_bias_only", "arch norm bn_type")
-def trained_batch_norm(o: Options, _given: Given) -> str:
-    if not o.has_batch_norm:
-        return f"batch norm, and {o.model.arch} has none"
-    return "an affine bn_type" if o.model.bn_type == "NonAffineBatchNorm" else ""
+def trained_batch_norm(o: Options, given: Given) -> str:
+    affine = o.model.bn_type != "NonAffineBatchNorm"
+    return batch_norm(o, given) or ("" if affine else "a bn_type with weight and bias")
 
 
 @MISSING_EFFECTS.add("tune_batchnorm", "freeze_weights learn_batchnorm bn_bias_only")
@@ -97,8 +112,8 @@ def tune_batchnorm(o: Options, _given: Given) -> str:
 
 @MISSING_EFFECTS.add("first_layer_dense", "conv_type first_layer_type")
 def first_layer_dense(o: Options, _given: Given) -> str:
-    constrained = {o.constraint.conv_type, o.constraint.first_layer_type or "DenseConv"} - {"DenseConv"}
-    return "" if constrained else "a conv_type other than DenseConv"
+    types = {o.constraint.conv_type, o.constraint.first_layer_type}
+    return "" if types - {"DenseConv", None} else "a conv_type other than DenseConv"
 
 
 @MISSING_EFFECTS.add("last_layer_dense", "conv_type arch")
@@ -109,7 +124,7 @@ def last_layer_dense(o: Options, _given: Given) -> str:
 
 @MISSING_EFFECTS.add("gaussian_aug", "p_clean")
 def gaussian_aug(o: Options, _given: Given) -> str:
-    return "p_clean below 1: every image stays clean" if o.data.p_clean == 1 else ""
+    return "p_clean < 1 (at 1 no image gets noise)" if o.data.p_clean == 1 else ""
 
 
 @MISSING_EFFECTS.add("download", "set")
@@ -138,15 +153,14 @@ def scale_fan(o: Options, _given: Given) -> str:
 
 @MISSING_EFFECTS.add("prune_rate_epoch", f"{LAYER_TYPES} prune_rate")
 def falling_density(o: Options, _given: Given) -> str:
-    names = [name for name, row in CONV_TYPES.items() if row.density_falls]
-    needed = f"conv_type {either(names)} and a prune_rate below {DENSITY_START}"
-    return "" if o.constraint.density_falls else needed
+    names = either(name for name, row in CONV_TYPES.items() if row.density_falls)
+    return "" if o.constraint.density_falls else f"conv_type {names} and a prune_rate below {DENSITY_START}"
 
 
 @MISSING_EFFECTS.add("init", f"{LAYER_TYPES} last_layer_dense")
 def init(o: Options, _given: Given) -> str:
     drawn = all(row.draws_weights for row in o.constraint.rows) and not o.constraint.last_layer_dense
-    return f"layers that are not {either(sorted(o.constraint.layer_types))}" if drawn else ""
+    return f"layers of a conv_type other than {either(sorted(o.constraint.layer_types))}" if drawn else ""
 
 
 @MISSING_EFFECTS.add("epsilon", "random_mag")
@@ -161,7 +175,7 @@ def by_layer(o: Options, _given: Given) -> str:
 
 @MISSING_EFFECTS.add("keep_share live_share", f"prune_rate {LAYER_TYPES}")
 def by_filter(o: Options, _given: Given) -> str:
-    return "leaving out prune_rate" if o.constraint.rewires_layers else ""
+    return "rewiring filter by filter (SparseConv without a prune_rate)" if o.constraint.rewires_layers else ""
 
 
 @MISSING_EFFECTS.add("keep_share", f"drop prune_rate {LAYER_TYPES}")

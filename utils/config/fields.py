@@ -1,10 +1,10 @@
-"""Options as fields of dataclasses: how one is declared, how its value is cast, and how --help describes it."""
+"""Options as fields of dataclasses: their declaration, the conversion of their values, and their entries in --help."""
 
 import math
 import operator
 import shutil
 import textwrap
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field
 from typing import Any, get_args
 
@@ -23,15 +23,15 @@ NOUNS = {
     Ints: "a list of ints",
 }
 COMPARE = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
-SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}  # YAML's
+SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}  # the words of YAML
 LONGEST_LIST = 1000
 
 
 @dataclass(frozen=True)
 class Need:
-    """A value of another option that gives an option its effect, such as "lr_policy multistep_lr".
+    """Condition on another option without which an option has no effect, such as "lr_policy multistep_lr".
 
-    values: any of these; empty means any value that is not false.
+    The other option must have one of `values`, or any true value if `values` is empty.
     """
 
     option: str
@@ -39,10 +39,12 @@ class Need:
 
     @classmethod
     def parse(cls, text: str) -> "Need":
+        """Return the condition written as "option", "option value" or "option value, value or value"."""
         option, *values = text.replace(",", "").replace(" or ", " ").split()
         return cls(option, tuple(values))
 
     def is_met(self, value: object) -> bool:
+        """Return True if `value`, the value of the other option, meets the condition."""
         return value in self.values if self.values else bool(value)
 
     def __str__(self) -> str:
@@ -62,24 +64,25 @@ def opt(
     warn_in_files: bool = False,
     off: object = MISSING,
 ) -> Any:
-    """Declare an option.
+    """Declare an option: return the dataclass field with its default and its metadata.
 
-    text: its description in --help.
+    text: description in --help.
     allowed: choices, or limits such as ">= 0 and < 1".
-    flags: more spellings on the command line.
-    maths: a resumed run with another value would be another run.
+    flags: additional spellings on the command line.
+    maths: the option affects training, so a run cannot be resumed with another value.
     path: "old" for a path to be read, "new" for any other path.
-    needs: what gives the option its effect, as `Need.parse` reads it. Registry rows that list the option also do.
-    unset: what the default None means.
-    strict: to give the option where it has no effect is an error, not a warning.
-    warn_in_files: warn about a missing effect also if the value is in a YAML file, not only on the command line.
-    off: value of which no missing effect is told.
+    needs: condition on another option, see `Need.parse`, without which this one has no effect. Registry rows that
+        list the option are further conditions.
+    unset: meaning of the default None, for --help.
+    strict: setting the option where it has no effect is an error instead of a warning.
+    warn_in_files: warn about a missing effect also if the option is set in a YAML file, not only on the command line.
+    off: value for which a missing effect causes no warning.
     """
     return field(
         default=default,
         metadata={
             "text": text,
-            "allowed": allowed,  # a registry itself, so that names added later count
+            "allowed": allowed,  # the registry itself, so that names added later are allowed too
             "flags": flags,
             "maths": maths,
             "path": path,
@@ -93,16 +96,16 @@ def opt(
 
 
 def wanted(option: Any) -> str:
-    """Describe the values of an option: "an int >= 1"."""
+    """Return a description of the values that an option can have, such as "an int >= 1"."""
     kind, allowed = (get_args(option.type) or (option.type,))[0], option.metadata["allowed"]
     if not isinstance(allowed, str):
         return f"one of {', '.join(allowed)}"
-    described = f"{NOUNS[kind]} {allowed}".rstrip()
+    described = "a path" if option.metadata["path"] else f"{NOUNS[kind]} {allowed}".rstrip()
     return f"{described}; at most {LONGEST_LIST} of them" if kind == Ints else described
 
 
 def fits(value: Any, allowed: str | Collection[str]) -> bool:
-    """Return whether a value is one of the choices, or within the limits, `allowed`."""
+    """Return True if `value` is within `allowed`: a collection of choices, or limits such as ">= 0 and < 1"."""
     if not isinstance(allowed, str):
         return value in allowed
     limits = (limit.split() for limit in allowed.split(" and ") if limit)
@@ -110,12 +113,12 @@ def fits(value: Any, allowed: str | Collection[str]) -> bool:
 
 
 def plain(kind: Any, value: Any) -> Any:
-    """Return `value` as an int, float, str or bool.
+    """Convert `value` to `kind`, which is int, float, str or bool.
 
-    Raises ValueError for a value that int() or float() would change, such as 2.5 and true.
+    Raises ValueError if the conversion would change the value, as int(2.5) and int(True) do.
     """
-    bent = isinstance(value, bool) != (kind is bool) or (kind is int and isinstance(value, float))
-    if bent or (kind is str and not (isinstance(value, str) and value.strip() and value.isprintable())):
+    lossy = isinstance(value, bool) != (kind is bool) or (kind is int and isinstance(value, float))
+    if lossy or (kind is str and not (isinstance(value, str) and value.strip() and value.isprintable())):
         raise ValueError
     if kind is float and not math.isfinite(float(value)):
         raise ValueError
@@ -123,10 +126,9 @@ def plain(kind: Any, value: Any) -> Any:
 
 
 def cast(option: Any, value: Any) -> Any:
-    """Return `value` as the declared type of the option.
+    """Convert `value`, from YAML or the command line, to the declared type of the option and check its limits.
 
-    Raises ValueError, TypeError or OverflowError if it is of another type, and UsageError if there is a better
-    explanation than the type.
+    Raises ValueError, TypeError or OverflowError if the value does not fit, or UsageError with an explanation.
     """
     kind, *nullable = get_args(option.type) or (option.type,)
     path = option.metadata["path"]
@@ -149,7 +151,10 @@ def cast(option: Any, value: Any) -> Any:
 
 
 def flags(name: str, option: Any = None) -> list[str]:
-    """Return all spellings of an option's flag. The last one of a boolean option switches it off."""
+    """Return all flags of the option `name`, such as ["-b", "--batch-size"]; a boolean option ends with its off flag.
+
+    `option` is the declaration, or None for an option that is not declared here.
+    """
     long = "--" + name.replace("_", "-")
     if option is None:
         return [long]
@@ -159,18 +164,26 @@ def flags(name: str, option: Any = None) -> list[str]:
     return [*option.metadata["flags"], long, off]
 
 
-def help_lines(options: Iterable[Any]) -> list[str]:
-    """Return the entry of each option in --help: flags, description, type with range or choices, default."""
-    lines = []
+def help_lines(options: Iterable[Any], needs: Mapping[str, str]) -> list[str]:
+    """Return the entries of `options` in --help: flags, description, type with range or choices, default.
+
+    `needs` maps the names of options to what they need to have an effect.
+    """
+    lines, indent = [], " " * 36
     width = max(60, min(118, shutil.get_terminal_size((120, 24)).columns - 2))
     for option in options:
-        default = f"default {option.metadata['unset'] or shown(option.default)}"
+        default = f"default: {option.metadata['unset'] or shown(option.default)}"
         if option.default is MISSING:
             default = "required"
-        elif default == "default null":
+        elif default == "default: null":
             default = "no default"
-        takes = "flag" if option.type is bool else wanted(option)
+        facts = ["flag" if option.type is bool else wanted(option), default]
+        if option.name in needs:
+            facts.append(f"needs {needs[option.name]}")
+        text = f"{option.metadata['text']} [{'; '.join(facts)}]"
         start = f"  {', '.join(flags(option.name, option)):<32}  "
-        text = f"{option.metadata['text']} [{takes}; {default}]"
-        lines.append(textwrap.fill(text, width, initial_indent=start, subsequent_indent=" " * 36))
+        if len(start) > len(indent):  # the flags fill a line of their own
+            lines.append(start.rstrip())
+            start = indent
+        lines.append(textwrap.fill(text, width, initial_indent=start, subsequent_indent=indent))
     return lines

@@ -1,6 +1,7 @@
-"""Every option of the program, declared once. A new option is one field here and its use.
+"""Declarations of all options. A new option is one field here, plus the code that uses it.
 
-All options share one name space: the field `prune_rate` is the YAML key `prune_rate` and the flag `--prune-rate`.
+No two options have the same name, whatever their group. The field `prune_rate` is the YAML key `prune_rate` and the
+flag `--prune-rate`.
 """
 
 from dataclasses import MISSING, dataclass
@@ -25,9 +26,9 @@ from utils.config.fields import opt
 from utils.paths import stem
 from utils.steps import STEPS
 
-PIXEL_TEXT = """scale of the pixels: standard (mean 0, deviation 1 over the set), unit (0 to 1), signed (-1 to 1),
-binary (1 from half of full brightness on, else 0)"""
-DECAY = "weight decay; sgd and adamw (decoupled) apply it to scores too, as in BIPROP; the other optimizers use none"
+PIXEL_TEXT = """scale of the pixels: standard (mean 0, standard deviation 1 over the set), unit (0 to 1), signed
+(-1 to 1), binary (1 from half of full brightness on, else 0)"""
+DECAY = "weight decay (decoupled for adamw); it acts on scores too, as in BIPROP"
 
 
 @dataclass(frozen=True)
@@ -36,37 +37,34 @@ class DataOptions:
     data: str = opt("./datasets", "folder of the data sets", maths=False, path="new")
     download: bool = opt(False, "download the data set if it is missing", maths=False)
     val_split: float = opt(0.0, "share of the training set held out to pick the best epoch", ">= 0 and < 1")
-    batch_size: int = opt(256, "images per step, over all processes", ">= 1 and <= 1e7", "-b")
+    batch_size: int = opt(256, "images per training step, summed over all processes", ">= 1 and <= 1e7", "-b")
     test_batch_size: int | None = opt(None, "images per evaluation step", ">= 1 and <= 1e7", unset="batch_size")
     pixels: str = opt("standard", PIXEL_TEXT, PIXELS)
     workers: int = opt(
-        4,
-        "loader processes, for sets whose images are decoded or augmented one by one",
-        ">= 0 and <= 256",
-        "-j",
-        maths=False,
+        4, "data-loading processes for sets with image_size, and for augmix", ">= 0 and <= 256", "-j", maths=False
     )
     image_size: int | None = opt(
-        None, "crop of ImageNet, TinyImageNet, BigCIFAR10 and ImageFolder", ">= 8 and <= 4096", unset="that of the set"
+        None,
+        "image height and width of ImageNet, TinyImageNet, BigCIFAR10, ImageFolder",
+        ">= 8 and <= 4096",
+        unset="that of the set",
     )
-    low_data: float = opt(1.0, "share of the training images used", "> 0 and <= 1")
-    one_batch: bool = opt(False, "train on a single batch, one step per epoch, to test whether it can be learned")
+    low_data: float = opt(1.0, "share of the training images that is used", "> 0 and <= 1")
+    one_batch: bool = opt(False, "train on a single batch, one step per epoch, to test whether the network fits it")
     gaussian_aug: bool = opt(False, "add Gaussian noise to training images")
     std_gauss: float = opt(
-        0.1, "standard deviation of that noise, for pixels in [0, 1]", "> 0 and <= 1000", needs="gaussian_aug"
+        0.1, "standard deviation of the noise for pixels in [0, 1]", "> 0 and <= 1000", needs="gaussian_aug"
     )
-    p_clean: float = opt(1.0, "share of images without noise", ">= 0 and <= 1", needs="gaussian_aug")
+    p_clean: float = opt(1.0, "share of the training images without noise", ">= 0 and <= 1", needs="gaussian_aug")
     augmix: bool = opt(False, "apply AugMix to training images")
-    all_augmix_augmentations: bool = opt(
-        False, "AugMix also changes color, contrast, brightness and sharpness", needs="augmix"
-    )
-    mixture_width: int = opt(3, "AugMix: number of chains", ">= 1 and <= 100", needs="augmix")
+    all_augmix_augmentations: bool = opt(False, "change color, contrast, brightness and sharpness too", needs="augmix")
+    mixture_width: int = opt(3, "number of augmentation chains per image", ">= 1 and <= 100", needs="augmix")
     mixture_depth: int = opt(
-        -1, "AugMix: operations per chain; 0 and -1: 1 to 3 at random", ">= -1 and <= 100", needs="augmix"
+        -1, "operations per chain; 0 and -1 draw 1 to 3 at random", ">= -1 and <= 100", needs="augmix"
     )
-    aug_severity: int = opt(3, "AugMix: strength of the operations", ">= 1 and <= 10", needs="augmix")
+    aug_severity: int = opt(3, "strength of the operations", ">= 1 and <= 10", needs="augmix")
     jsd: bool = opt(
-        False, "add the Jensen-Shannon loss over one clean and two augmented views; with augmix or gaussian_aug"
+        False, "add the Jensen-Shannon loss over one clean and two augmented views; needs augmix or gaussian_aug"
     )
 
 
@@ -74,20 +72,16 @@ class DataOptions:
 class ModelOptions:
     arch: str = opt(MISSING, "architecture", ARCHS, "-a")
     num_classes: int | None = opt(None, "outputs of the network", ">= 1 and <= 1e6", unset="classes of the set")
-    width_mult: float = opt(1.0, "factor on the widths of the Wide architectures", "> 0 and <= 100", warn_in_files=True)
+    width_mult: float = opt(1.0, "factor on the widths of the layers", "> 0 and <= 100", warn_in_files=True)
     hidden: tuple[int, ...] | None = opt(
-        None, "MLP, CircuitMLP: widths of the hidden layers", ">= 1 and <= 1e7", unset="that of the arch", strict=True
+        None, "widths of the hidden layers, such as 300,100", ">= 1 and <= 1e7", unset="that of the arch", strict=True
     )
-    bias: bool = opt(False, "MLP, CircuitMLP: biases in all layers", strict=True)
-    activation: str | None = opt(
-        None, "MLP, CircuitMLP: activation", ACTIVATIONS, unset="that of the arch", strict=True
-    )
-    norm: str | None = opt(None, "MLP, CircuitMLP: normalisation", MLP_NORMS, unset="that of the arch", strict=True)
-    dropout: float = opt(0.0, "MLP, CircuitMLP: dropout after each hidden layer", ">= 0 and < 1", strict=True)
-    readout: str = opt(
-        "pooled", "cResNet20 to cResNet110: original40 has BIPROP's four outputs per class", READOUTS, strict=True
-    )
-    bn_type: str = opt("LearnedBatchNorm", "kind of batch norm", BN_TYPES)
+    bias: bool = opt(False, "biases in all layers", strict=True)
+    activation: str | None = opt(None, "activation function", ACTIVATIONS, unset="that of the arch", strict=True)
+    norm: str | None = opt(None, "normalisation of the hidden layers", MLP_NORMS, unset="that of the arch", strict=True)
+    dropout: float = opt(0.0, "dropout probability after each hidden layer", ">= 0 and < 1", strict=True)
+    readout: str = opt("pooled", "pooled has one output per class, original40 BIPROP's four", READOUTS, strict=True)
+    bn_type: str = opt("LearnedBatchNorm", "kind of batch norm; NonAffineBatchNorm has no weight and no bias", BN_TYPES)
     bn_weight_init: float | None = opt(
         None, "initial weight of every batch norm", ">= -1e6 and <= 1e6", unset="1", warn_in_files=True
     )
@@ -98,90 +92,86 @@ class ModelOptions:
     bn_momentum: float | None = opt(
         None, "momentum of batch norm, as torch defines it", "> 0 and <= 1", unset="0.1", warn_in_files=True
     )
-    init: str = opt("kaiming_normal", "initial weights", INITS)
-    mode: str = opt("fan_in", "fan that scales init", ["fan_in", "fan_out"])
-    nonlinearity: str = opt("relu", "nonlinearity whose gain scales init", GAINS)
-    scale_fan: bool = opt(
-        False, "multiply the fan by (1 - prune_rate) in init: BIPROP's published formula", warn_in_files=True
-    )
+    init: str = opt("kaiming_normal", "distribution of the initial weights", INITS)
+    mode: str = opt("fan_in", "fan by which init scales the weights", ["fan_in", "fan_out"])
+    nonlinearity: str = opt("relu", "nonlinearity by whose gain init scales the weights", GAINS)
+    scale_fan: bool = opt(False, "multiply the fan in init by (1 - prune_rate), as BIPROP does", warn_in_files=True)
 
 
 @dataclass(frozen=True)
 class ConstraintOptions:
     conv_type: str = opt("DenseConv", "constraint on the weights of the layers", CONV_TYPES)
     prune_rate: float | None = opt(
-        None, "fraction of the weights KEPT (the name is historic): > 0 and <= 1", "", "--density", warn_in_files=True
+        None,
+        "fraction of the weights that is KEPT, > 0 and <= 1 (the name is historic)",
+        "",
+        "--density",
+        warn_in_files=True,
     )
     prune_rate_epoch: int = opt(
         10, "GlobalSubnetConv: epochs over which the density falls from 0.5 to prune_rate", ">= 0 and <= 1e6"
     )
     score_init_constant: float | None = opt(
-        None, "SampleSubnetConv: initial score of every weight", ">= -1e6 and <= 1e6", unset="random", strict=True
+        None, "initial score of every weight", ">= -1e6 and <= 1e6", unset="random", strict=True
     )
-    initial_ones: float = opt(0.001, "BinaryConv: share of ones among the initial weights", ">= 0 and <= 1")
+    initial_ones: float = opt(0.001, "fraction of ones among the initial weights", ">= 0 and <= 1")
     first_layer_dense: bool = opt(False, "leave the first layer unconstrained")
     last_layer_dense: bool = opt(False, "leave the last layer unconstrained")
     first_layer_type: str | None = opt(None, "conv_type of the first layer", CONV_TYPES, unset="conv_type")
     drop: str = opt(
-        "hebbian", "SparseConv: drop the connections lowest by this; SET's rule is magnitude_per_sign", DROP_CRITERIA
+        "hebbian", "criterion whose lowest connections are dropped; SET uses magnitude_per_sign", DROP_CRITERIA
     )
-    grow: str = opt("hebbian", "SparseConv: grow the connections highest by this", GROW_CRITERIA)
-    update_interval: int = opt(20, "SparseConv: count strengths every so many steps", ">= 1 and <= 1e9")
+    grow: str = opt("hebbian", "criterion whose highest connections are grown", GROW_CRITERIA)
+    update_interval: int = opt(
+        20, "steps between updates of the statistics that hebbian and correlation use", ">= 1 and <= 1e9"
+    )
     progress_interval: int | None = opt(
-        None, "SparseConv: steps between rewirings", ">= 1 and <= 1e9", unset="100 with a prune_rate, else one epoch"
+        None, "steps between rewirings", ">= 1 and <= 1e9", unset="100 with a prune_rate, else one epoch"
     )
     progress_until: float | None = opt(
-        None,
-        "SparseConv: share of training in which rewirings happen",
-        "> 0 and <= 1",
-        unset="0.75 with a prune_rate, else 1",
+        None, "fraction of training after which rewiring stops", "> 0 and <= 1", unset="0.75 with a prune_rate, else 1"
     )
     drop_fraction: float = opt(
-        0.3,
-        "SparseConv: share of connections replaced at first; it falls to 0 by a cosine",
-        "> 0 and <= 1",
+        0.3, "fraction of connections that the first rewiring replaces; decays to 0 by a cosine", "> 0 and <= 1"
     )
     keep_share: float = opt(
-        0.1, "SparseConv without prune_rate: share of a filter that is kept unchanged", "> 0 and <= 1"
+        0.1, "without prune_rate: fraction of each filter's weights that a rewiring keeps", "> 0 and <= 1"
     )
     live_share: float = opt(
         0.15,
-        "SparseConv without prune_rate: share of a filter that is alive, all but keep_share redrawn; with drop random, "
-        "the probability that a weight is kept",
+        "without prune_rate: fraction of each filter's weights that a rewiring keeps or grows; with drop "
+        "random, the probability that it keeps a weight",
         "> 0 and <= 1",
     )
-    layer_density: str = opt("uniform", "SparseConv: distribution of prune_rate over the layers", LAYER_DENSITIES)
+    layer_density: str = opt("uniform", "distribution of prune_rate over the layers", LAYER_DENSITIES)
     density_schedule: str = opt(
-        "constant", "SparseConv: cubic lets the density fall from 0.5 to prune_rate", DENSITY_SCHEDULES
+        "constant", "schedule of the density; cubic falls from 0.5 to prune_rate", DENSITY_SCHEDULES
     )
-    sparse_hold: bool = opt(True, "SparseConv: dropped weights stay 0; otherwise they are set to 0 and train on")
-    freeze_weights: bool = opt(False, "train the scores alone: weights, biases and batch norms are frozen")
+    sparse_hold: bool = opt(True, "keep dropped weights at 0; if off, they are set to 0 once and train on")
+    freeze_weights: bool = opt(False, "train only the scores; weights, biases and batch norms are frozen")
     learn_batchnorm: bool = opt(False, "train batch norm too", needs="freeze_weights", warn_in_files=True)
     tune_batchnorm: bool = opt(
-        False,
-        "with learn_batchnorm or bn_bias_only: train batch norm and freeze the scores",
-        needs="freeze_weights",
-        warn_in_files=True,
+        False, "with learn_batchnorm or bn_bias_only: freeze the scores", needs="freeze_weights", warn_in_files=True
     )
     bn_bias_only: bool = opt(False, "train the biases of batch norm too", needs="freeze_weights", warn_in_files=True)
-    weight_bits: int = opt(5, "ShiftQ, ShiftPS: bits per weight, for sign and shift", ">= 2 and <= 8")
-    rounding: str = opt("deterministic", "ShiftQ, ShiftPS: rounding of shifts in training", ROUNDINGS)
+    weight_bits: int = opt(5, "bits per weight, for sign and shift", ">= 2 and <= 8")
+    rounding: str = opt("deterministic", "rounding of shifts in training", ROUNDINGS)
     activation_bits: tuple[int, ...] | None = opt(
         None,
-        "ShiftQ, ShiftPS: bits before and after the binary point of all inputs and biases",
+        "bits before and after the binary point of inputs and biases, such as 16,16",
         ">= 0 and <= 64",
         unset="16,16 in most layers",
     )
     shift_depth: int | None = opt(
         None,
-        "ShiftQ, ShiftPS: number of constrained layers, counted from the output",
+        "number of constrained layers, counted from the output",
         ">= 1 and <= 1000",
         needs="conv_type ShiftQ or ShiftPS",
         unset="all",
     )
-    shift_update: str = opt("ste", "ShiftQ: round a copy of the weights, or (crude) the weights", SHIFT_UPDATES)
-    shift_init: str = opt("uniform", "ShiftPS: initial shifts and signs: random, or of initial weights", SHIFT_INITS)
-    freeze_sign: bool = opt(False, "ShiftPS: train the shifts alone")
+    shift_update: str = opt("ste", "ste rounds a copy of the weights, crude the weights themselves", SHIFT_UPDATES)
+    shift_init: str = opt("uniform", "initial shifts and signs: random (uniform), or rounded weights", SHIFT_INITS)
+    freeze_sign: bool = opt(False, "train only the shifts")
 
     @property
     def density(self) -> float:
@@ -190,68 +180,61 @@ class ConstraintOptions:
 
     @property
     def layer_types(self) -> set[str]:
-        """The conv_types of the layers."""
+        """Names of the conv_types that the layers have."""
         first = "DenseConv" if self.first_layer_dense else self.first_layer_type or self.conv_type
         return {self.conv_type, first}
 
     @property
     def rows(self) -> list[ConvType]:
-        """The registry rows of `layer_types`."""
+        """Registry rows of the conv_types that the layers have."""
         return [CONV_TYPES[name] for name in sorted(self.layer_types)]
 
     @property
     def trainers(self) -> set[str]:
-        """The trainers that the conv_types need, other than the default one."""
+        """Names of the training methods that the conv_types need, without "default"."""
         return {row.trainer for row in self.rows} - {"default"}
 
     @property
     def is_pruned(self) -> bool:
-        """Whether prune_rate has an effect."""
+        """True if the option prune_rate has an effect."""
         return any(row.density != "unused" for row in self.rows)
 
     @property
     def needs_density(self) -> bool:
-        """Whether prune_rate must be given."""
+        """True if the option prune_rate must be given."""
         return any(row.density == "required" for row in self.rows)
 
     @property
     def density_falls(self) -> bool:
-        """Whether the density falls from DENSITY_START over the first prune_rate_epoch epochs."""
+        """True if the density falls from DENSITY_START to prune_rate over the first prune_rate_epoch epochs."""
         return any(row.density_falls for row in self.rows) and 0 < (self.prune_rate or 1) < DENSITY_START
 
     @property
     def is_rewired(self) -> bool:
-        """Whether connections are rewired in training."""
+        """True if connections are rewired in training."""
         return "sparse" in self.trainers
 
     @property
     def rewires_layers(self) -> bool:
-        """Whether rewiring keeps the density of each layer."""
+        """True if each rewiring keeps the number of connections of a layer at its density."""
         return self.is_rewired and self.prune_rate not in (None, -1)
 
     @property
     def rewires_filters(self) -> bool:
-        """Whether rewiring works filter by filter, without a density."""
+        """True if each rewiring keeps and grows a fixed share of every filter's weights, without a density."""
         return self.is_rewired and not self.rewires_layers
-
-    @property
-    def is_shifted(self) -> bool:
-        """Whether weights are powers of two."""
-        return "shift" in self.trainers
 
 
 @dataclass(frozen=True)
 class OptimOptions:
-    trainer: str = opt("default", "training method; default: the one that conv_type needs", TRAINERS)
-    dense_epochs: int = opt(
-        6, "trainer lottery: epochs in which all weights train, before the ticket is drawn", ">= 1 and <= 1e6"
-    )
-    score_l1: float = opt(1e-8, "trainer ss: weight of the sum of sigmoid(scores) in the loss", ">= 0 and <= 1e6")
-    epsilon: float = opt(1.0, "BinaryConv: probability that the ones of a step are worth more than 1", ">= 0 and <= 1")
-    random_mag: float = opt(0.0, "BinaryConv: how much more they are worth at most", ">= 0 and <= 1e6")
-    sweep_on: str = opt("0:4:0.1", f"BinaryConv: values of the ones that are tested, {STEPS}", maths=False)
+    trainer: str = opt("default", "training method; default stands for the one that conv_type needs", TRAINERS)
+    dense_epochs: int = opt(6, "epochs of dense training before the weights are frozen", ">= 1 and <= 1e6")
+    score_l1: float = opt(1e-8, "factor of the sum of sigmoid(scores) in the loss", ">= 0 and <= 1e6")
+    epsilon: float = opt(1.0, "probability that a step replaces the ones by a larger value", ">= 0 and <= 1")
+    random_mag: float = opt(0.0, "epsilon's larger value is drawn from 1 to 1 + random_mag", ">= 0 and <= 1e6")
+    sweep_on: str = opt("0:4:0.1", f"values that replace the ones in evaluations, {STEPS}", maths=False)
     sweep_every: int = opt(
-        10, "BinaryConv: epochs between these tests; the last epoch always has one", ">= 1 and <= 1e6", maths=False
+        10, "epochs between the evaluations of sweep_on; the last epoch has them too", ">= 1 and <= 1e6", maths=False
     )
     optimizer: str = opt("sgd", "optimizer", OPTIMIZERS)
     lr: float = opt(0.1, "learning rate", "> 0 and <= 1e6", "--learning-rate")
@@ -267,46 +250,40 @@ class OptimOptions:
         needs="lr_policy constant_lr, cosine_lr or cos_multi_lr",
     )
     optimizer_eps: float | None = opt(
-        None, "epsilon of adam, adamw, radam and adadelta", "> 0 and <= 1000", unset="that of torch", warn_in_files=True
+        None, "epsilon of the optimizer", "> 0 and <= 1000", unset="that of torch", warn_in_files=True
     )
-    momentum: float = opt(0.9, "momentum of sgd", ">= 0 and < 1")
+    momentum: float = opt(0.9, "momentum", ">= 0 and < 1")
     weight_decay: float = opt(1e-4, DECAY, ">= 0 and <= 1000", "--wd", off=0)
-    nesterov: bool = opt(False, "Nesterov momentum for sgd", strict=True)
-    no_bn_decay: bool = opt(False, "no weight decay on batch norm", off=False)
-    label_smoothing: float | None = opt(
-        None, "share of each label that is spread over all classes", ">= 0 and < 1", unset="0"
-    )
+    nesterov: bool = opt(False, "use Nesterov momentum", strict=True)
+    no_bn_decay: bool = opt(False, "no weight decay on the weights and biases of batch norm", off=False)
+    label_smoothing: float | None = opt(None, "share of each label spread over all classes", ">= 0 and < 1", unset="0")
     grad_clip: bool = opt(False, "clamp every element of the gradient to [-1, 1]")
-    epochs: int = opt(90, "epochs", ">= 1 and <= 1e6", maths=False)
-    start_epoch: int | None = opt(
-        None, "begin the schedule of a new run at this epoch, < epochs", ">= 0 and <= 1e6", unset="0"
-    )
+    epochs: int = opt(90, "number of training epochs", ">= 1 and <= 1e6", maths=False)
+    start_epoch: int | None = opt(None, "start a new run at this epoch of its schedules", ">= 0 and <= 1e6", unset="0")
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    config: str | None = opt(None, "YAML file", maths=False)
-    name: str | None = opt(None, "name of the run, one path component", maths=False, unset="name of the YAML file")
+    config: str | None = opt(None, "YAML file of options; without it, --resume must name a run", maths=False)
+    name: str | None = opt(None, "name of the run, for its directory", maths=False, unset="name of the YAML file")
     log_dir: str | None = opt(None, "root of the run directories", maths=False, path="new", unset="runs")
-    results: str = opt("runs/results.csv", "table with one row per finished run", maths=False, path="new")
+    results: str = opt("runs/results.csv", "CSV table with one row per finished run", maths=False, path="new")
     seed: int | None = opt(
         None, "random seed", ">= 0 and < 9223372036854775808", unset="drawn, and stored with the run"
     )
     resume: str | None = opt(
-        None, "run to resume: its directory, a checkpoint, or auto: the newest unfinished one", maths=False, path="old"
+        None, "run directory or checkpoint to resume, or auto for the newest unfinished run", maths=False, path="old"
     )
-    evaluate: bool = opt(False, "test the network of --resume or --pretrained; write nothing", "", "-e", maths=False)
-    pretrained: str | None = opt(
-        None, "checkpoint, or run with checkpoints, that the network is loaded from", maths=False, path="old"
+    evaluate: bool = opt(
+        False, "evaluate the network of --resume or --pretrained; write nothing", "", "-e", maths=False
     )
+    pretrained: str | None = opt(None, "checkpoint or run directory whose network is loaded", maths=False, path="old")
     save_minutes: float = opt(
-        10.0, "minutes between checkpoints within a long epoch; 0: none", ">= 0 and <= 1e6", maths=False
+        10.0, "minutes between checkpoints in an epoch; 0 saves none", ">= 0 and <= 1e6", maths=False
     )
-    save_every: int = opt(
-        -1, "epochs between checkpoints that are kept; 0 and -1: none", ">= -1 and <= 1e6", maths=False
-    )
-    histograms: bool = opt(False, "log weights, scores and gradients to TensorBoard", maths=False)
-    detect_anomaly: bool = opt(False, "let autograd search for the origin of a NaN; slow", maths=False)
+    save_every: int = opt(-1, "epochs between checkpoints to keep; 0 and -1 keep none", ">= -1 and <= 1e6", maths=False)
+    histograms: bool = opt(False, "log histograms of weights, scores and gradients to TensorBoard", maths=False)
+    detect_anomaly: bool = opt(False, "let autograd report the operation that produced a NaN; slow", maths=False)
     print_freq: int = opt(
         10,
         "batches between updates of the progress bar and checks for divergence",
@@ -314,19 +291,25 @@ class RunOptions:
         "-p",
         maths=False,
     )
-    dry_run: int | None = opt(None, "run one epoch of this many batches, to the end", ">= 1 and <= 1e9")
-    check: bool = opt(False, "validate the options, print them and the layers, and stop", maths=False)
-    precision: str = opt("auto", "auto: bf16 where the hardware has it, but fp32 for shifts", ["auto", "fp32", "bf16"])
+    dry_run: int | None = opt(
+        None, "run one epoch of this many batches, with all that follows an epoch", ">= 1 and <= 1e9"
+    )
+    check: bool = opt(False, "validate the options, print them and the layers, and exit", maths=False)
+    precision: str = opt(
+        "auto", "auto: bf16 if the hardware supports it, but fp32 for ShiftQ and ShiftPS", ["auto", "fp32", "bf16"]
+    )
     device: str = opt("auto", "device to compute on", ["auto", "cpu", "cuda"], maths=False)
     multigpu: tuple[int, ...] | None = opt(
-        None, "GPU to use; several run one process each", ">= 0 and <= 1023", maths=False
+        None, "GPUs to use, such as 0,1; one process each", ">= 0 and <= 1023", maths=False
     )
-    sync_bn: bool = opt(False, "several processes: batch norm over the global batch, not over that of each process")
-    grad_compression: str = opt("none", "several processes: compression of the gradients", GRAD_COMPRESSIONS)
-    init_timeout: float = opt(300.0, "several processes: seconds to wait for each other", "> 0 and <= 1e6", maths=False)
-    deterministic: bool = opt(False, "use deterministic kernels only", maths=False)
+    sync_bn: bool = opt(False, "with several processes: batch norm uses statistics of the global batch")
+    grad_compression: str = opt("none", "with several processes: compression of exchanged gradients", GRAD_COMPRESSIONS)
+    init_timeout: float = opt(
+        300.0, "with several processes: seconds to wait for all to start", "> 0 and <= 1e6", maths=False
+    )
+    deterministic: bool = opt(False, "use only deterministic kernels", maths=False)
 
     @property
     def stem(self) -> str:
-        """File name of the config without its ending."""
+        """File name of the YAML file without its suffix."""
         return stem(self.config or "")

@@ -1,4 +1,4 @@
-"""`Options`: the values of all options, in groups."""
+"""The dataclass `Options`, which holds the values of all options in groups."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
@@ -21,7 +21,7 @@ FIELDS: dict[str, Any] = {option.name: option for kind in GROUPS.values() for op
 
 @dataclass(frozen=True)
 class Options:
-    """All options of a run. `warnings` came up while they were read."""
+    """Values of all options of a run, in groups. `warnings` holds the messages about them to print at the start."""
 
     data: DataOptions
     model: ModelOptions
@@ -32,7 +32,7 @@ class Options:
 
     @classmethod
     def of(cls, values: Any, warnings: Iterable[str] = ()) -> "Options":
-        """Make Options of an object that has every option as an attribute."""
+        """Return Options with the values from `values`, an object that has every option as an attribute."""
         groups: dict[str, Any] = {
             group: kind(**{name: getattr(values, name) for name in NAMES[group]}) for group, kind in GROUPS.items()
         }
@@ -43,12 +43,12 @@ class Options:
         return getattr(getattr(self, GROUP_OF[name]), name)
 
     def flat(self) -> dict[str, object]:
-        """Return every option by its name, as plain values that YAML can hold."""
+        """Return a dict from option name to value, with tuples as lists, as YAML can store it."""
         values = {name: self.value(name) for name in FIELDS}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def replace(self, **values: Any) -> "Options":
-        """Return a copy with other values by option name, unchecked. Raises TypeError for an unknown name."""
+        """Return a copy in which the named options have new values, unchecked. Raises TypeError for an unknown name."""
         if unknown := values.keys() - FIELDS.keys():
             raise TypeError(f"no such option: {sorted(unknown)}")
         own = {group: {name: values[name] for name in names if name in values} for group, names in NAMES.items()}
@@ -56,21 +56,21 @@ class Options:
 
     @property
     def trainer(self) -> str:
-        """The training method in use: that of the conv_type if the option trainer is `default`."""
+        """Name of the training method. The option `trainer: default` stands for the method that the conv_type needs."""
         needed = sorted(self.constraint.trainers)
         return needed[0] if self.optim.trainer == "default" and needed else self.optim.trainer
 
     @property
     def needs_fp32(self) -> bool:
-        """Whether a constraint computes with more bits than bfloat16 has."""
+        """True if a constraint computes with more bits than bfloat16 has."""
         return any(row.needs_fp32 for row in self.constraint.rows)
 
     @property
     def arch_row(self) -> Arch:
-        """The registry row of the architecture."""
+        """Registry row of the architecture."""
         return ARCHS[self.model.arch]
 
     @property
     def has_batch_norm(self) -> bool:
-        """Whether the network has batch normalisation."""
+        """True if the network has batch normalisation."""
         return self.arch_row.normalises(self.model.norm)

@@ -1,4 +1,4 @@
-"""Reading options from YAML files and command lines, from the weakest source to the strongest."""
+"""Read options from YAML files and command lines. A later value of an option replaces an earlier one."""
 
 import argparse
 import itertools
@@ -14,15 +14,17 @@ from utils.errors import UsageError
 from utils.text import MOST_PROBLEMS, nearest, option_text, shown
 
 TYPED = "on the command line"
-BUT = ", but "  # between a value and what would be right
-Renamed = Mapping[tuple[str, str], Mapping[str, object]]  # (option, value) -> options and values here
+BUT = ", but "  # in a message, between the value given and what would be right
+Renamed = Mapping[tuple[str, str], Mapping[str, object]]  # (option, value) of BIPROP -> options and values here
 
 
 class Reader:
-    """Values of options, and all problems with them.
+    """Reader that collects the values of options and all problems with them.
 
-    values: the option values read so far, as attributes. typed: option -> its texts on the command line, in order.
-    chosen: options that the user set, in a file or on the command line. bad: options whose values are wrong.
+    values: the option values read so far, as attributes.
+    typed: option -> its values on the command line, as text and in order.
+    chosen: names of the options that the user set, in a file or on the command line.
+    bad: names of the options whose values are invalid.
     """
 
     def __init__(self, declared: Mapping[str, Any], dead: Sequence[str], renamed: Renamed) -> None:
@@ -33,8 +35,10 @@ class Reader:
         self.bad: set[str] = set()
         self.problems: list[str] = []
         self.warnings: list[str] = []
-        self.origins = {name: f"{name}: {self._default(name)}" for name in declared}  # name, value and source
-        self.lines: dict[str, str] = {}  # line of the file at which an option stands, for messages
+        self.origins = {
+            name: f"{name}: {self._default(name)}" for name in declared
+        }  # beginnings of messages: name, value and source
+        self.lines: dict[str, str] = {}  # option -> ", line N" of the file, for messages
         self.spellings = {
             flag[2:].replace("-", "_"): name for name, option in declared.items() for flag in flags(name, option)
         }
@@ -44,14 +48,17 @@ class Reader:
         return "no value given" if default in (None, MISSING) else f"{shown(default)} by default"
 
     def take(self, name: str, value: Any, source: str, line: int | None = None) -> None:
-        """Read one value. `source` is "in FILE" or "on the command line", `line` its line in the file."""
+        """Read one value of the option `name`, and record a problem if the option or its value is invalid.
+
+        `source` is "in FILE" or "on the command line", and `line` is the line in the file.
+        """
         place = f", line {line}" if line else ""
         if name in self.dead:
-            self.warnings.append(f"{name} has no effect here")
+            self.warnings.append(f"{name} is an option of BIPROP that has no effect here")
         elif isinstance(value, str) and (name, value) in self.renamed:
             options = self.renamed[name, value]
             described = ", ".join(f"{other}: {shown(new)}" for other, new in options.items())
-            self.warnings.append(f"{name}: {value} {source} is {described} here")
+            self.warnings.append(f"{name}: {value} {source} is read as {described}")
             for other, new in options.items():
                 self.take(other, new, source, line)
         elif name not in self.declared:
@@ -64,16 +71,22 @@ class Reader:
             except (ValueError, TypeError, OverflowError) as error:
                 allowed = self.declared[name].metadata["allowed"]
                 hint = "" if isinstance(allowed, str) else self._hint(value if isinstance(value, str) else "", allowed)
-                right = str(error) if isinstance(error, UsageError) else f"it must be {wanted(self.declared[name])}"
-                self.problems.append(f"{self.origins[name]}{place}{hint}{BUT}{right}")
+                remedy = str(error) if isinstance(error, UsageError) else f"it must be {wanted(self.declared[name])}"
+                self.problems.append(f"{self.origins[name]}{place}{hint}{BUT}{remedy}")
                 self.bad.add(name)
 
     def _hint(self, name: str, names: Iterable[str]) -> str:
-        """Return `nearest`, as long as there are few enough problems to list: the search takes a millisecond."""
+        """Return the suggestion for a misspelled `name`, see `nearest`.
+
+        After MOST_PROBLEMS problems the result is always "", because a search takes a millisecond.
+        """
         return nearest(name, names) if len(self.problems) < MOST_PROBLEMS else ""
 
     def command_line(self, argv: Sequence[str]) -> None:
-        """Split `argv` into `typed`: "" stands for an option without a value, a bool for a boolean flag."""
+        """Parse the command line `argv` into `typed`, and record unknown options and arguments as problems.
+
+        An option without a value gets "", a boolean flag gets True or False.
+        """
         parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False, argument_default=argparse.SUPPRESS)
         spellings = {name: flags(name, self.declared.get(name)) for name in [*self.declared, *self.dead]}
         for name, spelled in spellings.items():
@@ -82,23 +95,23 @@ class Reader:
                 alone = flag != spelled[-1] if switch else ""
                 parser.add_argument(flag, dest=name, nargs="?", action="append", const=alone)
         tokens = [re.sub("^--[^=]+", lambda long: long[0].replace("_", "-"), token) for token in argv]
-        parsed, strays = parser.parse_known_args(_with_negative_numbers_joined(tokens))
+        parsed, unknown = parser.parse_known_args(_with_negative_numbers_joined(tokens))
         self.typed = vars(parsed)
         self.chosen |= self.typed.keys()
         pairs = set(itertools.pairwise(tokens))
-        for before, stray in itertools.pairwise(["", *strays]):
-            if stray[:1] == "-" and stray.strip("-"):
+        for before, token in itertools.pairwise(["", *unknown]):
+            if token[:1] == "-" and token.strip("-"):
                 known = [flag for name in self.declared for flag in spellings[name]]
-                hint = self._hint(stray.partition("=")[0], known)
-                self.problems.append(f"{option_text(stray)}: unknown option {TYPED}{hint}; see --help")
-            elif before[:1] != "-" or "=" in before or (before, stray) not in pairs:  # else: an unknown option's value
-                config = f"; did you mean --config {shlex.quote(stray)}?" if stray.endswith((".yml", ".yaml")) else ""
-                given = shown(stray) if stray else repr(stray)
+                hint = self._hint(token.partition("=")[0], known)
+                self.problems.append(f"{option_text(token)}: unknown option {TYPED}{hint}; see --help")
+            elif before[:1] != "-" or "=" in before or (before, token) not in pairs:  # else: an unknown option's value
+                config = f"; did you mean --config {shlex.quote(token)}?" if token.endswith((".yml", ".yaml")) else ""
+                given = shown(token) if token else repr(token)
                 self.problems.append(f"{given}: unexpected argument {TYPED}; an option starts with --{config}")
 
 
 def _with_negative_numbers_joined(tokens: Sequence[str]) -> list[str]:
-    """Write "--lr", "-1e-4" as "--lr=-1e-4": argparse takes -1e-4 for a flag."""
+    """Return the tokens with "--lr", "-1e-4" joined to "--lr=-1e-4", because argparse takes "-1e-4" for a flag."""
     joined: list[str] = []
     for token in tokens:
         if re.match(r"-\.?\d", token) and joined and joined[-1][:1] == "-" and "=" not in joined[-1]:

@@ -1,4 +1,4 @@
-"""The command line of a script: its parser, the types of its arguments, its exit code."""
+"""Parser, argument types and exit codes for the command lines of the scripts."""
 
 import argparse
 import functools
@@ -16,9 +16,9 @@ Main = Callable[[Sequence[str]], int]
 
 
 def command(work: Callable[[Sequence[str]], int | None], interrupted: str = exit_codes.INTERRUPTED) -> Main:
-    """Return the `main` of a script: it runs `work` on the arguments and returns the exit code.
+    """Return the `main` function of a script, which calls `work` with the arguments and returns the exit code.
 
-    A failure becomes one line on standard error, see `exit_codes.run_program`. Ctrl-C prints the line `interrupted`.
+    A failure prints one line on standard error, see `exit_codes.run_program`. Ctrl-C prints the line `interrupted`.
     """
 
     @functools.wraps(work)
@@ -29,20 +29,20 @@ def command(work: Callable[[Sequence[str]], int | None], interrupted: str = exit
 
 
 class Parser(argparse.ArgumentParser):
-    """ArgumentParser that raises UsageError with one line for bad input and prints its description unwrapped.
+    """ArgumentParser that raises UsageError for bad input and prints its description without re-wrapping it.
 
-    The `add_*` methods add arguments that several scripts have in common.
+    The `add_*` methods add the arguments that several scripts share.
     """
 
     def __init__(self, description: str | None = None, **more: Any) -> None:
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **more)
 
     def error(self, message: str) -> NoReturn:
-        """Raise UsageError with `message`."""
-        raise UsageError(f"{message}; --help says more")
+        """Raise UsageError with `message`. argparse calls this method for bad input."""
+        raise UsageError(f"{message}; see --help")
 
     def add_run(self, name: str = "run", **more: Any) -> None:
-        """Add the positional argument RUN."""
+        """Add the positional argument RUN, the path of a run directory or checkpoint."""
         self.add_argument(name, metavar="RUN", type=old_path, **more)
 
     def add_out(self, default: str) -> None:
@@ -50,25 +50,25 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--out", type=new_path, default=Path(default), help=f"default: {default}")
 
     def add_force(self) -> None:
-        """Add --force, which permits to replace an existing file."""
+        """Add --force, which allows the script to replace an existing file."""
         self.add_argument("--force", action="store_true", help="replace an existing file")
 
     def add_device(self, default: str) -> None:
-        """Add --device."""
+        """Add --device, the device to compute on: auto, cpu or cuda."""
         self.add_argument("--device", choices=["auto", "cpu", "cuda"], default=default, help=f"default: {default}")
 
     def add_repeat(self, default: int) -> None:
-        """Add --repeat, the number of timings."""
-        meaning = f"timings of each contender; default: {default}"
-        self.add_argument("--repeat", type=count(10_000), default=default, help=meaning)
+        """Add --repeat, the number of timings of each variant that a benchmark compares."""
+        text = f"timings of each variant; default: {default}"
+        self.add_argument("--repeat", type=count(10_000), default=default, help=text)
 
     def add_check(self) -> None:
-        """Add --check, which compares the written pages with their sources."""
+        """Add --check, which makes the script compare its generated pages with their sources and write nothing."""
         self.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a page is out of date")
 
 
 def limited(kind: type, allowed: str) -> Callable[[str], Any]:
-    """Return the argparse type of an int or a float within limits such as ">= 1 and <= 1000"."""
+    """Return an argparse type for numbers of type `kind`, int or float, within limits such as ">= 1 and <= 1000"."""
 
     def take(text: str) -> Any:
         try:
@@ -83,22 +83,21 @@ def limited(kind: type, allowed: str) -> Callable[[str], Any]:
 
 
 def count(most: int, least: int = 1) -> Callable[[str], int]:
-    """Return the argparse type of an int from `least` to `most`."""
+    """Return an argparse type for ints from `least` to `most`."""
     return limited(int, f">= {least} and <= {most}")
 
 
-def new_path(text: str) -> Path:
-    """Convert an argument to the path of a file to write or of a folder. An argparse type."""
-    return _path(text, existing=False)
+def new_path(text: str, *, existing: bool = False) -> Path:
+    """Convert an argument to the path of a file to write or a folder, with ~ and $NAME expanded. An argparse type.
 
-
-def old_path(text: str) -> Path:
-    """Convert an argument to a path to read. An argparse type."""
-    return _path(text, existing=True)
-
-
-def _path(text: str, *, existing: bool) -> Path:
+    With `existing`, a path that exists exactly as written is not expanded.
+    """
     try:
         return Path(expanded(text, existing=existing))
     except UsageError as error:
         raise argparse.ArgumentTypeError(f"{shown(text)} given, but {error}") from error
+
+
+def old_path(text: str) -> Path:
+    """Convert an argument to the path of a file to read, with ~ and $NAME expanded. An argparse type."""
+    return new_path(text, existing=True)

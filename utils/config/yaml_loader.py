@@ -1,6 +1,6 @@
-"""A YAML file of options: values as the text that is written there, within limits that no configuration comes near.
+"""Load a YAML file of options. Values stay text, and the size of the file is limited.
 
-YAML 1.1 reads 010 as 8, 1:30 as 90 and 1_0 as 10. Here a number is what the same text is on the command line.
+YAML 1.1 reads 010 as 8, 1:30 as 90 and 1_0 as 10. As text, a number means the same as on the command line.
 """
 
 import codecs
@@ -13,23 +13,24 @@ from utils.errors import UsageError
 from utils.files import irregular
 from utils.text import escaped
 
-BYTES = 250_000  # of a file
-NODES = 5_000  # values in it
-DEPTH = 20  # of lists and mappings within each other
-CHARACTERS = 250_000  # with every alias spelled out
+# Limits far above any configuration, against files that would fill the memory.
+BYTES = 250_000  # of the file
+NODES = 5_000  # values in the file
+DEPTH = 20  # levels of nested lists and mappings
+CHARACTERS = 250_000  # with every alias replaced by its content
 NULLS = ("null", "Null", "NULL", "~")
 TAG = "tag:yaml.org,2002:"
 
 
 class Bare(str):
-    """The text of an unquoted value that YAML takes for a number, a date or a truth value. It shows without quotes."""
+    """Text of an unquoted YAML value that is a number, a date or a truth value. Its repr has no quotes."""
 
     def __repr__(self) -> str:
         return str(self) if self.isprintable() else super().__repr__()
 
 
 class Loader(yaml.SafeLoader):
-    """PyYAML's loader with text in place of numbers, dates and truth values, and with limits."""
+    """YAML loader that returns numbers, dates and truth values as text, and limits size and nesting."""
 
     yaml_constructors = {  # noqa: RUF012 (as in yaml itself)
         f"{TAG}map": yaml.SafeLoader.construct_yaml_map,
@@ -49,13 +50,11 @@ class Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         self.nodes, self.depth = self.nodes + 1, self.depth + 1
-        if self.nodes > NODES or self.depth > DEPTH:
-            raise _error(
-                f"it holds more than {NODES:,} values"
-                if self.nodes > NODES
-                else f"it is more than {DEPTH} levels deep",
-                self.peek_event(),  # type: ignore[no-untyped-call]
-            )
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if self.nodes > NODES:
+            raise _error(f"it holds more than {NODES:,} values", event)
+        if self.depth > DEPTH:
+            raise _error(f"it is more than {DEPTH} levels deep", event)
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
@@ -64,7 +63,7 @@ class Loader(yaml.SafeLoader):
         names: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise _error("a list or a mapping is no key", key)
+                raise _error("a list or a mapping cannot be a key", key)
             if (name := key.value.replace("-", "_")) in names:
                 raise _error(f"key {name[:100]!r} is given twice", key)
             names.add(name)
@@ -75,42 +74,45 @@ def _error(problem: str, place: Any) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=place.start_mark)
 
 
-def _spelled_out(node: yaml.Node, known: dict[int, int]) -> int:
-    """Return the characters of a node with every alias in it spelled out. `known` has those of nodes seen before.
+def _expanded_length(node: yaml.Node, known: dict[int, int]) -> int:
+    """Return the number of characters of `node` with every alias in it replaced by its content.
 
-    Raises MarkedYAMLError where they are too many, or without end.
+    `known` maps the id of each node counted before to its number. Raises MarkedYAMLError if the number exceeds
+    CHARACTERS, as it does for a node that contains itself.
     """
     if id(node) not in known:
-        known[id(node)] = CHARACTERS  # of a node that is within itself
+        known[id(node)] = CHARACTERS  # for a node that contains itself
         parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
-        inner = len(parts) if isinstance(node, yaml.ScalarNode) else sum(_spelled_out(part, known) for part in parts)
+        inner = (
+            len(parts) if isinstance(node, yaml.ScalarNode) else sum(_expanded_length(part, known) for part in parts)
+        )
         known[id(node)] = 1 + inner
     if known[id(node)] > CHARACTERS:
-        raise _error(f"with its aliases spelled out it has more than {CHARACTERS:,} characters", node)
+        raise _error(f"with its aliases expanded it has more than {CHARACTERS:,} characters", node)
     return known[id(node)]
 
 
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, int]]:
-    """Return the options in a YAML file and the line of each; hyphens in its keys become underscores.
+    """Read a YAML file and return two dicts: option name → value, and option name → line number.
 
-    A value is a `str` as written (a `Bare` where YAML would read something else than text), None for null, a list or a
-    dict. Raises UsageError with file and line.
+    Hyphens in names become underscores. A value is text as written (a `Bare` for a number, date or truth value), None
+    for null, a list or a dict. Raises UsageError with the file and the line.
     """
     try:
         loader = Loader(_text(Path(path)))
         node = loader.get_single_node()
         if node is not None:
-            _spelled_out(node, {})
+            _expanded_length(node, {})
         content = None if node is None else loader.construct_document(node)
         if not isinstance(content, dict):
             raise ValueError(
-                "it is empty" if content is None else f"it holds no `key: value` lines but {content!r:.100}"
+                "it is empty" if content is None else f"it has no `key: value` lines, but {content!r:.100}"
             )
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         reason = getattr(error, "strerror", None) or getattr(error, "problem", None) or " ".join(str(error).split())
         line = f", line {mark.line + 1}" if mark else ""
-        advice = "leave one out" if "given twice" in reason else "give a YAML file"
+        advice = "leave one out" if "given twice" in reason else "pass a YAML file"
         raise UsageError(f"config: {path}{line} cannot be read: {escaped(reason, 300)}; {advice}") from error
     assert isinstance(node, yaml.MappingNode)
     lines = {key.value.replace("-", "_"): key.start_mark.line + 1 for key, _ in node.value}
@@ -118,20 +120,20 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, int]]:
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
-    """Return the options in a YAML file, as `read` does."""
+    """Read a YAML file and return a dict from option name to value, the first result of `read`."""
     return read(path)[0]
 
 
 def _text(path: Path) -> str:
-    """Return the text of a file. Raises OSError, or ValueError for a file that is too large or no UTF-8 text."""
+    """Return the text of a file. Raises OSError, or ValueError if the file is too large or is not UTF-8 text."""
     if (fault := irregular(path)) and not str(path).startswith(("/dev/fd/", "/proc/")):  # the shell's: <(command)
         raise ValueError(f"it {fault}")
     with path.open("rb") as file:
         content = file.read(BYTES + 1)
     if len(content) > BYTES:
-        raise ValueError(f"it has more than {BYTES:,} bytes, and a configuration has a few thousand")
+        raise ValueError(f"it has more than {BYTES:,} bytes; a configuration has a few thousand")
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ValueError("it is UTF-16, and UTF-8 is needed")
+        raise ValueError("it is UTF-16; it must be UTF-8")
     if b"\0" in content:
-        raise ValueError("it is no text: it has a byte 0")
+        raise ValueError("it is not text: it has a zero byte")
     return content.removeprefix(codecs.BOM_UTF8).decode()
