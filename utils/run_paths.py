@@ -1,6 +1,6 @@
-"""The layout of a run's directory. The name of each of its files and folders is spelled here once.
+"""The layout of a run's directory: the names of its files and folders.
 
-This module imports neither torch nor the options, so that the reader of the command line can use it.
+This module imports neither torch nor the options, so that the command-line parser can import it.
 """
 
 import os
@@ -10,9 +10,9 @@ from utils.errors import UsageError
 
 
 class RunPaths:
-    """Paths of the files and folders in the run directory `path`. Nothing is read, and none of them needs to exist."""
+    """Paths of the files and folders in the run directory `path`. None of them needs to exist."""
 
-    RESULT = "result.csv"  # the run's own row of results.csv, one per length of the run
+    RESULT = "result.csv"  # this run's rows of results.csv, one per number of epochs that the run was trained for
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -29,31 +29,31 @@ class RunPaths:
         self.initial = self.checkpoints / "initial.pt"
 
     def epoch_checkpoint(self, epoch: int) -> Path:
-        """Return the path of the checkpoint that --save-every keeps of `epoch`."""
+        """Return the path of the checkpoint that --save-every keeps after epoch `epoch`."""
         return self.checkpoints / f"epoch_{epoch}.pt"
 
     @property
     def exists(self) -> bool:
-        """True if the directory holds a run, which it does as soon as config.yaml is written."""
-        return os.access(self.config, os.F_OK)  # unlike Path.exists it raises nothing where a folder is not readable
+        """True if the directory holds a run, which means that it has a config.yaml."""
+        return os.access(self.config, os.F_OK)  # Path.exists would raise PermissionError below an unreadable folder
 
 
 def locate(path: Path) -> tuple[RunPaths | None, Path | None]:
-    """Return (run, checkpoint) for the path of a trained network.
+    """Return (run, checkpoint) for the path of a trained network, which is a run directory or a checkpoint file.
 
-    A directory gives (run, None), a checkpoint in a run's directory (run, path), any other file (None, path). A
-    directory counts as a run even without a config.yaml: see `RunPaths.exists`.
+    A directory gives (run, None), even without a config.yaml. A checkpoint in a run's directory gives (run, path). Any
+    other file gives (None, path).
     """
-    if os.path.isdir(path):  # noqa: PTH112 Path.is_dir raises PermissionError below a folder that is not readable
+    if os.path.isdir(path):  # noqa: PTH112 Path.is_dir raises PermissionError below an unreadable folder
         return RunPaths(path), None
     run = RunPaths(path.parent.parent)
     return (run if path.parent.name == run.checkpoints.name and run.exists else None), path
 
 
 def locate_run(path: Path, option: str = "") -> tuple[RunPaths, Path | None]:
-    """Return `locate(path)` for a path that must belong to a run.
+    """Return the run to which `path` belongs, and `path` again if it is a checkpoint of that run, else None.
 
-    Raises UsageError, which begins with `option`, if `path` is neither a run directory nor a checkpoint of one.
+    Raises UsageError if `path` is neither a run directory nor a checkpoint in one. The message begins with `option`.
     """
     run, checkpoint = locate(path)
     if run is None or not run.exists:
