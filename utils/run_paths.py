@@ -34,7 +34,7 @@ class RunPaths:
 
     @property
     def exists(self) -> bool:
-        """True if the directory holds a run, which means that it has a config.yaml."""
+        """True if the directory contains config.yaml, which every run has."""
         return os.access(self.config, os.F_OK)  # Path.exists would raise PermissionError below an unreadable folder
 
 
@@ -51,9 +51,9 @@ def locate(path: Path) -> tuple[RunPaths | None, Path | None]:
 
 
 def locate_run(path: Path, option: str = "") -> tuple[RunPaths, Path | None]:
-    """Return the run to which `path` belongs, and `path` again if it is a checkpoint of that run, else None.
+    """Return (run, checkpoint) for `path`, which must be a run directory or a checkpoint in one.
 
-    Raises UsageError if `path` is neither a run directory nor a checkpoint in one. The message begins with `option`.
+    For a run directory, the checkpoint is None. Raises UsageError for any other path. The message begins with `option`.
     """
     run, checkpoint = locate(path)
     if run is None or not run.exists:

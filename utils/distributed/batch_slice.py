@@ -7,7 +7,7 @@ from utils.errors import UsageError
 
 @dataclass(frozen=True)
 class BatchSlice:
-    """The rows of a global batch that one rank computes: `count` of the `total` images, from row `start` on.
+    """The rows of a global batch that one rank processes: `count` of its `total` images, beginning with row `start`.
 
     The batch is divided among `world` ranks, whose counts differ by at most 1.
     """

@@ -17,7 +17,7 @@ SILENT_EXIT_DELAY = 5.0
 
 @dataclass(frozen=True)
 class ProcessInfo:
-    """Rank and world size of a process, among all processes and among those of its machine.
+    """Rank and world size of a process, both in the whole run and on its own machine.
 
     `address` and `port` are where rank 0 listens for the rendezvous. `attempt` is the number of times that the launcher
     has restarted all processes.
@@ -32,7 +32,7 @@ class ProcessInfo:
     attempt: int = 0
 
     def environment(self) -> dict[str, str]:
-        """Return the environment variables that torch.distributed reads for a rendezvous with init method env://."""
+        """Return the environment variables from which torch.distributed's init method env:// reads the rendezvous."""
         return {
             "RANK": str(self.rank),
             "WORLD_SIZE": str(self.world),
@@ -73,7 +73,7 @@ def detect_process(env: Mapping[str, str]) -> ProcessInfo:
 
 @contextmanager
 def report_once(process: ProcessInfo) -> Iterator[None]:
-    """Let only one process per machine report a UsageError of the body, which all of its processes raise.
+    """Report a UsageError in the body only once per machine, although every process of the machine raises it.
 
     Local rank 0 raises the error. The others raise SilentExit after SILENT_EXIT_DELAY seconds.
     """

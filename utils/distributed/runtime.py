@@ -150,7 +150,7 @@ ALONE = Runtime(torch.device("cpu"), torch.float32)  # default: one process on t
 
 
 def from_options(options: Options, process: ProcessInfo = launcher_env.ALONE) -> Runtime:
-    """Return the Runtime of `process` that the options select. With --check it is the CPU.
+    """Return the Runtime of `process` that the options select. With --check, its device is the CPU.
 
     Raises UsageError if the device does not exist.
     """
@@ -220,7 +220,7 @@ def check_gpus(gpus: tuple[int, ...]) -> None:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Return True if the device has hardware for bfloat16 products, which take half the time of float32."""
+    """Return True if the device multiplies bfloat16 numbers in hardware, in half the time of float32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return _cpu_flag("avx512_bf16") or _cpu_flag("amx_bf16") or (platform.machine() == "aarch64" and _cpu_flag("bf16"))

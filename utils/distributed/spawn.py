@@ -47,7 +47,10 @@ def run_processes(argv: Sequence[str], processes: int) -> None:
 
 
 def local_store() -> TCPStore:
-    """Return a rendezvous store that listens only on the loopback interface, since anyone who reaches it can write."""
+    """Return a rendezvous store that listens only on the loopback interface.
+
+    Anyone who can reach a store can write to it.
+    """
     listener = socket.create_server((LOOPBACK, 0))
     port = listener.getsockname()[1]
     return TCPStore(

@@ -61,7 +61,7 @@ def load(path: Path) -> Checkpoint:
 
 
 def checked(content: Any, path: Path) -> Checkpoint:
-    """Return the `content` of the file `path` as a Checkpoint.
+    """Check that `content`, which was read from the file `path`, is a training checkpoint, and return it.
 
     Raises UsageError if `content` lacks the entries model, epoch and step, or if they have other types.
     """
@@ -136,7 +136,7 @@ def _check_zip(path: Path) -> None:
 
 
 def newest(run: RunPaths) -> tuple[Checkpoint, Path] | None:
-    """Return (checkpoint, path) of the latest readable checkpoint of `run`, or None if `run` has no checkpoint.
+    """Return (checkpoint, path) of the latest readable checkpoint of `run`, or None if there is none.
 
     Prints a warning for each damaged checkpoint. Raises RunFailed if the system cannot read a checkpoint, because a run
     resumed from an earlier checkpoint would overwrite it.

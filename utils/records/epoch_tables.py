@@ -27,7 +27,7 @@ class Table:
 
 
 def record_table(directory: Path, name: str, epoch: int, table: Table) -> list[Line]:
-    """Add `table`, the table of `epoch` (from 1), to <name>.csv in `directory`, with the epoch as first column.
+    """Add the rows of `table` to <name>.csv in `directory`, with `epoch` (from 1) as the first column.
 
     Rows of earlier epochs are kept, rows of this and later epochs are replaced. If the table is a curve, also draw
     <name>.png and return one line per epoch in the file, else return no lines. The chart shows at most MOST_DRAWN of

@@ -115,10 +115,7 @@ def _shorten(text: str, longest: int) -> str:
 
 
 def _escape_missing_glyphs() -> Callable[[str], str]:
-    """Set matplotlib's fonts to those of FONTS that are installed.
-
-    Return a function that escapes each character of a text that these fonts cannot draw.
-    """
+    """Set matplotlib's fonts to the installed ones of FONTS. Return a function that escapes what they cannot draw."""
     import matplotlib
     from matplotlib import font_manager
 

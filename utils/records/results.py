@@ -156,7 +156,10 @@ def _parse(path: Path, content: bytes, advice: str) -> tuple[list[tuple[bytes, R
 
 
 def _is_complete(row: ResultRow) -> bool:
-    """Return True if the Run ID ends with the number of epochs, which fails in torn lines and in two joined lines."""
+    """Return True unless the row comes from a torn line or from two joined lines.
+
+    The Run ID (last column) of such a row does not end with its Epochs (an earlier column).
+    """
     return bool(row) and row["Run ID"].endswith(f"-{row['Epochs']}")
 
 

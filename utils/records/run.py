@@ -126,7 +126,7 @@ class LockedRun(Run):
             raise RunFailed(f"{self.path} was taken over by {owner}; its file system does not share locks")
 
     def describe(self, options: Options, device_info: dict[str, Any]) -> None:
-        """Write `options` to config.yaml, and the environment with `device_info` to environment.json.
+        """Write `options` to config.yaml, and the metadata of the run, with `device_info`, to environment.json.
 
         A new run calls this before it writes anything else.
         """
@@ -146,9 +146,10 @@ class LockedRun(Run):
 
 
 def create(options: Options) -> LockedRun:
-    """Create and lock the directory of a new run: `base_directory`, or its first free sub-directory of 0, 1, ….
+    """Create the directory of a new run and lock it.
 
-    Processes that call this at the same time get different directories. Raises UsageError if no directory can be made.
+    The directory is `base_directory(options)`, or if that is taken its first free sub-directory of 0, 1, …. Processes
+    that call this at the same time get different directories. Raises UsageError if no directory can be made.
     """
     base = base_directory(options)
     for path in chain([base], (base / str(number) for number in count())):
@@ -170,7 +171,7 @@ def create(options: Options) -> LockedRun:
 
 
 def _is_abandoned(path: Path) -> bool:
-    """Return True if the run directory `path` is that of a process that was killed before it wrote config.yaml."""
+    """Return True if the process that created the directory `path` ended before it wrote config.yaml."""
     run = RunPaths(path)
     names = {entry.name for entry in path.iterdir() if not entry.name.endswith(".tmp")}
     return names <= {run.lock_file.name, run.logs.name, run.checkpoints.name}
@@ -178,7 +179,7 @@ def _is_abandoned(path: Path) -> bool:
 
 @contextmanager
 def exclusive_start(options: Options) -> Iterator[None]:
-    """During the body, let no other process start a run with --resume auto in the same --log-dir.
+    """Hold a lock in the body, so that no other process starts a run with --resume auto in the same --log-dir.
 
     If several processes start the same run at once, the first creates the run and the others find it. Raises UsageError
     if --log-dir cannot be written.
@@ -198,9 +199,9 @@ def _log_dir(options: Options) -> Path:
 
 
 def base_directory(options: Options) -> Path:
-    """Return <log-dir>/<config stem>[/prune-rate=<k>]/<name>, with ",dry-run" appended for a dry run.
+    """Return the base directory of runs with these options: <log-dir>/<config stem>[/prune-rate=<k>]/<name>.
 
-    All runs of one configuration lie in this directory or in its numbered sub-directories.
+    For a dry run, ",dry-run" is appended. The runs are in this directory and in its numbered sub-directories.
     """
     name = f"{options.run.name},dry-run" if options.run.dry_run else str(options.run.name)
     level = () if options.constraint.prune_rate is None else (f"prune-rate={options.constraint.prune_rate}",)

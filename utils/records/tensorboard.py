@@ -100,9 +100,10 @@ def check_event_sizes(sizes: Mapping[str, int]) -> None:
 
 
 def truncate_events(directory: Path, sizes: Mapping[str, int] | None) -> None:
-    """Truncate event files to their `sizes` at the time of a checkpoint, and remove files that it does not list.
+    """Truncate each event file to its size in `sizes`, and remove the event files that are not in `sizes`.
 
-    Prints a warning for a file that is missing or shorter. With `sizes` None, as in older checkpoints, does nothing.
+    sizes: bytes per file name, as a checkpoint has recorded them. With None, as in older checkpoints, nothing is done.
+    Prints a warning for a file that is missing or shorter.
     """
     if sizes is None:
         return
