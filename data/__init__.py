@@ -19,8 +19,6 @@ from utils.registry import load_object, lookup
 from utils.text import shown
 
 if TYPE_CHECKING:
-    import torch
-
     from data.device_batches import Batches
 
 __all__ = ["PIXELS", "SETS", "SPECS", "AnySplit", "Augmentation", "FileSplit", "ImageSet", "SetSpec", "Split"]
@@ -91,27 +89,21 @@ def make_batches(
     split: AnySplit,
     spec: SetSpec,
     *,
-    device: torch.device | str,
-    batch_size: int,
-    seed: int | None,
     train: bool,
-    limit: int | None = None,
-    workers: int = 0,
     augmentation: Augmentation = NO_AUGMENTATION,
-    one_batch: bool = False,
-    part: tuple[int, int] = (0, 1),
+    workers: int = 0,
+    **options: Any,
 ) -> Batches:
     """Return an iterator over the batches of `split`, prepared either on the device or by `workers` loader processes.
 
     The device prepares batches of images that are in memory, have the same size and are not transformed one by one.
-    `data.device_batches.Batches` describes the arguments.
+    train, augmentation, options: the arguments of `data.device_batches.Batches`.
     """
     from data.device_batches import DeviceBatches
 
-    shared: dict[str, Any] = {"device": device, "batch_size": batch_size, "seed": seed, "train": train, "limit": limit}
-    shared |= {"augmentation": augmentation, "one_batch": one_batch, "part": part}
+    options |= {"train": train, "augmentation": augmentation}
     if isinstance(split, FileSplit) or spec.margin is not None or (train and augmentation.augmix):
         from data.worker_batches import WorkerBatches  # only here: it imports PIL, which is slow to import
 
-        return WorkerBatches(split, spec, workers=workers, **shared)
-    return DeviceBatches(split, spec, **shared)
+        return WorkerBatches(split, spec, workers=workers, **options)
+    return DeviceBatches(split, spec, **options)

@@ -6,7 +6,7 @@ from pathlib import Path
 from utils.files import write_text
 from utils.records.epoch_tables import TableRow, as_csv, earlier_rows
 
-Metrics = Mapping[str, Mapping[str, float]]  # split ("train", "test", "weights", …) -> name -> value
+MetricsBySplit = Mapping[str, Mapping[str, float]]  # split ("train", "test", "weights", …) -> name -> value
 
 
 class MetricsCsv:
@@ -20,7 +20,7 @@ class MetricsCsv:
         self._path = path
         self._rows = earlier_rows(path, epochs_done + 1) if epochs_done else []
 
-    def record(self, epoch: int, metrics: Metrics) -> None:
+    def record(self, epoch: int, metrics: MetricsBySplit) -> None:
         """Add the row of `epoch` and replace the file atomically. The first row determines the columns."""
         row: TableRow = {"epoch": str(epoch)}
         for split, values in metrics.items():

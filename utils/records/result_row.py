@@ -9,7 +9,6 @@ from args import Options
 from utils.records.environment import commit
 
 DATE_FORMAT = "%m-%d-%y_%H:%M:%S"
-Metrics = Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -32,9 +31,9 @@ class FinishedRun:
     parameters: int
     kept_parameters: int
     density: float
-    last: Metrics
-    best: Metrics
-    best_train: Metrics
+    last: Mapping[str, float]
+    best: Mapping[str, float]
+    best_train: Mapping[str, float]
     test_accuracies: tuple[float, float]
     picked_on: str
     images_per_second: float

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.console import warn
-from utils.records.metrics_log import Metrics
+from utils.records.metrics_log import MetricsBySplit
 from utils.records.plots import Line
 from utils.text import shown
 
@@ -40,7 +40,7 @@ class TensorBoard:
         self._epoch = epoch
         self._held_out_prefix = f"{held_out}/"
 
-    def record(self, epoch: int, metrics: Metrics) -> None:
+    def record(self, epoch: int, metrics: MetricsBySplit) -> None:
         """Write each metric as the scalar <split>/<name> at step `epoch`."""
         for split, values in metrics.items():
             for name, value in values.items():
