@@ -144,12 +144,10 @@ class PickledArray:
 
     def as_uint8(self, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
         """Return the array, or None if it is not uint8, C-ordered and of `shape`. The bytes are not copied."""
-        dtype_is_uint8 = getattr(self.dtype, "code", None) in ("u1", b"u1")
-        if self.shape != shape or not dtype_is_uint8 or self.fortran:
+        is_uint8 = getattr(self.dtype, "code", None) in ("u1", b"u1")
+        if self.shape != shape or not is_uint8 or self.fortran or not isinstance(self.raw, bytes):
             return None
-        if not isinstance(self.raw, bytes) or len(self.raw) != int(np.prod(shape)):
-            return None
-        return np.frombuffer(self.raw, np.uint8).reshape(shape)
+        return np.frombuffer(self.raw, np.uint8).reshape(shape) if len(self.raw) == int(np.prod(shape)) else None
 
 
 class PickledDtype:

@@ -57,4 +57,4 @@ def check_batch(batch_size: int, images: int, world: int) -> None:
     if batch_size % world == 0:
         why = f"it leaves {images % batch_size} of {images} images to the last batch, too few for {world} processes"
     nearest = " or ".join(map(str, sorted({below, above})))
-    raise UsageError(f"batch_size: {batch_size} given, but {why}; {nearest} would do")
+    raise UsageError(f"batch_size: {batch_size} given, but {why}; use {nearest}")

@@ -111,8 +111,8 @@ def _as_usage_error(path: Path) -> Iterator[None]:
         raise UsageError(f"{path} does not exist") from None
     except pickle.UnpicklingError as error:
         requested = re.search(r"GLOBAL ([\w.]+)", str(error))
-        reason = f"asks for {requested[1]}, more" if requested else "is damaged or holds more"
-        raise UsageError(f"{path} is refused: it {reason} than tensors and plain values") from error
+        reason = f"asks for {requested[1]}; a file may hold only" if requested else "is damaged or holds more than"
+        raise UsageError(f"{path} is refused: it {reason} tensors and plain values") from error
     except Exception as error:  # a damaged or malicious pickle can raise any type
         if out_of_memory.is_out_of_memory(error):
             raise RunFailed(f"{path} cannot be read: {out_of_memory.message(error)}; nothing was changed") from error
