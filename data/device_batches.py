@@ -106,7 +106,7 @@ class Batches(ABC):
         """Yield (images, labels) of each batch of this rank. The first `start` global batches of the epoch are skipped.
 
         images: normalised, float32 (batch, channels, height, width) in channels_last memory. labels: int64 (batch,).
-        With augmentation.jsd there are 3 * batch images: all clean images, then two augmented views of each.
+        With augmentation.jsd there are 3 * batch images: the clean batch, then two augmented views of the batch.
         """
         for number, (images, labels) in enumerate(self.uint8_batches(epoch, start), start):
             if self.augmentation.gaussian and self.seed is not None:
@@ -154,7 +154,7 @@ class Batches(ABC):
     def noisy_views(self, images: Tensor, seed: int, share: BatchSlice) -> Tensor:
         """Return the images with Gaussian noise, float32 in 0..255.
 
-        With augmentation.jsd, return the clean images followed by two noisy views of each.
+        With augmentation.jsd, return the clean batch, followed by two noisy views of the batch.
         """
         generator = torch.Generator(self.device).manual_seed(seed)
         a = self.augmentation

@@ -20,7 +20,7 @@ BatchKey = tuple[int, NDArray[np.intp]]  # (epoch, rows of the split)
 
 
 class ViewBatches:
-    """Function that prepares the images of the batch of a BatchKey. Worker processes call it.
+    """Callable that prepares the images of one batch, given its BatchKey. Worker processes call it.
 
     The views of an image depend only on seed, epoch and row, not on the number of workers or the batch size.
     """

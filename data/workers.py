@@ -102,7 +102,7 @@ class Workers:
                 self._request(number + count * BATCHES_AHEAD, keys[number + count * BATCHES_AHEAD])
 
     def _request(self, number: int, key: Any) -> None:
-        """Ask a worker to prepare batch `number` of the current call."""
+        """Ask a worker to prepare `key`, the batch `number` (from 0) of the current call of `batches`."""
         worker, slot = number % len(self.processes), number // len(self.processes) % BATCHES_AHEAD
         try:
             self._pipes[worker].send((slot, key))

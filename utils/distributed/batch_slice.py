@@ -19,7 +19,7 @@ class BatchSlice:
 
     @classmethod
     def of(cls, total: int, rank: int, world: int) -> "BatchSlice":
-        """Return the slice of `rank` among `world` ranks of a global batch of `total` images."""
+        """Return the slice that `rank` processes if `world` ranks share a global batch of `total` images."""
         start, end = total * rank // world, total * (rank + 1) // world
         return cls(start, end - start, total, world)
 

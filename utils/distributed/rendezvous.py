@@ -104,10 +104,10 @@ def _connect(runtime: Runtime, timeout: float) -> tuple["FailureWatcher", bool]:
 def wait_for_ranks(
     store: dist.Store, process: ProcessInfo, timeout: float, metadata: Sequence[Any]
 ) -> tuple[str, list[list[Any]]]:
-    """Wait until all ranks have arrived. Return (unique ID of this start of the ranks, `metadata` of each rank).
+    """Wait until all ranks have arrived. Return (ID that is unique to this launch, `metadata` of each rank).
 
     torchrun keeps one store over all restarts, so the store may hold entries of processes that have died. Machines may
-    count restarts differently, so a restart count does not identify these entries. A start is therefore complete when
+    count restarts differently, so a restart count does not identify these entries. A launch is therefore complete when
     every rank has confirmed the same set of entries.
 
     Raises RunFailed, which names the missing ranks, after `timeout` seconds.
@@ -164,7 +164,7 @@ def _exit_unreachable(process: ProcessInfo, where: str, timeout: float) -> None:
 class FailureWatcher:
     """Thread that ends this process after another rank has recorded a failure in the rendezvous store.
 
-    `start` is the ID of this start of the ranks, from `wait_for_ranks`.
+    `start` is the ID of this launch of the ranks, from `wait_for_ranks`.
     """
 
     def __init__(self, process: ProcessInfo, start: str) -> None:

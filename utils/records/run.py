@@ -229,7 +229,7 @@ def check_none_in_training(options: Options, is_same: Callable[[Run], bool]) -> 
 
 
 def _locked_unfinished(options: Options, is_same: Callable[[Run], bool]) -> dict[Run, IO[str]]:
-    """Lock all unfinished runs for which `is_same` returns True. Return the lock of each run, newest run first.
+    """Lock all unfinished runs for which `is_same` returns True. Return a dict of run to lock, newest run first.
 
     Raises RunInUse if another process holds the lock of such a run.
     """
