@@ -1,4 +1,4 @@
-"""Data sets: `spec` gives the facts of one, `load` reads it, `make_batches` makes the batches that training runs over.
+"""Data sets: `spec` describes a data set, `load` reads it, and `make_batches` divides a split into batches.
 
 Importing this package imports neither torch nor numpy.
 """
@@ -19,18 +19,17 @@ from utils.registry import load_object, lookup
 from utils.text import shown
 
 if TYPE_CHECKING:
-    import torch
-
     from data.device_batches import Batches
 
 __all__ = ["PIXELS", "SETS", "AnySplit", "Augmentation", "FileSplit", "ImageSet", "SetSpec", "Split"]
 
 
 def spec(name: str, root: str | Path, *, image_size: int | None = None, pixels: str = "standard") -> SetSpec:
-    """The facts of the set `name`, with image_size x image_size pixels scaled as PIXELS says; no image is read.
+    """Return the description of the data set `name`, without reading any images.
 
-    Raises UsageError for a size that the set cannot have and for an ImageFolder without classes, ValueError for an
-    unknown name.
+    image_size: height and width of the images, or None for the data set's own size. pixels: scaling
+    of the pixel values, a key of PIXELS. Raises UsageError for a size that the data set cannot have and for an
+    ImageFolder without classes, ValueError for an unknown name.
     """
     found = lookup(SETS, name, "set").pixels(pixels)
     channels, height, _ = found.in_shape
@@ -41,7 +40,7 @@ def spec(name: str, root: str | Path, *, image_size: int | None = None, pixels: 
             raise UsageError(f"image_size: {image_size} given, at least 1 expected")
         found = replace(found, in_shape=(channels, image_size, image_size))
     if not found.num_classes:
-        with _found_under(name, root) as folder:
+        with _data_folder(name, root) as folder:
             found = replace(found, num_classes=load_object("data.readers.folders:count_classes")(folder))
     return found
 
@@ -56,25 +55,25 @@ def load(
     image_size: int | None = None,
     pixels: str = "standard",
 ) -> ImageSet:
-    """Read and verify the set `name` from under `root`, holding out the share `val_split` of its training images and
-    keeping the share `low_data` of the rest.
+    """Read the data set `name` below `root`, verify its files, and return its splits.
 
-    Raises UsageError for a missing or damaged file, ValueError for an unknown name.
+    val_split: share of the training images that is held out for validation. low_data: share of the remaining training
+    images that is kept. Raises UsageError for a missing or damaged file, ValueError for an unknown name.
     """
-    facts = spec(name, root, image_size=image_size, pixels=pixels)
-    with _found_under(name, root) as folder:
-        train, test = facts.read(folder, download)
-    from data.splits import hold_out, reduced  # numpy
+    description = spec(name, root, image_size=image_size, pixels=pixels)
+    with _data_folder(name, root) as folder:
+        train, test = description.read(folder, download)
+    from data.splits import hold_out, reduced  # only here: they import numpy
 
     val = None
     if val_split:
         train, val = hold_out(train, val_split)
-    return ImageSet(facts, reduced(train, low_data), test, val)
+    return ImageSet(description, reduced(train, low_data), test, val)
 
 
 @contextmanager
-def _found_under(name: str, root: str | Path) -> Iterator[Path]:
-    """The folder `root`; what cannot be read there becomes a UsageError."""
+def _data_folder(name: str, root: str | Path) -> Iterator[Path]:
+    """Yield the path `root` with ~ expanded. Convert an OSError in the body into a UsageError."""
     try:
         folder = Path(expanded(str(root)))
     except UsageError as error:
@@ -89,24 +88,21 @@ def make_batches(
     split: AnySplit,
     spec: SetSpec,
     *,
-    device: torch.device | str,
-    batch_size: int,
-    seed: int | None,
     train: bool,
-    limit: int | None = None,
-    workers: int = 0,
     augmentation: Augmentation = NO_AUGMENTATION,
-    one_batch: bool = False,
-    part: tuple[int, int] = (0, 1),
+    workers: int = 0,
+    **options: Any,
 ) -> Batches:
-    """The split in batches: prepared on the device where it is one array and no image needs work of its own, else by
-    `workers` loader processes. See `data.device_batches.Batches` for the arguments."""
+    """Return an iterator over the batches of `split`, prepared either on the device or by `workers` loader processes.
+
+    The device prepares batches of images that are in memory, have the same size and are not transformed one by one.
+    train, augmentation, options: the arguments of `data.device_batches.Batches`.
+    """
     from data.device_batches import DeviceBatches
 
-    shared: dict[str, Any] = {"device": device, "batch_size": batch_size, "seed": seed, "train": train, "limit": limit}
-    shared |= {"augmentation": augmentation, "one_batch": one_batch, "part": part}
+    options |= {"train": train, "augmentation": augmentation}
     if isinstance(split, FileSplit) or spec.margin is not None or (train and augmentation.augmix):
-        from data.worker_batches import WorkerBatches  # it needs PIL, which takes as long to import as all else here
+        from data.worker_batches import WorkerBatches  # only here: it imports PIL, which is slow to import
 
-        return WorkerBatches(split, spec, workers=workers, **shared)
-    return DeviceBatches(split, spec, **shared)
+        return WorkerBatches(split, spec, workers=workers, **options)
+    return DeviceBatches(split, spec, **options)

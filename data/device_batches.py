@@ -1,4 +1,4 @@
-"""Batches of a data set, their order and augmentation; `DeviceBatches` prepares them on the training device."""
+"""Batches of a split, their order and augmentation. `DeviceBatches` prepares them on the training device."""
 
 import math
 from abc import ABC, abstractmethod
@@ -17,52 +17,53 @@ from utils.distributed.batch_slice import BatchSlice
 
 
 def derived_seed(seed: int, *key: int) -> int:
-    """Return a 64-bit seed for torch that depends on (seed, *key). Different arguments give independent streams."""
-    # spawn_key, not entropy [seed, epoch]: with the latter, seed 2**32 in epoch 0 equals seed 0 in epoch 1
+    """Return a 64-bit seed for torch, computed from `seed` and `key`. Different arguments give independent streams."""
+    # spawn_key instead of entropy [seed, epoch], with which seed 2**32 in epoch 0 equals seed 0 in epoch 1
     return int(np.random.SeedSequence(seed, spawn_key=key).generate_state(1, np.uint64)[0])
 
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
-    """Return a CPU generator whose stream depends on (seed, epoch) alone."""
+    """Return a CPU generator whose random numbers depend only on `seed` and `epoch`."""
     return torch.Generator().manual_seed(derived_seed(seed, epoch))
 
 
 @dataclass(frozen=True)
-class EpochDraws:
-    """Random order, crops and flips of one training epoch.
+class EpochPlan:
+    """Random image order, crops and flips of one training epoch.
 
-    order: int64 (n,), image indices. crops: offsets int64 (n, 2) and flips bool (n,) of the images in that order, or
-    None without augmentation.
+    order: int64 (n,), image indices. crops: offsets, int64 (n, 2), and flips, bool (n,), of the images in this order,
+    or None without augmentation.
     """
 
     order: Tensor
     crops: tuple[Tensor, Tensor] | None
 
     @classmethod
-    def sample(cls, count: int, augment: bool, generator: torch.Generator) -> "EpochDraws":
+    def sample(cls, count: int, augment: bool, generator: torch.Generator) -> "EpochPlan":
         """Sample the order of `count` images, then their crops and flips if `augment`.
 
-        The CPU samples the whole epoch at once, so that the draws are the same on every device and after a resume.
+        The CPU samples the whole epoch at once. The result is therefore the same on every device and after a resume.
         """
         order = torch.randperm(count, generator=generator)
         return cls(order, draw_crops(count, generator) if augment else None)
 
-    def to(self, device: torch.device) -> "EpochDraws":
-        """Return the draws on `device`."""
+    def to(self, device: torch.device) -> "EpochPlan":
+        """Return a copy of this plan with its tensors on `device`."""
         crops = None if self.crops is None else (self.crops[0].to(device), self.crops[1].to(device))
-        return EpochDraws(self.order.to(device), crops)
+        return EpochPlan(self.order.to(device), crops)
 
 
 class Batches(ABC):
     """Base class of iterators over the batches of one split.
 
     batch_size: images per global batch. The last batch of an epoch may be smaller.
-    seed, train: training shuffles and augments as a function of (seed, epoch) alone. Gaussian noise also depends on the
-        device type and the batch size. Evaluation keeps the order of the split and does not augment.
+    train: training shuffles and augments the images. Evaluation keeps the order of the split and does not augment.
+    seed: order and augmentation depend only on the seed and the epoch. Gaussian noise also depends on the device type
+        and the batch size.
     limit: maximum number of batches per epoch.
     one_batch: train on the first batch of epoch 0 in every epoch, to test whether the network can overfit it.
-    part: (rank, number of ranks). In training, each rank has a slice of every global batch. In evaluation, the ranks
-        take whole batches in turn, so that every image is evaluated once.
+    part: (rank, number of ranks). In training, each rank gets a slice of every global batch. In evaluation, the ranks
+        get whole batches in turn, so that every image is evaluated once.
 
     Raises ValueError for a batch_size or limit below 1 and for training without a seed.
     """
@@ -99,13 +100,13 @@ class Batches(ABC):
         return math.ceil(self.samples / self.batch_size)
 
     def prepare(self) -> None:  # noqa: B027 (most subclasses need nothing)
-        """Acquire processes and memory now, so that a shortage ends the run before training starts."""
+        """Start processes and allocate memory now, so that a shortage ends the run before training starts."""
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield this rank's (images, labels) of an epoch. `start` skips that many global batches.
+        """Yield (images, labels) of each batch of this rank. The first `start` global batches of the epoch are skipped.
 
         images: normalised, float32 (batch, channels, height, width) in channels_last memory. labels: int64 (batch,).
-        With augmentation.jsd there are 3 * batch images: all clean ones, then two augmented views in the same order.
+        With augmentation.jsd there are 3 * batch images: the clean batch, then two augmented views of the batch.
         """
         for number, (images, labels) in enumerate(self.uint8_batches(epoch, start), start):
             if self.augmentation.gaussian and self.seed is not None:
@@ -116,29 +117,31 @@ class Batches(ABC):
 
     @abstractmethod
     def uint8_batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield this rank's (images, labels) before normalisation, on the device.
+        """Yield (images, labels) of each batch of this rank on the device, before normalisation.
 
         images: uint8 (batch, height, width, channels), cropped and flipped. labels: int64 (batch,).
         start: number of global batches to skip.
         """
 
-    def epoch_draws(self, epoch: int) -> EpochDraws | None:
-        """Return the random draws of a training epoch, on the CPU, or None for evaluation."""
+    def epoch_plan(self, epoch: int) -> EpochPlan | None:
+        """Sample the image order, crops and flips of a training epoch on the CPU. Return None for evaluation."""
         if self.seed is None:
             return None
-        draws = EpochDraws.sample(self.count, self.augment, epoch_generator(self.seed, epoch))
+        plan = EpochPlan.sample(self.count, self.augment, epoch_generator(self.seed, epoch))
         if not self.one_batch:
-            return draws
-        first_order = EpochDraws.sample(self.count, False, epoch_generator(self.seed, 0)).order
-        return EpochDraws(first_order, draws.crops)
+            return plan
+        return EpochPlan(EpochPlan.sample(self.count, False, epoch_generator(self.seed, 0)).order, plan.crops)
 
     def share(self, number: int) -> BatchSlice:
-        """Return the rows of the global training batch `number` that this rank processes."""
+        """Return this rank's slice of the global training batch `number` (from 0)."""
         total = min(self.batch_size, self.samples - number * self.batch_size)
         return BatchSlice.of(total, *self.part)
 
     def batch_slices(self, start: int) -> Iterator[slice]:
-        """Yield, per batch of this rank, the slice of the epoch's order. `start` skips that many global batches."""
+        """Yield one slice per batch of this rank: the positions of the batch in the epoch's image order.
+
+        start: number of global batches to skip.
+        """
         rank, ranks = self.part
         for batch in range(start, len(self)):
             first = batch * self.batch_size
@@ -149,7 +152,10 @@ class Batches(ABC):
                 yield slice(first, min(first + self.batch_size, self.samples))
 
     def noisy_views(self, images: Tensor, seed: int, share: BatchSlice) -> Tensor:
-        """Return the images with Gaussian noise, float32 in 0..255. With jsd, return the images and two noisy views."""
+        """Return the images with Gaussian noise, float32 in 0..255.
+
+        With augmentation.jsd, return the clean batch, followed by two noisy views of the batch.
+        """
         generator = torch.Generator(self.device).manual_seed(seed)
         a = self.augmentation
         views = [
@@ -160,7 +166,7 @@ class Batches(ABC):
 
 
 class DeviceBatches(Batches):
-    """Batches of a split that is one uint8 tensor on the device, where it is shuffled, cropped and flipped.
+    """Batches of a split that is kept on the device as one tensor. The device shuffles, crops and flips the images.
 
     Raises ValueError for AugMix, which transforms images one by one.
     """
@@ -169,25 +175,28 @@ class DeviceBatches(Batches):
         super().__init__(len(split), spec, **options)
         if self.augmentation.augmix:
             raise ValueError("augmix: WorkerBatches transforms images one by one; DeviceBatches does not")
-        self.images = torch.from_numpy(split.images).to(self.device)  # on the CPU: the split's own memory, not a copy
+        self.images = torch.from_numpy(split.images).to(self.device)  # on the CPU this is no copy
         self.labels = torch.from_numpy(split.labels).to(self.device)
         self.device = self.images.device
 
     def uint8_batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Gather, crop and flip each batch on the device."""
-        draws = self.epoch_draws(epoch)
-        if draws is not None:
-            draws = draws.to(self.device)
+        """Yield (images, labels) of each batch of this rank, gathered, cropped and flipped on the device."""
+        plan = self.epoch_plan(epoch)
+        if plan is not None:
+            plan = plan.to(self.device)
         for positions in self.batch_slices(start):
-            yield self.gather(positions, draws)
+            yield self.gather(positions, plan)
 
-    def gather(self, positions: slice, draws: EpochDraws | None) -> tuple[Tensor, Tensor]:
-        """Return (uint8 images (batch, height, width, channels), labels (batch,)) at positions of the epoch's order."""
-        if draws is None:
+    def gather(self, positions: slice, plan: EpochPlan | None) -> tuple[Tensor, Tensor]:
+        """Return (images, labels) of a batch, at `positions` in the image order of `plan`.
+
+        images: uint8 (batch, height, width, channels). labels: int64 (batch,).
+        """
+        if plan is None:
             return self.images[positions], self.labels[positions]
-        index = draws.order[positions]
+        index = plan.order[positions]
         images, labels = self.images.index_select(0, index), self.labels.index_select(0, index)
-        if draws.crops is not None:
-            offsets, flips = draws.crops
+        if plan.crops is not None:
+            offsets, flips = plan.crops
             images = crop_flip(images, offsets[positions], flips[positions])
         return images, labels

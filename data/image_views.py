@@ -1,8 +1,10 @@
-"""Views of one image in uint8: Pillow decodes the file, torchvision crops, flips and applies AugMix."""
+"""Decoding and augmentation of single images: Pillow decodes, torchvision crops, flips and applies AugMix.
+
+The augmented versions of an image are called its views.
+"""
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 import PIL.Image
@@ -22,15 +24,17 @@ Image = PIL.Image.Image
 
 
 def decode(path: str) -> Image:
-    """Return the image in RGB.
+    """Decode the image file `path` and return the image in RGB.
 
-    Grey is repeated, palettes are looked up, CMYK is converted, alpha is dropped. Values of 16 bits keep the upper 8.
-    Raises RunFailed naming a file that cannot be decoded.
+    Grey, palette and CMYK images are converted, alpha is dropped, and 16-bit values are reduced to their upper 8 bits.
+    Raises RunFailed if the file cannot be decoded.
     """
     try:
         if fault := irregular(path):
             raise ValueError(f"it {fault}")
-        with decompression_bombs_refused(), PIL.Image.open(path) as image:
+        # Up to twice MAX_IMAGE_PIXELS, Pillow itself only warns of a decompression bomb.
+        bombs = warnings.catch_warnings(action="error", category=PIL.Image.DecompressionBombWarning)
+        with bombs, PIL.Image.open(path) as image:
             if image.mode.startswith("I;16"):  # Pillow's own conversion makes every value above 255 white
                 return PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
             if image.mode in ("I", "F"):
@@ -47,21 +51,11 @@ def decode(path: str) -> Image:
     raise RunFailed(f"{escaped(path, 1000)}: cannot be decoded: {reason}")
 
 
-@contextmanager
-def decompression_bombs_refused() -> Iterator[None]:
-    """Context in which opening an image of more than PIL.Image.MAX_IMAGE_PIXELS pixels raises an error.
-
-    Pillow itself only warns up to twice that number.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-        yield
-
-
 def crop_transform(spec: SetSpec, *, train: bool) -> Callable[[Image], Tensor]:
-    """Return the transform of an image into uint8 (channels, height, width) of the set's size.
+    """Return a transform from an image to a uint8 tensor (channels, height, width) of the size in `spec`.
 
-    Training crops and flips at random, as `spec` states. Evaluation resizes and crops the centre of images of any size.
+    In training, the transform crops and flips at random as `spec` specifies. In evaluation, it resizes images and crops
+    the centre if the images of the data set have varying sizes.
     """
     v2 = import_transforms()
     size = list(spec.in_shape[1:])
@@ -79,10 +73,10 @@ def crop_transform(spec: SetSpec, *, train: bool) -> Callable[[Image], Tensor]:
 
 
 def augmix_transform(augmentation: Augmentation) -> Callable[[Tensor], Tensor]:
-    """Return torchvision's AugMix (arXiv:1912.02781), from uint8 (1 or 3, height, width) to the same shape.
+    """Return torchvision's AugMix transform (arXiv:1912.02781) of uint8 images (1 or 3, height, width).
 
-    As in BIPROP: the distributions of the mixture weights, of the chain depth and of the operator, one of 9 (of 13 with
-    all_ops, which adds colour, contrast, brightness and sharpness). Different from BIPROP:
+    An operator is one of 9, or one of 13 with all_ops, which adds colour, contrast, brightness and sharpness. The
+    distributions of the operator, the chain depth and the mixture weights are BIPROP's. Differences from BIPROP:
 
     - Strength. BIPROP draws u from U(0.1, severity) and uses u / 10 of the maximum. torchvision draws i from 0, ...,
       severity - 1 and uses i / 9 of the maximum, so that an operator may do nothing. The maxima are equal (shear 0.3,
@@ -92,16 +86,15 @@ def augmix_transform(augmentation: Augmentation) -> Callable[[Tensor], Tensor]:
       values. The two spaces agree up to rounding, since the mixture weights add up to 1.
     - Randomness. All draws depend on the run's seed. In BIPROP they come from numpy's generator, which is not seeded.
     """
-    v2 = import_transforms()
     a = augmentation
-    transform: Callable[[Tensor], Tensor] = v2.AugMix(a.severity, a.width, a.depth, all_ops=a.all_ops)
+    transform: Callable[[Tensor], Tensor] = import_transforms().AugMix(a.severity, a.width, a.depth, all_ops=a.all_ops)
     return transform
 
 
 def views_transform(spec: SetSpec, augmentation: Augmentation, *, train: bool) -> Callable[[Image], Tensor]:
-    """Return the transform of an image into its views, uint8 (views, height, width, channels).
+    """Return a transform from an image to its views (augmented versions), uint8 (views, height, width, channels).
 
-    There is one view. In training with augmix and jsd there are three: the clean one and two from AugMix.
+    There is one view, or in training with augmix and jsd three: the clean image and two AugMix versions.
     """
     crop, mix = crop_transform(spec, train=train), augmix_transform(augmentation)
 

@@ -10,7 +10,11 @@ HOLD_OUT_SEED = 20_210_317  # fixed, so that runs of different seeds are compare
 
 
 def hold_out(split: AnySplit, fraction: float) -> tuple[AnySplit, AnySplit]:
-    """(kept, held out): round(fraction n) images, by class in proportion. Reuses the arrays of `split`."""
+    """Hold out round(fraction * n) of the n images of `split`, and return (remaining images, held-out images).
+
+    Both parts have the class proportions of `split`. The arrays of `split` are reused, so `split` must not be used
+    afterwards. Raises UsageError if one of the parts would be empty.
+    """
     count = round(fraction * len(split)) if 0 <= fraction <= 1 else -1
     if not 0 < count < len(split):
         raise UsageError(
@@ -22,7 +26,11 @@ def hold_out(split: AnySplit, fraction: float) -> tuple[AnySplit, AnySplit]:
 
 
 def reduced(split: AnySplit, fraction: float) -> AnySplit:
-    """round(fraction n) of the images, by class in proportion; a smaller share is part of every larger one."""
+    """Return a split with round(fraction * n) of the n images of `split`, in the same class proportions.
+
+    The images of a smaller fraction are a subset of the images of a larger one. The arrays of `split` are reused, so
+    `split` must not be used afterwards. Raises UsageError if no image remains.
+    """
     count = round(fraction * len(split)) if 0 < fraction <= 1 else 0
     if not count:
         raise UsageError(f"low_data: {fraction} of {len(split)} training images leaves none; > 0 and <= 1 expected")
@@ -30,11 +38,12 @@ def reduced(split: AnySplit, fraction: float) -> AnySplit:
 
 
 def stratified(labels: NDArray[np.int64], count: int, seed: int) -> NDArray[np.intp]:
-    """Indices, ascending, of `count` random images that keep the classes' proportions.
+    """Select `count` random images with the class proportions of `labels`, and return their sorted indices.
 
-    Each image gets its class-wise random rank scaled to 0..1, and the lowest win: every class of two or more gives its
-    first image before any gives its second, and its last one last. RandomState: numpy froze its stream (NEP 19).
+    Each image gets a random rank within its class, scaled to 0..1. The images of the lowest ranks are selected. Every
+    class of two or more images therefore contributes its first image before any class contributes its second.
     """
+    # RandomState, because numpy guarantees that its stream never changes (NEP 19).
     shuffled = np.random.RandomState(seed).permutation(len(labels))
     rank = np.empty(len(labels))
     for label in np.unique(labels):

@@ -12,20 +12,20 @@ CROP_PAD = 4  # pixels on each side, as is usual for CIFAR-10 (arXiv:1512.03385,
 
 
 def draw_crops(count: int, generator: torch.Generator, pad: int = CROP_PAD) -> tuple[Tensor, Tensor]:
-    """Draw the crops of `count` images uniformly.
+    """Return uniformly random crop offsets and flips for `count` images.
 
-    Returns offsets, int64 (count, 2), row and column in 0..2 pad, and flips, bool (count,).
+    offsets: int64 (count, 2), row and column in 0..2 pad. flips: bool (count,).
     """
     offsets = torch.randint(0, 2 * pad + 1, (count, 2), generator=generator)
     return offsets, torch.randint(0, 2, (count,), generator=generator).bool()
 
 
 def crop_flip(images: Tensor, offsets: Tensor, flips: Tensor, pad: int = CROP_PAD) -> Tensor:
-    """Return the images padded by `pad` zero pixels, cropped back to size at `offsets`, and mirrored where `flips`.
+    """Pad the images by `pad` zero pixels, crop them back to their size at `offsets`, and mirror them where `flips`.
 
     images: uint8 (batch, height, width, channels). offsets: (batch, 2), row and column of the crop. flips: (batch,).
-    Equals torchvision's RandomCrop followed by RandomHorizontalFlip. One gather does all: the mirror only changes the
-    column indices.
+    The result equals that of torchvision's RandomCrop and RandomHorizontalFlip. A single gather is enough, because
+    mirroring only changes the column indices.
     """
     batch, height, width, channels = images.shape
     rows, columns = height + 2 * pad, width + 2 * pad
@@ -39,10 +39,10 @@ def crop_flip(images: Tensor, offsets: Tensor, flips: Tensor, pad: int = CROP_PA
 
 
 def scale_and_shift(mean: Sequence[float], std: Sequence[float], width: int) -> tuple[Tensor, Tensor]:
-    """Return (scale, shift), each (width * channels,), with scale * x + shift = (x / 255 - mean) / std.
+    """Return (scale, shift), so that scale * x + shift equals (x / 255 - mean) / std for a pixel x in 0..255.
 
-    mean, std: per channel, of pixels in [0, 1]. The values are repeated along an image row, so that `normalise` reads
-    long contiguous rows instead of three channels at a time.
+    mean, std: per channel, of pixels in [0, 1]. scale, shift: (width * channels,). The values are repeated along an
+    image row, so that `normalise` reads long contiguous rows instead of three channels at a time.
     """
     scale = np.tile(1 / (255 * np.asarray(std)), width)
     shift = np.tile(-np.asarray(mean) / np.asarray(std), width)
@@ -62,12 +62,12 @@ def normalise(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 def add_noise(
     images: Tensor, *, std: float, p_clean: float, generator: torch.Generator, share: BatchSlice | None = None
 ) -> Tensor:
-    """Return the images with Gaussian noise, clamped to 0..255, as float32.
+    """Add Gaussian noise to the images, clamp them to 0..255, and return them as float32.
 
-    Each image stays without noise with probability `p_clean`.
+    With probability `p_clean`, an image gets no noise.
     images: uint8 (batch, height, width, channels). std: of pixels in [0, 1].
-    share: the rows of a larger batch that `images` are. The noise is drawn for the larger batch, so that the result
-    does not depend on the number of ranks.
+    share: the rows of the global batch that `images` contains, or None for all. The noise is sampled for the global
+        batch, so that the result does not depend on the number of ranks.
     """
     share = share or BatchSlice.of(len(images), 0, 1)
     shape = share.total, *images.shape[1:]

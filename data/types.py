@@ -1,4 +1,4 @@
-"""Types that readers, batches and trainers share: splits of a data set, and its augmentation. Needs no numpy itself."""
+"""Types that readers, batches and trainers share: splits of a data set, and its augmentation. Imports no numpy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Split:
-    """Images in memory: uint8 (n, height, width, channels); labels: int64 (n,)."""
+    """Images and labels in memory.
+
+    images: uint8 (n, height, width, channels). labels: int64 (n,).
+    """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
@@ -25,16 +28,23 @@ class Split:
         return len(self.labels)
 
     def copied(self, rows: NDArray[np.intp]) -> Split:
+        """Return a split with a copy of the given rows."""
         return Split(self.images[rows], self.labels[rows])
 
     def kept(self, rows: NDArray[np.intp]) -> Split:
-        """These rows, ascending, alone; the arrays of this split are reused and it is not to be used any more."""
+        """Return a split with only the given rows. `rows` is ascending.
+
+        The arrays are compacted in place, so this split must not be used afterwards.
+        """
         return Split(compact(self.images, rows), compact(self.labels, rows))
 
 
 @dataclass(frozen=True)
 class FileSplit:
-    """Images in files. paths: bytes (n,), one array, so that worker processes share its memory; labels: int64 (n,)."""
+    """Paths of image files, and labels.
+
+    paths: bytes (n,), one array, so that worker processes share its memory. labels: int64 (n,).
+    """
 
     paths: NDArray[np.bytes_]
     labels: NDArray[np.int64]
@@ -43,9 +53,11 @@ class FileSplit:
         return len(self.labels)
 
     def path(self, row: int) -> str:
+        """Return the path of one image."""
         return os.fsdecode(self.paths[row])
 
     def copied(self, rows: NDArray[np.intp]) -> FileSplit:
+        """Return a split with a copy of the given rows."""
         return FileSplit(self.paths[rows], self.labels[rows])
 
     kept = copied
@@ -55,16 +67,19 @@ AnySplit = Split | FileSplit
 
 
 def compact(array: NDArray[Any], rows: NDArray[np.intp], chunk: int = 4096) -> NDArray[Any]:
-    """array[rows] for ascending rows, in place: a training set is too large to be held twice."""
+    """Return array[rows] in the memory of `array`, whose content is overwritten. `rows` is ascending.
+
+    A copy would need the memory of a training set twice.
+    """
     for start in range(0, len(rows), chunk):
-        part = rows[start : start + chunk]  # part[i] >= start + i: reading never falls behind writing
+        part = rows[start : start + chunk]  # part[i] >= start + i, so no row is overwritten before it is read
         array[start : start + len(part)] = array[part]
     return array[: len(rows)]
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Splits of a data set; `val` is held out of `train`."""
+    """The splits of a data set and its description. `val` is held out of the training images."""
 
     spec: SetSpec
     train: AnySplit
@@ -74,11 +89,12 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to training images beyond crop and flip. Raises UsageError for what contradicts itself.
+    """Augmentation of training images besides crops and flips. Raises UsageError if the values contradict each other.
 
-    gaussian: with probability 1 - p_clean, noise of standard deviation std_gauss on pixels in [0, 1].
-    augmix: AugMix (arXiv:1912.02781) of `width` chains of `depth` operators (< 1: 1 to 3 at random).
-    jsd: three views of each image, the first one clean, for the Jensen-Shannon term of the loss.
+    gaussian: Gaussian noise of standard deviation std_gauss (pixels in [0, 1]), with probability 1 - p_clean per image.
+    augmix: AugMix (arXiv:1912.02781) with `width` chains of `depth` operators (< 1: 1 to 3 at random).
+    all_ops, severity: operators and strength of AugMix, see `data.image_views.augmix_transform`.
+    jsd: three views of each image, one clean and two augmented, for the Jensen-Shannon term of the loss.
     """
 
     gaussian: bool = False

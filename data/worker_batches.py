@@ -1,4 +1,4 @@
-"""Batches of images that are decoded, resized or mixed one by one, by worker processes, ahead of use."""
+"""Batches of images that worker processes decode, resize or augment one by one, ahead of use."""
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -20,9 +20,9 @@ BatchKey = tuple[int, NDArray[np.intp]]  # (epoch, rows of the split)
 
 
 class ViewBatches:
-    """Function from a BatchKey to the images of the batch, called in a worker process.
+    """Callable that prepares the images of one batch, given its BatchKey. Worker processes call it.
 
-    The views of a row depend on (seed, epoch, row) alone. They are the same for every number of workers and batch size.
+    The views of an image depend only on seed, epoch and row, not on the number of workers or the batch size.
     """
 
     def __init__(self, split: AnySplit, spec: SetSpec, augmentation: Augmentation, seed: int | None) -> None:
@@ -30,23 +30,23 @@ class ViewBatches:
 
     @cached_property
     def transform(self) -> Callable[[Image], Tensor]:
-        """Transform of an image into its views.
+        """Transform from an image to its views. It is built at its first use, which is in a worker process.
 
-        It is built in the worker: a worker started by spawn must import torchvision through utils.torch_compat, which
-        unpickling the transform would not do.
+        A worker that is started by spawn must import torchvision through utils.torch_compat. Unpickling the transform
+        would import torchvision directly.
         """
         return views_transform(self.spec, self.augmentation, train=self.seed is not None)
 
     def __call__(self, key: BatchKey) -> Tensor:
-        """Return uint8 (views * batch, height, width, channels), all first views first.
+        """Return the views (augmented versions) of the images of a batch: all first views, then all second views, ….
 
-        Raises RunFailed naming a file that cannot be decoded.
+        Shape: uint8 (views * batch, height, width, channels). Raises RunFailed if a file cannot be decoded.
         """
         epoch, rows = key
         return torch.stack([self.views(epoch, int(row)) for row in rows], dim=1).flatten(0, 1)
 
     def views(self, epoch: int, row: int) -> Tensor:
-        """Return the views of one image, uint8 (views, height, width, channels)."""
+        """Return the views (augmented versions) of the image in `row`, uint8 (views, height, width, channels)."""
         image = self.image(row)
         if self.seed is None:
             return self.transform(image)
@@ -55,7 +55,7 @@ class ViewBatches:
             return self.transform(image)
 
     def image(self, row: int) -> Image:
-        """Return the image of one row: RGB from a file, grey or RGB from an array."""
+        """Return the image in `row` of the split: RGB from a file, grey or RGB from an array."""
         if isinstance(self.split, FileSplit):
             return decode(self.split.path(row))
         pixels = self.split.images[row]
@@ -65,13 +65,13 @@ class ViewBatches:
 class WorkerBatches(Batches):
     """Batches whose images are prepared one by one in `workers` processes, or in this process if `workers` is 0.
 
-    The processes persist over epochs. Starting an epoch ends the previous one. Iterating raises RunFailed if a file
-    cannot be decoded, or if a worker process cannot be started or dies.
+    The processes are kept for all epochs. Starting an epoch ends the iteration over the previous one. Iterating raises
+    RunFailed if a file cannot be decoded, or if a worker process cannot be started or dies.
     """
 
     def __init__(self, split: AnySplit, spec: SetSpec, *, workers: int = 0, **options: Any) -> None:
         super().__init__(len(split), spec, **options)
-        self.augment = False  # the crops are drawn per image in ViewBatches, not per epoch
+        self.augment = False  # ViewBatches crops each image, so the epoch plan has no crops
         self.labels = torch.from_numpy(split.labels)
         self.view_batches = ViewBatches(split, spec, self.augmentation, self.seed)
         self.worker_count = workers
@@ -79,7 +79,7 @@ class WorkerBatches(Batches):
     def prepare(self) -> None:
         """Start the worker processes."""
         if self.worker_count and any(self.batch_slices(0)):
-            self.workers  # noqa: B018 (starts them)
+            self.workers  # noqa: B018 (the property starts them)
 
     @cached_property
     def workers(self) -> Workers:
@@ -91,16 +91,16 @@ class WorkerBatches(Batches):
         return Workers(self.view_batches, shape, min(self.worker_count, len(sizes)))
 
     def uint8_batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield each batch as the workers finish it, in order."""
-        draws = self.epoch_draws(epoch)
-        order = np.arange(self.count) if draws is None else draws.order.numpy()
+        """Yield the batches in order, each as soon as its worker has finished it."""
+        plan = self.epoch_plan(epoch)
+        order = np.arange(self.count) if plan is None else plan.order.numpy()
         keys = [(epoch, order[positions]) for positions in self.batch_slices(start)]
         batches = self.workers.batches(keys) if self.worker_count and keys else map(self.view_batches, keys)
         for images, (_, rows) in zip(batches, keys, strict=False):  # another epoch may end `batches` early
             yield self.to_device(images), self.to_device(self.labels[rows])
 
     def to_device(self, values: Tensor) -> Tensor:
-        """Return `values` on the device. A GPU copies from page-locked memory while this process continues."""
+        """Return `values` on the device. A copy to a GPU is asynchronous and uses page-locked memory."""
         if self.device.type == "cuda":
             values = values.pin_memory()
         return values.to(self.device, non_blocking=True)

@@ -1,9 +1,9 @@
-"""Worker processes that prepare batches ahead of use, and the shared memory that the batches are passed in.
+"""Worker processes that prepare batches ahead of use, and the shared memory in which they pass the batches on.
 
 torch's DataLoader sends each batch from a thread of the worker. If shared memory or file descriptors run out, that
-thread drops the batch and the main process waits forever. Here the main process allocates all shared memory before it
-starts the workers, and a worker sends only a few bytes per batch. A worker therefore answers, is slow, or is dead, and
-the death of a worker closes its pipe.
+thread drops the batch, and the main process waits forever. Here the main process allocates all shared memory before it
+starts the workers, and a worker sends only a few bytes per batch. The main process notices the death of a worker,
+because it closes the worker's pipe.
 """
 
 import atexit
@@ -27,22 +27,22 @@ from utils import out_of_memory, stop_signal
 from utils.errors import RunFailed, StoppedWaiting
 from utils.exit_codes import is_expected, one_line
 
-# fork starts at once and shares the memory of the data set. Where fork is unsafe or absent, each worker gets a copy
+# fork is quick and shares the memory of the data set. Where fork is unsafe or absent, each worker gets a copy.
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
-# A terminal or scheduler sends these to the whole process group. They ask the main process to finish its step and save
-# a checkpoint, for which it still needs its workers
+# A terminal or scheduler sends these to the whole process group. The main process then finishes its step and saves a
+# checkpoint, for which it still needs its workers.
 IGNORED_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR2", "SIGHUP")
 BATCHES_AHEAD = 2  # requested from each worker at a time
 POLL_SECONDS = 1.0  # between checks whether the other process is still alive
 STOP_GRACE_SECONDS = 5.0  # time for a batch to arrive after a signal has asked the run to stop
-ADVICE = "fewer --workers need less, --workers 0 none"
-Answer = tuple[int, str, str]  # (images, failure, traceback): plain types, which can always be pickled
+ADVICE = "reduce --workers; --workers 0 starts no process"
+Answer = tuple[int, str, str]  # (number of images, error message, traceback): types that can always be pickled
 
 
 class Workers:
-    """`count` processes that compute `prepare(key)` for a sequence of keys.
+    """Pool of `count` processes that compute `prepare(key)` for a sequence of keys.
 
-    prepare: returns a uint8 tensor whose first size is at most shape[0] and whose other sizes are those of `shape`.
+    prepare: returns a uint8 tensor of `shape`, whose first size may be smaller.
     Raises RunFailed, after ending the processes already started, if memory or processes cannot be allocated.
     The processes end when the object is deleted or closed, when the program exits, and when the main process dies.
     """
@@ -54,8 +54,8 @@ class Workers:
         self.processes: list[BaseProcess] = []
         self._pipes: list[Connection] = []
         self.close = weakref.finalize(self, kill_workers, self.processes, self._pipes, os.getpid())
-        # atexit calls in reverse order of registration. Called after multiprocessing's own exit handler, this would be
-        # too late: that one sends SIGTERM, which the workers ignore, and joins them forever
+        # atexit runs handlers in reverse order, so this one precedes multiprocessing's own handler, which sends SIGTERM
+        # and then joins the processes. The workers ignore SIGTERM, so that join would never end.
         atexit.register(self.close)
         context: Any = multiprocessing.get_context(START_METHOD)
         try:
@@ -102,6 +102,7 @@ class Workers:
                 self._request(number + count * BATCHES_AHEAD, keys[number + count * BATCHES_AHEAD])
 
     def _request(self, number: int, key: Any) -> None:
+        """Ask a worker to prepare `key`, the batch `number` (from 0) of the current call of `batches`."""
         worker, slot = number % len(self.processes), number // len(self.processes) % BATCHES_AHEAD
         try:
             self._pipes[worker].send((slot, key))
@@ -110,7 +111,7 @@ class Workers:
         self._pending[worker] += 1
 
     def _receive(self, worker: int) -> Answer:
-        """Return the worker's answer to its oldest request."""
+        """Wait for and return the answer of `worker` to its oldest request."""
         pipe, since = self._pipes[worker], None
         try:
             while not pipe.poll(POLL_SECONDS):
@@ -125,6 +126,7 @@ class Workers:
         return answer
 
     def _death_error(self, worker: int) -> RunFailed:
+        """Return an error that states how the process of `worker` ended."""
         self.processes[worker].join(POLL_SECONDS)
         code = self.processes[worker].exitcode
         if code is None:
@@ -135,7 +137,7 @@ class Workers:
 
 
 def allocate_shared(shape: Sequence[int]) -> Tensor:
-    """Return uint8 memory that processes started later share. Raises RunFailed if there is not enough."""
+    """Allocate a uint8 tensor in memory that is shared with processes started later. Raises RunFailed on a shortage."""
     try:
         memory: Any = torch.empty(shape, dtype=torch.uint8)  # Any: torch does not annotate share_memory_
         shared: Tensor = memory.share_memory_()
@@ -148,16 +150,13 @@ def allocate_shared(shape: Sequence[int]) -> Tensor:
             free = f", of which {filesystem.f_bavail * filesystem.f_frsize / 2**20:,.1f} MiB are free"
         raise RunFailed(
             f"loader processes need {size / 2**20:,.1f} MiB of shared memory (/dev/shm){free}: {reason}; "
-            f"a smaller batch_size and {ADVICE}"
+            f"reduce batch_size or {ADVICE}"
         ) from error
 
 
 def kill_workers(processes: Sequence[BaseProcess], pipes: Sequence[Connection], owner: int) -> None:
-    """Kill the workers of process `owner`. They write no files, so that nothing stays half-written.
-
-    In any other process this does nothing: a forked worker inherits the finalizers of its parent.
-    """
-    if os.getpid() != owner:
+    """Kill the workers, if this process is their `owner`. Workers write no files, so no file is left half-written."""
+    if os.getpid() != owner:  # a forked worker inherits the finalizers of its parent
         return
     for pipe in pipes:
         pipe.close()
@@ -168,7 +167,7 @@ def kill_workers(processes: Sequence[BaseProcess], pipes: Sequence[Connection], 
 
 
 def run_worker(pipe: Connection, prepare: Callable[[Any], Tensor], slots: Tensor) -> None:
-    """Answer requests until the main process closes the pipe or dies."""
+    """Prepare the requested batches until the main process closes the pipe or dies. Runs in a worker process."""
     torch.set_num_threads(1)
     for name in IGNORED_SIGNALS:
         if hasattr(signal, name):
@@ -184,7 +183,10 @@ def run_worker(pipe: Connection, prepare: Callable[[Any], Tensor], slots: Tensor
 
 
 def answer_request(prepare: Callable[[Any], Tensor], key: Any, slot: Tensor) -> Answer:
-    """Write `prepare(key)` into `slot`. Return the number of images or the failure, with a traceback if unexpected."""
+    """Write the images that `prepare(key)` returns into `slot`. Return their number, or the error if `prepare` fails.
+
+    For an unexpected error, the answer includes the traceback.
+    """
     try:
         images = prepare(key)
         slot[: len(images)] = images

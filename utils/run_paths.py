@@ -1,6 +1,6 @@
-"""Names of the files and folders in a run's directory.
+"""The layout of a run's directory: the names of its files and folders.
 
-This module imports neither torch nor the options, so that the parser of the command line can use it.
+This module imports neither torch nor the options, so that the command-line parser can import it.
 """
 
 import os
@@ -12,9 +12,7 @@ from utils.errors import UsageError
 class RunPaths:
     """Paths of the files and folders in the run directory `path`. None of them needs to exist."""
 
-    RESULT = (
-        "result.csv"  # the rows that this run adds to results.csv: one for each number of epochs that it was trained to
-    )
+    RESULT = "result.csv"  # this run's rows of results.csv, one per number of epochs that the run was trained for
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -31,31 +29,31 @@ class RunPaths:
         self.initial = self.checkpoints / "initial.pt"
 
     def epoch_checkpoint(self, epoch: int) -> Path:
-        """Return the path of the checkpoint that --save-every keeps after `epoch`."""
+        """Return the path of the checkpoint that --save-every keeps after epoch `epoch`."""
         return self.checkpoints / f"epoch_{epoch}.pt"
 
     @property
     def exists(self) -> bool:
-        """True if the directory is a run's directory, that is, if it contains config.yaml."""
-        return os.access(self.config, os.F_OK)  # Path.exists raises if a folder is not readable
+        """True if the directory contains config.yaml, which every run has."""
+        return os.access(self.config, os.F_OK)  # Path.exists would raise PermissionError below an unreadable folder
 
 
 def locate(path: Path) -> tuple[RunPaths | None, Path | None]:
-    """Return (run, checkpoint) for the path of a trained network, which is a run's directory or a checkpoint.
+    """Return (run, checkpoint) for the path of a trained network, which is a run directory or a checkpoint file.
 
-    A directory gives (run, None), a checkpoint in a run's directory gives (run, path), any other file (None, path). A
-    directory counts as a run even without config.yaml: see `RunPaths.exists`.
+    A directory gives (run, None), even without a config.yaml. A checkpoint in a run's directory gives (run, path). Any
+    other file gives (None, path).
     """
-    if os.path.isdir(path):  # noqa: PTH112 Path.is_dir raises PermissionError below a folder that is not readable
+    if os.path.isdir(path):  # noqa: PTH112 Path.is_dir raises PermissionError below an unreadable folder
         return RunPaths(path), None
     run = RunPaths(path.parent.parent)
     return (run if path.parent.name == run.checkpoints.name and run.exists else None), path
 
 
 def locate_run(path: Path, option: str = "") -> tuple[RunPaths, Path | None]:
-    """Return (run, checkpoint) for the path of a run's directory or of a checkpoint in one, as `locate` does.
+    """Return (run, checkpoint) for `path`, which must be a run directory or a checkpoint in one.
 
-    Raises UsageError, with a message that starts with `option`, if `path` is neither.
+    For a run directory, the checkpoint is None. Raises UsageError for any other path. The message begins with `option`.
     """
     run, checkpoint = locate(path)
     if run is None or not run.exists:

@@ -1,1 +1,1 @@
-"""Readers of data sets: one file per format, and what all readers share in set_files.py."""
+"""Readers of data sets: one module per format, and set_files.py with the functions that all readers share."""

@@ -24,10 +24,10 @@ Chunk = tuple[NDArray[Any], NDArray[Any]]  # (planes uint8 (n, 3072), labels (n,
 
 @dataclass(frozen=True)
 class CifarSet:
-    """File names and layout of one of the two sets.
+    """File names and file layout of CIFAR-10 or CIFAR-100.
 
-    folders: names of the binary and the pickled archive's folder. label_bytes: bytes before each binary image, of which
-    the last one is the class. label_key: key of the classes in a pickled file.
+    folders: names of the folders in the binary and in the pickled archive. label_bytes: number of bytes before each
+    binary image, of which the last is the class. label_key: key of the classes in a pickled file.
     """
 
     name: str
@@ -39,16 +39,16 @@ class CifarSet:
     label_key: str
 
     def locations(self, root: Path) -> list[Location]:
-        """Return the folders that may hold the set, `root` itself included.
+        """Return the folders that may contain the data set, in search order. They are `root` and folders below it.
 
-        Binary archives come first: reading them takes half the time and no unpickling.
+        Binary archives come first, because reading them takes half the time and no unpickling.
         """
         pickled = (*self.train, self.test)
         binary = tuple(f"{name}.bin" for name in pickled)
         parents = (root, root / self.name.lower())
         locations = [*(Location(parent / self.folders[0], binary) for parent in parents), Location(root, binary)]
         locations += [Location(parent / self.folders[1], pickled) for parent in parents]
-        if (root / pickled[0]).is_file():  # `train` and `test` may also be the folders of another set
+        if (root / pickled[0]).is_file():  # as folders, `train` and `test` belong to another data set
             locations.append(Location(root, pickled))
         return locations
 
@@ -61,7 +61,7 @@ CIFAR100 = CifarSet("CIFAR100", 100, ("train",), "test", CIFAR100_FOLDERS, label
 
 
 def read_cifar(cifar: CifarSet, root: Path, download: bool) -> tuple[Split, Split]:
-    """Return (train, test) of CIFAR-10 or CIFAR-100, images 32x32x3.
+    """Read CIFAR-10 or CIFAR-100, and return the splits (train, test) with images of 32x32x3.
 
     Raises UsageError for a missing or damaged file.
     """
@@ -70,9 +70,10 @@ def read_cifar(cifar: CifarSet, root: Path, download: bool) -> tuple[Split, Spli
 
 
 def read_files(cifar: CifarSet, paths: list[Path], count: int) -> Split:
-    """Return the `count` images of several files as one split.
+    """Read the files `paths`, which have `count` images in total, and return one split.
 
-    Beside the final array only one chunk is in memory: 10,000 images of a binary file, all images of a pickled one.
+    Besides the final array, only one chunk is in memory: 10,000 images of a binary file, or all images of a pickled
+    file.
     """
     images = np.empty((count, 32, 32, 3), np.uint8)
     labels = np.empty(count, np.int64)
@@ -83,13 +84,16 @@ def read_files(cifar: CifarSet, paths: list[Path], count: int) -> Split:
             rows = slice(start, start + len(planes))
             start += len(planes)
             labels[rows] = check_labels(path, chunk_labels, cifar.classes)
-            for channel, plane in enumerate(np.split(planes, 3, axis=1)):  # half the time of one transpose
+            for channel, plane in enumerate(np.split(planes, 3, axis=1)):  # takes half the time of one transpose
                 images[rows, :, :, channel] = plane.reshape(-1, 32, 32)
     return Split(images, labels)
 
 
 def read_binary(cifar: CifarSet, path: Path, count: int) -> Iterator[Chunk]:
-    """Yield the `count` images of a .bin file, IMAGES_PER_FILE at a time. Raises UsageError for another file size."""
+    """Yield the `count` images of a .bin file in chunks of IMAGES_PER_FILE.
+
+    Raises UsageError if the file does not have the size of `count` images.
+    """
     row_bytes = cifar.label_bytes + IMAGE_BYTES
     with report_read_errors(path):
         size = path.stat().st_size
@@ -102,9 +106,9 @@ def read_binary(cifar: CifarSet, path: Path, count: int) -> Iterator[Chunk]:
 
 
 def read_pickle(cifar: CifarSet, path: Path, count: int) -> Iterator[Chunk]:
-    """Yield the `count` images of a pickled file as one chunk. Raises UsageError for any other content.
+    """Yield the `count` images of a pickled file as one chunk.
 
-    The file is a dict with the array `data` and a list of labels.
+    The file must be a dict with the array `data` and a list of labels. Raises UsageError for any other content.
     """
     kind = f"{cifar.name} file"
     with report_read_errors(path), path.open("rb") as file, report_parse_errors(path, kind):
@@ -122,7 +126,7 @@ def read_pickle(cifar: CifarSet, path: Path, count: int) -> Iterator[Chunk]:
 
 
 class PickledArray:
-    """Stand-in for numpy.ndarray during unpickling: stores the pickled state and runs no code of numpy."""
+    """Stand-in for numpy.ndarray during unpickling. It stores the pickled state and runs no code of numpy."""
 
     shape: Any = None
     dtype: Any = None
@@ -139,29 +143,27 @@ class PickledArray:
         return f"of shape ({shape}) and dtype {escaped(code.decode('latin1') if isinstance(code, bytes) else code)}"
 
     def as_uint8(self, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
-        """Return the array as a view of the bytes read, or None unless C-ordered, uint8 and of `shape`."""
-        dtype_is_uint8 = getattr(self.dtype, "code", None) in ("u1", b"u1")
-        if self.shape != shape or not dtype_is_uint8 or self.fortran:
+        """Return the array, or None if it is not uint8, C-ordered and of `shape`. The bytes are not copied."""
+        is_uint8 = getattr(self.dtype, "code", None) in ("u1", b"u1")
+        if self.shape != shape or not is_uint8 or self.fortran or not isinstance(self.raw, bytes):
             return None
-        if not isinstance(self.raw, bytes) or len(self.raw) != int(np.prod(shape)):
-            return None
-        return np.frombuffer(self.raw, np.uint8).reshape(shape)
+        return np.frombuffer(self.raw, np.uint8).reshape(shape) if len(self.raw) == int(np.prod(shape)) else None
 
 
 class PickledDtype:
-    """Stand-in for numpy.dtype during unpickling. code: such as "u1"."""
+    """Stand-in for numpy.dtype during unpickling. `code` is numpy's type code, such as "u1"."""
 
     def __init__(self, code: Any, *_: Any) -> None:
         self.code = code
 
     def __setstate__(self, state: Any) -> None:
-        """Ignore byte order and alignment, which single bytes do not have."""
+        """Ignore byte order and alignment, which do not matter for single bytes."""
 
 
 def encode_latin1(text: str, encoding: str) -> bytes:
     """Stand-in for _codecs.encode, which pickles of protocols 0 to 2 call to restore bytes.
 
-    Raises UnpicklingError for any other codec.
+    Raises UnpicklingError for other codecs than latin1.
     """
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"codec {encoding!r} refused")
@@ -169,13 +171,13 @@ def encode_latin1(text: str, encoding: str) -> bytes:
 
 
 class Unpickler(PythonUnpickler):
-    """Unpickler of plain types and of arrays as PickledArray. It refuses every other name, so a file runs no code.
+    """Unpickler of plain types, and of arrays as PickledArray. It refuses all other types, so a file runs no code.
 
-    The base class is the Python implementation. The one in C allocates 16 bytes per memo entry that a file declares,
-    and a file may declare 2**32 entries.
+    The base class is implemented in Python. The implementation in C allocates 16 bytes per memo entry that a file
+    declares, and a file may declare 2**32 entries.
     """
 
-    names: dict[tuple[str, str], Callable[..., Any]] = {  # noqa: RUF012 (a table, not a default)
+    stand_ins: dict[tuple[str, str], Callable[..., Any]] = {  # noqa: RUF012 (a table, not a default)
         ("numpy", "ndarray"): PickledArray,
         ("numpy", "dtype"): PickledDtype,
         ("numpy.core.multiarray", "_reconstruct"): lambda *_: PickledArray(),
@@ -184,10 +186,10 @@ class Unpickler(PythonUnpickler):
     }
 
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
-        """Return the stand-in for a global name. Raises UnpicklingError for a name that official files do not use."""
-        if (module, name) not in self.names:
+        """Return the stand-in for `module.name`. Raises UnpicklingError for a name that official files do not use."""
+        if (module, name) not in self.stand_ins:
             raise pickle.UnpicklingError(f"refers to {module}.{name}, which official files do not; nothing was run")
-        return self.names[module, name]
+        return self.stand_ins[module, name]
 
 
 read_cifar10 = partial(read_cifar, CIFAR10)

@@ -35,8 +35,8 @@ CLASS_NAMES = {
 def class_names(name: str, root: Path) -> tuple[str, ...] | None:
     """Return the class names of the data set `name` in label order, or None if the names are unknown.
 
-    For a set of class folders (ImageNet, TinyImageNet, ImageFolder) the names are those of the folders under `root`,
-    WordNet IDs for the first two. Raises UsageError if such folders are missing.
+    The classes of ImageNet, TinyImageNet and ImageFolder are named by the class folders under `root`. The folder names
+    of ImageNet and TinyImageNet are WordNet IDs. Raises UsageError if the folders are missing.
     """
     if name in folders.FOLDERS:
         return tuple(folders.class_folders(folders.find_parts(name, root)[0]))

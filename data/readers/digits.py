@@ -11,7 +11,10 @@ DIGITS_FILE = Path(__file__).parents[1].joinpath("digits.npz")
 
 
 def read_digits(_root: Path, _download: bool) -> tuple[Split, Split]:
-    """Return (train, test) of the 1,797 bundled digits, images 8x8x1 with the values 0..16 scaled to 0..255."""
+    """Read the 1,797 bundled digits, and return the splits (train, test) with images of 8x8x1.
+
+    The file has pixel values 0..16, which are scaled to 0..255.
+    """
     with report_read_errors(DIGITS_FILE), np.load(DIGITS_FILE, allow_pickle=False) as file:
         images, labels, test = file["images"], file["labels"].astype(np.int64), file["test"]
     images = ((images.astype(np.uint16) * 255 + 8) // 16).astype(np.uint8)[..., np.newaxis]

@@ -13,21 +13,21 @@ from utils.errors import UsageError
 from utils.files import check_regular
 from utils.text import escaped
 
-FOLDERS = {  # of --data, searched before --data itself
+FOLDERS = {  # sub-folders of --data, which are searched before --data itself
     "ImageNet": ("imagenet", "ImageNet"),
     "TinyImageNet": ("tinyimagenet", "tiny-imagenet-200"),
     "ImageFolder": (),
 }
 CLASS_COUNTS = {"ImageNet": 1000, "TinyImageNet": 200}
-# torchvision.datasets.folder.IMG_EXTENSIONS, without the second that importing torchvision takes
+# equals torchvision.datasets.folder.IMG_EXTENSIONS; importing torchvision would take a second
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 ANNOTATIONS = "val_annotations.txt"
-# Folders that macOS's archives, Synology's thumbnails, Windows and ext4 leave among others
+# Folders that macOS's archives, Synology's thumbnails, Windows and ext4 create beside the class folders
 SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 
 
 def find_parts(name: str, root: Path) -> tuple[Path, Path]:
-    """Return the folders (train, val) of a set. Raises UsageError if they are missing."""
+    """Find the folders (train, val) of the data set `name` below `root`. Raises UsageError if they are missing."""
     folders = [*(root / folder for folder in FOLDERS[name]), root]
     evaluation_folders = ("val", "test") if name == "ImageFolder" else ("val",)
     locations = [Location(folder, ("train", other)) for folder in folders for other in evaluation_folders]
@@ -36,7 +36,7 @@ def find_parts(name: str, root: Path) -> tuple[Path, Path]:
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Return the sorted names of the sub-folders, one per class. Raises UsageError if there are none."""
+    """Return the sorted names of the sub-folders of `folder`, one per class. Raises UsageError if there are none."""
     with report_read_errors(folder), os.scandir(folder) as entries:
         names = sorted(entry.name for entry in entries if entry.is_dir() and not is_ignored(entry.name))
     if not names:
@@ -45,7 +45,7 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def is_ignored(name: str) -> bool:
-    """Return whether a file or folder is not part of the set, such as .ipynb_checkpoints or ._000.png."""
+    """Return True if a file or folder of this name is not part of a data set, such as .ipynb_checkpoints."""
     return name.startswith(".") or name in SYSTEM_FOLDERS
 
 
@@ -55,7 +55,7 @@ def count_classes(root: Path) -> int:
 
 
 def read_folders(name: str, root: Path, _download: bool) -> tuple[FileSplit, FileSplit]:
-    """Return (train, val) as image paths with labels, without opening an image.
+    """Return the splits (train, val) of a data set in class folders, as image paths with labels. No image is opened.
 
     Raises UsageError if a folder is missing, a class has no image, or the two parts differ in their classes.
     """
@@ -63,46 +63,36 @@ def read_folders(name: str, root: Path, _download: bool) -> tuple[FileSplit, Fil
     classes = class_folders(train)
     expected = CLASS_COUNTS.get(name, len(classes))
     if len(classes) != expected:
-        advice = "; set: ImageFolder takes any number"
-        raise UsageError(f"{train}: {len(classes)} class folders found, {name} has {expected}{advice}")
+        found = f"{train}: {len(classes)} class folders found, {name} has {expected}"
+        raise UsageError(f"{found}; set: ImageFolder takes any number")
     if (val / ANNOTATIONS).exists() and (val / "images").is_dir():
         return list_images(train, classes), read_annotated(val, classes)
-    check_same_classes(classes, class_folders(val), train, val)
+    for unmatched in sorted({*classes} ^ {*class_folders(val)}):
+        present, absent = (train, val) if unmatched in classes else (val, train)
+        raise UsageError(f"{present} has a class folder {unmatched!r}, {absent} has none; both need the same")
     return list_images(train, classes), list_images(val, classes)
 
 
-def check_same_classes(train_classes: Sequence[str], val_classes: Sequence[str], train: Path, val: Path) -> None:
-    """Raise UsageError naming the first class that only one of the two folders has."""
-    for name in sorted({*train_classes} ^ {*val_classes}):
-        present, absent = (train, val) if name in train_classes else (val, train)
-        raise UsageError(f"{present} has a class folder {name!r}, {absent} has none; both need the same")
-
-
 def list_images(folder: Path, classes: Sequence[str]) -> FileSplit:
-    """Return all image files below `folder`, ordered by class, then by folder and file name.
+    """Return the paths and labels of all images below `folder`, ordered by class, then by folder and file name.
 
     Raises UsageError if a class has no image or an image is not a regular file.
     """
-    paths: list[str] = []
-    labels: list[int] = []
-    empty: list[str] = []
-    for label, name in enumerate(classes):
+    images: list[list[str]] = []  # per class
+    for name in classes:
         with report_read_errors(folder / name):
-            images = sorted(image_files(folder / name), key=os.path.split)
-        paths += images
-        labels += [label] * len(images)
-        if not images:
-            empty.append(name)
-    if empty:
-        names = escaped(", ".join(empty), 300)
+            images.append(sorted(image_files(folder / name), key=os.path.split))
+    if not all(images):
+        names = escaped(", ".join(name for name, paths in zip(classes, images, strict=True) if not paths), 300)
         raise UsageError(f"{folder}: no images for the classes {names}; image files end in {', '.join(IMAGE_ENDINGS)}")
-    return file_split(paths, labels)
+    labels = [label for label, paths in enumerate(images) for _ in paths]
+    return file_split([path for paths in images for path in paths], labels)
 
 
 def image_files(folder: str | Path) -> Iterator[str]:
-    """Yield the image files below `folder`. Raises UsageError for a path that is not a regular file.
+    """Yield the paths of all image files below `folder`. Raises UsageError if one is not a regular file.
 
-    Directory entries state the file type, so that only links need a stat. ImageNet has 1.3 million files.
+    ImageNet has 1.3 million files. scandir returns the file types, so that only links need a stat call.
     """
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -117,15 +107,15 @@ def image_files(folder: str | Path) -> Iterator[str]:
 
 
 def file_split(paths: Sequence[str], labels: Sequence[int]) -> FileSplit:
-    """Return the split of these files, one label per path."""
+    """Return a FileSplit of the images `paths`, with one label per path."""
     return FileSplit(np.array([os.fsencode(path) for path in paths]), np.array(labels, np.int64))
 
 
 def read_annotated(val: Path, classes: Sequence[str]) -> FileSplit:
-    """Return val/ in the form of Tiny ImageNet's archive: files in images/, their classes in val_annotations.txt.
+    """Read Tiny ImageNet's folder val/, with all images in images/ and their classes in val_annotations.txt.
 
-    A line is `file <tab> class <tab> bounding box`. Raises UsageError naming the line of an unknown class or a missing
-    file.
+    A line of val_annotations.txt is `file <tab> class <tab> bounding box`. Raises UsageError, with the line number, for
+    an unknown class or a missing file.
     """
     annotations, class_labels = val / ANNOTATIONS, {name: i for i, name in enumerate(classes)}
     paths, labels = [], []

@@ -1,12 +1,11 @@
-"""Reader of MNIST and FashionMNIST.
+"""Reader of MNIST and FashionMNIST, which are stored in the idx format.
 
-An idx file has a magic number, big-endian sizes and the bytes (http://yann.lecun.com/exdb/mnist).
+An idx file has a magic number, big-endian sizes and the array's bytes (http://yann.lecun.com/exdb/mnist).
 """
 
 import gzip
 import math
 from functools import partial
-from io import BufferedIOBase
 from pathlib import Path
 
 import numpy as np
@@ -22,24 +21,20 @@ SAME_FILE_NAMES = {"mnist", "fashionmnist", "kmnist", "emnist", "qmnist"}  # set
 
 
 def idx_locations(name: str, root: Path) -> list[Location]:
-    """Return the folders where torchvision, Kaggle and others put the files of `name`.
+    """Return the folders at and below `root` where torchvision, Kaggle and others put the files of data set `name`.
 
-    `root` itself is included unless one of its last two folder names is that of another set with the same file names.
+    `root` itself is left out if it lies in a folder that is named after another data set with the same file names.
     """
     folders = [root / name / "raw", root / name.lower() / name / "raw", root / name.lower(), root / name]
     parents = {part.lower().replace("-", "") for part in root.resolve().parts[-2:]}
     if not SAME_FILE_NAMES & parents - {name.lower()}:
         folders += [root / "raw", root]
-    return [Location(folder, FILES, ("", ".gz"), dashed_or_dotted) for folder in folders]
-
-
-def dashed_or_dotted(file: str) -> tuple[str, str]:
-    """Return both spellings in use: train-images-idx3-ubyte and train-images.idx3-ubyte."""
-    return file, file.replace("-idx", ".idx")
+    # Both train-images-idx3-ubyte and train-images.idx3-ubyte are in use.
+    return [Location(path, FILES, ("", ".gz"), lambda name: (name, name.replace("-idx", ".idx"))) for path in folders]
 
 
 def read_idx_set(name: str, root: Path, download: bool) -> tuple[Split, Split]:
-    """Return (train, test) of MNIST or FashionMNIST, images 28x28x1.
+    """Read MNIST or FashionMNIST, and return the splits (train, test) with images of 28x28x1.
 
     Raises UsageError for a missing or damaged file.
     """
@@ -48,9 +43,10 @@ def read_idx_set(name: str, root: Path, download: bool) -> tuple[Split, Split]:
 
 
 def read_idx_split(image_path: Path, label_path: Path, size: tuple[int, int] = (28, 28), classes: int = 10) -> Split:
-    """Return the split stored in a file of images and a file of labels.
+    """Read an idx file of images and an idx file of labels, and return them as a split.
 
-    Raises UsageError if the images are not of `size`, the counts differ or a label is not below `classes`.
+    Raises UsageError if the images are not `size` pixels large, the numbers of images and labels differ, or a label is
+    not below `classes`.
     """
     images, labels = read_idx(image_path, 3), read_idx(label_path, 1)
     if images.shape[1:] != size:
@@ -61,11 +57,11 @@ def read_idx_split(image_path: Path, label_path: Path, size: tuple[int, int] = (
 
 
 def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    """Return the array of an idx file of unsigned bytes, plain or gzipped.
+    """Return the array in an idx file of unsigned bytes. The file may be gzipped.
 
     Raises UsageError if the file is damaged or its array does not have `dimensions` dimensions.
     """
-    with report_read_errors(path), open_maybe_gzip(path) as file:
+    with report_read_errors(path), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         header = file.read(4 + 4 * dimensions)
         magic = bytes((0, 0, 8, dimensions))  # 8: unsigned byte
         if header[:4] != magic:
@@ -81,11 +77,6 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
             actual = f"only {count}" if count < declared else "more"
             raise UsageError(f"{path}: its header declares {declared} bytes of data, the file holds {actual}")
     return array
-
-
-def open_maybe_gzip(path: Path) -> BufferedIOBase:
-    """Open a binary file for reading, decompressed if its name ends in .gz."""
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
 
 
 read_mnist = partial(read_idx_set, "MNIST")

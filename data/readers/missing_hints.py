@@ -1,4 +1,4 @@
-"""Hints for a data set that was not found: an archive that is not unpacked, or another folder that has the files."""
+"""Hints for a data set that was not found: an archive that is not unpacked, or another folder with its files."""
 
 import os
 import shlex
@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 ARCHIVE_ENDINGS = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
-ARCHIVE_PREFIXES = {  # of archive names in lower case without - and _
+ARCHIVE_PREFIXES = {  # beginnings of the archives' names, in lower case without - and _
     "MNIST": ("mnist",),
     "FashionMNIST": ("fashion",),
     "CIFAR10": ("cifar10python", "cifar10binary", "cifar10.", "cifar10batches"),
@@ -17,19 +17,19 @@ ARCHIVE_PREFIXES = {  # of archive names in lower case without - and _
     "ImageNet": ("imagenet", "ilsvrc"),
     "ImageFolder": ("",),
 }
-GENERIC_PREFIXES = ("archive.", "archive(")  # Kaggle names every download so
-NESTED_ARCHIVES = {  # ImageNet's own archives: unpacking them is not enough
+GENERIC_PREFIXES = ("archive.", "archive(")  # Kaggle's names for downloads
+NESTED_ARCHIVES = {  # ImageNet's own archives, which need more than unpacking
     "ilsvrc2012imgtrain.": "it holds an archive of each class, to be unpacked into train/<class>",
     "ilsvrc2012imgval.": "it holds images without classes, to be sorted into val/<class>",
 }
-# Limits of the search, for a root such as a home directory: sub-folder levels, and entries read per folder and level
+# Limits of the search, because `root` may be a home directory: levels of sub-folders, entries per folder and per level
 MAX_DEPTH, MAX_ENTRIES = 2, 4000
 
 
 def find_hint(name: str, root: Path, file_sets: Sequence[Sequence[str]]) -> str | None:
-    """Return advice for the missing data set `name`, or None if neither archive nor files are found at or below `root`.
+    """Search `root` for an archive or the files of the missing data set `name`, and return advice for the user.
 
-    file_sets: per format of the data set, the names of its files.
+    Returns None if nothing is found. file_sets: the names of the data set's files, one list per file format.
     """
     folders: dict[Path, set[str]] = {}
     for path in _walk_files(root):
@@ -45,6 +45,7 @@ def find_hint(name: str, root: Path, file_sets: Sequence[Sequence[str]]) -> str 
 
 
 def _unpack_hint(archive: Path, plain_name: str, target: Path) -> str:
+    """Return advice to unpack `archive` into the folder `target`."""
     nested = next((text for prefix, text in NESTED_ARCHIVES.items() if plain_name.startswith(prefix)), None)
     if nested:
         return f"its archive {archive} is not unpacked; {nested}"
@@ -54,7 +55,10 @@ def _unpack_hint(archive: Path, plain_name: str, target: Path) -> str:
 
 
 def _walk_files(root: Path) -> Iterator[Path]:
-    """Yield `root` if `root` is a file, else the files at and below `root`, level by level, without hidden entries."""
+    """Yield the files in the folder `root` and its sub-folders, level by level, without hidden entries.
+
+    If `root` is a file, only yield `root`.
+    """
     if root.is_file():
         yield root
     level = [root]
@@ -65,6 +69,7 @@ def _walk_files(root: Path) -> Iterator[Path]:
 
 
 def _visible_entries(folder: Path) -> list[os.DirEntry[str]]:
+    """Return the entries of `folder` that are not hidden, or none if it cannot be read."""
     try:
         with os.scandir(folder) as entries:
             return [entry for entry in islice(entries, MAX_ENTRIES) if not entry.name.startswith(".")]

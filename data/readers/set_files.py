@@ -1,7 +1,7 @@
-"""Finding, downloading and checking the files of a data set: shared by all readers.
+"""Functions that all readers share, to find, download and check the files of a data set.
 
-Every fault of a file (missing, truncated, wrong format, label out of range) raises a UsageError that names the file
-when the set is loaded, never during training.
+A file that is missing, truncated, of the wrong format or has a label out of range raises a UsageError that names the
+file. The error is raised when the data set is loaded, never during training.
 """
 
 import zlib
@@ -22,10 +22,9 @@ from utils.text import escaped
 
 @dataclass(frozen=True)
 class Location:
-    """A folder that may hold a data set, with the names of the files that it must contain.
+    """Folder that may contain a data set, with the names of the files that must be in it.
 
-    suffixes: endings that may follow each name, such as ".gz". spellings: function from a name to the spellings in use.
-    A file inside a folder of its own name, as in some archives, is found too.
+    suffixes: endings that may follow each name, such as ".gz". spellings: function from a name to all its spellings.
     """
 
     folder: Path
@@ -34,7 +33,10 @@ class Location:
     spellings: Callable[[str], tuple[str, ...]] = lambda name: (name,)
 
     def find(self, name: str) -> Path | None:
-        """Return the path of one file, or None. Raises UsageError if the path is a FIFO, a device or a broken link."""
+        """Return the path of the file `name`, or None. Raises UsageError for a FIFO, a device or a broken link.
+
+        A file in a folder of the same name, as in some archives, is found too.
+        """
         candidates = [self.folder / (spelling + end) for spelling in self.spellings(name) for end in self.suffixes]
         existing = [path for path in candidates if path.exists()]
         nested = [path / path.name for path in existing if (path / path.name).is_file()]
@@ -55,10 +57,10 @@ class Location:
 def find_set_files(
     name: str, root: Path, locations: Sequence[Location], download: bool, *, downloadable: bool = True
 ) -> list[Path]:
-    """Return the files of the first complete location, in the order of its `names`.
+    """Return the paths of the files of data set `name`, from the first of `locations` that has all of its files.
 
-    If no location is complete and `download` is set, download the set into `root` first. Raises UsageError if the set
-    is missing, incomplete or cannot be downloaded.
+    If no location is complete and `download` is set, the data set is downloaded into `root` first. Raises UsageError if
+    the data set is missing, incomplete or cannot be downloaded.
     """
     files = first_complete(locations)
     if files is None and download and downloadable:
@@ -71,7 +73,7 @@ def find_set_files(
 
 
 def first_complete(locations: Sequence[Location]) -> list[Path] | None:
-    """Return the files of the first location that has all of them, or None."""
+    """Return the files of the first location that has all its files, or None."""
     return next((location.existing_files() for location in locations if not location.missing_names()), None)
 
 
@@ -91,10 +93,10 @@ def missing_message(name: str, root: Path, locations: Sequence[Location], advice
 
 def download_set(name: str, root: Path) -> None:
     """Download a data set with torchvision, which verifies the checksums. Raises UsageError if the download fails."""
-    from utils.torch_compat import import_torchvision  # only here: torchvision takes a second to import
+    from utils.torch_compat import import_torchvision  # only here: importing torchvision takes a second
 
     try:
-        # train=False: the constructor also reads the set, and the test part is the smaller one
+        # The constructor also reads a part of the set. The test part (train=False) is the smaller one.
         parts = [{"split": "train"}, {"split": "test"}] if name == "SVHN" else [{"train": False}]
         for part in parts:
             getattr(import_torchvision().datasets, name)(str(root), download=True, **part)
@@ -105,7 +107,7 @@ def download_set(name: str, root: Path) -> None:
 
 @contextmanager
 def report_read_errors(path: Path) -> Iterator[None]:
-    """Convert the errors of reading or decompressing `path` into a UsageError that names `path`."""
+    """Convert errors of reading or decompressing `path` in the body into a UsageError that names `path`."""
     try:
         yield
     except (OSError, EOFError, zlib.error) as error:
@@ -115,9 +117,9 @@ def report_read_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def report_parse_errors(path: Path, file_kind: str) -> Iterator[None]:
-    """Convert every exception of a parser into a UsageError that states that `path` is not a `file_kind`.
+    """Convert any exception in the body into a UsageError that states that `path` is not a `file_kind`.
 
-    Every Exception is caught, because neither pickle nor scipy documents what a damaged file makes it raise.
+    The body parses the file. Neither pickle nor scipy documents which exceptions a damaged file can cause.
     """
     try:
         yield
@@ -128,7 +130,7 @@ def report_parse_errors(path: Path, file_kind: str) -> Iterator[None]:
 
 
 def check_labels(path: Path, labels: NDArray[Any], classes: int, first: int = 0) -> NDArray[np.int64]:
-    """Return the labels as int64. Raises UsageError if a label is outside first, ..., first + classes - 1."""
+    """Return `labels` as int64. Raises UsageError if a label is outside first, ..., first + classes - 1."""
     last = first + classes - 1
     if labels.min() < first or labels.max() > last:
         worst = labels.max() if labels.max() > last else labels.min()

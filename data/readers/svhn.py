@@ -15,7 +15,10 @@ from utils.errors import UsageError
 
 
 def read_svhn(root: Path, download: bool) -> tuple[Split, Split]:
-    """Return (train, test) of SVHN, images 32x32x3. Raises UsageError for a missing or damaged file."""
+    """Read SVHN, and return the splits (train, test) with images of 32x32x3.
+
+    Raises UsageError for a missing or damaged file.
+    """
     names = ("train_32x32.mat", "test_32x32.mat")
     locations = [Location(folder, names) for folder in (root, root / "svhn", root / "SVHN")]
     train, test = find_set_files("SVHN", root, locations, download)
@@ -23,7 +26,7 @@ def read_svhn(root: Path, download: bool) -> tuple[Split, Split]:
 
 
 def read_svhn_split(path: Path) -> Split:
-    """Return the split stored in one MATLAB file. Raises UsageError if the file is damaged or scipy is missing."""
+    """Read one MATLAB file as a split. Raises UsageError if the file is damaged or scipy is missing."""
     try:
         from scipy.io import loadmat  # only here: no other set needs scipy
     except ImportError as error:
@@ -41,9 +44,9 @@ def read_svhn_split(path: Path) -> Split:
 
 
 def images_first(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return (n, height, width, channels) from MATLAB's column-major (height, width, channels, n), in place.
+    """Reorder MATLAB's column-major images (height, width, channels, n) to (n, height, width, channels) in place.
 
-    The memory of `images` is reused, 4096 images at a time: the training part alone has 225 MB.
+    The training images have 225 MB. Only 4096 images at a time are copied.
     """
     height, width, channels, count = images.shape
     stored = np.ascontiguousarray(images.T)  # (n, channels, width, height): no copy, the bytes lie in this order

@@ -125,7 +125,7 @@ def test_without_restarts_a_killed_rank_ends_the_run_soon(tmp_path):
 @pytest.mark.parametrize(
     ("more", "parts"),
     [
-        (("--batch-size", 100), ["batch_size: 100 given", "3 processes", "99 or 102 would do"]),
+        (("--batch-size", 100), ["batch_size: 100 given", "3 processes", "use 99 or 102"]),
         (("--lr", "fast"), ["lr", "fast"]),
         (("--data", "nowhere", "--set", "MNIST", "--width-mult", 1), ["MNIST", "nowhere"]),
         (("--resume", "nowhere"), ["resume: nowhere"]),

@@ -74,7 +74,7 @@ def test_the_slices_of_all_ranks_make_the_batch(total, world):
 def test_a_batch_size_that_cannot_be_sliced_is_refused_with_the_nearest_that_can(batch, images, world, nearest):
     with pytest.raises(UsageError, match="batch_size") as refused:
         check_batch(batch, images, world)
-    assert refused.value.args[0].split("; ")[-1] == f"{nearest} would do"
+    assert refused.value.args[0].split("; ")[-1] == f"use {nearest}"
     for size in nearest.split(" or "):
         check_batch(int(size), images, world)
 

@@ -87,9 +87,9 @@ class UnpicklableError(Exception):
 
 FAILURES = [
     (RunFailed("a.png: cannot be decoded: no"), RunFailed, "^a.png: cannot be decoded: no$"),
-    (MemoryError(), RunFailed, "^out of memory .in a loader process.; fewer --workers need less, --workers 0 none$"),
+    (MemoryError(), RunFailed, "^out of memory .in a loader process.; reduce --workers; --workers 0 starts no .*$"),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1048576 bytes."), RunFailed,
-     "^out of memory: 1.0 MiB more were not free .in a loader process.; fewer --workers"),
+     "^out of memory: 1.0 MiB more were not free .in a loader process.; reduce --workers"),
     (OSError(errno.EMFILE, "Too many open files"), RunFailed, "Too many open files$"),
     (UnpicklableError("odd"), RuntimeError, "odd in a loader process:\nTraceback"),
 ]  # fmt: skip
@@ -198,7 +198,7 @@ def test_error_for_missing_shared_memory_is_one_line(monkeypatch):
 
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
     with pytest.raises(
-        RunFailed, match=r"MiB of shared memory \(/dev/shm\).*: No space left .*--workers 0 none$"
+        RunFailed, match=r"MiB of shared memory \(/dev/shm\).*: No space left .*--workers 0 starts no process$"
     ) as caught:
         start_workers()
     assert "\n" not in str(caught.value) and "torch_1" not in str(caught.value)

@@ -7,9 +7,9 @@ from utils.errors import UsageError
 
 @dataclass(frozen=True)
 class BatchSlice:
-    """Rows `start` to `start + count` of a global batch of `total` images, one slice of `world`.
+    """The rows of a global batch that one rank processes: `count` of its `total` images, beginning with row `start`.
 
-    The sizes of the slices differ by at most one row.
+    The batch is divided among `world` ranks, whose counts differ by at most 1.
     """
 
     start: int
@@ -19,28 +19,29 @@ class BatchSlice:
 
     @classmethod
     def of(cls, total: int, rank: int, world: int) -> "BatchSlice":
-        """Return the slice of `rank` among `world` ranks of a global batch of `total` images."""
+        """Return the slice that `rank` processes if `world` ranks share a global batch of `total` images."""
         start, end = total * rank // world, total * (rank + 1) // world
         return cls(start, end - start, total, world)
 
     @property
     def rows(self) -> slice:
-        """The rows of this slice, as an index of the global batch."""
+        """The rows as a Python slice, which indexes the global batch."""
         return slice(self.start, self.start + self.count)
 
     @property
     def weight(self) -> float:
-        """Factor on the mean loss of this slice; it is 1 if all slices have equal sizes.
+        """Factor by which this rank multiplies its mean loss. The factor is 1 if all ranks have equally many images.
 
-        The average over the ranks of the weighted means is the mean over the global batch.
+        The average of the multiplied losses over all ranks is the mean loss of the global batch.
         """
         return self.count * self.world / self.total
 
 
 def check_batch(batch_size: int, images: int, world: int) -> None:
-    """Raise UsageError, with the nearest batch sizes that work, if an epoch cannot be sliced among `world` ranks.
+    """Raise UsageError if an epoch in batches of `batch_size` images cannot be divided among `world` ranks.
 
-    `batch_size` must be a multiple of `world`, and the last batch of an epoch of `images` needs an image per rank.
+    `batch_size` must be a multiple of `world`. The last batch of an epoch of `images` images must have at least one
+    image per rank. The message names the nearest batch sizes that are possible.
     """
 
     def works(size: int) -> bool:
@@ -56,4 +57,4 @@ def check_batch(batch_size: int, images: int, world: int) -> None:
     if batch_size % world == 0:
         why = f"it leaves {images % batch_size} of {images} images to the last batch, too few for {world} processes"
     nearest = " or ".join(map(str, sorted({below, above})))
-    raise UsageError(f"batch_size: {batch_size} given, but {why}; {nearest} would do")
+    raise UsageError(f"batch_size: {batch_size} given, but {why}; use {nearest}")

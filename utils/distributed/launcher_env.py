@@ -17,9 +17,10 @@ SILENT_EXIT_DELAY = 5.0
 
 @dataclass(frozen=True)
 class ProcessInfo:
-    """Rank and world size of a process, in all and on its machine, and the address and port at which rank 0 listens.
+    """Rank and world size of a process, both in the whole run and on its own machine.
 
-    `attempt` is the number of times that the launcher has restarted all processes.
+    `address` and `port` are where rank 0 listens for the rendezvous. `attempt` is the number of times that the launcher
+    has restarted all processes.
     """
 
     rank: int = 0
@@ -31,7 +32,7 @@ class ProcessInfo:
     attempt: int = 0
 
     def environment(self) -> dict[str, str]:
-        """Return the environment variables from which torch.distributed reads the rendezvous."""
+        """Return the environment variables from which torch.distributed's init method env:// reads the rendezvous."""
         return {
             "RANK": str(self.rank),
             "WORLD_SIZE": str(self.world),
@@ -45,10 +46,10 @@ ALONE = ProcessInfo()
 
 
 def detect_process(env: Mapping[str, str]) -> ProcessInfo:
-    """Return this process's rank from the launcher's variables in `env`, or ALONE without a launcher.
+    """Read the rank and world size of this process from the launcher's variables in `env`.
 
-    torchrun's variables take precedence over Slurm's, and Slurm's over Open MPI's. Raises UsageError if variables are
-    missing, unreadable or contradictory.
+    Returns ALONE, a single process, if no launcher has set its variables. torchrun's variables take precedence over
+    Slurm's, and Slurm's over Open MPI's. Raises UsageError if variables are missing, unreadable or contradictory.
     """
     try:
         if "RANK" in env and "WORLD_SIZE" in env:
@@ -72,9 +73,9 @@ def detect_process(env: Mapping[str, str]) -> ProcessInfo:
 
 @contextmanager
 def report_once(process: ProcessInfo) -> Iterator[None]:
-    """Let only local rank 0 report a UsageError of the body, which all processes of a machine have in common.
+    """Report a UsageError in the body only once per machine, although every process of the machine raises it.
 
-    Raises SilentExit on the other processes, after SILENT_EXIT_DELAY seconds.
+    Local rank 0 raises the error. The others raise SilentExit after SILENT_EXIT_DELAY seconds.
     """
     try:
         yield
@@ -98,8 +99,10 @@ def _torchrun(env: Mapping[str, str]) -> ProcessInfo:
 
 
 def _slurm(env: Mapping[str, str]) -> ProcessInfo:
-    """Return the rank of a Slurm task. The port follows from the job's and the step's number: jobs that share a node
-    get different ports."""
+    """Return the ProcessInfo of a Slurm task.
+
+    The port is computed from the job and step numbers, so that jobs on the same node use different ports.
+    """
     world, nodes = int(env["SLURM_STEP_NUM_TASKS"]), env["SLURM_STEP_NODELIST"]
     port = 20000 + (int(env["SLURM_JOB_ID"]) * 100 + int(env["SLURM_STEP_ID"])) % 40000
     return ProcessInfo(
@@ -113,7 +116,10 @@ def _slurm(env: Mapping[str, str]) -> ProcessInfo:
 
 
 def _local_tasks(env: Mapping[str, str]) -> int:
-    """Return the number of tasks on this node. "2(x3),1" means two on each of three nodes and one on the fourth."""
+    """Return the number of Slurm tasks on this node.
+
+    Slurm writes "2(x3),1" for two tasks on each of three nodes and one task on the fourth.
+    """
     counts: list[int] = []
     for tasks, nodes in re.findall(r"(\d+)(?:\(x(\d+)\))?", env["SLURM_STEP_TASKS_PER_NODE"]):
         counts += [int(tasks)] * int(nodes or 1)
@@ -122,13 +128,14 @@ def _local_tasks(env: Mapping[str, str]) -> int:
 
 
 def _first_node(nodes: str) -> str:
-    """Return the address of the first node of a list such as gpu[03-05,7], which scontrol can expand."""
+    """Return the address of the first node in a Slurm node list such as gpu[03-05,7], which scontrol expands."""
     name = _output_of("scontrol", "show", "hostnames", nodes).split()[0]
     address = re.search(r"NodeAddr=(\S+)", _output_of("scontrol", "show", "node", name))
     return address[1] if address else name
 
 
 def _output_of(*command: str) -> str:
+    """Run a command and return its standard output. Raises UsageError if the command fails."""
     try:
         return subprocess.run(command, capture_output=True, timeout=30, check=True).stdout.decode(errors="replace")
     except (OSError, subprocess.SubprocessError) as error:

@@ -29,12 +29,12 @@ COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # a rank that is later than this to 
 
 @contextmanager
 def process_group(runtime: Runtime, timeout: float) -> Iterator[bool]:
-    """Make this process a member of the group of all ranks during the body, in which only rank 0 prints.
+    """Connect all ranks in torch's process group while the body runs. Only rank 0 prints in the body.
 
-    Yields whether the launcher has started the ranks before; only rank 0 is sure to know. On a single process it does
-    nothing. If a rank raises an error, that rank alone reports it, with its number, and all ranks end within seconds.
+    Yields True if the launcher has restarted the ranks. Only rank 0 always knows. A single process connects to nothing.
+    If a rank raises an error, that rank alone reports the error with its rank number, and all ranks end within seconds.
 
-    Raises RunFailed if not all ranks arrive within `timeout` seconds, UsageError if their devices conflict.
+    Raises RunFailed if not all ranks arrive within `timeout` seconds, UsageError if the ranks' devices conflict.
     """
     process = runtime.process
     if process.world == 1:
@@ -63,9 +63,9 @@ def process_group(runtime: Runtime, timeout: float) -> Iterator[bool]:
 
 
 def _connect(runtime: Runtime, timeout: float) -> tuple["FailureWatcher", bool]:
-    """Initialise torch's process group. Return a watcher of the other ranks, and whether this start is a restart.
+    """Initialise torch's process group. Return (watcher for failures of other ranks, True if this is a restart).
 
-    A timer covers what torch's timeouts do not: a network interface that lets nothing through.
+    torch's own timeouts do not cover a network interface that drops all packets. A timer does.
     """
     process, backend = runtime.process, runtime.backend
     where = f"{process.address}:{process.port}"
@@ -104,10 +104,11 @@ def _connect(runtime: Runtime, timeout: float) -> tuple["FailureWatcher", bool]:
 def wait_for_ranks(
     store: dist.Store, process: ProcessInfo, timeout: float, metadata: Sequence[Any]
 ) -> tuple[str, list[list[Any]]]:
-    """Wait until all ranks of this start have arrived. Return a name unique to this start, and each rank's `metadata`.
+    """Wait until all ranks have arrived. Return (ID that is unique to this launch, `metadata` of each rank).
 
-    torchrun keeps one store for all its restarts, and machines may count restarts differently. A count therefore cannot
-    expose the entry of a dead process. A start is complete when every rank has answered to the same set of entries.
+    torchrun keeps one store over all restarts, so the store may hold entries of processes that have died. Machines may
+    count restarts differently, so a restart count does not identify these entries. A launch is therefore complete when
+    every rank has confirmed the same set of entries.
 
     Raises RunFailed, which names the missing ranks, after `timeout` seconds.
     """
@@ -128,18 +129,18 @@ def wait_for_ranks(
 
 
 def is_restart(store: dist.Store, process: ProcessInfo, members: Sequence[Sequence[Any]]) -> bool:
-    """Return whether the ranks have been started before, by any machine's count of restarts in `members`.
+    """Return True if the launcher has started the ranks before. `members` has the metadata of each rank.
 
-    Rank 0 also counts in the store: a machine does not count the restarts that the arrival or the loss of another
-    machine causes.
+    A machine does not count restarts that the arrival or loss of another machine causes. Rank 0 therefore also counts
+    all starts in the store.
     """
     return (process.rank == 0 and store.add("starts", 1) > 1) or any(attempt for attempt, *_ in members)
 
 
 def device_conflict(members: Sequence[Sequence[Any]]) -> str:
-    """Return what is wrong if two ranks share a GPU or the backends differ, else "".
+    """Return an error message if two ranks share a GPU or use different backends, else "".
 
-    `members` has per rank the count of restarts, the backend, and the GPU's UUID, which is empty on a CPU.
+    `members` has one entry per rank: number of restarts, backend, and UUID of the GPU ("" on a CPU).
     """
     users: dict[str, int] = {}
     for rank, (_, backend, gpu) in enumerate(members):
@@ -151,6 +152,7 @@ def device_conflict(members: Sequence[Sequence[Any]]) -> str:
 
 
 def _exit_unreachable(process: ProcessInfo, where: str, timeout: float) -> None:
+    """Print that the other ranks are unreachable, and exit at once."""
     os.write(
         2,
         f"failed: rank {process.rank} of {process.world} found the other ranks at {where} but could not reach them "
@@ -160,9 +162,9 @@ def _exit_unreachable(process: ProcessInfo, where: str, timeout: float) -> None:
 
 
 class FailureWatcher:
-    """Thread that ends this process after another rank has recorded a failure in the store.
+    """Thread that ends this process after another rank has recorded a failure in the rendezvous store.
 
-    `start` is the name of this start of the ranks, from `wait_for_ranks`.
+    `start` is the ID of this launch of the ranks, from `wait_for_ranks`.
     """
 
     def __init__(self, process: ProcessInfo, start: str) -> None:
@@ -174,14 +176,14 @@ class FailureWatcher:
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start watching."""
         self._thread.start()
 
     def _watch(self) -> None:
         while not self._closed.wait(WATCH_SECONDS):
             if self._has_failed() is False or self._closed.wait(GRACE_SECONDS):
                 continue
-            failed = self._has_failed()  # asked again: one request without an answer is no reason to end
+            failed = self._has_failed()  # ask again: a single unanswered request is no reason to exit
             if failed is None:
                 rank = f"rank {self._process.rank} of {self._process.world}"
                 message = f"failed: {rank} could not reach the rendezvous store for {GRACE_SECONDS:g} s\n"
@@ -190,17 +192,17 @@ class FailureWatcher:
                 os._exit(1)
 
     def _has_failed(self) -> bool | None:
-        """Return whether a rank has recorded a failure, or None if the store does not answer."""
+        """Return True if any rank has recorded a failure, or None if the store does not answer."""
         try:
             return bool(self._store.check([self._failed]))
         except RuntimeError:
             return None
 
     def report(self, error: Exception) -> None:
-        """Record that this rank failed with `error`, and add the rank to the error's notes.
+        """Record in the store that this rank failed, and add this rank's number to the notes of `error`.
 
-        Raises SilentExit if another rank has recorded a failure before, RunFailed in place of an error of a collective
-        call, whose cause is elsewhere.
+        Raises SilentExit if another rank has already recorded a failure. Raises RunFailed if `error` comes from a
+        collective call, because the cause is then on another rank.
         """
         if self._process.rank:
             time.sleep(FIRST_RANK_LEAD)
@@ -219,13 +221,14 @@ class FailureWatcher:
         error.add_note(where)
 
     def close(self) -> None:
-        """Stop the thread: one that is still inside the store at the interpreter's exit would abort the process."""
+        """Stop the thread. A thread that still calls the store when the interpreter exits would abort the process."""
         self._closed.set()
         self._thread.join(2 * WATCH_SECONDS)
 
 
 def is_connection_loss(error: Exception) -> bool:
-    """Return whether `error` means that another process is gone. NCCL raises one type for every failure."""
+    """Return True if `error` means that the connection to another process is lost."""
+    # NCCL raises the same type for every failure, and gloo a bare RuntimeError.
     if isinstance(error, dist.DistBackendError):
         return "ncclRemoteError" in str(error) or "remote process exited" in str(error)
     return isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo" in str(error).lower())
@@ -233,11 +236,12 @@ def is_connection_loss(error: Exception) -> bool:
 
 @contextmanager
 def _muted() -> Iterator[None]:
+    """Discard standard output and standard error during the body."""
     with Path(os.devnull).open("w", encoding="utf-8") as null, redirect_stdout(null), redirect_stderr(null):
         yield
 
 
 def _reason(error: Exception) -> str:
-    """Return the most informative line of the error's text: of NCCL's, the one after "Last error:"."""
+    """Return the first line of the error's message. In NCCL's messages, return the line after "Last error:"."""
     lines = str(error).rpartition("Last error:")[2].strip().splitlines()
     return lines[0] if lines else type(error).__name__

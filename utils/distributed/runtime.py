@@ -20,9 +20,9 @@ from utils.errors import SilentExit, UsageError, exit_code
 
 @dataclass(frozen=True)
 class Runtime:
-    """Device and precision of this process, its rank in `process`, and the collective operations of all ranks.
+    """Device, precision and rank of this process, with collective operations over all ranks.
 
-    Collectives are called by every rank. On a single process they return their argument.
+    Every rank must call a collective operation. With a single process, the operation returns its argument.
     """
 
     device: torch.device
@@ -30,31 +30,31 @@ class Runtime:
     process: ProcessInfo = launcher_env.ALONE
 
     def precision(self) -> AbstractContextManager[Any]:
-        """Return the autocast context for `dtype`, disabled for float32."""
+        """Return the autocast context of this precision. With float32 the context changes nothing."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
     def at(self, precision: str) -> "Runtime":
-        """Return a copy with another precision, "bf16" or "fp32"."""
+        """Return a copy of this runtime with the precision "bf16" or "fp32"."""
         return replace(self, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
 
     @property
     def first(self) -> bool:
-        """Return whether this is rank 0, which writes the files and prints."""
+        """True on rank 0, the process that writes files and prints."""
         return self.process.rank == 0
 
     @property
     def alone(self) -> bool:
-        """Return whether this is the only process."""
+        """True if the run has a single process."""
         return self.process.world == 1
 
     @property
     def backend(self) -> str:
-        """Backend of torch.distributed for the device."""
+        """Backend of torch.distributed: "nccl" for a GPU, "gloo" for a CPU."""
         return "nccl" if self.device.type == "cuda" else "gloo"
 
     @property
     def gpu(self) -> str:
-        """UUID of the GPU, which no GPU of any machine shares; "" on a CPU."""
+        """UUID of the GPU, unique across machines, or "" on a CPU."""
         return str(torch.cuda.get_device_properties(self.device).uuid) if self.device.type == "cuda" else ""
 
     def total(self, values: Tensor) -> Tensor:
@@ -65,24 +65,27 @@ class Runtime:
         return values
 
     def any(self, flag: bool) -> bool:
-        """Return whether `flag` is true on any rank. All ranks get the same answer and take the same branch."""
+        """Return True on every rank if `flag` is true on at least one rank."""
         return flag if self.alone else bool(self.total(torch.tensor(float(flag), device=self.device)))
 
     def gather(self, rows: Tensor) -> Tensor:
-        """Return the concatenation of all ranks' `rows` (n_rank, …) in rank order, shape (Σ n_rank, …)."""
+        """Return the rows of all ranks, concatenated in rank order.
+
+        rows: (n, …), where n may differ between ranks. Returns (sum of n over ranks, …).
+        """
         if self.alone:
             return rows
         counts = torch.zeros(self.process.world, dtype=torch.int64, device=self.device)
         counts[self.process.rank] = len(rows)
         ends = self.total(counts).cumsum(0).tolist()
-        whole = rows.new_zeros(ends[-1], *rows.shape[1:])  # a sum with zeros: all_gather needs equal sizes
+        whole = rows.new_zeros(ends[-1], *rows.shape[1:])  # summed with zeros, because all_gather needs equal sizes
         whole[ends[self.process.rank] - len(rows) : ends[self.process.rank]] = rows
         return self.total(whole)
 
     def run_on_first(self, work: Callable[[], Any]) -> Any:
-        """Call `work` on rank 0 alone and return its result on every rank; the others get a copy.
+        """Call `work` on rank 0 only, and return its result on every rank. The other ranks get a pickled copy.
 
-        An exception is raised on rank 0. The other ranks raise SilentExit with its exit code.
+        If `work` raises an exception, rank 0 raises it, and the other ranks raise SilentExit with its exit code.
         """
         if self.alone:
             return work()
@@ -102,16 +105,16 @@ class Runtime:
         return result if self.first else copy
 
     def preserve_generators(self) -> AbstractContextManager[Any]:
-        """Return a context that restores torch's generators at its end.
+        """Return a context that restores the state of torch's random generators at its end.
 
-        Evaluation may draw from them without changing training. Ranks evaluate different batches, and their generators
-        stay equal.
+        Evaluation in this context does not change the random numbers of training. Ranks evaluate different batches, and
+        their generators stay equal.
         """
         return torch.random.fork_rng([self.device] if self.device.type == "cuda" else [])
 
     @contextmanager
     def local_first(self) -> Iterator[None]:
-        """Run the body on local rank 0 of each machine first and on the other ranks after it, such as a download."""
+        """Run the body, such as a download, on local rank 0 of each machine first, then on the other ranks."""
         if self.process.local_rank:
             dist.barrier()
         yield
@@ -119,13 +122,13 @@ class Runtime:
             dist.barrier()
 
     def put(self, model: torch.nn.Module) -> None:
-        """Move `model` to the device, in place, with its 4-d weights in channels_last."""
+        """Move `model` to the device in place, and store its 4-d weights in channels_last format."""
         model.to(self.device)
         # channels_last makes convolutions 1.3 to 1.5 times faster
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def wait(self) -> None:
-        """Wait until the device has finished all queued work, so that a clock can be read."""
+        """Wait until the device has finished all queued work. Call this before reading a clock."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
@@ -136,7 +139,7 @@ class Runtime:
 
     @property
     def device_name(self) -> str:
-        """Description of the device and the number of processes, for records."""
+        """Description of the device and the number of processes, such as "cuda:0 (NVIDIA H200) × 2 processes"."""
         processes = "" if self.alone else f" × {self.process.world} processes"
         if self.device.type == "cuda":
             return f"{self.device} ({torch.cuda.get_device_name(self.device)}){processes}"
@@ -147,7 +150,7 @@ ALONE = Runtime(torch.device("cpu"), torch.float32)  # default: one process on t
 
 
 def from_options(options: Options, process: ProcessInfo = launcher_env.ALONE) -> Runtime:
-    """Return the Runtime of `process` for the options; --check runs on the CPU.
+    """Return the Runtime of `process` that the options select. With --check, its device is the CPU.
 
     Raises UsageError if the device does not exist.
     """
@@ -164,16 +167,17 @@ def choose(
     deterministic: bool,
     process: ProcessInfo = launcher_env.ALONE,
 ) -> Runtime:
-    """Return the Runtime for the values of --device, --precision and --multigpu, and configure torch for it.
+    """Configure torch for the given device, precision and determinism, and return the Runtime of this process.
 
-    Raises UsageError if the device does not exist.
+    device, precision, gpus: values of --device, --precision and --multigpu. Raises UsageError if the device does not
+    exist.
     """
     chosen = _device(device, gpus, process)
-    # float32 is IEEE's, not TF32, also for what stays in float32 beside bf16
+    # Full float32 instead of TF32, also for the operations that autocast leaves in float32.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-        # The same seed gives the same losses: cuDNN may neither choose algorithms by timing nor sum in any order.
+        # For the same losses with the same seed, cuDNN must not choose algorithms by timing or sum in varying order.
         torch.backends.cudnn.deterministic = True
     elif process.local_world > 1 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, _usable_cores() // process.local_world))  # surplus threads wait for each other
@@ -189,6 +193,7 @@ def _usable_cores() -> int:
 
 
 def _device(device: str, gpus: tuple[int, ...] | None, process: ProcessInfo) -> torch.device:
+    """Return the device of this process. Raises UsageError if there are too few GPUs."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpus:
         if len(gpus) < process.local_world:
@@ -203,11 +208,11 @@ def _device(device: str, gpus: tuple[int, ...] | None, process: ProcessInfo) -> 
         return torch.device("cpu")
     if 1 < count < process.local_world:
         raise UsageError(f"device: {process.local_world} processes on this machine, but {count} GPUs; each needs one")
-    return torch.device("cuda", 0 if count == 1 else process.local_rank)  # srun may show each process its GPU alone
+    return torch.device("cuda", 0 if count == 1 else process.local_rank)  # srun may show each process only one GPU
 
 
 def check_gpus(gpus: tuple[int, ...]) -> None:
-    """Raise UsageError if this machine lacks one of the GPUs, numbered from 0."""
+    """Raise UsageError if one of the GPU indices `gpus` does not exist on this machine."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     for gpu in gpus:
         if gpu >= count:
@@ -215,13 +220,14 @@ def check_gpus(gpus: tuple[int, ...]) -> None:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Return whether bfloat16 products are native to the device: half the time of float32, not an emulation."""
+    """Return True if the device multiplies bfloat16 numbers in hardware, in half the time of float32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return _cpu_flag("avx512_bf16") or _cpu_flag("amx_bf16") or (platform.machine() == "aarch64" and _cpu_flag("bf16"))
 
 
 def _cpu_flag(flag: str) -> bool:
+    """Return True if /proc/cpuinfo lists the CPU feature `flag`."""
     return any(flag in line.split() for line in _cpuinfo() if line.lower().startswith(("flags", "features")))
 
 

@@ -1,4 +1,4 @@
-"""--multigpu with several GPUs: run parallel_main.py with one process per GPU, under torch's own launcher."""
+"""Start parallel_main.py with one process per GPU under torch's launcher, for --multigpu with several GPUs."""
 
 import os
 import socket
@@ -19,9 +19,9 @@ PROGRAM = Path(__file__).resolve().parents[2] / "parallel_main.py"
 
 
 def run_processes(argv: Sequence[str], processes: int) -> None:
-    """Run parallel_main.py with the arguments `argv` in `processes` processes of this machine, and wait for them.
+    """Run parallel_main.py with the arguments `argv` in `processes` local processes, and wait until they end.
 
-    Raises SilentExit with the exit code of the first process that failed, which has printed the message.
+    If processes fail, raises SilentExit with the exit code of the first. That process has printed the message.
     """
     store = local_store()
     config = LaunchConfig(
@@ -47,7 +47,10 @@ def run_processes(argv: Sequence[str], processes: int) -> None:
 
 
 def local_store() -> TCPStore:
-    """Return a store that listens on the loopback interface alone: anyone who reaches a store may write to it."""
+    """Return a rendezvous store that listens only on the loopback interface.
+
+    Anyone who can reach a store can write to it.
+    """
     listener = socket.create_server((LOOPBACK, 0))
     port = listener.getsockname()[1]
     return TCPStore(

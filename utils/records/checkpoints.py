@@ -24,21 +24,21 @@ from utils.text import escaped
 
 Checkpoint = dict[str, Any]
 
-# BIPROP's cosine schedule leaves a numpy float64 in the optimizer state; numpy 2 renamed the module that rebuilds it.
+# BIPROP's cosine schedule stores a numpy float64 in the optimizer state. numpy 2 renamed the module that rebuilds it.
 _rebuild_scalar = np.float64().__reduce__()[0]
 FLOAT64: list[Any] = [(_rebuild_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
 FLOAT64 += [np.dtype, np.dtypes.Float64DType]
 
 
 class ReadFailed(UsageError):
-    """Error for a file that exists but that the system could not read. Its content may be intact."""
+    """Error for an existing file that the system could not read. The content of the file may be intact."""
 
 
 def save(checkpoint: Checkpoint, *paths: Path) -> None:
-    """Write `checkpoint` to each path in turn, replacing the file there atomically.
+    """Write `checkpoint` to each of `paths` in turn. An existing file is replaced atomically.
 
-    Each file is a copy, not a link, so that a bad sector damages only one of them. Raises RunFailed if the disk is full
-    or the directory is gone; the earlier files then remain.
+    Each file is a copy, not a link, so that a bad sector damages only one file. Raises RunFailed if the disk is full or
+    the directory is gone. The files that existed before then remain.
     """
     first, *others = paths
     with writing(first):
@@ -49,9 +49,9 @@ def save(checkpoint: Checkpoint, *paths: Path) -> None:
 
 
 def load(path: Path) -> Checkpoint:
-    """Return the checkpoint of this program at `path`, on the CPU.
+    """Read a checkpoint that this program has saved at `path`, with all tensors on the CPU.
 
-    Raises UsageError if it is missing, damaged, or holds more than tensors and plain types.
+    Raises UsageError if the file is missing, damaged, or contains more than tensors and plain types.
     """
     with _as_usage_error(path):
         _check_zip(path)
@@ -61,19 +61,23 @@ def load(path: Path) -> Checkpoint:
 
 
 def checked(content: Any, path: Path) -> Checkpoint:
-    """Return `content`, read from `path`. Raises UsageError if it is not a training checkpoint of this program."""
-    sound = isinstance(content, dict) and isinstance(content.get("model"), dict)
-    sound = sound and all(isinstance(entry, torch.Tensor) for entry in content["model"].values())
-    if not sound or not all(type(content.get(key)) is int and content[key] >= 0 for key in ("epoch", "step")):
+    """Check that `content`, which was read from the file `path`, is a training checkpoint, and return it.
+
+    Raises UsageError if `content` lacks the entries model, epoch and step, or if they have other types.
+    """
+    valid = isinstance(content, dict) and isinstance(content.get("model"), dict)
+    valid = valid and all(isinstance(entry, torch.Tensor) for entry in content["model"].values())
+    if not valid or not all(type(content.get(key)) is int and content[key] >= 0 for key in ("epoch", "step")):
         raise UsageError(f"{path} is not a checkpoint of this program: it lacks model, epoch or step")
     return dict(content)
 
 
 def read(path: Path) -> Any:
-    """Return the content of any file of torch.save, in its zip format or its older one (torch < 1.6), on the CPU.
+    """Read any file that torch.save has written, in its zip format or its older format (torch < 1.6), on the CPU.
 
-    Nothing in the file is executed: it may hold tensors, plain types and the numpy float64 of BIPROP's learning rate.
-    The older format has no checksums. Raises UsageError if the file holds more, is missing, damaged or something else.
+    No code in the file is executed. The file may contain tensors, plain types and the numpy float64 of BIPROP's
+    learning rate. The older format has no checksums. Raises UsageError if the file contains anything else, is missing,
+    or is damaged.
     """
     with _as_usage_error(path):
         with path.open("rb") as file:
@@ -96,20 +100,20 @@ def read(path: Path) -> Any:
 
 @contextmanager
 def _as_usage_error(path: Path) -> Iterator[None]:
-    """Turn any error while `path` is read into a UsageError of one line; running out of memory stays as it is."""
+    """Convert any error of reading `path` into a UsageError of one line, or into RunFailed if memory runs out."""
     try:
         check_regular(path)
-        with warnings.catch_warnings(action="ignore"):  # about pickle protocols and storages: nothing a user can change
+        with warnings.catch_warnings(action="ignore"):  # about pickle protocols and storages, which users cannot change
             yield
     except UsageError:
         raise
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist") from None
     except pickle.UnpicklingError as error:
-        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
-        reason = f"asks for {asked[1]}, more" if asked else "is damaged or holds more"
-        raise UsageError(f"{path} is refused: it {reason} than tensors and plain values") from error
-    except Exception as error:  # a damaged or malicious pickle ends in any of them
+        requested = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f"asks for {requested[1]}; a file may hold only" if requested else "is damaged or holds more than"
+        raise UsageError(f"{path} is refused: it {reason} tensors and plain values") from error
+    except Exception as error:  # a damaged or malicious pickle can raise any type
         if out_of_memory.is_out_of_memory(error):
             raise RunFailed(f"{path} cannot be read: {out_of_memory.message(error)}; nothing was changed") from error
         reason = getattr(error, "strerror", None) or escaped(str(error).partition("\n")[0], 300) or "damaged"
@@ -120,7 +124,7 @@ def _as_usage_error(path: Path) -> Iterator[None]:
 
 
 def _check_zip(path: Path) -> None:
-    """Check sizes and checksums. torch.load checks no checksum: a flipped bit would go unnoticed. Raises ValueError."""
+    """Raise ValueError if a declared size or a checksum of the zip file `path` is wrong. torch.load checks neither."""
     try:
         with zipfile.ZipFile(path) as archive:
             declared_sizes.check_zip(path, archive)
@@ -132,37 +136,35 @@ def _check_zip(path: Path) -> None:
 
 
 def newest(run: RunPaths) -> tuple[Checkpoint, Path] | None:
-    """Return the readable checkpoint of `run` that has trained furthest, and its path; None if there is none.
+    """Return (checkpoint, path) of the latest readable checkpoint of `run`, or None if there is none.
 
-    A damaged checkpoint is a warning. Raises RunFailed if the system cannot read one: a run that is resumed from an
-    earlier checkpoint would overwrite it.
+    Prints a warning for each damaged checkpoint. Raises RunFailed if the system cannot read a checkpoint, because a run
+    resumed from an earlier checkpoint would overwrite it.
     """
-    complaints: list[str] = []
+    damages: list[str] = []
+    others = [path for path in sorted(run.checkpoints.glob("*.pt")) if path != run.last]
     try:
-        found = _furthest(run, complaints)
+        # No other checkpoint is later than last.pt, which is written together with each of them.
+        readable = _readable([run.last] if run.last.exists() else [], damages) or _readable(others, damages)
     except ReadFailed as error:
         raise RunFailed(f"{error}; nothing was changed") from error
-    for complaint in complaints:
-        warn(f"{complaint}; " + (f"{found[1]} is used instead" if found else "there is no other checkpoint"))
-    return found
+    latest = max(readable, key=lambda entry: (entry[0]["epoch"], entry[0]["step"]), default=None)
+    for damage in damages:
+        warn(f"{damage}; " + (f"{latest[1]} is used instead" if latest else "there is no other checkpoint"))
+    return latest
 
 
-def _furthest(run: RunPaths, complaints: list[str]) -> tuple[Checkpoint, Path] | None:
-    """Return the furthest readable checkpoint. Appends a line to `complaints` per damaged one. Raises ReadFailed."""
-    last = _readable([run.last] if run.last.exists() else [], complaints)
-    if last:  # no other checkpoint is further: last.pt is written with every one of them
-        return last[0]
-    others = _readable([path for path in sorted(run.checkpoints.glob("*.pt")) if path != run.last], complaints)
-    return max(others, key=lambda found: (found[0]["epoch"], found[0]["step"]), default=None)
+def _readable(paths: list[Path], damages: list[str]) -> list[tuple[Checkpoint, Path]]:
+    """Return (checkpoint, path) of each undamaged file. Append one error message per damaged file to `damages`.
 
-
-def _readable(paths: list[Path], complaints: list[str]) -> list[tuple[Checkpoint, Path]]:
-    found: list[tuple[Checkpoint, Path]] = []
+    Raises ReadFailed.
+    """
+    readable: list[tuple[Checkpoint, Path]] = []
     for path in paths:
         try:
-            found.append((load(path), path))
+            readable.append((load(path), path))
         except ReadFailed:
             raise
         except UsageError as error:
-            complaints.append(str(error))
-    return found
+            damages.append(str(error))
+    return readable

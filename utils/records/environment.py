@@ -28,11 +28,12 @@ def environment() -> dict[str, Any]:
 
 @functools.cache
 def commit() -> str:
-    """Return the git commit of this program at the first call; "" outside a repository."""
+    """Return the git commit of this program at the time of the first call, or "" outside a repository."""
     return _git("rev-parse", "HEAD")
 
 
 def _git(*command: str) -> str:
+    """Return the output of a git command in this program's repository, or "" if the command fails."""
     try:
         here = Path(__file__).resolve().parent
         done = subprocess.run(["git", *command], cwd=here, capture_output=True, timeout=10, check=False)

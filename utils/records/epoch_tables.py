@@ -1,4 +1,4 @@
-"""Tables that a run records by epoch, as CSV files, with a picture if they are curves."""
+"""Tables that a run records at certain epochs, as CSV files, with a chart if a table is a curve."""
 
 import csv
 import io
@@ -11,12 +11,15 @@ from utils.files import check_regular, write_text
 from utils.records.plots import Line, line_chart
 
 TableRow = dict[str, float | str]
-MOST_DRAWN = 10  # lines per picture: more could not be told split_problems, and each epoch would take longer to draw
+MOST_DRAWN = 10  # lines per chart: more would be hard to distinguish, and drawing would take longer with each epoch
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows with the same keys. With `x` and `y`, the names of two columns, the rows are also the points of a curve."""
+    """Table that a run records at one epoch. All rows have the same keys.
+
+    x, y: names of two columns if the rows are the points of a curve.
+    """
 
     rows: list[TableRow]
     x: str = ""
@@ -24,16 +27,17 @@ class Table:
 
 
 def record_table(directory: Path, name: str, epoch: int, table: Table) -> list[Line]:
-    """Write the table of `epoch` (from 1) into <name>.csv of `directory`, with the epoch as its first column.
+    """Add the rows of `table` to <name>.csv in `directory`, with `epoch` (from 1) as the first column.
 
-    Rows of earlier epochs stay, rows of this and later ones are replaced. For a curve, <name>.png is drawn with up to
-    MOST_DRAWN epochs, the first and the last included, and one line per epoch is returned, else none.
+    Rows of earlier epochs are kept, rows of this and later epochs are replaced. If the table is a curve, also draw
+    <name>.png and return one line per epoch in the file, else return no lines. The chart shows at most MOST_DRAWN of
+    the epochs, including the first and the last.
 
-    A file that is not such a table is renamed, and a table that cannot be written is left out, both with a warning.
+    If the table cannot be written, a warning is printed. A damaged file is renamed with a warning.
     """
     path = directory / f"{name}.csv"
     try:
-        rows = [*_kept_rows(path, epoch, table), *({"epoch": epoch} | row for row in table.rows)]
+        rows = [*_intact_rows(path, epoch, table), *({"epoch": epoch} | row for row in table.rows)]
         write_text(path, as_csv(rows, columns=list(rows[-1])))
     except OSError as error:
         warn(f"cannot write {path}: {error.strerror}; the table of epoch {epoch} is left out")
@@ -52,7 +56,10 @@ def record_table(directory: Path, name: str, epoch: int, table: Table) -> list[L
 
 
 def as_csv(rows: list[TableRow], columns: list[str]) -> str:
-    """Return the rows with a header as CSV. A value that a row lacks is empty; keys beside `columns` are left out."""
+    """Return `rows` as CSV text with a header of `columns`.
+
+    A value that a row lacks is left empty. Keys of a row that are not in `columns` are ignored.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore", restval="")
     writer.writeheader()
@@ -60,8 +67,11 @@ def as_csv(rows: list[TableRow], columns: list[str]) -> str:
     return text.getvalue()
 
 
-def _kept_rows(path: Path, epoch: int, table: Table) -> list[TableRow]:
-    """Return the rows of earlier epochs. A damaged file has none and is renamed. Raises OSError."""
+def _intact_rows(path: Path, epoch: int, table: Table) -> list[TableRow]:
+    """Return the rows of epochs before `epoch` in the file `path`. Raises OSError if the file cannot be read.
+
+    A damaged file, or one without the numbers of the curve of `table`, is renamed, and no rows are returned.
+    """
     try:
         rows = _rows_before(path, epoch)
         for row in rows:
@@ -75,7 +85,10 @@ def _kept_rows(path: Path, epoch: int, table: Table) -> list[TableRow]:
 
 
 def earlier_rows(path: Path, epoch: int) -> list[TableRow]:
-    """Return the rows of epochs before `epoch`, none if there is no file. Raises UsageError if it is damaged."""
+    """Return the rows of epochs before `epoch` in the CSV file `path`, or no rows if the file does not exist.
+
+    Raises UsageError if the file is damaged or cannot be read.
+    """
     try:
         return _rows_before(path, epoch)
     except OSError as error:
@@ -88,7 +101,7 @@ def earlier_rows(path: Path, epoch: int) -> list[TableRow]:
 
 
 def _rows_before(path: Path, epoch: int) -> list[TableRow]:
-    """Return the rows of epochs before `epoch`.
+    """Return the rows of epochs before `epoch` in the CSV file `path`, or no rows if the file does not exist.
 
     Raises OSError if the file cannot be read, KeyError or ValueError if it is damaged.
     """

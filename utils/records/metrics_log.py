@@ -6,22 +6,22 @@ from pathlib import Path
 from utils.files import write_text
 from utils.records.epoch_tables import TableRow, as_csv, earlier_rows
 
-Metrics = Mapping[str, Mapping[str, float]]  # split ("train", "test", "weights", …) -> name -> value
+MetricsBySplit = Mapping[str, Mapping[str, float]]  # split ("train", "test", "weights", …) -> name -> value
 
 
 class MetricsCsv:
-    """Writer of metrics.csv: one column per metric, except those of single layers ("weights").
+    """Writer of metrics.csv, which has one row per epoch and one column per metric.
 
-    On resumption the rows after `epochs_done` are dropped, so that no epoch has two. Raises UsageError if the file is
-    damaged.
+    Metrics of single layers (split "weights") are left out. When a run is resumed after `epochs_done` epochs, the rows
+    of later epochs are dropped. Raises UsageError if the existing file is damaged.
     """
 
     def __init__(self, path: Path, epochs_done: int) -> None:
         self._path = path
         self._rows = earlier_rows(path, epochs_done + 1) if epochs_done else []
 
-    def record(self, epoch: int, metrics: Metrics) -> None:
-        """Add the row of `epoch` and replace the file atomically. The first row decides the columns."""
+    def record(self, epoch: int, metrics: MetricsBySplit) -> None:
+        """Add the row of `epoch` and replace the file atomically. The first row determines the columns."""
         row: TableRow = {"epoch": str(epoch)}
         for split, values in metrics.items():
             if split != "weights":

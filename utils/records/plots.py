@@ -1,6 +1,6 @@
 """Line charts as PNG files and as HTML pages. matplotlib and plotly are imported when the first chart is drawn.
 
-A chart only shows the values of a table. A chart that cannot be drawn is therefore a warning, not an error.
+A chart shows the values of a table that is also on disk. A failure to draw is therefore a warning, not an error.
 """
 
 import functools
@@ -38,24 +38,25 @@ class Line:
 
 
 def line_chart(path: Path, lines: Sequence[Line], x_label: str, y_label: str, title: str = "") -> bool:
-    """Write a PNG of `lines` to `path` atomically. If that fails, warn and return False."""
-    return _written(path, lambda: _png(lines, x_label, y_label, title))
+    """Draw `lines` and write the chart as a PNG to `path` atomically. On failure, print a warning and return False."""
+    return _try_write(path, lambda: _png(lines, x_label, y_label, title))
 
 
 def line_page(path: Path, lines: Sequence[Line], x_label: str, y_label: str, title: str = "") -> bool:
-    """Write a self-contained interactive HTML page of `lines` to `path` atomically.
+    """Draw `lines` and write the chart as a self-contained, interactive HTML page to `path` atomically.
 
-    If that fails, warn and return False.
+    On failure, print a warning and return False.
     """
-    return _written(path, lambda: _page(lines, x_label, y_label, title).encode())
+    return _try_write(path, lambda: _page(lines, x_label, y_label, title).encode())
 
 
-def _written(path: Path, draw: Callable[[], bytes]) -> bool:
+def _try_write(path: Path, draw: Callable[[], bytes]) -> bool:
+    """Write the bytes that `draw` returns to `path`. On failure, print a warning and return False."""
     try:
         with warnings.catch_warnings(action="ignore"):
             content = draw()
         write_atomic(path, lambda file: file.write(content))
-    except Exception as error:  # a fault of a library, of its fonts or of the disk must not end a run
+    except Exception as error:  # a failure of a library, its fonts or the disk must not end a run
         _warn_once(f"cannot write {path}: {escaped(getattr(error, 'strerror', None) or error) or type(error).__name__}")
         return False
     return True
@@ -63,15 +64,16 @@ def _written(path: Path, draw: Callable[[], bytes]) -> bool:
 
 @functools.cache
 def _warn_once(line: str) -> None:
-    """Warn the first time only: a chart that is drawn in every epoch fails in every epoch."""
+    """Print a warning the first time only, because a chart that fails once fails again in every epoch."""
     warn(line)
 
 
 def _png(lines: Sequence[Line], x_label: str, y_label: str, title: str) -> bytes:
+    """Return the chart as a PNG, drawn by matplotlib."""
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # no line about the font cache
     _import_matplotlib()
     import matplotlib.style
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # pyplot would need global state and perhaps a window
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # pyplot has global state and may open a window
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -83,8 +85,8 @@ def _png(lines: Sequence[Line], x_label: str, y_label: str, title: str) -> bytes
         axes = figure.add_subplot()
         for line in lines:
             axes.plot(line.xs, line.ys, line.style, marker="o", markersize=3, linewidth=1.5)
-        axes.set(xlabel=_cut(escape(x_label), LONGEST_LABEL), ylabel=_cut(escape(y_label), LONGEST_LABEL))
-        axes.set_title(_cut(escape(title), LONGEST_TITLE), fontsize=9)
+        axes.set(xlabel=_shorten(escape(x_label), LONGEST_LABEL), ylabel=_shorten(escape(y_label), LONGEST_LABEL))
+        axes.set_title(_shorten(escape(title), LONGEST_TITLE), fontsize=9)
         if all(float(x).is_integer() for line in lines for x in line.xs):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # no tick at half an epoch
         axes.grid(alpha=0.3)
@@ -92,13 +94,13 @@ def _png(lines: Sequence[Line], x_label: str, y_label: str, title: str) -> bytes
             legend = axes.legend(axes.lines, [""] * len(lines), fontsize=8)
             for entry, line in zip(legend.get_texts(), lines, strict=True):
                 # legend() itself would leave out a name that begins with _
-                entry.set_text(_cut(escape(line.label), LONGEST_LABEL))
+                entry.set_text(_shorten(escape(line.label), LONGEST_LABEL))
         figure.savefig(file, format="png")
     return file.getvalue()
 
 
 def _import_matplotlib() -> None:
-    """Import matplotlib without MPLBACKEND: charts need no window, and an unknown backend would be an error."""
+    """Import matplotlib with MPLBACKEND unset, because matplotlib fails if that names an unknown backend."""
     backend = os.environ.pop("MPLBACKEND", None)
     try:
         importlib.import_module("matplotlib.style")
@@ -107,13 +109,13 @@ def _import_matplotlib() -> None:
             os.environ["MPLBACKEND"] = backend
 
 
-def _cut(text: str, longest: int) -> str:
-    """Return `text` with its middle replaced by "..." if it is longer than `longest`: both ends of a name matter."""
+def _shorten(text: str, longest: int) -> str:
+    """Return `text`, with its middle replaced by "..." if it has more than `longest` characters."""
     return text if len(text) <= longest else f"{text[: longest // 2 - 2]}...{text[-longest // 2 + 1 :]}"
 
 
 def _escape_missing_glyphs() -> Callable[[str], str]:
-    """Choose matplotlib's fonts, and return a function that escapes each character that none of them can draw."""
+    """Set matplotlib's fonts to the installed ones of FONTS. Return a function that escapes what they cannot draw."""
     import matplotlib
     from matplotlib import font_manager
 
@@ -130,6 +132,7 @@ def _escape_missing_glyphs() -> Callable[[str], str]:
 
 
 def _page(lines: Sequence[Line], x_label: str, y_label: str, title: str) -> str:
+    """Return the chart as an HTML page, drawn by plotly."""
     from plotly import graph_objects
 
     def as_text(text: str) -> str:
@@ -140,6 +143,6 @@ def _page(lines: Sequence[Line], x_label: str, y_label: str, title: str) -> str:
     for line in lines:
         look = {"dash": "dash" if line.style.endswith("--") else "solid", "color": COLOURS.get(line.style[:2])}
         figure.add_scatter(x=line.xs, y=line.ys, name=as_text(line.label), mode="lines+markers", line=look)
-    axes = {"xaxis_title": as_text(x_label), "yaxis_title": as_text(y_label)}
-    figure.update_layout(title=as_text(title), hovermode="x unified", **axes)
+    figure.update_layout(title=as_text(title), xaxis_title=as_text(x_label), yaxis_title=as_text(y_label))
+    figure.update_layout(hovermode="x unified")  # shows the values of all lines at the pointer's x
     return str(figure.to_html(include_plotlyjs=True, full_html=True, default_height="95vh"))

@@ -9,16 +9,17 @@ from args import Options
 from utils.records.environment import commit
 
 DATE_FORMAT = "%m-%d-%y_%H:%M:%S"
-Metrics = Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class FinishedRun:
     """Data of a finished run, from which its row of results.csv is computed.
 
-    last, best, best_train: loss, acc@1 and acc@5 (%) of the last epoch, of the best one (with its number, `epoch`) and
-    of the best training epoch. test_accuracies: top-1 accuracy (%) of the last and of the best epoch on the test set.
-    picked_on: the split that decided which epoch was best. density: kept share of the constrained layers' weights.
+    last, best: loss, acc@1 and acc@5 (%) of the last and of the best epoch. `best` also has the epoch's number.
+    best_train: the same on the training images, of the epoch with the best training accuracy.
+    test_accuracies: top-1 accuracy (%) on the test set after the last epoch and after the best epoch.
+    picked_on: the split on which the best epoch was chosen.
+    density: share of the constrained layers' weights that is kept.
     """
 
     options: Options
@@ -30,9 +31,9 @@ class FinishedRun:
     parameters: int
     kept_parameters: int
     density: float
-    last: Metrics
-    best: Metrics
-    best_train: Metrics
+    last: Mapping[str, float]
+    best: Mapping[str, float]
+    best_train: Mapping[str, float]
     test_accuracies: tuple[float, float]
     picked_on: str
     images_per_second: float
@@ -40,7 +41,8 @@ class FinishedRun:
 
 
 VALUES: dict[str, Callable[[FinishedRun], object]] = {
-    "Date Finished": lambda _: time.strftime(DATE_FORMAT),  # down to Run Directory: BIPROP's columns in its order
+    # The columns up to Run Directory, and their order, are BIPROP's.
+    "Date Finished": lambda _: time.strftime(DATE_FORMAT),
     "Base Config": lambda run: run.options.run.config,
     "Current Val Top 1": lambda run: f"{run.last['acc@1']:.2f}",
     "Current Val Top 5": lambda run: f"{run.last['acc@5']:.2f}",
@@ -76,10 +78,10 @@ VALUES: dict[str, Callable[[FinishedRun], object]] = {
     "Images/s": lambda run: f"{run.images_per_second:.1f}",
     "Seconds": lambda run: f"{run.seconds:.1f}",
     "Commit": lambda _: commit(),
-    "Run ID": lambda run: f"{run.run_id}-{run.options.optim.epochs}",  # a longer run is another result
+    "Run ID": lambda run: f"{run.run_id}-{run.options.optim.epochs}",  # more epochs: another row
 }
 
 
 def result_row(run: FinishedRun) -> dict[str, object]:
-    """Return the row of a finished run: column name -> value."""
+    """Return the row of results.csv for a finished run, as a dict of column name to value."""
     return {name: value(run) for name, value in VALUES.items()}

@@ -1,4 +1,4 @@
-"""results.csv: one row per finished run, appended under a lock, so that runs that end together lose no row."""
+"""results.csv: one row per finished run. Rows are appended under a lock, so that runs that end together lose none."""
 
 import codecs
 import csv
@@ -23,31 +23,30 @@ MOVE_AWAY = "move it away to continue"  # the advice for the result.csv of a run
 
 
 def check(path: Path) -> None:
-    """Check before training that a row can be appended to `path`. Raises UsageError if not."""
+    """Raise UsageError if rows cannot be appended to the results file `path`. Called before training."""
     check_regular(path, "results: ")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(_lock(path)):
+        with locked(_lock_path(path)):
             if path.exists():
                 path.open("r+b").close()
-                _set_damaged_lines_apart(path, OTHER_FILE)
+                _move_damaged_lines(path, OTHER_FILE)
     except OSError as error:
         raise UsageError(f"results: cannot write {path}: {mkdir_failure(path.parent, error)}; {OTHER_FILE}") from error
 
 
-def _lock(path: Path) -> Path:
+def _lock_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.lock")
 
 
 def append(path: Path, *rows: Mapping[str, object]) -> int:
-    """Append those of `rows` whose Run ID the file does not have yet, and return their number.
+    """Append each row whose Run ID is not in the file yet, and return the number of appended rows.
 
-    The keys of a row are COLUMNS. The header is written before the first row of a file, and damaged lines are moved to
-    another file first. Rows that do not fit on a full disk are taken back. Raises OSError, and UsageError if the file
-    has other columns.
+    The keys of a row are COLUMNS. A new file gets a header first. Damaged lines are moved to another file first. If the
+    disk is full, the file is cut back to its former size. Raises OSError, and UsageError if the file has other columns.
     """
-    with locked(_lock(path)):
-        new = _unknown(rows, _set_damaged_lines_apart(path, OTHER_FILE))
+    with locked(_lock_path(path)):
+        new = _new_rows(rows, _move_damaged_lines(path, OTHER_FILE))
         if not new:
             return 0
         with path.open("ab", buffering=0) as file:
@@ -64,24 +63,24 @@ def append(path: Path, *rows: Mapping[str, object]) -> int:
 
 
 def write_own(path: Path, row: Mapping[str, object]) -> None:
-    """Add `row` to `path`, the result.csv of a single run, atomically, unless its Run ID is there already.
+    """Add `row` to `path`, the result.csv of a single run, unless the file already has the row's Run ID.
 
-    scripts/results.py restores results.csv from these files. Raises OSError, and UsageError if the file has other
-    columns.
+    The file is replaced atomically. scripts/results.py restores results.csv from these files. Raises OSError, and
+    UsageError if the file has other columns.
     """
-    rows = _set_damaged_lines_apart(path, MOVE_AWAY)
-    if new := _unknown([row], rows):
+    rows = _move_damaged_lines(path, MOVE_AWAY)
+    if new := _new_rows([row], rows):
         write_text(path, _as_csv([*rows, *new]))
 
 
-def _unknown(rows: Iterable[Mapping[str, object]], known: Iterable[ResultRow]) -> list[Mapping[str, object]]:
-    """Return the rows whose Run ID is not that of a known one."""
-    ids = {row["Run ID"] for row in known}
+def _new_rows(rows: Iterable[Mapping[str, object]], existing: Iterable[ResultRow]) -> list[Mapping[str, object]]:
+    """Return those of `rows` whose Run ID is not among the existing rows."""
+    ids = {row["Run ID"] for row in existing}
     return [row for row in rows if str(row["Run ID"]) not in ids]
 
 
 def _as_csv(rows: Iterable[Mapping[str, object]], *, header: bool = True) -> str:
-    """Return the lines of results.csv for `rows`. A row with other keys than COLUMNS raises ValueError."""
+    """Return `rows` as CSV text with the columns COLUMNS. Raises ValueError if a row has other keys."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     if header:
@@ -91,13 +90,14 @@ def _as_csv(rows: Iterable[Mapping[str, object]], *, header: bool = True) -> str
 
 
 def read(path: Path, advice: str = OTHER_FILE) -> tuple[list[ResultRow], int]:
-    """Return (sound rows of a results file, oldest first; number of damaged lines); ([], 0) if there is no file.
+    """Read a results file. Return (undamaged rows, oldest first; number of damaged lines).
 
-    Raises UsageError, which ends with `advice`, if the file has other columns or cannot be read.
+    If the file does not exist, return ([], 0). Raises UsageError, which ends with `advice`, if the file has other
+    columns or cannot be read.
     """
     check_regular(path, "results: ")
     try:
-        sound, damaged = _parsed(path, path.read_bytes(), advice)
+        sound, damaged = _parse(path, path.read_bytes(), advice)
     except FileNotFoundError:
         return [], 0
     except OSError as error:
@@ -105,45 +105,48 @@ def read(path: Path, advice: str = OTHER_FILE) -> tuple[list[ResultRow], int]:
     return [row for _, row in sound], len(damaged)
 
 
-def _set_damaged_lines_apart(path: Path, advice: str) -> list[ResultRow]:
-    """Move damaged lines from `path` to <path>.damaged with a warning, and return the sound rows.
+def _move_damaged_lines(path: Path, advice: str) -> list[ResultRow]:
+    """Move damaged lines from `path` to <path>.damaged with a warning, and return the undamaged rows.
 
-    The caller holds the lock. A file that lacks its header or its last line end gets them.
+    A missing header or a missing line break at the end of the file is added. The caller must hold the lock.
     """
     content = path.read_bytes() if path.exists() else b""
-    sound, damaged = _parsed(path, content, advice)
+    sound, damaged = _parse(path, content, advice)
     if damaged:
-        beside = path.with_name(f"{path.name}.damaged")
-        check_regular(beside, "results: ")
-        with beside.open("ab") as file:
-            file.write(_joined(damaged))
+        aside = path.with_name(f"{path.name}.damaged")
+        check_regular(aside, "results: ")
+        with aside.open("ab") as file:
+            file.write(_join_lines(damaged))
             file.flush()
             os.fsync(file.fileno())
-        warn(f"{path}: damaged lines moved to {beside}: {len(damaged)}; scripts/results.py rebuild restores their rows")
+        warn(f"{path}: damaged lines moved to {aside}: {len(damaged)}; scripts/results.py rebuild restores their rows")
     first_line = content.removeprefix(codecs.BOM_UTF8).split(b"\n")[0].removesuffix(b"\r")
-    if damaged or (content and not (content.endswith(b"\n") and [*_row(first_line).values()] == COLUMNS)):
-        repaired = _joined([HEADER, *(line for line, _ in sound)])
+    if damaged or (content and not (content.endswith(b"\n") and [*_parse_line(first_line).values()] == COLUMNS)):
+        repaired = _join_lines([HEADER, *(line for line, _ in sound)])
         write_atomic(path.resolve(), lambda file: file.write(repaired))
     return [row for _, row in sound]
 
 
-def _joined(lines: Iterable[bytes]) -> bytes:
+def _join_lines(lines: Iterable[bytes]) -> bytes:
     return b"".join(line + b"\n" for line in lines)
 
 
-def _parsed(path: Path, content: bytes, advice: str) -> tuple[list[tuple[bytes, ResultRow]], list[bytes]]:
-    """Return (sound rows with their lines, damaged lines). A header counts as neither: joined files have several.
+def _parse(path: Path, content: bytes, advice: str) -> tuple[list[tuple[bytes, ResultRow]], list[bytes]]:
+    """Parse the `content` of a results file. Return (list of undamaged lines with their rows, damaged lines).
 
-    No value contains a line break. Each line is therefore parsed alone, and a torn one harms no other. The file of
-    another program begins with no header of ours, complete or torn, and has no row of ours: it raises UsageError.
+    Headers are in neither list. A file that was joined from several has several headers. No value contains a line
+    break, so each line is parsed alone, and a torn line damages no other line.
+
+    Raises UsageError for a file of another program: its first line is not this program's header, complete or torn, and
+    none of its lines is a row of this program.
     """
     lines = [line.removesuffix(b"\r") for line in content.replace(codecs.BOM_UTF8, b"").split(b"\n")]
     lines = [line for line in lines if line.strip()]
     sound: list[tuple[bytes, ResultRow]] = []
     damaged: list[bytes] = []
     for line in lines:
-        row = _row(line)
-        if _is_sound(row):
+        row = _parse_line(line)
+        if _is_complete(row):
             sound.append((line, row))
         elif [*row.values()] != COLUMNS:
             damaged.append(line)
@@ -152,13 +155,16 @@ def _parsed(path: Path, content: bytes, advice: str) -> tuple[list[tuple[bytes, 
     return sound, damaged
 
 
-def _is_sound(row: ResultRow) -> bool:
-    """Return True if the last value agrees with an earlier one, as in no line that is torn or joined from two."""
+def _is_complete(row: ResultRow) -> bool:
+    """Return True unless the row comes from a torn line or from two joined lines.
+
+    The Run ID (last column) of such a row does not end with its Epochs (an earlier column).
+    """
     return bool(row) and row["Run ID"].endswith(f"-{row['Epochs']}")
 
 
-def _row(line: bytes) -> ResultRow:
-    """Return the values of a line by column; {} if the line is damaged."""
+def _parse_line(line: bytes) -> ResultRow:
+    """Return the values of a CSV line by column name, or {} if the line is damaged."""
     try:
         (values,) = csv.reader([line.decode()], strict=True)
         return dict(zip(COLUMNS, map(csv_text, values), strict=True)) if b"\0" not in line else {}

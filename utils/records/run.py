@@ -1,4 +1,4 @@
-"""A run on disk: made atomically, described by its own files, and trained by one process at a time."""
+"""A run on disk: its directory is created atomically, and one process at a time trains it."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain, count
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,14 +28,14 @@ LOG_DIR_ADVICE = "pass another folder with --log-dir"
 
 
 class Run(RunPaths):
-    """Read access to the run in the directory `path`, whoever trains it."""
+    """Read access to the run in the directory `path`, which another process may be training."""
 
     def options(self) -> Options:
         """Return the options in config.yaml. Raises UsageError if the file is missing or damaged."""
         return from_flat(load_yaml(self.config))
 
     def status(self) -> dict[str, Any]:
-        """Return the content of status.json, empty if there is none. Raises UsageError if it is damaged."""
+        """Return the content of status.json, or {} if the file does not exist. Raises UsageError if it is damaged."""
         check_regular(self.status_file)
         try:
             record = json.loads(self.status_file.read_text(encoding="utf-8"))
@@ -65,18 +66,19 @@ class Run(RunPaths):
 
 
 def _check_status(record: dict[str, Any]) -> None:
-    sound: dict[str, Callable[[Any], bool]] = {
+    """Raise ValueError if a value of status.json is invalid."""
+    checks: dict[str, Callable[[Any], bool]] = {
         "status": lambda value: value in STATUSES,
         "id": lambda value: isinstance(value, str),
         **dict.fromkeys(COUNTS, lambda value: type(value) is int and value >= 0),
     }
-    for name, is_sound in sound.items():
-        if name in record and not is_sound(record[name]):
+    for name, is_valid in checks.items():
+        if name in record and not is_valid(record[name]):
             raise ValueError(f"{name} is {shown(record[name])}")
 
 
 class LockedRun(Run):
-    """Run that this process trains. It holds the run's lock: no other process writes into the directory.
+    """Run that this process trains. It holds the run's lock, so that no other process writes into the directory.
 
     The lock file records the machine, the pid and an id of the process. A copy of this object in another process has no
     lock and writes nothing.
@@ -102,32 +104,40 @@ class LockedRun(Run):
                 temporary.unlink(missing_ok=True)
 
     def __getstate__(self) -> dict[str, Any]:
+        """Return the state for pickling, without the lock."""
         return self.__dict__ | {"_lock": None}
 
     @property
     def is_held(self) -> bool:
-        """False if another process took the run over, which happens on file systems that do not share locks."""
+        """True while this process holds the run's lock.
+
+        It becomes False if another process takes over the run, which is possible on file systems that do not share
+        locks.
+        """
         try:
             return self._lock is not None and self.lock_file.read_text() in (self._owner, "")
         except (OSError, ValueError):
             return True
 
     def check_held(self) -> None:
-        """Raise RunFailed if another process took the run over."""
+        """Raise RunFailed if another process has taken over the run."""
         if not self.is_held:
             owner = self.lock_owner()
             raise RunFailed(f"{self.path} was taken over by {owner}; its file system does not share locks")
 
-    def describe(self, options: Options, device_facts: dict[str, Any]) -> None:
-        """Write config.yaml and environment.json. A new run does so before anything else is written."""
+    def describe(self, options: Options, device_info: dict[str, Any]) -> None:
+        """Write `options` to config.yaml, and the metadata of the run, with `device_info`, to environment.json.
+
+        A new run calls this before it writes anything else.
+        """
         if self._lock is None:
             return
         repeatable = options.replace(resume=None)  # --config with this file starts a new run
         write_text(self.config, yaml.safe_dump(repeatable.flat(), sort_keys=False))
-        write_text(self.environment, json.dumps(environment() | device_facts, indent=2) + "\n")
+        write_text(self.environment, json.dumps(environment() | device_info, indent=2) + "\n")
 
     def set_status(self, status: str, **details: object) -> None:
-        """Write status.json: one of STATUSES, the time, and `details` such as the epoch."""
+        """Write status.json with `status` (one of STATUSES), the current time, and `details` such as the epoch."""
         assert status in STATUSES
         if not self.is_held:
             return
@@ -136,11 +146,13 @@ class LockedRun(Run):
 
 
 def create(options: Options) -> LockedRun:
-    """Make the directory of a new run: `base_directory`, or the first free <base>/0, <base>/1, ….
+    """Create the directory of a new run and lock it.
 
-    Processes that call this at the same time get different directories. Raises UsageError if none can be made.
+    The directory is `base_directory(options)`, or if that is taken its first free sub-directory of 0, 1, …. Processes
+    that call this at the same time get different directories. Raises UsageError if no directory can be made.
     """
-    for path in _candidates(base_directory(options)):
+    base = base_directory(options)
+    for path in chain([base], (base / str(number) for number in count())):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.mkdir()
@@ -159,7 +171,7 @@ def create(options: Options) -> LockedRun:
 
 
 def _is_abandoned(path: Path) -> bool:
-    """Return True if a process was killed in `path` before it wrote config.yaml."""
+    """Return True if the process that created the directory `path` ended before it wrote config.yaml."""
     run = RunPaths(path)
     names = {entry.name for entry in path.iterdir() if not entry.name.endswith(".tmp")}
     return names <= {run.lock_file.name, run.logs.name, run.checkpoints.name}
@@ -167,11 +179,12 @@ def _is_abandoned(path: Path) -> bool:
 
 @contextmanager
 def exclusive_start(options: Options) -> Iterator[None]:
-    """Let no other process start a run with --resume auto in the same --log-dir. Raises UsageError if it is read-only.
+    """Hold a lock in the body, so that no other process starts a run with --resume auto in the same --log-dir.
 
-    Of several processes that start the same run at once, the first creates it and the others find it.
+    If several processes start the same run at once, the first creates the run and the others find it. Raises UsageError
+    if --log-dir cannot be written.
     """
-    root = _root(options)
+    root = _log_dir(options)
     try:
         root.mkdir(parents=True, exist_ok=True)
         (root / ".start.lock").touch()
@@ -181,30 +194,22 @@ def exclusive_start(options: Options) -> Iterator[None]:
         yield
 
 
-def _root(options: Options) -> Path:
+def _log_dir(options: Options) -> Path:
     return Path(options.run.log_dir or "runs")
 
 
-def _candidates(base: Path) -> Iterator[Path]:
-    yield base
-    number = 0
-    while True:
-        yield base / str(number)
-        number += 1
-
-
 def base_directory(options: Options) -> Path:
-    """Return <log-dir>/<config stem>[/prune-rate=<k>]/<name>, with ",dry-run" appended for a dry run.
+    """Return the base directory of runs with these options: <log-dir>/<config stem>[/prune-rate=<k>]/<name>.
 
-    All runs of one configuration lie in this directory or in its numbered sub-directories.
+    For a dry run, ",dry-run" is appended. The runs are in this directory and in its numbered sub-directories.
     """
     name = f"{options.run.name},dry-run" if options.run.dry_run else str(options.run.name)
     level = () if options.constraint.prune_rate is None else (f"prune-rate={options.constraint.prune_rate}",)
-    return _root(options).joinpath(options.run.stem, *level, name)
+    return _log_dir(options).joinpath(options.run.stem, *level, name)
 
 
 def lock_unfinished(options: Options, is_same: Callable[[Run], bool]) -> LockedRun | None:
-    """Lock the newest unfinished run of this configuration for which `is_same` is true; None if there is none.
+    """Lock and return the newest unfinished run of this configuration for which `is_same` returns True, or None.
 
     Raises RunInUse if another process is training one of these runs.
     """
@@ -218,13 +223,16 @@ def lock_unfinished(options: Options, is_same: Callable[[Run], bool]) -> LockedR
 
 
 def check_none_in_training(options: Options, is_same: Callable[[Run], bool]) -> None:
-    """Raise RunInUse if another process is training a run of this configuration for which `is_same` is true."""
+    """Raise RunInUse if another process is training a run of this configuration for which `is_same` returns True."""
     for lock in _locked_unfinished(options, is_same).values():
         lock.close()
 
 
 def _locked_unfinished(options: Options, is_same: Callable[[Run], bool]) -> dict[Run, IO[str]]:
-    """Return the unfinished runs for which `is_same` is true with their locks, newest first. Raises RunInUse."""
+    """Lock all unfinished runs for which `is_same` returns True. Return a dict of run to lock, newest run first.
+
+    Raises RunInUse if another process holds the lock of such a run.
+    """
     base = base_directory(options)
     numbered = [path for path in base.glob("*") if path.name.isdigit()] if base.is_dir() else []
     unfinished = [run for run in map(Run, (base, *numbered)) if run.exists and not run.is_done()]
@@ -237,9 +245,9 @@ def _locked_unfinished(options: Options, is_same: Callable[[Run], bool]) -> dict
 
 
 def lock_existing(path: Path) -> LockedRun:
-    """Lock the run that `path`, a run directory or a checkpoint in one, names.
+    """Lock and return the run at `path`, which is a run directory or a checkpoint in one.
 
-    Raises UsageError if there is no run or another process is working on it.
+    Raises UsageError if there is no such run or another process holds its lock.
     """
     run = Run(locate_run(path, "resume: ")[0].path)
     lock = try_lock(run.lock_file)

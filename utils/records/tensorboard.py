@@ -1,7 +1,8 @@
-"""TensorBoard's event files: writing them, and truncating them on resumption.
+"""TensorBoard's event files: writing them, and truncating them when a run is resumed.
 
-An event file only grows. Truncated to the length that it had when a checkpoint was saved, it holds exactly the events
-of an uninterrupted run. TensorBoard's own `purge_step` would not do: it keeps events with negative steps.
+An event file only grows. After truncation to the length that the file had when a checkpoint was saved, it contains
+exactly the events of an uninterrupted run. TensorBoard's own `purge_step` is not enough, because it keeps events with
+negative steps.
 """
 
 import os
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.console import warn
-from utils.records.metrics_log import Metrics
+from utils.records.metrics_log import MetricsBySplit
 from utils.records.plots import Line
 from utils.text import shown
 
@@ -19,14 +20,14 @@ if TYPE_CHECKING:
 
 
 class TensorBoard:
-    """Writer of event files in `directory`: scalars by epoch, histograms, and hparams with the final metrics.
+    """Writer of TensorBoard event files in `directory`: metrics per epoch, histograms and hyperparameters.
 
-    epoch: the last epoch that earlier files hold.
-    held_out: the split that has curves, "test" or "val".
-    purge: readers drop the events of earlier files from this step on.
+    epoch: the last epoch that earlier event files contain.
+    held_out: the split whose metrics are recorded in every epoch, "test" or "val".
+    purge: TensorBoard ignores events of earlier files from this step on.
 
-    tensorboard is imported by the constructor, not before: the import takes half a second, for which the first batch of
-    a run does not wait.
+    Only the constructor imports tensorboard. The import takes half a second, by which the first batch of a run would
+    otherwise be delayed.
     """
 
     def __init__(
@@ -37,9 +38,9 @@ class TensorBoard:
         self._writer: Any = SummaryWriter(str(directory), purge_step=purge)  # torch's annotations are incomplete
         self._hparams = {key: _hparam(value) for key, value in hparams.items()}
         self._epoch = epoch
-        self._curve = f"{held_out}/"
+        self._held_out_prefix = f"{held_out}/"
 
-    def record(self, epoch: int, metrics: Metrics) -> None:
+    def record(self, epoch: int, metrics: MetricsBySplit) -> None:
         """Write each metric as the scalar <split>/<name> at step `epoch`."""
         for split, values in metrics.items():
             for name, value in values.items():
@@ -52,7 +53,10 @@ class TensorBoard:
             self._writer.add_histogram(name, tensor.detach().float(), epoch)
 
     def curve(self, name: str, line: Line) -> None:
-        """Write a line as scalars under the tag <name>/<label>. Steps are integers: x is rounded to 1/100."""
+        """Write the points of `line` as scalars with the tag <name>/<label of the line>.
+
+        A step must be an integer, so the step of a point is 100 x, rounded.
+        """
         for x, y in zip(line.xs, line.ys, strict=True):
             self._writer.add_scalar(f"{name}/{line.label.replace(' ', '_')}", y, round(100 * x))
 
@@ -61,7 +65,10 @@ class TensorBoard:
         self._writer.flush()
 
     def close(self, final: Mapping[str, float]) -> None:
-        """Write the hparams with the `final` metrics by tag, and close the files. An unfinished run has no `final`."""
+        """Write the final metrics to TensorBoard's hparams page, and close the event files.
+
+        final: metric values by tag, empty if the run did not finish.
+        """
         from torch.utils.tensorboard import summary
 
         if final:
@@ -70,31 +77,33 @@ class TensorBoard:
             for event in make_hparams(self._hparams, dict.fromkeys(final, 0.0)):
                 self._writer.file_writer.add_summary(event)
             for name, value in final.items():
-                if not name.startswith(self._curve):  # else this value is already the last of that curve
+                if not name.startswith(self._held_out_prefix):  # these were recorded with the last epoch
                     self._writer.add_scalar(name, value, self._epoch + 1)
         self._writer.close()
 
 
 def _hparam(value: object) -> bool | int | float | str:
+    """Return `value` as a type that TensorBoard accepts as a hyperparameter."""
     return value if isinstance(value, bool | int | float | str) else str(value)
 
 
 def event_sizes(directory: Path) -> dict[str, int]:
-    """Return the size in bytes of each event file in `directory`, by name."""
+    """Return the size in bytes of each event file in `directory`, by file name."""
     return {path.name: path.stat().st_size for path in sorted(directory.glob("*tfevents*"))}
 
 
 def check_event_sizes(sizes: Mapping[str, int]) -> None:
-    """Raise ValueError unless every key is a str and every value a non-negative int."""
+    """Raise ValueError unless `sizes` maps strings to non-negative integers."""
     for name, size in sizes.items():
         if not isinstance(name, str) or type(size) is not int or size < 0:
             raise ValueError(f"{shown(name)} is {shown(size)}, a number of bytes expected")
 
 
 def truncate_events(directory: Path, sizes: Mapping[str, int] | None) -> None:
-    """Truncate each event file to its size in a checkpoint, and remove files that are newer than the checkpoint.
+    """Truncate each event file to its size in `sizes`, and remove the event files that are not in `sizes`.
 
-    A file that is missing or shorter is a warning. With `sizes` None, as older checkpoints have it, nothing is done.
+    sizes: bytes per file name, as a checkpoint has recorded them. With None, as in older checkpoints, nothing is done.
+    Prints a warning for a file that is missing or shorter.
     """
     if sizes is None:
         return
