@@ -1,6 +1,7 @@
-"""Straight-through gradients: functions whose backward pass is not the derivative of their forward pass.
+"""Straight-through functions: their backward pass is not the derivative of their forward pass.
 
-Each docstring gives both formulas, and the surrogate: the function whose derivative the backward pass computes.
+Each docstring gives the formulas of both passes, and the surrogate, which is the function whose derivative the backward
+pass computes.
 """
 
 import math
@@ -14,13 +15,13 @@ from models.straight_through import StraightThrough
 
 
 class ScoreThroughMask(StraightThrough):
-    """Effective weight of a multi-prize ticket with the score gradient of BIPROP.
+    """Effective weight of a multi-prize ticket, with BIPROP's gradient of the scores s.
 
-    forward:  w = α · M · sign(W), passed as `effective`; M keeps the largest |s|
-    backward: dL/ds = dL/dw · W · sign(s), elementwise, for kept and pruned entries alike, without α and M
-    surrogate: w' = W · |s|: |s| replaces the mask M, and W replaces α · sign(W)
+    forward:  w = α · M · sign(W), passed as `effective`. M is the mask of the largest |s|
+    backward: dL/ds = dL/dw · W · sign(s), elementwise, for kept and pruned weights, without α and M
+    surrogate: w' = W · |s|. Here |s| replaces the mask M, and W replaces α · sign(W)
 
-    `scores`, `weight` and `effective` have one shape. `effective` may have another dtype. `weight` gets no
+    `scores`, `weight` and `effective` have the same shape. `effective` may have another dtype. `weight` gets no
     gradient. Source: Diffenderfer & Kailkhura, ICLR 2021, alg. 1.
     """
 
@@ -36,13 +37,14 @@ class ScoreThroughMask(StraightThrough):
 
 
 class ScaledSums(StraightThrough):
-    """Output of a layer between binary activations: whole-number sums times a scale (no paper).
+    """Output of a layer between binary activations: integer sums z times a scale α (no paper).
 
     forward:  y = α · z, written over z
-    backward: dL/dz = dL/dy: for z = S x the gradient of S is then that of the effective weight α S in y = (α S) x
+    backward: dL/dz = dL/dy, without α
 
-    The missing factor α of the input's gradient comes from `ScaledGradient`. On other devices than the CPU z is rounded
-    first, because FFT and Winograd kernels are off by less than half.
+    For z = S x the matrix S then gets the gradient of the effective weight α S. The gradient of x lacks the factor α,
+    which `ScaledGradient` adds. Except on the CPU, z is rounded first, because the error of FFT and Winograd kernels is
+    less than a half.
     """
 
     @staticmethod
@@ -58,10 +60,12 @@ class ScaledSums(StraightThrough):
 
 
 class ScaledGradient(StraightThrough):
-    """Input of a layer between binary activations, used together with `ScaledSums` (no paper).
+    """Identity whose gradient is multiplied by a scale α (no paper).
 
     forward:  y = x
     backward: dL/dx = α · dL/dy
+
+    It is applied to the input of a layer between binary activations, together with `ScaledSums`.
     """
 
     @staticmethod
@@ -77,7 +81,7 @@ class ScaledGradient(StraightThrough):
 class ThroughSampling(StraightThrough):
     """Random mask with the gradient of its expectation (SampleSubnetConv of hidden-networks and BIPROP).
 
-    forward:  B ~ Bernoulli(p): 1 where uniform < p, from torch's generator of the device; 0 where p is NaN
+    forward:  B ~ Bernoulli(p), from torch's generator of the device. B is 0 where p is NaN
     backward: dL/dp = dL/dB
     surrogate: B' = p, the expectation of B
     """
@@ -94,12 +98,12 @@ class ThroughSampling(StraightThrough):
 class ThroughRounding(StraightThrough):
     """Rounding with the straight-through estimator (Bengio et al., arXiv:1308.3432).
 
-    forward:  y = round(x), passed as `rounded`, possibly clamped
+    forward:  y = round(x), possibly clamped, passed as `rounded`
     backward: dL/dx = dL/dy, also where values are clamped
     surrogate: y' = x
 
-    `x` and `rounded` have one shape. It rounds the weights of DeepShift-Q and the fixed-point inputs and biases of all
-    DeepShift layers (Elhoushi et al., CVPR-W 2021).
+    `x` and `rounded` have the same shape. DeepShift rounds the weights of ShiftQ in this way, and the inputs and biases
+    of all its layers (Elhoushi et al., CVPR-W 2021).
     """
 
     @staticmethod
@@ -114,12 +118,12 @@ class ThroughRounding(StraightThrough):
 class ThroughShiftAndSign(StraightThrough):
     """Effective weight of DeepShift-PS (Elhoushi et al., CVPR-W 2021, eq. 5 and 6, as in their code).
 
-    forward:  w = 2^p · s with p = round(P), s = sign(round(S)), passed as `effective`
+    forward:  w = 2^p · s with p = round(P) and s = sign(round(S)), passed as `effective`
     backward: dL/dP = dL/dw · s · 2^p · ln 2 and dL/dS = dL/dw
     surrogate: w' = s · 2^P + S at P = p, with s held constant
 
-    The gradient of S has no factor 2^p on purpose: with it, small weights would hardly ever change their sign. All
-    tensors have one shape.
+    `shift` is P and `sign` is S. All tensors have the same shape. The gradient of S deliberately has no factor 2^p,
+    because with this factor small weights would hardly ever change their sign.
     """
 
     @staticmethod
@@ -134,13 +138,14 @@ class ThroughShiftAndSign(StraightThrough):
 
 
 class ThroughThreshold(StraightThrough):
-    """Binary weight over a real one: BinaryConnect (Courbariaux et al., NeurIPS 2015, alg. 1) with values 0 and on.
+    """Binary weight with the straight-through estimator of BinaryConnect (Courbariaux et al., NeurIPS 2015, alg. 1).
 
     forward:  w = on where |θ| ≥ ½, else 0, passed as `effective`
-    backward: dL/dθ = dL/dw, for any θ and on
+    backward: dL/dθ = dL/dw, for every θ
     surrogate: w' = θ
 
-    The values 0 and on are those of "Learning Digital Circuits" (Agrawal & Karlupia 2019, arXiv 1909.00052).
+    `real` is θ. BinaryConnect has the values −1 and 1. "Learning Digital Circuits" (Agrawal & Karlupia 2019, arXiv
+    1909.00052) has the values 0 and on.
     """
 
     @staticmethod
@@ -153,13 +158,13 @@ class ThroughThreshold(StraightThrough):
 
 
 class ThroughOnes(StraightThrough):
-    """Product x · wᵀ with the binary weight w of `ThroughThreshold`, which skips the zeros of w.
+    """Linear layer with the binary weight w of `ThroughThreshold`. The products skip the zeros of w.
 
-    forward:  y = on · (x · Bᵀ), where `ones` is the matrix B: 1 where |θ| ≥ ½, else 0
-    backward: dL/dx = on · (dL/dy · B); dL/dθ = (dL/dy)ᵀ · x, dense, for the zeros of w too
-    surrogate: y' = x · θᵀ for the gradient of θ; the gradient of x is exact
+    forward:  y = on · (x · Bᵀ), where `ones` is the matrix B with 1 where |θ| ≥ ½, else 0
+    backward: dL/dx = on · (dL/dy · B) and dL/dθ = (dL/dy)ᵀ · x. The gradient of θ is dense
+    surrogate: y' = x · θᵀ for the gradient of θ. The gradient of x is exact
 
-    Shapes: x (N, in), θ (out, in), y (N, out). The dtype of x may differ from that of θ; y has the dtype of x.
+    `real` is θ. Shapes: x (N, in), θ (out, in), y (N, out). x and θ may have different dtypes. y has the dtype of x.
     """
 
     @staticmethod

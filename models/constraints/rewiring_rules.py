@@ -14,13 +14,17 @@ from models.constraints.connection_update import (
     replace_connections,
     rewire_filters,
 )
+from models.constraints.registry import DROP_CRITERIA, GROW_CRITERIA
 
-BY_STRENGTH = ("hebbian", "correlation")
+CRITERIA = DROP_CRITERIA | GROW_CRITERIA
 
 
 @dataclass(frozen=True, kw_only=True)
 class RewiringRules:
-    """The options of trainer `sparse`, which args.py explains, and the rewiring of a layer that follows from them."""
+    """Options of trainer `sparse`, with the rules for dropping and growing connections that follow from them.
+
+    The command line's help explains each option.
+    """
 
     prune_rate: float | None
     drop: str
@@ -37,29 +41,30 @@ class RewiringRules:
 
     @property
     def by_filter(self) -> bool:
-        """True if each filter is rewired on its own, as in the notebook, without a target number per layer."""
+        """True if each filter is rewired on its own, as in Numenta's notebook, and layers have no target density."""
         return self.prune_rate is None
 
     @property
     def reduces_density(self) -> bool:
-        """True if rewiring leaves fewer connections than before."""
+        """True if the network has fewer connections at the end of training than at its start."""
         if self.by_filter:
             return self.sparse_hold
         return self.density_schedule == "cubic"
 
     def records_strengths(self, since: int, strengths: Mapping[str, Tensor]) -> bool:
-        """Return whether to record connection strengths `since` steps after the last rewiring.
+        """Return True if connection strengths must be recorded `since` steps after the last rewiring.
 
-        Empty `strengths` are recorded at once, because --start-epoch may begin between two rewirings.
+        If no `strengths` are recorded yet, recording starts at once, because --start-epoch may start training between
+        two rewirings.
         """
-        needed = self.drop in BY_STRENGTH or self.grow == "hebbian"
-        return needed and (since % self.update_interval == 0 or not strengths)
+        needed = CRITERIA[self.drop].strengths or CRITERIA[self.grow].strengths
+        return bool(needed) and (since % self.update_interval == 0 or not strengths)
 
     def target_counts(self, shapes: Sequence[Sequence[int]], start: float, remaining: float) -> list[int]:
-        """Return the number of connections per layer during the density schedule.
+        """Return the number of connections that each layer has at one point of the density schedule.
 
-        The schedule leads from density `start` to the final density; the fraction `remaining` of it is left. `shapes`
-        are those of the layers' weights.
+        `shapes` are the shapes of the layers' weights. The density falls from `start` to its final value. `remaining`
+        is the fraction of this fall that is still to come.
         """
         final = kept_per_layer(shapes, self.prune_rate or 1.0, self.layer_density)
         if self.density_schedule == "constant" or self.by_filter:
@@ -77,25 +82,27 @@ class RewiringRules:
         target: int,
         fraction: float,
     ) -> Rewiring:
-        """Return the rewiring of a layer.
+        """Choose the connections of a layer to keep and to grow.
 
-        With a `prune_rate` it leaves `target` connections and replaces a `fraction` of them. The `strengths` and the
-        dense `gradient` may be None if no rule uses them. All tensors have the weight's shape. Random scores come from
-        torch's generator of the CPU.
+        All tensors have the weight's shape. `strengths` and the dense `gradient` may be None if no rule uses them. If
+        the option `prune_rate` is set, the layer then has `target` connections, of which a `fraction` is new. Random
+        scores come from torch's generator of the CPU.
         """
         drop = _scores(self.drop, weight, strengths, gradient)
         if self.by_filter and self.drop == "random":
             return prune_randomly(weight, drop, self.live_share)
         grow, grows = _scores(self.grow, weight, strengths, gradient), self.grow != "none"
         if self.by_filter:
-            shares = {"keep_share": self.keep_share, "live_share": self.live_share}
-            return rewire_filters(drop, grow, **shares, grows=grows)
+            return rewire_filters(drop, grow, keep_share=self.keep_share, live_share=self.live_share, grows=grows)
         return replace_connections(mask, drop, grow, target=target, fraction=fraction, grows=grows)
 
 
 def _scores(rule: str, weight: Tensor, strengths: Tensor | None, gradient: Tensor | None) -> Tensor:
-    """Return a score for every connection: connections with the lowest are dropped, or with the highest grown."""
-    if rule in BY_STRENGTH:
+    """Return the score of every connection by a drop or grow rule.
+
+    Connections with the lowest scores are dropped. Connections with the highest scores are grown.
+    """
+    if CRITERIA[rule].strengths:
         assert strengths is not None
         return strengths
     if rule == "gradient":
