@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 def biprop_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """Return the state dict of `model` with BIPROP's keys and shapes.
+    """Return the state dict of `model` with the keys and shapes of BIPROP's checkpoints.
 
     The scores of layer NAME have the key `NAME.scores`. The tensors of Linear layers have the shapes of 1×1
     convolutions.
@@ -20,7 +20,7 @@ def biprop_state_dict(model: nn.Module) -> dict[str, Tensor]:
 
 
 def load_biprop_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load a state dict with BIPROP's keys and shapes into `model`.
+    """Load a state dict with the keys and shapes of BIPROP's checkpoints into `model`.
 
     Keys may have DataParallel's prefix `module.`. Raises ValueError if a tensor is missing, unexpected or of another
     shape. The message names these tensors.

@@ -22,8 +22,9 @@ def constrain(
     generator: torch.Generator | None = None,
     **settings: object,
 ) -> nn.Module:
-    """Put the constraint `conv_type` on every Conv2d and Linear layer of `model`, in place, and return `model`.
+    """Constrain the weights of every Conv2d and Linear layer of `model` in place, and return `model`.
 
+    conv_type: name of the constraint, a key of CONV_TYPES such as "SubnetConv".
     density: fraction of the weights kept.
     first_layer_type: another conv_type for the first layer of the forward pass.
     dense: names of layers that stay unconstrained.
@@ -31,8 +32,8 @@ def constrain(
     generator: source of random numbers. None is torch's generator of the CPU.
     settings: options of constraints, by name. Each constraint takes the options that its `ConvType` lists.
 
-    Raises ValueError if a conv_type or layer name is unknown, if the density is outside (0, 1], or if no layer would
-    be constrained.
+    Raises ValueError if a conv_type or layer name is unknown, if the density is outside (0, 1], or if no layer would be
+    constrained.
     """
     layers = list(weight_layers(model))
     if unknown := [name for name in dense if name not in layers]:

@@ -14,7 +14,7 @@ MakeConstraint = Callable[..., Any]  # (weight, **options) -> Constraint
 
 
 class ConstrainedConv2d(nn.Conv2d):
-    """Conv2d layer that convolves with the effective weight, constraint(weight)."""
+    """Conv2d layer with a constraint. It convolves with the effective weight, constraint(weight)."""
 
     constraint: Constraint
 
@@ -24,7 +24,7 @@ class ConstrainedConv2d(nn.Conv2d):
 
 
 class ConstrainedLinear(nn.Linear):
-    """Linear layer that multiplies by the effective weight, constraint(weight)."""
+    """Linear layer with a constraint. It multiplies by the effective weight, constraint(weight)."""
 
     constraint: Constraint
 
@@ -52,16 +52,17 @@ def constrained_layers(model: nn.Module, kind: type[Constraint] = Constraint) ->
 
 
 def weight_shape(layer: nn.Module) -> torch.Size:
-    """Return the shape (out, in, *kernel) of a layer's weight, also if the constraint owns the weight."""
+    """Return the shape (out, in, *kernel) of a layer's weight, which the layer or its constraint stores."""
     weight: Any = layer.weight
     return layer.constraint.shape if weight is None else weight.shape  # type: ignore[return-value]
 
 
 def attach(model: nn.Module, make: MakeConstraint, names: Collection[str]) -> None:
-    """Attach the constraint make(weight) to each layer of `model` in `names`, in place.
+    """Attach a constraint, made by make(weight), to each layer of `model` whose name is in `names`.
 
-    The constrained layer shares the bias of the plain layer. It also shares the weight, unless the constraint owns the
-    weight. Raises ValueError if a name does not belong to a plain Conv2d or Linear layer of `model`.
+    `model` changes in place. The constrained layer shares the bias of the plain layer. It also shares the weight,
+    unless the constraint owns the weight. Raises ValueError if a name does not belong to a plain Conv2d or Linear layer
+    of `model`.
     """
     layers = weight_layers(model)
     for name in names:
@@ -101,9 +102,9 @@ def _recast(layer: nn.Module, kind: type[nn.Module]) -> Any:
 def bake(model: nn.Module) -> nn.Module:
     """Return a new network of plain layers whose weights are the effective weights of `model`.
 
-    Both networks have equal outputs in evaluation mode, with two limits. In layers between binary activations α and
-    the biases change by a factor within 2⁻¹⁰ of 1 (see `Constraint.baked`). This factor changes no sign. If another
-    sum decides a sign, such as a batch norm's sum that is 0, both networks must add in the same order.
+    Both networks have equal outputs in evaluation mode, with two limits. In layers between binary activations α and the
+    biases change by a factor within 2⁻¹⁰ of 1 (see `Constraint.baked`). This factor changes no sign. If another sum
+    decides a sign, such as a batch norm's sum that is 0, both networks must add in the same order.
 
     The new network shares no tensor with `model`. All its parameters require gradients. Each of its modules is in the
     same mode, training or evaluation, as in `model`.

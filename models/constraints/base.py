@@ -46,7 +46,7 @@ Value = TypeVar("Value")
 
 
 def tensor_version(tensor: Tensor) -> tuple[int, int]:
-    """Return a value that changes when `tensor` is written to in place or gets other storage.
+    """Return a pair of integers that changes when `tensor` is written to in place or gets other storage.
 
     Two kinds of writes do not change the value: writes through `.data`, and the steps of torch's fused optimizers.
     """
@@ -54,7 +54,7 @@ def tensor_version(tensor: Tensor) -> tuple[int, int]:
 
 
 class Cache:
-    """Cache with one value per function, which is computed again only when its key changes."""
+    """Cache of one value per function. The value is computed again only when its key changes."""
 
     def __init__(self) -> None:
         self._entries: dict[str, tuple[object, Any]] = {}
@@ -73,7 +73,7 @@ class Cache:
         return entry[1]
 
     def clear(self) -> None:
-        """Remove all values."""
+        """Remove all cached values."""
         self._entries.clear()
 
 
@@ -116,7 +116,7 @@ class Constraint(nn.Module):
         key: Callable[[Any], object] | None = None,
         in_training: bool = False,
     ) -> Value:
-        """Return compute(weight), without gradient. In evaluation mode the value is cached.
+        """Return compute(weight), computed without gradient. In evaluation mode the value is cached.
 
         A cached value is computed again when key(weight) changes. The default key is `cache_key`. The cache holds one
         value per function name of `compute`. In training mode nothing is cached, because a step of a fused optimizer
@@ -138,7 +138,7 @@ class Constraint(nn.Module):
 
     @classmethod
     def maker(cls, **settings: Any) -> Callable[..., "Constraint"]:
-        """Return the function make(weight, generator=…) that makes the constraint of each layer of one network.
+        """Return a function make(weight, generator=…) that makes the constraint for each layer of one network.
 
         `settings` are keyword arguments of the constructor.
         """
@@ -156,15 +156,15 @@ class Constraint(nn.Module):
         return None
 
     def signs(self, weight: Tensor) -> tuple[Tensor, Tensor | float] | None:  # noqa: ARG002
-        """Return (S, α) such that the effective weight is α · S, or None if it does not have this form.
+        """Return the effective weight as (S, α): a tensor S of −1, 0 and 1, and a scalar factor α > 0.
 
-        S has the shape of the weight and holds −1, 0 and 1. α > 0 is a scalar. `product` passes the gradient of the
-        effective weight to S.
+        S has the shape of the weight. Returns None if the effective weight does not have this form. `product` passes
+        the gradient of the effective weight to S.
         """
         return None
 
     def product(self, multiply: Callable[..., Tensor], input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Return multiply(input, effective weight, effective bias), where `multiply` is a convolution or F.linear."""
+        """Apply `multiply`, a convolution or F.linear, to the input, the effective weight and the effective bias."""
         bias = bias if bias is None else self.effective_bias(bias)
         parts = self.signs(weight) if self.between_signs else None
         if parts is None:
@@ -181,7 +181,7 @@ class Constraint(nn.Module):
         return self.product(F.linear, input, weight, bias)
 
     def baked(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return the weight and bias of the plain layer that replaces the constrained layer in `bake`.
+        """Return the weight and bias of the plain layer by which `bake` replaces the constrained layer.
 
         They are the effective weight and bias. In a layer between binary activations, α is rounded to so few bits that
         sums of ±α are exact, and the bias is scaled by the same factor. This changes no sign of an output.

@@ -21,11 +21,11 @@ def binarised(real: Tensor, on_value: float) -> Tensor:
 
 
 class BinaryWeight(Constraint):
-    """Constraint BinaryConv: the effective weight is `on_value` where |θ| ≥ ½, else 0.
+    """Constraint BinaryConv: binary weights, trained through real weights θ. A weight is 1 where |θ| ≥ ½, else 0.
 
     θ is the layer's weight, which trains. The constructor redraws θ in place: 1 with probability `initial_ones`, else
-    0. The layer's bias is binarised in the same way as θ. `on_value` is 1 unless the trainer changes it. The trainer
-    calls `clamp_weight` after each step to keep θ in [0, 1].
+    0. The layer's bias is binarised in the same way as θ. The ones have the value `on_value`, which is 1 unless the
+    trainer changes it. The trainer calls `clamp_weight` after each step to keep θ in [0, 1].
     """
 
     def __init__(
@@ -41,12 +41,12 @@ class BinaryWeight(Constraint):
 
     @torch.no_grad()
     def count_kept(self, weight: Tensor | None) -> int:
-        """Return the number of weights θ with |θ| ≥ ½, which are the effective weights that are not 0."""
+        """Return the number of effective weights that are not 0, which is the number of |weight| ≥ ½."""
         assert weight is not None
         return int(weight.abs().ge(0.5).sum())
 
     def cache_key(self, weight: Tensor | None) -> object:
-        """Return a cache key that changes with the layer's weight θ and with `on_value`."""
+        """Return a cache key that changes with the layer's weight and with `on_value`."""
         return super().cache_key(weight), self.on_value
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ class BinaryWeight(Constraint):
         if ones is None:
             return super().linear(input, weight, bias)
         rows = input.reshape(-1, input.shape[-1])
-        rows = rows.to(F.linear(rows[:0].detach(), weight[:0].detach()).dtype)  # the dtype of products under autocast
+        rows = rows.to(F.linear(rows[:0].detach(), weight[:0].detach()).dtype)  # dtype in mixed precision
         out = ThroughOnes.apply(rows, weight, ones, self.on_value).view(*input.shape[:-1], len(weight))
         return out if bias is None else out + self.effective_bias(bias).to(out.dtype)
 
@@ -103,7 +103,7 @@ class BinaryWeight(Constraint):
         return super().train(mode)
 
     def _ones(self, weight: Tensor) -> OnesMatrix | None:
-        """Return the matrix of ones, or None if a dense product is faster or `OnesMatrix` cannot hold the weight."""
+        """Return the sparse matrix of the ones in the binarised weight, or None if a dense product must be used."""
         if self.training:
             # Used for one pass only, because torch's fused optimizers do not change tensor_version.
             after_clamp, self._ones_after_clamp = self._ones_after_clamp, None
@@ -116,5 +116,5 @@ class BinaryWeight(Constraint):
 
 
 def _has_ones_product(weight: Tensor) -> bool:
-    """Return True if the weight's device, memory layout, shape and dtype allow a product by `OnesMatrix`."""
+    """Return True if `find_ones` supports the device, memory layout, shape and dtype of `weight`."""
     return weight.is_cpu and weight.is_contiguous() and weight.dim() == 2 and weight.dtype in NUMPY_DTYPES

@@ -28,7 +28,7 @@ class Rewiring:
     bound: float = 0.0
 
     def applied_to(self, weight: Tensor) -> Tensor:
-        """Return `weight` after the rewiring, as a new tensor.
+        """Return a copy of `weight` after this rewiring: with dropped and grown connections.
 
         The weights of grown connections come from torch's generator of the CPU.
         """
@@ -65,7 +65,7 @@ def filter_shape(weight: Tensor) -> tuple[int, int]:
 
 
 def filter_counts(n: int, keep_share: float, live_share: float) -> tuple[int, int]:
-    """Return the number of connections kept in a filter of `n` connections, and the number after growing."""
+    """Return how many of the `n` connections of a filter are kept, and how many the filter has after growing."""
     return max(int(keep_share * n), 1), max(int(live_share * n), 1)
 
 
@@ -88,7 +88,7 @@ def rewire_filters(drop: Tensor, grow: Tensor, *, keep_share: float, live_share:
 
 
 def prune_randomly(weight: Tensor, uniform: Tensor, live_share: float) -> Rewiring:
-    """Drop each connection at random with probability 1 − `live_share`, as in the control experiment of the notebook.
+    """Drop each connection with probability 1 − `live_share`, as in the control experiment of Numenta's notebook.
 
     `uniform` holds independent random numbers from [0, 1), in the shape of the weight. A connection is kept if its
     number is below `live_share`. The number of kept connections is random and can be 0. Kept weights that are 0 get a
@@ -136,11 +136,11 @@ def replace_connections(
 
 
 def kept_per_layer(shapes: Sequence[Sequence[int]], density: float, rule: str) -> list[int]:
-    """Divide the connections of a network with the given `density` among its layers.
+    """Return the number of connections per layer, at least 1, in a network with the given `density`.
 
-    `shapes` are the shapes of the layers' weights. Returns the number of connections per layer, which is at least 1.
-    Rule `uniform` gives all layers the same density. Rule `erdos_renyi_kernel` gives a layer ε · (in + out + height +
-    width) connections, at most all of them, with one ε for the network (RigL, section 3).
+    `shapes` are the shapes of the layers' weights. Rule `uniform` gives all layers the same density. Rule
+    `erdos_renyi_kernel` gives a layer ε · (in + out + height + width) connections, at most all of them, with one ε for
+    the network (RigL, section 3).
     """
     sizes = [math.prod(shape) for shape in shapes]
     proportions = [float(sum(shape)) for shape in shapes] if rule == "erdos_renyi_kernel" else [float(n) for n in sizes]

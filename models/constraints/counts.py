@@ -23,7 +23,7 @@ class LayerCount:
 
 
 def layer_counts(model: nn.Module) -> list[LayerCount]:
-    """Count the weights of every Conv2d and Linear layer of `model`, in the order of registration."""
+    """Count the weights and the kept weights of every Conv2d and Linear layer, in the order of registration."""
     counts = []
     for name, layer in weight_layers(model).items():
         constraint: Any = getattr(layer, "constraint", None)
@@ -36,9 +36,10 @@ def layer_counts(model: nn.Module) -> list[LayerCount]:
 
 
 def parameter_counts(model: nn.Module) -> tuple[int, int]:
-    """Return the number of parameters of `model` with plain layers, and the number of these that are kept.
+    """Return the number of parameters of `model`, and the number of parameters that its constraints keep.
 
-    A constraint's own parameters, such as scores, are not counted.
+    A constraint's own parameters, such as scores, are not counted. A weight that the constraint stores in another form
+    counts as one weight.
     """
     layers = constrained_layers(model).values()
     own = {id(p) for layer in layers for p in layer.constraint.parameters()}

@@ -10,12 +10,11 @@ from models.initial import initial_scores
 
 
 class FixedSubnetWeight(Constraint):
-    """Constraint FixedSubnetConv: the effective weight is W · M, with a fixed mask M.
+    """Constraint FixedSubnetConv: the layer's weight W trains under a fixed mask M. The effective weight is W · M.
 
-    W is the layer's weight, which trains. M keeps a fraction `density` of the layer's weights, those with the largest
-    |scores|. The `scores` come from a trained subnetwork (--pretrained) and do not train. BIPROP took `density` for the
-    fraction pruned, and stored M instead of the scores. Such a file gives the same M here if `density` is the fraction
-    of ones in it.
+    M keeps a fraction `density` of the layer's weights, those with the largest |scores|. The `scores` come from a
+    trained subnetwork (--pretrained) and do not train. BIPROP took `density` for the fraction pruned, and stored M
+    instead of the scores. Such a file gives the same M here if `density` is the fraction of ones in it.
     """
 
     scores: Tensor
@@ -27,7 +26,7 @@ class FixedSubnetWeight(Constraint):
 
     @property
     def kept(self) -> int:
-        """Number of weights kept."""
+        """Number of weights that the mask keeps."""
         return kept_count(self.scores.numel(), self.density)
 
     def mask(self) -> Tensor:
@@ -47,12 +46,11 @@ class FixedSubnetWeight(Constraint):
 
 
 class RandomMaskWeight(Constraint):
-    """Constraint RGConv: the effective weight is W · M, with a fixed random mask M.
+    """Constraint RGConv: the layer's weight W trains under a fixed random mask M. The effective weight is W · M.
 
-    W is the layer's weight, which trains. M keeps a fraction `density` of the weights. Five of BIPROP's published
-    configs (densewide/*rg_wide.yml and conv4wide_05_baseline.yml) name a conv type RGConv, "random graph", that
-    BIPROP's code does not define. A random mask is the nearest meaning. These configs set no density, so that the
-    default of 1 applies.
+    M keeps a fraction `density` of the weights. Five of BIPROP's published configs (densewide/*rg_wide.yml and
+    conv4wide_05_baseline.yml) name a conv type RGConv, "random graph", that BIPROP's code does not define. A random
+    mask is the nearest meaning. These configs set no density, so that the default of 1 applies.
     """
 
     mask: Tensor
@@ -65,7 +63,7 @@ class RandomMaskWeight(Constraint):
 
     @property
     def kept(self) -> int:
-        """Number of weights kept."""
+        """Number of weights that the mask keeps."""
         return count_ones(self.mask)
 
     def forward(self, weight: Tensor) -> Tensor:

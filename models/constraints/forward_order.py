@@ -1,8 +1,6 @@
 """The layers of a network in the order of its forward pass."""
 
 import copy
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -11,7 +9,7 @@ Layer = nn.Conv2d | nn.Linear
 
 
 class _LayerTracer(fx.Tracer):
-    """Tracer that enters modules with children, and records a call of any other module or layer as one node."""
+    """torch.fx tracer that records each call of a layer, or of a module without children, as one node."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
         return isinstance(m, Layer) or next(m.children(), None) is None
@@ -57,13 +55,9 @@ def _recorded_calls(model: nn.Module, images: Tensor) -> list[str]:
     calls: list[str] = []
     recorded = copy.deepcopy(model).eval()
     for module, name in _names(recorded).items():
-        module.register_forward_pre_hook(partial(_record, calls, name))
+        module.register_forward_pre_hook(lambda *_, name=name: calls.append(name))
     recorded(images)
     return calls
-
-
-def _record(calls: list[str], name: str, _module: nn.Module, _inputs: Any) -> None:
-    calls.append(name)
 
 
 def _names(model: nn.Module) -> dict[nn.Module, str]:

@@ -14,6 +14,14 @@ from models.constraints.sparse_matmul import OnesMatrix, product_of_rows
 from models.straight_through import StraightThrough
 
 
+class PassesGradient(StraightThrough):
+    """Base class of functions of two tensors. The backward pass returns the output's gradient for the first tensor."""
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
+        return grad, None
+
+
 class ScoreThroughMask(StraightThrough):
     """Effective weight of a multi-prize ticket, with BIPROP's gradient of the scores s.
 
@@ -36,7 +44,7 @@ class ScoreThroughMask(StraightThrough):
         return torch.sign(scores).mul_(weight).mul_(grad), None, None
 
 
-class ScaledSums(StraightThrough):
+class ScaledSums(PassesGradient):
     """Output of a layer between binary activations: integer sums z times a scale α (no paper).
 
     forward:  y = α · z, written over z
@@ -53,10 +61,6 @@ class ScaledSums(StraightThrough):
         if not sums.is_cpu:
             sums.round_()
         return sums.mul_(scale)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
-        return grad, None
 
 
 class ScaledGradient(StraightThrough):
@@ -95,7 +99,7 @@ class ThroughSampling(StraightThrough):
         return grad
 
 
-class ThroughRounding(StraightThrough):
+class ThroughRounding(PassesGradient):
     """Rounding with the straight-through estimator (Bengio et al., arXiv:1308.3432).
 
     forward:  y = round(x), possibly clamped, passed as `rounded`
@@ -109,10 +113,6 @@ class ThroughRounding(StraightThrough):
     @staticmethod
     def forward(ctx: Any, x: Tensor, rounded: Tensor) -> Tensor:  # noqa: ARG004
         return rounded.detach()  # view_as would lose channels_last strides of one channel
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
-        return grad, None
 
 
 class ThroughShiftAndSign(StraightThrough):
@@ -137,7 +137,7 @@ class ThroughShiftAndSign(StraightThrough):
         return effective.mul(math.log(2)).mul_(grad), grad, None
 
 
-class ThroughThreshold(StraightThrough):
+class ThroughThreshold(PassesGradient):
     """Binary weight with the straight-through estimator of BinaryConnect (Courbariaux et al., NeurIPS 2015, alg. 1).
 
     forward:  w = on where |θ| ≥ ½, else 0, passed as `effective`
@@ -151,10 +151,6 @@ class ThroughThreshold(StraightThrough):
     @staticmethod
     def forward(ctx: Any, real: Tensor, effective: Tensor) -> Tensor:  # noqa: ARG004 (autograd's interface)
         return effective.view_as(effective)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
-        return grad, None
 
 
 class ThroughOnes(StraightThrough):

@@ -20,11 +20,11 @@ Layer = nn.Conv2d | nn.Linear
 
 @torch.no_grad()
 def coactivation(layer: Layer, x: Tensor, y: Tensor) -> Tensor:
-    """Count for each weight of `layer` how often its input and its output are both positive.
+    """Count for each connection (weight) of `layer` how often its input and its output are both positive.
 
     `x` (B, C, H, W) or (…, C) and `y` are the input and the output of `layer`, of any float dtype. Returns exact
-    integers in float64, of the weight's shape: H[o,c,i,j] = Σ over images and output positions p of
-    [y[o,p] > 0] · [x[c,q] > 0], where q is the input position that weight (o,c,i,j) reads for p. Padding counts as 0.
+    integers in float64, of the weight's shape: H[o,c,i,j] = Σ over images and output positions p of [y[o,p] > 0] ·
+    [x[c,q] > 0], where q is the input position that weight (o,c,i,j) reads for p. Padding counts as 0.
 
     H is the weight gradient of a convolution with the input [x > 0] and the output gradient [y > 0]. One
     backward-weight convolution therefore computes H, without C·k·k copies of the input.
@@ -62,10 +62,7 @@ def _conv_counts(layer: nn.Conv2d, x: Tensor, y: Tensor, padding: list[int]) -> 
 
 
 def _padded(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, list[int]]:
-    """Pad `x` if the padding of `layer` may be asymmetric.
-
-    Returns `x` and the symmetric padding (height, width) that remains to be added.
-    """
+    """Return the input of a convolution after any asymmetric padding, and the symmetric padding that remains to add."""
     if isinstance(layer.padding, str):  # "same" may pad one side more than the other
         return F.pad(x, layer._reversed_padding_repeated_twice), [0, 0]
     return x, list(layer.padding)
@@ -73,13 +70,14 @@ def _padded(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, list[int]]:
 
 @torch.no_grad()
 def correlation(layer: Layer, x: Tensor, y: Tensor) -> Tensor:
-    """Return for each weight of `layer` the |correlation| of its input and output, averaged over output positions.
+    """Return |correlation| of the input and the output of each connection (weight) of `layer`.
 
-    `x` (B, C, H, W) or (B, …, C) and `y` are the input and the output of `layer`. The positions of a Linear layer are
-    the dimensions between the first and the last. Returns a float64 tensor of the weight's shape.
+    The correlation is taken over the batch, and its absolute value is averaged over the output positions. `x` (B, C, H,
+    W) or (B, …, C) and `y` are the input and the output of `layer`. The positions of a Linear layer are the dimensions
+    between the first and the last. Returns a float64 tensor of the weight's shape.
 
-    The correlation over the batch is mean((x − x̄)(y − ȳ)) / (std(x) std(y)). The mean divides by B and std by B − 1, as
-    in the notebook's f2b. The correlation is 0 where a std is 0, and for a batch of fewer than two images.
+    The correlation is mean((x − x̄)(y − ȳ)) / (std(x) std(y)). The mean divides by B and std by B − 1, as in the
+    notebook's f2b. The correlation is 0 where a std is 0, and for a batch of fewer than two images.
     """
     a, b = _standardised(x), _standardised(y)
     if isinstance(layer, nn.Linear):

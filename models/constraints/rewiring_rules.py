@@ -1,7 +1,8 @@
 """The drop and grow rules of trainer `sparse`, chosen by its options."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,11 +18,21 @@ from models.constraints.connection_update import (
 from models.constraints.registry import DROP_CRITERIA, GROW_CRITERIA
 
 CRITERIA = DROP_CRITERIA | GROW_CRITERIA
+# Rule -> score of every connection. Connections with the lowest scores are dropped, those with the highest are grown.
+SCORES: dict[str, Callable[[Tensor, Any, Any], Tensor]] = {
+    "hebbian": lambda _weight, strengths, _gradient: strengths,
+    "correlation": lambda _weight, strengths, _gradient: strengths,
+    "gradient": lambda _weight, _strengths, gradient: gradient.abs(),
+    "magnitude": lambda weight, *_: weight.abs(),
+    "magnitude_per_sign": lambda weight, *_: rank_within_sign(weight),
+    "random": lambda weight, *_: torch.rand(weight.shape).to(weight.device),
+    "none": lambda weight, *_: torch.zeros_like(weight),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class RewiringRules:
-    """Options of trainer `sparse`, with the rules for dropping and growing connections that follow from them.
+    """Options of trainer `sparse`, and the rules for dropping and growing connections that they select.
 
     The command line's help explains each option.
     """
@@ -41,7 +52,7 @@ class RewiringRules:
 
     @property
     def by_filter(self) -> bool:
-        """True if each filter is rewired on its own, as in Numenta's notebook, and layers have no target density."""
+        """True if each filter is rewired on its own, as in Numenta's notebook. Layers then have no target density."""
         return self.prune_rate is None
 
     @property
@@ -61,10 +72,9 @@ class RewiringRules:
         return bool(needed) and (since % self.update_interval == 0 or not strengths)
 
     def target_counts(self, shapes: Sequence[Sequence[int]], start: float, remaining: float) -> list[int]:
-        """Return the number of connections that each layer has at one point of the density schedule.
+        """Return the number of connections per layer while the density falls from `start` to its final value.
 
-        `shapes` are the shapes of the layers' weights. The density falls from `start` to its final value. `remaining`
-        is the fraction of this fall that is still to come.
+        `shapes` are the shapes of the layers' weights. `remaining` is the fraction of the fall that is still to come.
         """
         final = kept_per_layer(shapes, self.prune_rate or 1.0, self.layer_density)
         if self.density_schedule == "constant" or self.by_filter:
@@ -88,28 +98,10 @@ class RewiringRules:
         the option `prune_rate` is set, the layer then has `target` connections, of which a `fraction` is new. Random
         scores come from torch's generator of the CPU.
         """
-        drop = _scores(self.drop, weight, strengths, gradient)
+        drop = SCORES[self.drop](weight, strengths, gradient)
         if self.by_filter and self.drop == "random":
             return prune_randomly(weight, drop, self.live_share)
-        grow, grows = _scores(self.grow, weight, strengths, gradient), self.grow != "none"
+        grow, grows = SCORES[self.grow](weight, strengths, gradient), self.grow != "none"
         if self.by_filter:
             return rewire_filters(drop, grow, keep_share=self.keep_share, live_share=self.live_share, grows=grows)
         return replace_connections(mask, drop, grow, target=target, fraction=fraction, grows=grows)
-
-
-def _scores(rule: str, weight: Tensor, strengths: Tensor | None, gradient: Tensor | None) -> Tensor:
-    """Return the score of every connection by a drop or grow rule.
-
-    Connections with the lowest scores are dropped. Connections with the highest scores are grown.
-    """
-    if CRITERIA[rule].strengths:
-        assert strengths is not None
-        return strengths
-    if rule == "gradient":
-        assert gradient is not None
-        return gradient.abs()
-    if rule == "magnitude_per_sign":
-        return rank_within_sign(weight)
-    if rule == "random":
-        return torch.rand(weight.shape).to(weight.device)
-    return weight.abs() if rule == "magnitude" else torch.zeros_like(weight)

@@ -9,10 +9,11 @@ from models.initial import initial_scores
 
 
 class SampleSubnetWeight(Constraint):
-    """Constraint SampleSubnetConv: the effective weight is W · B, with a random mask B ~ Bernoulli(sigmoid(scores)).
+    """Constraint SampleSubnetConv: every forward pass keeps each weight with probability sigmoid(score).
 
-    Every forward pass draws a new mask B, also in evaluation mode. `scores` has the shape of the layer's weight W. Both
-    train, unless W is frozen. While `bypassed` is True the effective weight is W.
+    The effective weight is W · B, where the mask B ~ Bernoulli(sigmoid(scores)) is drawn in every forward pass, also in
+    evaluation mode. `scores` has the shape of the layer's weight W. Both train, unless W is frozen. While `bypassed` is
+    True the effective weight is W.
     """
 
     def __init__(

@@ -28,17 +28,10 @@ SHIFT_INITS = {"uniform": False, "weights": True}
 CONV_SHIFTS = (-10.0, -1.0)  # range of a convolution's initial shifts in the paper's code, for any weight_bits
 
 
-def checked_bits(weight_bits: int) -> int:
-    """Return `weight_bits`, the bits of a weight with its sign. Raises ValueError if they are not 2 to 8."""
-    if not 2 <= weight_bits <= 8:
-        raise ValueError(f"weight_bits: {weight_bits} given; sign and shift take 2 to 8 bits together")
-    return weight_bits
-
-
 def rounded(x: Tensor, *, stochastic: bool = False) -> Tensor:
-    """Round `x` to integers and return a new tensor.
+    """Round `x` to integers, half to even or stochastically, and return a new tensor.
 
-    Rounding is half to even. Stochastic rounding rounds up with a probability equal to the fractional part.
+    Stochastic rounding rounds up with a probability equal to the fractional part.
     """
     if not stochastic:
         return torch.round(x)
@@ -74,8 +67,8 @@ def _wide(x: Tensor) -> Tensor:
 class FixedPoint:
     """Rounding to fixed point with the straight-through estimator, usable as a forward pre-hook of a layer.
 
-    `integer` is the number of bits before the point, sign included. `fraction` is the number of bits after the point.
-    x becomes floor(x · 2^fraction) / 2^fraction, clamped to [−2^(integer−1), 2^(integer−1) − 1]. The arithmetic is in
+    `integer` is the number of bits before the point, sign included. `fraction` is the number of bits after the point. x
+    becomes floor(x · 2^fraction) / 2^fraction, clamped to [−2^(integer−1), 2^(integer−1) − 1]. The arithmetic is in
     float32 or float64, and the result has the dtype of x. Raises ValueError if the format holds no positive number, or
     if its limits are not exact in float32.
     """
@@ -106,7 +99,9 @@ class ShiftWeight(Constraint):
         self, weight: Tensor, weight_bits: int, rounding: str, activation_bits: tuple[int, ...] | None
     ) -> None:
         super().__init__()
-        self.weight_bits = checked_bits(weight_bits)
+        if not 2 <= weight_bits <= 8:
+            raise ValueError(f"weight_bits: {weight_bits} given; sign and shift take 2 to 8 bits together")
+        self.weight_bits = weight_bits
         self.fixed_point = FixedPoint(*(activation_bits or (16, 16)))
         self._is_unrounded_linear = activation_bits is None and weight.dim() == 2
         self._rounds_stochastically = lookup(ROUNDINGS, rounding, "rounding")
@@ -163,10 +158,7 @@ class ShiftQWeight(ShiftWeight):
         return power_of_two(weight, self.lowest, stochastic=self.stochastic, clamp_x=self.training)
 
     def effective_bias(self, bias: Tensor) -> Tensor:
-        """Return `bias` in fixed point.
-
-        With shift_update="crude", overwrite `bias` with signed powers of two instead, and return it.
-        """
+        """Return `bias` in fixed point. With shift_update="crude", overwrite it with signed powers of two instead."""
         return self._overwritten(bias) if self.crude else super().effective_bias(bias)
 
     @torch.no_grad()
@@ -176,10 +168,11 @@ class ShiftQWeight(ShiftWeight):
 
 
 class ShiftPSWeight(ShiftWeight):
-    """Constraint ShiftPS: the effective weight is 2^p · s with p = round(P) and s = sign(round(S)) in {−1, 0, 1}.
+    """Constraint ShiftPS: the effective weight is 2^p · s, with an integer shift p and a sign s in {−1, 0, 1}.
 
-    The parameters `shift` (P) and `sign` (S) have the shape of the layer's weight and train in its place. p is in
-    [lowest, 0] with lowest = −(2^(weight_bits−1) − 2). Each training pass first clamps P to this range in place.
+    p = round(P) and s = sign(round(S)). The parameters `shift` (P) and `sign` (S) have the shape of the layer's weight
+    and train in its place. p is in [lowest, 0] with lowest = −(2^(weight_bits−1) − 2). Each training pass first clamps
+    P to this range in place.
 
     With `shift_init="uniform"` the initial values are random, as in the layers of the paper's code: S from U(−1, 1), P
     from U(lowest, 0), or from U(−10, −1) for a convolution. With `shift_init="weights"` they are the layer's initial

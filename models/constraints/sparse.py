@@ -8,12 +8,11 @@ from models.constraints.fixed_masks import RandomMaskWeight
 
 
 class SparseWeight(RandomMaskWeight):
-    """Constraint SparseConv: the effective weight is W · M, with a mask M that changes during training.
+    """Constraint SparseConv: the layer's weight W trains under a mask M that changes during training.
 
-    W is the layer's weight, which trains. M is 1 for each connection that the layer has, else 0. At first M is random
-    with the given `density`. Trainer `sparse` drops connections and grows others. While `records_gradient` is True, a
-    backward pass stores the gradient of the effective weight, which covers dropped connections too, in
-    `dense_gradient`.
+    The effective weight is W · M. M is 1 for each connection that the layer has, else 0. At first M is random with the
+    given `density`. Trainer `sparse` drops connections and grows others. While `records_gradient` is True, a backward
+    pass stores the gradient of the effective weight, which covers dropped connections too, in `dense_gradient`.
     """
 
     def __init__(self, weight: Tensor, *, density: float, generator: torch.Generator | None = None) -> None:
@@ -29,7 +28,7 @@ class SparseWeight(RandomMaskWeight):
 
     @torch.no_grad()
     def rewire(self, weight: Tensor, rewiring: Rewiring, *, hold: bool) -> None:
-        """Drop and grow connections of the layer's `weight` in place, and discard the recorded gradient.
+        """Apply `rewiring` to the layer's `weight` in place, and discard the recorded gradient.
 
         If `hold` is True the mask changes too, so that dropped connections stay 0. Otherwise they continue to train
         from 0.

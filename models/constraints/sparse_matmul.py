@@ -27,15 +27,15 @@ class OnesMatrix:
         self._transposed: OnesMatrix | None = None
 
     def __len__(self) -> int:
-        """Return the number of ones."""
+        """Return the number of ones in the matrix."""
         return len(self._indices)
 
     def linear(self, x: Tensor) -> Tensor:
-        """Return x · Bᵀ as a new contiguous tensor (N, rows), for `x` (N, columns), as F.linear does."""
+        """Multiply `x` (N, columns) by the transposed matrix, like F.linear. Returns a contiguous (N, rows) tensor."""
         return self.matmul(x.t().contiguous()).t().contiguous()
 
     def matmul(self, x: Tensor) -> Tensor:
-        """Return B · x as a new contiguous tensor (rows, N), for a contiguous `x` (columns, N)."""
+        """Multiply the matrix by a contiguous `x` (columns, N). Returns a new contiguous tensor (rows, N)."""
         return F.embedding_bag(self._columns, x, self._starts, mode="sum", include_last_offset=True)
 
     def transposed(self) -> "OnesMatrix":
@@ -52,10 +52,11 @@ class OnesMatrix:
 
 
 def find_ones(real: Tensor, max_density: float = MAX_DENSITY, *, clamp: bool = False) -> OnesMatrix | None:
-    """Return the matrix that is 1 where |real| ≥ ½, else 0, or None if its fraction of ones is above `max_density`.
+    """Return the sparse matrix of the ones after binarising `real`: 1 where |real| ≥ ½, else 0.
 
-    `real` is a contiguous float32 or float64 matrix on the CPU. With `clamp` the whole of `real` is also clamped to
-    [0, 1] in place.
+    Returns None if the fraction of ones is above `max_density`, because a dense product is then faster. `real` is a
+    contiguous float32 or float64 matrix on the CPU. With `clamp` the whole of `real` is also clamped to [0, 1] in
+    place.
     """
     flat = real.detach().view(-1)
     values = flat.numpy()

@@ -29,11 +29,11 @@ def checked_density(density: float) -> float:
 
 
 class SubnetWeight(Constraint):
-    """Constraint SubnetConv: the effective weight is α · M · sign(W), with a mask M chosen by trained scores.
+    """Constraint SubnetConv: trained scores select which frozen weights to keep. The kept weights become ±α.
 
-    W is the layer's weight, which does not train. `scores` has the shape of W. M keeps a fraction `density` of the
-    layer's weights, those with the largest |scores|. The scalar α is the mean of |W| over the kept weights. While
-    `bypassed` is True the effective weight is W.
+    The effective weight is α · M · sign(W). W is the layer's weight, which does not train. `scores` has the shape of W.
+    M keeps a fraction `density` of the layer's weights, those with the largest |scores|. The scalar α is the mean of
+    |W| over the kept weights. While `bypassed` is True the effective weight is W.
     """
 
     learns_weight = False
@@ -46,7 +46,7 @@ class SubnetWeight(Constraint):
 
     @property
     def kept(self) -> int:
-        """Number of weights kept."""
+        """Number of weights that are kept."""
         return self.scores.numel() if self.bypassed else self._mask_size()
 
     def _mask_size(self) -> int:
@@ -54,7 +54,7 @@ class SubnetWeight(Constraint):
         return kept_count(self.scores.numel(), self.density)
 
     def _divisor(self, mask: Tensor) -> int | Tensor:  # noqa: ARG002
-        """Return the number of ones in `mask`. The mask of a single layer always has the same number."""
+        """Return the number of ones in `mask`, without counting them where the number is known."""
         return self._mask_size()
 
     @torch.no_grad()
@@ -64,15 +64,12 @@ class SubnetWeight(Constraint):
 
     @torch.no_grad()
     def effective_weight(self, weight: Tensor) -> Tensor:
-        """Return the effective weight α · M · sign(W) as a new tensor of the shape of W, without gradient.
-
-        `weight` is W, and M is the current mask.
-        """
+        """Return the signs of `weight` under the current mask, times α, as a new tensor without gradient."""
         signs, alpha = self._signs_and_alpha(weight)
         return signs.mul_(alpha)
 
     def _signs_and_alpha(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Return M · sign(W) as a new tensor, and the scalar α, for W = `weight` and the current mask M."""
+        """Return the signs of `weight` under the current mask, and α, the mean magnitude of the kept weights."""
         # W is frozen, so |W| and sign(W) are computed once, not in every step.
         magnitude, sign = self.cached(self._magnitude_and_sign, weight, key=self._layout, in_training=True)
         mask = self.mask()
@@ -94,13 +91,13 @@ class SubnetWeight(Constraint):
         return super().cache_key(weight), self.density
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return the effective weight α · M · sign(W) for W = `weight`, or W while `bypassed` is True."""
+        """Return the effective weight, or `weight` itself while `bypassed` is True."""
         if self.bypassed:
             return weight
         return ScoreThroughMask.apply(self.scores, weight, self.cached(self.effective_weight, weight))
 
     def signs(self, weight: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return M · sign(W) and α for W = `weight`, or None while `bypassed` is True."""
+        """Return the signs of `weight` under the mask, and the factor α, or None while `bypassed` is True."""
         if self.bypassed:
             return None
         signs, alpha = self.cached(self._signs_and_alpha, weight)
@@ -108,11 +105,12 @@ class SubnetWeight(Constraint):
 
 
 class GlobalSelection:
-    """Selection of the masks of several layers together. Its members are the constraints of these layers.
+    """Joint selection of the masks of several layers, by the largest |scores| in all these layers.
 
-    The masks keep a fraction `density` of all weights, those with the largest |scores| in all layers, and at least one
-    weight per layer. In evaluation mode the masks are selected again when scores or density change. In training mode
-    they are selected again in every forward pass, because a step of a fused optimizer does not change `tensor_version`.
+    The members are the constraints of these layers. The masks keep a fraction `density` of all weights, those with the
+    largest |scores| in all layers, and at least one weight per layer. In evaluation mode the masks are selected again
+    when scores or density change. In training mode they are selected again in every forward pass, because a step of a
+    fused optimizer does not change `tensor_version`.
     """
 
     def __init__(self, density: float) -> None:
@@ -123,7 +121,7 @@ class GlobalSelection:
         self._pass_members: set[int] = set()  # indices of the members that got their mask in this pass
 
     def add(self, member: "GlobalSubnetWeight") -> int:
-        """Add the constraint of a layer, and return its index."""
+        """Add the constraint of one more layer to the selection, and return the index of this member."""
         self._members.append(member)
         return len(self._members) - 1
 
@@ -136,7 +134,7 @@ class GlobalSelection:
         return self._cache.get(self._select, self.cache_key)
 
     def training_mask(self, index: int) -> Tensor:
-        """Return the mask of member `index` in the current forward pass. The caller must not write to it.
+        """Return the mask of the layer with index `index` in the current forward pass. Callers must not write to it.
 
         A new pass begins when the first member, or a member that already got its mask in this pass, asks for a mask.
         """

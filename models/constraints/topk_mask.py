@@ -6,7 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
+_BITS = {
+    torch.float64: torch.int64,
+    torch.float32: torch.int32,
+    torch.bfloat16: torch.int16,
+    torch.float16: torch.int16,
+}
 
 
 def kept_count(n: int, density: float) -> int:
@@ -36,7 +41,7 @@ def keep_largest_of_all(magnitudes: Sequence[Tensor], kept: int) -> list[Tensor]
     if pruned <= 0:
         return [torch.ones_like(m) for m in magnitudes]
     # Non-negative floats have the order of their bit patterns. Integers compare faster and have no unordered NaN.
-    bits = [m.view(_INTEGERS[m.element_size()]) for m in magnitudes]
+    bits = [m.view(_BITS[m.dtype]) for m in magnitudes]
     masks = [torch.empty_like(m) for m in magnitudes]
     fill = _fill_on_host if bits[0].is_cpu else _fill_on_device
     fill(bits, pruned, masks)
@@ -44,14 +49,17 @@ def keep_largest_of_all(magnitudes: Sequence[Tensor], kept: int) -> list[Tensor]
 
 
 def _fill_on_host(bits: list[Tensor], pruned: int, masks: list[Tensor]) -> None:
-    """Write the masks of the largest values to `masks`, for tensors on the CPU."""
+    """Write to `masks` which values are kept, for tensors on the CPU. The `pruned` smallest values are not kept.
+
+    `bits` are the values as integers of the same order.
+    """
     while not all(counts := _fill_possibly_empty(bits, pruned, masks)):
         # The largest value is raised only where a mask is empty: the other masks keep their largest value already.
         bits = [b if count else _with_largest_raised(b) for b, count in zip(bits, counts, strict=True)]
 
 
 def _fill_possibly_empty(bits: list[Tensor], pruned: int, masks: list[Tensor]) -> list[int]:
-    """Write the masks, of which some may be all zeros, and return the number of ones in each mask."""
+    """Write `masks` like `_fill_on_host`, but allow masks of zeros only. Returns the number of ones in each mask."""
     # numpy's partition is 10 to 60 times as fast as torch's sort, kthvalue and topk on a CPU.
     copies = [torch.empty_like(b).copy_(b).as_strided((b.numel(),), (1,)) for b in bits]
     flat = copies[0] if len(copies) == 1 else torch.cat(copies)
@@ -87,7 +95,7 @@ def _with_largest_raised(bits: Tensor) -> Tensor:
 
 
 def _fill_on_device(bits: list[Tensor], pruned: int, masks: list[Tensor]) -> None:
-    """Write the masks of the largest values to `masks`, without a copy to the host, for which the CPU would wait."""
+    """Write `masks` like `_fill_on_host`, for tensors on a GPU, without a copy to the host that would block the CPU."""
     ordered = torch.cat([_with_largest_raised(b).view(-1) if len(bits) > 1 else b.reshape(-1) for b in bits])
     kept = len(ordered) - pruned
     threshold = ordered.topk(kept, sorted=False).values.amin()  # kthvalue uses a single block of the GPU

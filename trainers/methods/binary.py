@@ -23,12 +23,12 @@ SAMPLING_INTERVAL = 100  # batches between two samples of the activations
 
 
 class Binary(Method):
-    """Train networks whose constraint BinaryConv rounds real weights in [0, 1] to 0 and 1.
+    """Train binary networks. Their constraint, BinaryConv, rounds real weights in [0, 1] to 0 and 1.
 
-    Every step clamps the real weights to [0, 1]. With probability `epsilon` the ones of a step have the value
-    1 + U(0, `random_mag`), so that the network learns not to depend on this value. Batch norms use the statistics of
-    the batch in evaluation too, because running statistics fit only one value of the ones. Every `sweep_every` epochs,
-    and after the last epoch, the network is evaluated with its ones set to each value of `sweep_on`.
+    Every step clamps the real weights to [0, 1]. With probability `epsilon` the ones of a step have the value 1 + U(0,
+    `random_mag`), so that the network learns not to depend on this value. Batch norms use the statistics of the batch
+    in evaluation too, because running statistics fit only one value of the ones. Every `sweep_every` epochs, and after
+    the last epoch, the network is evaluated with its ones set to each value of `sweep_on`.
     """
 
     def __init__(self, *, epsilon: float, random_mag: float, sweep_on: str, sweep_every: int, **common: Any) -> None:

@@ -12,7 +12,7 @@ from utils.distributed.runtime import Runtime
 
 
 class ConnectionStrengths:
-    """Sums of the strength of every connection over selected forward passes, on all processes.
+    """Strength of every connection of the layers, summed over selected forward passes on all processes.
 
     `sums` maps the name of a layer to the sum since the last `sums.clear()`, in the shape of the layer's weight. The
     strength is `correlation` if `correlated` is True, else `coactivation`. In Numenta's notebook the strengths of a

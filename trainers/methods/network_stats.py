@@ -1,6 +1,7 @@
 """Statistics of a network for trainer `binary`: samples of layer outputs, and a table of the parameters."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -39,20 +40,18 @@ class OutputSampler:
         """
         for name, module in model.named_modules():
             if isinstance(module, SAMPLED_MODULES):
-                self._hooks.append(module.register_forward_hook(self._sampling_hook(f"{name}.output/batch_{step}")))
+                sample = partial(self._sample, f"{name}.output/batch_{step}")
+                self._hooks.append(module.register_forward_hook(sample))
 
     def detach(self) -> None:
         """Stop sampling forward passes."""
         while self._hooks:
             self._hooks.pop().remove()
 
-    def _sampling_hook(self, name: str) -> Callable[[nn.Module, object, Tensor], None]:
-        def sample(_module: nn.Module, _input: object, output: Tensor) -> None:
-            values = output.detach().flatten()
-            every = -(-len(values) // SAMPLE_SIZE)  # rounded up
-            self.samples.append((name, values[::every].clone()))
-
-        return sample
+    def _sample(self, name: str, _module: nn.Module, _input: object, output: Tensor) -> None:
+        values = output.detach().flatten()
+        every = -(-len(values) // SAMPLE_SIZE)  # rounded up
+        self.samples.append((name, values[::every].clone()))
 
 
 @torch.no_grad()

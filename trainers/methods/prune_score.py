@@ -12,7 +12,7 @@ from trainers.optimizers import Groups
 
 
 class PruneScore(Method):
-    """Train the scores by which constraints prune the weights of multi-prize tickets.
+    """Train a score per weight, by which the constraints prune (multi-prize tickets).
 
     The density of GlobalSubnetConv layers falls from 0.5 to its final value over the first `prune_rate_epoch` epochs.
     The density of other layers is constant. Source: Diffenderfer & Kailkhura, ICLR 2021.

@@ -105,10 +105,7 @@ class Sparse(Method):
         return self._rules.target_counts([layer.weight.shape for layer in self._layers.values()], start, left)
 
     def _rewire(self, layer: Any, rewiring: Rewiring) -> None:
-        """Drop and grow the connections of `layer`.
-
-        With the option sparse_hold, the optimizer's state of every connection that is not kept becomes 0.
-        """
+        """Apply `rewiring` to `layer`. With sparse_hold, zero the optimizer's state of connections that are not kept."""
         hold = self._rules.sparse_hold
         layer.constraint.rewire(layer.weight, rewiring, hold=hold)
         for value in self._optimizer.state[layer.weight].values() if self._optimizer and hold else ():

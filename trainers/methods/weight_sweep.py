@@ -78,10 +78,10 @@ def _first_layer(model: nn.Module, layers: Mapping[str, nn.Module]) -> str | Non
 def weight_sweep(
     model: nn.Module, batches: Batches, method: Method, runtime: Runtime, values: Sequence[float]
 ) -> list[TableRow]:
-    """Evaluate a binary network with its ones set to each of `values`.
+    """Evaluate a binary network with its ones set to each of `values`, and return one table row per value.
 
-    Returns one table row per value: the value, accuracy (%) and mean loss over all images of `batches`. The batches are
-    read once. `model` remains in evaluation mode.
+    A row has the value, the accuracy (%) and the mean loss over all images of `batches`. The batches are read once.
+    `model` remains in evaluation mode.
     """
     model.eval()
     method.before_evaluation(model)
