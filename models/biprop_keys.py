@@ -70,7 +70,7 @@ def match_biprop(model: nn.Module, state: Mapping[str, Tensor]) -> BipropMatch:
             if not name.endswith(".num_batches_tracked"):
                 match.missing.append(name)
         elif stored.shape != shape:
-            match.reshaped.append(f"{name} is {list(stored.shape)} there and {list(shape)} here")
+            match.reshaped.append(f"{name} has shape {list(stored.shape)}, not {list(shape)}")
         else:
             match.loaded.append(name)
             match.merged[key] = stored.reshape(value.shape)

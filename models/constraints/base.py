@@ -210,4 +210,4 @@ class Constraint(nn.Module):
 
         Only constraints with `owns_weight = True` define this method. Others raise NotImplementedError.
         """
-        raise NotImplementedError(f"{type(self).__name__} keeps the layer's own weight")
+        raise NotImplementedError(f"{type(self).__name__} does not store the weight in own parameters")

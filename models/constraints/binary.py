@@ -33,7 +33,7 @@ class BinaryWeight(Constraint):
     ) -> None:
         super().__init__()
         if not 0 <= initial_ones <= 1:
-            raise ValueError(f"initial_ones: {initial_ones} is no fraction; it must be >= 0 and <= 1")
+            raise ValueError(f"initial_ones: {initial_ones} given; it must be >= 0 and <= 1")
         with torch.no_grad():
             weight.copy_(torch.empty(weight.shape).bernoulli_(initial_ones, generator=generator))
         self.on_value = 1.0

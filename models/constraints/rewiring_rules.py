@@ -1,4 +1,4 @@
-"""The drop and grow rules of trainer `sparse`, chosen by its options."""
+"""The rules of trainer `sparse` for dropping and growing connections, selected by its options."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -24,7 +24,7 @@ BLOCK = 2**18  # number of products computed at a time, so that they stay in the
 def checked_density(density: float) -> float:
     """Return `density`. Raises ValueError if it is not above 0 and at most 1."""
     if not 0 < density <= 1:
-        raise ValueError(f"prune_rate: {density} of the weights kept is impossible; it must be above 0 and at most 1")
+        raise ValueError(f"prune_rate: {density} given; it must be above 0 and at most 1")
     return density
 
 

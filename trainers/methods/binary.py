@@ -42,7 +42,7 @@ class Binary(Method):
     def prepare(self, model: nn.Module) -> None:
         self._layers = list(constrained_layers(model, BinaryWeight).values())
         if not self._layers:
-            raise ValueError("trainer: binary trains weights of zeros and ones; conv_type BinaryConv gives them")
+            raise ValueError("trainer: it trains binary weights, but no layer has them; use conv_type BinaryConv")
         use_batch_statistics(model)
         with torch.no_grad():
             for layer in self._layers:

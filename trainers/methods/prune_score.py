@@ -28,7 +28,7 @@ class PruneScore(Method):
         constraints = [layer.constraint for layer in constrained_layers(model).values()]
         self._scored_constraints = [c for c in constraints if "scores" in dict(c.named_parameters())]
         if not self._scored_constraints:
-            raise ValueError("trainer: it trains scores, and no layer has any; conv_type SubnetConv gives them")
+            raise ValueError("trainer: it trains scores, but no layer has scores; use conv_type SubnetConv")
         selections = {id(c.selection): c.selection for c in constraints if hasattr(c, "selection")}
         self._final_densities = [(selection, selection.density) for selection in selections.values()]
 
@@ -40,7 +40,7 @@ class PruneScore(Method):
 
     def density_note(self) -> str:
         epochs = self._falling_epochs
-        return f"the density of GlobalSubnetConv falls to that from 50 % in {epochs} epochs" if epochs else ""
+        return f"the density of GlobalSubnetConv falls from 50 % to this value in {epochs} epochs" if epochs else ""
 
     def resets_best(self, epoch: int) -> bool:
         return 0 < epoch == self._falling_epochs
@@ -66,7 +66,7 @@ class Lottery(PruneScore):
         return 0 < epoch == self._dense_epochs + self._falling_epochs
 
     def density_note(self) -> str:
-        dense, falling = f"all of them in the first {self._dense_epochs} epochs", super().density_note()
+        dense, falling = f"all weights are kept in the first {self._dense_epochs} epochs", super().density_note()
         return f"{dense}; then {falling}" if falling else dense
 
     def parameter_groups(self, model: nn.Module) -> Groups:

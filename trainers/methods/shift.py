@@ -20,7 +20,7 @@ class Shift(Method):
 
     def prepare(self, model: nn.Module) -> None:
         if not shift_layers(model):
-            raise ValueError("trainer: it trains shifts, and no layer has any; conv_type ShiftQ or ShiftPS gives them")
+            raise ValueError("trainer: it trains shifts, but no layer has shifts; use conv_type ShiftQ or ShiftPS")
 
     def tables(
         self, model: nn.Module, held_out: Batches, runtime: Runtime, epoch: int, epochs: int

@@ -38,7 +38,7 @@ class Sparse(Method):
     def prepare(self, model: nn.Module) -> None:
         self._layers.update(constrained_layers(model, SparseWeight))
         if not self._layers:
-            raise ValueError("trainer: it moves connections, and no layer has a mask; conv_type SparseConv gives one")
+            raise ValueError("trainer: it rewires connections, but no layer has a mask; use conv_type SparseConv")
         for layer, count in zip(self._layers.values(), self._connection_counts(0), strict=True):
             layer.constraint.draw_mask(count)
             with torch.no_grad():
@@ -57,9 +57,9 @@ class Sparse(Method):
         self._interval = rules.progress_interval or (steps_per_epoch if rules.by_filter else 100)
         self._end = int((rules.progress_until or (1.0 if rules.by_filter else 0.75)) * steps_per_epoch * epochs)
         if self._interval > self._end:
-            stays = f"; {100 * schedules.DENSITY_START:g} % stay" if rules.density_schedule == "cubic" else ""
-            when = f"every {self._interval} steps, and end after {self._end}"
-            warn(f"no connection will move: updates come {when}{stays}")
+            density = f"; the density stays at {100 * schedules.DENSITY_START:g} %"
+            stays = density if rules.density_schedule == "cubic" else ""
+            warn(f"no rewiring will take place: one is due every {self._interval} steps until step {self._end}{stays}")
         with torch.no_grad():
             for layer in self._layers.values():
                 layer.weight.mul_(layer.constraint.mask)
@@ -105,7 +105,7 @@ class Sparse(Method):
         return self._rules.target_counts([layer.weight.shape for layer in self._layers.values()], start, left)
 
     def _rewire(self, layer: Any, rewiring: Rewiring) -> None:
-        """Apply `rewiring` to `layer`. With sparse_hold, zero the optimizer's state of connections that are not kept."""
+        """Apply `rewiring` to `layer`. With sparse_hold, zero the optimizer state of connections that are not kept."""
         hold = self._rules.sparse_hold
         layer.constraint.rewire(layer.weight, rewiring, hold=hold)
         for value in self._optimizer.state[layer.weight].values() if self._optimizer and hold else ():
