@@ -1,4 +1,4 @@
-"""The binary activation, and activations by name."""
+"""The binary activation, and the function that makes an activation from its name."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from utils.registry import load_object, lookup
 
 
 class BinarySign(StraightThrough):
-    """Sign with the gradient of Bi-Real Net's quadratic surrogate (Liu et al., ECCV 2018, eq. 6).
+    """Sign function with the gradient of Bi-Real Net's quadratic surrogate (Liu et al., ECCV 2018, eq. 6).
 
-    forward:  y = sign(x); sign(0) = 0, so that the values after a ReLU are 0 and 1, as in BIPROP
+    forward:  y = sign(x). sign(0) = 0, so that after a ReLU the values are 0 and 1, as in BIPROP
     backward: dL/dx = dL/dy · 2·(1 − |x|) where |x| ≤ 1, else 0
-    surrogate: f(x) = 2x − x·|x| on [−1, 1], constant outside
+    surrogate: f(x) = 2x − x·|x| for |x| ≤ 1, constant elsewhere
     """
 
     @staticmethod
@@ -30,10 +30,10 @@ class BinarySign(StraightThrough):
 
 
 class Sign(nn.Module):
-    """Binary activation: returns −1, 0 and 1 in the shape of its input (see `BinarySign`)."""
+    """Binary activation: sign(x) ∈ {−1, 0, 1}, trained with the surrogate gradient of `BinarySign`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return sign(x) with the surrogate's gradient."""
+        """Return sign(x), in the shape of `x`. Its gradient is the surrogate gradient of `BinarySign`."""
         return BinarySign.apply(x)
 
 
@@ -42,6 +42,9 @@ def inplace_relu() -> nn.Module:
 
 
 def make_activation(name: str) -> nn.Module:
-    """Make the activation `name`, a key of models.registry.ACTIVATIONS. Raises ValueError for an unknown name."""
+    """Return a new activation module by its `name` in models.registry.ACTIVATIONS.
+
+    Raises ValueError for an unknown name.
+    """
     module: nn.Module = load_object(lookup(ACTIVATIONS, name, "activation"))()
     return module

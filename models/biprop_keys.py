@@ -1,4 +1,7 @@
-"""Conversion of state dicts between this program's keys and shapes and those of BIPROP's checkpoints."""
+"""Conversion of state dicts between the keys and shapes of this program and the keys and shapes of BIPROP.
+
+BIPROP is the published code of Diffenderfer & Kailkhura, ICLR 2021.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,17 +11,19 @@ from torch import Tensor, nn
 
 
 def biprop_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """Return the state dict of `model` with BIPROP's keys and shapes.
+    """Return the state dict of `model` with the keys and shapes of BIPROP's checkpoints.
 
-    Scores are stored as `NAME.scores` beside `NAME.weight`, and Linear layers as 1×1 convolutions.
+    The scores of layer NAME have the key `NAME.scores`. The tensors of Linear layers have the shapes of 1×1
+    convolutions.
     """
     return to_biprop(model.state_dict())
 
 
 def load_biprop_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load a state dict with BIPROP's keys and shapes, with or without DataParallel's prefix `module.`, into `model`.
+    """Load a state dict with the keys and shapes of BIPROP's checkpoints into `model`.
 
-    Raises ValueError, which names the tensors, if one is missing, unexpected or of another shape.
+    Keys may have DataParallel's prefix `module.`. Raises ValueError if a tensor is missing, unexpected or of another
+    shape. The message names these tensors.
     """
     match = match_biprop(model, state)
     faults = [f"{key} is missing" for key in match.missing] + match.reshaped
@@ -31,10 +36,11 @@ def load_biprop_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> Non
 
 @dataclass(frozen=True)
 class BipropMatch:
-    """Comparison of a stored state with the state of a network.
+    """Result of comparing a stored state dict with the state dict of a network.
 
-    `merged` is the network's state, updated with every stored tensor that fits. `loaded`, `missing` and `unused` are
-    BIPROP's keys. `reshaped` has one message with both shapes per tensor of another shape.
+    merged: the network's state dict, with every stored tensor that fits in place of the network's own.
+    loaded, missing, unused: BIPROP's keys of the tensors that fit, that are not stored, and that the network lacks.
+    reshaped: one message per tensor whose shape differs, with both shapes.
     """
 
     merged: dict[str, Tensor]
@@ -45,14 +51,15 @@ class BipropMatch:
 
     @property
     def complete(self) -> bool:
-        """True if network and stored state have the same tensors."""
+        """True if the network and the stored state have the same tensors with the same shapes."""
         return not (self.missing or self.reshaped or self.unused)
 
 
 def match_biprop(model: nn.Module, state: Mapping[str, Tensor]) -> BipropMatch:
-    """Compare `state`, with our keys and shapes or BIPROP's, with or without `module.`, with the state of `model`.
+    """Compare a stored state dict with the state dict of `model`, tensor by tensor.
 
-    An absent num_batches_tracked does not count as missing, because torch < 0.4.1 does not store it.
+    `state` may have the keys and shapes of this program or of BIPROP, with or without the prefix `module.`. An absent
+    num_batches_tracked does not count as missing, because torch < 0.4.1 does not store it.
     """
     theirs = to_biprop(state)
     match = BipropMatch(dict(model.state_dict()), [], [], [], [])
@@ -63,7 +70,7 @@ def match_biprop(model: nn.Module, state: Mapping[str, Tensor]) -> BipropMatch:
             if not name.endswith(".num_batches_tracked"):
                 match.missing.append(name)
         elif stored.shape != shape:
-            match.reshaped.append(f"{name} is {list(stored.shape)} there and {list(shape)} here")
+            match.reshaped.append(f"{name} has shape {list(stored.shape)}, not {list(shape)}")
         else:
             match.loaded.append(name)
             match.merged[key] = stored.reshape(value.shape)
@@ -72,14 +79,17 @@ def match_biprop(model: nn.Module, state: Mapping[str, Tensor]) -> BipropMatch:
 
 
 def to_biprop(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return `state` with BIPROP's keys and shapes and without `module.`. BIPROP's own states keep theirs."""
+    """Return `state` with BIPROP's keys and shapes, and without the prefix `module.`.
+
+    A state dict that already has BIPROP's keys and shapes only loses the prefix.
+    """
     return {biprop_key(key): value.reshape(_biprop_shape(value)) for key, value in state.items()}
 
 
 def from_biprop(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return `state` with our keys and shapes: the inverse of `to_biprop`.
+    """Return `state` with the keys and shapes of this program: the inverse of `to_biprop`.
 
-    The 1×1 convolutions in `linear` and `fc` of BIPROP's networks are Linear layers here.
+    The 1×1 convolutions in the modules `linear` and `fc` of BIPROP's networks become Linear layers.
     """
     ours = {}
     for key, value in to_biprop(state).items():
@@ -90,10 +100,13 @@ def from_biprop(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def biprop_key(key: str) -> str:
-    """Return BIPROP's name for one of our state-dict keys."""
+    """Convert a state-dict key of this program to BIPROP's key: "conv1.constraint.scores" -> "conv1.scores"."""
     return key.removeprefix("module.").replace(".constraint.", ".")
 
 
 def _biprop_shape(value: Tensor) -> torch.Size:
-    """Return the shape in BIPROP: two axes, which only tensors of Linear layers have, become those of a 1×1 kernel."""
+    """Return the shape of a tensor in BIPROP's checkpoints.
+
+    A matrix belongs to a Linear layer, and gets the shape (out, in, 1, 1) of a 1×1 convolution.
+    """
     return torch.Size((*value.shape, 1, 1)) if value.dim() == 2 else value.shape

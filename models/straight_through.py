@@ -1,4 +1,4 @@
-"""The base class of functions whose backward pass is not the derivative of their forward pass."""
+"""The base class of straight-through functions: their backward pass is not the derivative of their forward pass."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class StraightThrough(torch.autograd.Function):
-    """An autograd function that returns one tensor. Subclasses define `forward` and `backward`."""
+    """Base class of autograd functions that return one tensor. Subclasses define `forward` and `backward`."""
 
     if TYPE_CHECKING:  # torch does not annotate `apply`
 

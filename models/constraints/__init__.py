@@ -1,4 +1,4 @@
-"""Constraints on the weights of layers. Importing a published name imports torch; importing this package does not."""
+"""Constraints on the weights of layers. Importing this package does not import torch, but a published name does."""
 
 from importlib import import_module
 from typing import Any

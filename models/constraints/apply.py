@@ -1,4 +1,4 @@
-"""`constrain`: put a constraint on the layers of a network, by its name."""
+"""`constrain`: put the constraint with a given name on the layers of a network."""
 
 from functools import partial
 
@@ -22,15 +22,17 @@ def constrain(
     generator: torch.Generator | None = None,
     **settings: object,
 ) -> nn.Module:
-    """Put the constraint `conv_type` on every Conv2d and Linear of `model`, in place, and return `model`.
+    """Constrain the weights of every Conv2d and Linear layer of `model` in place, and return `model`.
 
+    conv_type: name of the constraint, a key of CONV_TYPES such as "SubnetConv".
     density: fraction of the weights kept.
-    first_layer_type: another conv_type for the first layer.
+    first_layer_type: another conv_type for the first layer of the forward pass.
     dense: names of layers that stay unconstrained.
-    score_init: initial score of every SampleSubnetConv weight; None draws the scores.
-    settings: options of single constraints by name (`ConvType.options`); each constraint takes its own.
+    score_init: initial score of every SampleSubnetConv weight. None draws the scores at random.
+    generator: source of random numbers. None is torch's generator of the CPU.
+    settings: options of constraints, by name. Each constraint takes the options that its `ConvType` lists.
 
-    Raises ValueError for an unknown conv_type or layer name, a density outside (0, 1], or if no layer would be
+    Raises ValueError if a conv_type or layer name is unknown, if the density is outside (0, 1], or if no layer would be
     constrained.
     """
     layers = list(weight_layers(model))

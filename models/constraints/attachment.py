@@ -1,4 +1,4 @@
-"""Put constraints on the layers of a built network, and replace them by their effective weights."""
+"""Attach constraints to the layers of a network, and replace constrained layers by plain layers."""
 
 import copy
 from collections.abc import Callable, Collection
@@ -14,22 +14,22 @@ MakeConstraint = Callable[..., Any]  # (weight, **options) -> Constraint
 
 
 class ConstrainedConv2d(nn.Conv2d):
-    """Conv2d that convolves with constraint(weight)."""
+    """Conv2d layer with a constraint. It convolves with the effective weight, constraint(weight)."""
 
     constraint: Constraint
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return the convolution of `input`, (B, C, H, W), with the effective weight and bias."""
+        """Convolve `input` (B, C, H, W) with the effective weight and add the effective bias."""
         return self.constraint.product(self._conv_forward, input, self.weight, self.bias)
 
 
 class ConstrainedLinear(nn.Linear):
-    """Linear layer that multiplies by constraint(weight)."""
+    """Linear layer with a constraint. It multiplies by the effective weight, constraint(weight)."""
 
     constraint: Constraint
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return the output (…, out) for `input` (…, in) by the effective weight and bias."""
+        """Multiply `input` (…, in) by the effective weight and add the effective bias. The output is (…, out)."""
         return self.constraint.linear(input, self.weight, self.bias)
 
 
@@ -38,29 +38,31 @@ PLAIN = {constrained: plain for plain, constrained in CONSTRAINED.items()}
 
 
 def weight_layers(model: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
-    """Return name -> layer for every Conv2d and Linear, constrained or not, in the order of their registration.
+    """Return every Conv2d and Linear layer of `model` by name, constrained or not.
 
-    The order of the forward pass may be another one: see `layers_in_forward_order`.
+    The order is the order of registration. `layers_in_forward_order` returns the layers in the order of the forward
+    pass.
     """
     return {name: m for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
 
 
-def constrained_layers(model: nn.Module) -> dict[str, Any]:
-    """Return name -> layer for every layer that has a constraint, in the order of their registration."""
-    return {name: m for name, m in model.named_modules() if type(m) in PLAIN}
+def constrained_layers(model: nn.Module, kind: type[Constraint] = Constraint) -> dict[str, Any]:
+    """Return every layer of `model` whose constraint is of class `kind`, by name, in the order of registration."""
+    return {name: m for name, m in model.named_modules() if type(m) in PLAIN and isinstance(m.constraint, kind)}
 
 
 def weight_shape(layer: nn.Module) -> torch.Size:
-    """Return the shape (out, in, *kernel) of a layer's weight, which the layer or its constraint owns."""
+    """Return the shape (out, in, *kernel) of a layer's weight, which the layer or its constraint stores."""
     weight: Any = layer.weight
     return layer.constraint.shape if weight is None else weight.shape  # type: ignore[return-value]
 
 
 def attach(model: nn.Module, make: MakeConstraint, names: Collection[str]) -> None:
-    """Replace the layers `names` of `model`, in place, by layers with the constraint make(weight).
+    """Attach a constraint, made by make(weight), to each layer of `model` whose name is in `names`.
 
-    A layer keeps its bias, and its weight unless the constraint owns the weight. Raises ValueError for a name that is
-    not a plain Conv2d or Linear of `model`.
+    `model` changes in place. The constrained layer shares the bias of the plain layer. It also shares the weight,
+    unless the constraint owns the weight. Raises ValueError if a name does not belong to a plain Conv2d or Linear layer
+    of `model`.
     """
     layers = weight_layers(model)
     for name in names:
@@ -76,6 +78,7 @@ def attach(model: nn.Module, make: MakeConstraint, names: Collection[str]) -> No
 
 
 def _constrained(layer: Any, make: MakeConstraint) -> Any:
+    """Return a constrained layer that shares the parameters of the plain `layer`."""
     new = _recast(layer, CONSTRAINED[type(layer)])
     new.constraint = make(layer.weight.detach())
     if new.constraint.owns_weight:
@@ -89,7 +92,7 @@ def _constrained(layer: Any, make: MakeConstraint) -> Any:
 
 
 def _recast(layer: nn.Module, kind: type[nn.Module]) -> Any:
-    """Return a copy of `layer` as an object of class `kind` that shares its parameters."""
+    """Return a copy of `layer` that has the class `kind`. The copy shares the parameters of `layer`."""
     new = kind.__new__(kind)
     new.__dict__.update({k: copy.copy(v) for k, v in layer.__dict__.items()})
     return new
@@ -97,17 +100,19 @@ def _recast(layer: nn.Module, kind: type[nn.Module]) -> Any:
 
 @torch.no_grad()
 def bake(model: nn.Module) -> nn.Module:
-    """Return a new plain network whose weights are the effective weights of `model`.
+    """Return a new network of plain layers whose weights are the effective weights of `model`.
 
-    The outputs are equal in evaluation mode. Between binary activations α and the biases change by a factor within
-    2⁻¹⁰ of 1 (see `Constraint.baked`), which changes no sign. Where other sums decide a sign, such as a batch norm's
-    sum that is 0, the outputs are equal only if both networks add in the same order. The result shares no tensor with
-    `model`, all its parameters require gradients, and its modules are in the modes of those of `model`.
+    Both networks have equal outputs in evaluation mode, with two limits. In layers between binary activations α and the
+    biases change by a factor within 2⁻¹⁰ of 1 (see `Constraint.baked`). This factor changes no sign. If another sum
+    decides a sign, such as a batch norm's sum that is 0, both networks must add in the same order.
+
+    The new network shares no tensor with `model`. All its parameters require gradients. Each of its modules is in the
+    same mode, training or evaluation, as in `model`.
     """
     plain = copy.deepcopy(model)
     layers = constrained_layers(plain)
     for layer in layers.values():
-        layer.eval()  # every layer before the first weight is computed: a GlobalSelection then selects only once
+        layer.eval()  # all layers before the first weight is computed, so that a GlobalSelection selects only once
     for name, layer in layers.items():
         weight, bias = layer.constraint.baked(layer.weight, layer.bias)
         new = _recast(layer, PLAIN[type(layer)])

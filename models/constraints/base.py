@@ -15,18 +15,18 @@ the constraint computes from the weight that the layer stores and from its own p
 `forward`. It overrides other members of `Constraint` only where the default does not fit:
 
     member                                  meaning                                             default
-    learns_weight                           whether the layer's weight trains                   yes
-    owns_weight, shape, from_dense(weight)  whether own parameters replace the layer's weight   no
-    kept (property) or count_kept(weight)   how many weights are not 0                          all
+    learns_weight                           True if the layer's weight trains                   True
+    owns_weight, shape, from_dense(weight)  True if own parameters replace the layer's weight   False
+    kept (property) or count_kept(weight)   number of weights that are not 0                    all
     effective_bias(bias)                    the bias that the layer adds                        the layer's bias
     input_quantiser()                       a hook that changes the layer's input               no hook
-    cache_key(weight)                       what the effective weight depends on                the tensors of both
+    cache_key(weight)                       key that changes with the effective weight          tensor versions
     signs(weight)                           the effective weight as α times −1, 0 and 1         no such form
-    linear(input, weight, bias)             the product of a Linear layer                       F.linear
+    linear(input, weight, bias)             the output of a Linear layer                        F.linear
 
 If the gradient is not the derivative of the forward pass, define a `StraightThrough` function in gradients.py that
-takes the effective weight as an argument. `self.cached(compute, weight)` computes that argument: anew in every training
-pass, only once in evaluation. `SubnetWeight` is an example.
+takes the effective weight as an argument. Compute this argument with `self.cached(compute, weight)`, which computes it
+in every training pass, and only once in evaluation mode. `SubnetWeight` is an example.
 
 A new constraint is one file with its class, one row in registry.py and one case in tests/cases.py.
 """
@@ -46,45 +46,48 @@ Value = TypeVar("Value")
 
 
 def tensor_version(tensor: Tensor) -> tuple[int, int]:
-    """Return a value that changes when `tensor` is written to in place or gets other storage.
+    """Return a pair of integers that changes when `tensor` is written to in place or gets other storage.
 
-    Two kinds of writes leave it unchanged: those through `.data`, and the steps of torch's fused optimizers.
+    Two kinds of writes do not change the value: writes through `.data`, and the steps of torch's fused optimizers.
     """
     return tensor.data_ptr(), tensor._version
 
 
 class Cache:
-    """Values that are computed again only when their keys change: one value per function."""
+    """Cache of one value per function. The value is computed again only when its key changes."""
 
     def __init__(self) -> None:
         self._entries: dict[str, tuple[object, Any]] = {}
 
     def get(self, compute: Callable[..., Value], key: Callable[..., object], *arguments: Any) -> Value:
-        """Return compute(*arguments), computed without gradient and only if key(*arguments) has changed."""
+        """Return compute(*arguments), from the cache unless key(*arguments) has changed.
+
+        The value is computed without gradient.
+        """
         entry = self._entries.get(compute.__name__)
         if entry is None or entry[0] != key(*arguments):
             with torch.no_grad():
                 value = compute(*arguments)
-            entry = key(*arguments), value  # the key after computing: ShiftQ's crude update writes to the weight
+            entry = key(*arguments), value  # key after computing, because ShiftQ's crude update writes to the weight
             self._entries[compute.__name__] = entry
         return entry[1]
 
     def clear(self) -> None:
-        """Drop all values."""
+        """Remove all cached values."""
         self._entries.clear()
 
 
 class Constraint(nn.Module):
-    """Base class of constraints: forward(weight) returns the effective weight, of the same shape.
+    """Base class of constraints. `forward` maps a layer's weight to the effective weight, of the same shape.
 
     `learns_weight = False` freezes the layer's weight. With `owns_weight = True` the layer stores no weight:
-    `layer.weight` is None, and so is the argument of `forward`. The constraint then has the attribute `shape`, the
-    shape of the weight, and the method `from_dense`.
+    `layer.weight` is None, and `forward` gets None. The constraint then has the attribute `shape`, the shape of the
+    weight, and the method `from_dense`.
 
-    `attach` sets `between_signs` to True if the layer's inputs come from binary activations and only the signs of its
-    outputs are used (`sign_layers`). Effective weights of one magnitude (`signs`) are then multiplied as −1, 0 and 1,
-    and the sums are scaled by α. Such sums are exact: a sum that should be 0 is 0 on every device and in every order of
-    summation. With ±α as weights, rounding errors would decide its sign.
+    `attach` sets `between_signs` to True if the layer's inputs come from binary activations and the network uses only
+    the signs of the layer's outputs (see `sign_layers`). If all effective weights are −α, 0 or α (see `signs`), the
+    layer then multiplies by −1, 0 and 1, and scales the sums by α. Such sums are exact: a sum that should be 0 is 0 on
+    every device and in every order of summation. With ±α as weights, rounding errors would decide its sign.
     """
 
     learns_weight = True
@@ -97,10 +100,10 @@ class Constraint(nn.Module):
         self._cache = Cache()
 
     def cache_key(self, weight: Tensor | None) -> object:
-        """Return a key that changes whenever the effective weight may have changed.
+        """Return a cache key that changes whenever the effective weight may have changed.
 
-        The default covers the layer's weight and the constraint's own parameters and buffers. Override it for a
-        constraint that also depends on a plain attribute, such as a density.
+        The default key depends on the layer's weight and on the constraint's own parameters and buffers. Override this
+        method if the effective weight also depends on a plain attribute, such as a density.
         """
         tensors = weight, *self._parameters.values(), *self._buffers.values()
         return [tensor_version(tensor) for tensor in tensors if tensor is not None]
@@ -113,11 +116,12 @@ class Constraint(nn.Module):
         key: Callable[[Any], object] | None = None,
         in_training: bool = False,
     ) -> Value:
-        """Return compute(weight), computed without gradient and, in evaluation mode, only once.
+        """Return compute(weight), computed without gradient. In evaluation mode the value is cached.
 
-        The value is computed again when key(weight) changes; the default key is `cache_key`. One value is stored per
-        name of a function `compute`. In training mode nothing is stored, because fused optimizers step without a trace.
-        Pass `in_training=True` for a value that depends on no trained parameter.
+        A cached value is computed again when key(weight) changes. The default key is `cache_key`. The cache holds one
+        value per function name of `compute`. In training mode nothing is cached, because a step of a fused optimizer
+        does not change `tensor_version`. Pass `in_training=True` if the value depends on no trained parameter: it is
+        then cached in training mode too.
         """
         if self.training and not in_training:
             with torch.no_grad():
@@ -125,33 +129,42 @@ class Constraint(nn.Module):
         return self._cache.get(compute, key or self.cache_key, weight)
 
     def train(self, mode: bool = True) -> Self:
-        """Set training or evaluation mode and clear the cache, because writes through `.data` leave no trace."""
+        """Set training or evaluation mode, and clear the cache.
+
+        Clearing is necessary because writes through `.data` do not change `tensor_version`.
+        """
         self._cache.clear()
         return super().train(mode)
 
     @classmethod
     def maker(cls, **settings: Any) -> Callable[..., "Constraint"]:
-        """Return make(weight, generator=…) for the layers of one network. `settings` go to the constructor."""
+        """Return a function make(weight, generator=…) that makes the constraint for each layer of one network.
+
+        `settings` are keyword arguments of the constructor.
+        """
         return partial(cls, **settings)
 
     def effective_bias(self, bias: Tensor) -> Tensor:
-        """Return the bias that the layer adds: `bias` itself by default."""
+        """Return the bias that the layer adds, computed from its stored `bias`. The default is `bias` itself."""
         return bias
 
     def input_quantiser(self) -> Callable[..., Any] | None:
-        """Return a forward pre-hook for the layer's input, or None. A baked layer keeps the hook."""
+        """Return a forward pre-hook that quantises the layer's input, or None. The default is None.
+
+        The plain layer that `bake` makes keeps the hook.
+        """
         return None
 
     def signs(self, weight: Tensor) -> tuple[Tensor, Tensor | float] | None:  # noqa: ARG002
-        """Return (S, α) with effective weight α · S, or None if the effective weight has no such form.
+        """Return the effective weight as (S, α): a tensor S of −1, 0 and 1, and a scalar factor α > 0.
 
-        S has the shape of the weight and holds −1, 0 and 1; α > 0 is a scalar. The gradient that reaches S is the
-        gradient of the effective weight.
+        S has the shape of the weight. Returns None if the effective weight does not have this form. `product` passes
+        the gradient of the effective weight to S.
         """
         return None
 
     def product(self, multiply: Callable[..., Tensor], input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Return multiply(input, effective weight, effective bias): a convolution or a matrix product."""
+        """Apply `multiply`, a convolution or F.linear, to the input, the effective weight and the effective bias."""
         bias = bias if bias is None else self.effective_bias(bias)
         parts = self.signs(weight) if self.between_signs else None
         if parts is None:
@@ -161,17 +174,17 @@ class Constraint(nn.Module):
         return out if bias is None else out + bias.to(out.dtype).view(-1, *[1] * (signs.dim() - 2))
 
     def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Return the output (..., out) of a Linear layer for its input (..., in).
+        """Return the output (…, out) of a Linear layer for its `input` (…, in).
 
-        Override it where the product can be computed faster than with the whole effective weight.
+        Override this method if the product can be computed without the whole effective weight.
         """
         return self.product(F.linear, input, weight, bias)
 
     def baked(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return the effective weight and bias for a plain layer.
+        """Return the weight and bias of the plain layer by which `bake` replaces the constrained layer.
 
-        In a layer between binary activations, α is rounded to so few bits that sums of ±α are exact. The bias is scaled
-        by the same factor. Neither changes the sign of an output.
+        They are the effective weight and bias. In a layer between binary activations, α is rounded to so few bits that
+        sums of ±α are exact, and the bias is scaled by the same factor. This changes no sign of an output.
         """
         bias = bias if bias is None else self.effective_bias(bias)
         parts = self.signs(weight) if self.between_signs else None
@@ -180,17 +193,21 @@ class Constraint(nn.Module):
         signs, scale = parts
         rounded = rounded_scale(float(scale), signs[0].numel(), signs.dtype)
         if bias is not None and rounded:
-            bias = (bias / torch.full_like(bias, float(scale))).mul_(rounded)  # a GPU would multiply by 1 / a number
+            # Divide by a tensor: a GPU divides by a Python number as a product with its reciprocal, which differs.
+            bias = (bias / torch.full_like(bias, float(scale))).mul_(rounded)
         return signs * rounded, bias
 
     def count_kept(self, weight: Tensor | None) -> int:
-        """Return how many of the layer's weights are not 0: the attribute `kept`, or all of them without one."""
+        """Return the number of effective weights that are not 0.
+
+        By default this is the attribute `kept`, or the size of the weight if the constraint has no such attribute.
+        """
         kept: Any = getattr(self, "kept", None)
         return (self.shape if weight is None else weight.shape).numel() if kept is None else int(kept)
 
     def from_dense(self, weight: Tensor) -> dict[str, Tensor]:
-        """Return, by name, the values of the constraint's own parameters that represent a dense `weight`.
+        """Convert a dense `weight` to the parameters that replace it in this constraint: name -> value.
 
-        Raises NotImplementedError for a constraint whose layer stores the weight.
+        Only constraints with `owns_weight = True` define this method. Others raise NotImplementedError.
         """
-        raise NotImplementedError(f"{type(self).__name__} keeps the layer's own weight")
+        raise NotImplementedError(f"{type(self).__name__} does not store the weight in own parameters")

@@ -1,4 +1,4 @@
-"""BinaryConv: weights of 0 and one other value, over real weights in [0, 1].
+"""BinaryConv: weights that are 0 or 1, trained through real weights in [0, 1].
 
 Agrawal & Karlupia, "Learning Digital Circuits", arXiv 1909.00052.
 """
@@ -16,16 +16,16 @@ from models.constraints.sparse_matmul import NUMPY_DTYPES, OnesMatrix, find_ones
 
 @torch.no_grad()
 def binarised(real: Tensor, on_value: float) -> Tensor:
-    """Return a new tensor of the same shape and dtype: `on_value` where |real| ≥ ½, else 0."""
+    """Binarise the tensor `real`: return a new tensor that is `on_value` where |real| ≥ ½, else 0."""
     return real.abs().ge(0.5).to(real.dtype).mul_(on_value)
 
 
 class BinaryWeight(Constraint):
-    """Constraint BinaryConv: w = on_value where |θ| ≥ ½, else 0. θ is the layer's weight, which trains.
+    """Constraint BinaryConv: binary weights, trained through real weights θ. A weight is 1 where |θ| ≥ ½, else 0.
 
-    Attaching the constraint redraws θ in place: 1 with probability `initial_ones`, else 0. The layer's bias is
-    binarised in the same way. `on_value` is 1 unless the trainer changes it. The trainer calls `clamp_weight` after
-    each step to keep θ in [0, 1].
+    θ is the layer's weight, which trains. The constructor redraws θ in place: 1 with probability `initial_ones`, else
+    0. The layer's bias is binarised in the same way as θ. The ones have the value `on_value`, which is 1 unless the
+    trainer changes it. The trainer calls `clamp_weight` after each step to keep θ in [0, 1].
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class BinaryWeight(Constraint):
     ) -> None:
         super().__init__()
         if not 0 <= initial_ones <= 1:
-            raise ValueError(f"initial_ones: {initial_ones} is no fraction; it must be >= 0 and <= 1")
+            raise ValueError(f"initial_ones: {initial_ones} given; it must be >= 0 and <= 1")
         with torch.no_grad():
             weight.copy_(torch.empty(weight.shape).bernoulli_(initial_ones, generator=generator))
         self.on_value = 1.0
@@ -41,23 +41,26 @@ class BinaryWeight(Constraint):
 
     @torch.no_grad()
     def count_kept(self, weight: Tensor | None) -> int:
-        """Return the number of ones."""
+        """Return the number of effective weights that are not 0, which is the number of |weight| ≥ ½."""
         assert weight is not None
         return int(weight.abs().ge(0.5).sum())
 
     def cache_key(self, weight: Tensor | None) -> object:
-        """Return a key that changes with θ and `on_value`."""
+        """Return a cache key that changes with the layer's weight and with `on_value`."""
         return super().cache_key(weight), self.on_value
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return on_value where |θ| ≥ ½, else 0."""
+        """Return the binarised weight: `on_value` where |weight| ≥ ½, else 0. The gradient is passed on unchanged."""
         return ThroughThreshold.apply(weight, self.cached(self._effective_weight, weight))
 
     def _effective_weight(self, weight: Tensor) -> Tensor:
         return binarised(weight, self.on_value)
 
     def signs(self, weight: Tensor) -> tuple[Tensor, float] | None:
-        """Return (1 where |θ| ≥ ½ and else 0, on_value), or None if on_value is 1 or not positive."""
+        """Return the weight binarised to 0 and 1, and the factor `on_value`.
+
+        Returns None if `on_value` is 1, because no factor is needed, and if it is not positive.
+        """
         if self.on_value <= 0 or self.on_value == 1:
             return None
         return ThroughThreshold.apply(weight, self.cached(self._zeros_and_ones, weight)), self.on_value
@@ -66,24 +69,27 @@ class BinaryWeight(Constraint):
         return binarised(weight, 1.0)
 
     def effective_bias(self, bias: Tensor) -> Tensor:
-        """Return on_value where |bias| ≥ ½, else 0."""
+        """Return the binarised bias: `on_value` where |bias| ≥ ½, else 0. The gradient is passed on unchanged."""
         return ThroughThreshold.apply(bias, binarised(bias, self.on_value))
 
     def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Return input · wᵀ + bias, (…, in) -> (…, out), from the positions of the ones if there are few ones."""
+        """Return the output (…, out) of a Linear layer for its `input` (…, in).
+
+        If few weights are ones, the product skips the zeros.
+        """
         ones = self._ones(weight)
         if ones is None:
             return super().linear(input, weight, bias)
         rows = input.reshape(-1, input.shape[-1])
-        rows = rows.to(F.linear(rows[:0].detach(), weight[:0].detach()).dtype)  # the dtype of products here
+        rows = rows.to(F.linear(rows[:0].detach(), weight[:0].detach()).dtype)  # dtype in mixed precision
         out = ThroughOnes.apply(rows, weight, ones, self.on_value).view(*input.shape[:-1], len(weight))
         return out if bias is None else out + self.effective_bias(bias).to(out.dtype)
 
     @torch.no_grad()
     def clamp_weight(self, weight: Tensor) -> None:
-        """Clamp θ to [0, 1] in place, after an optimizer step.
+        """Clamp the layer's weight to [0, 1] in place, after an optimizer step.
 
-        The positions of the ones are found in the same run over the memory, for the next training pass.
+        The same pass over the memory finds the positions of the ones, which the next training pass needs.
         """
         if _has_ones_product(weight):
             ones = find_ones(weight, clamp=True)
@@ -92,14 +98,15 @@ class BinaryWeight(Constraint):
             weight.clamp_(0, 1)
 
     def train(self, mode: bool = True) -> Self:
-        """Set training or evaluation mode and drop all that was computed from θ."""
+        """Set training or evaluation mode, and clear every value that was computed from the layer's weight."""
         self._ones_after_clamp = None
         return super().train(mode)
 
     def _ones(self, weight: Tensor) -> OnesMatrix | None:
-        """Return the positions of the ones, or None if a dense product is faster or the only one possible."""
+        """Return the sparse matrix of the ones in the binarised weight, or None if a dense product must be used."""
         if self.training:
-            after_clamp, self._ones_after_clamp = self._ones_after_clamp, None  # one pass: fused steps leave no trace
+            # Used for one pass only, because torch's fused optimizers do not change tensor_version.
+            after_clamp, self._ones_after_clamp = self._ones_after_clamp, None
             if after_clamp is not None and after_clamp[0] == tensor_version(weight):
                 return after_clamp[1]
         return self.cached(self._find_ones, weight, key=tensor_version)
@@ -109,5 +116,5 @@ class BinaryWeight(Constraint):
 
 
 def _has_ones_product(weight: Tensor) -> bool:
-    """Return whether `OnesMatrix` can multiply by a weight of this device, layout, shape and dtype."""
+    """Return True if `find_ones` supports the device, memory layout, shape and dtype of `weight`."""
     return weight.is_cpu and weight.is_contiguous() and weight.dim() == 2 and weight.dtype in NUMPY_DTYPES

@@ -1,8 +1,8 @@
 """Pure functions that choose by scores which connections of a layer are kept, dropped and grown.
 
-Two families: the progress of Numenta's notebook "Sparse CNN", which works filter by filter, and rewiring that keeps the
-number of a layer's connections, as SET (Mocanu et al. 2018, arXiv 1707.04780) and RigL (Evci et al. 2020, arXiv
-1911.11134) do.
+There are two families. The first is the rewiring of Numenta's notebook "Sparse CNN", filter by filter. The second keeps
+the number of connections of a layer, as in SET (Mocanu et al. 2018, arXiv 1707.04780) and RigL (Evci et al. 2020, arXiv
+1911.11134).
 """
 
 import math
@@ -17,10 +17,10 @@ from models.constraints.topk_mask import kept_count
 
 @dataclass(frozen=True)
 class Rewiring:
-    """The connections of a layer that are kept and grown; all others are dropped.
+    """The connections of a layer to keep and to grow. All other connections are dropped.
 
-    `kept` and `grown` are boolean tensors of the weight's shape. Kept connections keep their weights. Grown ones get
-    weights from U(−bound, bound): 0 for the default `bound`.
+    `kept` and `grown` are boolean tensors of the weight's shape. A kept connection keeps its weight. A grown connection
+    gets a weight from U(−bound, bound), which is 0 for the default bound of 0.
     """
 
     kept: Tensor
@@ -28,28 +28,35 @@ class Rewiring:
     bound: float = 0.0
 
     def applied_to(self, weight: Tensor) -> Tensor:
-        """Return the rewired weight as a new tensor. Grown weights come from torch's generator of the CPU."""
+        """Return a copy of `weight` after this rewiring: with dropped and grown connections.
+
+        The weights of grown connections come from torch's generator of the CPU.
+        """
         fresh = torch.empty(weight.shape).uniform_(-self.bound, self.bound).to(weight)
         return torch.where(self.kept, weight, fresh.mul_(self.grown))
 
 
 def top_per_row(scores: Tensor, count: int) -> Tensor:
-    """Return a boolean mask of the `count` largest scores in each row of (rows, n). Of equal scores the first count."""
+    """Return a boolean mask of the `count` largest scores in each row of `scores` (rows, n).
+
+    Of equal scores in a row the first are chosen.
+    """
     order = scores.argsort(dim=1, descending=True, stable=True)[:, :count]
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, order, True)
 
 
 def keep_and_grow(drop: Tensor, grow: Tensor, keep: int, new: int) -> tuple[Tensor, Tensor]:
-    """Return boolean masks (kept, grown) for scores of shape (rows, n).
+    """Choose the connections to keep and to grow in each row, and return boolean masks (kept, grown).
 
-    In each row the `keep` largest scores `drop` are kept. Of the others the `new` largest scores `grow` are grown.
+    `drop` and `grow` are scores of shape (rows, n). In each row, the `keep` connections with the largest `drop` scores
+    are kept. Of the other connections, the `new` with the largest `grow` scores are grown.
     """
     kept = top_per_row(drop, keep)
     return kept, top_per_row(grow.masked_fill(kept, -math.inf), new)
 
 
 def filter_shape(weight: Tensor) -> tuple[int, int]:
-    """Return (number of filters, weights per filter) of a weight.
+    """Return the number of filters in `weight` and the number of weights per filter.
 
     A filter is the kernel between one input and one output channel of a Conv2d, or one row of a Linear weight.
     """
@@ -58,31 +65,34 @@ def filter_shape(weight: Tensor) -> tuple[int, int]:
 
 
 def filter_counts(n: int, keep_share: float, live_share: float) -> tuple[int, int]:
-    """Return (k1, k2) for a filter of n connections: k1 are kept, k2 − k1 are grown."""
+    """Return how many of the `n` connections of a filter are kept, and how many the filter has after growing."""
     return max(int(keep_share * n), 1), max(int(live_share * n), 1)
 
 
 def rewire_filters(drop: Tensor, grow: Tensor, *, keep_share: float, live_share: float, grows: bool) -> Rewiring:
-    """Return the notebook's rewiring, filter by filter: keep the k1 best by `drop`, grow the k2 − k1 best others.
+    """Rewire each filter on its own, as in Numenta's notebook: keep its best connections and grow some of the others.
 
-    `drop` and `grow` are scores of the weight's shape. `filter_counts` gives k1 and k2; without `grows` nothing is
-    grown. Grown weights are Kaiming uniform on a 1×m tensor, as in the notebook: bound √(6/m) for m grown weights per
-    filter. The notebook redraws them in a copy that it loses, so that only k1 connections live there.
+    `drop` and `grow` are scores of the weight's shape. In each filter a fraction `keep_share` of the connections, those
+    with the largest `drop` scores, is kept. Then those with the largest `grow` scores are grown until a fraction
+    `live_share` is live. If `grows` is False nothing is grown.
+
+    Grown weights come from U(−√(6/m), √(6/m)) for m grown weights per filter. This is Kaiming's uniform initialisation
+    of a 1×m tensor, as in the notebook. The notebook initialises them in a copy that is then lost, so that only the
+    kept connections live there.
     """
     rows, n = filter_shape(drop)
-    k1, k2 = filter_counts(n, keep_share, live_share)
-    new = k2 - k1 if grows else 0
-    masks = keep_and_grow(drop.reshape(rows, n), grow.reshape(rows, n), k1, new)
-    kept, grown = (mask.view(drop.shape) for mask in masks)
+    keep, live = filter_counts(n, keep_share, live_share)
+    new = live - keep if grows else 0
+    kept, grown = (m.view(drop.shape) for m in keep_and_grow(drop.reshape(rows, n), grow.reshape(rows, n), keep, new))
     return Rewiring(kept, grown, math.sqrt(6 / new) if new else 0.0)
 
 
 def prune_randomly(weight: Tensor, uniform: Tensor, live_share: float) -> Rewiring:
-    """Return the rewiring of the notebook's control experiment: drop each weight with probability 1 − `live_share`.
+    """Drop each connection with probability 1 − `live_share`, as in the control experiment of Numenta's notebook.
 
-    `uniform` has the shape of the weight and holds independent draws from [0, 1): a weight is kept where its draw is
-    below `live_share`. Kept weights that are 0 are redrawn. As in the notebook's `prune_randomly` they are Kaiming
-    uniform on a 1×m tensor: bound √(6/m) for m redrawn weights in the layer. The number kept is random and can be 0.
+    `uniform` holds independent random numbers from [0, 1), in the shape of the weight. A connection is kept if its
+    number is below `live_share`. The number of kept connections is random and can be 0. Kept weights that are 0 get a
+    value from U(−√(6/m), √(6/m)), where m is their number in the layer, as in the notebook's `prune_randomly`.
     """
     kept = uniform < live_share
     grown = kept & (weight == 0)
@@ -91,11 +101,11 @@ def prune_randomly(weight: Tensor, uniform: Tensor, live_share: float) -> Rewiri
 
 
 def rank_within_sign(weight: Tensor) -> Tensor:
-    """Return the rank of each weight among the weights of its sign, divided by their number: float64, in (0, 1].
+    """Rank the positive weights by magnitude, and separately the negative weights, as SET does to drop connections.
 
-    The largest |w| of a sign has rank 1. Of equal weights the first has the higher rank. Zeros have rank 0. The weights
-    with the lowest ranks are those closest to 0, in the same fraction of the positive and the negative weights (SET,
-    alg. 1).
+    Returns a float64 tensor of the weight's shape. Of n weights of one sign, the largest magnitude has rank 1 and the
+    smallest has rank 1/n. Zeros have rank 0. Of equal weights the first has the higher rank. Dropping the lowest ranks
+    drops the same fraction of the positive and of the negative weights (SET, alg. 1).
     """
     flat = weight.reshape(-1)
     ranks = torch.zeros_like(flat, dtype=torch.float64)
@@ -109,11 +119,12 @@ def rank_within_sign(weight: Tensor) -> Tensor:
 def replace_connections(
     mask: Tensor, drop: Tensor, grow: Tensor, *, target: int, fraction: float, grows: bool
 ) -> Rewiring:
-    """Return the rewiring that leaves `target` connections and replaces a `fraction` of them (RigL, section 3).
+    """Rewire a layer so that it has `target` connections, of which a `fraction` is new (RigL, section 3).
 
-    Of the connections in `mask` the best by `drop` are kept, and the best others by `grow` are grown, with weight 0.
-    Without `grows` none is replaced: connections are only dropped, until `target` are left. A dropped connection may be
-    chosen to grow; it then keeps its weight, as in RigL's code. All tensors have the weight's shape.
+    All tensors have the weight's shape. Of the connections in `mask`, those with the largest `drop` scores are kept. Of
+    all others, those with the largest `grow` scores are grown, with weight 0. If a connection that was dropped is
+    grown, it keeps its weight, as in RigL's code. If `grows` is False, connections are only dropped, until `target`
+    connections are left.
     """
     live = mask.reshape(1, -1) > 0
     count = int(live.sum())
@@ -125,32 +136,38 @@ def replace_connections(
 
 
 def kept_per_layer(shapes: Sequence[Sequence[int]], density: float, rule: str) -> list[int]:
-    """Return the number of connections for each layer of `shapes`, such that the network has exactly `density`.
+    """Return the number of connections per layer, at least 1, in a network with the given `density`.
 
-    Each layer keeps at least one. Rule `uniform` gives all layers the same density. Rule `erdos_renyi_kernel` gives a
-    layer ε · (in + out + height + width) connections, at most all of them, with one ε for the network (RigL, section
-    3).
+    `shapes` are the shapes of the layers' weights. Rule `uniform` gives all layers the same density. Rule
+    `erdos_renyi_kernel` gives a layer ε · (in + out + height + width) connections, at most all of them, with one ε for
+    the network (RigL, section 3).
     """
     sizes = [math.prod(shape) for shape in shapes]
-    parts = [float(sum(shape)) for shape in shapes] if rule == "erdos_renyi_kernel" else [float(n) for n in sizes]
+    proportions = [float(sum(shape)) for shape in shapes] if rule == "erdos_renyi_kernel" else [float(n) for n in sizes]
     total = max(kept_count(sum(sizes), density), len(sizes))
-    return _rounded(_capped(parts, sizes, total), sizes, total)
+    return _rounded(_capped_shares(proportions, sizes, total), sizes, total)
 
 
-def _capped(parts: list[float], sizes: list[int], total: int) -> list[float]:
-    """Divide `total` in proportion to `parts`, with no share above its size. The others share the surplus."""
+def _capped_shares(proportions: list[float], sizes: list[int], total: int) -> list[float]:
+    """Divide `total` among layers in the given proportions, with no share above the size of its layer.
+
+    What a full layer cannot take goes to the other layers, in the same proportions.
+    """
     full: set[int] = set()
     while True:
         remaining = total - sum(sizes[i] for i in full)
-        scale = remaining / max(sum(p for i, p in enumerate(parts) if i not in full), 1e-300)
-        over = {i for i, p in enumerate(parts) if i not in full and scale * p > sizes[i]}
+        scale = remaining / max(sum(p for i, p in enumerate(proportions) if i not in full), 1e-300)
+        over = {i for i, p in enumerate(proportions) if i not in full and scale * p > sizes[i]}
         if not over:
-            return [float(sizes[i]) if i in full else scale * p for i, p in enumerate(parts)]
+            return [float(sizes[i]) if i in full else scale * p for i, p in enumerate(proportions)]
         full |= over
 
 
 def _rounded(shares: list[float], sizes: list[int], total: int) -> list[int]:
-    """Round `shares` by the largest remainder to counts that add up to `total`, from 1 to their size."""
+    """Round `shares` to integers that add up to `total`, by the method of the largest remainder.
+
+    Each integer is at least 1 and at most the size of its layer.
+    """
     counts = [min(max(int(share), 1), size) for share, size in zip(shares, sizes, strict=True)]
     while (missing := total - sum(counts)) != 0:
         sign = 1 if missing > 0 else -1

@@ -1,4 +1,4 @@
-"""Counts of the weights that constraints keep."""
+"""Number of weights in the layers of a network, and number of weights that the constraints keep."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,10 @@ from models.constraints.attachment import constrained_layers, weight_layers, wei
 
 @dataclass(frozen=True)
 class LayerCount:
-    """One Conv2d or Linear: name, weight shape, constraint ("dense" without) and how many of its weights are kept."""
+    """Number of weights of a Conv2d or Linear layer, and number of weights that are kept.
+
+    `constraint` is the name of the constraint's class, or "dense".
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -20,19 +23,24 @@ class LayerCount:
 
 
 def layer_counts(model: nn.Module) -> list[LayerCount]:
-    """A LayerCount for every Conv2d and Linear of `model`, in order."""
+    """Count the weights and the kept weights of every Conv2d and Linear layer, in the order of registration."""
     counts = []
     for name, layer in weight_layers(model).items():
         constraint: Any = getattr(layer, "constraint", None)
         shape = weight_shape(layer)
-        kind, total = "dense" if constraint is None else type(constraint).__name__, shape.numel()
-        kept = total if constraint is None else constraint.count_kept(layer.weight)
-        counts.append(LayerCount(name, tuple(shape), kind, kept, total))
+        kind, kept = "dense", shape.numel()
+        if constraint is not None:
+            kind, kept = type(constraint).__name__, constraint.count_kept(layer.weight)
+        counts.append(LayerCount(name, tuple(shape), kind, kept, shape.numel()))
     return counts
 
 
 def parameter_counts(model: nn.Module) -> tuple[int, int]:
-    """(parameters, parameters kept) of the plain network that `model` stands for: scores are not counted."""
+    """Return the number of parameters of `model`, and the number of parameters that its constraints keep.
+
+    A constraint's own parameters, such as scores, are not counted. A weight that the constraint stores in another form
+    counts as one weight.
+    """
     layers = constrained_layers(model).values()
     own = {id(p) for layer in layers for p in layer.constraint.parameters()}
     total = sum(p.numel() for p in model.parameters() if id(p) not in own)

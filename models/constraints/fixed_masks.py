@@ -1,4 +1,4 @@
-"""Masks that stay as they are, over weights that train: selected by the scores of a trained network, or random."""
+"""Fixed masks over weights that train: random masks, and masks from the scores of a trained network."""
 
 import torch
 from torch import Tensor
@@ -10,11 +10,11 @@ from models.initial import initial_scores
 
 
 class FixedSubnetWeight(Constraint):
-    """Constraint FixedSubnetConv: w = W · M, where M is the fixed mask of the `density` largest |scores| of the layer.
+    """Constraint FixedSubnetConv: the layer's weight W trains under a fixed mask M. The effective weight is W · M.
 
-    W trains. The `scores` come from a trained subnetwork (--pretrained) and are never trained here. BIPROP took
-    `density` for the fraction pruned and stored M in the place of the scores. Such a file gives the same M here if
-    `density` is the fraction of ones in it.
+    M keeps a fraction `density` of the layer's weights, those with the largest |scores|. The `scores` come from a
+    trained subnetwork (--pretrained) and do not train. BIPROP took `density` for the fraction pruned, and stored M
+    instead of the scores. Such a file gives the same M here if `density` is the fraction of ones in it.
     """
 
     scores: Tensor
@@ -26,31 +26,31 @@ class FixedSubnetWeight(Constraint):
 
     @property
     def kept(self) -> int:
-        """Number of weights kept."""
+        """Number of weights that the mask keeps."""
         return kept_count(self.scores.numel(), self.density)
 
     def mask(self) -> Tensor:
-        """Return the mask: 1 where a weight is kept, else 0, of the shape and dtype of the scores."""
+        """Return the mask: 1 for each kept weight, 0 for the others, in the shape and dtype of the scores."""
         return self.cached(self._select, None, in_training=True)
 
     def _select(self, _weight: None) -> Tensor:
         return keep_largest(self.scores.abs(), self.kept)
 
     def cache_key(self, _weight: Tensor | None) -> object:
-        """Return a key that changes with the scores and the density."""
+        """Return a cache key that changes with the scores and the density."""
         return tensor_version(self.scores), self.density
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return W · M."""
+        """Return `weight` times the fixed mask."""
         return weight * self.mask()
 
 
 class RandomMaskWeight(Constraint):
-    """Constraint RGConv: w = W · M, where M is a fixed random mask that keeps `density` of the weights.
+    """Constraint RGConv: the layer's weight W trains under a fixed random mask M. The effective weight is W · M.
 
-    W trains. Five of BIPROP's published configs (densewide/*rg_wide.yml and conv4wide_05_baseline.yml) name a conv type
-    RGConv, "random graph", that its code does not define. A random mask is the nearest meaning. These configs give no
-    density, so that the default of 1 holds.
+    M keeps a fraction `density` of the weights. Five of BIPROP's published configs (densewide/*rg_wide.yml and
+    conv4wide_05_baseline.yml) name a conv type RGConv, "random graph", that BIPROP's code does not define. A random
+    mask is the nearest meaning. These configs set no density, so that the default of 1 applies.
     """
 
     mask: Tensor
@@ -63,9 +63,9 @@ class RandomMaskWeight(Constraint):
 
     @property
     def kept(self) -> int:
-        """Number of weights kept."""
+        """Number of weights that the mask keeps."""
         return count_ones(self.mask)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return W · M."""
+        """Return `weight` times the fixed mask."""
         return weight * self.mask

@@ -1,8 +1,6 @@
 """The layers of a network in the order of its forward pass."""
 
 import copy
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -11,14 +9,14 @@ Layer = nn.Conv2d | nn.Linear
 
 
 class _LayerTracer(fx.Tracer):
-    """A tracer that enters modules with children and records all others as one call each."""
+    """torch.fx tracer that records each call of a layer, or of a module without children, as one node."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
         return isinstance(m, Layer) or next(m.children(), None) is None
 
 
 def trace(model: nn.Module) -> fx.Graph | None:
-    """Return the graph of the calls in the forward pass of `model`, or None if torch.fx cannot trace it."""
+    """Return the torch.fx graph of the forward pass of `model`, or None if torch.fx cannot trace `model`."""
     try:
         return _LayerTracer().trace(model)
     except Exception:  # a forward that branches on values may fail in any way when it gets a proxy
@@ -26,11 +24,12 @@ def trace(model: nn.Module) -> fx.Graph | None:
 
 
 def layers_in_forward_order(model: nn.Module, images: Tensor | None = None) -> dict[str, Layer]:
-    """Return name -> layer for each Conv2d and Linear, constrained or not, in the order of the forward pass.
+    """Return the Conv2d and Linear layers of `model` by name, in the order of the forward pass.
 
-    Layers that the forward pass does not use are left out. The order comes from a torch.fx trace, or, given a batch of
-    `images`, from a pass of a copy of the network in evaluation mode. Raises ValueError if torch.fx cannot trace the
-    network, or if a layer is used more than once.
+    Both plain and constrained layers are returned, without the layers that the forward pass does not use. The order
+    comes from a torch.fx trace. If a batch of `images` is given, the order comes instead from a forward pass of a copy
+    of the network in evaluation mode. Raises ValueError if torch.fx cannot trace the network, or if a layer is used
+    more than once.
     """
     layers = {name: module for name, module in model.named_modules() if isinstance(module, Layer)}
     calls = _traced_calls(model) if images is None else _recorded_calls(model, images)
@@ -41,6 +40,7 @@ def layers_in_forward_order(model: nn.Module, images: Tensor | None = None) -> d
 
 
 def _traced_calls(model: nn.Module) -> list[str]:
+    """Return the names of the modules that torch.fx finds in the forward pass of `model`, in order."""
     if isinstance(model, Layer):
         return [""]
     if (graph := trace(model)) is None:
@@ -51,16 +51,13 @@ def _traced_calls(model: nn.Module) -> list[str]:
 
 @torch.no_grad()
 def _recorded_calls(model: nn.Module, images: Tensor) -> list[str]:
+    """Run a copy of `model` on `images`, and return the names of the modules that are called, in order."""
     calls: list[str] = []
     recorded = copy.deepcopy(model).eval()
     for module, name in _names(recorded).items():
-        module.register_forward_pre_hook(partial(_record, calls, name))
+        module.register_forward_pre_hook(lambda *_, name=name: calls.append(name))
     recorded(images)
     return calls
-
-
-def _record(calls: list[str], name: str, _module: nn.Module, _inputs: Any) -> None:
-    calls.append(name)
 
 
 def _names(model: nn.Module) -> dict[nn.Module, str]:

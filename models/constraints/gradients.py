@@ -1,6 +1,7 @@
-"""Straight-through gradients: functions whose backward pass is not the derivative of their forward pass.
+"""Straight-through functions: their backward pass is not the derivative of their forward pass.
 
-Each docstring gives both formulas, and the surrogate: the function whose derivative the backward pass computes.
+Each docstring gives the formulas of both passes, and the surrogate, which is the function whose derivative the backward
+pass computes.
 """
 
 import math
@@ -13,14 +14,22 @@ from models.constraints.sparse_matmul import OnesMatrix, product_of_rows
 from models.straight_through import StraightThrough
 
 
+class PassesGradient(StraightThrough):
+    """Base class of functions of two tensors. The backward pass returns the output's gradient for the first tensor."""
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
+        return grad, None
+
+
 class ScoreThroughMask(StraightThrough):
-    """Effective weight of a multi-prize ticket with the score gradient of BIPROP.
+    """Effective weight of a multi-prize ticket, with BIPROP's gradient of the scores s.
 
-    forward:  w = α · M · sign(W), passed as `effective`; M keeps the largest |s|
-    backward: dL/ds = dL/dw · W · sign(s), elementwise, for kept and pruned entries alike, without α and M
-    surrogate: w' = W · |s|: |s| replaces the mask M, and W replaces α · sign(W)
+    forward:  w = α · M · sign(W), passed as `effective`. M is the mask of the largest |s|
+    backward: dL/ds = dL/dw · W · sign(s), elementwise, for kept and pruned weights, without α and M
+    surrogate: w' = W · |s|. Here |s| replaces the mask M, and W replaces α · sign(W)
 
-    `scores`, `weight` and `effective` have one shape. `effective` may have another dtype. `weight` gets no
+    `scores`, `weight` and `effective` have the same shape. `effective` may have another dtype. `weight` gets no
     gradient. Source: Diffenderfer & Kailkhura, ICLR 2021, alg. 1.
     """
 
@@ -35,14 +44,15 @@ class ScoreThroughMask(StraightThrough):
         return torch.sign(scores).mul_(weight).mul_(grad), None, None
 
 
-class ScaledSums(StraightThrough):
-    """Output of a layer between binary activations: whole-number sums times a scale (no paper).
+class ScaledSums(PassesGradient):
+    """Output of a layer between binary activations: integer sums z times a scale α (no paper).
 
     forward:  y = α · z, written over z
-    backward: dL/dz = dL/dy: for z = S x the gradient of S is then that of the effective weight α S in y = (α S) x
+    backward: dL/dz = dL/dy, without α
 
-    The missing factor α of the input's gradient comes from `ScaledGradient`. On other devices than the CPU z is rounded
-    first, because FFT and Winograd kernels are off by less than half.
+    For z = S x the matrix S then gets the gradient of the effective weight α S. The gradient of x lacks the factor α,
+    which `ScaledGradient` adds. Except on the CPU, z is rounded first, because the error of FFT and Winograd kernels is
+    less than a half.
     """
 
     @staticmethod
@@ -52,16 +62,14 @@ class ScaledSums(StraightThrough):
             sums.round_()
         return sums.mul_(scale)
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
-        return grad, None
-
 
 class ScaledGradient(StraightThrough):
-    """Input of a layer between binary activations, used together with `ScaledSums` (no paper).
+    """Identity whose gradient is multiplied by a scale α (no paper).
 
     forward:  y = x
     backward: dL/dx = α · dL/dy
+
+    It is applied to the input of a layer between binary activations, together with `ScaledSums`.
     """
 
     @staticmethod
@@ -77,7 +85,7 @@ class ScaledGradient(StraightThrough):
 class ThroughSampling(StraightThrough):
     """Random mask with the gradient of its expectation (SampleSubnetConv of hidden-networks and BIPROP).
 
-    forward:  B ~ Bernoulli(p): 1 where uniform < p, from torch's generator of the device; 0 where p is NaN
+    forward:  B ~ Bernoulli(p), from torch's generator of the device. B is 0 where p is NaN
     backward: dL/dp = dL/dB
     surrogate: B' = p, the expectation of B
     """
@@ -91,35 +99,31 @@ class ThroughSampling(StraightThrough):
         return grad
 
 
-class ThroughRounding(StraightThrough):
+class ThroughRounding(PassesGradient):
     """Rounding with the straight-through estimator (Bengio et al., arXiv:1308.3432).
 
-    forward:  y = round(x), passed as `rounded`, possibly clamped
+    forward:  y = round(x), possibly clamped, passed as `rounded`
     backward: dL/dx = dL/dy, also where values are clamped
     surrogate: y' = x
 
-    `x` and `rounded` have one shape. It rounds the weights of DeepShift-Q and the fixed-point inputs and biases of all
-    DeepShift layers (Elhoushi et al., CVPR-W 2021).
+    `x` and `rounded` have the same shape. DeepShift rounds the weights of ShiftQ in this way, and the inputs and biases
+    of all its layers (Elhoushi et al., CVPR-W 2021).
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, rounded: Tensor) -> Tensor:  # noqa: ARG004
         return rounded.detach()  # view_as would lose channels_last strides of one channel
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
-        return grad, None
-
 
 class ThroughShiftAndSign(StraightThrough):
     """Effective weight of DeepShift-PS (Elhoushi et al., CVPR-W 2021, eq. 5 and 6, as in their code).
 
-    forward:  w = 2^p · s with p = round(P), s = sign(round(S)), passed as `effective`
+    forward:  w = 2^p · s with p = round(P) and s = sign(round(S)), passed as `effective`
     backward: dL/dP = dL/dw · s · 2^p · ln 2 and dL/dS = dL/dw
     surrogate: w' = s · 2^P + S at P = p, with s held constant
 
-    The gradient of S has no factor 2^p on purpose: with it, small weights would hardly ever change their sign. All
-    tensors have one shape.
+    `shift` is P and `sign` is S. All tensors have the same shape. The gradient of S deliberately has no factor 2^p,
+    because with this factor small weights would hardly ever change their sign.
     """
 
     @staticmethod
@@ -133,33 +137,30 @@ class ThroughShiftAndSign(StraightThrough):
         return effective.mul(math.log(2)).mul_(grad), grad, None
 
 
-class ThroughThreshold(StraightThrough):
-    """Binary weight over a real one: BinaryConnect (Courbariaux et al., NeurIPS 2015, alg. 1) with values 0 and on.
+class ThroughThreshold(PassesGradient):
+    """Binary weight with the straight-through estimator of BinaryConnect (Courbariaux et al., NeurIPS 2015, alg. 1).
 
     forward:  w = on where |θ| ≥ ½, else 0, passed as `effective`
-    backward: dL/dθ = dL/dw, for any θ and on
+    backward: dL/dθ = dL/dw, for every θ
     surrogate: w' = θ
 
-    The values 0 and on are those of "Learning Digital Circuits" (Agrawal & Karlupia 2019, arXiv 1909.00052).
+    `real` is θ. BinaryConnect has the values −1 and 1. "Learning Digital Circuits" (Agrawal & Karlupia 2019, arXiv
+    1909.00052) has the values 0 and on.
     """
 
     @staticmethod
     def forward(ctx: Any, real: Tensor, effective: Tensor) -> Tensor:  # noqa: ARG004 (autograd's interface)
         return effective.view_as(effective)
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
-        return grad, None
-
 
 class ThroughOnes(StraightThrough):
-    """Product x · wᵀ with the binary weight w of `ThroughThreshold`, which skips the zeros of w.
+    """Linear layer with the binary weight w of `ThroughThreshold`. The products skip the zeros of w.
 
-    forward:  y = on · (x · Bᵀ), where `ones` is the matrix B: 1 where |θ| ≥ ½, else 0
-    backward: dL/dx = on · (dL/dy · B); dL/dθ = (dL/dy)ᵀ · x, dense, for the zeros of w too
-    surrogate: y' = x · θᵀ for the gradient of θ; the gradient of x is exact
+    forward:  y = on · (x · Bᵀ), where `ones` is the matrix B with 1 where |θ| ≥ ½, else 0
+    backward: dL/dx = on · (dL/dy · B) and dL/dθ = (dL/dy)ᵀ · x. The gradient of θ is dense
+    surrogate: y' = x · θᵀ for the gradient of θ. The gradient of x is exact
 
-    Shapes: x (N, in), θ (out, in), y (N, out). The dtype of x may differ from that of θ; y has the dtype of x.
+    `real` is θ. Shapes: x (N, in), θ (out, in), y (N, out). x and θ may have different dtypes. y has the dtype of x.
     """
 
     @staticmethod

@@ -1,8 +1,8 @@
-"""Strengths of connections: coactivation or correlation of a connection's input and output.
+"""Strengths of the connections of a layer: coactivation or correlation of the input and the output of a connection.
 
-Pure functions of a layer's input and its output before the non-linearity, after Numenta's notebook "Sparse CNN". The
-notebook's f1 = f2 = f3 is `coactivation`, its f2b is `correlation`. Both compute in float32 or float64, also under
-autocast.
+Both are pure functions of a layer's input and of its output before the non-linearity. They come from Numenta's notebook
+"Sparse CNN", where `coactivation` is called f1, f2 and f3, and `correlation` is called f2b. Both compute in float32 or
+float64, also under autocast.
 """
 
 import itertools
@@ -13,21 +13,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-MAX_EXACT = 2**24  # largest number up to which float32 counts exactly
-IMAGES = 16  # images at a time: as fast as all at once, with a fraction of the memory
+MAX_EXACT = 2**24  # float32 represents all integers up to this number
+IMAGES = 16  # images per convolution: as fast as the whole batch, with a fraction of the memory
 Layer = nn.Conv2d | nn.Linear
 
 
 @torch.no_grad()
 def coactivation(layer: Layer, x: Tensor, y: Tensor) -> Tensor:
-    """Return how often both ends of each connection are active: exact integers in float64, of the weight's shape.
+    """Count for each connection (weight) of `layer` how often its input and its output are both positive.
 
-    H[o,c,i,j] = Σ over batch and output positions p of [y[o,p] > 0] · [x[c, input that (c,i,j) reads for p] > 0].
-    Padding is inactive. `x`, of shape (B, C, H, W) or (…, C), and `y` are the input and output of `layer`, of any float
-    dtype.
+    `x` (B, C, H, W) or (…, C) and `y` are the input and the output of `layer`, of any float dtype. Returns exact
+    integers in float64, of the weight's shape: H[o,c,i,j] = Σ over images and output positions p of [y[o,p] > 0] ·
+    [x[c,q] > 0], where q is the input position that weight (o,c,i,j) reads for p. Padding counts as 0.
 
-    H is the weight gradient of the convolution of [x > 0] when its output has the gradient [y > 0]. So one
-    backward-weight convolution computes it, without C·k·k copies of the input.
+    H is the weight gradient of a convolution with the input [x > 0] and the output gradient [y > 0]. One
+    backward-weight convolution therefore computes H, without C·k·k copies of the input.
     """
     if isinstance(layer, nn.Linear):
         x, y = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
@@ -42,29 +42,27 @@ def coactivation(layer: Layer, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _linear_counts(x: Tensor, y: Tensor) -> Tensor:
-    """Return [y > 0]ᵀ [x > 0] for two matrices."""
-    # Autocast does not change an operation with `out`. Its bfloat16 would count exactly to 256 only.
+    """Return the matrix product [y > 0]ᵀ [x > 0], for `x` (N, in) and `y` (N, out)."""
+    # Autocast does not change an operation with `out`. Autocast's bfloat16 would count exactly to 256 only.
     counts = torch.empty(y.shape[1], x.shape[1], device=x.device)
     return torch.mm((y > 0).float().t(), (x > 0).float(), out=counts)
 
 
 def _conv_counts(layer: nn.Conv2d, x: Tensor, y: Tensor, padding: list[int]) -> Iterator[Tensor]:
-    """Yield the counts of a few images at a time, so few that the float dtype counts them exactly."""
+    """Yield the coactivation counts of a few images at a time, so few that a float counts them exactly."""
     positions = y.shape[-2] * y.shape[-1]
     dtype = torch.float32 if positions <= MAX_EXACT else torch.float64
     images = max(1, min(IMAGES, MAX_EXACT // positions))
     for some_x, some_y in zip(x.split(images), y.split(images), strict=True):
-        active_x, active_y = (some_x > 0).to(dtype), (some_y > 0).to(dtype)
-        like, stride, dilation = layer.weight.to(dtype), list(layer.stride), list(layer.dilation)
-        only_weight = [False, True, False]
-        gradients = torch.ops.aten.convolution_backward(
-            active_y, active_x, like, None, stride, padding, dilation, False, [0, 0], layer.groups, only_weight
-        )
-        yield gradients[1].round_()  # FFT and Winograd kernels are off by less than half
+        active_x, active_y, weight = (some_x > 0).to(dtype), (some_y > 0).to(dtype), layer.weight.to(dtype)
+        shape = list(layer.stride), padding, list(layer.dilation), False, [0, 0], layer.groups
+        only_weight = [False, True, False]  # of the gradients of input, weight and bias
+        gradients = torch.ops.aten.convolution_backward(active_y, active_x, weight, None, *shape, only_weight)
+        yield gradients[1].round_()  # the error of FFT and Winograd kernels is less than a half
 
 
 def _padded(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, list[int]]:
-    """Return `x` and the padding (height, width) that the convolution has yet to add."""
+    """Return the input of a convolution after any asymmetric padding, and the symmetric padding that remains to add."""
     if isinstance(layer.padding, str):  # "same" may pad one side more than the other
         return F.pad(x, layer._reversed_padding_repeated_twice), [0, 0]
     return x, list(layer.padding)
@@ -72,11 +70,14 @@ def _padded(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, list[int]]:
 
 @torch.no_grad()
 def correlation(layer: Layer, x: Tensor, y: Tensor) -> Tensor:
-    """Return |correlation over the batch| of both ends of each connection, averaged over output positions: float64.
+    """Return |correlation| of the input and the output of each connection (weight) of `layer`.
 
-    The correlation is mean_b((x − x̄)(y − ȳ)) / (std(x) std(y)), the mean with 1/B and std with 1/(B − 1), as in the
-    notebook's f2b. It is 0 where a std is 0, and for a batch of fewer than two images. Shapes are those of
-    `coactivation`. The positions of a Linear layer are the dimensions between the first and the last.
+    The correlation is taken over the batch, and its absolute value is averaged over the output positions. `x` (B, C, H,
+    W) or (B, …, C) and `y` are the input and the output of `layer`. The positions of a Linear layer are the dimensions
+    between the first and the last. Returns a float64 tensor of the weight's shape.
+
+    The correlation is mean((x − x̄)(y − ȳ)) / (std(x) std(y)). The mean divides by B and std by B − 1, as in the
+    notebook's f2b. The correlation is 0 where a std is 0, and for a batch of fewer than two images.
     """
     a, b = _standardised(x), _standardised(y)
     if isinstance(layer, nn.Linear):
@@ -95,23 +96,23 @@ def correlation(layer: Layer, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _standardised(x: Tensor) -> Tensor:
-    """Return (x − mean) / std over the batch in float32; 0 where std is 0."""
-    x = x.double()  # equal values then have std 0 exactly
+    """Return (x − mean) / std in float32, with mean and std over the batch, or 0 where std is 0."""
+    x = x.double()  # the std of equal values is then exactly 0
     centred = x - x.mean(0)
     std = (centred.square().sum(0) / max(1, len(x) - 1)).sqrt()
     return torch.where(std > 0, centred / std, 0.0).float()
 
 
 def _mean_product(x: Tensor, y: Tensor) -> Tensor:
-    """Return |mean over the batch of x · y|, averaged over the positions.
+    """Return |mean of x · y over the batch| for each pair of channels, averaged over the positions.
 
-    (B, groups, C, positions) and (B, groups, O, positions) -> (groups·O, C), float64.
+    `x` is (B, groups, C, positions), `y` is (B, groups, O, positions). Returns (groups·O, C) in float64.
     """
     batch, groups, inputs, positions = x.shape
     outputs = y.shape[2]
     total = x.new_zeros(groups, outputs, inputs, dtype=torch.float64)
-    at_a_time = max(1, x.numel() // (groups * outputs * inputs))  # positions: the product is then no larger than x
-    for part_x, part_y in zip(x.split(at_a_time, 3), y.split(at_a_time, 3), strict=True):
+    chunk = max(1, x.numel() // (groups * outputs * inputs))  # number of positions: the product is no larger than x
+    for part_x, part_y in zip(x.split(chunk, 3), y.split(chunk, 3), strict=True):
         a, b = part_y.permute(3, 1, 2, 0).flatten(0, 1), part_x.permute(3, 1, 0, 2).flatten(0, 1)
         product = torch.bmm(a, b, out=x.new_empty(len(a), outputs, inputs))  # `out`: see _linear_counts
         total += product.abs_().view(-1, groups, outputs, inputs).sum(0, dtype=torch.float64)

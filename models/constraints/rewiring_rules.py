@@ -1,7 +1,8 @@
-"""The drop and grow rules of trainer `sparse`, chosen by its options."""
+"""The rules of trainer `sparse` for dropping and growing connections, selected by its options."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,12 +17,25 @@ from models.constraints.connection_update import (
 )
 from models.constraints.registry import DROP_CRITERIA, GROW_CRITERIA
 
-BY_STRENGTH = tuple(name for name, row in (DROP_CRITERIA | GROW_CRITERIA).items() if row.strengths)
+CRITERIA = DROP_CRITERIA | GROW_CRITERIA
+# Rule -> score of every connection. Connections with the lowest scores are dropped, those with the highest are grown.
+SCORES: dict[str, Callable[[Tensor, Any, Any], Tensor]] = {
+    "hebbian": lambda _weight, strengths, _gradient: strengths,
+    "correlation": lambda _weight, strengths, _gradient: strengths,
+    "gradient": lambda _weight, _strengths, gradient: gradient.abs(),
+    "magnitude": lambda weight, *_: weight.abs(),
+    "magnitude_per_sign": lambda weight, *_: rank_within_sign(weight),
+    "random": lambda weight, *_: torch.rand(weight.shape).to(weight.device),
+    "none": lambda weight, *_: torch.zeros_like(weight),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class RewiringRules:
-    """The options of trainer `sparse`, which args.py explains, and the rewiring of a layer that follows from them."""
+    """Options of trainer `sparse`, and the rules for dropping and growing connections that they select.
+
+    The command line's help explains each option.
+    """
 
     prune_rate: float | None
     drop: str
@@ -38,29 +52,29 @@ class RewiringRules:
 
     @property
     def by_filter(self) -> bool:
-        """True if each filter is rewired on its own, as in the notebook, without a target number per layer."""
+        """True if each filter is rewired on its own, as in Numenta's notebook. Layers then have no target density."""
         return self.prune_rate is None
 
     @property
     def reduces_density(self) -> bool:
-        """True if rewiring leaves fewer connections than before."""
+        """True if the network has fewer connections at the end of training than at its start."""
         if self.by_filter:
             return self.sparse_hold
         return self.density_schedule == "cubic"
 
     def records_strengths(self, since: int, strengths: Mapping[str, Tensor]) -> bool:
-        """Return whether to record connection strengths `since` steps after the last rewiring.
+        """Return True if connection strengths must be recorded `since` steps after the last rewiring.
 
-        Empty `strengths` are recorded at once, because --start-epoch may begin between two rewirings.
+        If no `strengths` are recorded yet, recording starts at once, because --start-epoch may start training between
+        two rewirings.
         """
-        needed = self.drop in BY_STRENGTH or self.grow == "hebbian"
-        return needed and (since % self.update_interval == 0 or not strengths)
+        needed = CRITERIA[self.drop].strengths or CRITERIA[self.grow].strengths
+        return bool(needed) and (since % self.update_interval == 0 or not strengths)
 
     def target_counts(self, shapes: Sequence[Sequence[int]], start: float, remaining: float) -> list[int]:
-        """Return the number of connections per layer during the density schedule.
+        """Return the number of connections per layer while the density falls from `start` to its final value.
 
-        The schedule leads from density `start` to the final density; the fraction `remaining` of it is left. `shapes`
-        are those of the layers' weights.
+        `shapes` are the shapes of the layers' weights. `remaining` is the fraction of the fall that is still to come.
         """
         final = kept_per_layer(shapes, self.prune_rate or 1.0, self.layer_density)
         if self.density_schedule == "constant" or self.by_filter:
@@ -78,32 +92,16 @@ class RewiringRules:
         target: int,
         fraction: float,
     ) -> Rewiring:
-        """Return the rewiring of a layer.
+        """Choose the connections of a layer to keep and to grow.
 
-        With a `prune_rate` it leaves `target` connections and replaces a `fraction` of them. The `strengths` and the
-        dense `gradient` may be None if no rule uses them. All tensors have the weight's shape. Random scores come from
-        torch's generator of the CPU.
+        All tensors have the weight's shape. `strengths` and the dense `gradient` may be None if no rule uses them. If
+        the option `prune_rate` is set, the layer then has `target` connections, of which a `fraction` is new. Random
+        scores come from torch's generator of the CPU.
         """
-        drop = _scores(self.drop, weight, strengths, gradient)
+        drop = SCORES[self.drop](weight, strengths, gradient)
         if self.by_filter and self.drop == "random":
             return prune_randomly(weight, drop, self.live_share)
-        grow, grows = _scores(self.grow, weight, strengths, gradient), self.grow != "none"
+        grow, grows = SCORES[self.grow](weight, strengths, gradient), self.grow != "none"
         if self.by_filter:
-            shares = {"keep_share": self.keep_share, "live_share": self.live_share}
-            return rewire_filters(drop, grow, **shares, grows=grows)
+            return rewire_filters(drop, grow, keep_share=self.keep_share, live_share=self.live_share, grows=grows)
         return replace_connections(mask, drop, grow, target=target, fraction=fraction, grows=grows)
-
-
-def _scores(rule: str, weight: Tensor, strengths: Tensor | None, gradient: Tensor | None) -> Tensor:
-    """Return a score for every connection: connections with the lowest are dropped, or with the highest grown."""
-    if rule in BY_STRENGTH:
-        assert strengths is not None
-        return strengths
-    if rule == "gradient":
-        assert gradient is not None
-        return gradient.abs()
-    if rule == "magnitude_per_sign":
-        return rank_within_sign(weight)
-    if rule == "random":
-        return torch.rand(weight.shape).to(weight.device)
-    return weight.abs() if rule == "magnitude" else torch.zeros_like(weight)

@@ -1,4 +1,4 @@
-"""SampleSubnetConv: a mask that is drawn anew in every forward pass."""
+"""SampleSubnetConv: weights under a random mask, which every forward pass draws anew."""
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +9,11 @@ from models.initial import initial_scores
 
 
 class SampleSubnetWeight(Constraint):
-    """Constraint SampleSubnetConv: w = W · B with B ~ Bernoulli(sigmoid(scores)), drawn in every forward pass.
+    """Constraint SampleSubnetConv: every forward pass keeps each weight with probability sigmoid(score).
 
-    B is drawn in evaluation mode too. `scores` has the shape of the layer's weight W, which trains as well unless it is
-    frozen. While `bypassed` is True the layer is dense: w = W.
+    The effective weight is W · B, where the mask B ~ Bernoulli(sigmoid(scores)) is drawn in every forward pass, also in
+    evaluation mode. `scores` has the shape of the layer's weight W. Both train, unless W is frozen. While `bypassed` is
+    True the effective weight is W.
     """
 
     def __init__(
@@ -26,11 +27,11 @@ class SampleSubnetWeight(Constraint):
 
     @property
     def kept(self) -> int:
-        """Expected number of weights kept in a pass, rounded."""
+        """Expected number of weights kept in a forward pass, rounded to an integer."""
         if self.bypassed:
             return self.scores.numel()
         return round(float(torch.sigmoid(self.scores.detach()).double().sum()))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return W · B for a new draw of B, or W while bypassed."""
+        """Return `weight` under a newly drawn mask, or `weight` itself while `bypassed` is True."""
         return weight if self.bypassed else weight * ThroughSampling.apply(torch.sigmoid(self.scores))

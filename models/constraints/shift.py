@@ -1,14 +1,15 @@
 """DeepShift (Elhoushi et al., CVPR-W 2021, arXiv:1905.13298): weights that are zero or a signed power of two.
 
-A product with such a weight is a bit shift. Inputs and biases are rounded to fixed point. The paper's code rounds the
-inputs and biases of convolutions. Of Linear layers it rounds the inputs under ShiftQ and nothing under ShiftPS. These
-constraints do the same, unless `activation_bits` is given: then the inputs and biases of every layer are fixed point.
+A product with such a weight is a bit shift. Inputs and biases are rounded to fixed point. By default these constraints
+round what the paper's code rounds: the inputs and biases of convolutions, and for ShiftQ also the inputs of Linear
+layers. If `activation_bits` is given, they round the inputs and biases of every layer.
 
-Rounding is half to even, or stochastic: floor + Bernoulli(fraction), in training only, from torch's generator of the
-device.
+Weights are rounded half to even, or stochastically: floor + Bernoulli(fraction). Stochastic rounding happens in
+training only, and its random numbers come from torch's generator of the device.
 
-Effective weights are written into empty_like the parameter. For one input channel, any other operation makes a
-channels_last weight look contiguous, and so the output of its convolution: MNISTNet's step takes a quarter longer.
+Effective weights are written into empty_like(parameter). With one input channel, any other operation makes a
+channels_last weight look contiguous, and therefore the output of its convolution too. A training step of MNISTNet then
+takes a quarter longer.
 """
 
 from dataclasses import dataclass
@@ -27,15 +28,11 @@ SHIFT_INITS = {"uniform": False, "weights": True}
 CONV_SHIFTS = (-10.0, -1.0)  # range of a convolution's initial shifts in the paper's code, for any weight_bits
 
 
-def checked_bits(weight_bits: int) -> int:
-    """Return `weight_bits`, which include the sign. Raises ValueError unless they are 2 to 8."""
-    if not 2 <= weight_bits <= 8:
-        raise ValueError(f"weight_bits: {weight_bits} given; sign and shift take 2 to 8 bits together")
-    return weight_bits
-
-
 def rounded(x: Tensor, *, stochastic: bool = False) -> Tensor:
-    """Return x rounded to integers as a new tensor: half to even, or up with the probability of its fraction."""
+    """Round `x` to integers, half to even or stochastically, and return a new tensor.
+
+    Stochastic rounding rounds up with a probability equal to the fractional part.
+    """
     if not stochastic:
         return torch.round(x)
     low = torch.floor(x)
@@ -44,9 +41,10 @@ def rounded(x: Tensor, *, stochastic: bool = False) -> Tensor:
 
 @torch.no_grad()
 def power_of_two(x: Tensor, lowest: int | None, *, stochastic: bool = False, clamp_x: bool = False) -> Tensor:
-    """Return R(x) = sign(x) · 2^round(log2 |x|) as a new tensor, with |x| clamped to [2^lowest, 1]. R(0) = 0.
+    """Round `x` to signed powers of two, sign(x) · 2^round(log2 |x|), and return a new tensor. Zeros stay 0.
 
-    If `lowest` is None, |x| is not clamped. With `clamp_x` the clamped values are also written to x.
+    |x| is first clamped to [2^lowest, 1], unless `lowest` is None. With `clamp_x` the clamped values are also written
+    to `x`.
     """
     signs, magnitude = torch.sign(x), _wide(x.abs())
     if lowest is not None:
@@ -58,17 +56,21 @@ def power_of_two(x: Tensor, lowest: int | None, *, stochastic: bool = False, cla
 
 
 def _wide(x: Tensor) -> Tensor:
-    """Return x in float32, or in float64 if x is float64. Float16 ends at 65504, and bfloat16 has 8 bits."""
+    """Return `x` in float32, or in float64 if `x` is float64.
+
+    Other float dtypes are too small: float16 ends at 65504, and bfloat16 has 8 bits of precision.
+    """
     return x if x.dtype == torch.float64 else x.float()
 
 
 @dataclass(frozen=True)
 class FixedPoint:
-    """Rounding to fixed point with a straight-through gradient.
+    """Rounding to fixed point with the straight-through estimator, usable as a forward pre-hook of a layer.
 
-    x -> floor(x · 2^fraction) / 2^fraction, clamped to [−2^(integer−1), 2^(integer−1) − 1]. The arithmetic is float32
-    or float64, and the result has the dtype of x. As a forward pre-hook it rounds the layer's first input. Raises
-    ValueError if no positive number is left, or if the limits are not exact in float32.
+    `integer` is the number of bits before the point, sign included. `fraction` is the number of bits after the point. x
+    becomes floor(x · 2^fraction) / 2^fraction, clamped to [−2^(integer−1), 2^(integer−1) − 1]. The arithmetic is in
+    float32 or float64, and the result has the dtype of x. Raises ValueError if the format holds no positive number, or
+    if its limits are not exact in float32.
     """
 
     integer: int
@@ -82,7 +84,7 @@ class FixedPoint:
         return (self.quantise(inputs[0]), *inputs[1:])
 
     def quantise(self, x: Tensor) -> Tensor:
-        """Return x in fixed point. The gradient also passes where values are clamped."""
+        """Round `x` to fixed point. The gradient is passed on unchanged, also where values are clamped."""
         with torch.no_grad():
             half = 2.0 ** (self.integer - 1)
             fixed = _wide(x).mul(2.0**self.fraction).floor_().mul_(2.0**-self.fraction)
@@ -91,40 +93,42 @@ class FixedPoint:
 
 
 class ShiftWeight(Constraint):
-    """Base of both shift constraints: number of bits, kind of rounding, and the fixed point of inputs and biases."""
+    """Base class of ShiftQ and ShiftPS: checks their common options, and rounds inputs and biases to fixed point."""
 
     def __init__(
         self, weight: Tensor, weight_bits: int, rounding: str, activation_bits: tuple[int, ...] | None
     ) -> None:
         super().__init__()
-        self.weight_bits = checked_bits(weight_bits)
+        if not 2 <= weight_bits <= 8:
+            raise ValueError(f"weight_bits: {weight_bits} given; sign and shift take 2 to 8 bits together")
+        self.weight_bits = weight_bits
         self.fixed_point = FixedPoint(*(activation_bits or (16, 16)))
-        self.as_published_linear = activation_bits is None and weight.dim() == 2
+        self._is_unrounded_linear = activation_bits is None and weight.dim() == 2
         self._rounds_stochastically = lookup(ROUNDINGS, rounding, "rounding")
 
     @property
     def stochastic(self) -> bool:
-        """True if the current pass rounds stochastically."""
+        """True if a forward pass in the current mode rounds stochastically."""
         return self._rounds_stochastically and self.training
 
     def input_quantiser(self) -> FixedPoint | None:
-        """Return the hook on the layer's input."""
+        """Return the forward pre-hook that rounds the layer's input to fixed point."""
         return self.fixed_point
 
     def effective_bias(self, bias: Tensor) -> Tensor:
-        """Return the bias in fixed point, or unchanged for a Linear layer as published (see the module's docstring)."""
-        return bias if self.as_published_linear else self.fixed_point.quantise(bias)
+        """Return `bias` in fixed point. For a Linear layer without `activation_bits`, return it unchanged."""
+        return bias if self._is_unrounded_linear else self.fixed_point.quantise(bias)
 
 
 class ShiftQWeight(ShiftWeight):
-    """Constraint ShiftQ: w = R(W), where R rounds to ± a power of two in [2^lowest, 1].
+    """Constraint ShiftQ: the effective weight is the layer's weight W, rounded to signed powers of two.
 
-    lowest = −(2^(weight_bits−1) − 1). W is the layer's weight. It trains straight through R. In training |W| is clamped
-    to that range in place before use.
+    The powers are in [2^lowest, 1] with lowest = −(2^(weight_bits−1) − 1). W trains by the straight-through estimator.
+    Each training pass first clamps |W| to this range in place.
 
-    `shift_update="crude"` does what a course's notebook does: every pass, also in evaluation, writes R(W) over W and
-    R(bias) over the bias. An optimizer's step is then lost unless it crosses a threshold of R. Nothing is clamped: a
-    weight of 3 becomes 4 for any `weight_bits`.
+    With `shift_update="crude"` every forward pass, also in evaluation mode, overwrites W and the bias with their
+    rounded values, as a course's notebook does. A step of the optimizer is then lost unless it is large enough to
+    change the rounded value. Nothing is clamped: a weight of 3 becomes 4 for any `weight_bits`.
     """
 
     def __init__(
@@ -142,7 +146,10 @@ class ShiftQWeight(ShiftWeight):
         self.crude = lookup(SHIFT_UPDATES, shift_update, "shift_update")
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return R(W). The crude update also writes it over `weight`."""
+        """Return `weight` rounded to signed powers of two.
+
+        With shift_update="crude" the rounded values also overwrite `weight`.
+        """
         if self.crude:
             return self.cached(self._overwritten, weight)
         return ThroughRounding.apply(weight, self.cached(self._effective_weight, weight))
@@ -151,24 +158,25 @@ class ShiftQWeight(ShiftWeight):
         return power_of_two(weight, self.lowest, stochastic=self.stochastic, clamp_x=self.training)
 
     def effective_bias(self, bias: Tensor) -> Tensor:
-        """Return the bias in fixed point, or, with the crude update, R(bias), written over `bias`."""
+        """Return `bias` in fixed point. With shift_update="crude", overwrite it with signed powers of two instead."""
         return self._overwritten(bias) if self.crude else super().effective_bias(bias)
 
     @torch.no_grad()
     def _overwritten(self, parameter: Tensor) -> Tensor:
-        """Write R(parameter) over `parameter` and return it."""
+        """Overwrite `parameter` with its values rounded to signed powers of two, and return `parameter`."""
         return parameter.copy_(power_of_two(parameter, None, stochastic=self.stochastic))
 
 
 class ShiftPSWeight(ShiftWeight):
-    """Constraint ShiftPS: w = 2^p · s with p = round(P) in [lowest, 0] and s = sign(round(S)) in {−1, 0, 1}.
+    """Constraint ShiftPS: the effective weight is 2^p · s, with an integer shift p and a sign s in {−1, 0, 1}.
 
-    The parameters `shift` (P) and `sign` (S) have the shape of the weight and train in its place.
-    lowest = −(2^(weight_bits−1) − 2). In training P is clamped to its range in place before use.
+    p = round(P) and s = sign(round(S)). The parameters `shift` (P) and `sign` (S) have the shape of the layer's weight
+    and train in its place. p is in [lowest, 0] with lowest = −(2^(weight_bits−1) − 2). Each training pass first clamps
+    P to this range in place.
 
-    `shift_init="uniform"` draws initial values as the paper's layers do: S from U(−1, 1), P from U(lowest, 0), or from
-    U(−10, −1) for a convolution. `shift_init="weights"` rounds the layer's initial weight, as the paper's published
-    runs do.
+    With `shift_init="uniform"` the initial values are random, as in the layers of the paper's code: S from U(−1, 1), P
+    from U(lowest, 0), or from U(−10, −1) for a convolution. With `shift_init="weights"` they are the layer's initial
+    weight, rounded, as in the paper's published runs.
     """
 
     owns_weight = True
@@ -197,12 +205,18 @@ class ShiftPSWeight(ShiftWeight):
         self.sign = nn.Parameter(start["sign"], requires_grad=not freeze_sign)
 
     def input_quantiser(self) -> FixedPoint | None:
-        """Return the hook on the layer's input, or None for a Linear layer as published."""
-        return None if self.as_published_linear else super().input_quantiser()
+        """Return the forward pre-hook that rounds the layer's input to fixed point.
+
+        Returns None for a Linear layer without `activation_bits`.
+        """
+        return None if self._is_unrounded_linear else super().input_quantiser()
 
     @torch.no_grad()
     def from_dense(self, weight: Tensor) -> dict[str, Tensor]:
-        """Return `shift`, round(log2 |w|) clamped to its range, and `sign`, sign(w), of a dense weight w."""
+        """Convert a dense `weight` to the parameters `shift`, round(log2 |weight|), and `sign`, sign(weight).
+
+        `shift` is clamped to [lowest, 0].
+        """
         shift = _wide(weight).abs().log2_().round_().clamp_(self.lowest, 0)
         return {"shift": shift.to(weight.dtype), "sign": torch.sign(weight)}
 
@@ -212,7 +226,7 @@ class ShiftPSWeight(ShiftWeight):
         return int(torch.round(self.sign.detach()).count_nonzero())
 
     def forward(self, _weight: Tensor | None = None) -> Tensor:
-        """Return 2^p · s."""
+        """Return the effective weight, computed from the parameters `shift` and `sign` alone."""
         return ThroughShiftAndSign.apply(self.shift, self.sign, self.cached(self._effective_weight, None))
 
     def _effective_weight(self, _weight: None) -> Tensor:

@@ -1,4 +1,4 @@
-"""SparseConv: weights under a mask that the training method rewires."""
+"""SparseConv: weights under a mask that trainer `sparse` changes during training."""
 
 import torch
 from torch import Tensor
@@ -8,10 +8,11 @@ from models.constraints.fixed_masks import RandomMaskWeight
 
 
 class SparseWeight(RandomMaskWeight):
-    """Constraint SparseConv: w = W · M. W trains; M is 1 for each connection of the layer, else 0.
+    """Constraint SparseConv: the layer's weight W trains under a mask M that changes during training.
 
-    Initially a random `density` of the connections exists. Trainer `sparse` drops connections and grows others. While
-    `records_gradient` is True, a backward pass stores dL/dw in `dense_gradient`, for dropped connections too.
+    The effective weight is W · M. M is 1 for each connection that the layer has, else 0. At first M is random with the
+    given `density`. Trainer `sparse` drops connections and grows others. While `records_gradient` is True, a backward
+    pass stores the gradient of the effective weight, which covers dropped connections too, in `dense_gradient`.
     """
 
     def __init__(self, weight: Tensor, *, density: float, generator: torch.Generator | None = None) -> None:
@@ -21,7 +22,7 @@ class SparseWeight(RandomMaskWeight):
 
     @torch.no_grad()
     def draw_mask(self, count: int) -> None:
-        """Draw a mask of `count` random connections, from torch's generator of the CPU."""
+        """Replace the mask by a random mask with `count` ones, drawn from torch's generator of the CPU."""
         chosen = top_per_row(torch.rand(1, self.mask.numel()), count)
         self.mask.copy_(chosen.view(self.mask.shape))
 
@@ -29,7 +30,8 @@ class SparseWeight(RandomMaskWeight):
     def rewire(self, weight: Tensor, rewiring: Rewiring, *, hold: bool) -> None:
         """Apply `rewiring` to the layer's `weight` in place, and discard the recorded gradient.
 
-        With `hold` the mask changes too, so that dropped connections stay 0. Without it they train on from 0.
+        If `hold` is True the mask changes too, so that dropped connections stay 0. Otherwise they continue to train
+        from 0.
         """
         self.records_gradient, self.dense_gradient = False, None
         weight.copy_(rewiring.applied_to(weight))
@@ -37,7 +39,7 @@ class SparseWeight(RandomMaskWeight):
             self.mask.copy_(rewiring.kept | rewiring.grown)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return W · M."""
+        """Return `weight` times the mask. Record the gradient of the result while `records_gradient` is True."""
         effective = super().forward(weight)
         if self.records_gradient and effective.requires_grad:
             effective.register_hook(self._record_gradient)

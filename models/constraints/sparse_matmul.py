@@ -1,4 +1,4 @@
-"""Products with a matrix of zeros and few ones that skip the zeros."""
+"""Products with a sparse matrix of zeros and ones. The products skip the zeros."""
 
 import numpy as np
 import torch
@@ -9,16 +9,16 @@ from torch.nn import functional as F
 # and backward, search for the ones included) the dense product takes 11 times as long at 0.1 % of ones, 7.5 times at
 # 1 %, 2.6 times at 5 % and 1.8 times at 10 %.
 MAX_DENSITY = 0.1
-MAX_ROWS = 0.75  # fraction of rows that are not all 0 above which the dense product is used
+MAX_ROWS = 0.75  # fraction of rows with a value other than 0 above which the dense product is used
 CHUNK = 1 << 18  # values processed at a time, so that they stay in the cache from one operation to the next
-NUMPY_DTYPES = {torch.float32: np.float32, torch.float64: np.float64}  # the dtypes that θ may have
+NUMPY_DTYPES = {torch.float32: np.float32, torch.float64: np.float64}  # the dtypes that the real weight may have
 
 
 class OnesMatrix:
-    """A (rows, columns) matrix B of zeros and ones on the CPU, stored as the column of each one, row by row."""
+    """Sparse matrix B (rows, columns) of zeros and ones on the CPU, stored as the column of each one, row by row."""
 
     def __init__(self, indices: np.ndarray, rows: int, columns: int) -> None:
-        """`indices` are the ascending row-major indices of the ones."""
+        """Make the matrix from the row-major `indices` of the ones, in ascending order."""
         self._indices, self._shape = indices, (rows, columns)
         row, column = np.divmod(indices, columns)
         starts = np.zeros(rows + 1, np.int64)
@@ -27,19 +27,19 @@ class OnesMatrix:
         self._transposed: OnesMatrix | None = None
 
     def __len__(self) -> int:
-        """Return the number of ones."""
+        """Return the number of ones in the matrix."""
         return len(self._indices)
 
     def linear(self, x: Tensor) -> Tensor:
-        """Return x · Bᵀ, (N, columns) -> (N, rows), as F.linear does; a new contiguous tensor."""
+        """Multiply `x` (N, columns) by the transposed matrix, like F.linear. Returns a contiguous (N, rows) tensor."""
         return self.matmul(x.t().contiguous()).t().contiguous()
 
     def matmul(self, x: Tensor) -> Tensor:
-        """Return B · x, contiguous (columns, N) -> (rows, N); a new contiguous tensor."""
+        """Multiply the matrix by a contiguous `x` (columns, N). Returns a new contiguous tensor (rows, N)."""
         return F.embedding_bag(self._columns, x, self._starts, mode="sum", include_last_offset=True)
 
     def transposed(self) -> "OnesMatrix":
-        """Return Bᵀ, computed once."""
+        """Return the transposed matrix. It is computed on the first call only."""
         if self._transposed is None:
             rows, columns = self._shape
             row, column = np.divmod(self._indices, columns)
@@ -52,9 +52,10 @@ class OnesMatrix:
 
 
 def find_ones(real: Tensor, max_density: float = MAX_DENSITY, *, clamp: bool = False) -> OnesMatrix | None:
-    """Return the matrix that is 1 where |real| ≥ ½, or None if more than `max_density` of its entries are ones.
+    """Return the sparse matrix of the ones after binarising `real`: 1 where |real| ≥ ½, else 0.
 
-    `real` is a contiguous float32 or float64 matrix on the CPU. With `clamp` all of it is also clamped to [0, 1], in
+    Returns None if the fraction of ones is above `max_density`, because a dense product is then faster. `real` is a
+    contiguous float32 or float64 matrix on the CPU. With `clamp` the whole of `real` is also clamped to [0, 1] in
     place.
     """
     flat = real.detach().view(-1)
@@ -78,10 +79,11 @@ def find_ones(real: Tensor, max_density: float = MAX_DENSITY, *, clamp: bool = F
 
 
 def product_of_rows(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a · b in `dtype`, one of `NUMPY_DTYPES`, without multiplying the rows of `a` that are all 0.
+    """Return the matrix product of `a` and `b` in `dtype`. The product skips the rows of `a` that are all 0.
 
-    `a` (rows, N) and `b` (N, columns) are contiguous and on the CPU. `a` is the gradient of a layer's outputs. It has
-    many rows of 0 if the next layer reads few of the outputs: 9 of 10 before an output layer with 1 % of ones.
+    `a` (rows, N) and `b` (N, columns) are contiguous and on the CPU. `dtype` is one of `NUMPY_DTYPES`. `a` is the
+    gradient of a layer's outputs. If the next layer uses few of these outputs, many rows of `a` are 0: 9 of 10 before
+    an output layer with 1 % of ones.
     """
     rows = a.abs().sum(1).nonzero().squeeze(1)  # amax raises for an empty batch
     if len(rows) > MAX_ROWS * len(a):

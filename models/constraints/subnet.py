@@ -1,8 +1,8 @@
-"""BIPROP's SubnetConv and GlobalSubnetConv: frozen random weights, of which trained scores select a binary subnetwork.
+"""BIPROP's SubnetConv and GlobalSubnetConv: trained scores select a binary subnetwork of frozen random weights.
 
-Diffenderfer & Kailkhura, "Multi-Prize Lottery Ticket Hypothesis", ICLR 2021. The arithmetic is exactly that of their
-code, except for four repairs: α is the mean over the weights kept, at least one weight is kept, sign(0) is +1, and
-equal scores are ordered.
+Diffenderfer & Kailkhura, "Multi-Prize Lottery Ticket Hypothesis", ICLR 2021. The arithmetic is exactly the arithmetic
+of their code, except for four corrections: α is the mean over the kept weights, at least one weight is kept, sign(0) is
++1, and equal scores have an order.
 """
 
 from collections.abc import Callable
@@ -17,22 +17,23 @@ from models.constraints.gradients import ScoreThroughMask
 from models.constraints.topk_mask import count_ones, keep_largest, keep_largest_of_all, kept_count
 from models.initial import initial_scores
 
-ROW = 2**10  # products that are summed in float32
-BLOCK = 2**18  # products that are computed at a time, so that they stay in the cache
+ROW = 2**10  # number of products that are added in float32
+BLOCK = 2**18  # number of products computed at a time, so that they stay in the processor's cache
 
 
 def checked_density(density: float) -> float:
-    """Return `density`. Raises ValueError unless it is above 0 and at most 1."""
+    """Return `density`. Raises ValueError if it is not above 0 and at most 1."""
     if not 0 < density <= 1:
-        raise ValueError(f"prune_rate: {density} of the weights kept is impossible; it must be above 0 and at most 1")
+        raise ValueError(f"prune_rate: {density} given; it must be above 0 and at most 1")
     return density
 
 
 class SubnetWeight(Constraint):
-    """Constraint SubnetConv: w = α · M · sign(W), where M is the mask of the `density` largest |scores| of the layer.
+    """Constraint SubnetConv: trained scores select which frozen weights to keep. The kept weights become ±α.
 
-    `scores` has the shape of the layer's weight W. The scalar α is the mean of |W| over the weights kept. While
-    `bypassed` is True the layer is dense: w = W.
+    The effective weight is α · M · sign(W). W is the layer's weight, which does not train. `scores` has the shape of W.
+    M keeps a fraction `density` of the layer's weights, those with the largest |scores|. The scalar α is the mean of
+    |W| over the kept weights. While `bypassed` is True the effective weight is W.
     """
 
     learns_weight = False
@@ -45,7 +46,7 @@ class SubnetWeight(Constraint):
 
     @property
     def kept(self) -> int:
-        """Number of weights kept."""
+        """Number of weights that are kept."""
         return self.scores.numel() if self.bypassed else self._mask_size()
 
     def _mask_size(self) -> int:
@@ -53,22 +54,22 @@ class SubnetWeight(Constraint):
         return kept_count(self.scores.numel(), self.density)
 
     def _divisor(self, mask: Tensor) -> int | Tensor:  # noqa: ARG002
-        """Return the number of ones in `mask`; here it is known without a look at the mask."""
+        """Return the number of ones in `mask`, without counting them where the number is known."""
         return self._mask_size()
 
     @torch.no_grad()
     def mask(self) -> Tensor:
-        """Return a new mask: 1 where a weight is kept, else 0, of the shape and dtype of the scores."""
+        """Return a new mask: 1 for each kept weight, 0 for the others, in the shape and dtype of the scores."""
         return keep_largest(self.scores.abs(), self._mask_size())
 
     @torch.no_grad()
     def effective_weight(self, weight: Tensor) -> Tensor:
-        """Return α · M · sign(W) as a new tensor of the shape of `weight`, without gradient."""
+        """Return the signs of `weight` under the current mask, times α, as a new tensor without gradient."""
         signs, alpha = self._signs_and_alpha(weight)
         return signs.mul_(alpha)
 
     def _signs_and_alpha(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Return M · sign(W) as a new tensor, and α."""
+        """Return the signs of `weight` under the current mask, and α, the mean magnitude of the kept weights."""
         # W is frozen, so |W| and sign(W) are computed once, not in every step.
         magnitude, sign = self.cached(self._magnitude_and_sign, weight, key=self._layout, in_training=True)
         mask = self.mask()
@@ -76,27 +77,27 @@ class SubnetWeight(Constraint):
         return mask.mul_(sign), alpha
 
     def _magnitude_and_sign(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Return |W| and sign(W) in the memory format of the scores."""
+        """Return the magnitudes and the signs of `weight`, in the memory format of the scores."""
         like = torch.empty_like(self.scores, dtype=weight.dtype)
         sign = like.copy_(weight).ge(0).to(weight.dtype).mul_(2).sub_(1)
         return like.abs_(), sign
 
     def _layout(self, weight: Tensor) -> object:
-        """Return the cache key of |W| and sign(W)."""
+        """Return a cache key that changes with `weight` and with the memory format of the scores."""
         return tensor_version(weight), self.scores.stride()
 
     def cache_key(self, weight: Tensor | None) -> object:
-        """Return a key that changes with weight, scores and density."""
+        """Return a cache key that changes with the weight, the scores and the density."""
         return super().cache_key(weight), self.density
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return α · M · sign(W), or W while bypassed."""
+        """Return the effective weight, or `weight` itself while `bypassed` is True."""
         if self.bypassed:
             return weight
         return ScoreThroughMask.apply(self.scores, weight, self.cached(self.effective_weight, weight))
 
     def signs(self, weight: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return (M · sign(W), α), or None while bypassed."""
+        """Return the signs of `weight` under the mask, and the factor α, or None while `bypassed` is True."""
         if self.bypassed:
             return None
         signs, alpha = self.cached(self._signs_and_alpha, weight)
@@ -104,38 +105,40 @@ class SubnetWeight(Constraint):
 
 
 class GlobalSelection:
-    """The masks of many layers, selected together: the `density` largest |scores| of all of them.
+    """Joint selection of the masks of several layers, by the largest |scores| in all these layers.
 
-    Each layer keeps at least one weight. In evaluation the masks are selected again when scores or density change. In
-    training they are selected again in every forward pass, because torch's fused optimizers step without a trace.
+    The members are the constraints of these layers. The masks keep a fraction `density` of all weights, those with the
+    largest |scores| in all layers, and at least one weight per layer. In evaluation mode the masks are selected again
+    when scores or density change. In training mode they are selected again in every forward pass, because a step of a
+    fused optimizer does not change `tensor_version`.
     """
 
     def __init__(self, density: float) -> None:
         self.density = checked_density(density)
         self._members: list[GlobalSubnetWeight] = []
         self._cache = Cache()
-        self._pass_masks: list[Tensor] = []  # of the current forward pass in training
-        self._pass_members: set[int] = set()  # the members that have their mask of this pass
+        self._pass_masks: list[Tensor] = []  # masks of the current forward pass in training mode
+        self._pass_members: set[int] = set()  # indices of the members that got their mask in this pass
 
     def add(self, member: "GlobalSubnetWeight") -> int:
-        """Add a member and return its index."""
+        """Add the constraint of one more layer to the selection, and return the index of this member."""
         self._members.append(member)
         return len(self._members) - 1
 
     def cache_key(self) -> object:
-        """Return a key that changes whenever the masks may have changed."""
+        """Return a cache key that changes whenever the masks may have changed."""
         return self.density, [tensor_version(member.scores) for member in self._members]
 
     def masks(self) -> list[Tensor]:
-        """Return the mask of each member, in the order of their indices. The caller must not write to them."""
+        """Return the mask of each layer, in the order of the members' indices. The caller must not write to them."""
         return self._cache.get(self._select, self.cache_key)
 
     def training_mask(self, index: int) -> Tensor:
-        """Return the mask of member `index` in the current forward pass. The caller must not write to it.
+        """Return the mask of the layer with index `index` in the current forward pass. Callers must not write to it.
 
-        A new pass begins with the first member, or with a member that has its mask of this pass already.
+        A new pass begins when the first member, or a member that already got its mask in this pass, asks for a mask.
         """
-        # One selection per pass, without a look at the scores of all members for each of them: 105 layers have 105².
+        # All masks are selected once per pass. A comparison of cache keys for each of n layers would cost n² steps.
         if index == 0 or index in self._pass_members or not self._pass_masks:
             self.clear()
             self._pass_masks = self._select()
@@ -143,7 +146,7 @@ class GlobalSelection:
         return self._pass_masks[index]
 
     def clear(self) -> None:
-        """Drop all masks, so that they are selected anew."""
+        """Remove all stored masks, so that they are selected again."""
         self._cache.clear()
         self._pass_masks, self._pass_members = [], set()
 
@@ -154,7 +157,10 @@ class GlobalSelection:
 
 
 class GlobalSubnetWeight(SubnetWeight):
-    """Constraint GlobalSubnetConv: as SubnetWeight, but M keeps the largest |scores| of all layers of `selection`."""
+    """Constraint GlobalSubnetConv: like SubnetConv, but the masks of all layers in `selection` are selected together.
+
+    The masks keep the largest |scores| of all these layers, so that the density differs between layers.
+    """
 
     def __init__(self, weight: Tensor, *, selection: GlobalSelection, generator: torch.Generator | None = None) -> None:
         self.selection = selection
@@ -167,7 +173,7 @@ class GlobalSubnetWeight(SubnetWeight):
 
     @property
     def density(self) -> float:
-        """Density of the whole selection. Setting it changes the density of all layers."""
+        """Density of all layers in the selection together. Setting it changes the selection for all layers."""
         return self.selection.density
 
     @density.setter
@@ -176,7 +182,7 @@ class GlobalSubnetWeight(SubnetWeight):
 
     @torch.no_grad()
     def mask(self) -> Tensor:
-        """Return a new mask of this layer from the selection over all layers."""
+        """Return a copy of this layer's mask, which is selected together with the masks of all other layers."""
         selection = self.selection
         return (selection.training_mask(self._index) if self.training else selection.masks()[self._index]).clone()
 
@@ -192,15 +198,16 @@ class GlobalSubnetWeight(SubnetWeight):
         return super().train(mode)
 
     def cache_key(self, weight: Tensor | None) -> object:
-        """Return a key that changes with the weight, the scores of all layers and the density."""
+        """Return a cache key that changes with the weight, the scores of all layers and the density."""
         return self.selection.cache_key(), None if weight is None else tensor_version(weight)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Return the sum of a · b for two dense tensors of the same shape and strides, as a float64 scalar.
+    """Return the dot product of two tensors with the same shape and strides, as a float64 scalar.
 
-    One float32 dot product of 5·10⁷ weights is off by 2·10⁻⁴ and depends on the number of threads. Sums of rows that
-    are added up in float64 are off by about 10⁻⁷ and do not depend on it.
+    Both tensors have no gaps in memory. Products are added in float32 within rows, and the rows in float64. The
+    relative error is then about 10⁻⁷ and does not depend on the number of threads. A plain float32 dot product of 5·10⁷
+    weights has an error of 2·10⁻⁴, which depends on the number of threads.
     """
     n, dtype = a.numel(), torch.promote_types(a.dtype, torch.float32)  # float16 ends at 65504
     a, b, whole = a.as_strided((n,), (1,)), b.as_strided((n,), (1,)), n - n % ROW

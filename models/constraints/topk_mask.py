@@ -1,4 +1,4 @@
-"""Masks of the k largest values, of one tensor or of many together, in O(n)."""
+"""Masks of the k largest values of one tensor, or of several tensors together, in O(n)."""
 
 from collections.abc import Sequence
 
@@ -15,26 +15,27 @@ _BITS = {
 
 
 def kept_count(n: int, density: float) -> int:
-    """Return the number of weights that a fraction `density` keeps of `n`: n − int((1 − density)·n), at least 1."""
+    """Return how many of `n` weights are kept at a given `density`: n − int((1 − density)·n), at least 1."""
     return max(1, n - int((1 - density) * n))
 
 
 def keep_largest(magnitude: Tensor, kept: int) -> Tensor:
-    """Return the mask of the `kept` largest values: exactly `kept` ones, of the same shape, strides and dtype.
+    """Return the mask of the `kept` largest values of `magnitude`: 1 for these, 0 for the others.
 
-    `magnitude` has no negative value. Of equal values the one with the lowest index is pruned first, in row-major order
-    for any memory format. NaN counts as the largest value. O(n): the threshold is selected, nothing is sorted.
+    The mask has exactly `kept` ones, and the shape, strides and dtype of `magnitude`, which has no negative value. Of
+    equal values the value with the lowest row-major index is pruned first, in any memory format. NaN counts as the
+    largest value. The threshold is selected in O(n). Nothing is sorted.
     """
     return keep_largest_of_all([magnitude], kept)[0]
 
 
 def keep_largest_of_all(magnitudes: Sequence[Tensor], kept: int) -> list[Tensor]:
-    """Return one mask per tensor, with `kept` ones in total at the largest values of all tensors together.
+    """Return one mask per tensor: 1 for the `kept` largest values of all tensors together, 0 for the others.
 
-    Each tensor keeps at least its largest value (the last one of equal values), even if `kept` is smaller than the
-    number of tensors. For every tensor that would be empty, the smallest value kept in the others is pruned instead.
-    Of equal values in two tensors, the one in the earlier tensor is pruned first. All tensors have one dtype and
-    device. See `keep_largest`.
+    Each tensor keeps at least its largest value (the last of equal values), even if `kept` is smaller than the number
+    of tensors. For each tensor that would keep nothing else, the smallest value kept in the other tensors is pruned
+    instead. Of equal values in two tensors, the value in the earlier tensor is pruned first. All tensors have the same
+    dtype and device. See `keep_largest` for the shape of masks and for NaN.
     """
     pruned = sum(m.numel() for m in magnitudes) - max(kept, len(magnitudes))
     if pruned <= 0:
@@ -48,14 +49,17 @@ def keep_largest_of_all(magnitudes: Sequence[Tensor], kept: int) -> list[Tensor]
 
 
 def _fill_on_host(bits: list[Tensor], pruned: int, masks: list[Tensor]) -> None:
-    """Write the masks for tensors on the CPU."""
-    while not all(counts := _fill_without_floor(bits, pruned, masks)):
-        # Only empty tensors: in the others the largest value is kept already.
-        bits = [b if count else _with_best_on_top(b) for b, count in zip(bits, counts, strict=True)]
+    """Write to `masks` which values are kept, for tensors on the CPU. The `pruned` smallest values are not kept.
+
+    `bits` are the values as integers of the same order.
+    """
+    while not all(counts := _fill_possibly_empty(bits, pruned, masks)):
+        # The largest value is raised only where a mask is empty: the other masks keep their largest value already.
+        bits = [b if count else _with_largest_raised(b) for b, count in zip(bits, counts, strict=True)]
 
 
-def _fill_without_floor(bits: list[Tensor], pruned: int, masks: list[Tensor]) -> list[int]:
-    """Write masks that may be empty, and return the number of ones in each."""
+def _fill_possibly_empty(bits: list[Tensor], pruned: int, masks: list[Tensor]) -> list[int]:
+    """Write `masks` like `_fill_on_host`, but allow masks of zeros only. Returns the number of ones in each mask."""
     # numpy's partition is 10 to 60 times as fast as torch's sort, kthvalue and topk on a CPU.
     copies = [torch.empty_like(b).copy_(b).as_strided((b.numel(),), (1,)) for b in bits]
     flat = copies[0] if len(copies) == 1 else torch.cat(copies)
@@ -74,14 +78,14 @@ def _fill_without_floor(bits: list[Tensor], pruned: int, masks: list[Tensor]) ->
 
 
 def count_ones(mask: Tensor) -> int:
-    """Return the exact number of ones in a mask of zeros and ones."""
+    """Return the exact number of ones in a `mask` of zeros and ones, for any dtype and size."""
     # count_nonzero takes 90 times as long as a float32 sum, which is exact up to 2²⁴.
     exact = mask.dtype == torch.float32 and mask.numel() <= 2**24
     return int(mask.sum() if exact else mask.sum(dtype=torch.float64))
 
 
-def _with_best_on_top(bits: Tensor) -> Tensor:
-    """Return a copy whose largest entry, the last of equal ones, is raised to the largest integer of the dtype."""
+def _with_largest_raised(bits: Tensor) -> Tensor:
+    """Return a copy of `bits` with its largest value (the last of equal values) raised to the dtype's maximum."""
     flat = bits.reshape(-1).clone()
     if flat.is_cpu:
         last = torch.tensor(len(flat) - 1 - flat.numpy()[::-1].argmax())
@@ -91,8 +95,8 @@ def _with_best_on_top(bits: Tensor) -> Tensor:
 
 
 def _fill_on_device(bits: list[Tensor], pruned: int, masks: list[Tensor]) -> None:
-    """Write the masks without a copy from the device to the host, for which the forward pass would wait."""
-    ordered = torch.cat([_with_best_on_top(b).view(-1) if len(bits) > 1 else b.reshape(-1) for b in bits])
+    """Write `masks` like `_fill_on_host`, for tensors on a GPU, without a copy to the host that would block the CPU."""
+    ordered = torch.cat([_with_largest_raised(b).view(-1) if len(bits) > 1 else b.reshape(-1) for b in bits])
     kept = len(ordered) - pruned
     threshold = ordered.topk(kept, sorted=False).values.amin()  # kthvalue uses a single block of the GPU
     chosen = ordered >= threshold

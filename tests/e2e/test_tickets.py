@@ -119,7 +119,7 @@ def test_a_global_run_has_its_scheduled_densities_and_every_checkpoint_evaluates
     bests = [float(r["test/best_acc@1"]) for r in rows(run / "metrics.csv")]
     accuracies = [float(r["test/acc@1"]) for r in rows(run / "metrics.csv")]
     assert bests[3] == accuracies[3] and bests[4] == max(accuracies[3:])
-    assert "89.98 % pruned; the density of GlobalSubnetConv falls to that from 50 % in 3 epochs" in out
+    assert "89.98 % pruned; the density of GlobalSubnetConv falls from 50 % to this value in 3 epochs" in out
     assert ["kept 50.00%" in line for line in out.splitlines() if line.startswith("epoch 1/")] == [True]
     lines = out.splitlines()
     at = lines.index("from this epoch on the network is the requested one: the best epoch before does not count")

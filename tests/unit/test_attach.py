@@ -119,8 +119,8 @@ def test_the_first_layer_may_have_another_type(conv_type, first, expected):
         ({"dense": ("fc",)}, r"dense: no layer is called 'fc'; there are convs.0, convs.2"),
         ({"dense": ("convs.1",)}, "dense: no layer is called 'convs.1'"),
         ({"dense": tuple(LAYERS)}, "conv_type: SubnetConv would constrain no layer"),
-        ({"density": 0}, "prune_rate: 0 of the weights kept is impossible"),
-        ({"density": 1.5}, "prune_rate: 1.5 of the weights kept is impossible"),
+        ({"density": 0}, "prune_rate: 0 given; it must be above 0 and at most 1"),
+        ({"density": 1.5}, "prune_rate: 1.5 given; it must be above 0 and at most 1"),
         ({"first_layer_type": "Subnet"}, "'Subnet' is unknown .*'SubnetConv'"),
     ],
 )
@@ -246,15 +246,15 @@ FAULTS = {
     "unexpected": (lambda s: s.update(fc=torch.zeros(1)), "fc is unexpected"),
     "shape": (
         lambda s: s.update({"linear.6.weight": torch.zeros(3, 31, 1, 1)}),
-        r"linear.6.weight is \[3, 31, 1, 1\] there and \[3, 32, 1, 1\] here",
+        r"linear.6.weight has shape \[3, 31, 1, 1\], not \[3, 32, 1, 1\]",
     ),
     "transposed": (
         lambda s: s.update({"linear.6.weight": torch.zeros(32, 3, 1, 1)}),
-        r"linear.6.weight is \[32, 3, 1, 1\] there",
+        r"linear.6.weight has shape \[32, 3, 1, 1\]",
     ),
     "same count": (
         lambda s: s.update({"convs.3.weight": torch.zeros(64, 9)}),
-        r"convs.3.weight is \[64, 9, 1, 1\] there and \[8, 8, 3, 3\] here",
+        r"convs.3.weight has shape \[64, 9, 1, 1\], not \[8, 8, 3, 3\]",
     ),
     "two at once": (
         lambda s: (s.pop("convs.1.bias"), s.pop("convs.1.weight")),

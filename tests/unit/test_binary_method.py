@@ -111,7 +111,7 @@ def test_prepare_zeroes_biases():
 
 
 def test_a_network_without_binary_layers_is_refused():
-    with pytest.raises(ValueError, match="conv_type BinaryConv gives them"):
+    with pytest.raises(ValueError, match="no layer has them; use conv_type BinaryConv"):
         make_method("binary").prepare(models.build("CircuitMLP", num_classes=3, in_shape=Spec.in_shape))
 
 

@@ -182,7 +182,7 @@ def test_every_method_accepts_its_case_and_trains_something(trainer):
 
 
 def test_prune_score_refuses_a_network_without_scores():
-    with pytest.raises(ValueError, match=r"no layer has any; conv_type SubnetConv"):
+    with pytest.raises(ValueError, match=r"no layer has scores; use conv_type SubnetConv"):
         make_method("prune_score").prepare(built(CASES[0]))
 
 

@@ -110,7 +110,7 @@ def test_freezing_weights_leaves_the_parameters_of_constraints_trainable():
 
 def test_from_dense_needs_a_constraint_that_owns_its_weight():
     assert torch.equal(Squared(torch.ones(2, 2)).from_dense(torch.full((2, 2), 9.0))["root"], torch.full((2, 2), 3.0))
-    with pytest.raises(NotImplementedError, match="Doubled keeps the layer's own weight"):
+    with pytest.raises(NotImplementedError, match="Doubled does not store the weight in own parameters"):
         Doubled(torch.ones(1)).from_dense(torch.ones(1))
 
 

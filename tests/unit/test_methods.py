@@ -124,7 +124,7 @@ def test_layers_with_selections_of_their_own_have_no_density_schedule():
     assert not any(method.resets_best(epoch) for epoch in range(20))
 
 
-FALLS = "the density of GlobalSubnetConv falls to that from 50 % in 4 epochs"
+FALLS = "the density of GlobalSubnetConv falls from 50 % to this value in 4 epochs"
 
 
 @pytest.mark.parametrize("conv_type", ["SubnetConv", "GlobalSubnetConv"])
@@ -144,8 +144,8 @@ FALLS = "the density of GlobalSubnetConv falls to that from 50 % in 4 epochs"
             "lottery",
             {"dense_epochs": 3, "prune_rate_epoch": 4},
             0.2,
-            "all of them in the first 3 epochs",
-            f"all of them in the first 3 epochs; then {FALLS}",
+            "all weights are kept in the first 3 epochs",
+            f"all weights are kept in the first 3 epochs; then {FALLS}",
         ),
     ],
 )
@@ -303,7 +303,7 @@ def test_a_larger_penalty_gives_lower_scores_and_a_penalty_of_0_equals_prune_sco
 @pytest.mark.parametrize("trainer", ["prune_score", "lottery", "ss"])
 @pytest.mark.parametrize("conv_type", ["DenseConv", "FixedSubnetConv", "RGConv"])
 def test_trainers_of_scores_refuse_a_network_without_scores(trainer, conv_type):
-    with pytest.raises(ValueError, match=r"trainer: .*no layer has any; conv_type SubnetConv"):
+    with pytest.raises(ValueError, match=r"trainer: .*no layer has scores; use conv_type SubnetConv"):
         make_method(trainer).prepare(network(conv_type))
 
 

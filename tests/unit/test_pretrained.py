@@ -229,7 +229,7 @@ def test_a_head_of_another_size_is_left_out_for_training_and_refused_for_testing
     source, target = small_net(num_classes=9), small_net(seed=1)
     before = {key: value.clone() for key, value in target.state_dict().items()}
     path = write(original(source), tmp_path / "net.pth")
-    shapes = "is [9, 32, 1, 1] there and [3, 32, 1, 1] here"
+    shapes = "has shape [9, 32, 1, 1], not [3, 32, 1, 1]"
     found = f"28 of 30 tensors match; of another shape: linear.6.weight {shapes}, linear.6.scores {shapes}"
     message = refusal(lambda: into(path, options, target), path)
     assert message == f"{path} does not hold all of this network: {found}"

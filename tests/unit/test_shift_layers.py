@@ -177,7 +177,7 @@ def test_one_weight_bit_is_refused_in_one_line(program, config, kind):
 
 
 def test_the_method_refuses_a_network_without_shifts():
-    with pytest.raises(ValueError, match=r"no layer has any; conv_type ShiftQ or ShiftPS gives them"):
+    with pytest.raises(ValueError, match=r"no layer has shifts; use conv_type ShiftQ or ShiftPS"):
         Shift().prepare(network("DenseConv"))
 
 
@@ -245,7 +245,7 @@ def test_a_dense_network_becomes_a_shift_network(config, tmp_path, capsys, kind,
 def test_a_dense_layer_of_another_shape_is_named(config, tmp_path):
     dense = small("DenseConv").state_dict() | {"linear.4.weight": torch.ones(9, 32)}
     stored = read_network(str(write(dense, tmp_path / "dense.pt")))
-    with pytest.raises(UsageError, match=r"of another shape: linear\.4\.shift is \[9, 32, 1, 1\] there and \[3, 32, 1"):
+    with pytest.raises(UsageError, match=r"of another shape: linear\.4\.shift has shape \[9, 32, 1, 1\], not \[3, 32"):
         load_trained.load_weights(stored, small("ShiftPS"), whole=True)
 
 

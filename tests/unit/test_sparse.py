@@ -204,9 +204,9 @@ def test_without_a_density_connections_move_at_the_end_of_every_epoch(capsys):
 
 def test_a_warning_names_a_run_without_moves(capsys):
     assert moves(1, DENSITY) == []
-    assert "no connection will move: updates come every 100 steps, and end after 4\n" in capsys.readouterr().err
+    assert "no rewiring will take place: one is due every 100 steps until step 4\n" in capsys.readouterr().err
     assert moves(1, 0.1, density_schedule="cubic") == []
-    assert "updates come every 100 steps, and end after 4; 50 % stay\n" in capsys.readouterr().err
+    assert "one is due every 100 steps until step 4; the density stays at 50 %\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("grow", ["gradient", "random", "hebbian"])
@@ -493,5 +493,5 @@ def test_restored_strengths_are_on_the_device_of_the_network():
 
 
 def test_a_network_without_sparse_layers_is_refused():
-    with pytest.raises(ValueError, match=r"no layer has a mask; conv_type SparseConv"):
+    with pytest.raises(ValueError, match=r"no layer has a mask; use conv_type SparseConv"):
         make_method("sparse").prepare(nn.Sequential(nn.Linear(2, 2)))

@@ -1,1 +1,1 @@
-"""Training methods: what each adds to the loop."""
+"""Training methods: changes and additions to the training loop."""

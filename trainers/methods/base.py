@@ -1,6 +1,6 @@
-"""Base class of every training method: the hooks by which a method changes training.
+"""Base class of all training methods. A method changes the training loop by its hooks.
 
-The order of the hooks, with the steps of the loop in parentheses:
+The loop calls the hooks in this order (its own steps are in parentheses):
 
     prepare, density_note, parameter_groups
     before_epoch, load_state_dict                              when a run is resumed
@@ -32,15 +32,17 @@ from utils.records.epoch_tables import Table
 
 
 class Method:
-    """Ordinary training. Every hook has a default; a subclass overrides the hooks it needs.
+    """Ordinary training, and base class of all training methods. A subclass overrides the hooks that it needs.
 
-    The constructor takes options by their names. The ones below are common to all methods. A subclass declares its own
-    as required keyword-only arguments, because their defaults stand in `args.py` alone.
+    The arguments of the constructor are options of the command line. The options below are common to all methods. A
+    subclass declares its own options as required keyword-only arguments, because only the command line's options have
+    defaults.
 
-    With several processes, every process calls the hooks at the same time, with its own replica of the model and its
-    own slice of the batch. A hook must make the same change on all replicas. Sum or gather whatever depends on the
-    batch with `runtime.total` or `runtime.gather` first. Draws from torch's generators are equal on all processes.
-    `metrics`, `histograms` and `state_dict` run on the first process alone, so they must not communicate.
+    In distributed training every process calls the hooks at the same time, with its own replica of the model and its
+    own slice of the batch. A hook must change all replicas in the same way. Therefore sum or gather a value that
+    depends on the batch, with `runtime.total` or `runtime.gather`, before it changes the model. Random numbers from
+    torch's generators are equal on all processes. `metrics`, `histograms` and `state_dict` run on the first process
+    only, so they must not communicate.
     """
 
     def __init__(
@@ -57,17 +59,20 @@ class Method:
         self.collects_histograms = histograms
 
     def prepare(self, model: nn.Module) -> None:
-        """Check and initialise `model`, in place. Called once, on the CPU, before the optimizer is made.
+        """Check and initialise `model` in place. Called once, on the CPU, before the optimizer is made.
 
         Raises ValueError if the method cannot train `model`.
         """
 
     def density_note(self) -> str:
-        """Return how the density changes during training, for the log; "" if it does not. Called after `prepare`."""
+        """Return a sentence for the log about how the density changes during training, or "" if it is constant.
+
+        Called after `prepare`.
+        """
         return ""
 
     def parameter_groups(self, model: nn.Module) -> Groups:
-        """Return the optimizer's parameter groups, which include parameters that are frozen for some epochs.
+        """Return the parameter groups of the optimizer, including parameters that are frozen in some epochs.
 
         Called once or twice before the optimizer is made. Raises ValueError if no parameter would train.
         """
@@ -76,62 +81,64 @@ class Method:
     def before_fit(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, steps_per_epoch: int, epochs: int, runtime: Runtime
     ) -> None:
-        """Store what later hooks need of the optimizer, the length of the run and its runtime.
+        """Store the arguments that later hooks need. Called once per process, before the first training step.
 
-        Called once per process, before its first step. In a resumed run the checkpoint is loaded by then.
+        In a resumed run the checkpoint is already loaded.
         """
 
     def resets_best(self, epoch: int) -> bool:
-        """Return True if no epoch before `epoch` (from 0) may count as the best, such as epochs of a denser network.
+        """Return True if the search for the best epoch restarts at `epoch`, counted from 0.
 
-        The answer may depend on `epoch` and on what `prepare` and `before_fit` were given, not on training.
+        Earlier epochs then do not count, for example because the network was denser. The result may depend on `epoch`
+        and on the arguments of `prepare` and `before_fit`, but not on the course of training.
         """
         return False
 
     def before_epoch(self, model: nn.Module, epoch: int) -> None:
-        """Bring `model` into the state of `epoch` (from 0): densities, frozen parameters.
+        """Set the densities and the frozen parameters of `model` for `epoch` (from 0).
 
-        The state may depend on `epoch` alone, not on earlier calls: a resumed run calls this within an epoch, and
+        The result must depend on `epoch` only, not on earlier calls. A resumed run calls this hook within an epoch, and
         --evaluate calls it for the epoch of the checkpoint.
         """
 
     def before_step(self, model: nn.Module, step: int) -> None:
-        """Prepare the forward pass of batch `step` (from 0 in every epoch)."""
+        """Prepare the model for the forward pass on batch `step`, counted from 0 in every epoch."""
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss of a batch: a scalar, the mean over the batch. Called in training and in evaluation.
+        """Return the mean loss of a batch, as a scalar. Called in training and in evaluation.
 
-        `logits` is (B, classes) in float32, or (3 B, classes) for three augmented views; `labels` is (B,) in int64.
-        Gradients are disabled in evaluation.
+        `logits` is (B, classes) in float32, or (3 B, classes) for three augmented views of each image. `labels` is (B,)
+        in int64. Gradients are disabled in evaluation.
         """
         return cross_entropy(logits, labels, self.label_smoothing)
 
     def after_step(self, model: nn.Module, step: int) -> None:
-        """Change weights, masks or optimizer state after the optimizer's step on batch `step` (from 0)."""
+        """Change weights, masks or optimizer state after the optimizer's step on batch `step` (from 0 per epoch)."""
 
     def after_epoch(self, model: nn.Module, epoch: int) -> None:
-        """Change `model` after the last step of `epoch` (from 0), before the held-out split is evaluated."""
+        """Change `model` after the last step of `epoch` (from 0), before the evaluation on the held-out split."""
 
     def before_evaluation(self, model: nn.Module) -> None:
-        """Undo on `model`, which is in evaluation mode, what `before_step` sets for training alone.
+        """Undo the changes of `before_step` that are for training only. `model` is in evaluation mode.
 
-        Called before every evaluation: of the held-out split, of the test set and in a weight sweep.
+        Called before every evaluation: on the held-out split, on the test set and in a weight sweep.
         """
 
     def tables(
         self, model: nn.Module, held_out: Batches, runtime: Runtime, epoch: int, epochs: int
     ) -> dict[str, Table]:
-        """Return tables to record after `epoch` (from 1) of `epochs`, by file name. Must not change `model`.
+        """Return the tables to record after `epoch` (from 1) of `epochs`: file name -> table.
 
-        `model` is in evaluation mode. Every process calls this hook, so that it may evaluate `model` on `held_out`.
+        The hook must not change `model`, which is in evaluation mode. Every process calls this hook, so that it may
+        evaluate `model` on the `held_out` split.
         """
         return {}
 
     def metrics(self, model: nn.Module) -> dict[str, dict[str, float]]:
-        """Return metrics to log after an epoch besides loss and accuracy: split -> name -> value.
+        """Return the metrics to log after an epoch, besides loss and accuracy: split -> name -> value.
 
-        By default the density of every constrained layer and of the network. Must not change `model`, which is in
-        evaluation mode.
+        By default these are the density of every constrained layer and of the network. The hook must not change
+        `model`, which is in evaluation mode.
         """
         counts = layer_counts(model)
         layers = {f"density_{c.name}": c.kept / c.total for c in counts if c.constraint != "dense"}
@@ -139,18 +146,22 @@ class Method:
         return {"weights": layers, "train": {"kept": kept}} if layers else {}
 
     def histograms(self) -> list[tuple[str, Tensor]]:
-        """Return (name, values) collected since the last call, for TensorBoard.
+        """Return the values to show as histograms in TensorBoard, collected since the last call: (name, values) pairs.
 
-        A method collects them only if `self.collects_histograms`, which --histograms sets.
+        A method collects values only if `self.collects_histograms` is True, which the option --histograms sets.
         """
         return []
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` needs to resume to the bit: tensors and plain types, by name.
+        """Return the method's own state for the checkpoint: name -> tensor or plain value.
 
-        Called for every checkpoint, also within an epoch. Weights and optimizer state are stored without it.
+        With this state a resumed run must be bit-exact. Called for every checkpoint, also within an epoch. The training
+        loop stores the weights and the optimizer state itself.
         """
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned, on every process. Called after `prepare` and before `before_fit`."""
+        """Restore the `state` that `state_dict` returned.
+
+        Called on every process, after `prepare` and before `before_fit`.
+        """

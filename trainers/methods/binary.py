@@ -1,5 +1,7 @@
-"""Trainer `binary`: weight-invariant, self-pruning networks of zeros and ones ("Learning Digital Circuits",
-Agrawal & Karlupia 2019, arXiv 1909.00052)."""
+"""Trainer `binary`: self-pruning networks with weights of 0 and 1, whose accuracy does not depend on the value of 1.
+
+Agrawal & Karlupia, "Learning Digital Circuits", 2019, arXiv 1909.00052.
+"""
 
 from typing import Any
 
@@ -7,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from data.device_batches import Batches
+from models.constraints import constrained_layers
+from models.constraints.binary import BinaryWeight
 from models.layers import use_batch_statistics
 from trainers.methods.base import Method
 from trainers.methods.network_stats import OutputSampler, parameter_statistics
-from trainers.methods.weight_sweep import binary_layers, weight_sweep
+from trainers.methods.weight_sweep import weight_sweep
 from utils.distributed.runtime import Runtime
 from utils.records.epoch_tables import Table
 from utils.steps import stepped
@@ -19,12 +23,12 @@ SAMPLING_INTERVAL = 100  # batches between two samples of the activations
 
 
 class Binary(Method):
-    """Train real weights in [0, 1], which BinaryConv rounds to 0 and 1. Every step clamps them to [0, 1].
+    """Train binary networks. Their constraint, BinaryConv, rounds real weights in [0, 1] to 0 and 1.
 
-    With probability `epsilon` the ones of a step have the value 1 + U(0, `random_mag`), so that the network learns not
-    to depend on that value. Batch norms evaluate with the statistics of the batch, because the running statistics fit
-    one value of the ones alone. Every `sweep_every` epochs and after the last one the network is evaluated with its
-    ones at each value of `sweep_on`.
+    Every step clamps the real weights to [0, 1]. With probability `epsilon` the ones of a step have the value 1 + U(0,
+    `random_mag`), so that the network learns not to depend on this value. Batch norms use the statistics of the batch
+    in evaluation too, because running statistics fit only one value of the ones. Every `sweep_every` epochs, and after
+    the last epoch, the network is evaluated with its ones set to each value of `sweep_on`.
     """
 
     def __init__(self, *, epsilon: float, random_mag: float, sweep_on: str, sweep_every: int, **common: Any) -> None:
@@ -32,13 +36,13 @@ class Binary(Method):
         self._epsilon, self._random_mag = epsilon, random_mag
         self._sweep_values, self._sweep_every = stepped(sweep_on), sweep_every
         self._sampler = OutputSampler()
-        self._restored_samples: list[tuple[str, Tensor]] = []  # of the epoch in which the run resumes
+        self._restored_samples: list[tuple[str, Tensor]] = []  # from the checkpoint, of the epoch that is resumed
         self._layers: list[Any] = []
 
     def prepare(self, model: nn.Module) -> None:
-        self._layers = list(binary_layers(model).values())
+        self._layers = list(constrained_layers(model, BinaryWeight).values())
         if not self._layers:
-            raise ValueError("trainer: binary trains weights of zeros and ones; conv_type BinaryConv gives them")
+            raise ValueError("trainer: it trains binary weights, but no layer has them; use conv_type BinaryConv")
         use_batch_statistics(model)
         with torch.no_grad():
             for layer in self._layers:
@@ -69,7 +73,7 @@ class Binary(Method):
     def tables(
         self, model: nn.Module, held_out: Batches, runtime: Runtime, epoch: int, epochs: int
     ) -> dict[str, Table]:
-        """Return `weight_sweep`, where it is due, and after the last epoch `statistics` of the parameters."""
+        """Return the table `weight_sweep` in the epochs that have a sweep, and `statistics` after the last epoch."""
         tables = {}
         if self._sweep_values and (epoch % self._sweep_every == 0 or epoch == epochs):
             rows = weight_sweep(model, held_out, self, runtime, self._sweep_values)

@@ -1,4 +1,4 @@
-"""Strengths of the connections of a network, summed over the batches that trainer `sparse` counts."""
+"""Strengths of the connections of a network, summed over training batches for trainer `sparse`."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -12,11 +12,11 @@ from utils.distributed.runtime import Runtime
 
 
 class ConnectionStrengths:
-    """Sum the strength of every connection over chosen forward passes of all processes.
+    """Strength of every connection of the layers, summed over selected forward passes on all processes.
 
-    `sums` maps the name of a layer to the sum since the last `sums.clear()`, in the shape of its weight. The strength
-    is `correlation` if `correlated`, else `coactivation`. In Numenta's notebook each batch replaces the strengths of
-    the one before instead.
+    `sums` maps the name of a layer to the sum since the last `sums.clear()`, in the shape of the layer's weight. The
+    strength is `correlation` if `correlated` is True, else `coactivation`. In Numenta's notebook the strengths of a
+    batch replace the strengths of the batch before. Here they are added.
     """
 
     def __init__(self, layers: Mapping[str, Any], *, correlated: bool) -> None:
@@ -25,23 +25,26 @@ class ConnectionStrengths:
         self._hooks: list[RemovableHandle] = []
 
     def attach(self, runtime: Runtime) -> None:
-        """Add the strengths of every forward pass until `detach`."""
+        """Add the strengths of every forward pass to `sums` until `detach` is called."""
         add = partial(self._add, runtime)
         self._hooks = [layer.register_forward_hook(partial(add, name)) for name, layer in self._layers.items()]
 
     def detach(self) -> None:
-        """Stop adding."""
+        """Stop adding the strengths of forward passes."""
         while self._hooks:
             self._hooks.pop().remove()
 
     def restore(self, sums: Mapping[str, Tensor]) -> None:
-        """Set `sums`, on the device of the layers. Raises KeyError or RuntimeError if they belong to other layers."""
+        """Set `sums` from a checkpoint, on the device of the layers.
+
+        Raises KeyError or RuntimeError if `sums` belong to other layers.
+        """
         for name, strengths in sums.items():
             weight = self._layers[name].weight
             self.sums[name] = strengths.to(weight.device).view_as(weight)
 
     def _add(self, runtime: Runtime, name: str, layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if self._correlated:  # not a sum over images: the correlation of a batch needs the whole batch
+        if self._correlated:  # a correlation is no sum over images, so it needs the whole batch
             strengths = correlation(layer, runtime.gather(inputs[0].detach()), runtime.gather(output.detach()))
         else:
             strengths = runtime.total(coactivation(layer, inputs[0], output))

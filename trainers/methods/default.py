@@ -1,4 +1,4 @@
-"""Trainer `default`: ordinary training, no hook overridden."""
+"""Trainer `default`: ordinary training. It overrides no hook."""
 
 from trainers.methods.base import Method
 

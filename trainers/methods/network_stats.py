@@ -1,6 +1,7 @@
-"""Statistics of a network for trainer `binary`: samples of layer outputs, a table of parameters."""
+"""Statistics of a network for trainer `binary`: samples of layer outputs, and a table of the parameters."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from models.registry import ACTIVATIONS
 from utils.records.epoch_tables import TableRow
 from utils.torch_compat import AnyBatchNorm
 
-SAMPLE_SIZE = 65_536  # values per output at most, 256 KiB in float32
+SAMPLE_SIZE = 65_536  # largest number of values per output, 256 KiB in float32
 SAMPLED_MODULES: tuple[type[nn.Module], ...] = (
     AnyBatchNorm,
     HardInvert,
@@ -22,9 +23,10 @@ SAMPLED_MODULES: tuple[type[nn.Module], ...] = (
 
 
 class OutputSampler:
-    """Sample the outputs of every activation and normalisation during chosen forward passes.
+    """Samples of the outputs of every activation and normalisation layer during selected forward passes.
 
-    `samples` holds (name, values) in the order of the forward passes; it begins with the `samples` given.
+    `samples` holds (name, values) pairs in the order of the forward passes. The `samples` passed to the constructor
+    come first.
     """
 
     def __init__(self, samples: Iterable[tuple[str, Tensor]] = ()) -> None:
@@ -32,30 +34,31 @@ class OutputSampler:
         self._hooks: list[RemovableHandle] = []
 
     def attach(self, model: nn.Module, step: int) -> None:
-        """Sample every forward pass until `detach`, under the number of the batch within its epoch, `step`."""
+        """Sample every forward pass of `model` until `detach` is called.
+
+        `step` is the number of the batch within the epoch, and becomes part of the samples' names.
+        """
         for name, module in model.named_modules():
             if isinstance(module, SAMPLED_MODULES):
-                self._hooks.append(module.register_forward_hook(self._sampling_hook(f"{name}.output/batch_{step}")))
+                sample = partial(self._sample, f"{name}.output/batch_{step}")
+                self._hooks.append(module.register_forward_hook(sample))
 
     def detach(self) -> None:
-        """Stop sampling."""
+        """Stop sampling forward passes."""
         while self._hooks:
             self._hooks.pop().remove()
 
-    def _sampling_hook(self, name: str) -> Callable[[nn.Module, object, Tensor], None]:
-        def sample(_module: nn.Module, _input: object, output: Tensor) -> None:
-            values = output.detach().flatten()
-            every = -(-len(values) // SAMPLE_SIZE)  # rounded up
-            self.samples.append((name, values[::every].clone()))
-
-        return sample
+    def _sample(self, name: str, _module: nn.Module, _input: object, output: Tensor) -> None:
+        values = output.detach().flatten()
+        every = -(-len(values) // SAMPLE_SIZE)  # rounded up
+        self.samples.append((name, values[::every].clone()))
 
 
 @torch.no_grad()
 def parameter_statistics(model: nn.Module) -> list[TableRow]:
-    """Return one row per parameter tensor: size, mean, standard deviation, number and share of values ≥ ½.
+    """Return a table row per parameter tensor: size, mean, standard deviation, number and share of values ≥ ½.
 
-    The column `v` holds the clamped parameter of a soft inverter and is empty in other rows.
+    The column `v` holds the clamped parameter of a soft inverter, and is empty for other parameters.
     """
     rows: list[TableRow] = []
     for name, parameter in model.named_parameters():

@@ -12,35 +12,35 @@ from trainers.optimizers import Groups
 
 
 class PruneScore(Method):
-    """Train the scores of multi-prize tickets (Diffenderfer & Kailkhura, ICLR 2021). The constraints prune by them.
+    """Train a score per weight, by which the constraints prune (multi-prize tickets).
 
-    The density of GlobalSubnetConv layers, which share one selection, falls from 0.5 to its final value over the first
-    `prune_rate_epoch` epochs. Other densities are constant.
+    The density of GlobalSubnetConv layers falls from 0.5 to its final value over the first `prune_rate_epoch` epochs.
+    The density of other layers is constant. Source: Diffenderfer & Kailkhura, ICLR 2021.
     """
 
     def __init__(self, *, prune_rate_epoch: int, **common: Any) -> None:
         super().__init__(**common)
         self._schedule_epochs = prune_rate_epoch
         self._scored_constraints: list[Any] = []
-        self._final_densities: list[tuple[Any, float]] = []  # (selection, density)
+        self._final_densities: list[tuple[Any, float]] = []  # (GlobalSelection, its final density)
 
     def prepare(self, model: nn.Module) -> None:
         constraints = [layer.constraint for layer in constrained_layers(model).values()]
         self._scored_constraints = [c for c in constraints if "scores" in dict(c.named_parameters())]
         if not self._scored_constraints:
-            raise ValueError("trainer: it trains scores, and no layer has any; conv_type SubnetConv gives them")
+            raise ValueError("trainer: it trains scores, but no layer has scores; use conv_type SubnetConv")
         selections = {id(c.selection): c.selection for c in constraints if hasattr(c, "selection")}
         self._final_densities = [(selection, selection.density) for selection in selections.values()]
 
     @property
     def _falling_epochs(self) -> int:
-        """Number of epochs in which the density is above its final value; 0 if no density falls."""
+        """Number of epochs in which the density is above its final value, or 0 if no density falls."""
         falls = any(final < schedules.DENSITY_START for _, final in self._final_densities)
         return self._schedule_epochs if falls else 0
 
     def density_note(self) -> str:
         epochs = self._falling_epochs
-        return f"the density of GlobalSubnetConv falls to that from 50 % in {epochs} epochs" if epochs else ""
+        return f"the density of GlobalSubnetConv falls from 50 % to this value in {epochs} epochs" if epochs else ""
 
     def resets_best(self, epoch: int) -> bool:
         return 0 < epoch == self._falling_epochs
@@ -53,9 +53,9 @@ class PruneScore(Method):
 class Lottery(PruneScore):
     """Find a ticket in a trained network: train the dense network first, then freeze its weights and train scores.
 
-    For `dense_epochs` the weights and biases of every layer train, also those that freeze_weights freezes. The density
-    schedule begins after that. BIPROP's trainer `lottery` keeps no weight in its first phase, and its optimizer does
-    not have the weights.
+    In the first `dense_epochs` epochs the weights and biases of every layer train, also if freeze_weights freezes them.
+    The density schedule begins after these epochs. BIPROP's own `lottery` has two bugs: its first phase keeps no
+    weight, and its optimizer does not get the weights.
     """
 
     def __init__(self, *, dense_epochs: int, **options: Any) -> None:
@@ -66,11 +66,11 @@ class Lottery(PruneScore):
         return 0 < epoch == self._dense_epochs + self._falling_epochs
 
     def density_note(self) -> str:
-        dense, falling = f"all of them in the first {self._dense_epochs} epochs", super().density_note()
+        dense, falling = f"all weights are kept in the first {self._dense_epochs} epochs", super().density_note()
         return f"{dense}; then {falling}" if falling else dense
 
     def parameter_groups(self, model: nn.Module) -> Groups:
-        # The optimizer owns weights and scores from the start. It skips the frozen ones, which have no gradient.
+        # The optimizer gets weights and scores from the start. It skips frozen parameters, which have no gradient.
         self._set_trainable(model, weights=True, scores=True)
         return super().parameter_groups(model)
 
@@ -89,9 +89,10 @@ class Lottery(PruneScore):
 
 
 class SparseScores(PruneScore):
-    """Train scores on cross-entropy + `score_l1` · Σ sigmoid(scores). In evaluation the loss is cross-entropy alone.
+    """Train sparse scores: the loss is cross-entropy + `score_l1` · Σ sigmoid(scores).
 
-    BIPROP's trainer `ss` adds the same penalty, but never differentiates the cross-entropy.
+    In evaluation the loss is the cross-entropy only. BIPROP's trainer `ss` has the same penalty, but by a bug it never
+    differentiates the cross-entropy.
     """
 
     def __init__(self, *, score_l1: float, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""Trainer `shift`: DeepShift. The constraints compute the shifts; the method only records their distribution."""
+"""Trainer `shift` for DeepShift networks. It records the distribution of the shifts, which the constraints compute."""
 
 from typing import Any
 
@@ -16,18 +16,19 @@ TABLES_PER_RUN = 10
 
 
 class Shift(Method):
-    """Train DeepShift-Q and DeepShift-PS networks, whose weights are powers of two (Elhoushi et al., CVPR-W 2021)."""
+    """Train DeepShift networks, whose weights are zero or signed powers of two (Elhoushi et al., CVPR-W 2021)."""
 
     def prepare(self, model: nn.Module) -> None:
         if not shift_layers(model):
-            raise ValueError("trainer: it trains shifts, and no layer has any; conv_type ShiftQ or ShiftPS gives them")
+            raise ValueError("trainer: it trains shifts, but no layer has shifts; use conv_type ShiftQ or ShiftPS")
 
     def tables(
         self, model: nn.Module, held_out: Batches, runtime: Runtime, epoch: int, epochs: int
     ) -> dict[str, Table]:
-        """Return the table `shifts`: the share of all shift weights that are ±2^exponent, per exponent.
+        """Return the table `shifts`: for each exponent, the share of all shift weights that are ±2^exponent.
 
-        The shares add up to 1 − the share of zeros. About `TABLES_PER_RUN` epochs have a table, and the last one has.
+        The shares and the share of zeros add up to 1. About `TABLES_PER_RUN` epochs have a table, and always the last
+        epoch.
         """
         if epoch % max(1, epochs // TABLES_PER_RUN) and epoch != epochs:
             return {}
@@ -38,16 +39,16 @@ class Shift(Method):
 
 
 def shift_layers(model: nn.Module) -> dict[str, Any]:
-    """Return every layer with shift weights, by name."""
-    return {n: m for n, m in constrained_layers(model).items() if isinstance(m.constraint, ShiftWeight)}
+    """Return every layer of `model` with the constraint ShiftQ or ShiftPS, by name."""
+    return constrained_layers(model, ShiftWeight)
 
 
 @torch.no_grad()
 def exponent_counts(model: nn.Module) -> dict[int, int]:
-    """Return the number of effective weights that are ±2^p, by exponent p; `model` is in evaluation mode.
+    """Return the number of effective weights that are ±2^p for each exponent p. `model` is in evaluation mode.
 
-    The exponents run from the lowest that the constraints allow up to 0, further if weights lie outside, which happens
-    under shift_update crude because it clamps nothing.
+    The exponents range from the lowest exponent of the constraints to 0. The range is wider if weights are outside,
+    because shift_update=crude does not clamp weights.
     """
     layers = shift_layers(model).values()
     weights = torch.cat([layer.constraint(layer.weight).flatten() for layer in layers]).cpu()

@@ -18,10 +18,11 @@ from utils.distributed.runtime import ALONE, Runtime
 
 
 class Sparse(Method):
-    """Drop and grow connections of SparseConv layers every `progress_interval` steps, by the rules in the options.
+    """Train a sparse network, and rewire its SparseConv layers every `progress_interval` steps.
 
-    Strengths are summed over every `update_interval`-th training step since the last rewiring, the first step included.
-    A batch after which connections move is trained on like any other, and RigL grows by its dense gradient.
+    A rewiring drops connections and grows others by the rules in the options. The strengths of connections are summed
+    over every `update_interval`-th training step since the last rewiring, beginning with the first step. The batch
+    before a rewiring is trained on like any other. Growing by gradient (RigL) uses the dense gradient of this batch.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -31,17 +32,17 @@ class Sparse(Method):
         self._layers: dict[str, Any] = {}
         self._strengths = ConnectionStrengths(self._layers, correlated=self._rules.drop == "correlation")
         self._optimizer: torch.optim.Optimizer | None = None
-        self._epoch, self._steps_per_epoch, self._interval, self._end = 0, 1, 1, 0  # rewire every interval until end
+        self._epoch, self._steps_per_epoch = 0, 1
+        self._interval, self._end = 1, 0  # steps between two rewirings, and steps after which none takes place
 
     def prepare(self, model: nn.Module) -> None:
-        layers = constrained_layers(model).items()
-        self._layers.update({name: layer for name, layer in layers if isinstance(layer.constraint, SparseWeight)})
+        self._layers.update(constrained_layers(model, SparseWeight))
         if not self._layers:
-            raise ValueError("trainer: it moves connections, and no layer has a mask; conv_type SparseConv gives one")
+            raise ValueError("trainer: it rewires connections, but no layer has a mask; use conv_type SparseConv")
         for layer, count in zip(self._layers.values(), self._connection_counts(0), strict=True):
             layer.constraint.draw_mask(count)
             with torch.no_grad():
-                # keeps the variance of a unit's input; without it LeNet5 and Conv4 at 5 % stayed at chance
+                # Keeps the variance of a unit's input. Without it LeNet5 and Conv4 at 5 % density stayed at chance.
                 layer.weight.mul_((layer.weight.numel() / count) ** 0.5)
 
     def density_note(self) -> str:
@@ -56,20 +57,20 @@ class Sparse(Method):
         self._interval = rules.progress_interval or (steps_per_epoch if rules.by_filter else 100)
         self._end = int((rules.progress_until or (1.0 if rules.by_filter else 0.75)) * steps_per_epoch * epochs)
         if self._interval > self._end:
-            stays = f"; {100 * schedules.DENSITY_START:g} % stay" if rules.density_schedule == "cubic" else ""
-            when = f"every {self._interval} steps, and end after {self._end}"
-            warn(f"no connection will move: updates come {when}{stays}")
+            density = f"; the density stays at {100 * schedules.DENSITY_START:g} %"
+            stays = density if rules.density_schedule == "cubic" else ""
+            warn(f"no rewiring will take place: one is due every {self._interval} steps until step {self._end}{stays}")
         with torch.no_grad():
             for layer in self._layers.values():
                 layer.weight.mul_(layer.constraint.mask)
 
     @property
     def _last(self) -> int:
-        """The number of steps after which connections move for the last time."""
+        """Number of training steps before the last rewiring."""
         return self._end // self._interval * self._interval
 
     def resets_best(self, epoch: int) -> bool:
-        """Return True for the epoch in which the final density is reached."""
+        """Return True if the density reaches its final value in `epoch`."""
         reached = self._interval if self._rules.by_filter else self._last
         return self._rules.reduces_density and self._last > 0 and 0 < epoch == -(-reached // self._steps_per_epoch) - 1
 
@@ -97,14 +98,14 @@ class Sparse(Method):
             self._strengths.sums.clear()
 
     def _connection_counts(self, done: int) -> list[int]:
-        """Return the number of connections of every layer after `done` steps."""
+        """Return the number of connections that each layer must have after `done` training steps."""
         start, final = schedules.DENSITY_START, self._rules.prune_rate or 1.0
         now = schedules.density(done, final, self._last) if done else max(start, final)
         left = (now - final) / (start - final) if final < start else 0.0
         return self._rules.target_counts([layer.weight.shape for layer in self._layers.values()], start, left)
 
     def _rewire(self, layer: Any, rewiring: Rewiring) -> None:
-        """Apply `rewiring` to weight and mask, and zero the optimizer's state of every connection that is not kept."""
+        """Apply `rewiring` to `layer`. With sparse_hold, zero the optimizer state of connections that are not kept."""
         hold = self._rules.sparse_hold
         layer.constraint.rewire(layer.weight, rewiring, hold=hold)
         for value in self._optimizer.state[layer.weight].values() if self._optimizer and hold else ():

@@ -1,11 +1,12 @@
-"""Weight sweep of a binary network: loss and accuracy for several values `on` of its ones, without training.
+"""Weight sweep of a binary network: its loss and accuracy for several values of its ones, without training.
 
-Weights and biases of a binary layer are 0 or `on`, so its output is `on` times its output for ones of 1.
+Weights and biases of a binary layer are 0 or `on`. The output of the layer is therefore `on` times its output with ones
+of value 1.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,24 +17,26 @@ from models.constraints.binary import BinaryWeight
 from models.constraints.forward_order import layers_in_forward_order
 from trainers.methods.base import Method
 from trainers.metrics import add_batch, metrics_of
+from utils.distributed.runtime import Runtime
 from utils.records.epoch_tables import TableRow
 
-if TYPE_CHECKING:
-    from utils.distributed.runtime import Runtime
 
-
+@dataclass
 class Sweep:
-    """The value of all ones in a weight sweep, and the output that does not depend on it."""
+    """State of a weight sweep, shared by all binary layers.
 
-    def __init__(self) -> None:
-        self.on = 1.0
-        self.first_output: Tensor | None = None  # of the first binary layer, for ones of 1 and the current batch
+    `on` is the current value of the ones. `first_output` is the output of the first binary layer for the current batch
+    with ones of value 1.
+    """
+
+    on: float = 1.0
+    first_output: Tensor | None = None
 
 
 class ScaledLayer(nn.Module):
-    """A binary layer whose output is multiplied by `sweep.on`.
+    """Wrapper of a binary layer that multiplies the layer's output by `sweep.on`.
 
-    The input of the first binary layer does not depend on `on`: that layer is computed once per batch.
+    The input of the first binary layer does not depend on `sweep.on`, so this layer is computed only once per batch.
     """
 
     def __init__(self, layer: nn.Module, sweep: Sweep, *, is_first: bool) -> None:
@@ -41,20 +44,19 @@ class ScaledLayer(nn.Module):
         self.layer, self.sweep, self.is_first = layer, sweep, is_first
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return the layer's output times `sweep.on`."""
-        output: Tensor | None = self.sweep.first_output if self.is_first else None
-        if output is None:
-            output = self.layer(input)
-        if self.is_first:
-            self.sweep.first_output = output
-        return output * self.sweep.on
+        """Return the output of the wrapped layer times `sweep.on`."""
+        if not self.is_first:
+            return torch.mul(self.layer(input), self.sweep.on)
+        if self.sweep.first_output is None:
+            self.sweep.first_output = self.layer(input)
+        return self.sweep.first_output * self.sweep.on
 
 
 @contextmanager
 def scaled(model: nn.Module) -> Iterator[Sweep]:
-    """Replace each binary layer of `model` by a `ScaledLayer` within the context, and yield their `Sweep`."""
-    sweep, layers = Sweep(), binary_layers(model)
-    first = _first(model, layers)
+    """Wrap each binary layer of `model` in a `ScaledLayer` while the context is open, and yield their `Sweep`."""
+    sweep, layers = Sweep(), constrained_layers(model, BinaryWeight)
+    first = _first_layer(model, layers)
     for name, layer in layers.items():
         model.set_submodule(name, ScaledLayer(layer, sweep, is_first=name == first))
     try:
@@ -64,27 +66,22 @@ def scaled(model: nn.Module) -> Iterator[Sweep]:
             model.set_submodule(name, layer)
 
 
-def _first(model: nn.Module, layers: Mapping[str, nn.Module]) -> str | None:
-    """Return the binary layer that is used first, or None if the layers have no known order."""
+def _first_layer(model: nn.Module, layers: Mapping[str, nn.Module]) -> str | None:
+    """Return the name of the first of `layers` in the forward pass, or None if their order is unknown."""
     try:
         return next((name for name in layers_in_forward_order(model) if name in layers), None)
     except ValueError:
         return None
 
 
-def binary_layers(model: nn.Module) -> dict[str, Any]:
-    """Return name -> layer for every layer with the constraint BinaryConv."""
-    layers = constrained_layers(model).items()
-    return {name: layer for name, layer in layers if isinstance(layer.constraint, BinaryWeight)}
-
-
 @torch.no_grad()
 def weight_sweep(
-    model: nn.Module, batches: Batches, method: Method, runtime: "Runtime", values: Sequence[float]
+    model: nn.Module, batches: Batches, method: Method, runtime: Runtime, values: Sequence[float]
 ) -> list[TableRow]:
-    """Return one row per value of `on`: accuracy (%) and mean loss over all images of `batches`.
+    """Evaluate a binary network with its ones set to each of `values`, and return one table row per value.
 
-    The batches are read once. `model` is left in evaluation mode.
+    A row has the value, the accuracy (%) and the mean loss over all images of `batches`. The batches are read once.
+    `model` remains in evaluation mode.
     """
     model.eval()
     method.before_evaluation(model)
