@@ -64,15 +64,10 @@ def parser() -> Parser:
     other.add_argument("--startup", action="store_true", help="measure the start of the program instead")
     other.add_argument("--binary", action="store_true", help="measure the network of zeros and ones instead")
     other.add_argument("--strengths", action="store_true", help="measure the counting of connection strengths instead")
-    other.add_argument(
-        "--parallel", action="store_true", help=f"measure several processes against one on {parallel.NET} instead"
-    )
-    top.add_argument(
-        "--processes",
-        type=count(256),
-        default=2,
-        help="of --parallel, with one thread each unless --threads; default: 2",
-    )
+    several = f"measure several processes against one on {parallel.NET} instead"
+    other.add_argument("--parallel", action="store_true", help=several)
+    processes = "number of processes for --parallel, with one thread each unless --threads; default: 2"
+    top.add_argument("--processes", type=count(256), default=2, help=processes)
     top.add_out("runs/bench.json")
     return top
 

@@ -54,10 +54,9 @@ def speed() -> str:
             f"| {ms['ours/fp32/train']:.0f} | {r['train/bf16']:.1f} × | {r['train/fp32']:.1f} × "
             f"| {r['eval/bf16']:.1f} × | {r['train/bf16/over_dense']:.2f} × |"
         )
-    startup = next((record["startup"]["over_import_torch"] for record in records if "startup" in record), None)
-    if startup:
-        lines += ["", f"`main.py` has its first batch after {startup['main.py to first batch']:.2f} × the time that "]
-        lines[-1] += "`import torch` takes by itself."
+    for ratio in (r["startup"]["over_import_torch"]["main.py to first batch"] for r in records if "startup" in r):
+        text = f"`main.py` has its first batch after {ratio:.2f} × the time that `import torch` takes by itself."
+        lines += ["", text]
     return "\n".join(lines)
 
 
@@ -112,15 +111,10 @@ def published() -> str:
         recipe = (config, re.sub(r"--(\S+) ", r"\1=", target["overrides"]), str(epochs_of(config)))
         complete = [row for row in records() if (row["Base Config"], overrides(row), row["Epochs"]) == recipe]
         if ours := [float(row[target["metric"]]) for row in complete]:
-            cells = (
-                source,
-                target["row"],
-                f"`{config}`",
-                target["published"],
-                mean_and_deviation(ours),
-                str(len(ours)),
+            lines.append(
+                f"| {source} | {target['row']} | `{config}` | {target['published']} | {mean_and_deviation(ours)} "
+                f"| {len(ours)} |"
             )
-            lines.append(f"| {' | '.join(cells)} |")
         else:
             missing.append(f"- {source}, {target['row']}: {target['published']}, `{config}`")
     return "\n".join([*lines, "", "Not run in full yet, published accuracy (%) and config:", "", *missing])

@@ -41,9 +41,9 @@ def options_of(run: Path) -> dict[str, object]:
     """
     if not (run / "config.yaml").exists() or not (run / "metrics.csv").exists():
         raise UsageError(f"{run} is no run directory with an epoch done: it has no config.yaml and metrics.csv")
-    values = from_flat(load_yaml(run / "config.yaml")).flat()
     names = {name for name, option in FIELDS.items() if option.metadata["maths"] and name != "seed"} | {"epochs"}
-    return {name: value for name, value in values.items() if name in names}
+    options = from_flat(load_yaml(run / "config.yaml")).flat()
+    return {name: value for name, value in options.items() if name in names}
 
 
 def labels(runs: Mapping[Path, Mapping[str, object]]) -> list[str]:

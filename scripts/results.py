@@ -56,15 +56,10 @@ def rows_below(directory: Path) -> list[ResultRow]:
             rows.setdefault(row["Run ID"], row | {"Run Directory": str(path.parent)})
         if damaged:
             warn(f"{path}: damaged lines: {damaged}; their rows are lost")
-    without_row = [run.path for run in map(Run, _run_directories(directory)) if _lacks_row(run)]
-    if without_row:
-        count = len(without_row)
-        warn(f"finished runs without {Run.RESULT}, made by an earlier version: {count}, such as {min(without_row)}")
+    runs = [Run(path.parent) for path in directory.rglob(Run(directory).status_file.name)]
+    if lacking := [run.path for run in runs if _lacks_row(run)]:
+        warn(f"finished runs without {Run.RESULT}, made by an earlier version: {len(lacking)}, such as {min(lacking)}")
     return sorted(rows.values(), key=finish_time)
-
-
-def _run_directories(directory: Path) -> list[Path]:
-    return [path.parent for path in directory.rglob(Run(directory).status_file.name)]
 
 
 def _lacks_row(run: Run) -> bool:
@@ -99,7 +94,6 @@ def main(argv: Sequence[str]) -> None:
     top.add_argument("program", choices=["rebuild"])
     top.add_argument("directory", metavar="DIR", type=old_path, help="such as runs")
     top.add_argument("--results", metavar="FILE", type=new_path, help="default: DIR/results.csv")
-
     given = top.parse_args(argv)
     say(rebuild(given.directory, given.results or given.directory / "results.csv"))
 

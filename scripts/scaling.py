@@ -244,11 +244,10 @@ def _line(found: dict[str, Any], contender: str, sent: str) -> str:
     seconds, efficiencies = found["summary"], found["efficiency"]
 
     def cells(way: str) -> str:
-        kinds = [f"{contender}/{way}: {why}" for why in ("unshrunk", "machine")]
-        kinds += [f"{contender}/{way}{sent}: together"]
+        name = f"{contender}/{way}{sent}"
+        kinds = (f"{contender}/{way}: unshrunk", f"{contender}/{way}: machine", f"{name}: together")
         factors = [f"{efficiencies[kind]['median']:.2f}" for kind in kinds if kind in efficiencies]
         parts = " · ".join(factors) if len(factors) > 1 else ""
-        name = f"{contender}/{way}{sent}"
         return f"{_ms(seconds[name])} | {_ratio(efficiencies[name])} | {parts}"
 
     alone = _ms(seconds[f"{contender}/alone"])

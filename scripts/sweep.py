@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from args import FIELDS, parse
-from scripts.parts.sweep_cells import OTHER_RUNS, Cell, damaged, finished, lost, table
+from scripts.parts.sweep_cells import OTHER_RUNS, Cell, file_warnings, finished, table
 from scripts.parts.sweep_children import Stop, run
 from utils.config.fields import flags, help_lines, opt
 from utils.config.reader import TYPED, Reader
@@ -111,14 +111,6 @@ def main_argv(chosen: dict[str, list[str]]) -> list[str]:
     return [*itertools.chain(*chosen.values()), "--resume", "auto"]
 
 
-def cells(argv: Sequence[str]) -> list[list[str]]:
-    """Return the command lines for main.py of all cells, unchecked and without reading a file.
-
-    The first axis varies slowest. `--only I` runs element I.
-    """
-    return [main_argv(chosen) for chosen in combinations(argv)]
-
-
 def checked(argv: Sequence[str]) -> tuple[SweepOptions, list[Cell]]:
     """Return the sweep's own options and its cells. Raises UsageError with every problem of every cell."""
     own, axes = split(argv)
@@ -183,7 +175,7 @@ def sweep(options: SweepOptions, grid: Sequence[Cell]) -> int:
         for cell in grid:
             say(shell_command(cell.argv))
         return 0
-    for line in [*damaged(grid), *lost(grid)]:
+    for line in file_warnings(grid):
         warn(line)
     if options.table:
         say(table(grid, finished(grid)))

@@ -106,13 +106,13 @@ def samplers(runtime: Runtime, width: int = WIDTH, batch: int = BATCH) -> dict[s
     """Return the samplers of the seconds per training step by contender."""
     source = SourceStep(width, runtime.device)
     draw_ones(source.weights)
-    images = torch.rand(batch, 784).ge(0.5).float(), torch.randint(0, 10, (batch,))
-    images = images[0].to(runtime.device), images[1].to(runtime.device)
+    images, labels = torch.rand(batch, 784).ge(0.5).float(), torch.randint(0, 10, (batch,))
+    images, labels = images.to(runtime.device), labels.to(runtime.device)
     loops = {"ours": ("BinaryConv", runtime), "dense": ("DenseConv", runtime)}
     if has_bf16(runtime.device):
         loops["ours, bf16"] = ("BinaryConv", replace(runtime, dtype=torch.bfloat16))
     ours = {name: our_samplers(loop_parts(kind, width, batch, here))[0] for name, (kind, here) in loops.items()}
-    return {"source": timed(lambda: source(*images), wait=runtime.wait), **ours}
+    return {"source": timed(lambda: source(images, labels), wait=runtime.wait), **ours}
 
 
 def table(summaries: dict[str, dict[str, float]]) -> str:

@@ -4,6 +4,7 @@ import io
 import time
 from collections.abc import Iterator
 from contextlib import redirect_stderr
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from data import SPECS, Split
 from data.device_batches import DeviceBatches
 from models.constraints import constrain
 from models.initial import initialise
-from scripts.benchmarks import reference as reference
+from scripts.benchmarks import reference
 from trainers.callbacks import NullCallbacks
 from trainers.ddp import Replicas
 from trainers.loop import TrainingSetup, evaluate, train_one_epoch
@@ -91,19 +92,15 @@ def parts(
     model.to(runtime.device, memory_format=torch.channels_last)
     method = Default(weight_decay=1e-4) if dense else PruneScore(weight_decay=1e-4, prune_rate_epoch=0)
     split = random_split(batch * max(STEPS, EVALUATED))
-
-    def batches(count: int, *, train: bool) -> DeviceBatches:
-        common: dict[str, Any] = {"device": runtime.device, "batch_size": batch, "seed": 0}
-        part = (runtime.process.rank, runtime.process.world)
-        return DeviceBatches(split, SPEC, **common, train=train, limit=count, part=part)
-
+    part = (runtime.process.rank, runtime.process.world)
+    batches = partial(DeviceBatches, split, SPEC, device=runtime.device, batch_size=batch, seed=0, part=part)
     return TrainingSetup(
         model,
         method,
         make_optimizer(optimizer, method.parameter_groups(model), lr=RATE),
         runtime,
-        batches(STEPS, train=True),
-        batches(EVALUATED, train=False),
+        batches(train=True, limit=STEPS),
+        batches(train=False, limit=EVALUATED),
         learning_rate=lambda _epoch: RATE,
         replicas=replicas,
     )

@@ -85,11 +85,8 @@ class IntegerLayer(nn.Module):
             tile, result = x[:, start : start + TILE], out[:, start : start + TILE]
             for total, groups in zip(result, self.groups, strict=True):
                 for rows, negative, up in groups:
-                    part = tile[rows].sum(axis=0) << up
-                    if negative:
-                        np.subtract(total, part, out=total)
-                    else:
-                        np.add(total, part, out=total)
+                    add = np.subtract if negative else np.add
+                    add(total, tile[rows].sum(axis=0) << up, out=total)
         return out
 
 
@@ -164,7 +161,8 @@ def check(content: dict[str, Any], path: Path, data: str, images: int) -> tuple[
     try:
         options = from_flat(content["options"])
         plain, fixed = float_network(content, options), FixedPoint(*content["activation_bits"])
-        if faulty := [name for name, stored in content["layers"].items() if not _has_integers(stored["bias"])]:
+        biases = {name: stored["bias"] for name, stored in content["layers"].items()}
+        if faulty := [name for name, bias in biases.items() if isinstance(bias, Tensor) and bias.dtype != torch.int64]:
             raise UsageError(f"the bias of {faulty[0]} does not consist of integers")
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
         raise UsageError(f"{path} is damaged: {(str(error) or repr(error)).splitlines()[0]}") from error
@@ -186,10 +184,6 @@ def check(content: dict[str, Any], path: Path, data: str, images: int) -> tuple[
         f"{torch.get_num_threads()} threads): {int_ms / float_ms:.0f} times slower",
     ]
     return same == len(x), "\n".join(lines)
-
-
-def _has_integers(bias: object) -> bool:
-    return not isinstance(bias, Tensor) or bias.dtype == torch.int64
 
 
 def first_images(options: Options, count: int) -> tuple[Tensor, Tensor]:

@@ -158,12 +158,8 @@ def pruned(
     if epochs:
         options = trained.options.replace(epochs=epochs, start_epoch=None)
         method = PrunedTraining(lambda network: pruner.zero(network, kept), options)
-        fit(
-            assemble(options, trained.runtime, model, method, trained.image_set),
-            TrainingState(),
-            epochs,
-            NullCallbacks(),
-        )
+        setup = assemble(options, trained.runtime, model, method, trained.image_set)
+        fit(setup, TrainingState(), epochs, NullCallbacks())
     if bn_batches:
         torch.optim.swa_utils.update_bn(islice(trained.train.epoch(0), bn_batches), model)
     return model.eval(), kept

@@ -64,27 +64,19 @@ def finished(cells: Sequence[Cell]) -> list[ResultRow | None]:
     ]
 
 
-def lost(cells: Sequence[Cell]) -> list[str]:
-    """Return one line for each results file with rows whose run is gone or whose accuracy is not a percentage."""
+def file_warnings(cells: Sequence[Cell]) -> list[str]:
+    """Return the warnings about the results files of the cells: the number of damaged lines and of ignored rows."""
     lines = []
     for path in sorted({cell.results for cell in cells}):
-        all_rows = results.read(path)[0]
+        all_rows, damaged = results.read(path)
+        if damaged:
+            lines.append(f"{path}: damaged lines: {damaged}; scripts/results.py rebuild restores their rows")
         counts = {
             "their run directory is gone or holds another run": rows(path)[1],
             "their accuracy is not a percentage": sum(not _has_accuracy(row) for row in all_rows),
         }
         lines += [f"{path}: rows ignored because {why}: {count}" for why, count in counts.items() if count]
     return lines
-
-
-def damaged(cells: Sequence[Cell]) -> list[str]:
-    """Return one line for each results file with damaged lines."""
-    counts = {path: results.read(path)[1] for path in sorted({cell.results for cell in cells})}
-    return [
-        f"{path}: damaged lines: {count}; scripts/results.py rebuild restores their rows"
-        for path, count in counts.items()
-        if count
-    ]
 
 
 def rows(path: Path) -> tuple[list[tuple[ResultRow, Options]], int]:
