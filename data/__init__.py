@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
     from data.device_batches import Batches
 
-__all__ = ["PIXELS", "SETS", "SPECS", "AnySplit", "Augmentation", "FileSplit", "ImageSet", "SetSpec", "Split"]
-SPECS = SETS
+__all__ = ["PIXELS", "SETS", "AnySplit", "Augmentation", "FileSplit", "ImageSet", "SetSpec", "Split"]
 
 
 def spec(name: str, root: str | Path, *, image_size: int | None = None, pixels: str = "standard") -> SetSpec:

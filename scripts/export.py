@@ -49,7 +49,7 @@ import torch
 from torch import nn
 
 from args import Options
-from models.constraints import bake, constrained_layers
+from models.constraints.attachment import bake, constrained_layers
 from models.constraints.shift import ShiftPSWeight, ShiftQWeight
 from scripts.parts.export_check import check
 from scripts.parts.export_packed import FORMAT, pack_any_powers, pack_powers, read

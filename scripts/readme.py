@@ -22,6 +22,7 @@ from pathlib import Path
 
 import yaml
 
+from models.constraints.registry import CONV_TYPES
 from scripts.parts.pages import RECORDS, ROOT, Tables, update
 from utils.config.script_parser import Parser, command
 from utils.tables import mean_and_deviation
@@ -120,6 +121,12 @@ def published() -> str:
     return "\n".join([*lines, "", "Not run in full yet, published accuracy (%) and config:", "", *missing])
 
 
+def constraints() -> str:
+    """Return the table of constraints, one line per row of the registry."""
+    lines = ["| `conv_type` | weights of a layer |", "|---|---|"]
+    return "\n".join([*lines, *(f"| `{name}` | {row.weights} |" for name, row in CONV_TYPES.items())])
+
+
 def pruning() -> str:
     """Return a table of published and own accuracies per percentage, and the savings of half of the units."""
     theirs = {
@@ -144,7 +151,7 @@ def pruning() -> str:
 
 
 PAGES: dict[Path, Tables] = {
-    ROOT / "README.md": {"speed": speed, "published": published, "pruning": pruning},
+    ROOT / "README.md": {"constraints": constraints, "speed": speed, "published": published, "pruning": pruning},
     ROOT / "docs/results.md": {"accuracy": accuracy},
 }
 

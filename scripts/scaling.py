@@ -28,8 +28,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import models
-from data import SPECS
-from models.constraints import weight_layers
+from data import SETS
+from models.constraints.attachment import weight_layers
 from models.layers import SingleValueBatchNorm
 from scripts.parts.pages import RECORDS, ROOT, update
 from utils.config.script_parser import Parser, command, limited
@@ -84,7 +84,7 @@ class Net:
 def count_sizes(name: str) -> Net:
     """Return the sizes of the network `name`, counted on its forward and backward pass."""
     arch, data_set, batch, images = NETS[name]
-    spec = SPECS[data_set]
+    spec = SETS[data_set]
     with torch.device("meta"):
         model = models.build(arch, num_classes=spec.num_classes, in_shape=spec.in_shape, bn_type="NonAffineBatchNorm")
         with FlopCounterMode(display=False) as counter:

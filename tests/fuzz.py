@@ -190,20 +190,20 @@ def damaged(draw: random.Random, text: bytes) -> bytes:
 
 def generate(draw: random.Random) -> Case:
     """Return a random case: base options, changes in the file and on the command line, and sometimes a damaged file."""
-    content = {"arch": draw.choice(FIELDS["arch"].metadata["allowed"]), "set": "digits"}
+    content = {"arch": draw.choice([*FIELDS["arch"].metadata["allowed"]]), "set": "digits"}
     if trains := draw.random() < 0.03:  # right values alone, of a network that takes a step at once
         content |= {"arch": draw.choice(SMALL), "epochs": 1, "batch_size": 16} | values(draw, draw.randint(0, 8), 0.0)
         content |= {"set": "digits", "arch": draw.choice(SMALL), "name": "x", "seed": 1}
         if "MLP" in content["arch"]:
             content["hidden"] = [16, 8]
-        content["conv_type"] = draw.choice(FIELDS["conv_type"].metadata["allowed"])
+        content["conv_type"] = draw.choice([*FIELDS["conv_type"].metadata["allowed"]])
         content["prune_rate"] = draw.choice([0.1, 0.5, -1])
         for path in ("log_dir", "results", "data", "pretrained"):
             content.pop(path, None)
         return Case(written(content), ["--dry-run", "1", "--device", "cpu", "--workers", "0"], trains)
     if draw.random() < 0.5:
         content |= {
-            "conv_type": draw.choice(FIELDS["conv_type"].metadata["allowed"]),
+            "conv_type": draw.choice([*FIELDS["conv_type"].metadata["allowed"]]),
             "prune_rate": draw.choice([0.5, -1]),
         }
     content |= values(draw, draw.randint(0, 6), draw.choice([0.0, 0.3, 1.0]))

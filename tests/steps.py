@@ -20,13 +20,13 @@ from utils.distributed.runtime import Runtime
 LIGHT = 5_500_000  # weights: a step of a larger network takes more than a second of one core
 
 
-SMALL_IMAGENET = replace(data.SPECS["CIFAR10"], in_shape=(3, 64, 64))
-IMAGENET = replace(data.SPECS["CIFAR10"], in_shape=(3, 224, 224), num_classes=1000)
+SMALL_IMAGENET = replace(data.SETS["CIFAR10"], in_shape=(3, 64, 64))
+IMAGENET = replace(data.SETS["CIFAR10"], in_shape=(3, 224, 224), num_classes=1000)
 
 
 def spec_of(name):
     """Return the spec of a data set, with 64x64 images for ImageNet."""
-    return SMALL_IMAGENET if name == "ImageNet" else data.SPECS[name]
+    return SMALL_IMAGENET if name == "ImageNet" else data.SETS[name]
 
 
 @dataclass

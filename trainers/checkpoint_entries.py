@@ -50,7 +50,7 @@ def described_spec(checkpoint: Mapping[str, Any], path: str) -> data.SetSpec | N
     try:
         network, entry = checkpoint["network"], checkpoint["data"]
         return replace(
-            data.SPECS[entry["set"]],
+            data.SETS[entry["set"]],
             in_shape=tuple(network["in_shape"]),
             num_classes=network["num_classes"],
             mean=tuple(entry["mean"]),

@@ -1,37 +1,15 @@
 """Optimizers by name, parameter groups by module type, and BIPROP's rules of freezing."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
+from trainers.registry import OPTIMIZERS
 from utils.registry import lookup
 from utils.torch_compat import AnyBatchNorm, without_dynamo
 
 Groups = list[dict[str, Any]]
-
-SGD = without_dynamo(torch.optim.SGD)
-Adam = without_dynamo(torch.optim.Adam)
-AdamW = without_dynamo(torch.optim.AdamW)
-RAdam = without_dynamo(torch.optim.RAdam)
-Adadelta = without_dynamo(torch.optim.Adadelta)
-
-# Weight decay acts on scores under SGD and not under Adam: BIPROP's behaviour, which its published numbers rest on.
-# "fused" does a step in one pass over the parameters instead of one per operation.
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {  # (groups, lr, momentum, nesterov, eps where given)
-    "sgd": lambda groups, lr, momentum, nesterov, **_eps: SGD(
-        groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True
-    ),
-    "adam": lambda groups, lr, _m, _n, **eps: Adam(_without_decay(groups), lr=lr, fused=True, **eps),
-    "adamw": lambda groups, lr, _m, _n, **eps: AdamW(groups, lr=lr, fused=True, **eps),
-    "radam": lambda groups, lr, _m, _n, **eps: RAdam(_without_decay(groups), lr=lr, **eps),
-    "adadelta": lambda groups, lr, _m, _n, **eps: Adadelta(_without_decay(groups), lr=lr, **eps),
-}
-
-
-def _without_decay(groups: Groups) -> Groups:
-    return [group | {"weight_decay": 0.0} for group in groups]
 
 
 def parameter_groups(model: nn.Module, *, weight_decay: float, no_bn_decay: bool = False) -> Groups:
@@ -60,8 +38,16 @@ def make_optimizer(
 
     Raises ValueError for an unknown name.
     """
-    given = {} if eps is None else {"eps": eps}
-    return lookup(OPTIMIZERS, name, "optimizer")(groups, lr, momentum, nesterov, **given)
+    row = lookup(OPTIMIZERS, name, "optimizer")
+    if "weight_decay" not in row.options:
+        groups = [group | {"weight_decay": 0.0} for group in groups]
+    own: dict[str, Any] = {"momentum": momentum, "nesterov": nesterov} if "momentum" in row.options else {}
+    if "optimizer_eps" in row.options and eps is not None:
+        own["eps"] = eps
+    if row.fused:
+        own["fused"] = True
+    optimizer: torch.optim.Optimizer = without_dynamo(row.load())(groups, lr=lr, **own)
+    return optimizer
 
 
 def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

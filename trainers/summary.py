@@ -6,7 +6,7 @@ import yaml
 from torch import nn
 
 from args import FIELDS, Options
-from models.constraints import layer_counts, parameter_counts
+from models.constraints.counts import layer_counts, parameter_counts
 from trainers.loop import TrainingSetup
 from trainers.metrics import Metrics
 from trainers.training_state import TrainingState

@@ -49,7 +49,7 @@ def check_zip(path: Path, archive: zipfile.ZipFile) -> None:
     entries = archive.infolist()
     names = {entry.filename.rpartition("/")[2] for entry in entries}
     if "data.pkl" not in names or "constants.pkl" in names:  # with constants it is TorchScript: a program
-        raise UsageError(f"{path} is no checkpoint: torch.save did not write it")
+        raise UsageError(f"{path} is not a checkpoint: torch.save did not write it")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise ValueError("it is compressed, which torch.save never does")
     _compare(path, sum(entry.file_size for entry in entries))

@@ -4,13 +4,11 @@ import inspect
 from collections.abc import Callable
 from functools import cache
 from inspect import signature
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-
-Optimizer = TypeVar("Optimizer", bound=torch.optim.Optimizer)
 
 # The base class of all batch norms. torch has no public one, and listing BatchNorm1d, 2d, 3d and SyncBatchNorm would
 # miss subclasses of the base class, such as ours.
@@ -21,7 +19,8 @@ _RENAMED = "forward_sync_buffers" in signature(DistributedDataParallel).paramete
 NO_BUFFER_SYNC: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_buffers": False}
 
 
-def without_dynamo(optimizer: type[Optimizer]) -> type[Optimizer]:
+@cache
+def without_dynamo(optimizer: type[torch.optim.Optimizer]) -> Any:
     """Return a subclass of `optimizer`, of the same name, whose methods do not import torch._dynamo.
 
     torch wraps these methods for torch.compile, which this program does not use on optimizers. The wrappers import

@@ -57,7 +57,7 @@ SHIFT_OPTIONS = ("weight_bits", "rounding", "activation_bits")
 CONV_TYPES: dict[str, ConvType] = {
     "DenseConv": ConvType("free"),
     "SubnetConv": ConvType(
-        "±α where \\|score\\| is among the largest `prune_rate` of the layer, else 0; scores train, weights do not",
+        "±α on the fraction `prune_rate` with the largest \\|score\\| of the layer, else 0; only scores train",
         "models.constraints.subnet:SubnetWeight",
         trainer="prune_score",
         density="required",
@@ -65,7 +65,7 @@ CONV_TYPES: dict[str, ConvType] = {
         tensors=2,
     ),
     "GlobalSubnetConv": ConvType(
-        "the same over all such layers together: exactly `prune_rate` of them all, at least one weight per layer",
+        "as `SubnetConv`, with the largest \\|score\\| of all such layers together and at least one weight per layer",
         "models.constraints.subnet:GlobalSubnetWeight",
         trainer="prune_score",
         density="required",
@@ -100,7 +100,7 @@ CONV_TYPES: dict[str, ConvType] = {
         draws_weights=True,
     ),
     "SparseConv": ConvType(
-        "W under a mask that moves while the network trains",
+        "W under a mask that changes during training; W trains",
         "models.constraints.sparse:SparseWeight",
         trainer="sparse",
         density="optional",
@@ -115,7 +115,7 @@ CONV_TYPES: dict[str, ConvType] = {
         freezable=False,
     ),
     "ShiftPS": ConvType(
-        "2^P · S, the power P and the sign S (−1, 0 or 1) rounded; both train",
+        "2^P · S, with the power P and the sign S (−1, 0 or 1) rounded; P and S train",
         "models.constraints.shift:ShiftPSWeight",
         trainer="shift",
         options=(*SHIFT_OPTIONS, "shift_init", "freeze_sign"),

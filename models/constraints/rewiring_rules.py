@@ -14,8 +14,9 @@ from models.constraints.connection_update import (
     replace_connections,
     rewire_filters,
 )
+from models.constraints.registry import DROP_CRITERIA, GROW_CRITERIA
 
-BY_STRENGTH = ("hebbian", "correlation")
+BY_STRENGTH = tuple(name for name, row in (DROP_CRITERIA | GROW_CRITERIA).items() if row.strengths)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from models.constraints import weight_layers
+from models.constraints.attachment import weight_layers
 from models.pruning.channel_cut import UnitGroup, channel_masks, compacted, zero_units
 from models.pruning.channel_rules import NO_UNIT
 from models.pruning.channel_trace import REFUSAL, SUPPORTED_LAYERS, UnitTrace

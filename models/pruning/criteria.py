@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.constraints import weight_layers
+from models.constraints.attachment import weight_layers
 from models.pruning.channel_cut import UnitGroup
 from utils.registry import lookup
 

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 import models
 from data import Split, spec
 from data.device_batches import DeviceBatches
-from models.constraints import constrain, weight_layers
+from models.constraints.apply import constrain
+from models.constraints.attachment import weight_layers
 from models.initial import initialise
 from scripts.benchmarks.contenders import RATE, STEPS, our_samplers
 from trainers.loop import TrainingSetup

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 import models
-from data import SPECS, Split
+from data import SETS, Split
 from data.device_batches import DeviceBatches
-from models.constraints import constrain
+from models.constraints.apply import constrain
 from models.initial import initialise
 from scripts.benchmarks import reference
 from trainers.callbacks import NullCallbacks
@@ -30,7 +30,7 @@ from utils.timing import Sampler, timed
 DENSITY = 0.5
 RATE = 1e-3  # does not change the time; small, so that the dense network stays finite on random labels
 STEPS, EVALUATED = 4, 16  # batches per sample of ours and dense; the first step is not timed
-SPEC = SPECS["CIFAR10"]
+SPEC = SETS["CIFAR10"]
 OPTIMIZER = {"1/32": "sgd", "1/1": "adam"}  # as in the configurations
 
 

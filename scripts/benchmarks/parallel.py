@@ -26,7 +26,7 @@ if __name__ == "__main__":  # one of the processes: before numpy and torch are l
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.constraints import constrained_layers
+from models.constraints.attachment import constrained_layers
 from scripts.benchmarks.contenders import STEPS, network, our_samplers, parts
 from trainers.callbacks import NullCallbacks
 from trainers.loop import TrainingSetup, train_one_epoch

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from args import FIELDS
-from models.constraints import constrain
+from models.constraints.apply import constrain
 from models.constraints.hebbian_stats import coactivation, correlation
 from scripts.benchmarks.contenders import RATE
 from trainers.optimizers import make_optimizer

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from args import Options, from_flat
-from models.constraints import bake, weight_shape
+from models.constraints.attachment import bake, weight_shape
 from models.constraints.shift import FixedPoint
 from scripts.parts.export_packed import signs_and_shifts, values
 from trainers.build import batches, build, load_set
@@ -111,7 +111,8 @@ def float_network(content: dict[str, Any], options: Options) -> nn.Module:
         raise UsageError("its bits are not those of the network of its options")
     if any(list(content["layers"][name]["shape"]) != list(weight_shape(layer)) for name, layer in layers.items()):
         raise UsageError("its weights do not have the shapes of the network of its options")
-    plain, state = bake(model.eval()).double(), dict(content["rest"])
+    plain: nn.Module = bake(model.eval()).double()
+    state = dict(content["rest"])
     bits, (_, fraction) = content["weight_bits"], content["activation_bits"]
     for name, stored in content["layers"].items():
         state[f"{name}.weight"] = values(stored, bits)

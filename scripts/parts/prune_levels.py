@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import data
 from args import Options
 from data.device_batches import Batches
-from models.constraints import bake
+from models.constraints.attachment import bake
 from models.pruning import channel_cut, channel_groups, criteria
 from scripts.parts.prune_report import Row, sizes
 from trainers.build import assemble, batches, load_set

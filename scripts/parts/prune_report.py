@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from models.constraints import weight_layers
+from models.constraints.attachment import weight_layers
 from utils.files import write_text
 from utils.records.plots import Line, line_chart, line_page
 from utils.tables import aligned

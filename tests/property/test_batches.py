@@ -7,7 +7,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from data import SPECS, Augmentation, SetSpec, Split
+from data import SETS, Augmentation, SetSpec, Split
 from data.device_batches import DeviceBatches
 from data.splits import hold_out
 from data.transforms import CROP_PAD, crop_flip, normalise, scale_and_shift
@@ -15,7 +15,7 @@ from data.worker_batches import WorkerBatches
 
 COUNTS, SIZES = st.integers(1, 70), st.integers(1, 80)
 SEEDS, EPOCHS = st.integers(0, 2**64 - 1), st.integers(0, 10_000)
-SMALL = SetSpec((3, 5, 6), 10, (0.3, 0.6, 0.5), (0.2, 0.4, 0.3), True, SPECS["CIFAR10"].reader)
+SMALL = SetSpec((3, 5, 6), 10, (0.3, 0.6, 0.5), (0.2, 0.4, 0.3), True, SETS["CIFAR10"].reader)
 FAST, MIXED = (settings(deadline=None, max_examples=count) for count in (60, 25))
 NOISE = Augmentation(gaussian=True, std_gauss=0.2, p_clean=0.3, jsd=True)
 KINDS = {  # all combinations that prepare batches differently: (class, augmentation, margin of the spec)
@@ -147,9 +147,9 @@ def test_the_centre_crop_without_flip_is_the_image(count, height, width, seed):
 
 
 @FAST
-@given(st.sampled_from(list(SPECS)), st.integers(1, 4), st.integers(0, 2**31))
+@given(st.sampled_from(list(SETS)), st.integers(1, 4), st.integers(0, 2**31))
 def test_normalise_equals_the_formula(name, count, seed):
-    spec = SPECS[name]
+    spec = SETS[name]
     channels, height, width = spec.in_shape
     images = np.random.default_rng(seed).integers(0, 256, (count, height, width, channels), np.uint8)
     images.ravel()[:256] = np.resize(np.arange(256), min(256, images.size))

@@ -375,10 +375,10 @@ def test_resume_auto_needs_the_config(parse: Any) -> None:
     Path("auto/config.yaml").write_text("set: digits\narch: Conv2\n")
     with pytest.raises(UsageError, match="config: no YAML file"):
         args.parse(["--resume", "auto"])
-    with pytest.raises(UsageError, match="resume: nosuch does not exist; give a run's directory"):
+    with pytest.raises(UsageError, match=r"resume: nosuch does not exist; pass a directory with config\.yaml"):
         args.parse(["--resume", "nosuch"])
     Path("theirs.pth").write_text("")
-    with pytest.raises(UsageError, match=r"resume: theirs.pth belongs to no run \(--pretrained takes a file\)"):
+    with pytest.raises(UsageError, match=r"resume: theirs\.pth is neither .*; --pretrained takes any checkpoint file"):
         args.parse(["--resume", "theirs.pth"])
 
 

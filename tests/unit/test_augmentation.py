@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from data import SPECS, Augmentation, Split, make_batches
+from data import SETS, Augmentation, Split, make_batches
 from data.device_batches import DeviceBatches, epoch_generator
 from data.transforms import add_noise, crop_flip, draw_crops
 from tests.folders import pictures
 from utils.errors import UsageError
 
-CIFAR, MNIST = SPECS["CIFAR10"], SPECS["MNIST"]
+CIFAR, MNIST = SETS["CIFAR10"], SETS["MNIST"]
 
 
 def generator(seed=0):
@@ -129,7 +129,7 @@ def test_gaussian_views_are_one_crop_clean_and_with_two_noises():
 @pytest.mark.parametrize("name", ["CIFAR10", "SVHN", "MNIST", "digits"])
 def test_augmix_views_are_one_clean_and_two_mixed_images(name):
     """The sets include images with one channel and images of 8x8 pixels."""
-    spec = SPECS[name]
+    spec = SETS[name]
     images, labels = pixels(batches_of(spec, augmix=True, all_ops=True, jsd=True))
     clean, first, second = np.split(images, 3)
     assert len(labels) == 30 and images.min() > -1e-3 and images.max() < 255.001

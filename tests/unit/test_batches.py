@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from data import SPECS, Augmentation, SetSpec, Split
+from data import SETS, Augmentation, SetSpec, Split
 from data.device_batches import DeviceBatches, epoch_generator
 from data.transforms import crop_flip, draw_crops, normalise, scale_and_shift
 
-CIFAR, MNIST = SPECS["CIFAR10"], SPECS["MNIST"]
+CIFAR, MNIST = SETS["CIFAR10"], SETS["MNIST"]
 
 
 def split_of(count, spec=MNIST):
@@ -29,10 +29,10 @@ def order(batches, epoch=0, start=0):
     return [int(label) for _, labels in batches.epoch(epoch, start) for label in labels]
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize("train", [True, False])
 def test_batches_have_the_documented_shapes_and_layout(name, train):
-    spec = SPECS[name]
+    spec = SETS[name]
     for images, labels in batches_of(10, spec, train=train).epoch(0):
         assert images.shape == (len(labels), *spec.in_shape)
         assert images.dtype == torch.float32 and labels.dtype == torch.int64

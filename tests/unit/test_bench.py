@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 import models
-from data import SPECS, Split
+from data import SETS, Split
 from data.device_batches import DeviceBatches
 from models.activations import BinarySign
 from models.constraints import constrain
@@ -21,8 +21,9 @@ from scripts import bench
 from scripts.benchmarks import contenders, networks, startup
 from scripts.benchmarks import reference as reference
 from trainers.callbacks import NullCallbacks
-from trainers.loop import State, train_one_epoch
+from trainers.loop import train_one_epoch
 from trainers.optimizers import freeze_weights, make_optimizer, parameter_groups
+from trainers.training_state import TrainingState
 from utils import timing
 from utils.distributed.runtime import Runtime
 
@@ -145,8 +146,8 @@ def test_reference_detects_anomalies_only_in_training():
 
 def test_reference_evaluates_on_the_same_pixels_as_ours():
     split = contenders.random_split(6)
-    theirs = next(reference.image_by_image(split, SPECS["CIFAR10"], 6, train=False))
-    ours = next(iter(DeviceBatches(split, SPECS["CIFAR10"], device="cpu", batch_size=6, seed=0, train=False).epoch(0)))
+    theirs = next(reference.image_by_image(split, SETS["CIFAR10"], 6, train=False))
+    ours = next(iter(DeviceBatches(split, SETS["CIFAR10"], device="cpu", batch_size=6, seed=0, train=False).epoch(0)))
     torch.testing.assert_close(theirs[0], ours[0].contiguous(), rtol=1e-5, atol=1e-5)
     assert torch.equal(theirs[1], ours[1]) and theirs[0].is_contiguous()
 
@@ -154,7 +155,7 @@ def test_reference_evaluates_on_the_same_pixels_as_ours():
 def test_reference_trains_on_shifted_and_flipped_images():
     image = np.zeros((1, 32, 32, 3), np.uint8)
     image[0, 16, 10] = 255
-    loader = reference.image_by_image(Split(image, np.array([7])), SPECS["CIFAR10"], 1, train=True)
+    loader = reference.image_by_image(Split(image, np.array([7])), SETS["CIFAR10"], 1, train=True)
     places = set()
     for _ in range(60):
         images, labels = next(loader)
@@ -173,7 +174,7 @@ def test_ours_runs_the_training_loop_without_output(monkeypatch, capsys):
     train, test = contenders.our_samplers(assembled)
     assert train() > 0 and test() > 0
     again = contenders.parts(contenders.network("Wide_VGG_Small_132", dense=False), "sgd", FLOAT32, 2, dense=False)
-    train_one_epoch(again, State(epoch=1), "the same", NullCallbacks())
+    train_one_epoch(again, TrainingState(epoch=1), "the same", NullCallbacks())
     for ours, theirs in zip(model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     assert capsys.readouterr() == ("", "")

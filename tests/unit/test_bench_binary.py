@@ -10,7 +10,8 @@ from scripts import bench
 from scripts.benchmarks import binary
 from scripts.benchmarks.binary import Source, SourceStep, loop_parts
 from trainers.callbacks import NullCallbacks
-from trainers.loop import State, train_one_epoch
+from trainers.loop import train_one_epoch
+from trainers.training_state import TrainingState
 from utils.distributed.runtime import Runtime
 
 FLOAT32 = Runtime(torch.device("cpu"), torch.float32)
@@ -43,7 +44,7 @@ def test_training_steps_of_the_source_equal_ours(monkeypatch):
         for weight, layer in zip(source.weights, ours, strict=False):
             weight.copy_(layer.weight)
     before = [layer.weight.detach().clone() for layer in ours]
-    assert train_one_epoch(parts, State(), "here", NullCallbacks()) and len(parts.train) > 2
+    assert train_one_epoch(parts, TrainingState(), "here", NullCallbacks()) and len(parts.train) > 2
     for images, labels in parts.train.epoch(0):
         source(images.flatten(1), labels)
     for layer, weight, old in zip(ours, source.weights, before, strict=False):
@@ -64,7 +65,7 @@ def test_the_source_has_an_unused_layer_and_norm():
 def test_the_weights_have_the_stated_fraction_of_ones():
     parts = loop_parts("BinaryConv", 500, 2, FLOAT32)
     for layer, share in zip(weight_layers(parts.model).values(), binary.ONES, strict=True):
-        assert layer.constraint.kept_of(layer.weight) / layer.weight.numel() == pytest.approx(share, rel=0.4)
+        assert layer.constraint.count_kept(layer.weight) / layer.weight.numel() == pytest.approx(share, rel=0.4)
 
 
 def test_the_report_has_every_sample_and_the_ratios_to_ours(monkeypatch, tmp_path, capsys):

@@ -20,7 +20,7 @@ from utils.distributed.runtime import Runtime
 from utils.timing import summary
 
 CPU = Runtime(torch.device("cpu"), torch.float32)
-FIRST_OF_TWO = replace(CPU, place=ProcessInfo(0, 2))
+FIRST_OF_TWO = replace(CPU, process=ProcessInfo(0, 2))
 SMALL = "Wide_VGG_Small_132"
 JOB = Job(SMALL, 4, 2, ("fp32",), 1)
 
@@ -110,7 +110,7 @@ def test_one_process_works_while_the_other_waits(monkeypatch, rank):
     monkeypatch.setattr(parallel, "assembled", lambda *args, **options: "a loop")
     monkeypatch.setattr(parallel, "our_samplers", lambda loop: (loop, None))
     monkeypatch.setattr(parallel, "synchronised", lambda here, sampler: sampler)
-    found = parallel.samplers(replace(JOB, precisions=("fp32", "bf16")), replace(CPU, place=ProcessInfo(rank, 2)))
+    found = parallel.samplers(replace(JOB, precisions=("fp32", "bf16")), replace(CPU, process=ProcessInfo(rank, 2)))
     assert len(found) == 2 * (len(WAYS) + len(DENSE)) + 1
     working = {name for name, work in found.items() if work}
     firsts = {name for name in found if "alone" in name or "selection" in name}

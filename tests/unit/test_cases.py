@@ -12,7 +12,7 @@ from torch import nn
 
 import args
 import models
-from data import SPECS
+from data import SETS
 from models import initial
 from models.constraints import (
     CONV_TYPES,
@@ -186,9 +186,9 @@ def test_prune_score_refuses_a_network_without_scores():
         make_method("prune_score").prepare(built(CASES[0]))
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", SETS)
 def test_every_data_set_has_an_architecture_that_fits(name):
-    spec = replace(SPECS[name], num_classes=SPECS[name].num_classes or CLASSES)  # those of an ImageFolder are counted
+    spec = replace(SETS[name], num_classes=SETS[name].num_classes or CLASSES)  # those of an ImageFolder are counted
     options = {} if SET_CASES[name] == "FC" else NARROW
     model = models.build(SET_CASES[name], num_classes=spec.num_classes, in_shape=spec.in_shape, **options)
     assert model.eval()(torch.zeros(2, *spec.in_shape)).shape == (2, spec.num_classes)
@@ -209,7 +209,7 @@ def test_everything_registered_is_in_the_table():
     assert {case.conv_type for case in CASES} == set(CONV_TYPES)
     assert CONSTRAINT_CASES.keys() == set(CONV_TYPES)
     assert METHOD_CASES.keys() == TRAINERS.keys()
-    assert SET_CASES.keys() == SPECS.keys()
+    assert SET_CASES.keys() == SETS.keys()
     assert {case.options.get("bn_type", "LearnedBatchNorm") for case in CASES} == set(BN_TYPES)
     assert len({str(case) + str(case.in_shape) for case in CASES}) == len(CASES)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from data import SPECS, load
+from data import SETS, load
 from data.readers import cifar, svhn
 from utils.errors import UsageError
 
@@ -147,7 +147,7 @@ def test_svhn_is_read_from_every_folder(tmp_path, folder):
     for split, count in ((whole.train, 12), (whole.test, 5)):
         images, digits = svhn_arrays(count)
         assert np.array_equal(split.images, images) and np.array_equal(split.labels, digits)
-    assert not SPECS["SVHN"].augment
+    assert not SETS["SVHN"].augment
 
 
 def test_images_first_reorders_column_major_images_in_place():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data import SPECS, load
+from data import SETS, load
 from data.readers.class_names import CIFAR10, CLASS_NAMES, FASHION, class_names
 from tests.folders import write_set
 from utils.errors import UsageError
@@ -15,13 +15,13 @@ META = Path(os.environ.get("FEATHERWEIGHT_DATA", ""), "cifar-10-batches-bin/batc
 
 
 def test_every_data_set_has_class_names_or_class_folders():
-    assert {*CLASS_NAMES} | FOLDER_SETS == {*SPECS}
+    assert {*CLASS_NAMES} | FOLDER_SETS == {*SETS}
 
 
 @pytest.mark.parametrize("name", CLASS_NAMES)
 def test_a_set_has_one_distinct_name_per_class(tmp_path, name):
     names = class_names(name, tmp_path)
-    assert len({*names}) == len(names) == SPECS[name].num_classes
+    assert len({*names}) == len(names) == SETS[name].num_classes
 
 
 def test_cifar100_names_are_in_the_alphabetical_order_of_the_labels(tmp_path):

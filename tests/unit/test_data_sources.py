@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import data
-from data import SPECS, load
+from data import SETS, load
 from data.readers import cifar
 from data.readers.digits import DIGITS_FILE
 from data.splits import stratified
@@ -108,10 +108,10 @@ def assert_cifar(loaded, planes, labels):
 
 
 def test_specs_hold_the_published_constants():
-    assert SPECS["MNIST"].mean == (0.1307,) and SPECS["MNIST"].std == (0.3081,)
-    assert SPECS["FashionMNIST"].mean == (0.2860,) and SPECS["FashionMNIST"].std == (0.3530,)
-    assert SPECS["CIFAR10"].mean == (0.491, 0.482, 0.447) and SPECS["CIFAR10"].std == (0.247, 0.243, 0.262)
-    assert SPECS["CIFAR10"].in_shape == (3, 32, 32) and SPECS["MNIST"].in_shape == (1, 28, 28)
+    assert SETS["MNIST"].mean == (0.1307,) and SETS["MNIST"].std == (0.3081,)
+    assert SETS["FashionMNIST"].mean == (0.2860,) and SETS["FashionMNIST"].std == (0.3530,)
+    assert SETS["CIFAR10"].mean == (0.491, 0.482, 0.447) and SETS["CIFAR10"].std == (0.247, 0.243, 0.262)
+    assert SETS["CIFAR10"].in_shape == (3, 32, 32) and SETS["MNIST"].in_shape == (1, 28, 28)
 
 
 def test_error_for_an_unknown_set_lists_all_sets():
@@ -138,8 +138,8 @@ def test_digits_are_split_as_documented(tmp_path):
 
 def test_digits_constants_are_those_of_the_training_part(tmp_path):
     pixels = load("digits", tmp_path).train.images / 255
-    assert SPECS["digits"].mean[0] == pytest.approx(pixels.mean(), abs=1e-5)
-    assert SPECS["digits"].std[0] == pytest.approx(pixels.std(), abs=1e-5)
+    assert SETS["digits"].mean[0] == pytest.approx(pixels.mean(), abs=1e-5)
+    assert SETS["digits"].std[0] == pytest.approx(pixels.std(), abs=1e-5)
 
 
 # --- MNIST and FashionMNIST

@@ -40,7 +40,8 @@ def test_ctrl_c_while_a_program_imports_prints_one_line(program, within):
 
 @pytest.mark.parametrize("name", ["convert", "export", "prune", "report", "sweep"])
 def test_ctrl_c_while_a_script_imports_prints_one_line(name):
-    program = f"import runpy, sys; sys.argv[1:] = ['--help']; runpy.run_path('scripts/{name}.py', run_name='__main__')"
+    program = "import runpy, sys; sys.argv[1:] = ['--help']; sys.path[0] = 'scripts'; "
+    program += f"runpy.run_path('scripts/{name}.py', run_name='__main__')"
     done = python(program, within="argparse" if name != "sweep" else "shlex")
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr == "interrupted before it began; nothing was saved\n"

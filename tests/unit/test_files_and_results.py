@@ -116,9 +116,10 @@ def test_a_lock_is_free_once_its_process_is_killed_even_if_child_processes_live_
     path, pipe = tmp_path / "lock", os.pipe()
     if not (holder := os.fork()):
         held = try_lock(path)
-        if not os.fork():
-            os.write(pipe[1], str(os.getpid()).encode())
-            time.sleep(60)
+        worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        worker.start()
+        time.sleep(0.5)  # the worker closes its copy of the lock first
+        os.write(pipe[1], str(worker.pid).encode())
         time.sleep(60)
         os._exit(held is None)
     child = int(os.read(pipe[0], 20))

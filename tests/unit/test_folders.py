@@ -8,7 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from data import SPECS, FileSplit, load, spec
+from data import SETS, FileSplit, load, spec
 from data.image_views import decode
 from data.readers import folders
 from tests.folders import CLASSES, pictures, write_set, write_split
@@ -195,26 +195,26 @@ def test_a_file_in_place_of_a_folder_is_an_error(tmp_path):
 
 
 def test_specs_of_sets_with_images_of_any_size():
-    assert SPECS["ImageNet"].in_shape == (3, 224, 224) and SPECS["ImageNet"].num_classes == 1000
-    assert SPECS["TinyImageNet"].in_shape == (3, 64, 64) and SPECS["TinyImageNet"].num_classes == 200
-    assert SPECS["BigCIFAR10"].in_shape == (3, 128, 128) and SPECS["BigCIFAR10"].num_classes == 10
+    assert SETS["ImageNet"].in_shape == (3, 224, 224) and SETS["ImageNet"].num_classes == 1000
+    assert SETS["TinyImageNet"].in_shape == (3, 64, 64) and SETS["TinyImageNet"].num_classes == 200
+    assert SETS["BigCIFAR10"].in_shape == (3, 128, 128) and SETS["BigCIFAR10"].num_classes == 10
     for name in ("ImageNet", "TinyImageNet", "BigCIFAR10", "ImageFolder"):
-        assert (SPECS[name].mean, SPECS[name].std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-        assert SPECS[name].margin == (1 if name == "BigCIFAR10" else 256 / 224) and SPECS[name].augment
+        assert (SETS[name].mean, SETS[name].std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        assert SETS[name].margin == (1 if name == "BigCIFAR10" else 256 / 224) and SETS[name].augment
 
 
 @pytest.mark.parametrize("name", ["ImageNet", "TinyImageNet", "BigCIFAR10"])
 def test_image_size_sets_the_size_of_the_crop(name):
     assert spec(name, ".", image_size=96).in_shape == (3, 96, 96)
-    assert spec(name, ".") is SPECS[name] and spec(name, ".", image_size=SPECS[name].in_shape[1]) is SPECS[name]
+    assert spec(name, ".") is SETS[name] and spec(name, ".", image_size=SETS[name].in_shape[1]) is SETS[name]
     with pytest.raises(UsageError, match="image_size: 0 given, at least 1"):
         spec(name, ".", image_size=0)
 
 
 @pytest.mark.parametrize("name", ["digits", "MNIST", "CIFAR10", "CIFAR100", "SVHN"])
 def test_image_size_of_a_set_with_fixed_size_cannot_change(name):
-    own = SPECS[name].in_shape[1]
-    assert spec(name, ".", image_size=own) is SPECS[name]
+    own = SETS[name].in_shape[1]
+    assert spec(name, ".", image_size=own) is SETS[name]
     with pytest.raises(UsageError, match=f"image_size: 64 given, but the images of {name} are {own}x{own}"):
         spec(name, ".", image_size=64)
 

@@ -11,7 +11,8 @@ from torch import nn
 
 from models.constraints import bake, constrain, layer_counts, subnet
 from models.constraints.subnet import GlobalSelection, GlobalSubnetWeight
-from trainers.optimizers import OPTIMIZERS, make_optimizer, parameter_groups
+from trainers.optimizers import make_optimizer, parameter_groups
+from trainers.registry import OPTIMIZERS
 
 GLOBAL = "GlobalSubnetConv"
 

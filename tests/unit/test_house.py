@@ -29,6 +29,7 @@ FLOORS = {  # of the longest prefix of a module's name; docs/architecture.md dra
     "trainers.restore": 6,
     "trainers.load_trained": 6,
     "trainers.checkpoint_sources": 6,
+    "trainers.checkpoint_entries": 6,
     "trainers.experiment": 6,
     "main": 7,
     "parallel_main": 7,

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import data
-from data import SPECS, Augmentation, make_batches, spec, worker_batches
+from data import SETS, Augmentation, make_batches, spec, worker_batches
 from data import workers as processes
 from data.device_batches import DeviceBatches
 from data.worker_batches import WorkerBatches
@@ -143,7 +143,7 @@ def test_an_array_is_batched_on_the_device_unless_images_need_resizing_or_augmix
     assert type(make_batches(split, set_spec, train=True, augmentation=mixed, **changed)) is WorkerBatches
     assert type(make_batches(split, set_spec, train=False, augmentation=mixed, **changed)) is kind
     images, _ = next(make_batches(split, set_spec, train=True, **changed).epoch(0))
-    assert images.shape == (4, *SPECS[name].in_shape)
+    assert images.shape == (4, *SETS[name].in_shape)
 
 
 # --- files that cannot be decoded

@@ -17,7 +17,7 @@ from utils.errors import UsageError
 
 GB = 1_000_000_000
 MLP = {"set": "digits", "arch": "MLP", "seed": 1, "device": "cpu"}
-FOLDER = replace(data.SPECS["ImageFolder"], num_classes=2)
+FOLDER = replace(data.SETS["ImageFolder"], num_classes=2)
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_gpu_memory_must_hold_the_whole_training(counted: list[bool], monkeypatc
 
 def test_a_network_on_the_meta_device_needs_no_memory(counted: list[bool]) -> None:
     with torch.device("meta"):
-        network_memory.check(args.from_flat({**MLP, "hidden": [1_000_000, 1_000_000]}), data.SPECS["digits"], {})
+        network_memory.check(args.from_flat({**MLP, "hidden": [1_000_000, 1_000_000]}), data.SETS["digits"], {})
     assert counted == []
 
 

@@ -6,7 +6,8 @@ from torch import nn
 
 import models
 from models.constraints import constrain, constrained_layers
-from trainers.optimizers import OPTIMIZERS, freeze_weights, make_optimizer, parameter_groups, set_rate
+from trainers.optimizers import freeze_weights, make_optimizer, parameter_groups, set_rate
+from trainers.registry import OPTIMIZERS
 
 
 def network(arch="Conv2_BinAct", bn_type="AffineBatchNorm", conv_type="SubnetConv", dense=()):

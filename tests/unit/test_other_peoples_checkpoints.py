@@ -8,11 +8,11 @@ import torch
 import models
 from args import parse
 from models.constraints import constrain
+from models.registry import ARCHS
 from tests.originals import original, original_state, small_net, write
 from tests.unit.test_pretrained import into, same
 from trainers import load_trained
 from trainers.checkpoint_sources import WRAPPERS, network_in, read_network
-from utils import choices
 from utils.errors import UsageError
 
 
@@ -124,7 +124,7 @@ def test_self_referencing_content_is_refused(options):
         network_in(content, "net.pt")
 
 
-@pytest.mark.parametrize("arch", choices.ARCHS)
+@pytest.mark.parametrize("arch", ARCHS)
 def test_no_architecture_has_a_layer_named_like_a_wrapper(arch):
     with torch.device("meta"):
         net = models.build(arch, num_classes=10, in_shape=(3, 32, 32) if "MNIST" not in arch else (1, 28, 28))

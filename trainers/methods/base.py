@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from data.device_batches import Batches
-from models.constraints import layer_counts
+from models.constraints.counts import layer_counts
 from trainers.losses import cross_entropy
 from trainers.optimizers import Groups, parameter_groups
 from utils.distributed.runtime import Runtime

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.constraints import constrained_layers, weight_layers
+from models.constraints.attachment import constrained_layers, weight_layers
 from trainers import schedules
 from trainers.methods.base import Method
 from trainers.optimizers import Groups

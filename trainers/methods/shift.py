@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from data.device_batches import Batches
-from models.constraints import constrained_layers, weight_shape
+from models.constraints.attachment import constrained_layers, weight_shape
 from models.constraints.shift import ShiftWeight
 from trainers.methods.base import Method
 from utils.distributed.runtime import Runtime

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.constraints import constrained_layers
+from models.constraints.attachment import constrained_layers
 from models.constraints.connection_update import Rewiring
 from models.constraints.rewiring_rules import RewiringRules
 from models.constraints.sparse import SparseWeight

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from data.device_batches import Batches
-from models.constraints import constrained_layers
+from models.constraints.attachment import constrained_layers
 from models.constraints.binary import BinaryWeight
 from models.constraints.forward_order import layers_in_forward_order
 from trainers.methods.base import Method

@@ -20,7 +20,10 @@ def config_path(typed: Mapping[str, list[Any]]) -> str:
         return _expanded("config", named)
     if (resumed := typed.get("resume", ["auto"])[-1] or "auto") == "auto":
         raise UsageError(f"config: no YAML file {TYPED}; give --config FILE, or --resume with a run's directory")
-    return str(locate_run(Path(_expanded("resume", resumed)), "resume: ")[0].config)
+    try:
+        return str(locate_run(Path(_expanded("resume", resumed)), "resume: ")[0].config)
+    except UsageError as error:
+        raise UsageError(f"{error}; --pretrained takes any checkpoint file") from error
 
 
 def _expanded(name: str, text: str) -> str:

@@ -4,7 +4,7 @@ The message is "<option>: <value> on the command line has no effect without <wha
 the registries, whose rows list the options that they take, and from `needs` in the options' declarations.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from data.registry import SETS
@@ -17,26 +17,15 @@ from utils.config.options import FIELDS, Options
 from utils.registry import either
 
 MISSING_EFFECTS = Checks()
-TABLES: dict[str, tuple[Mapping[str, Any], str]] = {  # option that picks rows -> (registry, options that it reads)
-    "arch": (ARCHS, "arch"),
-    "optimizer": (OPTIMIZERS, "optimizer"),
-    "init": (INITS, "init"),
-    "conv_type": (CONV_TYPES, LAYER_TYPES),
-    "trainer": (TRAINERS, f"trainer {LAYER_TYPES}"),
+Registry = tuple[Mapping[str, Any], str, Callable[[Options], set[str]]]  # rows, options that pick some, names picked
+TABLES: dict[str, Registry] = {
+    "arch": (ARCHS, "arch", lambda o: {o.model.arch}),
+    "optimizer": (OPTIMIZERS, "optimizer", lambda o: {o.optim.optimizer}),
+    "init": (INITS, "init", lambda o: {o.model.init}),
+    "conv_type": (CONV_TYPES, LAYER_TYPES, lambda o: o.constraint.layer_types),
+    "trainer": (TRAINERS, f"trainer {LAYER_TYPES}", lambda o: {o.trainer}),
 }
 BY_HAND = {"prune_rate", "prune_rate_epoch"}  # further rules apply to them
-
-
-def rows_in_use(table: str, o: Options) -> set[str]:
-    """Return the names of the rows of a registry that the options pick."""
-    picked = {
-        "arch": {o.model.arch},
-        "optimizer": {o.optim.optimizer},
-        "init": {o.model.init},
-        "conv_type": o.constraint.layer_types,
-        "trainer": {o.trainer},
-    }
-    return picked[table]
 
 
 def _takers(table: str, names: list[str]) -> str:
@@ -52,7 +41,7 @@ def _takers(table: str, names: list[str]) -> str:
 def row_checks(*, strict: bool) -> list[Check]:
     """Return the checks that follow from the options in the registries' rows: of strict options, or of all others."""
     checks = []
-    for table, (registry, reads) in TABLES.items():
+    for table, (registry, reads, _) in TABLES.items():
         options = {option: FIELDS[option] for row in registry.values() for option in row.options if option in FIELDS}
         for option, declared in sorted(options.items()):
             if declared.metadata["strict"] == strict and option not in BY_HAND:
@@ -64,15 +53,16 @@ def row_checks(*, strict: bool) -> list[Check]:
 
 def _refusal(table: str, option: str, names: list[str]) -> Function:
     def check(o: Options, _given: Given) -> str:
-        if o.value(option) == FIELDS[option].default or rows_in_use(table, o) & {*names}:
+        picked = TABLES[table][2](o)
+        if o.value(option) == FIELDS[option].default or picked & {*names}:
             return ""
-        return f"it needs {_takers(table, names)}, not {either(sorted(rows_in_use(table, o)))}"
+        return f"it needs {_takers(table, names)}, not {either(sorted(picked))}"
 
     return check
 
 
 def _lack(table: str, _option: str, names: list[str]) -> Function:
-    return lambda o, _given: "" if rows_in_use(table, o) & {*names} else _takers(table, names)
+    return lambda o, _given: "" if TABLES[table][2](o) & {*names} else _takers(table, names)
 
 
 def _register_needs() -> None:
