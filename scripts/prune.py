@@ -38,7 +38,7 @@ from utils.files import check_new, check_regular, writable, write_atomic, writin
 
 PERCENT = [0.0, 25.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0, 97.0, 99.0]
 TOLERANCE = 1e-6  # largest difference in float64 between logits of the compact and of the zeroed network
-COMPARED_BATCHES = 8  # of the test set, on which the two are compared
+COMPARED_BATCHES = 8  # of the test set, on which the two networks are compared
 
 
 def parser() -> Parser:
@@ -66,7 +66,7 @@ def parser() -> Parser:
 
 
 def checked(argv: Sequence[str]) -> argparse.Namespace:
-    """Parse and check the options. Raises UsageError before any file is read."""
+    """Parse and check the command line, before any file is read. Raises UsageError if options are wrong."""
     options = parser().parse_args(argv)
     options.method, options.percent = list(dict.fromkeys(options.method)), sorted(set(options.percent))
     if options.compact is None:
@@ -80,7 +80,7 @@ def checked(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def pruners(options: argparse.Namespace, trained: Trained) -> list[Pruner]:
-    """Return the pruners of the requested methods. Raises UsageError if one cannot prune this network."""
+    """Return one pruner per requested method. Raises UsageError if a method cannot prune this network."""
     if options.recalibrate_bn and not levels.has_norms(trained.model):
         raise UsageError("--recalibrate-bn: this network has no batch norm with running statistics")
     torch.manual_seed(options.seed)
@@ -93,7 +93,10 @@ def pruners(options: argparse.Namespace, trained: Trained) -> list[Pruner]:
 def prune_at(
     options: argparse.Namespace, trained: Trained, pruner: Pruner, percent: float
 ) -> tuple[nn.Module, nn.Module]:
-    """Return the network with the pruned weights zero, and the same network without the pruned units."""
+    """Prune a copy of the trained network. Return it with zeros, and the same network without the pruned units.
+
+    If the method prunes single weights, both are the network with zeros.
+    """
     model, kept = levels.pruned(
         trained, pruner, percent, scope=options.scope, epochs=options.finetune, bn_batches=options.recalibrate_bn
     )
@@ -101,7 +104,7 @@ def prune_at(
 
 
 def prune_at_levels(options: argparse.Namespace, trained: Trained) -> None:
-    """Prune by every method at every percentage; print one line per network, then the table; write the files."""
+    """Prune by every method at every percentage, print a table of the pruned networks and write the report files."""
     folder = options.out or trained.path / "pruning"
     if not writable(str(folder)):
         raise UsageError(f"--out: {folder} cannot be written; pass a folder with write permission")
@@ -126,7 +129,7 @@ def prune_at_levels(options: argparse.Namespace, trained: Trained) -> None:
 
 
 def write_compact(options: argparse.Namespace, trained: Trained) -> None:
-    """Write the network without the pruned units, after a comparison of its logits with those of the zeroed network.
+    """Write the network without the pruned units, if its logits equal the logits of the network with zeros.
 
     Raises RunFailed if the logits differ by more than TOLERANCE.
     """
@@ -167,7 +170,10 @@ def write_compact(options: argparse.Namespace, trained: Trained) -> None:
 
 @command
 def main(argv: Sequence[str]) -> None:
-    """Prune. Return 0, 2 for bad input, 1 if the fine-tuning diverges or a file cannot be written."""
+    """Prune a trained network at several levels, or write one smaller network.
+
+    Return 0, 2 for bad input, 1 if the fine-tuning diverges or a file cannot be written.
+    """
     options = checked(argv)
     runtime = runtimes.choose(options.device, "fp32", None, deterministic=False)
     trained = levels.opened(str(options.run), options.data, runtime)

@@ -33,7 +33,7 @@ REPRODUCE = ROOT / "scripts" / "reproduce"
 
 
 def speed() -> str:
-    """Return a table with one row per network: our step against BIPROP's way and the dense step; then the start-up."""
+    """Return a table of step times of this program, BIPROP's way and a dense network, and the start-up time."""
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RECORDS.glob("bench_*.json"))]
     rows = [row for record in records for row in record.get("rows", [])]
     measured = next(record for record in records if "rows" in record)
@@ -67,12 +67,12 @@ def _read(path: Path) -> list[Row]:
 
 
 def records() -> list[Row]:
-    """Return the recorded rows of results.csv."""
+    """Return the recorded runs: the rows of scripts/records/runs.csv."""
     return [{name: csv_text(stored) for name, stored in row.items()} for row in _read(RECORDS / "runs.csv")]
 
 
 def accuracy() -> str:
-    """Return a table with one row per configuration: mean ± standard deviation over its seeds."""
+    """Return a table of test accuracies, one row per configuration: mean ± standard deviation over its seeds."""
     groups: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     for row in records():
         key = ("Base Config", "Conv Type", "Prune Rate", "Epochs", "Precision")
@@ -94,17 +94,20 @@ def accuracy() -> str:
 
 @cache
 def epochs_of(config: str) -> int:
-    """Return the number of epochs in the config file."""
+    """Return the number of epochs that the config file sets."""
     return int(yaml.safe_load((ROOT / config).read_text(encoding="utf-8"))["epochs"])
 
 
 def overrides(row: Row) -> str:
-    """Return the options that a recorded run has besides its config, such as "hidden=1000", which is its name then."""
+    """Return the options that a recorded run sets besides its config file, such as "hidden=1000".
+
+    Such a run has them as its name. Returns an empty string for other runs.
+    """
     return row["Name"] if "=" in row["Name"] else ""
 
 
 def published() -> str:
-    """Return a table of the published results that have been reproduced in full, and a list of the other ones."""
+    """Return a table of published and reproduced accuracies, and a list of the published results not reproduced yet."""
     lines = ["| published by | row | config | published (%) | ours (%) | seeds |", "|" + "---|" * 6]
     missing = []
     for target in _read(REPRODUCE / "targets.csv"):
@@ -128,7 +131,7 @@ def constraints() -> str:
 
 
 def pruning() -> str:
-    """Return a table of published and own accuracies per percentage, and the savings of half of the units."""
+    """Return a table of published and own accuracies per percentage pruned, and the savings of half the units."""
     theirs = {
         (row["method"], float(row["percent"])): row["accuracy"] for row in _read(REPRODUCE / "pruning_curves.csv")
     }

@@ -29,7 +29,7 @@ from utils.records.run import Run
 
 
 def finish_time(row: ResultRow) -> float:
-    """Return when the run ended, in seconds since 1970; 0 if the row has no valid date."""
+    """Return the end of the run in seconds since 1970, or 0 if its row has no valid date."""
     try:
         return time.mktime(time.strptime(row["Date Finished"], DATE_FORMAT))
     except (ValueError, OverflowError):
@@ -37,9 +37,9 @@ def finish_time(row: ResultRow) -> float:
 
 
 def rows_below(directory: Path) -> list[ResultRow]:
-    """Return the rows of all runs below `directory`, oldest first. Of copies of a run, the first one gives its rows.
+    """Return the result rows of all runs below `directory`, oldest first.
 
-    Runs without a readable row are warned of.
+    If a run was copied, its rows come from the first copy by path. Warns of runs without a readable row.
     """
     rows: dict[str, ResultRow] = {}
     for path in sorted(directory.rglob(Run.RESULT)):
@@ -63,7 +63,7 @@ def rows_below(directory: Path) -> list[ResultRow]:
 
 
 def _lacks_row(run: Run) -> bool:
-    """Return True if a row is missing: the run is done, and it is not a dry run, which has none."""
+    """Return True if a finished run has no result row. Dry runs never have one and are left out."""
     try:
         done = run.status().get("status") == "done"
     except UsageError as error:
@@ -89,7 +89,7 @@ def rebuild(directory: Path, file: Path) -> str:
 
 @command
 def main(argv: Sequence[str]) -> None:
-    """Rebuild a results file."""
+    """Append the missing rows to a results file and print their number."""
     top = Parser(__doc__)
     top.add_argument("program", choices=["rebuild"])
     top.add_argument("directory", metavar="DIR", type=old_path, help="such as runs")

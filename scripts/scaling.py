@@ -77,12 +77,12 @@ class Net:
 
     @property
     def trained(self) -> int:
-        """The number of scores."""
+        """The number of trained scores."""
         return sum(self.buckets)
 
 
 def count_sizes(name: str) -> Net:
-    """Return the sizes of the network `name`, counted on its forward and backward pass."""
+    """Count the operations, layers and gradient buckets of the network `name` on a forward and backward pass."""
     arch, data_set, batch, images = NETS[name]
     spec = SETS[data_set]
     with torch.device("meta"):
@@ -95,7 +95,7 @@ def count_sizes(name: str) -> Net:
 
 
 def buckets(weights: Sequence[torch.Tensor]) -> tuple[int, ...]:
-    """Return the sizes (numbers) of DDP's buckets in the order of sending.
+    """Return the number of gradients in each of DDP's buckets, in the order of sending.
 
     DDP fills a bucket of 1 MiB with the layers nearest to the input, which it sends last, and buckets of 25 MiB with
     the other layers.
@@ -107,7 +107,7 @@ def buckets(weights: Sequence[torch.Tensor]) -> tuple[int, ...]:
 
 
 def all_reduce_seconds(size: float, gpus: int, c: Cluster) -> float:
-    """Return the seconds of an all-reduce of `size` bytes: a ring in each node, then trees between the nodes.
+    """Predict the seconds of an all-reduce of `size` bytes, with a ring in each node and then trees between the nodes.
 
     2 (k − 1) (size / (k · inside) + latency) + 2 (m − 1)/m · size / between + 2 ⌈log₂ m⌉ latency, with k GPUs per node
     and m nodes.
@@ -118,12 +118,12 @@ def all_reduce_seconds(size: float, gpus: int, c: Cluster) -> float:
 
 
 def compute_seconds(net: Net, images: float, c: Cluster) -> float:
-    """Return the seconds of a step on one GPU with `images` images: the fixed time per layer plus the operations."""
+    """Predict the seconds of a training step with `images` images on one GPU, without communication."""
     return net.layers * c.layer + images * net.flops / c.flops
 
 
 def exposed_seconds(net: Net, images: float, gpus: int, c: Cluster, number: int) -> float:
-    """Return the seconds that a step waits for communication, with `number` bytes per gradient.
+    """Predict the seconds that a training step waits for communication, with `number` bytes per gradient.
 
     All-reduce overlaps with the backward pass, two thirds of the step, except for the last bucket. Then DDP sums one
     int32 per layer, which marks the scores that had a gradient.
@@ -134,17 +134,17 @@ def exposed_seconds(net: Net, images: float, gpus: int, c: Cluster, number: int)
 
 
 def step_seconds(net: Net, images: float, gpus: int, c: Cluster, number: int = FP32) -> float:
-    """Return the seconds of a step with `images` images per GPU and `number` bytes per gradient."""
+    """Predict the seconds of a training step with `images` images per GPU and `number` bytes per gradient."""
     return compute_seconds(net, images, c) + exposed_seconds(net, images, gpus, c, number)
 
 
 def strong_efficiency(net: Net, gpus: int, c: Cluster, number: int = FP32) -> float:
-    """Return the efficiency of strong scaling: all GPUs share one batch."""
+    """Predict the efficiency of strong scaling, where all GPUs share one batch."""
     return compute_seconds(net, net.batch, c) / (gpus * step_seconds(net, net.batch / gpus, gpus, c, number))
 
 
 def weak_efficiency(net: Net, gpus: int, c: Cluster, number: int = FP32) -> float:
-    """Return the efficiency of weak scaling: each GPU has a whole batch."""
+    """Predict the efficiency of weak scaling, where each GPU has a whole batch."""
     return compute_seconds(net, net.batch, c) / step_seconds(net, net.batch, gpus, c, number)
 
 
@@ -158,7 +158,7 @@ def largest_efficient(net: Net, c: Cluster, least: float = 0.5) -> int:
 
 
 def messages(nets: dict[str, Net]) -> str:
-    """Return a table of the messages of each step, one row per network."""
+    """Return a table of the message sizes per training step, one row per network."""
     lines = [
         "| ticket | scores | fp32 | bf16 | buckets, in the order of sending | operations an image |",
         "|" + "---|" * 6,
@@ -202,7 +202,7 @@ def _times(net: Net, images: float, n: int, c: Cluster) -> str:
 
 
 def evaluation(nets: dict[str, Net]) -> str:
-    """Return a table of the efficiency of an evaluation, whose whole batches are divided among the processes."""
+    """Return a table of the efficiency of an evaluation on several processes, which share out whole batches."""
     lines = ["| test set in batches | " + " | ".join(f"{n} processes" for n in GPUS) + " |", "|---" * 4 + "|"]
     for name, net in nets.items():
         count = math.ceil(net.images / net.batch)
@@ -255,7 +255,7 @@ def _line(found: dict[str, Any], contender: str, sent: str) -> str:
 
 
 def _unshrinking(found: dict[str, Any]) -> str:
-    """Return a line about the part of a step that a smaller share of the batch does not shorten.
+    """Return a sentence on the part of the step time that does not shrink with the batch.
 
     With t(n) = fixed + variable / n seconds for a batch divided by n, fixed = (n · t(n) − t(1)) / (n − 1).
     """
@@ -278,7 +278,7 @@ def _ratio(s: dict[str, float]) -> str:
 
 
 def assumed(c: Cluster) -> str:
-    """Return the assumptions as a sentence."""
+    """Return the assumptions about the cluster `c` as a sentence."""
     near, far = (1e6 * latency for latency in (c.latency_inside, c.latency_between))
     return (
         f"A GPU sustains {c.flops / 1e12:g}·10¹² operations a second and takes {1e3 * c.layer:g} ms a layer however "
@@ -301,7 +301,7 @@ def parser() -> Parser:
 
 @command
 def main(argv: Sequence[str]) -> int:
-    """Write the page, or print the prediction for another cluster.
+    """Write the tables of docs/scaling.md, or print the prediction for another cluster.
 
     With --check write nothing and return 1 if the page is out of date.
     """

@@ -34,7 +34,7 @@ OPTION_OF_FLAG = {flag: name for name, option in FIELDS.items() for flag in flag
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """The options of the sweep itself; all other options belong to main.py."""
+    """Options of sweep.py itself. All other options on its command line belong to main.py."""
 
     jobs: int = opt(
         1, "cells to run at a time; they share the CPU's threads unless OMP_NUM_THREADS is set", ">= 1 and <= 256"
@@ -101,18 +101,18 @@ def split(argv: Sequence[str]) -> tuple[list[str], dict[str, list[list[str]]]]:
 
 
 def combinations(argv: Sequence[str]) -> list[dict[str, list[str]]]:
-    """Return for each cell a dict from option to its arguments."""
+    """Return one dict per cell of the grid, from option to command-line arguments. The first axis varies slowest."""
     _, axes = split(argv)
     return [dict(zip(axes, chosen, strict=True)) for chosen in itertools.product(*axes.values())]
 
 
 def main_argv(chosen: dict[str, list[str]]) -> list[str]:
-    """Return the command line for main.py of one cell."""
+    """Return main.py's command line for one cell, given the arguments of its options."""
     return [*itertools.chain(*chosen.values()), "--resume", "auto"]
 
 
 def checked(argv: Sequence[str]) -> tuple[SweepOptions, list[Cell]]:
-    """Return the sweep's own options and its cells. Raises UsageError with every problem of every cell."""
+    """Parse a command line into the sweep's own options and cells. Raises UsageError with all problems of all cells."""
     own, axes = split(argv)
     reader = Reader(OWN, [], {})
     reader.command_line(own)
@@ -148,13 +148,13 @@ def checked(argv: Sequence[str]) -> tuple[SweepOptions, list[Cell]]:
 
 
 def shell_command(argv: Sequence[str]) -> str:
-    """Return the cell's command for a shell in the current folder."""
+    """Return the shell command that runs main.py with `argv` from the current folder."""
     main = ROOT / "main.py"
     return shlex.join([sys.executable, "main.py" if Path.cwd() == ROOT else str(main), *argv])
 
 
 def outcome(stop: Stop, failed: Sequence[tuple[Cell, str]], left: int) -> int:
-    """Report the failed cells and the number of cells left. Return the exit code."""
+    """Print the failed cells and the number of unfinished cells. Return the exit code of the sweep."""
     for cell, reason in failed:
         warn(f"failed: {cell.label}: {reason}")
     if left:
@@ -168,7 +168,10 @@ def outcome(stop: Stop, failed: Sequence[tuple[Cell, str]], left: int) -> int:
 
 
 def sweep(options: SweepOptions, grid: Sequence[Cell]) -> int:
-    """Run the cells that are not finished, or only print what the options ask for. Return the exit code."""
+    """Run all unfinished cells and print the table of results. Return the exit code.
+
+    With --dry-run or --table, only print the commands or the table.
+    """
     for line in dict.fromkeys(line for cell in grid for line in cell.options.warnings):
         warn(line)
     if options.dry_run:

@@ -1,4 +1,4 @@
-"""Contenders of the benchmarks: our training loop on a sparse or dense network, and the reference, as samplers."""
+"""Training steps that the benchmarks time: of this program on a sparse or dense network, and of the reference."""
 
 import io
 import time
@@ -35,7 +35,7 @@ OPTIMIZER = {"1/32": "sgd", "1/1": "adam"}  # as in the configurations
 
 
 class TimedBatches:
-    """Batches that record when the loop requests the first batch and, after each one, the next."""
+    """Batches that record the time at which the training loop requests each batch."""
 
     def __init__(self, batches: DeviceBatches, runtime: Runtime) -> None:
         self._batches, self._runtime, self.samples = batches, runtime, batches.samples
@@ -63,7 +63,7 @@ class TimedBatches:
 
 
 def network(arch: str, *, dense: bool) -> torch.nn.Module:
-    """Return the network for CIFAR-10 as its configuration builds it, initialised from seed 0, on the CPU."""
+    """Return the network `arch` for CIFAR-10, initialised from seed 0, with SubnetConv masks unless `dense`."""
     generator = torch.Generator().manual_seed(0)
     model = models.build(arch, num_classes=SPEC.num_classes, in_shape=SPEC.in_shape, bn_type="NonAffineBatchNorm")
     initialise(model, "kaiming_normal", fan_scale=1 - DENSITY, generator=generator)
@@ -74,7 +74,7 @@ def network(arch: str, *, dense: bool) -> torch.nn.Module:
 
 
 def random_split(images: int) -> Split:
-    """Return a split of `images` images in CIFAR-10's shape, with random pixels and labels."""
+    """Return a data split of `images` images in CIFAR-10's shape, with random pixels and labels."""
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (images, 32, 32, 3), np.uint8)
     return Split(pixels, random.integers(0, SPEC.num_classes, images))
@@ -83,7 +83,7 @@ def random_split(images: int) -> Split:
 def parts(
     model: Any, optimizer: str, runtime: Runtime, batch: int, *, dense: bool, compression: str = "none"
 ) -> TrainingSetup:
-    """Return the parts of a training loop, assembled as in `trainers.build`, on random images.
+    """Return the setup of a training loop on random images, assembled as in `trainers.build`.
 
     batch: The global batch size.
     """
@@ -107,7 +107,7 @@ def parts(
 
 
 def our_samplers(parts: TrainingSetup) -> tuple[Sampler, Sampler]:
-    """Return the samplers of a training step and of an evaluation batch of this program's loop.
+    """Return two samplers for this program: the seconds per training step and per evaluation batch.
 
     The first step of a sample is not timed: it contains the work per epoch, which is one 391st of a step in a run on
     CIFAR-10 but would be a quarter here.
@@ -129,7 +129,7 @@ def our_samplers(parts: TrainingSetup) -> tuple[Sampler, Sampler]:
 
 
 def reference_samplers(arch: str, optimizer: str, runtime: Runtime, batch: int) -> tuple[Sampler, Sampler]:
-    """Return the samplers of a training step and of an evaluation batch of the reference."""
+    """Return two samplers for the reference: the seconds per training step and per evaluation batch."""
     model = reference.convert(network(arch, dense=False)).to(runtime.device)
     train, test = (reference.image_by_image(random_split(batch * 4), SPEC, batch, train=on) for on in (True, False))
     step = reference.ReferenceStep(model, reference.make_optimizer(optimizer, model, RATE), train, test, runtime.device)
