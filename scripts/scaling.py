@@ -292,10 +292,8 @@ def parser() -> Parser:
     top = Parser(__doc__)
     top.add_check()
     for entry in fields(Cluster):
-        name, default = entry.name.replace("_", "-"), entry.default
-        top.add_argument(
-            f"--{name}", type=LIMITS[type(default)], help=f"{entry.metadata['help']}; default: {default:g}"
-        )
+        meaning = f"{entry.metadata['help']}; default: {entry.default:g}"
+        top.add_argument(f"--{entry.name.replace('_', '-')}", type=LIMITS[type(entry.default)], help=meaning)
     return top
 
 

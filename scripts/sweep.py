@@ -1,4 +1,24 @@
-"""Run every combination of several option values once, and print a table of mean ± std over the seeds."""
+"""Run main.py once for every combination of several option values, and print a table of the results.
+
+    python scripts/sweep.py --config FILE ... [--OPTION VALUE ...] ... [--jobs N] [--dry-run]
+    python scripts/sweep.py --config configs/quickstart.yml --prune-rate 0.8 0.5 0.2 --seed 1 2 3 --jobs 2
+
+Every option of `python main.py --help` is accepted. An option with one value is fixed; an option with several values is
+an axis of the grid. One combination is a cell. The first axis varies slowest. If an option is given twice, the second
+one counts. The table has the density (kept %) by config, with mean ± standard deviation over the seeds.
+
+A finished cell is skipped. A cell is finished if the results file (--results) has its row and the config.yaml in the
+run directory of that row has the same configuration and seed. A cell that was stopped or killed is resumed. A cell that
+another process is training is skipped. The same command therefore continues an interrupted sweep and, once all cells
+are finished, prints the table again. The output of each cell goes to a file in <log-dir>/sweep-logs/.
+
+These options cannot be used in a sweep: --resume, --evaluate, --check, main.py's --dry-run N, and --start-epoch, which
+a config file may set.
+
+Exit codes: 0 every cell is finished; 1 a cell failed; 2 bad input, nothing was started; 75 the same command continues:
+SIGTERM, SIGUSR2, SIGHUP or Ctrl-C stopped the sweep after its cells saved, or another sweep runs the cells that are
+left; 130 interrupted before a cell was started.
+"""
 
 import sys
 
@@ -46,30 +66,6 @@ class SweepOptions:
 
 OWN: dict[str, Any] = {option.name: option for option in fields(SweepOptions)}
 OWN_FLAGS = {flag for name, option in OWN.items() for flag in flags(name, option)}
-
-HELP = """usage: python scripts/sweep.py --config FILE ... [--OPTION VALUE ...] ... [--jobs N] [--dry-run]
-
-Runs main.py once for every combination of the given values and then prints a table: kept % by config, mean ± standard
-deviation over the seeds. One combination is a cell. Every option of `python main.py --help` is accepted. An option with
-one value is fixed; an option with several values is an axis of the grid. The first axis varies slowest. If an option is
-given twice, the second one counts.
-
-A finished cell is skipped. A cell is finished if the results file (--results) has its row and the config.yaml in the
-run directory of that row has the same configuration and seed. A cell that was stopped or killed is resumed. A cell that
-another process is training is skipped. The same command therefore continues an interrupted sweep and, once all cells
-are finished, prints the table again. The output of each cell goes to a file in <log-dir>/sweep-logs/.
-
-Options of the sweep itself:
-{}
-
-These options cannot be used in a sweep: --resume, --evaluate, --check, main.py's --dry-run N, and --start-epoch, which
-a config file may set.
-
-Exit codes: 0 every cell is finished; 1 a cell failed; 2 bad input, nothing was started; 75 the same command continues:
-SIGTERM, SIGUSR2, SIGHUP or Ctrl-C stopped the sweep after its cells saved, or another sweep runs the cells that are
-left; 130 interrupted before a cell was started.
-
-Example: python scripts/sweep.py --config configs/quickstart.yml --prune-rate 0.8 0.5 0.2 --seed 1 2 3 --jobs 2"""
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], dict[str, list[list[str]]]]:
@@ -197,7 +193,7 @@ def sweep(options: SweepOptions, grid: Sequence[Cell]) -> int:
 def _main(argv: Sequence[str]) -> int:
     """Print the help or run the sweep. Return the exit code that --help lists."""
     if {"-h", "--help"} & {*argv}:
-        say(HELP.format("\n".join(help_lines(OWN.values()))))
+        say("\n".join([f"{__doc__}\nOptions of the sweep itself:", *help_lines(OWN.values())]))
         return 0
     return sweep(*checked(argv))
 

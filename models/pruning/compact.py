@@ -31,8 +31,7 @@ def pack_network(model: nn.Module, build: Mapping[str, Any], metadata: Mapping[s
 
 def _settings(layer: nn.Module) -> dict[str, Any]:
     """Return the public attributes of a layer that are numbers, booleans or None, such as eps."""
-    plain = {name: value for name, value in vars(layer).items() if isinstance(value, int | float | None)}
-    return {name: value for name, value in plain.items() if not name.startswith("_")}
+    return {k: v for k, v in vars(layer).items() if isinstance(v, int | float | None) and not k.startswith("_")}
 
 
 def unpack_network(content: Mapping[str, Any]) -> nn.Module:

@@ -262,9 +262,9 @@ def test_bad_input_is_reported_in_one_line_and_writes_nothing(runs, run, tmp_pat
 
 def test_norms_with_batch_statistics_have_no_running_statistics_to_recompute():
     norm = torch.nn.Sequential(BatchNorm1d(3))
-    assert prune.has_norms(norm)
+    assert prune_levels.has_norms(norm)
     use_batch_statistics(norm)
-    assert not prune.has_norms(norm)
+    assert not prune_levels.has_norms(norm)
 
 
 def test_a_path_that_is_not_a_run_is_refused(runs, run, tmp_path):
