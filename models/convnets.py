@@ -50,7 +50,7 @@ class ConvNet(nn.Module):
 
 
 def _side_after(plan: ConvPlan, letters: str, side: int) -> int:
-    """Return the height or width (pixels) to which the layers `letters` reduce an image side of `side` pixels.
+    """Return the height or width (pixels) that the layers `letters` leave of an image side of `side` pixels.
 
     The result is 0 if no pixel is left.
     """
@@ -75,7 +75,7 @@ def _sequence(
 
 
 def _layer(plan: ConvPlan, letter: str, channels: int, width: int, bn_type: str, *, spatial: bool) -> nn.Module:
-    """Return the layer that `letter` names in a plan, with `width` output channels."""
+    """Return the layer that a letter of a plan stands for, such as C for a convolution of `width` channels."""
     match letter:
         case "C":
             return nn.Conv2d(channels, width, plan.kernel, padding=plan.padding, bias=plan.bias)

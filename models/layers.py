@@ -38,7 +38,7 @@ class BatchNorm2d(SingleValueBatchNorm, nn.BatchNorm2d):
 
 
 def use_batch_statistics(model: nn.Module) -> None:
-    """Make every batch norm of `model` use the statistics of the batch in evaluation mode too. Changes it in place."""
+    """Make every batch norm of `model` use batch statistics in evaluation mode too. Modifies `model` in place."""
     for module in model.modules():
         if isinstance(module, SingleValueBatchNorm):
             module.uses_batch_statistics = True
@@ -78,17 +78,17 @@ def batch_norm(kind: str, channels: int, *, spatial: bool) -> nn.Module:
 
 
 def batch_norm_1d(bn_type: str, width: int) -> nn.Module:
-    """Return the norm layer of an MLP for the option norm=batch_norm, for (B, width) tensors."""
+    """Return a batch norm for (B, width) tensors, which the MLP option norm=batch_norm selects."""
     return batch_norm(bn_type, width, spatial=False)
 
 
 def hard_invert(_bn_type: str, _width: int) -> nn.Module:
-    """Return the norm layer of an MLP for the option norm=hard_invert."""
+    """Return a HardInvert layer, which the MLP option norm=hard_invert selects."""
     return HardInvert()
 
 
 def soft_invert(_bn_type: str, _width: int) -> nn.Module:
-    """Return the norm layer of an MLP for the option norm=soft_invert."""
+    """Return a SoftInvert layer, which the MLP option norm=soft_invert selects."""
     return SoftInvert()
 
 

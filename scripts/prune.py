@@ -93,7 +93,7 @@ def pruners(options: argparse.Namespace, trained: Trained) -> list[Pruner]:
 def prune_at(
     options: argparse.Namespace, trained: Trained, pruner: Pruner, percent: float
 ) -> tuple[nn.Module, nn.Module]:
-    """Prune a copy of the trained network. Return it with zeros, and the same network without the pruned units.
+    """Prune copies of the trained network. Return one with pruned weights set to zero and one without the pruned units.
 
     If the method prunes single weights, both are the network with zeros.
     """

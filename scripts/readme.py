@@ -161,7 +161,7 @@ PAGES: dict[Path, Tables] = {
 
 @command
 def main(argv: Sequence[str]) -> int:
-    """Write the pages. With --check write nothing and return 1 if a page is out of date."""
+    """Write the tables of the Markdown pages. With --check write nothing and return 1 if a page is out of date."""
     parser = Parser(__doc__)
     parser.add_check()
     return update(PAGES, "scripts/readme.py", check=parser.parse_args(argv).check)

@@ -66,7 +66,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Net:
-    """The sizes of a network with SubnetConv layers that determine its speed in parallel training."""
+    """Sizes of a network with SubnetConv layers that determine its speed in parallel training."""
 
     flops: float  # operations per step and image
     buckets: tuple[int, ...]  # scores in each of DDP's buckets, in the order of sending
@@ -77,7 +77,7 @@ class Net:
 
     @property
     def trained(self) -> int:
-        """The number of trained scores."""
+        """Number of trained scores."""
         return sum(self.buckets)
 
 

@@ -69,9 +69,9 @@ OWN_FLAGS = {flag for name, option in OWN.items() for flag in flags(name, option
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], dict[str, list[list[str]]]]:
-    """Split a command line into the sweep's own arguments and the axes of the grid.
+    """Split a command line into the sweep's own arguments and main.py's options with their alternative values.
 
-    An axis maps an option to its alternatives; each alternative is a list of arguments for main.py.
+    The options are the axes of the grid. Each maps to its alternatives, which are lists of arguments for main.py.
     """
     own: list[str] = []
     axes: dict[str, list[list[str]]] = {}
@@ -97,13 +97,13 @@ def split(argv: Sequence[str]) -> tuple[list[str], dict[str, list[list[str]]]]:
 
 
 def combinations(argv: Sequence[str]) -> list[dict[str, list[str]]]:
-    """Return one dict per cell of the grid, from option to command-line arguments. The first axis varies slowest."""
+    """Return one dict per run of the sweep, from option to command-line arguments. The first option varies slowest."""
     _, axes = split(argv)
     return [dict(zip(axes, chosen, strict=True)) for chosen in itertools.product(*axes.values())]
 
 
 def main_argv(chosen: dict[str, list[str]]) -> list[str]:
-    """Return main.py's command line for one cell, given the arguments of its options."""
+    """Return main.py's command line for one run of the sweep, given the arguments of its options."""
     return [*itertools.chain(*chosen.values()), "--resume", "auto"]
 
 
@@ -150,7 +150,7 @@ def shell_command(argv: Sequence[str]) -> str:
 
 
 def outcome(stop: Stop, failed: Sequence[tuple[Cell, str]], left: int) -> int:
-    """Print the failed cells and the number of unfinished cells. Return the exit code of the sweep."""
+    """Print the failed runs and the number of unfinished runs of a sweep. Return the exit code."""
     for cell, reason in failed:
         warn(f"failed: {cell.label}: {reason}")
     if left:
@@ -164,7 +164,7 @@ def outcome(stop: Stop, failed: Sequence[tuple[Cell, str]], left: int) -> int:
 
 
 def sweep(options: SweepOptions, grid: Sequence[Cell]) -> int:
-    """Run all unfinished cells and print the table of results. Return the exit code.
+    """Run the unfinished cells of a sweep and print the table of results. Return the exit code.
 
     With --dry-run or --table, only print the commands or the table.
     """

@@ -33,7 +33,7 @@ class UnitGroup:
 
 
 def channel_tensors(model: nn.Module, name: str) -> dict[str, Tensor]:
-    """Return the tensors of layer `name` with one entry per output channel on axis 0, by their state-dict keys."""
+    """Return the state-dict entries of layer `name` that have the output channels on axis 0."""
     layer = model.get_submodule(name)  # of the tensors of these layers only num_batches_tracked is a scalar
     return {f"{name}.{key}": tensor for key, tensor in layer.state_dict().items() if tensor.dim()}
 

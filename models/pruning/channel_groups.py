@@ -66,7 +66,7 @@ def _check_modules(model: nn.Module) -> None:
 
 
 def _groups(trace: UnitTrace) -> list[UnitGroup]:
-    """Return the groups of all traced units that do not reach the output of the network."""
+    """Group the traced units that do not reach the output of the network by the layers that write them."""
     unit = _connected_components(trace.count, trace.coupled)
     writers, norms, readers = (
         {name: _lookup(unit, ids) for name, ids in ids_by_layer.items()}
@@ -92,7 +92,7 @@ def _groups(trace: UnitTrace) -> list[UnitGroup]:
 
 
 def _lookup(values: Tensor, ids: Tensor) -> Tensor:
-    """Return values[ids], with NO_UNIT where the id is NO_UNIT."""
+    """Return `values` indexed by `ids`. Entries without a unit (NO_UNIT) stay NO_UNIT."""
     ids = ids.cpu()
     return torch.where(ids == NO_UNIT, NO_UNIT, values[ids])
 

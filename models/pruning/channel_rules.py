@@ -52,7 +52,7 @@ def has_unit_ids(value: Any) -> bool:
 
 
 def unit_ids(value: Any) -> Any:
-    """Return the unit ids of the tensor `value`: an int64 tensor of the same shape, or a MixedUnits."""
+    """Return the unit ids of a tensor: int64 of the same shape, or a MixedUnits if values depend on several units."""
     return value._unit_ids
 
 
@@ -73,7 +73,7 @@ def set_unit_ids(out: Any, ids: Any) -> None:
 
 
 def is_from_images_alone(value: Any) -> bool:
-    """Return True if `value` is a tensor computed from the input images without any unit (output channel)."""
+    """Return True if `value` is a tensor that depends on the input images but on no unit (output channel)."""
     return hasattr(value, "_from_images") and not has_unit_ids(value)
 
 
@@ -90,10 +90,11 @@ def is_pointwise(func: Any) -> bool:
 
 
 def output_ids(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any, couple: Couple) -> Any:
-    """Return the unit id of each value of `out`, the output of the operator `func`, in the structure of `out`.
+    """Return the unit ids of `out`, the output of an operator, computed from the unit ids of its arguments.
 
-    `args` and `kwargs` are the arguments of the operator, at least one of which carries unit ids. `couple` is called
-    with units that can be removed only together. Raises MixesUnits as the module describes.
+    The ids have the structure of `out`. `args` and `kwargs` are the arguments of the operator, at least one of which
+    carries unit ids. `couple` is called with units that can be removed only together. Raises MixesUnits as the module
+    describes.
     """
     operator = func.overloadpacket
     if is_pointwise(func) and isinstance(out, Tensor):
@@ -126,7 +127,7 @@ def varying_axes(ids: Tensor) -> list[int]:
 
 
 def _ids_in_place_of_values(value: Any) -> Any:
-    """Return the unit ids of a tensor, NO_UNIT everywhere if it has none. Return other values unchanged."""
+    """Return a tensor's unit ids, or NO_UNIT everywhere for a tensor without units. Return other values unchanged."""
     if not isinstance(value, Tensor):
         return value
     return unit_ids(value).contiguous() if has_unit_ids(value) else torch.full_like(value, NO_UNIT, dtype=torch.long)

@@ -174,7 +174,7 @@ class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         self._active.append((name, module))
 
     def _leave(self, module: nn.Module, args: Any, kwargs: Any, out: Any) -> Any:
-        """Return the output of `module`. A supported layer outputs zeros in the channels that belong to units."""
+        """Forward hook: return the output of `module`. Supported layers output zeros in the channels of units."""
         name, _ = self._active[-1]
         if isinstance(module, AnyBatchNorm):
             out = self._after_norm(name, module, out, *args, **kwargs)

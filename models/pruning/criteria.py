@@ -74,7 +74,7 @@ def taylor_saliencies(model: nn.Module, losses: Iterable[Tensor]) -> dict[str, T
 
 
 def weight_scores(weights: Weights, criterion: str = "magnitude", saliencies: Weights | None = None) -> list[Tensor]:
-    """Return the importance of every weight, one tensor of the weight's shape per layer.
+    """Return the importance of every weight by `criterion`. One tensor of the weight's shape per layer.
 
     taylor requires `saliencies` (see `taylor_saliencies`); random draws from torch's global generator. Raises
     ValueError if the criterion is unknown.

@@ -104,7 +104,7 @@ def loop_parts(conv_type: str, width: int, batch: int, runtime: Runtime) -> Trai
 
 
 def samplers(runtime: Runtime, width: int = WIDTH, batch: int = BATCH) -> dict[str, Sampler]:
-    """Return one sampler per contender. A sampler measures the seconds per training step."""
+    """Return functions that time a training step, by contender: source, ours and dense."""
     source = SourceStep(width, runtime.device)
     draw_ones(source.weights)
     images, labels = torch.rand(batch, 784).ge(0.5).float(), torch.randint(0, 10, (batch,))

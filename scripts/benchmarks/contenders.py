@@ -81,7 +81,7 @@ def random_split(images: int) -> Split:
 
 
 def parts(
-    model: Any, optimizer: str, runtime: Runtime, batch: int, *, dense: bool, compression: str = "none"
+    model: Any, optimizer_name: str, runtime: Runtime, batch: int, *, dense: bool, compression: str = "none"
 ) -> TrainingSetup:
     """Return the setup of a training loop on random images, assembled as in `trainers.build`.
 
@@ -94,20 +94,13 @@ def parts(
     split = random_split(batch * max(STEPS, EVALUATED))
     part = (runtime.process.rank, runtime.process.world)
     batches = partial(DeviceBatches, split, SPEC, device=runtime.device, batch_size=batch, seed=0, part=part)
-    return TrainingSetup(
-        model,
-        method,
-        make_optimizer(optimizer, method.parameter_groups(model), lr=RATE),
-        runtime,
-        batches(train=True, limit=STEPS),
-        batches(train=False, limit=EVALUATED),
-        learning_rate=lambda _epoch: RATE,
-        replicas=replicas,
-    )
+    here = (runtime, batches(train=True, limit=STEPS), batches(train=False, limit=EVALUATED))
+    optimizer = make_optimizer(optimizer_name, method.parameter_groups(model), lr=RATE)
+    return TrainingSetup(model, method, optimizer, *here, learning_rate=lambda _epoch: RATE, replicas=replicas)
 
 
 def our_samplers(parts: TrainingSetup) -> tuple[Sampler, Sampler]:
-    """Return two samplers for this program: the seconds per training step and per evaluation batch.
+    """Return two functions that time this program: seconds per training step and per evaluation batch.
 
     The first step of a sample is not timed: it contains the work per epoch, which is one 391st of a step in a run on
     CIFAR-10 but would be a quarter here.
@@ -129,7 +122,7 @@ def our_samplers(parts: TrainingSetup) -> tuple[Sampler, Sampler]:
 
 
 def reference_samplers(arch: str, optimizer: str, runtime: Runtime, batch: int) -> tuple[Sampler, Sampler]:
-    """Return two samplers for the reference: the seconds per training step and per evaluation batch."""
+    """Return two functions that time the reference: seconds per training step and per evaluation batch."""
     model = reference.convert(network(arch, dense=False)).to(runtime.device)
     train, test = (reference.image_by_image(random_split(batch * 4), SPEC, batch, train=on) for on in (True, False))
     step = reference.ReferenceStep(model, reference.make_optimizer(optimizer, model, RATE), train, test, runtime.device)

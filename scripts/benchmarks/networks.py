@@ -24,7 +24,7 @@ def arch_of(net: str, act: str) -> str:
 
 
 def contenders(arch: str, act: str, runtimes: dict[str, Runtime], batch: int) -> dict[str, Sampler]:
-    """Return the samplers of the network `arch` by name, `contender/precision/train` or `.../eval`.
+    """Return the functions that time the network `arch`, by name, such as "ours/fp32/train" or "reference/fp32/eval".
 
     runtimes: Precision -> runtime. The reference runs in fp32 on the first one's device. The dense network only trains.
     """

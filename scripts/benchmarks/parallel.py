@@ -127,7 +127,7 @@ def pin(number: int, threads: int) -> None:
 
 
 def samplers(job: Job, here: Runtime) -> dict[str, Sampler]:
-    """Return samplers of the seconds per training step by name, `contender/precision/way`.
+    """Return functions that time a training step, by name `contender/precision/way`, such as "ours/fp32/strong".
 
     All processes must call the samplers in the same order. The sampler `selection` times the selection of the masks,
     which takes the same time for any batch.
@@ -152,7 +152,7 @@ def assembled(job: Job, here: Runtime, way: Way, *, dense: bool) -> TrainingSetu
 
 
 def selection(net: str, here: Runtime) -> Sampler:
-    """Return a sampler of the seconds that the effective weights of all layers take."""
+    """Return a function that times the computation of the effective weights of all layers."""
     model = network(net, dense=False).train()
     here.put(model)
     layers: list[Any] = list(constrained_layers(model).values())
@@ -160,7 +160,7 @@ def selection(net: str, here: Runtime) -> Sampler:
 
 
 def synchronised(here: Runtime, sampler: Sampler | None) -> Sampler:
-    """Return a sampler that starts on all processes together and returns the mean over the processes with a `sampler`.
+    """Return a timing function that starts on all processes together and averages over the processes with a `sampler`.
 
     The sample is repeated, up to TRIES times, if another program has used the cores of a process, see MOST_WAITING.
     """
@@ -209,10 +209,8 @@ def sent_by(job: Job, here: Runtime, who: str) -> dict[str, Any]:
     loop = assembled(job, here, way, dense=who == "dense")
     with AllReduceRecorder() as sent, redirect_stderr(io.StringIO()):
         train_one_epoch(loop, TrainingState(), "counting", NullCallbacks())
-    return {
-        "trained": sum(p.numel() for p in loop.model.parameters() if p.requires_grad),
-        **bytes_per_step(sent.tensors),
-    }
+    trained = sum(p.numel() for p in loop.model.parameters() if p.requires_grad)
+    return {"trained": trained, **bytes_per_step(sent.tensors)}
 
 
 def bytes_per_step(tensors: Sequence[tuple[str, int]]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data import SetSpec, Split
-from models.activations import Sign
+from models.activations import BinarySign, Sign
 
 PAD = 4  # pixels, for the random crop
 
@@ -74,17 +74,11 @@ class ReferenceConv(nn.Module):
         return F.conv2d(x, self.effective_weight(), padding=self.weight.shape[-1] // 2)
 
 
-class Binarize(torch.autograd.Function):
-    """Sign activation, computed by the same operations as in BIPROP.
+class Binarize(BinarySign):
+    """Sign activation whose backward pass has the same operations as in BIPROP.
 
-    forward:  sign(x)
     backward: dL/dx = dL/dy · (2 − 2|x|) where |x| ≤ 1, else 0
     """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return torch.sign(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
@@ -98,8 +92,7 @@ class BinaryActivation(nn.Module):
     """Layer that applies the sign activation `Binarize`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = Binarize.apply(x)  # type: ignore[no-untyped-call, unused-ignore]
-        return out
+        return Binarize.apply(x)
 
 
 class ReferenceNet(nn.Module):

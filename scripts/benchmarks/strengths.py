@@ -23,7 +23,7 @@ TARGET = 5.0  # % of a step
 
 
 def samplers(runtime: Runtime, channels: int = CHANNELS, side: int = SIDE, batch: int = BATCH) -> dict[str, Sampler]:
-    """Return samplers of the seconds per training step and per computation of the connection strengths, by name."""
+    """Return functions that time a training step and the computation of the connection strengths, by name."""
     layer = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
     model = constrain(nn.Sequential(layer), "SparseConv", density=0.1)
     sparse: Any = model.get_submodule("0")

@@ -9,7 +9,7 @@ Tables = Mapping[str, Callable[[], str]]  # name in the marker -> function that 
 
 
 def filled(text: str, tables: Tables, script: str) -> str:
-    """Return the Markdown `text` with new tables between the markers of `script`."""
+    """Replace the tables that `script` generates in the Markdown `text`, and return the new text."""
     for name, table in tables.items():
         marker = f"<!-- {name}: python {script} -->"
         before, old = text.split(marker)
@@ -19,7 +19,7 @@ def filled(text: str, tables: Tables, script: str) -> str:
 
 
 def update(pages: Mapping[Path, Tables], script: str, *, check: bool) -> int:
-    """Write new tables between the markers of `script` in the Markdown pages, and return 0.
+    """Replace the tables that `script` generates in the Markdown pages, and return 0.
 
     With `check` write nothing and return 1 if a page would change.
     """

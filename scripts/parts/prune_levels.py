@@ -64,12 +64,12 @@ class Trained:
 
     @property
     def test(self) -> Batches:
-        """The batches of the test set."""
+        """Batches of the test set."""
         return batches(self.options, self.runtime, self.image_set, self.image_set.test)
 
     @property
     def train(self) -> Batches:
-        """The batches of the training set."""
+        """Batches of the training set."""
         return batches(self.options, self.runtime, self.image_set, self.image_set.train)
 
 

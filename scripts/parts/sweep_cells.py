@@ -33,7 +33,7 @@ class Cell:
 
     @functools.cached_property
     def key(self) -> str:
-        """Hash of the options that determine the result. Cells with the same result, of any sweeps, share it."""
+        """Hash of the options that determine the result. Cells with equal results have equal keys in all sweeps."""
         flat = self.options.flat()
         values = [flat[name] for name, option in FIELDS.items() if option.metadata["maths"] or name in OTHER_RUNS]
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:12]
@@ -137,7 +137,9 @@ def _has_accuracy(row: ResultRow) -> bool:
 
 
 def table(cells: Sequence[Cell], found: Sequence[ResultRow | None]) -> str:
-    """Return a Markdown table of the cells and their rows: mean ± standard deviation (number of seeds).
+    """Return a Markdown table of the results of a sweep: mean ± standard deviation (number of seeds).
+
+    `found` has the results row of each cell, or None.
 
     There is one column per config, and one line per density (%) and combination of the other varied options.
     """

@@ -3,12 +3,12 @@
 import os
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import DEVNULL, STDOUT, Popen
 from types import FrameType
 
 from scripts.parts.sweep_cells import Cell, accuracy, finished
@@ -28,7 +28,7 @@ class Child:
     """Running cell of a sweep, started at `started` (seconds). Its output in the log begins at `log_start` (bytes)."""
 
     cell: Cell
-    process: subprocess.Popen[bytes]
+    process: Popen[bytes]
     log_start: int
     started: float
 
@@ -130,14 +130,8 @@ def start(cell: Cell, program: Path, environment: dict[str, str]) -> Child | Non
         command = [sys.executable, str(program), *cell.argv]
         log.write(f"$ {shlex.join(command)}\n")
         log.flush()
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment | os.environ,
-            process_group=0,
-        )
+        env = environment | os.environ
+        process = Popen(command, stdin=DEVNULL, stdout=log, stderr=STDOUT, env=env, process_group=0)
         say(f"{cell.label}: started, {cell.log}")
         return Child(cell, process, log.tell(), time.monotonic())
 
