@@ -15,17 +15,18 @@ ROOT = Path(__file__).parents[2]
 
 TERNARY = '''
 from models.constraints.base import Constraint
+from models.constraints.topk_mask import keep_largest, kept_count
 
 
 class TernaryWeight(Constraint):
-    """Weights of -1, 0 and 1, straight through."""
+    """Weights of -1, 0 and 1: the signs of the largest, straight through."""
 
     def __init__(self, weight, *, density, generator=None):
         super().__init__()
-        self.density = density
+        self.kept = kept_count(weight.numel(), density)
 
     def forward(self, weight):
-        ternary = weight.sign() * (weight.abs() > (1 - self.density) * weight.abs().mean())
+        ternary = weight.sign() * keep_largest(weight.detach().abs(), self.kept)
         return weight + (ternary - weight).detach()
 '''
 TINY = """

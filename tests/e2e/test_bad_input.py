@@ -18,7 +18,11 @@ TABLE = [  # (changes to the config, command line, parts of the message)
     ({"arch": "Wide_VGG_Small", "width_mult": 0.001}, (), ["width_mult", "leaves no channel"]),
     ({}, ("--num-classes", 7), ["num_classes", "7", "digits has 10"]),
     ({"conv_type": "DenseConv", "prune_rate": None}, (), ["nothing would be trained", "freeze_weights"]),
-    ({}, ("--last-layer-dense", "--conv-type", "DenseConv", "--trainer", "prune_score"), ["trainer", "scores"]),
+    (
+        {},
+        ("--last-layer-dense", "--conv-type", "DenseConv", "--trainer", "prune_score"),
+        ["trainer", "it needs conv_type SubnetConv"],
+    ),
     ({"arch": "MLP", "hidden": []}, (), ["hidden", "list of ints"]),
     ({}, ("--val-split", 0.0001), ["val_split", "at least one image"]),
     ({}, ("--multigpu", 9, "--device", "auto"), ["multigpu: 9, but this machine has no GPU"]),

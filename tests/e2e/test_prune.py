@@ -116,7 +116,7 @@ def test_the_compact_network_is_smaller_and_equivalent(runs, run, tmp_path, name
     smaller, of = compact.load_compact(file), trained(runs(name))
     images, _ = next(iter(of.test.epoch(0)))
     groups = channel_groups.unit_groups(of.model, images)
-    kept = criteria.survivors(criteria.unit_scores(criteria.hidden_weights(of.model), groups), 50)
+    kept = criteria.keep_masks(criteria.unit_scores(criteria.hidden_weights(of.model, images), groups), 50)
     channel_groups.zero_units(of.model, groups, kept)
     with torch.no_grad():
         assert (smaller(images) - of.model(images)).abs().max() < 1e-4
@@ -134,15 +134,15 @@ def test_a_checkpoint_is_opened_at_the_density_of_its_epoch(runs, run, tmp_path)
 
 
 def test_a_smaller_network_with_other_logits_is_not_written(runs, run, tmp_path, monkeypatch):
-    rebuilt = compact.rebuilt
+    unpack = compact.unpack_network
 
     def broken(stored):
-        model = rebuilt(stored)
+        model = unpack(stored)
         with torch.no_grad():
             model.linear[0].weight[0, 5] += 0.1
         return model
 
-    monkeypatch.setattr(compact, "rebuilt", broken)
+    monkeypatch.setattr(compact, "unpack_network", broken)
     file = tmp_path / "small.pt"
     code, _, err = run(runs("mlp"), "--method", "unit", "--percent", 50, "--compact", file, "--repeat", 1)
     assert code == 1 and "nothing is written" in err and err.count("\n") == 1 and not file.exists()
@@ -274,10 +274,10 @@ def test_a_path_that_is_not_a_run_is_refused(runs, run, tmp_path):
     torch.save({"state_dict": {"a": torch.rand(2)}}, foreign)
     shutil.copytree(runs("mlp"), other, ignore=shutil.ignore_patterns("*.pt"))
     for path, told in (
-        (empty, "is no run directory and no checkpoint of one"),
-        (text, "is no run directory and no checkpoint of one"),
-        (foreign, "is no run directory and no checkpoint of one"),
-        (tmp_path / "gone", "is no run directory"),
+        (empty, "is neither a run directory nor a checkpoint in one"),
+        (text, "is neither a run directory nor a checkpoint in one"),
+        (foreign, "is neither a run directory nor a checkpoint in one"),
+        (tmp_path / "gone", "does not exist; pass a directory with config.yaml"),
         (other, "has no readable checkpoint"),
     ):
         code, out, err = run(path, "--repeat", 1)
@@ -285,7 +285,7 @@ def test_a_path_that_is_not_a_run_is_refused(runs, run, tmp_path):
     inside = other / "checkpoints" / "last.pt"
     torch.save({"state_dict": {"a": torch.rand(2)}}, inside)
     code, _, err = run(inside)
-    assert code == 2 and "is no checkpoint of this program" in err and err.count("\n") == 1
+    assert code == 2 and "is not a checkpoint of this program" in err and err.count("\n") == 1
 
 
 def test_a_missing_data_set_is_reported_in_one_line(runs, run, tmp_path):

@@ -122,7 +122,7 @@ def test_a_global_run_has_its_scheduled_densities_and_every_checkpoint_evaluates
     assert "89.98 % pruned; the density of GlobalSubnetConv falls to that from 50 % in 3 epochs" in out
     assert ["kept 50.00%" in line for line in out.splitlines() if line.startswith("epoch 1/")] == [True]
     lines = out.splitlines()
-    at = lines.index("from this epoch on it is the network that was asked for: what was best before counts no more")
+    at = lines.index("from this epoch on the network is the requested one: the best epoch before does not count")
     assert lines[at + 1].startswith("epoch 4/5") and f"(best {accuracies[3]:.2f}% in epoch 4)" in lines[at + 1]
 
 
@@ -140,7 +140,7 @@ def test_a_checkpoint_from_within_an_epoch_is_evaluated_in_the_state_of_that_epo
 
 def test_the_summary_names_the_layers_at_the_floor(trained):
     _, _, out = trained("ss", epochs=1, prune_rate=0.001, score_l1=0)
-    assert "at the floor   linear.0, linear.3: one weight kept, the least that" in out
+    assert "at the floor   linear.0, linear.3: one weight kept, the minimum of the global selection" in out
     assert "2 of 1,776 weights kept" in out
 
 
@@ -192,7 +192,7 @@ def test_fixed_subnet_conv_trains_weights_under_the_mask_of_a_ticket(program, co
     ticket = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
     fixed = config(name="fixed.yml", conv_type="FixedSubnetConv", freeze_weights=None, lr=0.01, epochs=3)
     code, out, err = program("--config", fixed, "--pretrained", ticket / "checkpoints/best.pt")
-    assert (code, err) == (0, "") and "tensors taken" in out
+    assert (code, err) == (0, "") and "tensors match" in out
     taken = checkpoint(ticket, "best")["model"]
     run = tmp_path / "runs/fixed/prune-rate=0.5/fixed"
     first, last = checkpoint(run, "initial")["model"], checkpoint(run, "last")["model"]
