@@ -151,7 +151,7 @@ def write_compact(options: argparse.Namespace, trained: Trained) -> None:
     exact = levels.largest_difference(copy.deepcopy(model).double(), copy.deepcopy(rebuilt).double(), doubles)
     if not exact <= TOLERANCE:
         raise RunFailed(
-            f"nothing is written: the logits of the smaller network differ by {exact:.2g} from those with zeros"
+            f"nothing is written: logits of the smaller network differ by {exact:.2g} from the network with zeros"
         )
     before, zeros = trained.model, levels.row(trained, "zeros", percent, model, model)
     compacted = levels.row(trained, "compact", percent, rebuilt, rebuilt)

@@ -40,8 +40,8 @@ def speed() -> str:
     lines = [
         f"Medians of {rows[0]['summary']['ours/fp32/train']['n']} on {measured['device']}, torch {measured['torch']}, "
         f"batch {measured['batch_size']}, half the weights kept (`python scripts/bench.py`). BIPROP's way is a "
-        "step of our own writing that works as theirs: fp32, a full sort in every pass, anomaly detection, images "
-        "one by one; but with our allocator settings.",
+        "reimplementation of its step: fp32, a full sort in every pass, anomaly detection, images transformed one by "
+        "one. It has the allocator settings of this program.",
         "",
         "| network | kind | BIPROP's way, ms per step | ours bf16 | ours fp32 | gain bf16 | gain fp32 "
         "| gain in evaluation, bf16 | over the dense step, bf16 |",
@@ -149,7 +149,7 @@ def pruning() -> str:
     before, half = ours["unpruned", 0.0], ours["unit", 50.0]
     ratios = [float(b["ms_per_image"]) / float(h["ms_per_image"]) for b, h in zip(before, half, strict=True)]
     saved = [f"{int(before[0][of]):,} to {int(half[0][of]):,} {of}" for of in ("parameters", "bytes")]
-    text = f"Half of the units cut out: {saved[0]}, {saved[1]}, an image {mean_and_deviation(ratios)} times as fast"
+    text = f"Half of the units removed: {saved[0]}, {saved[1]}, an image {mean_and_deviation(ratios)} times as fast"
     return "\n".join([*lines, "", f"{text}; {len(half)} seeds."])
 
 

@@ -40,7 +40,7 @@ def options_of(run: Path) -> dict[str, object]:
     Raises UsageError if `run` is not a run directory with at least one epoch.
     """
     if not (run / "config.yaml").exists() or not (run / "metrics.csv").exists():
-        raise UsageError(f"{run} is no run directory with an epoch done: it has no config.yaml and metrics.csv")
+        raise UsageError(f"{run} is not a run directory with a finished epoch: config.yaml or metrics.csv is missing")
     values = from_flat(load_yaml(run / "config.yaml")).flat()
     names = {name for name, option in FIELDS.items() if option.metadata["maths"] and name != "seed"} | {"epochs"}
     return {name: value for name, value in values.items() if name in names}

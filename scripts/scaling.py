@@ -160,7 +160,7 @@ def largest_efficient(net: Net, c: Cluster, least: float = 0.5) -> int:
 def messages(nets: dict[str, Net]) -> str:
     """Return a table of the message sizes per training step, one row per network."""
     lines = [
-        "| ticket | scores | fp32 | bf16 | buckets, in the order of sending | operations an image |",
+        "| network | scores | fp32 | bf16 | buckets, in the order of sending | operations per image |",
         "|" + "---|" * 6,
     ]
     for name, net in nets.items():
@@ -173,14 +173,16 @@ def messages(nets: dict[str, Net]) -> str:
 def predicted(nets: dict[str, Net], c: Cluster) -> str:
     """Return a table of the predicted strong and weak scaling, one row per network and number of GPUs."""
     lines = [
-        "| ticket | GPUs | images a GPU | step, ms | of it waiting | efficiency | bf16 sent "
-        "| batch | step, ms | of it waiting | efficiency | bf16 sent | `--sync-bn` adds, ms |",
+        "| network | GPUs | images per GPU | step, ms | waiting, ms | efficiency | bf16 sent "
+        "| batch | step, ms | waiting, ms | efficiency | bf16 sent | `--sync-bn` adds, ms |",
         "|" + "---|" * 13,
     ]
     for name, net in nets.items():
         lines += [f"| {name} | {n} | {_shared(net, n, c)} | {_grown(net, n, c)} |" for n in GPUS]
-    limits = ", ".join(f"{name} to {largest_efficient(net, c)}" for name, net in nets.items())
-    return "\n".join([*lines, "", f"One batch keeps half of the efficiency on as many GPUs as this: {limits}."])
+    limits = ", ".join(f"{name} {largest_efficient(net, c)}" for name, net in nets.items())
+    return "\n".join(
+        [*lines, "", f"Largest number of GPUs that share one batch with an efficiency of at least one half: {limits}."]
+    )
 
 
 def _shared(net: Net, n: int, c: Cluster) -> str:
@@ -218,7 +220,7 @@ def measured() -> str:
         _conditions(records),
         "",
         "| step | alone, ms | one batch shared, ms | efficiency | ≈ unshrunk · machine · together "
-        "| a batch each, ms | efficiency | ≈ machine · together |",
+        "| one batch each, ms | efficiency | ≈ machine · together |",
         "|" + "---|" * 8,
     ]
     for record in records:
@@ -263,9 +265,9 @@ def _unshrinking(found: dict[str, Any]) -> str:
     whole, part = (found["summary"][f"ours/{precision}/{way}"]["median"] for way in ("alone", "alone, B/N"))
     fixed, masks = (n * part - whole) / (n - 1), found["summary"]["ours/fp32/selection"]["median"]
     return (
-        f"- {precision}: {1e3 * fixed:.0f} of {1e3 * whole:.0f} ms do not shrink with the batch; {1e3 * masks:.0f} of "
-        f"them, {100 * masks / whole:.0f} % of the step, choose the masks. Were all else free, one batch could not be "
-        f"trained more than {whole / fixed:.0f} times as fast."
+        f"- {precision}: {1e3 * fixed:.0f} of {1e3 * whole:.0f} ms do not shrink with the batch. Of these, "
+        f"{1e3 * masks:.0f} ms ({100 * masks / whole:.0f} % of the step) select the masks. Sharing one batch cannot "
+        f"make the step more than {whole / fixed:.0f} times as fast."
     )
 
 
@@ -281,9 +283,9 @@ def assumed(c: Cluster) -> str:
     """Return the assumptions about the cluster `c` as a sentence."""
     near, far = (1e6 * latency for latency in (c.latency_inside, c.latency_between))
     return (
-        f"A GPU sustains {c.flops / 1e12:g}·10¹² operations a second and takes {1e3 * c.layer:g} ms a layer however "
-        f"few the images; {c.node} GPUs a node, {c.inside / 1e9:g} GB/s and {near:g} µs between them; "
-        f"{8 * c.between / 1e9:g} Gb/s a node and {far:g} µs between nodes."
+        f"A GPU sustains {c.flops / 1e12:g}·10¹² operations per second and takes {1e3 * c.layer:g} ms per layer for "
+        f"any number of images. A node has {c.node} GPUs, with {c.inside / 1e9:g} GB/s and {near:g} µs between them. "
+        f"Between nodes there are {8 * c.between / 1e9:g} Gb/s per node and {far:g} µs."
     )
 
 
