@@ -24,11 +24,11 @@ def build(
     width_mult: float = 1.0,
     **arch_options: Any,
 ) -> nn.Module:
-    """Build the network `name`, without a constraint.
+    """Build the network of the architecture `name` with ordinary, unconstrained layers.
 
     The network maps (B, *in_shape) images to (B, num_classes) logits. in_shape: (channels, height, width).
-    arch_options: options of the architecture alone. FC and the MLPs have `hidden`, `bias`, `activation`, `norm` and
-    `dropout`, the ResNets `head_bias` and `readout`.
+    arch_options: the options that only this architecture has. FC and the MLPs have `hidden`, `bias`, `activation`,
+    `norm` and `dropout`, the ResNets `head_bias` and `readout`.
 
     Raises ValueError for an unknown name, an option of another architecture, an image that is too small, or a
     `width_mult` that leaves a layer without channels.

@@ -13,7 +13,7 @@ from models.registry import ConvPlan
 
 
 class ConvNet(nn.Module):
-    """Convolutional network of a `ConvPlan`: (B, C, H, W) images to (B, num_classes) logits.
+    """Convolutional network with the layers that `plan` lists. Maps (B, C, H, W) images to (B, num_classes) logits.
 
     `width_mult` multiplies the width of every layer but the last. Raises ValueError if the image is too small for the
     convolutions and pools of the plan, or if `width_mult` leaves a layer without channels.
@@ -50,7 +50,10 @@ class ConvNet(nn.Module):
 
 
 def _side_after(plan: ConvPlan, letters: str, side: int) -> int:
-    """Return the side in pixels of an image of `side` pixels after the layers of `letters`, 0 if none is left."""
+    """Return the height or width (pixels) that the layers `letters` leave of an image side of `side` pixels.
+
+    The result is 0 if no pixel is left.
+    """
     for letter in letters:
         if letter == "C":
             side = max(0, side + 2 * plan.padding + 1 - plan.kernel)
@@ -62,6 +65,7 @@ def _side_after(plan: ConvPlan, letters: str, side: int) -> int:
 def _sequence(
     plan: ConvPlan, groups: tuple[str, ...], widths: tuple[int, ...], channels: int, bn_type: str
 ) -> nn.Sequential:
+    """Return the layers of all groups of a plan in sequence. `channels` is the number of input channels."""
     layers: list[nn.Module] = []
     for letters, width in zip(groups, widths, strict=True):
         for letter in letters:
@@ -71,6 +75,7 @@ def _sequence(
 
 
 def _layer(plan: ConvPlan, letter: str, channels: int, width: int, bn_type: str, *, spatial: bool) -> nn.Module:
+    """Return the layer that a letter of a plan stands for, such as C for a convolution of `width` channels."""
     match letter:
         case "C":
             return nn.Conv2d(channels, width, plan.kernel, padding=plan.padding, bias=plan.bias)

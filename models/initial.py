@@ -22,7 +22,10 @@ def _uniform(shape: torch.Size, bound: float, generator: Generator | None) -> Te
 
 
 def _signs(shape: torch.Size, scale: float, generator: Generator | None) -> Tensor:
-    """Draw ±scale with equal probability, which is the sign of torch's default init but never 0."""
+    """Draw a tensor of +scale and −scale with equal probability.
+
+    These are the signs of torch's default init, except that none is 0.
+    """
     return torch.empty(shape).bernoulli_(0.5, generator=generator).mul_(2).sub_(1).mul_(scale)
 
 
@@ -37,7 +40,7 @@ DISTRIBUTIONS: dict[str, Distribution] = {  # of models.registry.Init
 
 
 def fans(shape: torch.Size) -> tuple[int, int]:
-    """Return (fan_in, fan_out) of a weight (out, in, *kernel)."""
+    """Return (fan_in, fan_out) of a weight of shape (out, in, *kernel)."""
     receptive = math.prod(shape[2:])
     return shape[1] * receptive, shape[0] * receptive
 
@@ -51,10 +54,11 @@ def initial_weight(
     fan_scale: float = 1.0,
     generator: Generator | None = None,
 ) -> Tensor:
-    """Draw an initial weight: a float32 CPU tensor of `shape` (out, in, *kernel).
+    """Draw the initial weight of a layer, a float32 CPU tensor of `shape` (out, in, *kernel).
 
     `init` is a key of models.registry.INITS. `mode` ("fan_in" or "fan_out"), `nonlinearity` and `fan_scale`, a factor
-    of the fan, apply to the inits whose row says so. Raises ValueError for an unknown init or a fan_scale of 0 or less.
+    of the fan, apply only to the inits whose row lists them in `options`. Raises ValueError for an unknown init or a
+    fan_scale of 0 or less.
     """
     row = lookup(INITS, init, "init")
     if not row.scale_fan:
@@ -75,7 +79,7 @@ def initial_weight(
 
 
 def initial_scores(shape: torch.Size, *, generator: Generator | None = None) -> Tensor:
-    """Draw scores (out, in, *kernel) from U(−1/√fan_in, 1/√fan_in), as hidden-networks and BIPROP do."""
+    """Draw initial scores for a weight of `shape` from U(−1/√fan_in, 1/√fan_in), as hidden-networks and BIPROP do."""
     return nn.init.kaiming_uniform_(torch.empty(shape), a=math.sqrt(5), generator=generator)
 
 
@@ -93,11 +97,11 @@ def initialise(
     bn_momentum: float | None = None,
     generator: Generator | None = None,
 ) -> None:
-    """Initialise the layers of `model` in place, in the order of `model.modules()`.
+    """Initialise the weights, biases and batch-norm settings of `model` in place.
 
-    Weights of Conv2d and Linear layers are drawn by `initial_weight`, their biases from U(−1/√fan_in, 1/√fan_in).
-    `bn_weight` and `bn_bias` set the weight and bias of every affine batch norm, `bn_eps` and `bn_momentum` the
-    settings of every batch norm. None leaves them as they are.
+    `initial_weight` draws the weights of Conv2d and Linear layers. Their biases come from U(−1/√fan_in, 1/√fan_in).
+    Layers draw from `generator` in the order of `model.modules()`. `bn_weight` and `bn_bias` set the weight and bias of
+    every affine batch norm, `bn_eps` and `bn_momentum` the settings of every batch norm. None leaves them as they are.
 
     Raises ValueError as `initial_weight` does.
     """

@@ -12,11 +12,11 @@ from utils.torch_compat import AnyBatchNorm
 class SingleValueBatchNorm(AnyBatchNorm):
     """Batch normalisation that also trains on one value per channel, such as one image after the last pool.
 
-    One value has no variance, and torch's batch norm raises ValueError. This one then normalises with the running
-    statistics, as in evaluation, and does not update them.
+    One value has no variance, and torch's batch norm raises ValueError. This class then normalises with the running
+    statistics, as in evaluation mode, and does not update them.
 
-    `uses_batch_statistics`: evaluation normalises with the statistics of the batch, as training does, but without an
-    update of the running statistics.
+    If `uses_batch_statistics` is set, evaluation mode normalises with the statistics of the batch, as training does,
+    and does not update the running statistics.
     """
 
     uses_batch_statistics = False
@@ -30,15 +30,15 @@ class SingleValueBatchNorm(AnyBatchNorm):
 
 
 class BatchNorm1d(SingleValueBatchNorm, nn.BatchNorm1d):
-    """Batch normalisation of (B, C), see `SingleValueBatchNorm`."""
+    """Batch normalisation of (B, C) tensors. Also trains on a single value per channel."""
 
 
 class BatchNorm2d(SingleValueBatchNorm, nn.BatchNorm2d):
-    """Batch normalisation of (B, C, H, W), see `SingleValueBatchNorm`."""
+    """Batch normalisation of (B, C, H, W) tensors. Also trains on a single value per channel."""
 
 
 def use_batch_statistics(model: nn.Module) -> None:
-    """Let every batch norm of `model` use the statistics of the batch in evaluation too, in place."""
+    """Make every batch norm of `model` use batch statistics in evaluation mode too. Modifies `model` in place."""
     for module in model.modules():
         if isinstance(module, SingleValueBatchNorm):
             module.uses_batch_statistics = True
@@ -68,41 +68,41 @@ class SoftInvert(nn.Module):
 
 
 def batch_norm(kind: str, channels: int, *, spatial: bool) -> nn.Module:
-    """Make a batch norm for (B, channels, H, W) if `spatial`, else for (B, channels).
+    """Return a batch norm for tensors (B, channels, H, W) if `spatial`, else for (B, channels).
 
-    `kind` is a key of models.registry.BN_TYPES, which has True for a kind with weight and bias. Raises ValueError for
-    an unknown kind.
+    `kind` is a key of models.registry.BN_TYPES, which has True for a kind with weight and bias. Raises ValueError if
+    the kind is unknown.
     """
     layer = BatchNorm2d if spatial else BatchNorm1d
     return layer(channels, affine=lookup(BN_TYPES, kind, "bn_type"))
 
 
 def batch_norm_1d(bn_type: str, width: int) -> nn.Module:
-    """Make the norm `batch_norm` of an MLP, for (B, width)."""
+    """Return a batch norm for (B, width) tensors, which the MLP option norm=batch_norm selects."""
     return batch_norm(bn_type, width, spatial=False)
 
 
 def hard_invert(_bn_type: str, _width: int) -> nn.Module:
-    """Make the norm `hard_invert` of an MLP."""
+    """Return a HardInvert layer, which the MLP option norm=hard_invert selects."""
     return HardInvert()
 
 
 def soft_invert(_bn_type: str, _width: int) -> nn.Module:
-    """Make the norm `soft_invert` of an MLP."""
+    """Return a SoftInvert layer, which the MLP option norm=soft_invert selects."""
     return SoftInvert()
 
 
 def scaled(width: int, factor: float) -> int:
-    """Return int(width · factor), truncated as in BIPROP. Raises ValueError if the result is below 1."""
+    """Return a layer's width multiplied by `factor`, rounded down as in BIPROP. Raises ValueError if it is below 1."""
     if int(width * factor) < 1:
         raise ValueError(f"width_mult: {factor} leaves no channel of {width}; at least {1 / width:g} is needed")
     return int(width * factor)
 
 
 def require_size(in_shape: tuple[int, int, int], halvings: int, what: str) -> None:
-    """Raise ValueError if images (channels, height, width) are too small for a number of halvings.
+    """Raise ValueError if images of shape (channels, height, width) cannot be halved in size `halvings` times.
 
-    `what` names the halvings in the message, such as "2x2 pools".
+    `what` names the halving layers in the message, such as "2x2 pools".
     """
     _, height, width = in_shape
     if min(height, width) < 2**halvings:

@@ -34,7 +34,7 @@ def _conv(channels: int, width: int, kernel: int, stride: int = 1) -> nn.Conv2d:
 
 
 class _Block(nn.Module):
-    """Base of the residual blocks: the activation, and the shortcut under its name in BIPROP's checkpoints."""
+    """Base class of the residual blocks: an activation and a shortcut, named as in BIPROP's checkpoints."""
 
     def __init__(self, plan: ResNetPlan) -> None:
         super().__init__()
@@ -42,8 +42,7 @@ class _Block(nn.Module):
         self.shortcut_name = "shortcut" if plan.stem == "cifar" else "downsample"
 
     def _add_shortcut(self, channels: int, out: int, stride: int, norm: Norm) -> None:
-        changed = stride != 1 or channels != out
-        layers = (_conv(channels, out, 1, stride), norm(out)) if changed else ()
+        layers = () if (stride, channels) == (1, out) else (_conv(channels, out, 1, stride), norm(out))
         self.add_module(self.shortcut_name, nn.Sequential(*layers))
 
     def _shortcut(self, x: Tensor) -> Tensor:
@@ -103,17 +102,18 @@ class Bottleneck(_Block):
 
 
 class ResNet(nn.Module):
-    """Residual network of a `ResNetPlan`: (B, C, H, W) images to (B, num_classes) logits.
+    """Residual network with the stem, blocks and widths of `plan`. Maps (B, C, H, W) images to (B, num_classes) logits.
 
-    `readout="pooled"` averages each channel over the image before the last layer. `readout="original40"` is that of
-    BIPROP's cResNet20 to cResNet110: a pool of 4 leaves 2×2 positions of a 32×32 image, and the network gives
-    (B, 4 · num_classes) logits, with index 4 · class + position. BIPROP's checkpoints have their accuracy only with it.
+    `readout="pooled"` averages each channel over the image before the last layer. `readout="original40"` is the
+    read-out of BIPROP's cResNet20 to cResNet110, without which BIPROP's checkpoints lose accuracy. A pool of 4 leaves
+    2×2 positions of a 32×32 image, and the network returns (B, 4 · num_classes) logits, with index
+    4 · class + position.
 
     `head_bias` gives the last layer a bias, as in BIPROP with a dense last layer (`--last-layer-dense`). No other layer
     has a bias. `width_mult` multiplies the width of every stage.
 
-    Raises ValueError if the image is too small for the halvings, if `width_mult` leaves a layer without channels, or if
-    the read-out does not fit the plan or the image.
+    Raises ValueError if the image is too small for the strides and pools, if `width_mult` leaves a layer without
+    channels, or if the read-out does not fit the plan or the image.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class ResNet(nn.Module):
 def _stage(
     plan: ResNetPlan, channels: int, width: int, depth: int, stride: int, norm: Norm
 ) -> tuple[nn.Sequential, int]:
-    """Make `depth` blocks, the first of which has the stride. Return them and the number of their output channels."""
+    """Return a stage of `depth` residual blocks and its output channels. Only the first block has the stride."""
     block = Bottleneck if plan.bottleneck else BasicBlock
     out = width * block.expansion
     first = block(plan, channels, width, stride, norm)

@@ -1,4 +1,4 @@
-"""Measure the speed of a training step and an evaluation against a reimplementation of BIPROP's and a dense network.
+"""Compare the speed of training and evaluation with a reimplementation of BIPROP and with a dense network.
 
     python scripts/bench.py [--nets Conv2,Conv4] [--acts 1/32,1/1] [--repeat 7] [--threads N] [--out FILE.json]
     python scripts/bench.py --startup
@@ -10,7 +10,7 @@ pixels in CIFAR-10's shape with half of the weights kept.
 - ours: the training loop of this program at each precision, loading included. An evaluation has 16 batches here and 79
   on CIFAR-10, so fixed costs per evaluation weigh more than in a run.
 - reference: scripts/benchmarks/reference.py in fp32, loading included, with this program's allocator settings.
-- dense: the same step of ours on the same network, but every weight is free and trained.
+- dense: the training loop of this program on the same network without masks, with every weight trained.
 """
 
 import sys
@@ -64,21 +64,16 @@ def parser() -> Parser:
     other.add_argument("--startup", action="store_true", help="measure the start of the program instead")
     other.add_argument("--binary", action="store_true", help="measure the network of zeros and ones instead")
     other.add_argument("--strengths", action="store_true", help="measure the counting of connection strengths instead")
-    other.add_argument(
-        "--parallel", action="store_true", help=f"measure several processes against one on {parallel.NET} instead"
-    )
-    top.add_argument(
-        "--processes",
-        type=count(256),
-        default=2,
-        help="of --parallel, with one thread each unless --threads; default: 2",
-    )
+    several = f"measure several processes against one on {parallel.NET} instead"
+    other.add_argument("--parallel", action="store_true", help=several)
+    processes = "number of processes for --parallel, with one thread each unless --threads; default: 2"
+    top.add_argument("--processes", type=count(256), default=2, help=processes)
     top.add_out("runs/bench.json")
     return top
 
 
 def checked(argv: Sequence[str]) -> argparse.Namespace:
-    """Parse and check the options. Raises UsageError before anything is measured."""
+    """Parse and check the command line. Raises UsageError before any measurement."""
     top = parser()
     options = top.parse_args(argv)
     if options.parallel:
@@ -99,7 +94,7 @@ def checked(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """Run the benchmark that the options choose. Return its record for the JSON file and its table."""
+    """Run the benchmark that the options select. Return its record for the JSON file and its table as text."""
     if options.startup:
         record = startup.bench(options.repeat)
         return {"startup": record}, startup.table(record)
@@ -137,7 +132,7 @@ def conditions(options: argparse.Namespace) -> dict[str, Any]:
 
 @command
 def main(argv: Sequence[str]) -> None:
-    """Measure, print the table and write the JSON file. Return the exit code."""
+    """Run a benchmark, print its table and write its record to the JSON file."""
     options = checked(argv)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     check_new(options.out, force=True, option="--out: ")

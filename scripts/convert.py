@@ -44,8 +44,8 @@ MEASURES = {  # BIPROP's key -> (group, name) in the `state` of this program's c
 }
 
 
-def to_ours(stored: StoredNetwork) -> dict[str, Any]:
-    """Return a checkpoint of this program from one of BIPROP's, without `step`, so that --resume refuses it."""
+def native_checkpoint(stored: StoredNetwork) -> dict[str, Any]:
+    """Convert a BIPROP checkpoint to one of this program. It has no `step`, so that --resume refuses it."""
     state: dict[str, dict[str, float]] = {}
     for key, (group, name) in MEASURES.items():
         value = stored.content.get(key)
@@ -55,8 +55,8 @@ def to_ours(stored: StoredNetwork) -> dict[str, Any]:
     return {**epoch, "state": state, "model": from_biprop(stored.state), "options": stored.declared}
 
 
-def to_theirs(stored: StoredNetwork) -> dict[str, Any]:
-    """Return a checkpoint of BIPROP from one of this program, with the keys that BIPROP's parallel_main.py writes."""
+def biprop_checkpoint(stored: StoredNetwork) -> dict[str, Any]:
+    """Convert a checkpoint of this program to one with the keys that BIPROP's parallel_main.py writes."""
     state, epoch = stored.content.get("state"), stored.content.get("epoch")
     groups = (
         {key: value for key, value in state.items() if isinstance(value, Mapping)} if isinstance(state, Mapping) else {}
@@ -71,14 +71,14 @@ def to_theirs(stored: StoredNetwork) -> dict[str, Any]:
 
 
 def convert(source: str, target: Path, *, force: bool) -> str:
-    """Convert the file `source`, write `target` atomically, and return the line to print.
+    """Convert the checkpoint `source` to the other program's format in `target`, atomically. Return a summary line.
 
     Raises UsageError if the source holds no network, or if the target exists and `force` is False; RunFailed if the
     target cannot be written.
     """
     check_new(target, force=force)
     stored = read_network(source)
-    content = to_theirs(stored) if stored.is_native else to_ours(stored)
+    content = biprop_checkpoint(stored) if stored.is_native else native_checkpoint(stored)
     zipped = not stored.is_native  # BIPROP's torch 1.3 reads only the older format
     with writing(target):
         write_atomic(target, lambda file: torch.save(content, file, _use_new_zipfile_serialization=zipped))
@@ -99,7 +99,7 @@ def parser() -> Parser:
 
 @command
 def main(argv: Sequence[str]) -> None:
-    """Convert the file. Return 0, 2 for bad input, 1 if OUT cannot be written."""
+    """Convert a checkpoint between BIPROP and this program. Return 0, 2 for bad input, 1 if OUT cannot be written."""
     options = parser().parse_args(argv)
     say(convert(str(options.file), options.out, force=options.force))
 

@@ -66,7 +66,7 @@ STORED = ("set", "pixels", "image_size", *NAMES["model"], *NAMES["constraint"]) 
 
 
 def packed_layer(layer: Any) -> dict[str, Any]:
-    """Return the entry of `layers` for a layer with shift weights."""
+    """Return the packed weight and bias of a layer with shift weights: its entry in `layers` of the exported file."""
     constraint, bias = layer.constraint, layer.bias
     weight, fixed = constraint(layer.weight).detach(), constraint.fixed_point
     if isinstance(constraint, ShiftQWeight) and constraint.crude:
@@ -80,7 +80,7 @@ def packed_layer(layer: Any) -> dict[str, Any]:
 
 @torch.no_grad()
 def exported(model: nn.Module, options: Options) -> dict[str, Any]:
-    """Return the content of the file for a network with shift weights.
+    """Return the content of the exported file for `model`, a network with shift weights.
 
     Raises UsageError if a value is not finite, or if powers of two need more than 8 bits.
     """
@@ -100,7 +100,7 @@ def exported(model: nn.Module, options: Options) -> dict[str, Any]:
 
 
 def trained(run: str) -> tuple[nn.Module, Options]:
-    """Return the network of a run directory's newest checkpoint, or of the checkpoint `run`, and its options.
+    """Load the network of `run`, a run directory (newest checkpoint) or the path of a checkpoint, and its options.
 
     Raises UsageError if `run` is neither, or if its network has no shift weights.
     """
@@ -114,7 +114,7 @@ def trained(run: str) -> tuple[nn.Module, Options]:
 
 
 def export(run: str, target: Path, *, force: bool) -> str:
-    """Write the network of `run` to `target` atomically, and return the line to print.
+    """Export the shift network of `run` to the file `target`, atomically. Return a summary line to print.
 
     Raises UsageError if there is no such run, if it has no shift weights, or if the target exists and `force` is False;
     RunFailed if the target cannot be written.
@@ -153,7 +153,10 @@ def parser() -> Parser:
 
 @command
 def main(argv: Sequence[str]) -> int:
-    """Export or check. Return 0, 2 for bad input, 1 if OUT cannot be written or a prediction differs."""
+    """Export a network or check an exported file.
+
+    Return 0, 2 for bad input, 1 if OUT cannot be written or a prediction differs.
+    """
     options = parser().parse_args(argv)
     if options.program == "shift":
         say(export(str(options.run), options.out, force=options.force))

@@ -26,18 +26,9 @@ import torch
 from torch import nn
 
 from models.pruning import compact, criteria
+from scripts.parts import prune_levels as levels
 from scripts.parts import prune_report as report
-from scripts.parts.prune_levels import (
-    METHODS,
-    Pruner,
-    Trained,
-    add_times,
-    has_norms,
-    largest_difference,
-    opened,
-    pruned,
-    row,
-)
+from scripts.parts.prune_levels import METHODS, Pruner, Trained
 from trainers.build import network_options
 from utils.config.script_parser import Parser, command, count, limited, new_path
 from utils.console import say
@@ -47,7 +38,7 @@ from utils.files import check_new, check_regular, writable, write_atomic, writin
 
 PERCENT = [0.0, 25.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0, 97.0, 99.0]
 TOLERANCE = 1e-6  # largest difference in float64 between logits of the compact and of the zeroed network
-COMPARED_BATCHES = 8  # of the test set, on which the two are compared
+COMPARED_BATCHES = 8  # of the test set, on which the two networks are compared
 
 
 def parser() -> Parser:
@@ -75,7 +66,7 @@ def parser() -> Parser:
 
 
 def checked(argv: Sequence[str]) -> argparse.Namespace:
-    """Parse and check the options. Raises UsageError before any file is read."""
+    """Parse and check the command line, before any file is read. Raises UsageError if options are wrong."""
     options = parser().parse_args(argv)
     options.method, options.percent = list(dict.fromkeys(options.method)), sorted(set(options.percent))
     if options.compact is None:
@@ -89,8 +80,8 @@ def checked(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def pruners(options: argparse.Namespace, trained: Trained) -> list[Pruner]:
-    """Return the pruners of the requested methods. Raises UsageError if one cannot prune this network."""
-    if options.recalibrate_bn and not has_norms(trained.model):
+    """Return one pruner per requested method. Raises UsageError if a method cannot prune this network."""
+    if options.recalibrate_bn and not levels.has_norms(trained.model):
         raise UsageError("--recalibrate-bn: this network has no batch norm with running statistics")
     torch.manual_seed(options.seed)
     try:
@@ -102,15 +93,18 @@ def pruners(options: argparse.Namespace, trained: Trained) -> list[Pruner]:
 def prune_at(
     options: argparse.Namespace, trained: Trained, pruner: Pruner, percent: float
 ) -> tuple[nn.Module, nn.Module]:
-    """Return the network with the pruned weights zero, and the same network without the pruned units."""
-    model, kept = pruned(
+    """Prune copies of the trained network. Return one with pruned weights set to zero and one without the pruned units.
+
+    If the method prunes single weights, both are the network with zeros.
+    """
+    model, kept = levels.pruned(
         trained, pruner, percent, scope=options.scope, epochs=options.finetune, bn_batches=options.recalibrate_bn
     )
     return model, model if pruner.cut is None else pruner.cut(model, kept)
 
 
 def prune_at_levels(options: argparse.Namespace, trained: Trained) -> None:
-    """Prune by every method at every percentage; print one line per network, then the table; write the files."""
+    """Prune by every method at every percentage, print a table of the pruned networks and write the report files."""
     folder = options.out or trained.path / "pruning"
     if not writable(str(folder)):
         raise UsageError(f"--out: {folder} cannot be written; pass a folder with write permission")
@@ -119,24 +113,23 @@ def prune_at_levels(options: argparse.Namespace, trained: Trained) -> None:
     for file in report.files(folder):
         check_regular(file, "--out: ")
     wanted = pruners(options, trained)
-    rows, networks = [row(trained, report.UNPRUNED, 0.0, trained.model, trained.model)], [trained.model]
+    rows, networks = [levels.row(trained, report.UNPRUNED, 0.0, trained.model, trained.model)], [trained.model]
     for pruner in wanted:
         for percent in options.percent:
             model, smaller = prune_at(options, trained, pruner, percent)
-            rows.append(row(trained, pruner.name, percent, model, smaller))
+            rows.append(levels.row(trained, pruner.name, percent, model, smaller))
             networks.append(smaller if pruner.cut else trained.model)  # zeros in a dense matrix save no time
             say(f"{pruner.name}s, {percent:g} % removed: accuracy {rows[-1].accuracy:.2f} %")
-    add_times(rows, networks, trained, options.repeat)
+    levels.add_times(rows, networks, trained, options.repeat)
     say(report.table(rows))
-    config = trained.options.run.config
     title = f"{trained.options.model.arch} on {trained.options.data.set}, pruned after training"
     with writing(folder):
-        written = report.write(folder, rows, title, config)
+        written = report.write(folder, rows, title, trained.options.run.config)
     say("written: " + ", ".join(map(str, written)))
 
 
 def write_compact(options: argparse.Namespace, trained: Trained) -> None:
-    """Write the network without the pruned units, after a comparison of its logits with those of the zeroed network.
+    """Write the network without the pruned units, if its logits equal the logits of the network with zeros.
 
     Raises RunFailed if the logits differ by more than TOLERANCE.
     """
@@ -147,26 +140,25 @@ def write_compact(options: argparse.Namespace, trained: Trained) -> None:
         )
     (pruner,), (percent,) = pruners(options, trained), options.percent
     model, smaller = prune_at(options, trained, pruner, percent)
-    network = network_options(trained.options, trained.image_set.spec)
-    metadata = {"percent": percent, "options": trained.options.flat()}
-    stored = compact.pack_network(smaller, network, metadata)
+    build = network_options(trained.options, trained.image_set.spec)
+    stored = compact.pack_network(smaller, build, {"percent": percent, "options": trained.options.flat()})
     rebuilt = compact.unpack_network(stored)
     trained.runtime.put(rebuilt)
     images = [images for images, _ in islice(trained.test.epoch(0), COMPARED_BATCHES)]
     noise = torch.randn_like(images[0])  # activates units that are inactive on the test set
     doubles = [batch.double() for batch in (*images, noise)]
     # In float64, because float32 rounds large logits by more than TOLERANCE.
-    exact = largest_difference(copy.deepcopy(model).double(), copy.deepcopy(rebuilt).double(), doubles)
+    exact = levels.largest_difference(copy.deepcopy(model).double(), copy.deepcopy(rebuilt).double(), doubles)
     if not exact <= TOLERANCE:
         raise RunFailed(
-            f"nothing is written: the logits of the smaller network differ by {exact:.2g} from those with zeros"
+            f"nothing is written: logits of the smaller network differ by {exact:.2g} from the network with zeros"
         )
-    before, zeros = trained.model, row(trained, "zeros", percent, model, model)
-    compacted = row(trained, "compact", percent, rebuilt, rebuilt)
-    rows = [row(trained, report.UNPRUNED, 0.0, before, before), zeros, compacted]
-    add_times(rows, [before, model, rebuilt], trained, options.repeat)
+    before, zeros = trained.model, levels.row(trained, "zeros", percent, model, model)
+    compacted = levels.row(trained, "compact", percent, rebuilt, rebuilt)
+    rows = [levels.row(trained, report.UNPRUNED, 0.0, before, before), zeros, compacted]
+    levels.add_times(rows, [before, model, rebuilt], trained, options.repeat)
     say(report.table(rows))
-    single = largest_difference(model, rebuilt, images)
+    single = levels.largest_difference(model, rebuilt, images)
     say(
         f"largest difference between the logits with and without the zeros: {single:.2g} in float32, {exact:.2g} in "
         f"float64, on {sum(map(len, images)):,} images"
@@ -178,9 +170,13 @@ def write_compact(options: argparse.Namespace, trained: Trained) -> None:
 
 @command
 def main(argv: Sequence[str]) -> None:
-    """Prune. Return 0, 2 for bad input, 1 if the fine-tuning diverges or a file cannot be written."""
+    """Prune a trained network at several levels, or write one smaller network.
+
+    Return 0, 2 for bad input, 1 if the fine-tuning diverges or a file cannot be written.
+    """
     options = checked(argv)
-    trained = opened(str(options.run), options.data, runtimes.choose(options.device, "fp32", None, deterministic=False))
+    runtime = runtimes.choose(options.device, "fp32", None, deterministic=False)
+    trained = levels.opened(str(options.run), options.data, runtime)
     if options.compact is None:
         prune_at_levels(options, trained)
     else:

@@ -33,15 +33,15 @@ REPRODUCE = ROOT / "scripts" / "reproduce"
 
 
 def speed() -> str:
-    """Return a table with one row per network: our step against BIPROP's way and the dense step; then the start-up."""
+    """Return a table of step times of this program, BIPROP's way and a dense network, and the start-up time."""
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RECORDS.glob("bench_*.json"))]
     rows = [row for record in records for row in record.get("rows", [])]
     measured = next(record for record in records if "rows" in record)
     lines = [
         f"Medians of {rows[0]['summary']['ours/fp32/train']['n']} on {measured['device']}, torch {measured['torch']}, "
         f"batch {measured['batch_size']}, half the weights kept (`python scripts/bench.py`). BIPROP's way is a "
-        "step of our own writing that works as theirs: fp32, a full sort in every pass, anomaly detection, images "
-        "one by one; but with our allocator settings.",
+        "reimplementation of its step: fp32, a full sort in every pass, anomaly detection, images transformed one by "
+        "one. It has the allocator settings of this program.",
         "",
         "| network | kind | BIPROP's way, ms per step | ours bf16 | ours fp32 | gain bf16 | gain fp32 "
         "| gain in evaluation, bf16 | over the dense step, bf16 |",
@@ -55,10 +55,9 @@ def speed() -> str:
             f"| {ms['ours/fp32/train']:.0f} | {r['train/bf16']:.1f} × | {r['train/fp32']:.1f} × "
             f"| {r['eval/bf16']:.1f} × | {r['train/bf16/over_dense']:.2f} × |"
         )
-    startup = next((record["startup"]["over_import_torch"] for record in records if "startup" in record), None)
-    if startup:
-        lines += ["", f"`main.py` has its first batch after {startup['main.py to first batch']:.2f} × the time that "]
-        lines[-1] += "`import torch` takes by itself."
+    for ratio in (r["startup"]["over_import_torch"]["main.py to first batch"] for r in records if "startup" in r):
+        text = f"`main.py` has its first batch after {ratio:.2f} × the time that `import torch` takes by itself."
+        lines += ["", text]
     return "\n".join(lines)
 
 
@@ -68,12 +67,12 @@ def _read(path: Path) -> list[Row]:
 
 
 def records() -> list[Row]:
-    """Return the recorded rows of results.csv."""
+    """Return the recorded runs: the rows of scripts/records/runs.csv."""
     return [{name: csv_text(stored) for name, stored in row.items()} for row in _read(RECORDS / "runs.csv")]
 
 
 def accuracy() -> str:
-    """Return a table with one row per configuration: mean ± standard deviation over its seeds."""
+    """Return a table of test accuracies, one row per configuration: mean ± standard deviation over its seeds."""
     groups: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     for row in records():
         key = ("Base Config", "Conv Type", "Prune Rate", "Epochs", "Precision")
@@ -95,17 +94,20 @@ def accuracy() -> str:
 
 @cache
 def epochs_of(config: str) -> int:
-    """Return the number of epochs in the config file."""
+    """Return the number of epochs that the config file sets."""
     return int(yaml.safe_load((ROOT / config).read_text(encoding="utf-8"))["epochs"])
 
 
 def overrides(row: Row) -> str:
-    """Return the options that a recorded run has besides its config, such as "hidden=1000", which is its name then."""
+    """Return the options that a recorded run sets besides its config file, such as "hidden=1000".
+
+    Such a run has them as its name. Returns an empty string for other runs.
+    """
     return row["Name"] if "=" in row["Name"] else ""
 
 
 def published() -> str:
-    """Return a table of the published results that have been reproduced in full, and a list of the other ones."""
+    """Return a table of published and reproduced accuracies, and a list of the published results not reproduced yet."""
     lines = ["| published by | row | config | published (%) | ours (%) | seeds |", "|" + "---|" * 6]
     missing = []
     for target in _read(REPRODUCE / "targets.csv"):
@@ -113,15 +115,10 @@ def published() -> str:
         recipe = (config, re.sub(r"--(\S+) ", r"\1=", target["overrides"]), str(epochs_of(config)))
         complete = [row for row in records() if (row["Base Config"], overrides(row), row["Epochs"]) == recipe]
         if ours := [float(row[target["metric"]]) for row in complete]:
-            cells = (
-                source,
-                target["row"],
-                f"`{config}`",
-                target["published"],
-                mean_and_deviation(ours),
-                str(len(ours)),
+            lines.append(
+                f"| {source} | {target['row']} | `{config}` | {target['published']} | {mean_and_deviation(ours)} "
+                f"| {len(ours)} |"
             )
-            lines.append(f"| {' | '.join(cells)} |")
         else:
             missing.append(f"- {source}, {target['row']}: {target['published']}, `{config}`")
     return "\n".join([*lines, "", "Not run in full yet, published accuracy (%) and config:", "", *missing])
@@ -134,7 +131,7 @@ def constraints() -> str:
 
 
 def pruning() -> str:
-    """Return a table of published and own accuracies per percentage, and the savings of half of the units."""
+    """Return a table of published and own accuracies per percentage pruned, and the savings of half the units."""
     theirs = {
         (row["method"], float(row["percent"])): row["accuracy"] for row in _read(REPRODUCE / "pruning_curves.csv")
     }
@@ -152,7 +149,7 @@ def pruning() -> str:
     before, half = ours["unpruned", 0.0], ours["unit", 50.0]
     ratios = [float(b["ms_per_image"]) / float(h["ms_per_image"]) for b, h in zip(before, half, strict=True)]
     saved = [f"{int(before[0][of]):,} to {int(half[0][of]):,} {of}" for of in ("parameters", "bytes")]
-    text = f"Half of the units cut out: {saved[0]}, {saved[1]}, an image {mean_and_deviation(ratios)} times as fast"
+    text = f"Half of the units removed: {saved[0]}, {saved[1]}, an image {mean_and_deviation(ratios)} times as fast"
     return "\n".join([*lines, "", f"{text}; {len(half)} seeds."])
 
 
@@ -164,7 +161,7 @@ PAGES: dict[Path, Tables] = {
 
 @command
 def main(argv: Sequence[str]) -> int:
-    """Write the pages. With --check write nothing and return 1 if a page is out of date."""
+    """Write the tables of the Markdown pages. With --check write nothing and return 1 if a page is out of date."""
     parser = Parser(__doc__)
     parser.add_check()
     return update(PAGES, "scripts/readme.py", check=parser.parse_args(argv).check)

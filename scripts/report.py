@@ -35,12 +35,12 @@ Curves = dict[str, list[Curve]]  # label -> one curve per run
 
 
 def options_of(run: Path) -> dict[str, object]:
-    """Return the options that determine the run's result, without the seed.
+    """Return the values of the options that determine the result of `run`, without the seed.
 
     Raises UsageError if `run` is not a run directory with at least one epoch.
     """
     if not (run / "config.yaml").exists() or not (run / "metrics.csv").exists():
-        raise UsageError(f"{run} is no run directory with an epoch done: it has no config.yaml and metrics.csv")
+        raise UsageError(f"{run} is not a run directory with a finished epoch: config.yaml or metrics.csv is missing")
     values = from_flat(load_yaml(run / "config.yaml")).flat()
     names = {name for name, option in FIELDS.items() if option.metadata["maths"] and name != "seed"} | {"epochs"}
     return {name: value for name, value in values.items() if name in names}
@@ -59,7 +59,7 @@ def labels(runs: Mapping[Path, Mapping[str, object]]) -> list[str]:
 
 
 def curve(run: Path, measure: str) -> Curve:
-    """Return the column `measure` of the run's metrics.csv. Raises UsageError if it is missing or damaged."""
+    """Return the column `measure` of the run's metrics.csv by epoch. Raises UsageError if it is missing or damaged."""
     rows = earlier_rows(run / "metrics.csv", sys.maxsize)
     if not rows or not rows[0].get(measure):
         names = list(rows[0]) if rows else []
@@ -73,7 +73,7 @@ def curve(run: Path, measure: str) -> Curve:
 
 
 def gather(runs: Sequence[Path], measure: str) -> Curves:
-    """Return the curves of the runs by label, in the order of the runs."""
+    """Read the curve of `measure` from every run. Return the curves by label, in the order of the runs."""
     curves: Curves = {}
     for label, run in zip(labels({run: options_of(run) for run in runs}), dict.fromkeys(runs), strict=True):
         curves.setdefault(label, []).append(curve(run, measure))
@@ -88,14 +88,14 @@ def common_epochs(curves: Sequence[Curve]) -> list[int]:
 
 
 def mean_line(label: str, curves: Sequence[Curve]) -> Line:
-    """Return the mean of the curves over their common epochs."""
+    """Return a plot line of the mean of the curves, over the epochs that all of them have."""
     epochs = common_epochs(curves)
     means = [statistics.mean(curve[epoch] for curve in curves) for epoch in epochs]
     return Line(f"{label} ({len(curves)} runs)" if len(curves) > 1 else label, [*map(float, epochs)], means)
 
 
 def table(curves_by_label: Curves) -> str:
-    """Return a table with the last and the largest value of each label: mean ± standard deviation (number of runs)."""
+    """Return a table of the last and the largest value per label, as mean ± standard deviation (number of runs)."""
     rows = [("", "epochs", "last", "largest")]
     for label, curves in curves_by_label.items():
         epochs = common_epochs(curves)
@@ -117,7 +117,7 @@ def parser() -> Parser:
 
 @command
 def main(argv: Sequence[str]) -> int:
-    """Draw the picture and print the table. Return 0, 2 for bad input, 1 if the picture cannot be written."""
+    """Draw the curves of runs and print their table. Return 0, 2 for bad input, 1 if the picture cannot be written."""
     options = parser().parse_args(argv)
     check_new(options.out, force=True, option="--out: ")
     if options.out.suffix.lower() not in ("", ".png"):

@@ -29,7 +29,7 @@ from utils.records.run import Run
 
 
 def finish_time(row: ResultRow) -> float:
-    """Return when the run ended, in seconds since 1970; 0 if the row has no valid date."""
+    """Return the end of the run in seconds since 1970, or 0 if its row has no valid date."""
     try:
         return time.mktime(time.strptime(row["Date Finished"], DATE_FORMAT))
     except (ValueError, OverflowError):
@@ -37,9 +37,9 @@ def finish_time(row: ResultRow) -> float:
 
 
 def rows_below(directory: Path) -> list[ResultRow]:
-    """Return the rows of all runs below `directory`, oldest first. Of copies of a run, the first one gives its rows.
+    """Return the result rows of all runs below `directory`, oldest first.
 
-    Runs without a readable row are warned of.
+    If a run was copied, its rows come from the first copy by path. Warns of runs without a readable row.
     """
     rows: dict[str, ResultRow] = {}
     for path in sorted(directory.rglob(Run.RESULT)):
@@ -56,19 +56,14 @@ def rows_below(directory: Path) -> list[ResultRow]:
             rows.setdefault(row["Run ID"], row | {"Run Directory": str(path.parent)})
         if damaged:
             warn(f"{path}: damaged lines: {damaged}; their rows are lost")
-    without_row = [run.path for run in map(Run, _run_directories(directory)) if _lacks_row(run)]
-    if without_row:
-        count = len(without_row)
-        warn(f"finished runs without {Run.RESULT}, made by an earlier version: {count}, such as {min(without_row)}")
+    runs = [Run(path.parent) for path in directory.rglob(Run(directory).status_file.name)]
+    if lacking := [run.path for run in runs if _lacks_row(run)]:
+        warn(f"finished runs without {Run.RESULT}, made by an earlier version: {len(lacking)}, such as {min(lacking)}")
     return sorted(rows.values(), key=finish_time)
 
 
-def _run_directories(directory: Path) -> list[Path]:
-    return [path.parent for path in directory.rglob(Run(directory).status_file.name)]
-
-
 def _lacks_row(run: Run) -> bool:
-    """Return True if a row is missing: the run is done, and it is not a dry run, which has none."""
+    """Return True if a finished run has no result row. Dry runs never have one and are left out."""
     try:
         done = run.status().get("status") == "done"
     except UsageError as error:
@@ -94,12 +89,11 @@ def rebuild(directory: Path, file: Path) -> str:
 
 @command
 def main(argv: Sequence[str]) -> None:
-    """Rebuild a results file."""
+    """Append the missing rows to a results file and print their number."""
     top = Parser(__doc__)
     top.add_argument("program", choices=["rebuild"])
     top.add_argument("directory", metavar="DIR", type=old_path, help="such as runs")
     top.add_argument("--results", metavar="FILE", type=new_path, help="default: DIR/results.csv")
-
     given = top.parse_args(argv)
     say(rebuild(given.directory, given.results or given.directory / "results.csv"))
 

@@ -66,7 +66,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Net:
-    """The sizes of a network with SubnetConv layers that determine its speed in parallel training."""
+    """Sizes of a network with SubnetConv layers that determine its speed in parallel training."""
 
     flops: float  # operations per step and image
     buckets: tuple[int, ...]  # scores in each of DDP's buckets, in the order of sending
@@ -77,12 +77,12 @@ class Net:
 
     @property
     def trained(self) -> int:
-        """The number of scores."""
+        """Number of trained scores."""
         return sum(self.buckets)
 
 
 def count_sizes(name: str) -> Net:
-    """Return the sizes of the network `name`, counted on its forward and backward pass."""
+    """Count the operations, layers and gradient buckets of the network `name` on a forward and backward pass."""
     arch, data_set, batch, images = NETS[name]
     spec = SETS[data_set]
     with torch.device("meta"):
@@ -95,7 +95,7 @@ def count_sizes(name: str) -> Net:
 
 
 def buckets(weights: Sequence[torch.Tensor]) -> tuple[int, ...]:
-    """Return the sizes (numbers) of DDP's buckets in the order of sending.
+    """Return the number of gradients in each of DDP's buckets, in the order of sending.
 
     DDP fills a bucket of 1 MiB with the layers nearest to the input, which it sends last, and buckets of 25 MiB with
     the other layers.
@@ -107,7 +107,7 @@ def buckets(weights: Sequence[torch.Tensor]) -> tuple[int, ...]:
 
 
 def all_reduce_seconds(size: float, gpus: int, c: Cluster) -> float:
-    """Return the seconds of an all-reduce of `size` bytes: a ring in each node, then trees between the nodes.
+    """Predict the seconds of an all-reduce of `size` bytes, with a ring in each node and then trees between the nodes.
 
     2 (k − 1) (size / (k · inside) + latency) + 2 (m − 1)/m · size / between + 2 ⌈log₂ m⌉ latency, with k GPUs per node
     and m nodes.
@@ -118,12 +118,12 @@ def all_reduce_seconds(size: float, gpus: int, c: Cluster) -> float:
 
 
 def compute_seconds(net: Net, images: float, c: Cluster) -> float:
-    """Return the seconds of a step on one GPU with `images` images: the fixed time per layer plus the operations."""
+    """Predict the seconds of a training step with `images` images on one GPU, without communication."""
     return net.layers * c.layer + images * net.flops / c.flops
 
 
 def exposed_seconds(net: Net, images: float, gpus: int, c: Cluster, number: int) -> float:
-    """Return the seconds that a step waits for communication, with `number` bytes per gradient.
+    """Predict the seconds that a training step waits for communication, with `number` bytes per gradient.
 
     All-reduce overlaps with the backward pass, two thirds of the step, except for the last bucket. Then DDP sums one
     int32 per layer, which marks the scores that had a gradient.
@@ -134,17 +134,17 @@ def exposed_seconds(net: Net, images: float, gpus: int, c: Cluster, number: int)
 
 
 def step_seconds(net: Net, images: float, gpus: int, c: Cluster, number: int = FP32) -> float:
-    """Return the seconds of a step with `images` images per GPU and `number` bytes per gradient."""
+    """Predict the seconds of a training step with `images` images per GPU and `number` bytes per gradient."""
     return compute_seconds(net, images, c) + exposed_seconds(net, images, gpus, c, number)
 
 
 def strong_efficiency(net: Net, gpus: int, c: Cluster, number: int = FP32) -> float:
-    """Return the efficiency of strong scaling: all GPUs share one batch."""
+    """Predict the efficiency of strong scaling, where all GPUs share one batch."""
     return compute_seconds(net, net.batch, c) / (gpus * step_seconds(net, net.batch / gpus, gpus, c, number))
 
 
 def weak_efficiency(net: Net, gpus: int, c: Cluster, number: int = FP32) -> float:
-    """Return the efficiency of weak scaling: each GPU has a whole batch."""
+    """Predict the efficiency of weak scaling, where each GPU has a whole batch."""
     return compute_seconds(net, net.batch, c) / step_seconds(net, net.batch, gpus, c, number)
 
 
@@ -158,9 +158,9 @@ def largest_efficient(net: Net, c: Cluster, least: float = 0.5) -> int:
 
 
 def messages(nets: dict[str, Net]) -> str:
-    """Return a table of the messages of each step, one row per network."""
+    """Return a table of the message sizes per training step, one row per network."""
     lines = [
-        "| ticket | scores | fp32 | bf16 | buckets, in the order of sending | operations an image |",
+        "| network | scores | fp32 | bf16 | buckets, in the order of sending | operations per image |",
         "|" + "---|" * 6,
     ]
     for name, net in nets.items():
@@ -173,14 +173,16 @@ def messages(nets: dict[str, Net]) -> str:
 def predicted(nets: dict[str, Net], c: Cluster) -> str:
     """Return a table of the predicted strong and weak scaling, one row per network and number of GPUs."""
     lines = [
-        "| ticket | GPUs | images a GPU | step, ms | of it waiting | efficiency | bf16 sent "
-        "| batch | step, ms | of it waiting | efficiency | bf16 sent | `--sync-bn` adds, ms |",
+        "| network | GPUs | images per GPU | step, ms | waiting, ms | efficiency | bf16 sent "
+        "| batch | step, ms | waiting, ms | efficiency | bf16 sent | `--sync-bn` adds, ms |",
         "|" + "---|" * 13,
     ]
     for name, net in nets.items():
         lines += [f"| {name} | {n} | {_shared(net, n, c)} | {_grown(net, n, c)} |" for n in GPUS]
-    limits = ", ".join(f"{name} to {largest_efficient(net, c)}" for name, net in nets.items())
-    return "\n".join([*lines, "", f"One batch keeps half of the efficiency on as many GPUs as this: {limits}."])
+    limits = ", ".join(f"{name} {largest_efficient(net, c)}" for name, net in nets.items())
+    return "\n".join(
+        [*lines, "", f"Largest number of GPUs that share one batch with an efficiency of at least one half: {limits}."]
+    )
 
 
 def _shared(net: Net, n: int, c: Cluster) -> str:
@@ -202,7 +204,7 @@ def _times(net: Net, images: float, n: int, c: Cluster) -> str:
 
 
 def evaluation(nets: dict[str, Net]) -> str:
-    """Return a table of the efficiency of an evaluation, whose whole batches are divided among the processes."""
+    """Return a table of the efficiency of an evaluation on several processes, which share out whole batches."""
     lines = ["| test set in batches | " + " | ".join(f"{n} processes" for n in GPUS) + " |", "|---" * 4 + "|"]
     for name, net in nets.items():
         count = math.ceil(net.images / net.batch)
@@ -218,7 +220,7 @@ def measured() -> str:
         _conditions(records),
         "",
         "| step | alone, ms | one batch shared, ms | efficiency | ≈ unshrunk · machine · together "
-        "| a batch each, ms | efficiency | ≈ machine · together |",
+        "| one batch each, ms | efficiency | ≈ machine · together |",
         "|" + "---|" * 8,
     ]
     for record in records:
@@ -244,11 +246,10 @@ def _line(found: dict[str, Any], contender: str, sent: str) -> str:
     seconds, efficiencies = found["summary"], found["efficiency"]
 
     def cells(way: str) -> str:
-        kinds = [f"{contender}/{way}: {why}" for why in ("unshrunk", "machine")]
-        kinds += [f"{contender}/{way}{sent}: together"]
+        name = f"{contender}/{way}{sent}"
+        kinds = (f"{contender}/{way}: unshrunk", f"{contender}/{way}: machine", f"{name}: together")
         factors = [f"{efficiencies[kind]['median']:.2f}" for kind in kinds if kind in efficiencies]
         parts = " · ".join(factors) if len(factors) > 1 else ""
-        name = f"{contender}/{way}{sent}"
         return f"{_ms(seconds[name])} | {_ratio(efficiencies[name])} | {parts}"
 
     alone = _ms(seconds[f"{contender}/alone"])
@@ -256,7 +257,7 @@ def _line(found: dict[str, Any], contender: str, sent: str) -> str:
 
 
 def _unshrinking(found: dict[str, Any]) -> str:
-    """Return a line about the part of a step that a smaller share of the batch does not shorten.
+    """Return a sentence on the part of the step time that does not shrink with the batch.
 
     With t(n) = fixed + variable / n seconds for a batch divided by n, fixed = (n · t(n) − t(1)) / (n − 1).
     """
@@ -264,9 +265,9 @@ def _unshrinking(found: dict[str, Any]) -> str:
     whole, part = (found["summary"][f"ours/{precision}/{way}"]["median"] for way in ("alone", "alone, B/N"))
     fixed, masks = (n * part - whole) / (n - 1), found["summary"]["ours/fp32/selection"]["median"]
     return (
-        f"- {precision}: {1e3 * fixed:.0f} of {1e3 * whole:.0f} ms do not shrink with the batch; {1e3 * masks:.0f} of "
-        f"them, {100 * masks / whole:.0f} % of the step, choose the masks. Were all else free, one batch could not be "
-        f"trained more than {whole / fixed:.0f} times as fast."
+        f"- {precision}: {1e3 * fixed:.0f} of {1e3 * whole:.0f} ms do not shrink with the batch. Of these, "
+        f"{1e3 * masks:.0f} ms ({100 * masks / whole:.0f} % of the step) select the masks. Sharing one batch cannot "
+        f"make the step more than {whole / fixed:.0f} times as fast."
     )
 
 
@@ -279,12 +280,12 @@ def _ratio(s: dict[str, float]) -> str:
 
 
 def assumed(c: Cluster) -> str:
-    """Return the assumptions as a sentence."""
+    """Return the assumptions about the cluster `c` as a sentence."""
     near, far = (1e6 * latency for latency in (c.latency_inside, c.latency_between))
     return (
-        f"A GPU sustains {c.flops / 1e12:g}·10¹² operations a second and takes {1e3 * c.layer:g} ms a layer however "
-        f"few the images; {c.node} GPUs a node, {c.inside / 1e9:g} GB/s and {near:g} µs between them; "
-        f"{8 * c.between / 1e9:g} Gb/s a node and {far:g} µs between nodes."
+        f"A GPU sustains {c.flops / 1e12:g}·10¹² operations per second and takes {1e3 * c.layer:g} ms per layer for "
+        f"any number of images. A node has {c.node} GPUs, with {c.inside / 1e9:g} GB/s and {near:g} µs between them. "
+        f"Between nodes there are {8 * c.between / 1e9:g} Gb/s per node and {far:g} µs."
     )
 
 
@@ -293,16 +294,14 @@ def parser() -> Parser:
     top = Parser(__doc__)
     top.add_check()
     for entry in fields(Cluster):
-        name, default = entry.name.replace("_", "-"), entry.default
-        top.add_argument(
-            f"--{name}", type=LIMITS[type(default)], help=f"{entry.metadata['help']}; default: {default:g}"
-        )
+        meaning = f"{entry.metadata['help']}; default: {entry.default:g}"
+        top.add_argument(f"--{entry.name.replace('_', '-')}", type=LIMITS[type(entry.default)], help=meaning)
     return top
 
 
 @command
 def main(argv: Sequence[str]) -> int:
-    """Write the page, or print the prediction for another cluster.
+    """Write the tables of docs/scaling.md, or print the prediction for another cluster.
 
     With --check write nothing and return 1 if the page is out of date.
     """

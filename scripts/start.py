@@ -8,9 +8,9 @@ from pathlib import Path
 
 
 def prepare(*, loads_torch: bool) -> None:
-    """Put the project on the path and let Ctrl-C end the process while libraries load.
+    """Put the project's folder on the import path and let Ctrl-C end the process while libraries load.
 
-    loads_torch: Also tune the allocator and numpy, which has no effect once numpy and torch are loaded.
+    loads_torch: Also tune the allocator and numpy. This has no effect once numpy and torch are loaded.
     """
     # Replaces the folder scripts/, whose files would hide installed modules of the same names.
     sys.path[0] = str(Path(__file__).resolve().parents[1])

@@ -1,4 +1,24 @@
-"""Run every combination of several option values once, and print a table of mean ± std over the seeds."""
+"""Run main.py once for every combination of several option values, and print a table of the results.
+
+    python scripts/sweep.py --config FILE ... [--OPTION VALUE ...] ... [--jobs N] [--dry-run]
+    python scripts/sweep.py --config configs/quickstart.yml --prune-rate 0.8 0.5 0.2 --seed 1 2 3 --jobs 2
+
+Every option of `python main.py --help` is accepted. An option with one value is fixed; an option with several values is
+an axis of the grid. One combination is a cell. The first axis varies slowest. If an option is given twice, the second
+one counts. The table has the density (kept %) by config, with mean ± standard deviation over the seeds.
+
+A finished cell is skipped. A cell is finished if the results file (--results) has its row and the config.yaml in the
+run directory of that row has the same configuration and seed. A cell that was stopped or killed is resumed. A cell that
+another process is training is skipped. The same command therefore continues an interrupted sweep and, once all cells
+are finished, prints the table again. The output of each cell goes to a file in <log-dir>/sweep-logs/.
+
+These options cannot be used in a sweep: --resume, --evaluate, --check, main.py's --dry-run N, and --start-epoch, which
+a config file may set.
+
+Exit codes: 0 every cell is finished; 1 a cell failed; 2 bad input, nothing was started; 75 the same command continues:
+SIGTERM, SIGUSR2, SIGHUP or Ctrl-C stopped the sweep after its cells saved, or another sweep runs the cells that are
+left; 130 interrupted before a cell was started.
+"""
 
 import sys
 
@@ -17,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 from args import FIELDS, parse
-from scripts.parts.sweep_cells import OTHER_RUNS, Cell, damaged, finished, lost, table
+from scripts.parts.sweep_cells import OTHER_RUNS, Cell, file_warnings, finished, table
 from scripts.parts.sweep_children import Stop, run
 from utils.config.fields import flags, help_lines, opt
 from utils.config.reader import TYPED, Reader
@@ -34,7 +54,7 @@ OPTION_OF_FLAG = {flag: name for name, option in FIELDS.items() for flag in flag
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """The options of the sweep itself; all other options belong to main.py."""
+    """Options of sweep.py itself. All other options on its command line belong to main.py."""
 
     jobs: int = opt(
         1, "cells to run at a time; they share the CPU's threads unless OMP_NUM_THREADS is set", ">= 1 and <= 256"
@@ -47,35 +67,11 @@ class SweepOptions:
 OWN: dict[str, Any] = {option.name: option for option in fields(SweepOptions)}
 OWN_FLAGS = {flag for name, option in OWN.items() for flag in flags(name, option)}
 
-HELP = """usage: python scripts/sweep.py --config FILE ... [--OPTION VALUE ...] ... [--jobs N] [--dry-run]
-
-Runs main.py once for every combination of the given values and then prints a table: kept % by config, mean ± standard
-deviation over the seeds. One combination is a cell. Every option of `python main.py --help` is accepted. An option with
-one value is fixed; an option with several values is an axis of the grid. The first axis varies slowest. If an option is
-given twice, the second one counts.
-
-A finished cell is skipped. A cell is finished if the results file (--results) has its row and the config.yaml in the
-run directory of that row has the same configuration and seed. A cell that was stopped or killed is resumed. A cell that
-another process is training is skipped. The same command therefore continues an interrupted sweep and, once all cells
-are finished, prints the table again. The output of each cell goes to a file in <log-dir>/sweep-logs/.
-
-Options of the sweep itself:
-{}
-
-These options cannot be used in a sweep: --resume, --evaluate, --check, main.py's --dry-run N, and --start-epoch, which
-a config file may set.
-
-Exit codes: 0 every cell is finished; 1 a cell failed; 2 bad input, nothing was started; 75 the same command continues:
-SIGTERM, SIGUSR2, SIGHUP or Ctrl-C stopped the sweep after its cells saved, or another sweep runs the cells that are
-left; 130 interrupted before a cell was started.
-
-Example: python scripts/sweep.py --config configs/quickstart.yml --prune-rate 0.8 0.5 0.2 --seed 1 2 3 --jobs 2"""
-
 
 def split(argv: Sequence[str]) -> tuple[list[str], dict[str, list[list[str]]]]:
-    """Split a command line into the sweep's own arguments and the axes of the grid.
+    """Split a command line into the sweep's own arguments and main.py's options with their alternative values.
 
-    An axis maps an option to its alternatives; each alternative is a list of arguments for main.py.
+    The options are the axes of the grid. Each maps to its alternatives, which are lists of arguments for main.py.
     """
     own: list[str] = []
     axes: dict[str, list[list[str]]] = {}
@@ -101,26 +97,18 @@ def split(argv: Sequence[str]) -> tuple[list[str], dict[str, list[list[str]]]]:
 
 
 def combinations(argv: Sequence[str]) -> list[dict[str, list[str]]]:
-    """Return for each cell a dict from option to its arguments."""
+    """Return one dict per run of the sweep, from option to command-line arguments. The first option varies slowest."""
     _, axes = split(argv)
     return [dict(zip(axes, chosen, strict=True)) for chosen in itertools.product(*axes.values())]
 
 
 def main_argv(chosen: dict[str, list[str]]) -> list[str]:
-    """Return the command line for main.py of one cell."""
+    """Return main.py's command line for one run of the sweep, given the arguments of its options."""
     return [*itertools.chain(*chosen.values()), "--resume", "auto"]
 
 
-def cells(argv: Sequence[str]) -> list[list[str]]:
-    """Return the command lines for main.py of all cells, unchecked and without reading a file.
-
-    The first axis varies slowest. `--only I` runs element I.
-    """
-    return [main_argv(chosen) for chosen in combinations(argv)]
-
-
 def checked(argv: Sequence[str]) -> tuple[SweepOptions, list[Cell]]:
-    """Return the sweep's own options and its cells. Raises UsageError with every problem of every cell."""
+    """Parse a command line into the sweep's own options and cells. Raises UsageError with all problems of all cells."""
     own, axes = split(argv)
     reader = Reader(OWN, [], {})
     reader.command_line(own)
@@ -156,13 +144,13 @@ def checked(argv: Sequence[str]) -> tuple[SweepOptions, list[Cell]]:
 
 
 def shell_command(argv: Sequence[str]) -> str:
-    """Return the cell's command for a shell in the current folder."""
+    """Return the shell command that runs main.py with `argv` from the current folder."""
     main = ROOT / "main.py"
     return shlex.join([sys.executable, "main.py" if Path.cwd() == ROOT else str(main), *argv])
 
 
 def outcome(stop: Stop, failed: Sequence[tuple[Cell, str]], left: int) -> int:
-    """Report the failed cells and the number of cells left. Return the exit code."""
+    """Print the failed runs and the number of unfinished runs of a sweep. Return the exit code."""
     for cell, reason in failed:
         warn(f"failed: {cell.label}: {reason}")
     if left:
@@ -176,14 +164,17 @@ def outcome(stop: Stop, failed: Sequence[tuple[Cell, str]], left: int) -> int:
 
 
 def sweep(options: SweepOptions, grid: Sequence[Cell]) -> int:
-    """Run the cells that are not finished, or only print what the options ask for. Return the exit code."""
+    """Run the unfinished cells of a sweep and print the table of results. Return the exit code.
+
+    With --dry-run or --table, only print the commands or the table.
+    """
     for line in dict.fromkeys(line for cell in grid for line in cell.options.warnings):
         warn(line)
     if options.dry_run:
         for cell in grid:
             say(shell_command(cell.argv))
         return 0
-    for line in [*damaged(grid), *lost(grid)]:
+    for line in file_warnings(grid):
         warn(line)
     if options.table:
         say(table(grid, finished(grid)))
@@ -202,7 +193,7 @@ def sweep(options: SweepOptions, grid: Sequence[Cell]) -> int:
 def _main(argv: Sequence[str]) -> int:
     """Print the help or run the sweep. Return the exit code that --help lists."""
     if {"-h", "--help"} & {*argv}:
-        say(HELP.format("\n".join(help_lines(OWN.values(), {}))))
+        say("\n".join([f"{__doc__}\nOptions of the sweep itself:", *help_lines(OWN.values(), {})]))
         return 0
     return sweep(*checked(argv))
 

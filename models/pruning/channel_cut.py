@@ -1,4 +1,4 @@
-"""Removal of units from a plain network: set to zero in place, or cut out of a smaller copy.
+"""Removal of units from a plain network: `zero_units` zeroes them in place, `compacted` returns a smaller copy.
 
 A unit is an output channel of a Conv2d or Linear layer, or several channels that can be removed only together.
 """
@@ -17,12 +17,13 @@ from utils.torch_compat import AnyBatchNorm
 
 @dataclass(frozen=True, eq=False)
 class UnitGroup:
-    """Group of `width` units and the layers that write, normalise and read them.
+    """Output channels to prune together across layers, with the layers that produce, normalise and consume them.
 
-    Each mapping gives, per layer name, the unit index of each channel: an int64 tensor (channels,), with -1 for a
-    channel of no unit in this group. The channels are the output channels of `writers` (Conv2d, Linear), the channels
-    of the batch norms in `norms`, and the input channels of `readers` (axis 1 of the weight). One unit can have several
-    channels in a layer: after a flatten, a Linear reads one input per pixel of the unit.
+    The group has `width` units, each of which can be pruned without the others. Each mapping gives, per layer name, the
+    unit index of each channel: an int64 tensor (channels,), with -1 for a channel of no unit in this group. The
+    channels are the output channels of `writers` (Conv2d, Linear), the channels of the batch norms in `norms`, and the
+    input channels of `readers` (axis 1 of the weight). One unit can have several channels in a layer: after a flatten,
+    a Linear reads one input per pixel of the unit.
     """
 
     width: int
@@ -32,16 +33,16 @@ class UnitGroup:
 
 
 def channel_tensors(model: nn.Module, name: str) -> dict[str, Tensor]:
-    """Return state-dict key -> tensor for the tensors of layer `name` that have one entry per channel on axis 0."""
+    """Return the state-dict entries of layer `name` that have the output channels on axis 0."""
     layer = model.get_submodule(name)  # of the tensors of these layers only num_batches_tracked is a scalar
     return {f"{name}.{key}": tensor for key, tensor in layer.state_dict().items() if tensor.dim()}
 
 
 def channel_masks(channel_units: Sequence[Mapping[str, Tensor]], kept: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Return layer name -> bool mask (channels,) on the CPU, True for the channels to keep.
+    """Return one CPU bool mask (channels,) per layer name, True for the channels to keep.
 
     `channel_units` has one mapping per group from layer name to the unit index of each channel, -1 for none. `kept` has
-    one bool mask (width,) per group.
+    one bool mask (width,) per group, True for the units to keep.
     """
     masks: dict[str, Tensor] = {}
     for units_by_layer, kept_units in zip(channel_units, kept, strict=True):
@@ -53,7 +54,7 @@ def channel_masks(channel_units: Sequence[Mapping[str, Tensor]], kept: Sequence[
 
 @torch.no_grad()
 def zero_units(model: nn.Module, groups: Sequence[UnitGroup], kept: Sequence[Tensor]) -> None:
-    """Set the units whose entry in `kept` is False to zero, in place. `kept` has one bool mask (width,) per group.
+    """Zero the pruned units of `model` in place. `kept` has one bool mask (width,) per group, False for pruned units.
 
     The weights and biases of the writers and of the batch norms become 0, and so does the running mean: a batch norm
     without affine parameters then also outputs 0.
@@ -64,23 +65,8 @@ def zero_units(model: nn.Module, groups: Sequence[UnitGroup], kept: Sequence[Ten
                 tensor[~mask.to(tensor.device)] = 0
 
 
-def state_without_units(model: nn.Module, groups: Sequence[UnitGroup], kept: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Return the state dict of `model` without the units whose entry in `kept` is False.
-
-    `kept` has one bool mask (width,) per group. Writers and batch norms lose the channels of a removed unit, readers
-    lose the inputs that come from these channels.
-    """
-    state = model.state_dict()  # load_state_dict needs its attribute _metadata, which a plain dict lacks
-    for name, mask in channel_masks([group.readers for group in groups], kept).items():
-        state[f"{name}.weight"] = state[f"{name}.weight"][:, mask]
-    for name, mask in channel_masks([group.writers | group.norms for group in groups], kept).items():
-        for key in channel_tensors(model, name):
-            state[key] = state[key][mask]
-    return state
-
-
 def resize_and_load(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
-    """Load `state` into `model` in place, after giving its Conv2d, Linear and batch-norm layers the widths of `state`.
+    """Resize the Conv2d, Linear and batch-norm layers of `model` in place to the shapes in `state`, and load `state`.
 
     Raises ValueError if `state` has missing, unexpected or unfit tensors.
     """
@@ -106,7 +92,7 @@ def resize_and_load(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
 
 
 def _set_widths(layer: nn.Module) -> None:
-    """Set the width attributes of a layer, such as in_channels, to those of its tensors."""
+    """Update the width attributes of a layer, such as in_channels, to the shapes of its tensors."""
     if isinstance(layer, nn.Conv2d):
         out_channels, group_inputs = layer.weight.shape[:2]
         if has_unit_per_group(layer):
@@ -119,8 +105,16 @@ def _set_widths(layer: nn.Module) -> None:
 
 
 def compacted(model: nn.Module, groups: Sequence[UnitGroup], kept: Sequence[Tensor]) -> nn.Module:
-    """Return a smaller copy of `model` without the units whose entry in `kept` is False, in the same mode.
+    """Return a smaller copy of `model` without the pruned units, in the same mode (training or evaluation).
 
-    `kept` has one bool mask (width,) per group. The logits equal those of `model` after `zero_units`.
+    `kept` has one bool mask (width,) per group, False for pruned units. Writers and batch norms lose the channels of a
+    pruned unit, readers lose the inputs that come from these channels. The logits equal those of `model` after
+    `zero_units`.
     """
-    return resize_and_load(copy.deepcopy(model), state_without_units(model, groups, kept))
+    state = model.state_dict()  # load_state_dict needs its attribute _metadata, which a plain dict lacks
+    for name, mask in channel_masks([group.readers for group in groups], kept).items():
+        state[f"{name}.weight"] = state[f"{name}.weight"][:, mask]
+    for name, mask in channel_masks([group.writers | group.norms for group in groups], kept).items():
+        for key in channel_tensors(model, name):
+            state[key] = state[key][mask]
+    return resize_and_load(copy.deepcopy(model), state)

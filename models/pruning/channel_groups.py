@@ -27,9 +27,10 @@ TOLERANCE = 1e-6  # relative, of activations in float64 with units set to zero a
 
 
 def unit_groups(model: nn.Module, images: Tensor) -> list[UnitGroup]:
-    """Return the groups of hidden units of a plain network, in the order in which the forward pass writes them.
+    """Return the groups of hidden units of a plain network that can be pruned, in the order of the forward pass.
 
-    `images` is a batch that the network accepts. Units that reach the output of the network are in no group.
+    A unit is an output channel, or several that can be removed only together. `images` is a batch that the network
+    accepts. Units that reach the output of the network are in no group.
 
     Raises ValueError if units cannot be removed: a module other than Conv2d, Linear and batch norm has parameters or
     buffers, there is no hidden layer, a layer reads nonzero values of a unit whose weights are all zero, or the network
@@ -51,7 +52,7 @@ def unit_groups(model: nn.Module, images: Tensor) -> list[UnitGroup]:
 
 
 def _check_modules(model: nn.Module) -> None:
-    """Raise ValueError if a layer has two names, or if a module has parameters or buffers that are not supported."""
+    """Raise ValueError if a layer is registered under two names, or a module has unsupported parameters or buffers."""
     names: dict[nn.Module, str] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, SUPPORTED_LAYERS) and names.setdefault(module, name) != name:
@@ -65,7 +66,7 @@ def _check_modules(model: nn.Module) -> None:
 
 
 def _groups(trace: UnitTrace) -> list[UnitGroup]:
-    """Return the groups of the units that do not reach the output."""
+    """Group the traced units that do not reach the output of the network by the layers that write them."""
     unit = _connected_components(trace.count, trace.coupled)
     writers, norms, readers = (
         {name: _lookup(unit, ids) for name, ids in ids_by_layer.items()}
@@ -91,13 +92,13 @@ def _groups(trace: UnitTrace) -> list[UnitGroup]:
 
 
 def _lookup(values: Tensor, ids: Tensor) -> Tensor:
-    """Return values[ids], with NO_UNIT where the id is NO_UNIT."""
+    """Return `values` indexed by `ids`. Entries without a unit (NO_UNIT) stay NO_UNIT."""
     ids = ids.cpu()
     return torch.where(ids == NO_UNIT, NO_UNIT, values[ids])
 
 
 def _connected_components(count: int, pairs: Tensor) -> Tensor:
-    """Return, for each of `count` nodes, the smallest node that the edges `pairs` (n, 2) connect it with."""
+    """Return, for each of `count` nodes, the smallest node of its connected component. `pairs` (n, 2) are the edges."""
     component, before = torch.arange(count), None
     while before is None or not torch.equal(component, before):
         before = component
@@ -109,9 +110,9 @@ def _connected_components(count: int, pairs: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _check_removal(model: nn.Module, groups: Sequence[UnitGroup], images: Tensor, generator: torch.Generator) -> None:
-    """Raise ValueError if removing random units differs from setting them to zero, in any layer or in the output.
+    """Raise ValueError if removing random units and setting them to zero give different activations or outputs.
 
-    The check finds what the trace cannot see, such as a number of channels that is a constant in a forward.
+    The trace cannot see every error, such as a number of channels that is a constant in a forward method.
     """
     zeroed = _randomized_copy(model, generator)
     counts = [int(torch.randint(1, max(group.width, 2), (), generator=generator)) for group in groups]
@@ -143,9 +144,10 @@ def _forward_error(model: nn.Module, images: Tensor) -> str:
 
 
 def _record_outputs(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """Return a list that a forward pass fills with (layer name, output) and ends with ("", output of the network).
+    """Register hooks that record the layer outputs of a forward pass, and return the list that they fill.
 
-    Outputs of Conv2d and Linear layers have their channels on axis 0.
+    The entries are (layer name, output), then ("", output of the network). Outputs of Conv2d and Linear layers have
+    their channels on axis 0.
     """
     records: list[tuple[str, Tensor]] = []
     for name, layer in weight_layers(model).items():
@@ -160,7 +162,7 @@ def _record_outputs(model: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def _randomized_copy(model: nn.Module, generator: torch.Generator) -> nn.Module:
-    """Return a float64 copy in evaluation mode with random weights, biases and statistics, none of which is 0."""
+    """Return a float64 copy of `model` in evaluation mode with random nonzero parameters and running statistics."""
     model = copy.deepcopy(model).double().eval()
     for layer in model.modules():
         for key, tensor in layer.state_dict().items() if isinstance(layer, SUPPORTED_LAYERS) else ():

@@ -40,24 +40,27 @@ REDUCTIONS = {aten.mean, aten.sum, aten.amax, aten.amin, aten.max, aten.min}
 
 
 class MixesUnits(Exception):
-    """Raised by a rule that cannot assign units to an output. The message is a verb phrase before "units of LAYER"."""
+    """Raised if an operator combines prunable units so that they cannot be pruned.
+
+    The message is a verb phrase that precedes "units of LAYER", such as "pools or pads the".
+    """
 
 
 def has_unit_ids(value: Any) -> bool:
-    """Return True if `value` is a tensor that carries unit ids, or a mark in place of them."""
+    """Return True if `value` is a tensor that carries unit ids: the traced unit (output channel) of each value."""
     return hasattr(value, "_unit_ids")
 
 
 def unit_ids(value: Any) -> Any:
-    """Return the unit ids of a tensor, int64 of its shape, or the mark in place of them."""
+    """Return the unit ids of a tensor: int64 of the same shape, or a MixedUnits if values depend on several units."""
     return value._unit_ids
 
 
 def set_unit_ids(out: Any, ids: Any) -> None:
-    """Attach unit ids to the tensors in `out`.
+    """Attach unit ids to the tensors in `out`: the id of the unit (output channel) that each value belongs to.
 
-    `ids` is one id tensor for all of them, or a structure with one for each. A tensor whose ids are all NO_UNIT is
-    instead marked as computed from the images.
+    `ids` is one id tensor for all tensors, or a structure with one id tensor per tensor. A tensor whose ids are all
+    NO_UNIT is instead marked as computed from the images.
     """
     values = [value for value in tree_leaves(out) if isinstance(value, Tensor)]
     leaves = tree_leaves(ids)
@@ -70,12 +73,12 @@ def set_unit_ids(out: Any, ids: Any) -> None:
 
 
 def is_from_images_alone(value: Any) -> bool:
-    """Return True if `value` is a tensor that depends on the images and on no unit."""
+    """Return True if `value` is a tensor that depends on the input images but on no unit (output channel)."""
     return hasattr(value, "_from_images") and not has_unit_ids(value)
 
 
 def mark_from_images(out: Any) -> None:
-    """Mark the tensors in `out` as dependent on the images."""
+    """Mark the tensors in `out` as computed from the input images."""
     for value in tree_leaves(out):
         if isinstance(value, Tensor):
             value._from_images = True  # type: ignore[attr-defined]
@@ -87,10 +90,11 @@ def is_pointwise(func: Any) -> bool:
 
 
 def output_ids(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any, couple: Couple) -> Any:
-    """Return the unit ids of `out`, the result of the operator `func`, in the structure of `out`.
+    """Return the unit ids of `out`, the output of an operator, computed from the unit ids of its arguments.
 
-    `args` and `kwargs` are the arguments of the operator, at least one of which carries unit ids. `couple` receives the
-    units that can be removed only together. Raises MixesUnits as the module describes.
+    The ids have the structure of `out`. `args` and `kwargs` are the arguments of the operator, at least one of which
+    carries unit ids. `couple` is called with units that can be removed only together. Raises MixesUnits as the module
+    describes.
     """
     operator = func.overloadpacket
     if is_pointwise(func) and isinstance(out, Tensor):
@@ -118,18 +122,22 @@ def output_ids(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: A
 
 
 def varying_axes(ids: Tensor) -> list[int]:
-    """Return the axes along which the ids differ."""
+    """Return the axes along which an id tensor is not constant."""
     return [axis for axis in range(ids.dim()) if (ids != ids.narrow(axis, 0, 1)).any()]
 
 
 def _ids_in_place_of_values(value: Any) -> Any:
+    """Return a tensor's unit ids, or NO_UNIT everywhere for a tensor without units. Return other values unchanged."""
     if not isinstance(value, Tensor):
         return value
     return unit_ids(value).contiguous() if has_unit_ids(value) else torch.full_like(value, NO_UNIT, dtype=torch.long)
 
 
 def _pointwise_ids(operator: Any, operands: Sequence[Any], out: Tensor, couple: Couple) -> Tensor:
-    """Return the ids of the first operand with units, and couple them with those of the others."""
+    """Return the unit ids of the output of a pointwise operator.
+
+    The output has the ids of the first operand with units. The units of the other operands are coupled with them.
+    """
     if operator not in SCALINGS and any(map(is_from_images_alone, operands)):
         raise MixesUnits("combines the images with")
     tensors = [x for x in operands if isinstance(x, Tensor)]
@@ -144,9 +152,9 @@ def _pointwise_ids(operator: Any, operands: Sequence[Any], out: Tensor, couple: 
 
 
 def _couple_to_one_axis(ids: Tensor, couple: Couple) -> Tensor:
-    """Couple units until the ids vary along the longest axis alone.
+    """Couple units, which are then pruned together, until the ids differ along one axis only. Return the new ids.
 
-    The values that remain without some units must form a rectangular tensor.
+    The axis is the longest. With ids along two axes, the values left after pruning might form no rectangular tensor.
     """
     axes = varying_axes(ids)
     if len(axes) < 2:
@@ -159,7 +167,7 @@ def _couple_to_one_axis(ids: Tensor, couple: Couple) -> Tensor:
 
 
 def _couple_parts(split: Callable[[Tensor], Any], ids: Tensor, dim: int, couple: Couple) -> None:
-    """Couple units so that the parts into which `split` cuts axis `dim` of the ids keep equal lengths."""
+    """Couple units so that the parts into which `split` cuts axis `dim` have equal lengths after pruning too."""
     axis = dim % ids.dim()
     if axis in varying_axes(ids):
         positions = torch.arange(ids.shape[axis], device=ids.device)
@@ -169,9 +177,9 @@ def _couple_parts(split: Callable[[Tensor], Any], ids: Tensor, dim: int, couple:
 
 
 def _couple_equal_parts(positions: Tensor, ids: Tensor, couple: Couple) -> None:
-    """Couple the units at equal places of all parts of axis 0 that are as long as one part.
+    """Couple units at the same place of all equally long parts of axis 0, so that they are pruned together.
 
-    `positions` (length,) has the positions of this part in `ids` (n, …). Raises MixesUnits unless they are one of the
+    `positions` (length,) has the positions of one part in `ids` (n, …). Raises MixesUnits unless the part is one of the
     n / length blocks, or every (n / length)-th position.
     """
     size, length = len(ids), len(positions)
@@ -197,17 +205,16 @@ def _indexed_axes(indices: Sequence[Tensor | None]) -> set[int]:
 
 
 def _spatial_ids(ids: Tensor, axes: int, out: Any) -> Any:
-    """Return the ids after an operator that treats each channel by itself, over the last `axes` axes."""
+    """Return the unit ids of `out`, the output of a pooling or padding over the last `axes` axes."""
     if any(axis >= ids.dim() - axes for axis in varying_axes(ids)):
         raise MixesUnits("pools or pads the")
-    one = ids
     for axis in range(ids.dim() - axes, ids.dim()):
-        one = one.narrow(axis, 0, 1)
-    return tree_map(lambda value: one.expand(value.shape), out)
+        ids = ids.narrow(axis, 0, 1)
+    return tree_map(lambda value: ids.expand(value.shape), out)
 
 
 def _reduced_ids(ids: Tensor, dim: int | Sequence[int], keepdim: bool, out: Any) -> Any:
-    """Return the ids after a reduction over `dim`, over all axes if it is empty."""
+    """Return the unit ids of `out`, the output of a reduction over the axes `dim` (all axes if empty)."""
     axes = {axis % ids.dim() for axis in ([dim] if isinstance(dim, int) else dim or range(ids.dim()))}
     if axes & set(varying_axes(ids)):
         raise MixesUnits("mixes the")

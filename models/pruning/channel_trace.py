@@ -43,10 +43,10 @@ REFUSAL = "units cannot be pruned: "
 
 @dataclass
 class MixedUnits:
-    """Mark in place of unit ids, for values that depend on several units.
+    """Replacement for the unit ids of a tensor whose values each depend on several units (output channels).
 
-    `operator` is the operator that mixes the units and its module, `verb` the phrase of MixesUnits, and `ids` has the
-    units.
+    `operator` names the operator that mixes the units and its module, `verb` is the message of MixesUnits, and `ids`
+    has the ids of the mixed units.
     """
 
     operator: str
@@ -55,30 +55,30 @@ class MixedUnits:
 
 
 def has_unit_per_group(conv: nn.Conv2d) -> bool:
-    """Return True if each group of a grouped convolution is one unit, as in a depthwise convolution.
+    """Return True if each group of a grouped convolution is pruned as one unit, as in a depthwise convolution.
 
-    Otherwise the channels at the same place of all groups are one unit. Both leave groups of equal widths.
+    Otherwise the channels at the same place of all groups are one unit. Both ways leave groups of equal widths.
     """
     return conv.groups > 1 and 1 in (conv.in_channels // conv.groups, conv.out_channels // conv.groups)
 
 
 def distinct_ids(ids: Any) -> Tensor:
-    """Return the sorted distinct unit ids in an id tensor or MixedUnits, without NO_UNIT, on the CPU."""
+    """Return the distinct unit ids in an id tensor or MixedUnits, sorted, without NO_UNIT, on the CPU."""
     distinct: Tensor = torch.unique(ids.ids if isinstance(ids, MixedUnits) else ids).cpu()
     return distinct[distinct != NO_UNIT]
 
 
 class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
-    """Unit ids of each layer of `model`, from one forward pass over `images` (B, C, H, W).
+    """Trace of one forward pass over `images` (B, C, H, W): the units that each layer of `model` writes and reads.
 
-    `writers` has, per Conv2d and Linear, the id of each output channel. `readers` has the id of each input channel
-    (axis 1 of the weight), and `norms` that of each channel of a batch norm. Layers are in the order of the forward
-    pass. A layer has to be called as a module: hooks do not run for `layer.forward(x)`.
+    A unit is an output channel of a layer. `writers` has, per Conv2d and Linear, the unit id of each output channel.
+    `readers` has the id of each input channel (axis 1 of the weight), `norms` the id of each batch-norm channel. Layers
+    are in the order of the forward pass. A layer has to be called as a module: hooks do not run for `layer.forward(x)`.
 
     `count` is the number of ids, `coupled` (n, 2) has the pairs of units that can be removed only together, and
     `output` has the ids of the units that reach the output of the network.
 
-    Raises ValueError if a layer reads values that do not vanish with their unit.
+    Raises ValueError if a layer reads values that are not zero when the weights of their unit are zero.
     """
 
     def __init__(self, model: nn.Module, images: Tensor) -> None:
@@ -107,7 +107,7 @@ class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
                 raise self._refusal(mixed)
 
     def _couple(self, one: Tensor, other: Tensor) -> None:
-        """Couple the units of two id tensors of one shape, element by element."""
+        """Record that units at the same position of two id tensors of one shape can be removed only together."""
         differ = one != other
         if ((one == NO_UNIT) & differ).any() or ((other == NO_UNIT) & differ).any():
             raise MixesUnits("combines the images with")
@@ -118,7 +118,7 @@ class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
     # operators
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operator and set the unit ids of its output. Operators inside supported layers pass unchanged."""
+        """Run an operator and attach unit ids to its output. Operators inside supported layers run without this."""
         kwargs = kwargs or {}
         inputs = [unit_ids(x) for x in tree_leaves((args, kwargs)) if has_unit_ids(x)]
         in_layer = any(isinstance(module, SUPPORTED_LAYERS) for _, module in self._active)
@@ -144,7 +144,7 @@ class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         return out
 
     def _output_ids(self, func: Any, args: Any, kwargs: Any, out: Any, inputs: list[Any]) -> Any:
-        """Return the unit ids of `out`, or MixedUnits. `inputs` has those of the arguments."""
+        """Return the unit ids of the operator output `out`, or MixedUnits. `inputs` has the ids of the arguments."""
         mixed = next((ids for ids in inputs if isinstance(ids, MixedUnits)), None)
         try:
             if mixed is None:
@@ -160,7 +160,7 @@ class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         return f"{func.overloadpacket.__name__} in {place}"
 
     def _writer_of(self, ids: Any) -> str:
-        """Return the name of the layer that writes the first of the units."""
+        """Return the name of the layer that writes the unit with the smallest id in `ids`."""
         first = int(distinct_ids(ids)[0])
         return next(name for name, written in self.writers.items() if first in written)
 
@@ -174,7 +174,7 @@ class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         self._active.append((name, module))
 
     def _leave(self, module: nn.Module, args: Any, kwargs: Any, out: Any) -> Any:
-        """Return the output of a module. That of a supported layer is zero where it belongs to a unit."""
+        """Forward hook: return the output of `module`. Supported layers output zeros in the channels of units."""
         name, _ = self._active[-1]
         if isinstance(module, AnyBatchNorm):
             out = self._after_norm(name, module, out, *args, **kwargs)
@@ -184,6 +184,7 @@ class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         return out
 
     def _after_layer(self, name: str, layer: nn.Conv2d | nn.Linear, out: Tensor, input: Tensor) -> Tensor:
+        """Record the units that a Conv2d or Linear reads and writes. Return zeros that carry the written ids."""
         axis = input.dim() - (1 if isinstance(layer, nn.Linear) else 3)
         read = self._channel_ids(name, input, axis)
         if input.movedim(axis, 0)[read != NO_UNIT].any():
@@ -196,14 +197,15 @@ class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         written = self.writers[name]
         if isinstance(layer, nn.Conv2d) and layer.groups > 1:
             read = self._grouped(name, layer, read.view(layer.groups, -1), written.view(layer.groups, -1))
-        self._keep(self.readers, name, read)
+        self._store_ids(self.readers, name, read)
         set_unit_ids(out, written.view([-1 if a == axis else 1 for a in range(out.dim())]).expand_as(out))
         return out
 
     def _after_norm(self, name: str, norm: AnyBatchNorm, out: Tensor, input: Tensor) -> Tensor:
+        """Record the units that a batch norm reads. Return its output with the ids, zero in channels of units."""
         if has_unit_ids(input):
             read = self._channel_ids(name, input, 1)
-            self._keep(self.norms, name, read)
+            self._store_ids(self.norms, name, read)
             of_units = (read != NO_UNIT).view(1, -1, *[1] * (input.dim() - 2))
             out = torch.where(of_units, torch.zeros_like(out) if norm.affine else input, out)
             set_unit_ids(out, read.view(of_units.shape).expand_as(out))
@@ -224,17 +226,17 @@ class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         self._couple(ids, first[:, None].expand_as(ids))
         return first
 
-    def _keep(self, ids_by_layer: dict[str, Tensor], name: str, read: Tensor) -> None:
-        """Store the ids that a layer reads, and couple them with those of earlier calls of the layer."""
+    def _store_ids(self, ids_by_layer: dict[str, Tensor], name: str, read: Tensor) -> None:
+        """Store the unit ids that layer `name` reads, and couple them with the ids that its earlier calls read."""
         before = ids_by_layer.setdefault(name, read)
         if ((before == NO_UNIT) != (read == NO_UNIT)).any():
             raise ValueError(f"{REFUSAL}{name} reads units in one of its calls and no units in another")
         self._couple(before, read)
 
     def _grouped(self, name: str, conv: nn.Conv2d, read: Tensor, written: Tensor) -> Tensor:
-        """Couple the units of a grouped convolution and return the ids along axis 1 of its weight.
+        """Couple the units of a grouped convolution and return the unit ids along axis 1 of its weight.
 
-        `read` and `written` have the ids of its input and output channels, (groups, channels per group).
+        `read` and `written` have the ids of the input and output channels, shape (groups, channels per group).
         """
         per_group = has_unit_per_group(conv)
         images = read == NO_UNIT

@@ -1,4 +1,4 @@
-"""File of a network without its pruned units: packed to plain types and tensors, loaded without executing anything."""
+"""File format of a network without its pruned units. It holds plain types and tensors, so loading executes no code."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,10 +19,10 @@ KIND = "featherweight compact network 1"
 
 
 def pack_network(model: nn.Module, build: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of the file of a compact `model`.
+    """Return the dict that stores `model`, a network without its pruned units, in a file.
 
-    `build` has the arguments of `models.build` for the network before its units were removed. The content also has
-    the state dict, the settings of the batch norms, and the entries of `metadata`.
+    `build` has the arguments of `models.build` for the network before its units were removed. The dict also has the
+    state dict, the settings of the batch norms, and the entries of `metadata`.
     """
     state = {key: tensor.detach().cpu() for key, tensor in model.state_dict().items()}
     norms = {name: _settings(layer) for name, layer in model.named_modules() if isinstance(layer, AnyBatchNorm)}
@@ -31,14 +31,13 @@ def pack_network(model: nn.Module, build: Mapping[str, Any], metadata: Mapping[s
 
 def _settings(layer: nn.Module) -> dict[str, Any]:
     """Return the public attributes of a layer that are numbers, booleans or None, such as eps."""
-    plain = {name: value for name, value in vars(layer).items() if isinstance(value, int | float | None)}
-    return {name: value for name, value in plain.items() if not name.startswith("_")}
+    return {k: v for k, v in vars(layer).items() if isinstance(v, int | float | None) and not k.startswith("_")}
 
 
 def unpack_network(content: Mapping[str, Any]) -> nn.Module:
-    """Build the network from the content of its file, on the CPU in evaluation mode.
+    """Build the network that `pack_network` stored in `content`, on the CPU in evaluation mode.
 
-    Raises ValueError if the state does not fit the architecture.
+    Raises ValueError if the stored tensors do not fit the architecture.
     """
     with torch.device("meta"):  # a file can name any width: only the tensors that it holds may take memory
         model = models.build(**content["build"])

@@ -1,4 +1,4 @@
-"""Pruning criteria for a trained plain network: the importance of weights and units, and the masks of those to keep.
+"""Pruning criteria for a trained plain network: the importance of weights and units, and the masks to prune by.
 
 Of n weights or units with importances s, pruning p percent removes those with s < percentile_p(s). The percentile is
 interpolated linearly between order statistics, which is numpy's default. The output layer is never pruned.
@@ -35,15 +35,16 @@ Weights = Mapping[str, Tensor]  # layer name -> its weight, or a tensor of the w
 
 
 def layer_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return layer name -> weight of every Conv2d and Linear."""
+    """Return the weight of every Conv2d and Linear layer by layer name."""
     return {name: layer.weight.detach() for name, layer in weight_layers(model).items()}
 
 
 @torch.no_grad()
 def hidden_weights(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Return layer name -> weight of the Conv2d and Linear layers but the output layer, in the order of a forward pass.
+    """Return the weights of all Conv2d and Linear layers except the output layer, by name in forward order.
 
-    The output layer is the last one that the forward pass over `images` calls. Raises ValueError if there is no other.
+    The output layer is the last layer that a forward pass over `images` calls. Raises ValueError if the network has no
+    other layer.
     """
     calls: list[str] = []
     traced = copy.deepcopy(model).eval()
@@ -58,7 +59,7 @@ def hidden_weights(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 
 def taylor_saliencies(model: nn.Module, losses: Iterable[Tensor]) -> dict[str, Tensor]:
-    """Return layer name -> Σ |w · ∂loss/∂w| over `losses`, of the weight's shape, for every Conv2d and Linear.
+    """Return Σ |w · ∂loss/∂w| over `losses` for each weight w of the Conv2d and Linear layers, by layer name.
 
     `losses` are scalars computed with `model`, one per batch.
     """
@@ -73,7 +74,7 @@ def taylor_saliencies(model: nn.Module, losses: Iterable[Tensor]) -> dict[str, T
 
 
 def weight_scores(weights: Weights, criterion: str = "magnitude", saliencies: Weights | None = None) -> list[Tensor]:
-    """Return the importance of every weight, one tensor of the weight's shape per layer.
+    """Return the importance of every weight by `criterion`. One tensor of the weight's shape per layer.
 
     taylor requires `saliencies` (see `taylor_saliencies`); random draws from torch's global generator. Raises
     ValueError if the criterion is unknown.
@@ -85,9 +86,9 @@ def weight_scores(weights: Weights, criterion: str = "magnitude", saliencies: We
 def unit_scores(
     weights: Weights, groups: Sequence[UnitGroup], criterion: str = "l2", saliencies: Weights | None = None
 ) -> list[Tensor]:
-    """Return the importance of every unit over all layers that write the unit, one float64 tensor (width,) per group.
+    """Return the importance of every unit, computed from its incoming weights. One float64 tensor (width,) per group.
 
-    `weights` has those of every writer. `criterion` and `saliencies` are as in `weight_scores`.
+    `weights` has the weight of every writer. `criterion` and `saliencies` are as in `weight_scores`.
     """
     if criterion == "random":
         return [torch.rand(group.width, dtype=torch.float64) for group in groups]
@@ -102,9 +103,9 @@ def unit_scores(
 
 
 def keep_masks(scores: Sequence[Tensor], percent: float, scope: str = "layer") -> list[Tensor]:
-    """Return bool masks of the shapes of `scores`, False where a score is below the percentile of its own tensor.
+    """Return one bool mask per tensor of `scores`, False for the scores below the tensor's `percent`-th percentile.
 
-    With `scope="global"`, one percentile of all tensors together is the limit, and each tensor keeps at least its
+    With `scope="global"`, the limit is one percentile of all tensors together, and each tensor keeps at least its
     largest score. Raises ValueError for a percentage outside [0, 100] or an unknown scope.
     """
     if not 0 <= percent <= 100:
@@ -120,9 +121,9 @@ def keep_masks(scores: Sequence[Tensor], percent: float, scope: str = "layer") -
 
 @torch.no_grad()
 def zero_weights(model: nn.Module, kept: Weights) -> None:
-    """Set weights to zero in place, where the mask of their layer is False.
+    """Zero the pruned weights of `model` in place. `kept` maps layer names to bool masks, False for pruned weights.
 
-    `kept` maps layer names to bool masks of the weight's shape. Layers without a mask stay as they are.
+    Each mask has the shape of the weight. Layers without a mask stay as they are.
     """
     layers = weight_layers(model)
     for name, mask in kept.items():

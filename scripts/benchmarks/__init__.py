@@ -1,1 +1,1 @@
-"""The benchmarks of bench.py and their contenders."""
+"""Benchmarks of scripts/bench.py, and the training steps that they compare."""

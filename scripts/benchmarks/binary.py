@@ -1,4 +1,4 @@
-"""`bench.py --binary`: a training step of the weight-invariant binary network: its source's, ours, and a dense one.
+"""`bench.py --binary`: training steps of the weight-invariant binary network, of its authors' code and a dense network.
 
 784-4000-4000-4000-10, batch 200, float32; ours also in bfloat16 if the device has it.
 """
@@ -28,7 +28,7 @@ from utils.distributed.runtime import Runtime, has_bf16
 from utils.timing import Sampler, timed
 
 WIDTH, BATCH = 4000, 200
-TARGET = 5.0  # the source's step over ours
+TARGET = 5.0  # time of the authors' step over ours
 ONES = (0.0016, 0.0016, 0.0016, 0.012)  # fraction of ones per layer after ten epochs on MNIST at width 1000
 CONDITIONS = {"width": WIDTH, "batch": BATCH, "ones": ONES}
 NORM = {"eps": 1e-4, "momentum": 0.15}
@@ -36,7 +36,7 @@ SPEC = spec("MNIST", "", pixels="binary")
 
 
 class Source(nn.Module):
-    """The network in the notebook of arXiv 1909.00052, with the layer and the norm that its forward never uses."""
+    """Network of the authors' notebook (arXiv 1909.00052), with the layer and the norm that its forward never uses."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -51,10 +51,10 @@ class Source(nn.Module):
 
 
 class SourceStep:
-    """A training step of the notebook of arXiv 1909.00052.
+    """Training step of the authors' notebook (arXiv 1909.00052).
 
-    It replaces the weights by binarised copies, computes the gradients, puts the real weights back, and applies Adam
-    and a clamp to one tensor after the other.
+    The step replaces the weights by binarised copies, computes the gradients, restores the real weights, and applies
+    Adam and a clamp to one tensor after the other.
     """
 
     def __init__(self, width: int, device: torch.device) -> None:
@@ -76,7 +76,7 @@ class SourceStep:
 
 
 def draw_ones(weights: Sequence[Tensor]) -> None:
-    """Set the weights to random zeros and ones, with the fractions ONES of ones."""
+    """Fill the weights with random zeros and ones. ONES has the fraction of ones per layer."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight, fraction in zip(weights, [*ONES, ONES[1]], strict=False):
@@ -84,7 +84,7 @@ def draw_ones(weights: Sequence[Tensor]) -> None:
 
 
 def loop_parts(conv_type: str, width: int, batch: int, runtime: Runtime) -> TrainingSetup:
-    """Return the parts of our training loop for the same network on random images."""
+    """Return this program's training setup for the network with layers of `conv_type`, on random images."""
     model = models.build("CircuitMLP", num_classes=10, in_shape=SPEC.in_shape, hidden=(width,) * 3)
     initialise(model, "standard", bn_eps=NORM["eps"], bn_momentum=NORM["momentum"])
     constrain(model, conv_type)
@@ -104,20 +104,20 @@ def loop_parts(conv_type: str, width: int, batch: int, runtime: Runtime) -> Trai
 
 
 def samplers(runtime: Runtime, width: int = WIDTH, batch: int = BATCH) -> dict[str, Sampler]:
-    """Return the samplers of the seconds per training step by contender."""
+    """Return functions that time a training step, by contender: source, ours and dense."""
     source = SourceStep(width, runtime.device)
     draw_ones(source.weights)
-    images = torch.rand(batch, 784).ge(0.5).float(), torch.randint(0, 10, (batch,))
-    images = images[0].to(runtime.device), images[1].to(runtime.device)
+    images, labels = torch.rand(batch, 784).ge(0.5).float(), torch.randint(0, 10, (batch,))
+    images, labels = images.to(runtime.device), labels.to(runtime.device)
     loops = {"ours": ("BinaryConv", runtime), "dense": ("DenseConv", runtime)}
     if has_bf16(runtime.device):
         loops["ours, bf16"] = ("BinaryConv", replace(runtime, dtype=torch.bfloat16))
     ours = {name: our_samplers(loop_parts(kind, width, batch, here))[0] for name, (kind, here) in loops.items()}
-    return {"source": timed(lambda: source(*images), wait=runtime.wait), **ours}
+    return {"source": timed(lambda: source(images, labels), wait=runtime.wait), **ours}
 
 
 def table(summaries: dict[str, dict[str, float]]) -> str:
-    """Return one line per contender: ms per step and the ratio to ours, for the source also to ours in bfloat16."""
+    """Return one line per contender: ms per step, and the ratio to this program's step."""
     lines = []
     for name, s in summaries.items():
         step = f"{1e3 * s['median']:.0f} ms per step (min {1e3 * s['min']:.0f}, IQR {1e3 * s['iqr']:.0f}, n {s['n']})"

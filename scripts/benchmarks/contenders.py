@@ -1,9 +1,10 @@
-"""Contenders of the benchmarks: our training loop on a sparse or dense network, and the reference, as samplers."""
+"""Training steps that the benchmarks time: of this program on a sparse or dense network, and of the reference."""
 
 import io
 import time
 from collections.abc import Iterator
 from contextlib import redirect_stderr
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from data import SETS, Split
 from data.device_batches import DeviceBatches
 from models.constraints.apply import constrain
 from models.initial import initialise
-from scripts.benchmarks import reference as reference
+from scripts.benchmarks import reference
 from trainers.ddp import Replicas
 from trainers.loop import Callbacks, TrainingSetup, evaluate, train_one_epoch
 from trainers.methods.default import Default
@@ -33,7 +34,7 @@ OPTIMIZER = {"1/32": "sgd", "1/1": "adam"}  # as in the configurations
 
 
 class TimedBatches:
-    """Batches that record when the loop requests the first batch and, after each one, the next."""
+    """Batches that record the time at which the training loop requests each batch."""
 
     def __init__(self, batches: DeviceBatches, runtime: Runtime) -> None:
         self._batches, self._runtime, self.samples = batches, runtime, batches.samples
@@ -61,7 +62,7 @@ class TimedBatches:
 
 
 def network(arch: str, *, dense: bool) -> torch.nn.Module:
-    """Return the network for CIFAR-10 as its configuration builds it, initialised from seed 0, on the CPU."""
+    """Return the network `arch` for CIFAR-10, initialised from seed 0, with SubnetConv masks unless `dense`."""
     generator = torch.Generator().manual_seed(0)
     model = models.build(arch, num_classes=SPEC.num_classes, in_shape=SPEC.in_shape, bn_type="NonAffineBatchNorm")
     initialise(model, "kaiming_normal", fan_scale=1 - DENSITY, generator=generator)
@@ -72,16 +73,16 @@ def network(arch: str, *, dense: bool) -> torch.nn.Module:
 
 
 def random_split(images: int) -> Split:
-    """Return a split of `images` images in CIFAR-10's shape, with random pixels and labels."""
+    """Return a data split of `images` images in CIFAR-10's shape, with random pixels and labels."""
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (images, 32, 32, 3), np.uint8)
     return Split(pixels, random.integers(0, SPEC.num_classes, images))
 
 
 def parts(
-    model: Any, optimizer: str, runtime: Runtime, batch: int, *, dense: bool, compression: str = "none"
+    model: Any, optimizer_name: str, runtime: Runtime, batch: int, *, dense: bool, compression: str = "none"
 ) -> TrainingSetup:
-    """Return the parts of a training loop, assembled as in `trainers.build`, on random images.
+    """Return the setup of a training loop on random images, assembled as in `trainers.build`.
 
     batch: The global batch size.
     """
@@ -90,26 +91,15 @@ def parts(
     model.to(runtime.device, memory_format=torch.channels_last)
     method = Default(weight_decay=1e-4) if dense else PruneScore(weight_decay=1e-4, prune_rate_epoch=0)
     split = random_split(batch * max(STEPS, EVALUATED))
-
-    def batches(count: int, *, train: bool) -> DeviceBatches:
-        common: dict[str, Any] = {"device": runtime.device, "batch_size": batch, "seed": 0}
-        part = (runtime.process.rank, runtime.process.world)
-        return DeviceBatches(split, SPEC, **common, train=train, limit=count, part=part)
-
-    return TrainingSetup(
-        model,
-        method,
-        make_optimizer(optimizer, method.parameter_groups(model), lr=RATE),
-        runtime,
-        batches(STEPS, train=True),
-        batches(EVALUATED, train=False),
-        learning_rate=lambda _epoch: RATE,
-        replicas=replicas,
-    )
+    part = (runtime.process.rank, runtime.process.world)
+    batches = partial(DeviceBatches, split, SPEC, device=runtime.device, batch_size=batch, seed=0, part=part)
+    here = (runtime, batches(train=True, limit=STEPS), batches(train=False, limit=EVALUATED))
+    optimizer = make_optimizer(optimizer_name, method.parameter_groups(model), lr=RATE)
+    return TrainingSetup(model, method, optimizer, *here, learning_rate=lambda _epoch: RATE, replicas=replicas)
 
 
 def our_samplers(parts: TrainingSetup) -> tuple[Sampler, Sampler]:
-    """Return the samplers of a training step and of an evaluation batch of this program's loop.
+    """Return two functions that time this program: seconds per training step and per evaluation batch.
 
     The first step of a sample is not timed: it contains the work per epoch, which is one 391st of a step in a run on
     CIFAR-10 but would be a quarter here.
@@ -131,7 +121,7 @@ def our_samplers(parts: TrainingSetup) -> tuple[Sampler, Sampler]:
 
 
 def reference_samplers(arch: str, optimizer: str, runtime: Runtime, batch: int) -> tuple[Sampler, Sampler]:
-    """Return the samplers of a training step and of an evaluation batch of the reference."""
+    """Return two functions that time the reference: seconds per training step and per evaluation batch."""
     model = reference.convert(network(arch, dense=False)).to(runtime.device)
     train, test = (reference.image_by_image(random_split(batch * 4), SPEC, batch, train=on) for on in (True, False))
     step = reference.ReferenceStep(model, reference.make_optimizer(optimizer, model, RATE), train, test, runtime.device)

@@ -1,4 +1,4 @@
-"""`bench.py`: a step and an evaluation of ours against the reference's and the dense network's."""
+"""`bench.py`: training and evaluation of this program, compared with the reference and with a dense network."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,12 +19,12 @@ TARGETS = {
 
 
 def arch_of(net: str, act: str) -> str:
-    """Return the architecture of a network with real (1/32) or binary (1/1) activations."""
+    """Return the architecture of the network `net` with real ("1/32") or binary ("1/1") activations."""
     return f"{net}_BinAct" if act == "1/1" else net
 
 
 def contenders(arch: str, act: str, runtimes: dict[str, Runtime], batch: int) -> dict[str, Sampler]:
-    """Return the samplers of one network by name, `contender/precision/train` or `.../eval`.
+    """Return the functions that time the network `arch`, by name, such as "ours/fp32/train" or "reference/fp32/eval".
 
     runtimes: Precision -> runtime. The reference runs in fp32 on the first one's device. The dense network only trains.
     """
@@ -43,7 +43,7 @@ def contenders(arch: str, act: str, runtimes: dict[str, Runtime], batch: int) ->
 
 
 def bench(net: str, act: str, runtimes: dict[str, Runtime], batch: int, repeat: int) -> dict[str, Any]:
-    """Measure one network. Return its row of the report: every sample, their summaries, the ratios, the targets."""
+    """Measure one network. Return its row of the report: all samples, their summaries, the ratios and the targets."""
     arch = arch_of(net, act)
     samples = measure(contenders(arch, act, runtimes, batch), repeat)
     summaries = {name: summary(values) for name, values in samples.items()}
@@ -53,7 +53,7 @@ def bench(net: str, act: str, runtimes: dict[str, Runtime], batch: int, repeat: 
 
 
 def ratios(medians: dict[str, float], precisions: Sequence[str]) -> dict[str, float]:
-    """Return the ratios of medians: reference over ours (the gain), and for training ours over dense."""
+    """Return the ratios of median times: reference over this program, and in training also this program over dense."""
     found = {}
     for precision in precisions:
         for phase in ("train", "eval"):
@@ -64,7 +64,7 @@ def ratios(medians: dict[str, float], precisions: Sequence[str]) -> dict[str, fl
 
 
 def targets(net: str, act: str) -> dict[str, float]:
-    """Return the target of each ratio by name, empty if the network has no targets."""
+    """Return the target of each ratio by name, or an empty dict if the network has no targets."""
     if act != "1/32" or net not in TARGETS:
         return {}
     bf16, fp32, evaluation, dense = TARGETS[net]
@@ -73,7 +73,7 @@ def targets(net: str, act: str) -> dict[str, float]:
 
 
 def table(rows: Sequence[dict[str, Any]], precisions: Sequence[str]) -> str:
-    """Return the rows as a table: ms per batch as median±IQR, then the ratios with their [targets]."""
+    """Return the rows as a text table: ms per batch as median±IQR, then the ratios with their [targets]."""
     names = ["reference/fp32/train", *(f"ours/{p}/train" for p in precisions)]
     kinds = [f"{phase}/{p}" for phase in ("train", "eval") for p in precisions]
     kinds += [f"train/{p}/over_dense" for p in precisions]

@@ -1,4 +1,4 @@
-"""`bench.py --parallel`: one process alone, several independent ones, and several that train one network.
+"""`bench.py --parallel`: training by one process, by several independent processes, and by several on one network.
 
 Each process has its own cores. The loop, its replicas and its all-reduce are those of a run. B is the number of images
 per batch, N the number of processes. `bench` starts this module in N processes with torchrun.
@@ -46,7 +46,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Way:
-    """The division of a step among the processes."""
+    """Way to divide a training step among the processes."""
 
     whole: bool  # B images per process, else B/N
     together: bool = False  # the processes train one network, else independent ones
@@ -69,7 +69,7 @@ DENSE = ("alone", "strong", "weak")  # the ways that the dense network is measur
 
 @dataclass(frozen=True)
 class Job:
-    """The settings of a measurement. They are stored in its record."""
+    """Settings of a measurement, stored in its record."""
 
     net: str
     batch: int  # B
@@ -81,7 +81,7 @@ class Job:
 
 
 def bench(job: Job) -> dict[str, Any]:
-    """Run the job in N new processes. Return its record: samples and summaries, efficiencies, message sizes."""
+    """Measure in N new processes. Return the record: settings, samples, summaries, efficiencies and message sizes."""
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "found.json"
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={job.processes}"]
@@ -101,7 +101,7 @@ def bench(job: Job) -> dict[str, Any]:
 
 @command
 def main(argv: Sequence[str]) -> None:
-    """Measure as one of the processes. The arguments are the job as JSON and the path of the output file.
+    """Run one of the N processes. The arguments are the job as JSON and the path of the output file.
 
     The first process writes the samples and the message sizes to the file.
     """
@@ -126,10 +126,10 @@ def pin(number: int, threads: int) -> None:
 
 
 def samplers(job: Job, here: Runtime) -> dict[str, Sampler]:
-    """Return the samplers of the seconds per step by name, `contender/precision/way`.
+    """Return functions that time a training step, by name `contender/precision/way`, such as "ours/fp32/strong".
 
-    All processes must call them in the same order. `selection` is the selection of the masks, which takes the same time
-    for any batch.
+    All processes must call the samplers in the same order. The sampler `selection` times the selection of the masks,
+    which takes the same time for any batch.
     """
     found: dict[str, Sampler] = {}
     for precision in job.precisions:
@@ -143,7 +143,7 @@ def samplers(job: Job, here: Runtime) -> dict[str, Sampler]:
 
 
 def assembled(job: Job, here: Runtime, way: Way, *, dense: bool) -> TrainingSetup:
-    """Return the parts of this process's training loop."""
+    """Return this process's training setup for one way to divide a step."""
     runtime = here if way.together else replace(here, process=launcher_env.ALONE)
     images = job.batch if way.whole else job.batch // job.processes
     model, batch = network(job.net, dense=dense), images * runtime.process.world
@@ -151,7 +151,7 @@ def assembled(job: Job, here: Runtime, way: Way, *, dense: bool) -> TrainingSetu
 
 
 def selection(net: str, here: Runtime) -> Sampler:
-    """Return the sampler of the computation of all layers' effective weights."""
+    """Return a function that times the computation of the effective weights of all layers."""
     model = network(net, dense=False).train()
     here.put(model)
     layers: list[Any] = list(constrained_layers(model).values())
@@ -159,7 +159,7 @@ def selection(net: str, here: Runtime) -> Sampler:
 
 
 def synchronised(here: Runtime, sampler: Sampler | None) -> Sampler:
-    """Return a sampler that starts on all processes together and returns the mean over those with a `sampler`.
+    """Return a timing function that starts on all processes together and averages over the processes with a `sampler`.
 
     The sample is repeated, up to TRIES times, if another program has used the cores of a process, see MOST_WAITING.
     """
@@ -190,7 +190,7 @@ def seconds_without_core() -> float:
 
 
 class AllReduceRecorder(TorchDispatchMode):
-    """Context that records the tensors this process passes to all-reduce, as (dtype, bytes), those of DDP included."""
+    """Context that records (dtype, bytes) of each tensor that this process passes to all-reduce, also through DDP."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
@@ -203,15 +203,13 @@ class AllReduceRecorder(TorchDispatchMode):
 
 
 def sent_by(job: Job, here: Runtime, who: str) -> dict[str, Any]:
-    """Return the message sizes of a step of contender `who`, and its number of trained parameters."""
+    """Return the message sizes of a training step of contender `who`, and its number of trained parameters."""
     way = replace(WAYS["strong"], compression="bf16" if "bf16" in who else "none")
     loop = assembled(job, here, way, dense=who == "dense")
     with AllReduceRecorder() as sent, redirect_stderr(io.StringIO()):
         train_one_epoch(loop, TrainingState(), "counting", Callbacks())
-    return {
-        "trained": sum(p.numel() for p in loop.model.parameters() if p.requires_grad),
-        **bytes_per_step(sent.tensors),
-    }
+    trained = sum(p.numel() for p in loop.model.parameters() if p.requires_grad)
+    return {"trained": trained, **bytes_per_step(sent.tensors)}
 
 
 def bytes_per_step(tensors: Sequence[tuple[str, int]]) -> dict[str, Any]:
@@ -253,7 +251,7 @@ def efficiencies(samples: Samples, processes: int) -> Samples:
 
 
 def table(record: dict[str, Any]) -> str:
-    """Return the ms per step of every contender, the efficiencies with their factors, and the bytes per step."""
+    """Return a record as text: ms per step of every contender, efficiencies with their factors, bytes per step."""
     lines = [f"{record['net']}, B = {record['batch']} images, N = {record['processes']} processes"]
     for name, s in record["summary"].items():
         lines.append(f"{name:>30}  {1e3 * s['median']:.1f} ms per step (IQR {1e3 * s['iqr']:.1f})")

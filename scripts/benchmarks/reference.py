@@ -1,6 +1,6 @@
-"""The reference of bench.py: a reimplementation of BIPROP's network and training step.
+"""Reference of scripts/bench.py: a reimplementation of BIPROP's network and training step.
 
-It has the same weights, scores and arithmetic as ours (`convert`) but the costs of the original:
+The weights, scores and arithmetic equal those of this program (`convert`), but the costs are those of the original:
 
 - float32 in contiguous memory, with linear layers as 1×1 convolutions
 - a full sort of |scores| in every forward pass, also in evaluation mode, and a mask written through `flatten()`
@@ -8,8 +8,8 @@ It has the same weights, scores and arithmetic as ours (`convert`) but the costs
 - anomaly detection in training, and three `.item()` calls per step
 - images transformed one by one
 
-It is faster than the original in one respect: the transforms work on uint8 arrays, while BIPROP decodes and crops PIL
-images (12–17 ms per batch of 128).
+The reference is faster than the original in one respect: the transforms work on uint8 arrays, while BIPROP decodes
+and crops PIL images (12–17 ms per batch of 128).
 """
 
 from collections.abc import Iterator
@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data import SetSpec, Split
-from models.activations import Sign
+from models.activations import BinarySign, Sign
 
 PAD = 4  # pixels, for the random crop
 
 
 class AlphaMask(torch.autograd.Function):
-    """α·M of a layer from |s|, W and the density k, in the exact arithmetic of BIPROP's code.
+    """BIPROP's scaled mask α·M of a layer, from the scores' magnitudes |s|, the weight W and the density k.
 
     forward:  M = 0 for the int((1 − k)·n) smallest |s|, else 1; α = Σ|W|·M / int(k·n)
     backward: dL/d|s| = dL/d(αM) · |W| (straight-through estimator)
@@ -65,7 +65,7 @@ class ReferenceConv(nn.Module):
         self.density = density
 
     def effective_weight(self) -> Tensor:
-        """Return sign(W)·α·M, through which gradients reach the scores."""
+        """Return the effective weight sign(W)·α·M. Gradients flow through it to the scores."""
         magnitude = self.scores.abs()
         scale: Tensor = AlphaMask.apply(magnitude, self.weight, self.density)  # type: ignore[no-untyped-call, unused-ignore]
         return torch.sign(self.weight) * scale
@@ -74,17 +74,11 @@ class ReferenceConv(nn.Module):
         return F.conv2d(x, self.effective_weight(), padding=self.weight.shape[-1] // 2)
 
 
-class Binarize(torch.autograd.Function):
-    """Binary activation with BIPROP's operations.
+class Binarize(BinarySign):
+    """Sign activation whose backward pass has the same operations as in BIPROP.
 
-    forward:  sign(x)
     backward: dL/dx = dL/dy · (2 − 2|x|) where |x| ≤ 1, else 0
     """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return torch.sign(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
@@ -95,15 +89,14 @@ class Binarize(torch.autograd.Function):
 
 
 class BinaryActivation(nn.Module):
-    """`Binarize` as a layer."""
+    """Layer that applies the sign activation `Binarize`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = Binarize.apply(x)  # type: ignore[no-untyped-call, unused-ignore]
-        return out
+        return Binarize.apply(x)
 
 
 class ReferenceNet(nn.Module):
-    """ConvNet from (B, C, H, W) to logits (B, classes) whose linear layers are 1×1 convolutions."""
+    """ConvNet whose linear layers are 1×1 convolutions. Maps images (B, C, H, W) to logits (B, classes)."""
 
     def __init__(self, convs: nn.Sequential, linear: nn.Sequential) -> None:
         super().__init__()
@@ -115,7 +108,7 @@ class ReferenceNet(nn.Module):
 
 
 def convert(model: nn.Module) -> ReferenceNet:
-    """Return the reference of one of our ConvNets, with copies of its tensors. Every layer must be a SubnetConv."""
+    """Convert one of our ConvNets to the reference, with copies of its tensors. Every layer must be a SubnetConv."""
     convs, linear = ([_layer(layer) for layer in getattr(model, part)] for part in ("convs", "linear"))
     return ReferenceNet(nn.Sequential(*convs), nn.Sequential(*linear))
 
@@ -139,7 +132,7 @@ def _layer(layer: nn.Module) -> nn.Module:
 
 
 def image_by_image(split: Split, spec: SetSpec, batch: int, *, train: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches of contiguous float32 images (B, C, H, W) and labels, transformed one by one, without end."""
+    """Yield batches of float32 images (B, C, H, W) and labels endlessly. Images are transformed one by one."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
     while True:
         order = torch.randperm(len(split)) if train else torch.arange(len(split))
@@ -163,7 +156,7 @@ def _transform(image: np.ndarray[Any, Any], mean: Tensor, std: Tensor, *, augmen
 
 @dataclass
 class ReferenceStep:
-    """A training step and an evaluation batch of `model`; each takes a batch and returns [loss, top-1, top-5]."""
+    """Training step and evaluation step of BIPROP. Each reads its next batch and returns [loss, top-1, top-5]."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -172,7 +165,7 @@ class ReferenceStep:
     device: torch.device
 
     def train(self) -> list[float]:
-        """Train on one batch."""
+        """Train on the next training batch."""
         with torch.autograd.set_detect_anomaly(True):
             self.model.train()
             images, labels = (t.to(self.device) for t in next(self.train_batches))
@@ -186,7 +179,7 @@ class ReferenceStep:
 
     @torch.no_grad()
     def evaluate(self) -> list[float]:
-        """Evaluate one batch."""
+        """Evaluate the next test batch."""
         self.model.eval()
         images, labels = (t.to(self.device) for t in next(self.test_batches))
         logits = self.model(images)
@@ -194,14 +187,14 @@ class ReferenceStep:
 
 
 def _measures(loss: Tensor, logits: Tensor, labels: Tensor) -> list[float]:
-    """Return [loss, top-1, top-5]; each `.item()` waits for the device, as in the original."""
+    """Return [loss, top-1 (%), top-5 (%)]. Each `.item()` waits for the device, as in BIPROP."""
     hits = logits.topk(5).indices.eq(labels[:, None])
     top1, top5 = (hits[:, :k].float().sum() * (100 / len(labels)) for k in (1, 5))
     return [loss.item(), top1.item(), top5.item()]
 
 
 def make_optimizer(name: str, model: nn.Module, lr: float) -> torch.optim.Optimizer:
-    """Return `sgd` (momentum 0.9, weight decay 1e-4, also on scores) or `adam`, with torch's other defaults."""
+    """Return the optimizer `name`: `sgd` (momentum 0.9, weight decay 1e-4, also on scores) or `adam`."""
     learned = [p for p in model.parameters() if p.requires_grad]
     if name == "adam":
         return torch.optim.Adam(learned, lr)

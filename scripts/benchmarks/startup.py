@@ -44,7 +44,7 @@ sys.exit(main.main(["--config", "configs/quickstart.yml", "--device", "cpu", "--
 
 
 def bench(repeat: int) -> dict[str, Any]:
-    """Measure the seconds from the start of Python to the end of `import torch` and to the first batch."""
+    """Measure the seconds from the start of Python to the end of `import torch`, and to the first training batch."""
     codes = {"import torch": IMPORT_TORCH, "first batch": FIRST_BATCH, "main.py to first batch": WHOLE_PROGRAM}
     with tempfile.TemporaryDirectory() as scratch:
         samples = measure({name: _sampler(code, scratch) for name, code in codes.items()}, repeat)
@@ -59,7 +59,7 @@ def _sampler(code: str, scratch: str) -> Sampler:
 
 
 def table(record: dict[str, Any]) -> str:
-    """Return one line per variant: seconds, and their ratio to `import torch`."""
+    """Return one line per variant: its seconds, and their ratio to the seconds of `import torch`."""
     lines = []
     for name, s in record["summary"].items():
         seconds = f"{s['median']:.2f} s (min {s['min']:.2f}, IQR {s['iqr']:.2f})"

@@ -23,7 +23,7 @@ TARGET = 5.0  # % of a step
 
 
 def samplers(runtime: Runtime, channels: int = CHANNELS, side: int = SIDE, batch: int = BATCH) -> dict[str, Sampler]:
-    """Return the samplers of the seconds per training step and per computation of the strengths, by name."""
+    """Return functions that time a training step and the computation of the connection strengths, by name."""
     layer = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
     model = constrain(nn.Sequential(layer), "SparseConv", density=0.1)
     sparse: Any = model.get_submodule("0")
@@ -48,7 +48,7 @@ def samplers(runtime: Runtime, channels: int = CHANNELS, side: int = SIDE, batch
 
 
 def table(summaries: dict[str, dict[str, float]]) -> str:
-    """Return one line per sampler: ms, and the cost of the strengths in % of a training step."""
+    """Return one line per sampler: its ms, and for connection strengths the cost in % of a training step."""
     lines = []
     for name, s in summaries.items():
         share = 100 * s["median"] / summaries["step"]["median"] / UPDATE_INTERVAL

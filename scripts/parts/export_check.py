@@ -27,7 +27,7 @@ IMAGES = 20  # images to convolve at a time, since their windows need kernel² t
 
 
 class IntegerLayer(nn.Module):
-    """A linear layer or convolution on int64 numbers.
+    """Linear layer or convolution that uses only int64 additions and shifts.
 
     The inputs (B, ...) are in units of 2^-`before`, the `fraction` of the previous layer. They are first shifted down
     to units of 2^-f and clamped, which is the fixed-point rounding. ReLU and max-pool in between commute with it. The
@@ -66,7 +66,7 @@ class IntegerLayer(nn.Module):
         return torch.cat([self.convolve(part) for part in x.split(IMAGES)])
 
     def convolve(self, x: Tensor) -> Tensor:
-        """Return the convolution (B, channels, H, W) of x as sums over its windows."""
+        """Return the convolution (B, channels, H, W) of x, computed by `sums` over its windows."""
         (top, left), (height, width) = self.padding, self.kernel_size
         x = nn.functional.pad(x, (left, left, top, top))
         windows = x.unfold(2, height, self.stride[0]).unfold(3, width, self.stride[1])
@@ -76,7 +76,7 @@ class IntegerLayer(nn.Module):
         return outputs.view(-1, count, rows, columns).transpose(0, 1)
 
     def sums(self, x: Ints) -> Ints:
-        """Return the weighted sums (outputs, n) of x (inputs, n).
+        """Return the outputs (outputs, n) of the layer for n columns of inputs x (inputs, n).
 
         Inputs with equal weights are added, shifted once, and added to or subtracted from the output.
         """
@@ -85,22 +85,19 @@ class IntegerLayer(nn.Module):
             tile, result = x[:, start : start + TILE], out[:, start : start + TILE]
             for total, groups in zip(result, self.groups, strict=True):
                 for rows, negative, up in groups:
-                    part = tile[rows].sum(axis=0) << up
-                    if negative:
-                        np.subtract(total, part, out=total)
-                    else:
-                        np.add(total, part, out=total)
+                    add = np.subtract if negative else np.add
+                    add(total, tile[rows].sum(axis=0) << up, out=total)
         return out
 
 
 def _groups(sign: Ints, up: Ints) -> list[tuple[Ints, bool, int]]:
-    """Return (indices of the inputs, whether it is negative, shift) of each distinct weight in one output's row."""
+    """Group the inputs of one output by weight. Return (input indices, is negative, shift) per distinct weight."""
     kinds = [(s, int(n)) for s in (1, -1) for n in np.unique(up[sign == s])]
     return [(np.flatnonzero((sign == s) & (up == n)), s < 0, n) for s, n in kinds]
 
 
 def float_network(content: dict[str, Any], options: Options) -> nn.Module:
-    """Return the plain float64 network of a file, with inputs rounded where its run rounds them.
+    """Rebuild the float64 network of an exported file. It rounds layer inputs where the run rounds them.
 
     Raises UsageError if the file does not fit the network of its options.
     """
@@ -127,7 +124,7 @@ def float_network(content: dict[str, Any], options: Options) -> nn.Module:
 
 
 def in_fixed_point(plain: nn.Module, names: Iterable[str], fixed: FixedPoint) -> nn.Module:
-    """Return a copy of the network that rounds the inputs of all layers in `names`.
+    """Return a copy of `plain` that rounds the inputs of all layers in `names` to fixed point.
 
     A layer that rounds its inputs already does it twice, to the same values.
     """
@@ -138,7 +135,7 @@ def in_fixed_point(plain: nn.Module, names: Iterable[str], fixed: FixedPoint) ->
 
 
 def integer_network(plain: nn.Module, content: dict[str, Any]) -> tuple[nn.Module, IntegerLayer]:
-    """Return the same network for int64 inputs, and its last layer with weights.
+    """Return a copy of `plain` that computes on int64 numbers, and its last layer with weights.
 
     Raises UsageError if a layer has no integer form.
     """
@@ -159,13 +156,17 @@ def integer_network(plain: nn.Module, content: dict[str, Any]) -> tuple[nn.Modul
 
 
 def check(content: dict[str, Any], path: Path, data: str, images: int) -> tuple[bool, str]:
-    """Return whether all predictions agree, and the text to print. Raises UsageError if the file is damaged."""
+    """Compare the predictions of an exported network on integers and in float64, on the first `images` test images.
+
+    Return True if all predictions agree, and the report to print. Raises UsageError if the file is damaged.
+    """
     if images < 1:
         raise UsageError(f"images: {images} given, at least 1 expected")
     try:
         options = from_flat(content["options"])
         plain, fixed = float_network(content, options), FixedPoint(*content["activation_bits"])
-        if faulty := [name for name, stored in content["layers"].items() if not _has_integers(stored["bias"])]:
+        biases = {name: stored["bias"] for name, stored in content["layers"].items()}
+        if faulty := [name for name, bias in biases.items() if isinstance(bias, Tensor) and bias.dtype != torch.int64]:
             raise UsageError(f"the bias of {faulty[0]} does not consist of integers")
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
         raise UsageError(f"{path} is damaged: {(str(error) or repr(error)).splitlines()[0]}") from error
@@ -189,10 +190,6 @@ def check(content: dict[str, Any], path: Path, data: str, images: int) -> tuple[
     return same == len(x), "\n".join(lines)
 
 
-def _has_integers(bias: object) -> bool:
-    return not isinstance(bias, Tensor) or bias.dtype == torch.int64
-
-
 def first_images(options: Options, count: int) -> tuple[Tensor, Tensor]:
     """Return the first `count` inputs (float32) and labels of the test set. Raises UsageError if there are fewer."""
     image_set = load_set(options)
@@ -208,7 +205,7 @@ def first_images(options: Options, count: int) -> tuple[Tensor, Tensor]:
 
 
 def run_timed(network: nn.Module, x: Tensor) -> tuple[Tensor, float]:
-    """Return the logits of x (B, ...) and the milliseconds per image."""
+    """Run the network on x (B, ...). Return the logits and the milliseconds per image."""
     started = time.perf_counter()
     logits = network(x)
     return logits, 1000 * (time.perf_counter() - started) / len(x)

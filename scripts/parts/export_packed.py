@@ -28,7 +28,7 @@ def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
 
 
 def pack_powers(values: Tensor, bits: int, *, zero_code: bool, largest: int = 0) -> dict[str, Any]:
-    """Return the packed tensor of zeros and signed powers of two up to 2^largest, `bits` bits each.
+    """Pack a tensor of zeros and signed powers of two up to 2^largest into codes of `bits` bits.
 
     zero_code: Encode a zero as the largest shift, instead of a list of indices.
     """
@@ -43,7 +43,9 @@ def pack_powers(values: Tensor, bits: int, *, zero_code: bool, largest: int = 0)
 
 
 def pack_any_powers(values: Tensor) -> dict[str, Any]:
-    """Return the packed tensor of zeros and any signed powers of two; it stores its own `bits` and `largest` exponent.
+    """Pack a tensor of zeros and signed powers of two of any size.
+
+    The packed tensor also stores the `bits` per code and the `largest` exponent.
 
     Raises UsageError if the powers need more than 8 bits.
     """
@@ -57,7 +59,7 @@ def pack_any_powers(values: Tensor) -> dict[str, Any]:
 
 
 def signs_and_shifts(packed: dict[str, Any], bits: int) -> tuple[Tensor, Tensor]:
-    """Return s and n of a packed tensor, both int64 in its shape: the values are s · 2^-n with s in {-1, 0, 1}.
+    """Unpack a tensor of values s · 2^-n into s in {-1, 0, 1} and n, both int64 in its shape.
 
     Raises ValueError if the packed tensor is damaged.
     """
@@ -76,13 +78,13 @@ def signs_and_shifts(packed: dict[str, Any], bits: int) -> tuple[Tensor, Tensor]
 
 
 def values(packed: dict[str, Any], bits: int) -> Tensor:
-    """Return the values of a packed tensor as float64."""
+    """Unpack a tensor to its float64 values."""
     sign, shift = signs_and_shifts(packed, bits)
     return torch.ldexp(sign.double(), -shift)
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return the content of a file that `export.py shift` wrote. Raises UsageError for any other file."""
+    """Read a file that `export.py shift` wrote. Raises UsageError for any other file."""
     content = checkpoints.read(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UsageError(f"{path} was not written by `export.py shift`")

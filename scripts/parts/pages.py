@@ -9,7 +9,7 @@ Tables = Mapping[str, Callable[[], str]]  # name in the marker -> function that 
 
 
 def filled(text: str, tables: Tables, script: str) -> str:
-    """Return `text` with the tables of `script` replaced by new ones."""
+    """Replace the tables that `script` generates in the Markdown `text`, and return the new text."""
     for name, table in tables.items():
         marker = f"<!-- {name}: python {script} -->"
         before, old = text.split(marker)
@@ -19,7 +19,7 @@ def filled(text: str, tables: Tables, script: str) -> str:
 
 
 def update(pages: Mapping[Path, Tables], script: str, *, check: bool) -> int:
-    """Write the tables of `script` into the pages and return 0.
+    """Replace the tables that `script` generates in the Markdown pages, and return 0.
 
     With `check` write nothing and return 1 if a page would change.
     """

@@ -1,4 +1,4 @@
-"""The work of scripts/prune.py: open a run, prune a copy of its network, test and time it."""
+"""Steps of scripts/prune.py: load a run, prune a copy of its network, evaluate and time the result."""
 
 import copy
 import functools
@@ -30,12 +30,12 @@ from utils.run_paths import locate_run
 from utils.timing import measure, timed
 from utils.torch_compat import AnyBatchNorm
 
-TAYLOR_BATCHES = 10  # training batches that the criterion taylor averages its effects over
+TAYLOR_BATCHES = 10  # training batches over which the criterion taylor sums the saliencies
 Masks = list[Tensor]  # per hidden layer: True for the weights or units to keep
 
 
 class PrunedTraining(Method):
-    """Plain training that sets the pruned weights back to zero after every step."""
+    """Training method that sets the pruned weights back to zero after every step."""
 
     def __init__(self, zero: Callable[[nn.Module], None], options: Options) -> None:
         o = options.optim
@@ -49,7 +49,10 @@ class PrunedTraining(Method):
 
 @dataclass
 class Trained:
-    """A run's baked network in evaluation mode, on the device, with the run's options, data set and directory."""
+    """Trained network of a run, as a plain network in evaluation mode, with the run's options and data set.
+
+    The network is on the device of `runtime`. `path` is the run directory.
+    """
 
     options: Options
     model: nn.Module
@@ -60,19 +63,19 @@ class Trained:
 
     @property
     def test(self) -> Batches:
-        """The batches of the test set."""
+        """Batches of the test set."""
         return batches(self.options, self.runtime, self.image_set, self.image_set.test)
 
     @property
     def train(self) -> Batches:
-        """The batches of the training set."""
+        """Batches of the training set."""
         return batches(self.options, self.runtime, self.image_set, self.image_set.train)
 
 
 def opened(run: str, data_folder: Path | None, runtime: Runtime) -> Trained:
-    """Load the newest checkpoint of the run directory `run`, or the checkpoint of that path, and the run's data set.
+    """Load a trained network and its data set from `run`, a run directory (newest checkpoint) or a checkpoint.
 
-    data_folder: where the data set is now, if not where the run had it.
+    data_folder: Folder of the data set; None for the folder in the run's options.
 
     Raises UsageError if `run` is neither, if the checkpoint is damaged, or if the data set has other classes.
     """
@@ -91,7 +94,7 @@ def opened(run: str, data_folder: Path | None, runtime: Runtime) -> Trained:
 
 @dataclass
 class Pruner:
-    """A pruning method.
+    """Pruning method for one network: the scores to prune by, and the functions that apply masks to a network.
 
     scores: Per hidden layer, one score per weight or unit. The lowest are pruned.
     zero: Sets the weights or units outside the masks to zero, in place.
@@ -105,24 +108,24 @@ class Pruner:
 
 
 def weight_pruner(trained: Trained, criterion: str | None) -> Pruner:
-    """Return the pruner of single weights. The default criterion is magnitude."""
+    """Return the pruner that removes single weights. The default criterion is magnitude."""
     images, _ = next(iter(trained.test.epoch(0)))
     weights = criteria.hidden_weights(trained.model, images[:2])
-    scores = criteria.weight_scores(weights, criterion or "magnitude", _effects(trained, criterion))
+    scores = criteria.weight_scores(weights, criterion or "magnitude", _saliencies(trained, criterion))
     return Pruner(
         "weight", scores, lambda model, kept: criteria.zero_weights(model, dict(zip(weights, kept, strict=True)))
     )
 
 
 def unit_pruner(trained: Trained, criterion: str | None) -> Pruner:
-    """Return the pruner of units. A pruned unit loses its incoming and outgoing weights.
+    """Return the pruner that removes units (output channels) with their incoming and outgoing weights.
 
     The default criterion is l2, the norm of the incoming weights.
     """
     images, _ = next(iter(trained.test.epoch(0)))
     groups = channel_groups.unit_groups(trained.model, images[:2])
     weights = criteria.layer_weights(trained.model)
-    scores = criteria.unit_scores(weights, groups, criterion or "l2", _effects(trained, criterion))
+    scores = criteria.unit_scores(weights, groups, criterion or "l2", _saliencies(trained, criterion))
     return Pruner(
         "unit",
         scores,
@@ -134,7 +137,8 @@ def unit_pruner(trained: Trained, criterion: str | None) -> Pruner:
 METHODS: dict[str, Callable[[Trained, str | None], Pruner]] = {"weight": weight_pruner, "unit": unit_pruner}
 
 
-def _effects(trained: Trained, criterion: str | None) -> dict[str, Tensor] | None:
+def _saliencies(trained: Trained, criterion: str | None) -> dict[str, Tensor] | None:
+    """Return the Taylor saliencies on the first training batches, or None if the criterion does not need them."""
     if criterion != "taylor":
         return None
     first = islice(trained.train.epoch(0), TAYLOR_BATCHES)
@@ -145,7 +149,7 @@ def _effects(trained: Trained, criterion: str | None) -> dict[str, Tensor] | Non
 def pruned(
     trained: Trained, pruner: Pruner, percent: float, *, scope: str, epochs: int = 0, bn_batches: int = 0
 ) -> tuple[nn.Module, Masks]:
-    """Return a pruned copy of the network, whose pruned weights are zero, and the masks of the kept ones.
+    """Return a copy of the trained network with the pruned weights set to zero, and the masks of the kept weights.
 
     percent: Percentage to prune, per hidden layer or of all together (`scope`).
     epochs: Epochs of fine-tuning, during which the pruned weights stay zero.
@@ -157,19 +161,15 @@ def pruned(
     if epochs:
         options = trained.options.replace(epochs=epochs, start_epoch=None)
         method = PrunedTraining(lambda network: pruner.zero(network, kept), options)
-        fit(
-            assemble(options, trained.runtime, model, method, trained.image_set),
-            TrainingState(),
-            epochs,
-            Callbacks(),
-        )
+        setup = assemble(options, trained.runtime, model, method, trained.image_set)
+        fit(setup, TrainingState(), epochs, Callbacks())
     if bn_batches:
         torch.optim.swa_utils.update_bn(islice(trained.train.epoch(0), bn_batches), model)
     return model.eval(), kept
 
 
 def has_norms(model: nn.Module) -> bool:
-    """Return whether the model has batch norms that evaluate with running statistics.
+    """Return True if the model has batch norms that use running statistics in evaluation mode.
 
     The batch norms of binary networks always use the statistics of the current batch.
     """
@@ -177,14 +177,17 @@ def has_norms(model: nn.Module) -> bool:
 
 
 def row(trained: Trained, method: str, percent: float, model: nn.Module, smaller: nn.Module) -> Row:
-    """Return the report row with the test score of `model` and the sizes of `smaller`, an equivalent network."""
+    """Evaluate `model` on the test set. Return its report row, with the sizes of the equivalent network `smaller`."""
     score = evaluate(model, trained.test, trained.method, trained.runtime)
     return Row(method, percent, score.top1, score.loss, *sizes(smaller))
 
 
 @torch.no_grad()
 def add_times(rows: Sequence[Row], networks: Sequence[nn.Module], trained: Trained, repeat: int) -> None:
-    """Set `ms_per_image` of each row: the median of `repeat` interleaved timings of its network on one test batch."""
+    """Time each network on one test batch, and set `ms_per_image` of its row to the median of `repeat` timings.
+
+    The timings of the networks are interleaved.
+    """
     images, _ = next(iter(trained.test.epoch(0)))
     different = {id(network): network for network in networks}
     samplers = {

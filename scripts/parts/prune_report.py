@@ -20,7 +20,7 @@ UNPRUNED = "unpruned"  # `method` in the row of the trained network
 
 @dataclass
 class Row:
-    """One network in the report; the fields are the columns of pruning.csv.
+    """Row of the pruning report: the results of one network. The fields are the columns of pruning.csv.
 
     method: The pruning method, or UNPRUNED.
     percent: Percentage of the weights or units removed.
@@ -47,7 +47,7 @@ def sizes(model: nn.Module) -> tuple[int, int, int]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return the rows as an aligned table. Speed-ups are relative to the first row, the unpruned network."""
+    """Return the report as an aligned text table. Speed-ups are relative to the first row, the unpruned network."""
     lines = [["network", "removed", "accuracy", "loss", "parameters", "not zero", "bytes", "ms per image", "faster"]]
     for row in rows:
         ratio = rows[0].ms_per_image / row.ms_per_image if row.ms_per_image else 0.0
@@ -58,7 +58,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """Return the rows as CSV text; the header has the names of the fields of Row."""
+    """Return the report as CSV text. The header has the names of the fields of Row."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
     writer.writeheader()
@@ -67,7 +67,7 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 
 def published(config: str | None) -> list[tuple[str, float, float]]:
-    """Return the published points (method, percent, accuracy) of a configuration, empty if there are none.
+    """Return the published results (method, percent, accuracy) for a config file, or an empty list if there are none.
 
     The path of the configuration is compared from its end, since the project may be anywhere.
     """
@@ -77,9 +77,9 @@ def published(config: str | None) -> list[tuple[str, float, float]]:
 
 
 def curves(rows: Sequence[Row], config: str | None) -> list[Line]:
-    """Return the curves of accuracy against percent removed: solid for the rows, dashed for the published points.
+    """Return plot lines of accuracy over percent removed: solid for the rows, dashed for published results.
 
-    Both curves of a method have the same colour.
+    Both lines of a method have the same colour.
     """
     ours, theirs = [(row.method, row.percent, row.accuracy) for row in rows], published(config)
     lines = []

@@ -20,7 +20,7 @@ OTHER_RUNS = ("epochs", "pretrained")  # options that change the result besides 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the grid: its command line for main.py, its values on the axes besides the config, its options."""
+    """Run of a sweep: its command line for main.py, its values of the options that vary, and all its options."""
 
     argv: list[str]
     varied: dict[str, str]
@@ -28,24 +28,24 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """The cell's name in messages, such as "conv2_kn_unsigned prune_rate=0.5 seed=1"."""
+        """Name of the cell in messages, such as "conv2_kn_unsigned prune_rate=0.5 seed=1"."""
         return " ".join([self.options.run.stem, *(f"{name}={value}" for name, value in self.varied.items())])
 
     @functools.cached_property
     def key(self) -> str:
-        """A hash that two cells, of any two sweeps, share exactly if they have the same result."""
+        """Hash of the options that determine the result. Cells with equal results have equal keys in all sweeps."""
         flat = self.options.flat()
         values = [flat[name] for name, option in FIELDS.items() if option.metadata["maths"] or name in OTHER_RUNS]
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:12]
 
     @property
     def results(self) -> Path:
-        """The results file that main.py appends the cell's row to."""
+        """Path of the results file to which main.py appends the cell's row."""
         return Path(self.options.run.results)
 
     @property
     def log(self) -> Path:
-        """The file of the cell's output. A sweep that runs the cell holds the lock on it."""
+        """Path of the file with the cell's output. The sweep that runs the cell holds a lock on this file."""
         run, constraint = self.options.run, self.options.constraint
         named = {"prune-rate": constraint.prune_rate, "seed": run.seed}
         parts = [run.stem, *(f"{name}={value}" for name, value in named.items() if value is not None), self.key]
@@ -53,7 +53,7 @@ class Cell:
 
 
 def finished(cells: Sequence[Cell]) -> list[ResultRow | None]:
-    """Return for each cell its newest row in its results file, None without one.
+    """Return, for each cell, its newest row in its results file, or None if the cell is not finished.
 
     Raises UsageError if the file has other columns.
     """
@@ -64,11 +64,13 @@ def finished(cells: Sequence[Cell]) -> list[ResultRow | None]:
     ]
 
 
-def lost(cells: Sequence[Cell]) -> list[str]:
-    """Return one line for each results file with rows whose run is gone or whose accuracy is not a percentage."""
+def file_warnings(cells: Sequence[Cell]) -> list[str]:
+    """Return the warnings about the results files of the cells: the number of damaged lines and of ignored rows."""
     lines = []
     for path in sorted({cell.results for cell in cells}):
-        all_rows = results.read(path)[0]
+        all_rows, damaged = results.read(path)
+        if damaged:
+            lines.append(f"{path}: damaged lines: {damaged}; scripts/results.py rebuild restores their rows")
         counts = {
             "their run directory is gone or holds another run": rows(path)[1],
             "their accuracy is not a percentage": sum(not _has_accuracy(row) for row in all_rows),
@@ -77,21 +79,11 @@ def lost(cells: Sequence[Cell]) -> list[str]:
     return lines
 
 
-def damaged(cells: Sequence[Cell]) -> list[str]:
-    """Return one line for each results file with damaged lines."""
-    counts = {path: results.read(path)[1] for path in sorted({cell.results for cell in cells})}
-    return [
-        f"{path}: damaged lines: {count}; scripts/results.py rebuild restores their rows"
-        for path, count in counts.items()
-        if count
-    ]
-
-
 def rows(path: Path) -> tuple[list[tuple[ResultRow, Options]], int]:
-    """Read the rows of a results file with the options of their runs, oldest first, and count the rows without a run.
+    """Return the rows of a results file, each with its run's options, and the number of rows whose run is gone.
 
-    Only the first row of a run is returned: a run that was extended later had other learning rates than a run that was
-    that long from the start. Raises UsageError for a file with other columns.
+    The oldest row comes first. Only the first row of a run is returned: a run that was extended later had other
+    learning rates than a run that was that long from the start. Raises UsageError for a file with other columns.
     """
     first = {row["Run ID"].rpartition("-")[0]: row for row in reversed(results.read(path)[0])}
     valid = [(run_id, row) for run_id, row in reversed(first.items()) if _has_accuracy(row)]
@@ -101,7 +93,7 @@ def rows(path: Path) -> tuple[list[tuple[ResultRow, Options]], int]:
 
 
 def _options_of(directory: str, run_id: str) -> Options | None:
-    """Return the options of the run in `directory`, None if the run is gone or another one is there."""
+    """Return the options of the run in `directory`, or None if the directory does not hold the run `run_id`."""
     run = Run(Path(directory))
     try:
         if run.status().get("id") != run_id or not run.exists:
@@ -120,7 +112,7 @@ def _read(directory: Path, _changed: int) -> Options | None:
 
 
 def _is_of(cell: Cell, row: ResultRow, options: Options) -> bool:
-    """Return whether the row of a run with these options is the cell's.
+    """Return True if `row`, the result of a run with `options`, is a result of `cell`.
 
     A seed or precision that the cell does not set may have any value.
     """
@@ -132,12 +124,12 @@ def _is_of(cell: Cell, row: ResultRow, options: Options) -> bool:
 
 
 def accuracy(row: ResultRow) -> float:
-    """Return the top-1 accuracy (%) on the test set after the last epoch, which no selection has biased."""
+    """Return the top-1 test accuracy (%) after the last epoch. No selection of an epoch has biased it."""
     return float(row["Last Epoch Test Top 1"])
 
 
 def _has_accuracy(row: ResultRow) -> bool:
-    """Return whether the accuracy is a percentage. People edit these files."""
+    """Return True if the accuracy in the row is a percentage. People edit results files by hand."""
     try:
         return 0 <= accuracy(row) <= 100
     except ValueError:
@@ -145,9 +137,11 @@ def _has_accuracy(row: ResultRow) -> bool:
 
 
 def table(cells: Sequence[Cell], found: Sequence[ResultRow | None]) -> str:
-    """Return a Markdown table of the cells and their rows: mean ± standard deviation (number of seeds).
+    """Return a Markdown table of the results of a sweep: mean ± standard deviation (number of seeds).
 
-    There is one column per config, and one line per kept % and combination of the other axes.
+    `found` has the results row of each cell, or None.
+
+    There is one column per config, and one line per density (%) and combination of the other varied options.
     """
     name = _column_names(cells)
     columns = list(dict.fromkeys(name(cell) for cell in cells))
@@ -167,7 +161,10 @@ def table(cells: Sequence[Cell], found: Sequence[ResultRow | None]) -> str:
 
 
 def _column_names(cells: Sequence[Cell]) -> Callable[[Cell], str]:
-    """Return the function that names columns: architecture, else config stem, else config path, whichever is unique."""
+    """Return the function that names the table column of a cell.
+
+    The name is the architecture, else the config's stem, else the config's path: the first that is unique per config.
+    """
     namings: list[Callable[[Cell], str]] = [lambda c: c.options.model.arch, lambda c: c.options.run.stem]
     count = len({str(cell.options.run.config) for cell in cells})
     for naming in namings:
@@ -178,7 +175,7 @@ def _column_names(cells: Sequence[Cell]) -> Callable[[Cell], str]:
 
 
 def _conditions(found: Sequence[ResultRow]) -> list[str]:
-    """Return the lines below the table: what the numbers are and how they were measured."""
+    """Return the lines below the table, which describe the numbers and the conditions of the runs."""
     if not found:
         return ["no cell is finished yet"]
     values = {name: escaped(", ".join(sorted({row[name] for row in found}))) for name in ("Set", "Epochs", "Precision")}

@@ -1,14 +1,14 @@
-"""The cells of a sweep as child processes: several at a time, one line when each starts and ends, stopped together."""
+"""Child processes of a sweep, one per cell: several run at a time, and all are stopped together."""
 
 import os
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import DEVNULL, STDOUT, Popen
 from types import FrameType
 
 from scripts.parts.sweep_cells import Cell, accuracy, finished
@@ -25,16 +25,16 @@ POLL_SECONDS = 0.1
 
 @dataclass
 class Child:
-    """A running cell. Its output in the log begins at `log_start` (bytes); it was started at `started` (seconds)."""
+    """Running cell of a sweep, started at `started` (seconds). Its output in the log begins at `log_start` (bytes)."""
 
     cell: Cell
-    process: subprocess.Popen[bytes]
+    process: Popen[bytes]
     log_start: int
     started: float
 
 
 class Stop:
-    """Requests to stop, forwarded to the children.
+    """Stop signals that the sweep receives and forwards to its running cells.
 
     The first request is forwarded as SIGTERM, on which a child saves; a second Ctrl-C as SIGINT, on which it exits at
     once. The children have process groups of their own, because a terminal that closes would end them with SIGHUP
@@ -61,7 +61,7 @@ class Stop:
         return signal.Signals(self.requests[0]).name
 
     def forward(self, children: Sequence[Child]) -> None:
-        """Send the children the requests received since the last call."""
+        """Send the running cells the stop requests received since the last call."""
         while self._forwarded < len(self.requests):
             at_once = self._forwarded > 0 and self.requests[self._forwarded] == signal.SIGINT
             if self._forwarded == 0:
@@ -72,7 +72,7 @@ class Stop:
 
 
 def run(cells: Sequence[Cell], jobs: int, stop: Stop, program: Path) -> list[tuple[Cell, str]]:
-    """Run the cells, `jobs` at a time, until all have ended or `stop` has a request.
+    """Run the cells as child processes, `jobs` at a time, until all have ended or `stop` has a request.
 
     Returns the failed cells with the reasons. A cell that another sweep runs, or has just finished, is skipped.
     """
@@ -105,7 +105,7 @@ def run(cells: Sequence[Cell], jobs: int, stop: Stop, program: Path) -> list[tup
 
 
 def threads(jobs: int) -> dict[str, str]:
-    """Return the environment that gives each of `jobs` processes its share of the CPU's threads.
+    """Return environment variables that give each of `jobs` processes an equal share of the CPU's threads.
 
     Several processes with all threads each slow each other down.
     """
@@ -114,7 +114,7 @@ def threads(jobs: int) -> dict[str, str]:
 
 
 def start(cell: Cell, program: Path, environment: dict[str, str]) -> Child | None:
-    """Start or resume the cell. Return None if another sweep is running it or has finished it.
+    """Start or resume a cell as a child process. Return None if another sweep is running or has finished the cell.
 
     The child inherits the open, locked log, so the lock lasts as long as the child, even if the sweep is killed.
     """
@@ -130,22 +130,16 @@ def start(cell: Cell, program: Path, environment: dict[str, str]) -> Child | Non
         command = [sys.executable, str(program), *cell.argv]
         log.write(f"$ {shlex.join(command)}\n")
         log.flush()
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment | os.environ,
-            process_group=0,
-        )
+        env = environment | os.environ
+        process = Popen(command, stdin=DEVNULL, stdout=log, stderr=STDOUT, env=env, process_group=0)
         say(f"{cell.label}: started, {cell.log}")
         return Child(cell, process, log.tell(), time.monotonic())
 
 
 def end(child: Child, remaining: str, stop: Stop) -> str | None:
-    """Report how the child ended. Return the reason if it failed, else None.
+    """Print the result of a child process that has ended. Return the reason if it failed, else None.
 
-    remaining: Text to append to the report.
+    remaining: Text to append to the printed line.
     stop: Receives a SIGTERM if a signal from elsewhere stopped the child, so that the whole sweep stops.
     """
     cell, code, took = child.cell, child.process.returncode, duration(time.monotonic() - child.started)
@@ -167,7 +161,7 @@ def end(child: Child, remaining: str, stop: Stop) -> str | None:
 
 
 def _failure(child: Child) -> str:
-    """Return why the child failed: its last line of output, with the signal or the missing row."""
+    """Return the reason of a child's failure: its last line of output, with the signal or the missing row."""
     with child.cell.log.open("rb") as log:
         log.seek(child.log_start)
         lines = log.read().decode(errors="replace").strip().splitlines()
@@ -180,7 +174,7 @@ def _failure(child: Child) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return "45 s", "12 min" or "3.4 h"."""
+    """Format a duration as "45 s", "12 min" or "3.4 h"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -154,8 +154,8 @@ def test_a_network_that_rounds_its_inputs_is_pruned_but_not_written_compactly(ru
         of.model.linear[2].register_forward_pre_hook(lambda _layer, inputs: (inputs[0].mul(8).floor() / 8,))
         return of
 
-    trained_before = prune.opened
-    monkeypatch.setattr(prune, "opened", rounding)
+    trained_before = prune_levels.opened
+    monkeypatch.setattr(prune_levels, "opened", rounding)
     words = ("--method", "unit", "--percent", 50, "--repeat", 1)
     code, _, err = run(runs("mlp"), *words, "--compact", tmp_path / "small.pt")
     assert code == 2 and "round their inputs" in err and err.count("\n") == 1 and not list(tmp_path.iterdir())
@@ -262,9 +262,9 @@ def test_bad_input_is_reported_in_one_line_and_writes_nothing(runs, run, tmp_pat
 
 def test_norms_with_batch_statistics_have_no_running_statistics_to_recompute():
     norm = torch.nn.Sequential(BatchNorm1d(3))
-    assert prune.has_norms(norm)
+    assert prune_levels.has_norms(norm)
     use_batch_statistics(norm)
-    assert not prune.has_norms(norm)
+    assert not prune_levels.has_norms(norm)
 
 
 def test_a_path_that_is_not_a_run_is_refused(runs, run, tmp_path):

@@ -67,7 +67,7 @@ def test_runs_that_differ_in_many_options_are_labelled_with_their_directories(pr
 def test_bad_input_is_reported_in_one_line(runs, tmp_path, capsys):
     out = str(tmp_path / "curves.png")
     for words, parts in (
-        ([str(tmp_path)], ["is no run directory", "config.yaml"]),
+        ([str(tmp_path)], ["is not a run directory", "config.yaml"]),
         ([runs[0], "--measure", "test/ac@1"], ["--measure", "'test/ac@1'", "did you mean 'test/acc@1'"]),
     ):
         assert report.main([*words, "--out", out]) == 2

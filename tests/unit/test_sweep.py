@@ -16,7 +16,7 @@ import yaml
 from args import parse
 from scripts import sweep
 from scripts.parts import sweep_cells, sweep_children
-from scripts.parts.sweep_cells import Cell, finished, lost, table
+from scripts.parts.sweep_cells import Cell, file_warnings, finished, table
 from utils.errors import UsageError
 from utils.files import try_lock
 from utils.records import results
@@ -71,7 +71,8 @@ def one(config, tmp_path, monkeypatch):
     ],
 )
 def test_the_grid_is_the_product_of_the_axes_and_the_first_varies_slowest(typed, expected):
-    assert [shlex.join(cell) for cell in sweep.cells(typed.split())] == [f"{e} --resume auto" for e in expected]
+    commands = [shlex.join(sweep.main_argv(chosen)) for chosen in sweep.combinations(typed.split())]
+    assert commands == [f"{e} --resume auto" for e in expected]
 
 
 def test_a_cell_has_the_options_that_main_parses_from_its_command(config):
@@ -168,7 +169,7 @@ def test_an_extended_run_counts_for_its_first_length_only(one, tmp_path):
     run_of(short, tmp_path / "r")
     run_of(long, tmp_path / "r")
     assert [row and row["Epochs"] for row in finished([short, long])] == ["2", None]
-    assert lost([short, long]) == []
+    assert file_warnings([short, long]) == []
 
 
 @pytest.mark.parametrize("loss", ["gone", "another", "unreadable"])
@@ -183,7 +184,7 @@ def test_rows_whose_run_is_gone_are_ignored_with_a_warning(one, tmp_path, loss):
         (tmp_path / "r/config.yaml").write_text("arch: [")
         sweep_cells._read.cache_clear()
     assert finished([one()]) == [None]
-    assert lost([one(), one()]) == [
+    assert file_warnings([one(), one()]) == [
         "runs/results.csv: rows ignored because their run directory is gone or holds another run: 1"
     ]
 
@@ -194,7 +195,7 @@ def test_a_row_whose_accuracy_is_not_a_percentage_is_ignored_with_a_warning(one,
     path = tmp_path / "runs/results.csv"
     path.write_text(path.read_text().replace("87.50", accuracy))
     assert finished([one()]) == [None]
-    assert lost([one()]) == ["runs/results.csv: rows ignored because their accuracy is not a percentage: 1"]
+    assert file_warnings([one()]) == ["runs/results.csv: rows ignored because their accuracy is not a percentage: 1"]
 
 
 def test_a_truncated_row_is_skipped_and_a_foreign_table_is_refused(one, tmp_path):
@@ -202,7 +203,9 @@ def test_a_truncated_row_is_skipped_and_a_foreign_table_is_refused(one, tmp_path
     path = tmp_path / "runs/results.csv"
     whole = path.read_text()
     path.write_text(whole + whole.splitlines()[1][:40])
-    assert finished([one()])[0] and lost([one()]) == []
+    assert finished([one()])[0]
+    damaged = "runs/results.csv: damaged lines: 1; scripts/results.py rebuild restores their rows"
+    assert file_warnings([one()]) == [damaged]
     path.write_text("Name,Acc\na,1\n")
     with pytest.raises(UsageError, match=r"runs/results.csv has other columns than main.py writes"):
         finished([one()])
