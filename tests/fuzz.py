@@ -26,8 +26,6 @@ from typing import Any, get_args
 
 import yaml
 
-from utils.errors import UsageError
-
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -35,6 +33,7 @@ import args  # noqa: E402
 import main  # noqa: E402
 from args import FIELDS  # noqa: E402
 from utils.config.fields import Ints, flags  # noqa: E402
+from utils.errors import UsageError  # noqa: E402
 
 LIMIT, BUILDS = 2.0, 30.0  # seconds of the processor
 HANGS = 120  # seconds of the clock

@@ -1,7 +1,11 @@
 """A short form of tests/fuzz.py: generated configurations and command lines end in an exit code and short lines."""
 
+import subprocess
+import sys
+
 import pytest
 
+from tests import fuzz as module
 from tests.fuzz import fuzz
 
 
@@ -12,3 +16,9 @@ def test_no_configuration_and_no_command_line_ends_badly(first, count):
     report = fuzz(range(first, first + count), seed=0)
     assert report.faults == []
     assert report.codes.total() == count and report.codes[0] and report.codes[2]
+
+
+def test_it_also_runs_as_a_command(tmp_path):
+    words = [sys.executable, module.__file__, "--cases", "2", "--seed", "1"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "2 cases" in done.stdout, done.stderr
