@@ -76,9 +76,8 @@ class RewiringRules:
         return bool(needed) and (since % self.update_interval == 0 or not strengths)
 
     def target_counts(self, shapes: Sequence[Sequence[int]], start: float, remaining: float) -> list[int]:
-        """Return the number of connections that each layer has when the density schedule has a fraction `remaining` of
-        its fall, from the density `start` to the final density, still to come. `shapes` are the shapes of the layers'
-        weights.
+        """Return the number of connections per layer at one point of the density schedule, where a fraction `remaining`
+        of the fall from the density `start` is still to come. `shapes` are the shapes of the layers' weights.
         """
         final = kept_per_layer(shapes, self.prune_rate or 1.0, self.layer_density)
         if self.density_schedule == "constant" or self.by_filter:

@@ -33,13 +33,14 @@ class UnitGroup:
 
 
 def channel_tensors(model: nn.Module, name: str) -> dict[str, Tensor]:
-    """Return the state-dict entries of layer `name` that have the output channels on axis 0."""
+    """Return the parameters and buffers of layer `name` whose axis 0 is the output channels, by state-dict key."""
     layer = model.get_submodule(name)  # of the tensors of these layers only num_batches_tracked is a scalar
     return {f"{name}.{key}": tensor for key, tensor in layer.state_dict().items() if tensor.dim()}
 
 
 def channel_masks(channel_units: Sequence[Mapping[str, Tensor]], kept: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Return one CPU bool mask (channels,) per layer name, True for the channels to keep.
+    """Convert masks of units, which are channels or sets of channels that are pruned together, to masks of channels.
+    Returns one CPU bool mask (channels,) per layer name, True for the channels to keep.
 
     `channel_units` has one mapping per group from layer name to the unit index of each channel, -1 for none. `kept` has
     one bool mask (width,) per group, True for the units to keep.
@@ -54,7 +55,8 @@ def channel_masks(channel_units: Sequence[Mapping[str, Tensor]], kept: Sequence[
 
 @torch.no_grad()
 def zero_units(model: nn.Module, groups: Sequence[UnitGroup], kept: Sequence[Tensor]) -> None:
-    """Zero the pruned units of `model` in place. `kept` has one bool mask (width,) per group, False for pruned units.
+    """Zero the pruned units (output channels) of `model` in place. `kept` has one bool mask (width,) for each of
+    `groups`, False for the units to prune.
 
     The weights and biases of the writers and of the batch norms become 0, and so does the running mean: a batch norm
     without affine parameters then also outputs 0.
@@ -105,11 +107,12 @@ def _set_widths(layer: nn.Module) -> None:
 
 
 def compacted(model: nn.Module, groups: Sequence[UnitGroup], kept: Sequence[Tensor]) -> nn.Module:
-    """Return a smaller copy of `model` without the pruned units, in the same mode (training or evaluation).
+    """Return a smaller copy of `model` from which the pruned units (output channels) are removed. `kept` has one bool
+    mask (width,) for each of `groups`, False for the units to prune.
 
-    `kept` has one bool mask (width,) per group, False for pruned units. Writers and batch norms lose the channels of a
-    pruned unit, readers lose the inputs that come from these channels. The logits equal those of `model` after
-    `zero_units`.
+    Writers and batch norms lose the channels of a pruned unit, readers lose the inputs that come from these channels.
+    The logits equal those of `model` after `zero_units`. The copy is in the same mode, training or evaluation, as
+    `model`.
     """
     state = model.state_dict()  # load_state_dict needs its attribute _metadata, which a plain dict lacks
     for name, mask in channel_masks([group.readers for group in groups], kept).items():
