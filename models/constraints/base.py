@@ -208,7 +208,8 @@ class Constraint(nn.Module):
         return (self.shape if weight is None else weight.shape).numel() if kept is None else int(kept)
 
     def from_dense(self, weight: Tensor) -> dict[str, Tensor]:
-        """Return the values of this constraint's own parameters, by name, that represent the given dense `weight`.
+        """Return values for the constraint's own parameters, by name, with which its effective weight approximates
+        `weight`.
 
         Only constraints with `owns_weight = True`, which store such parameters in place of the layer's weight, define
         this method. Others raise NotImplementedError.

@@ -138,8 +138,9 @@ def replace_connections(
 
 
 def kept_per_layer(shapes: Sequence[Sequence[int]], density: float, rule: str) -> list[int]:
-    """Divide the connections of a network with the given `density` among its layers, and return the number of each
-    layer, at least 1. `shapes` are the shapes of the layers' weights.
+    """Divide the connections of a network with the given `density` among its layers, by rule "uniform" or
+    "erdos_renyi_kernel", and return the number of each layer, at least 1. `shapes` are the shapes of the layers'
+    weights.
 
     Rule `uniform` gives all layers the same density. Rule `erdos_renyi_kernel` gives a layer ε · (in + out + height +
     width) connections, at most all of them, with one ε for the network (RigL, section 3).

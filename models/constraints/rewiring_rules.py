@@ -65,9 +65,9 @@ class RewiringRules:
         return self.density_schedule == "cubic"
 
     def records_strengths(self, since: int, strengths: Mapping[str, Tensor]) -> bool:
-        """Return True if this training step must record the connection strengths that the criterion of the option
-        `drop` or `grow` needs. `since` is the number of steps after the last rewiring. `strengths` are the strengths
-        recorded so far.
+        """Return True if this training step must record the connection strengths, such as coactivations, that the
+        criterion of the option `drop` or `grow` needs. `since` is the number of steps after the last rewiring.
+        `strengths` are the strengths recorded so far.
 
         If none are recorded yet, recording starts at once, because --start-epoch may start training between two
         rewirings.

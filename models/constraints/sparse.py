@@ -28,7 +28,7 @@ class SparseWeight(RandomMaskWeight):
 
     @torch.no_grad()
     def rewire(self, weight: Tensor, rewiring: Rewiring, *, hold: bool) -> None:
-        """Drop and grow connections by writing to the layer's `weight` in place, as `rewiring` states. Discard the
+        """Drop and grow the connections that `rewiring` names, by writing to the layer's `weight` in place. Discard the
         recorded gradient.
 
         If `hold` is True the mask changes too, so that dropped connections stay 0. Otherwise they continue to train

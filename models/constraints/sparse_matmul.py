@@ -15,7 +15,7 @@ NUMPY_DTYPES = {torch.float32: np.float32, torch.float64: np.float64}  # the dty
 
 
 class OnesMatrix:
-    """Sparse matrix B (rows, columns) of zeros and ones on the CPU, stored as the column of each one, row by row."""
+    """Sparse matrix B (rows, columns) of zeros and ones on the CPU. Stores the column index of each 1, row by row."""
 
     def __init__(self, indices: np.ndarray, rows: int, columns: int) -> None:
         """Make the matrix from the row-major `indices` of the ones, in ascending order."""

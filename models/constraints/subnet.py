@@ -55,7 +55,7 @@ class SubnetWeight(Constraint):
         return kept_count(self.scores.numel(), self.density)
 
     def _ones_in(self, mask: Tensor) -> int | Tensor:  # noqa: ARG002
-        """Return the number of ones in `mask`. It follows from the density, so nothing is counted."""
+        """Return the number of ones in `mask`. The number follows from the density, so nothing is counted."""
         return self._mask_size()
 
     @torch.no_grad()
@@ -141,7 +141,7 @@ class GlobalSelection:
         return self.density, [tensor_version(member.scores) for member in self._members]
 
     def masks(self) -> list[Tensor]:
-        """Return the mask of each layer whose mask is selected here, in the order in which the layers were added. The
+        """Return the mask of each layer in this joint selection, in the order in which the layers were added. The
         tensors are cached, so the caller must not write to them.
         """
         return self._cache.get(self._select, self.cache_key)

@@ -91,10 +91,10 @@ def is_pointwise(func: Any) -> bool:
 
 def output_ids(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any, couple: Couple) -> Any:
     """Return the id of the unit (output channel of a layer) that each value of `out` belongs to. `out` is the output of
-    the torch operator `func`. The ids follow from the ids of its arguments `args` and `kwargs`.
+    the torch operator `func` for `args` and `kwargs`, which carry ids. `couple` records units that can be pruned only
+    together.
 
-    The ids have the structure of `out`. At least one argument carries unit ids. `couple` is called with units that can
-    be removed only together. Raises MixesUnits as the module describes.
+    The ids have the structure of `out`. Raises MixesUnits as the module describes.
     """
     operator = func.overloadpacket
     if is_pointwise(func) and isinstance(out, Tensor):

@@ -259,9 +259,8 @@ class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
 
     def _couple_groups(self, name: str, conv: nn.Conv2d, read: Tensor, written: Tensor) -> Tensor:
         """Record which units (output channels) can be pruned only together, so that the groups of a grouped convolution
-        stay equally wide. Return the unit id of each position on axis 1 of its weight.
-
-        `read` and `written` have the ids of the input and output channels, shape (groups, channels per group).
+        stay equally wide. Return the unit id of each position on axis 1 of its weight. `read` and `written` have the
+        unit ids of the input and output channels, shape (groups, channels per group).
         """
         per_group = has_unit_per_group(conv)
         images = read == NO_UNIT

@@ -87,7 +87,7 @@ def unit_scores(
     weights: Weights, groups: Sequence[UnitGroup], criterion: str = "l2", saliencies: Weights | None = None
 ) -> list[Tensor]:
     """Return the importance of every unit (output channel), computed from its incoming weights, as one float64 tensor
-    (width,) for each of `groups`.
+    (width,) for each group of units in `groups`.
 
     `weights` has the weight of every writer. `criterion` and `saliencies` are as in `weight_scores`.
     """
