@@ -34,7 +34,7 @@ class UnitGroup:
 
 def channel_tensors(model: nn.Module, name: str) -> dict[str, Tensor]:
     """Return the parameters and buffers of layer `name` whose axis 0 is the output channels, by state-dict key."""
-    layer = model.get_submodule(name)  # of the tensors of these layers only num_batches_tracked is a scalar
+    layer = model.get_submodule(name)  # the only scalar is num_batches_tracked of a batch norm
     return {f"{name}.{key}": tensor for key, tensor in layer.state_dict().items() if tensor.dim()}
 
 

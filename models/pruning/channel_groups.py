@@ -23,7 +23,7 @@ from models.pruning.channel_rules import NO_UNIT
 from models.pruning.channel_trace import REFUSAL, SUPPORTED_LAYERS, UnitTrace
 
 SUPPORTED_TENSORS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
-TOLERANCE = 1e-6  # relative, of activations in float64 with units set to zero and with units removed
+TOLERANCE = 1e-6  # allowed relative difference of float64 activations with units zeroed and with units removed
 
 
 def unit_groups(model: nn.Module, images: Tensor) -> list[UnitGroup]:

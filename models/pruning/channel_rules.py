@@ -24,11 +24,12 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map  # torch has no public functions for nested structures
 
 NO_UNIT = -1
-Couple = Callable[[Tensor, Tensor], None]  # couples the units of two id tensors of one shape, element by element
+Couple = Callable[[Tensor, Tensor], None]  # records units at the same position of two id tensors as coupled
 
 # Operators by the rule that applies to them. Any other operator on units is refused.
 aten = torch.ops.aten
-POINTWISE = {aten.hardswish, aten.hardswish_, aten._to_copy, aten.zeros_like, aten.ones_like}  # torch tags the others
+# Pointwise operators that torch does not tag as pointwise.
+POINTWISE = {aten.hardswish, aten.hardswish_, aten._to_copy, aten.zeros_like, aten.ones_like}
 MOVEMENTS = {aten.view, aten._unsafe_view, aten.permute, aten.transpose, aten.t, aten.unsqueeze, aten.squeeze}
 MOVEMENTS |= {aten.expand, aten.alias, aten.detach, aten.cat, aten.stack, aten.repeat, aten.flip}
 SCALINGS = {aten.mul, aten.mul_, aten.div, aten.div_}  # map the 0 of a zero unit to 0, whatever the images are

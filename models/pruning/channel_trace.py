@@ -95,7 +95,8 @@ class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         self._active: list[tuple[str, nn.Module]] = []  # modules whose forward runs, the innermost last
         traced = copy.deepcopy(model).eval()
         for name, module in traced.named_modules():
-            # Innermost of all hooks: those of the network itself belong to the operators around the layer.
+            # These hooks run closest to `forward`, so that operators in hooks of the network itself count as outside
+            # the layer.
             module.register_forward_pre_hook(partial(self._before_module, name))
             module.register_forward_hook(self._after_module, with_kwargs=True, prepend=True)
         mark_from_images(images := images.clone())
