@@ -152,7 +152,8 @@ def kept_per_layer(shapes: Sequence[Sequence[int]], density: float, rule: str) -
 
 
 def _capped_shares(proportions: list[float], sizes: list[int], total: int) -> list[float]:
-    """Divide `total` among layers in the given proportions, with no share above the size of its layer.
+    """Divide `total` connections among layers in the given `proportions`, with no share above the size of its layer in
+    `sizes`.
 
     What a full layer cannot take goes to the other layers, in the same proportions.
     """
@@ -167,9 +168,8 @@ def _capped_shares(proportions: list[float], sizes: list[int], total: int) -> li
 
 
 def _rounded(shares: list[float], sizes: list[int], total: int) -> list[int]:
-    """Round `shares` to integers that add up to `total`, by the method of the largest remainder.
-
-    Each integer is at least 1 and at most the size of its layer.
+    """Round `shares`, one per layer, to integers that add up to `total`, by the method of the largest remainder. Each
+    integer is at least 1 and at most the size of its layer in `sizes`.
     """
     counts = [min(max(int(share), 1), size) for share, size in zip(shares, sizes, strict=True)]
     while (missing := total - sum(counts)) != 0:
