@@ -41,7 +41,7 @@ REDUCTIONS = {aten.mean, aten.sum, aten.amax, aten.amin, aten.max, aten.min}
 
 
 class MixesUnits(Exception):
-    """Raised if an operator combines units (output channels) in a way that makes it impossible to prune one of them.
+    """Raised if an operator combines units (output channels) in a way that makes it impossible to prune them.
 
     The message is a verb phrase that precedes "units of LAYER", such as "pools or pads the".
     """
