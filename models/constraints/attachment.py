@@ -78,7 +78,7 @@ def attach(model: nn.Module, make: MakeConstraint, names: Collection[str]) -> No
 
 
 def _constrained(layer: Any, make: MakeConstraint) -> Any:
-    """Return a constrained layer that shares the parameters of the plain `layer`."""
+    """Return a constrained layer that shares the parameters of the plain `layer`. Its constraint is make(weight)."""
     new = _recast(layer, CONSTRAINED[type(layer)])
     new.constraint = make(layer.weight.detach())
     if new.constraint.owns_weight:

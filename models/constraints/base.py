@@ -60,7 +60,8 @@ class Cache:
         self._entries: dict[str, tuple[object, Any]] = {}
 
     def get(self, compute: Callable[..., Value], key: Callable[..., object], *arguments: Any) -> Value:
-        """Return compute(*arguments), from the cache unless key(*arguments) has changed.
+        """Return compute(*arguments). If key(*arguments) is the same as when the value was last computed, return the
+        cached value.
 
         The value is computed without gradient.
         """
@@ -129,7 +130,7 @@ class Constraint(nn.Module):
         return self._cache.get(compute, key or self.cache_key, weight)
 
     def train(self, mode: bool = True) -> Self:
-        """Set training or evaluation mode, and clear the cache.
+        """Set training or evaluation mode, and clear all cached values, such as the effective weight.
 
         Clearing is necessary because writes through `.data` do not change `tensor_version`.
         """
@@ -181,10 +182,11 @@ class Constraint(nn.Module):
         return self.product(F.linear, input, weight, bias)
 
     def baked(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return the weight and bias of the plain layer by which `bake` replaces the constrained layer.
+        """Return the weight and bias of the plain Conv2d or Linear layer that replaces this constrained layer in
+        `bake`. They are the effective weight and bias.
 
-        They are the effective weight and bias. In a layer between binary activations, α is rounded to so few bits that
-        sums of ±α are exact, and the bias is scaled by the same factor. This changes no sign of an output.
+        In a layer between binary activations, α is rounded to so few bits that sums of ±α are exact, and the bias is
+        scaled by the same factor. This changes no sign of an output.
         """
         bias = bias if bias is None else self.effective_bias(bias)
         parts = self.signs(weight) if self.between_signs else None
@@ -206,8 +208,10 @@ class Constraint(nn.Module):
         return (self.shape if weight is None else weight.shape).numel() if kept is None else int(kept)
 
     def from_dense(self, weight: Tensor) -> dict[str, Tensor]:
-        """Convert a dense `weight` to the parameters that replace it in this constraint: name -> value.
+        """Return values for the constraint's own parameters, by name, with which its effective weight approximates
+        `weight`.
 
-        Only constraints with `owns_weight = True` define this method. Others raise NotImplementedError.
+        Only constraints with `owns_weight = True`, which store such parameters in place of the layer's weight, define
+        this method. Others raise NotImplementedError.
         """
         raise NotImplementedError(f"{type(self).__name__} does not store the weight in own parameters")

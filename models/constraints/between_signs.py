@@ -50,14 +50,16 @@ def _module(node: fx.Node, modules: dict[str, nn.Module]) -> nn.Module | None:
 
 
 def _homogeneous(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    """Return True if the call `node` maps integers to integers and f(α·x) = α·f(x) for every α > 0."""
+    """Return True if the torch.fx `node` calls a function f, such as ReLU or a reshape, that maps integers to integers
+    and for which f(α·x) = α·f(x) for every α > 0.
+    """
     if (module := _module(node, modules)) is not None:
         return type(module) in HOMOGENEOUS or (type(module) is nn.Sequential and not len(module))
     return node.target in (FUNCTIONS if node.op == "call_function" else METHODS)
 
 
 def _reaches_only_signs(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    """Return True if every use of the output of `node` leads to a binary activation."""
+    """Return True if the output of the torch.fx `node` is used, and each use leads to a binary activation."""
     return bool(node.users) and all(
         type(_module(user, modules)) is Sign or (_homogeneous(user, modules) and _reaches_only_signs(user, modules))
         for user in node.users

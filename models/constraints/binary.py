@@ -46,18 +46,23 @@ class BinaryWeight(Constraint):
         return int(weight.abs().ge(0.5).sum())
 
     def cache_key(self, weight: Tensor | None) -> object:
-        """Return a cache key that changes with the layer's weight and with `on_value`."""
+        """Return the cache key of the effective weight. The key changes with the layer's weight and with
+        `self.on_value`, the value of the ones.
+        """
         return super().cache_key(weight), self.on_value
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return the binarised weight: `on_value` where |weight| ≥ ½, else 0. The gradient is passed on unchanged."""
+        """Return the binarised weight: `self.on_value` (1 by default) where |weight| ≥ ½, else 0. The gradient is
+        passed on unchanged.
+        """
         return ThroughThreshold.apply(weight, self.cached(self._effective_weight, weight))
 
     def _effective_weight(self, weight: Tensor) -> Tensor:
         return binarised(weight, self.on_value)
 
     def signs(self, weight: Tensor) -> tuple[Tensor, float] | None:
-        """Return the weight binarised to 0 and 1, and the factor `on_value`.
+        """Return the effective weight as a pair: the layer's weight binarised to 0 and 1, and the factor
+        `self.on_value`.
 
         Returns None if `on_value` is 1, because no factor is needed, and if it is not positive.
         """
@@ -69,7 +74,9 @@ class BinaryWeight(Constraint):
         return binarised(weight, 1.0)
 
     def effective_bias(self, bias: Tensor) -> Tensor:
-        """Return the binarised bias: `on_value` where |bias| ≥ ½, else 0. The gradient is passed on unchanged."""
+        """Return the binarised bias: `self.on_value` (1 by default) where |bias| ≥ ½, else 0. The gradient is passed on
+        unchanged.
+        """
         return ThroughThreshold.apply(bias, binarised(bias, self.on_value))
 
     def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -81,7 +88,7 @@ class BinaryWeight(Constraint):
         if ones is None:
             return super().linear(input, weight, bias)
         rows = input.reshape(-1, input.shape[-1])
-        rows = rows.to(F.linear(rows[:0].detach(), weight[:0].detach()).dtype)  # dtype in mixed precision
+        rows = rows.to(F.linear(rows[:0].detach(), weight[:0].detach()).dtype)  # dtype that autocast may change
         out = ThroughOnes.apply(rows, weight, ones, self.on_value).view(*input.shape[:-1], len(weight))
         return out if bias is None else out + self.effective_bias(bias).to(out.dtype)
 
@@ -116,5 +123,7 @@ class BinaryWeight(Constraint):
 
 
 def _has_ones_product(weight: Tensor) -> bool:
-    """Return True if `find_ones` supports the device, memory layout, shape and dtype of `weight`."""
+    """Return True if the sparse product of `find_ones` supports `weight`: a contiguous float32 or float64 matrix on the
+    CPU.
+    """
     return weight.is_cpu and weight.is_contiguous() and weight.dim() == 2 and weight.dtype in NUMPY_DTYPES

@@ -46,10 +46,9 @@ def top_per_row(scores: Tensor, count: int) -> Tensor:
 
 
 def keep_and_grow(drop: Tensor, grow: Tensor, keep: int, new: int) -> tuple[Tensor, Tensor]:
-    """Choose the connections to keep and to grow in each row, and return boolean masks (kept, grown).
-
-    `drop` and `grow` are scores of shape (rows, n). In each row, the `keep` connections with the largest `drop` scores
-    are kept. Of the other connections, the `new` with the largest `grow` scores are grown.
+    """Choose in each row the `keep` connections with the largest `drop` scores to keep and, of the other connections,
+    the `new` with the largest `grow` scores to grow. Both scores have shape (rows, n). Returns boolean masks (kept,
+    grown).
     """
     kept = top_per_row(drop, keep)
     return kept, top_per_row(grow.masked_fill(kept, -math.inf), new)
@@ -65,15 +64,17 @@ def filter_shape(weight: Tensor) -> tuple[int, int]:
 
 
 def filter_counts(n: int, keep_share: float, live_share: float) -> tuple[int, int]:
-    """Return how many of the `n` connections of a filter are kept, and how many the filter has after growing."""
+    """Return the number of connections that a filter of `n` weights keeps, a fraction `keep_share`, and the number that
+    it has after growing, a fraction `live_share`. Both are rounded down, and at least 1.
+    """
     return max(int(keep_share * n), 1), max(int(live_share * n), 1)
 
 
 def rewire_filters(drop: Tensor, grow: Tensor, *, keep_share: float, live_share: float, grows: bool) -> Rewiring:
-    """Rewire each filter on its own, as in Numenta's notebook: keep its best connections and grow some of the others.
+    """Choose in each filter of a layer the connections to keep, by the largest `drop` scores, and others to grow, by
+    the largest `grow` scores. Both scores have the weight's shape. The method is the rewiring of Numenta's notebook.
 
-    `drop` and `grow` are scores of the weight's shape. In each filter a fraction `keep_share` of the connections, those
-    with the largest `drop` scores, is kept. Then those with the largest `grow` scores are grown until a fraction
+    In each filter a fraction `keep_share` of the connections is kept. Then connections are grown until a fraction
     `live_share` is live. If `grows` is False nothing is grown.
 
     Grown weights come from U(−√(6/m), √(6/m)) for m grown weights per filter. This is Kaiming's uniform initialisation
@@ -88,11 +89,12 @@ def rewire_filters(drop: Tensor, grow: Tensor, *, keep_share: float, live_share:
 
 
 def prune_randomly(weight: Tensor, uniform: Tensor, live_share: float) -> Rewiring:
-    """Drop each connection with probability 1 − `live_share`, as in the control experiment of Numenta's notebook.
+    """Drop each connection of a layer with probability 1 − `live_share`, as in the control experiment of Numenta's
+    notebook. `uniform` holds an independent random number from [0, 1) for each weight.
 
-    `uniform` holds independent random numbers from [0, 1), in the shape of the weight. A connection is kept if its
-    number is below `live_share`. The number of kept connections is random and can be 0. Kept weights that are 0 get a
-    value from U(−√(6/m), √(6/m)), where m is their number in the layer, as in the notebook's `prune_randomly`.
+    A connection is kept if its number is below `live_share`. The number of kept connections is random and can be 0.
+    Kept weights that are 0 get a value from U(−√(6/m), √(6/m)), where m is their number in the layer, as in the
+    notebook's `prune_randomly`.
     """
     kept = uniform < live_share
     grown = kept & (weight == 0)
@@ -119,12 +121,12 @@ def rank_within_sign(weight: Tensor) -> Tensor:
 def replace_connections(
     mask: Tensor, drop: Tensor, grow: Tensor, *, target: int, fraction: float, grows: bool
 ) -> Rewiring:
-    """Rewire a layer so that it has `target` connections, of which a `fraction` is new (RigL, section 3).
+    """Drop the connections of a layer with the lowest `drop` scores and grow connections with the largest `grow`
+    scores, as in RigL (section 3). `mask` is 1 for the connections that the layer has.
 
-    All tensors have the weight's shape. Of the connections in `mask`, those with the largest `drop` scores are kept. Of
-    all others, those with the largest `grow` scores are grown, with weight 0. If a connection that was dropped is
-    grown, it keeps its weight, as in RigL's code. If `grows` is False, connections are only dropped, until `target`
-    connections are left.
+    All tensors have the weight's shape. The layer then has `target` connections, of which a `fraction` is new. Grown
+    connections have weight 0. If a connection that was dropped is grown, it keeps its weight, as in RigL's code. If
+    `grows` is False, connections are only dropped, until `target` connections are left.
     """
     live = mask.reshape(1, -1) > 0
     count = int(live.sum())
@@ -136,11 +138,12 @@ def replace_connections(
 
 
 def kept_per_layer(shapes: Sequence[Sequence[int]], density: float, rule: str) -> list[int]:
-    """Return the number of connections per layer, at least 1, in a network with the given `density`.
+    """Divide the connections of a network with the given `density` among its layers, by rule "uniform" or
+    "erdos_renyi_kernel", and return the number of each layer, at least 1. `shapes` are the shapes of the layers'
+    weights.
 
-    `shapes` are the shapes of the layers' weights. Rule `uniform` gives all layers the same density. Rule
-    `erdos_renyi_kernel` gives a layer ε · (in + out + height + width) connections, at most all of them, with one ε for
-    the network (RigL, section 3).
+    Rule `uniform` gives all layers the same density. Rule `erdos_renyi_kernel` gives a layer ε · (in + out + height +
+    width) connections, at most all of them, with one ε for the network (RigL, section 3).
     """
     sizes = [math.prod(shape) for shape in shapes]
     proportions = [float(sum(shape)) for shape in shapes] if rule == "erdos_renyi_kernel" else [float(n) for n in sizes]
@@ -149,7 +152,8 @@ def kept_per_layer(shapes: Sequence[Sequence[int]], density: float, rule: str) -
 
 
 def _capped_shares(proportions: list[float], sizes: list[int], total: int) -> list[float]:
-    """Divide `total` among layers in the given proportions, with no share above the size of its layer.
+    """Divide `total` connections among layers in the given `proportions`, with no share above the size of its layer in
+    `sizes`.
 
     What a full layer cannot take goes to the other layers, in the same proportions.
     """
@@ -164,9 +168,8 @@ def _capped_shares(proportions: list[float], sizes: list[int], total: int) -> li
 
 
 def _rounded(shares: list[float], sizes: list[int], total: int) -> list[int]:
-    """Round `shares` to integers that add up to `total`, by the method of the largest remainder.
-
-    Each integer is at least 1 and at most the size of its layer.
+    """Round `shares`, one per layer, to integers that add up to `total`, by the method of the largest remainder. Each
+    integer is at least 1 and at most the size of its layer in `sizes`.
     """
     counts = [min(max(int(share), 1), size) for share, size in zip(shares, sizes, strict=True)]
     while (missing := total - sum(counts)) != 0:

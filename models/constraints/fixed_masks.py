@@ -30,14 +30,16 @@ class FixedSubnetWeight(Constraint):
         return kept_count(self.scores.numel(), self.density)
 
     def mask(self) -> Tensor:
-        """Return the mask: 1 for each kept weight, 0 for the others, in the shape and dtype of the scores."""
+        """Return the layer's mask, of the shape and dtype of `scores`: 1 for the weights with the largest |scores|,
+        else 0.
+        """
         return self.cached(self._select, None, in_training=True)
 
     def _select(self, _weight: None) -> Tensor:
         return keep_largest(self.scores.abs(), self.kept)
 
     def cache_key(self, _weight: Tensor | None) -> object:
-        """Return a cache key that changes with the scores and the density."""
+        """Return the cache key of the mask. The key changes with the scores and the density."""
         return tensor_version(self.scores), self.density
 
     def forward(self, weight: Tensor) -> Tensor:

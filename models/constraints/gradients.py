@@ -23,7 +23,8 @@ class PassesGradient(StraightThrough):
 
 
 class ScoreThroughMask(StraightThrough):
-    """Effective weight of a multi-prize ticket, with BIPROP's gradient of the scores s.
+    """Effective weight α · M · sign(W) of BIPROP's SubnetConv, with a straight-through gradient for the scores s that
+    select the mask M.
 
     forward:  w = α · M · sign(W), passed as `effective`. M is the mask of the largest |s|
     backward: dL/ds = dL/dw · W · sign(s), elementwise, for kept and pruned weights, without α and M
@@ -154,7 +155,8 @@ class ThroughThreshold(PassesGradient):
 
 
 class ThroughOnes(StraightThrough):
-    """Linear layer with the binary weight w of `ThroughThreshold`. The products skip the zeros of w.
+    """Linear layer with a binary weight, which skips the weights that are 0. The real weight θ gets a straight-through
+    gradient.
 
     forward:  y = on · (x · Bᵀ), where `ones` is the matrix B with 1 where |θ| ≥ ½, else 0
     backward: dL/dx = on · (dL/dy · B) and dL/dθ = (dL/dy)ᵀ · x. The gradient of θ is dense

@@ -20,11 +20,12 @@ Layer = nn.Conv2d | nn.Linear
 
 @torch.no_grad()
 def coactivation(layer: Layer, x: Tensor, y: Tensor) -> Tensor:
-    """Count for each connection (weight) of `layer` how often its input and its output are both positive.
+    """Count for each weight of `layer` how often the input that it multiplies and the output that it contributes to are
+    both positive. `x` is the layer's input, `y` its output.
 
-    `x` (B, C, H, W) or (…, C) and `y` are the input and the output of `layer`, of any float dtype. Returns exact
-    integers in float64, of the weight's shape: H[o,c,i,j] = Σ over images and output positions p of [y[o,p] > 0] ·
-    [x[c,q] > 0], where q is the input position that weight (o,c,i,j) reads for p. Padding counts as 0.
+    `x` is (B, C, H, W) or (…, C). `x` and `y` have any float dtype. Returns exact integers in float64, of the weight's
+    shape: H[o,c,i,j] = Σ over images and output positions p of [y[o,p] > 0] · [x[c,q] > 0], where q is the input
+    position that weight (o,c,i,j) reads for p. Padding counts as 0.
 
     H is the weight gradient of a convolution with the input [x > 0] and the output gradient [y > 0]. One
     backward-weight convolution therefore computes H, without C·k·k copies of the input.
@@ -49,7 +50,9 @@ def _linear_counts(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _conv_counts(layer: nn.Conv2d, x: Tensor, y: Tensor, padding: list[int]) -> Iterator[Tensor]:
-    """Yield the coactivation counts of a few images at a time, so few that a float counts them exactly."""
+    """Yield, for a few images at a time, how often the input and the output of each weight of a convolution are both
+    positive. `x` is the layer's input, `y` its output. The images are so few that a float counts exactly.
+    """
     positions = y.shape[-2] * y.shape[-1]
     dtype = torch.float32 if positions <= MAX_EXACT else torch.float64
     images = max(1, min(IMAGES, MAX_EXACT // positions))

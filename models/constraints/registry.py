@@ -19,7 +19,8 @@ SHIFT_INITS = ("uniform", "weights")
 
 @dataclass(frozen=True)
 class ConvType:
-    """Row of CONV_TYPES: a constraint on the weights of a layer.
+    """Description of a conv_type, which is a constraint on the weights of a layer: the class, its options and its
+    needs. Each row of CONV_TYPES is a ConvType.
 
     weights: description of the effective weights, for the README's table.
     constraint: path "package.module:class" of the Constraint; None for unconstrained layers.
@@ -128,9 +129,10 @@ CONV_TYPES: dict[str, ConvType] = {
 
 @dataclass(frozen=True)
 class Criterion:
-    """Row of DROP_CRITERIA or GROW_CRITERIA: a measure by which rewiring drops or grows connections.
+    """Measure by which trainer `sparse` chooses the connections to drop or to grow. Each row of DROP_CRITERIA and
+    GROW_CRITERIA is a Criterion.
 
-    Rewiring drops the connections with the lowest values and grows those with the highest.
+    Connections with the lowest values are dropped, connections with the highest values are grown.
 
     strengths: statistic of each connection that training must collect, "coactivation" or "correlation", or "".
     """

@@ -52,7 +52,9 @@ class RewiringRules:
 
     @property
     def by_filter(self) -> bool:
-        """True if each filter is rewired on its own, as in Numenta's notebook. Layers then have no target density."""
+        """True if connections are dropped and grown in each filter separately, as in Numenta's notebook "Sparse CNN".
+        Layers then have no target density.
+        """
         return self.prune_rate is None
 
     @property
@@ -63,18 +65,19 @@ class RewiringRules:
         return self.density_schedule == "cubic"
 
     def records_strengths(self, since: int, strengths: Mapping[str, Tensor]) -> bool:
-        """Return True if connection strengths must be recorded `since` steps after the last rewiring.
+        """Return True if this training step must record the connection strengths, such as coactivations, that the
+        criterion of the option `drop` or `grow` needs. `since` is the number of steps after the last rewiring.
+        `strengths` are the strengths recorded so far.
 
-        If no `strengths` are recorded yet, recording starts at once, because --start-epoch may start training between
-        two rewirings.
+        If none are recorded yet, recording starts at once, because --start-epoch may start training between two
+        rewirings.
         """
         needed = CRITERIA[self.drop].strengths or CRITERIA[self.grow].strengths
         return bool(needed) and (since % self.update_interval == 0 or not strengths)
 
     def target_counts(self, shapes: Sequence[Sequence[int]], start: float, remaining: float) -> list[int]:
-        """Return the number of connections per layer while the density falls from `start` to its final value.
-
-        `shapes` are the shapes of the layers' weights. `remaining` is the fraction of the fall that is still to come.
+        """Return the number of connections per layer at one point of the density schedule, where a fraction `remaining`
+        of the fall from the density `start` is still to come. `shapes` are the shapes of the layers' weights.
         """
         final = kept_per_layer(shapes, self.prune_rate or 1.0, self.layer_density)
         if self.density_schedule == "constant" or self.by_filter:
@@ -92,10 +95,11 @@ class RewiringRules:
         target: int,
         fraction: float,
     ) -> Rewiring:
-        """Choose the connections of a layer to keep and to grow.
+        """Choose which connections of a layer to keep and which to grow, by the criteria that the options `drop` and
+        `grow` name. `strengths` and `gradient` have one value per connection, from which some criteria are computed.
 
-        All tensors have the weight's shape. `strengths` and the dense `gradient` may be None if no rule uses them. If
-        the option `prune_rate` is set, the layer then has `target` connections, of which a `fraction` is new. Random
+        All tensors have the weight's shape. `strengths` and the dense `gradient` may be None if no criterion uses them.
+        If the option `prune_rate` is set, the layer then has `target` connections, of which a `fraction` is new. Random
         scores come from torch's generator of the CPU.
         """
         drop = SCORES[self.drop](weight, strengths, gradient)

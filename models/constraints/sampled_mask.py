@@ -33,5 +33,7 @@ class SampleSubnetWeight(Constraint):
         return round(float(torch.sigmoid(self.scores.detach()).double().sum()))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return `weight` under a newly drawn mask, or `weight` itself while `bypassed` is True."""
+        """Return `weight` times a newly drawn 0/1 mask, or `weight` itself if the constraint is switched off
+        (`bypassed`).
+        """
         return weight if self.bypassed else weight * ThroughSampling.apply(torch.sigmoid(self.scores))

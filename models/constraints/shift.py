@@ -29,9 +29,8 @@ CONV_SHIFTS = (-10.0, -1.0)  # range of a convolution's initial shifts in the pa
 
 
 def rounded(x: Tensor, *, stochastic: bool = False) -> Tensor:
-    """Round `x` to integers, half to even or stochastically, and return a new tensor.
-
-    Stochastic rounding rounds up with a probability equal to the fractional part.
+    """Round `x` to integers, half to even, and return a new tensor. With `stochastic`, instead round up with a
+    probability equal to the fractional part.
     """
     if not stochastic:
         return torch.round(x)
@@ -41,10 +40,10 @@ def rounded(x: Tensor, *, stochastic: bool = False) -> Tensor:
 
 @torch.no_grad()
 def power_of_two(x: Tensor, lowest: int | None, *, stochastic: bool = False, clamp_x: bool = False) -> Tensor:
-    """Round `x` to signed powers of two, sign(x) · 2^round(log2 |x|), and return a new tensor. Zeros stay 0.
+    """Round `x` to signed powers of two, sign(x) · 2^round(log2 |x|), and return a new tensor. |x| is first clamped to
+    [2^lowest, 1], unless `lowest` is None. Zeros stay 0.
 
-    |x| is first clamped to [2^lowest, 1], unless `lowest` is None. With `clamp_x` the clamped values are also written
-    to `x`.
+    With `clamp_x` the clamped values are also written to `x`.
     """
     signs, magnitude = torch.sign(x), _wide(x.abs())
     if lowest is not None:
@@ -116,7 +115,9 @@ class ShiftWeight(Constraint):
         return self.fixed_point
 
     def effective_bias(self, bias: Tensor) -> Tensor:
-        """Return `bias` in fixed point. For a Linear layer without `activation_bits`, return it unchanged."""
+        """Return `bias` rounded to fixed point. The bias of a Linear layer is returned unchanged if the option
+        `activation_bits` is not given.
+        """
         return bias if self._is_unrounded_linear else self.fixed_point.quantise(bias)
 
 
@@ -158,7 +159,9 @@ class ShiftQWeight(ShiftWeight):
         return power_of_two(weight, self.lowest, stochastic=self.stochastic, clamp_x=self.training)
 
     def effective_bias(self, bias: Tensor) -> Tensor:
-        """Return `bias` in fixed point. With shift_update="crude", overwrite it with signed powers of two instead."""
+        """Return `bias` rounded to fixed point. With shift_update="crude", instead overwrite `bias` in place with its
+        values rounded to signed powers of two, and return it.
+        """
         return self._overwritten(bias) if self.crude else super().effective_bias(bias)
 
     @torch.no_grad()

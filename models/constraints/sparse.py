@@ -28,7 +28,8 @@ class SparseWeight(RandomMaskWeight):
 
     @torch.no_grad()
     def rewire(self, weight: Tensor, rewiring: Rewiring, *, hold: bool) -> None:
-        """Apply `rewiring` to the layer's `weight` in place, and discard the recorded gradient.
+        """Drop and grow the connections that `rewiring` names, by writing to the layer's `weight` in place. Discard the
+        recorded gradient.
 
         If `hold` is True the mask changes too, so that dropped connections stay 0. Otherwise they continue to train
         from 0.
@@ -39,7 +40,9 @@ class SparseWeight(RandomMaskWeight):
             self.mask.copy_(rewiring.kept | rewiring.grown)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return `weight` times the mask. Record the gradient of the result while `records_gradient` is True."""
+        """Return the effective weight, `weight` times the mask. While `records_gradient` is True, the backward pass
+        stores the gradient of the effective weight in `dense_gradient`.
+        """
         effective = super().forward(weight)
         if self.records_gradient and effective.requires_grad:
             effective.register_hook(self._record_gradient)

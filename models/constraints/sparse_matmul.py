@@ -15,7 +15,7 @@ NUMPY_DTYPES = {torch.float32: np.float32, torch.float64: np.float64}  # the dty
 
 
 class OnesMatrix:
-    """Sparse matrix B (rows, columns) of zeros and ones on the CPU, stored as the column of each one, row by row."""
+    """Sparse matrix B (rows, columns) of zeros and ones on the CPU. Stores the column index of each 1, row by row."""
 
     def __init__(self, indices: np.ndarray, rows: int, columns: int) -> None:
         """Make the matrix from the row-major `indices` of the ones, in ascending order."""
@@ -52,11 +52,11 @@ class OnesMatrix:
 
 
 def find_ones(real: Tensor, max_density: float = MAX_DENSITY, *, clamp: bool = False) -> OnesMatrix | None:
-    """Return the sparse matrix of the ones after binarising `real`: 1 where |real| ≥ ½, else 0.
+    """Return the sparse matrix that is 1 where |real| ≥ ½, else 0. Return None if the fraction of ones is above
+    `max_density`, because a dense product is then faster.
 
-    Returns None if the fraction of ones is above `max_density`, because a dense product is then faster. `real` is a
-    contiguous float32 or float64 matrix on the CPU. With `clamp` the whole of `real` is also clamped to [0, 1] in
-    place.
+    `real` is a contiguous float32 or float64 matrix on the CPU. With `clamp` the whole of `real` is also clamped to [0,
+    1] in place.
     """
     flat = real.detach().view(-1)
     values = flat.numpy()

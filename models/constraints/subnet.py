@@ -29,7 +29,8 @@ def checked_density(density: float) -> float:
 
 
 class SubnetWeight(Constraint):
-    """Constraint SubnetConv: trained scores select which frozen weights to keep. The kept weights become ±α.
+    """Constraint SubnetConv: trained scores select which of the layer's frozen weights to keep. A kept weight keeps its
+    sign and gets the magnitude α, which is the same for all kept weights of the layer.
 
     The effective weight is α · M · sign(W). W is the layer's weight, which does not train. `scores` has the shape of W.
     M keeps a fraction `density` of the layer's weights, those with the largest |scores|. The scalar α is the mean of
@@ -53,13 +54,15 @@ class SubnetWeight(Constraint):
         """Return the number of ones in the mask."""
         return kept_count(self.scores.numel(), self.density)
 
-    def _divisor(self, mask: Tensor) -> int | Tensor:  # noqa: ARG002
-        """Return the number of ones in `mask`, without counting them where the number is known."""
+    def _ones_in(self, mask: Tensor) -> int | Tensor:  # noqa: ARG002
+        """Return the number of ones in `mask`. The number follows from the density, so nothing is counted."""
         return self._mask_size()
 
     @torch.no_grad()
     def mask(self) -> Tensor:
-        """Return a new mask: 1 for each kept weight, 0 for the others, in the shape and dtype of the scores."""
+        """Return the layer's mask as a new tensor of the shape and dtype of `scores`: 1 for the weights with the
+        largest |scores|, else 0.
+        """
         return keep_largest(self.scores.abs(), self._mask_size())
 
     @torch.no_grad()
@@ -71,33 +74,41 @@ class SubnetWeight(Constraint):
     def _signs_and_alpha(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Return the signs of `weight` under the current mask, and α, the mean magnitude of the kept weights."""
         # W is frozen, so |W| and sign(W) are computed once, not in every step.
-        magnitude, sign = self.cached(self._magnitude_and_sign, weight, key=self._layout, in_training=True)
+        magnitude, sign = self.cached(self._magnitude_and_sign, weight, key=self._magnitude_key, in_training=True)
         mask = self.mask()
-        alpha = _dot(magnitude, mask) / self._divisor(mask)
+        alpha = _dot(magnitude, mask) / self._ones_in(mask)
         return mask.mul_(sign), alpha
 
     def _magnitude_and_sign(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the magnitudes and the signs of `weight`, in the memory format of the scores."""
+        """Return |weight| and sign(weight), with +1 as the sign of 0, in the memory format (strides) of the scores."""
         like = torch.empty_like(self.scores, dtype=weight.dtype)
         sign = like.copy_(weight).ge(0).to(weight.dtype).mul_(2).sub_(1)
         return like.abs_(), sign
 
-    def _layout(self, weight: Tensor) -> object:
-        """Return a cache key that changes with `weight` and with the memory format of the scores."""
+    def _magnitude_key(self, weight: Tensor) -> object:
+        """Return the cache key of |weight| and sign(weight). The key changes with `weight` and with the memory format
+        (strides) of the scores.
+        """
         return tensor_version(weight), self.scores.stride()
 
     def cache_key(self, weight: Tensor | None) -> object:
-        """Return a cache key that changes with the weight, the scores and the density."""
+        """Return the cache key of the effective weight. The key changes with the layer's weight, the scores and the
+        density.
+        """
         return super().cache_key(weight), self.density
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return the effective weight, or `weight` itself while `bypassed` is True."""
+        """Return the effective weight, with values −α, 0 and α, or `weight` itself if the constraint is switched off
+        (`bypassed`).
+        """
         if self.bypassed:
             return weight
         return ScoreThroughMask.apply(self.scores, weight, self.cached(self.effective_weight, weight))
 
     def signs(self, weight: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return the signs of `weight` under the mask, and the factor α, or None while `bypassed` is True."""
+        """Return the effective weight as a pair: a tensor with the signs of the kept weights and 0 for the others, and
+        the factor α. Return None if the constraint is switched off (`bypassed`).
+        """
         if self.bypassed:
             return None
         signs, alpha = self.cached(self._signs_and_alpha, weight)
@@ -130,11 +141,14 @@ class GlobalSelection:
         return self.density, [tensor_version(member.scores) for member in self._members]
 
     def masks(self) -> list[Tensor]:
-        """Return the mask of each layer, in the order of the members' indices. The caller must not write to them."""
+        """Return the mask of each layer in this joint selection, in the order in which the layers were added. The
+        tensors are cached, so the caller must not write to them.
+        """
         return self._cache.get(self._select, self.cache_key)
 
     def training_mask(self, index: int) -> Tensor:
-        """Return the mask of the layer with index `index` in the current forward pass. Callers must not write to it.
+        """Return the mask of one layer for the current forward pass in training mode. `index` is the number that `add`
+        returned for this layer. The caller must not write to the mask.
 
         A new pass begins when the first member, or a member that already got its mask in this pass, asks for a mask.
         """
@@ -157,7 +171,8 @@ class GlobalSelection:
 
 
 class GlobalSubnetWeight(SubnetWeight):
-    """Constraint GlobalSubnetConv: like SubnetConv, but the masks of all layers in `selection` are selected together.
+    """Constraint GlobalSubnetConv: trained scores select which frozen weights to keep, jointly in all layers that share
+    `selection`. A kept weight keeps its sign and gets the magnitude α of its layer.
 
     The masks keep the largest |scores| of all these layers, so that the density differs between layers.
     """
@@ -173,7 +188,9 @@ class GlobalSubnetWeight(SubnetWeight):
 
     @property
     def density(self) -> float:
-        """Density of all layers in the selection together. Setting it changes the selection for all layers."""
+        """Fraction of the weights kept, over all layers whose masks are selected together. Setting the density of one
+        layer sets it for all of them.
+        """
         return self.selection.density
 
     @density.setter
@@ -189,16 +206,20 @@ class GlobalSubnetWeight(SubnetWeight):
     def _mask_size(self) -> int:
         return count_ones(self.selection.masks()[self._index])
 
-    def _divisor(self, mask: Tensor) -> int | Tensor:
+    def _ones_in(self, mask: Tensor) -> int | Tensor:
         return count_ones(mask) if mask.is_cpu else mask.sum(dtype=torch.float64)  # the host does not wait for a GPU
 
     def train(self, mode: bool = True) -> Self:
-        """Set training or evaluation mode and clear the caches of the layer and the selection."""
+        """Set training or evaluation mode. Clear the cached effective weight of this layer, and the masks of all layers
+        that are selected together.
+        """
         self.selection.clear()
         return super().train(mode)
 
     def cache_key(self, weight: Tensor | None) -> object:
-        """Return a cache key that changes with the weight, the scores of all layers and the density."""
+        """Return the cache key of the effective weight. The key changes with the layer's weight, the density, and the
+        scores of all layers whose masks are selected together.
+        """
         return self.selection.cache_key(), None if weight is None else tensor_version(weight)
 
 

@@ -49,17 +49,20 @@ def keep_largest_of_all(magnitudes: Sequence[Tensor], kept: int) -> list[Tensor]
 
 
 def _fill_on_host(bits: list[Tensor], pruned: int, masks: list[Tensor]) -> None:
-    """Write to `masks` which values are kept, for tensors on the CPU. The `pruned` smallest values are not kept.
+    """Write one mask per tensor of `bits` into `masks`: 0 for the `pruned` smallest values of all tensors together,
+    else 1. Each mask keeps at least the largest value of its tensor. All tensors are on the CPU.
 
-    `bits` are the values as integers of the same order.
+    `bits` has the values to rank as integers of the same order.
     """
-    while not all(counts := _fill_possibly_empty(bits, pruned, masks)):
+    while not all(counts := _fill_by_threshold(bits, pruned, masks)):
         # The largest value is raised only where a mask is empty: the other masks keep their largest value already.
         bits = [b if count else _with_largest_raised(b) for b, count in zip(bits, counts, strict=True)]
 
 
-def _fill_possibly_empty(bits: list[Tensor], pruned: int, masks: list[Tensor]) -> list[int]:
-    """Write `masks` like `_fill_on_host`, but allow masks of zeros only. Returns the number of ones in each mask."""
+def _fill_by_threshold(bits: list[Tensor], pruned: int, masks: list[Tensor]) -> list[int]:
+    """Write one mask per tensor of `bits` into `masks`: 0 for the `pruned` smallest values of all tensors together,
+    else 1. A mask can be all zeros. Returns the number of ones in each mask.
+    """
     # numpy's partition is 10 to 60 times as fast as torch's sort, kthvalue and topk on a CPU.
     copies = [torch.empty_like(b).copy_(b).as_strided((b.numel(),), (1,)) for b in bits]
     flat = copies[0] if len(copies) == 1 else torch.cat(copies)
@@ -85,7 +88,9 @@ def count_ones(mask: Tensor) -> int:
 
 
 def _with_largest_raised(bits: Tensor) -> Tensor:
-    """Return a copy of `bits` with its largest value (the last of equal values) raised to the dtype's maximum."""
+    """Return a copy of the integers `bits` in which the largest value (the last of equal values) is the largest integer
+    of the dtype. A mask of the largest values then always keeps this value.
+    """
     flat = bits.reshape(-1).clone()
     if flat.is_cpu:
         last = torch.tensor(len(flat) - 1 - flat.numpy()[::-1].argmax())
@@ -95,7 +100,12 @@ def _with_largest_raised(bits: Tensor) -> Tensor:
 
 
 def _fill_on_device(bits: list[Tensor], pruned: int, masks: list[Tensor]) -> None:
-    """Write `masks` like `_fill_on_host`, for tensors on a GPU, without a copy to the host that would block the CPU."""
+    """Write one mask per tensor of `bits` into `masks`: 0 for the `pruned` smallest values of all tensors together,
+    else 1. Each mask keeps at least the largest value of its tensor. All tensors are on a GPU.
+
+    `bits` has the values to rank as integers of the same order. Nothing is copied to the host, because a copy would
+    block the CPU.
+    """
     ordered = torch.cat([_with_largest_raised(b).view(-1) if len(bits) > 1 else b.reshape(-1) for b in bits])
     kept = len(ordered) - pruned
     threshold = ordered.topk(kept, sorted=False).values.amin()  # kthvalue uses a single block of the GPU

@@ -33,16 +33,17 @@ class UnitGroup:
 
 
 def channel_tensors(model: nn.Module, name: str) -> dict[str, Tensor]:
-    """Return the state-dict entries of layer `name` that have the output channels on axis 0."""
-    layer = model.get_submodule(name)  # of the tensors of these layers only num_batches_tracked is a scalar
+    """Return the parameters and buffers of layer `name` whose axis 0 is the output channels, by state-dict key."""
+    layer = model.get_submodule(name)  # the only scalar is num_batches_tracked of a batch norm
     return {f"{name}.{key}": tensor for key, tensor in layer.state_dict().items() if tensor.dim()}
 
 
 def channel_masks(channel_units: Sequence[Mapping[str, Tensor]], kept: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Return one CPU bool mask (channels,) per layer name, True for the channels to keep.
+    """Convert `kept`, bool masks of units, to bool masks (channels,) by layer name, True for the channels to keep. A
+    unit is one or several channels that are pruned together. `channel_units` has the unit of each channel.
 
     `channel_units` has one mapping per group from layer name to the unit index of each channel, -1 for none. `kept` has
-    one bool mask (width,) per group, True for the units to keep.
+    one mask (width,) per group. The masks returned are on the CPU.
     """
     masks: dict[str, Tensor] = {}
     for units_by_layer, kept_units in zip(channel_units, kept, strict=True):
@@ -54,10 +55,11 @@ def channel_masks(channel_units: Sequence[Mapping[str, Tensor]], kept: Sequence[
 
 @torch.no_grad()
 def zero_units(model: nn.Module, groups: Sequence[UnitGroup], kept: Sequence[Tensor]) -> None:
-    """Zero the pruned units of `model` in place. `kept` has one bool mask (width,) per group, False for pruned units.
+    """Zero the weights, biases and running means of the pruned units (output channels) of `model` in place. `kept` has
+    one bool mask (width,) for each group of units in `groups`, False for the units to prune.
 
-    The weights and biases of the writers and of the batch norms become 0, and so does the running mean: a batch norm
-    without affine parameters then also outputs 0.
+    The tensors belong to the writers and batch norms of each group. The running mean becomes 0 so that a batch norm
+    without affine parameters also outputs 0.
     """
     for name, mask in channel_masks([group.writers | group.norms for group in groups], kept).items():
         for key, tensor in channel_tensors(model, name).items():
@@ -105,11 +107,12 @@ def _set_widths(layer: nn.Module) -> None:
 
 
 def compacted(model: nn.Module, groups: Sequence[UnitGroup], kept: Sequence[Tensor]) -> nn.Module:
-    """Return a smaller copy of `model` without the pruned units, in the same mode (training or evaluation).
+    """Return a smaller copy of `model` from which the pruned units (output channels) are removed. `kept` has one bool
+    mask (width,) for each group of units in `groups`, False for the units to prune.
 
-    `kept` has one bool mask (width,) per group, False for pruned units. Writers and batch norms lose the channels of a
-    pruned unit, readers lose the inputs that come from these channels. The logits equal those of `model` after
-    `zero_units`.
+    Writers and batch norms lose the channels of a pruned unit, readers lose the inputs that come from these channels.
+    The logits equal those of `model` after `zero_units`. The copy is in the same mode, training or evaluation, as
+    `model`.
     """
     state = model.state_dict()  # load_state_dict needs its attribute _metadata, which a plain dict lacks
     for name, mask in channel_masks([group.readers for group in groups], kept).items():

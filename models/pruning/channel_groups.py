@@ -23,14 +23,15 @@ from models.pruning.channel_rules import NO_UNIT
 from models.pruning.channel_trace import REFUSAL, SUPPORTED_LAYERS, UnitTrace
 
 SUPPORTED_TENSORS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
-TOLERANCE = 1e-6  # relative, of activations in float64 with units set to zero and with units removed
+TOLERANCE = 1e-6  # allowed relative difference of float64 activations with units zeroed and with units removed
 
 
 def unit_groups(model: nn.Module, images: Tensor) -> list[UnitGroup]:
-    """Return the groups of hidden units of a plain network that can be pruned, in the order of the forward pass.
+    """Return the groups of units that can be pruned from `model`, a network of unconstrained layers. A unit is an
+    output channel of a hidden layer, or several that can be removed only together. `images` is a batch that the network
+    accepts.
 
-    A unit is an output channel, or several that can be removed only together. `images` is a batch that the network
-    accepts. Units that reach the output of the network are in no group.
+    The groups are in the order of the forward pass. Units that reach the output of the network are in no group.
 
     Raises ValueError if units cannot be removed: a module other than Conv2d, Linear and batch norm has parameters or
     buffers, there is no hidden layer, a layer reads nonzero values of a unit whose weights are all zero, or the network
@@ -66,7 +67,9 @@ def _check_modules(model: nn.Module) -> None:
 
 
 def _groups(trace: UnitTrace) -> list[UnitGroup]:
-    """Group the traced units that do not reach the output of the network by the layers that write them."""
+    """Return the groups of units (output channels) that can be pruned: units written by the same layers form a group.
+    Units that reach the output of the network are in no group.
+    """
     unit = _connected_components(trace.count, trace.coupled)
     writers, norms, readers = (
         {name: _lookup(unit, ids) for name, ids in ids_by_layer.items()}
@@ -92,7 +95,7 @@ def _groups(trace: UnitTrace) -> list[UnitGroup]:
 
 
 def _lookup(values: Tensor, ids: Tensor) -> Tensor:
-    """Return `values` indexed by `ids`. Entries without a unit (NO_UNIT) stay NO_UNIT."""
+    """Return values[ids] on the CPU. Where `ids` is NO_UNIT (−1), the result is NO_UNIT too."""
     ids = ids.cpu()
     return torch.where(ids == NO_UNIT, NO_UNIT, values[ids])
 
@@ -110,7 +113,8 @@ def _connected_components(count: int, pairs: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _check_removal(model: nn.Module, groups: Sequence[UnitGroup], images: Tensor, generator: torch.Generator) -> None:
-    """Raise ValueError if removing random units and setting them to zero give different activations or outputs.
+    """Raise ValueError if removing random units of `groups` from the network gives other activations or outputs than
+    setting the weights of these units to zero.
 
     The trace cannot see every error, such as a number of channels that is a constant in a forward method.
     """

@@ -24,11 +24,12 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map  # torch has no public functions for nested structures
 
 NO_UNIT = -1
-Couple = Callable[[Tensor, Tensor], None]  # couples the units of two id tensors of one shape, element by element
+Couple = Callable[[Tensor, Tensor], None]  # records units at the same position of two id tensors as coupled
 
 # Operators by the rule that applies to them. Any other operator on units is refused.
 aten = torch.ops.aten
-POINTWISE = {aten.hardswish, aten.hardswish_, aten._to_copy, aten.zeros_like, aten.ones_like}  # torch tags the others
+# Pointwise operators that torch does not tag as pointwise.
+POINTWISE = {aten.hardswish, aten.hardswish_, aten._to_copy, aten.zeros_like, aten.ones_like}
 MOVEMENTS = {aten.view, aten._unsafe_view, aten.permute, aten.transpose, aten.t, aten.unsqueeze, aten.squeeze}
 MOVEMENTS |= {aten.expand, aten.alias, aten.detach, aten.cat, aten.stack, aten.repeat, aten.flip}
 SCALINGS = {aten.mul, aten.mul_, aten.div, aten.div_}  # map the 0 of a zero unit to 0, whatever the images are
@@ -40,7 +41,7 @@ REDUCTIONS = {aten.mean, aten.sum, aten.amax, aten.amin, aten.max, aten.min}
 
 
 class MixesUnits(Exception):
-    """Raised if an operator combines prunable units so that they cannot be pruned.
+    """Raised if an operator combines units (output channels) in a way that makes it impossible to prune them.
 
     The message is a verb phrase that precedes "units of LAYER", such as "pools or pads the".
     """
@@ -73,12 +74,12 @@ def set_unit_ids(out: Any, ids: Any) -> None:
 
 
 def is_from_images_alone(value: Any) -> bool:
-    """Return True if `value` is a tensor that depends on the input images but on no unit (output channel)."""
+    """Return True if `value` is a tensor that was computed from the input images without any Conv2d or Linear layer."""
     return hasattr(value, "_from_images") and not has_unit_ids(value)
 
 
 def mark_from_images(out: Any) -> None:
-    """Mark the tensors in `out` as computed from the input images."""
+    """Mark the tensors in `out` as computed from the input images, so that `is_from_images_alone` recognises them."""
     for value in tree_leaves(out):
         if isinstance(value, Tensor):
             value._from_images = True  # type: ignore[attr-defined]
@@ -90,11 +91,11 @@ def is_pointwise(func: Any) -> bool:
 
 
 def output_ids(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any, couple: Couple) -> Any:
-    """Return the unit ids of `out`, the output of an operator, computed from the unit ids of its arguments.
+    """Return the id of the unit (output channel of a layer) that each value of `out` belongs to. `out` is the output of
+    the torch operator `func` for `args` and `kwargs`, which carry ids. `couple` records units that can be pruned only
+    together.
 
-    The ids have the structure of `out`. `args` and `kwargs` are the arguments of the operator, at least one of which
-    carries unit ids. `couple` is called with units that can be removed only together. Raises MixesUnits as the module
-    describes.
+    The ids have the structure of `out`. Raises MixesUnits as the module describes.
     """
     operator = func.overloadpacket
     if is_pointwise(func) and isinstance(out, Tensor):
@@ -122,21 +123,24 @@ def output_ids(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: A
 
 
 def varying_axes(ids: Tensor) -> list[int]:
-    """Return the axes along which an id tensor is not constant."""
+    """Return the axes of the integer tensor `ids` along which its values are not all equal."""
     return [axis for axis in range(ids.dim()) if (ids != ids.narrow(axis, 0, 1)).any()]
 
 
 def _ids_in_place_of_values(value: Any) -> Any:
-    """Return a tensor's unit ids, or NO_UNIT everywhere for a tensor without units. Return other values unchanged."""
+    """Replace a tensor by its unit ids (the output channel that each value belongs to), or by NO_UNIT everywhere if it
+    has none. Return any other object unchanged.
+    """
     if not isinstance(value, Tensor):
         return value
     return unit_ids(value).contiguous() if has_unit_ids(value) else torch.full_like(value, NO_UNIT, dtype=torch.long)
 
 
 def _pointwise_ids(operator: Any, operands: Sequence[Any], out: Tensor, couple: Couple) -> Tensor:
-    """Return the unit ids of the output of a pointwise operator.
+    """Return the unit id (output channel) of each value of `out`, the output of a pointwise operator such as an
+    addition. `couple` records that units whose values the operator combines can be pruned only together.
 
-    The output has the ids of the first operand with units. The units of the other operands are coupled with them.
+    The ids are those of the first operand that has any.
     """
     if operator not in SCALINGS and any(map(is_from_images_alone, operands)):
         raise MixesUnits("combines the images with")
@@ -152,9 +156,10 @@ def _pointwise_ids(operator: Any, operands: Sequence[Any], out: Tensor, couple: 
 
 
 def _couple_to_one_axis(ids: Tensor, couple: Couple) -> Tensor:
-    """Couple units, which are then pruned together, until the ids differ along one axis only. Return the new ids.
+    """Return unit ids that vary along one axis only, the longest axis along which the given `ids` vary. `couple`
+    records that units at the same position of this axis can be pruned only together.
 
-    The axis is the longest. With ids along two axes, the values left after pruning might form no rectangular tensor.
+    With ids along two axes, the values left after pruning might form no rectangular tensor.
     """
     axes = varying_axes(ids)
     if len(axes) < 2:
@@ -167,7 +172,9 @@ def _couple_to_one_axis(ids: Tensor, couple: Couple) -> Tensor:
 
 
 def _couple_parts(split: Callable[[Tensor], Any], ids: Tensor, dim: int, couple: Couple) -> None:
-    """Couple units so that the parts into which `split` cuts axis `dim` have equal lengths after pruning too."""
+    """Record with `couple` which units can be pruned only together, so that the parts into which the operator `split`
+    cuts axis `dim` have equal lengths after pruning too. `ids` has the unit (output channel) of each value.
+    """
     axis = dim % ids.dim()
     if axis in varying_axes(ids):
         positions = torch.arange(ids.shape[axis], device=ids.device)
@@ -177,10 +184,10 @@ def _couple_parts(split: Callable[[Tensor], Any], ids: Tensor, dim: int, couple:
 
 
 def _couple_equal_parts(positions: Tensor, ids: Tensor, couple: Couple) -> None:
-    """Couple units at the same place of all equally long parts of axis 0, so that they are pruned together.
+    """Record with `couple` that units at the same place of equally long parts of axis 0 can be pruned only together.
+    `positions` (length,) has the indices of one part. `ids` (n, …) has the unit (output channel) of each value.
 
-    `positions` (length,) has the positions of one part in `ids` (n, …). Raises MixesUnits unless the part is one of the
-    n / length blocks, or every (n / length)-th position.
+    Raises MixesUnits unless the part is one of the n / length blocks, or every (n / length)-th position.
     """
     size, length = len(ids), len(positions)
     every = torch.arange(size, device=ids.device)
@@ -205,7 +212,9 @@ def _indexed_axes(indices: Sequence[Tensor | None]) -> set[int]:
 
 
 def _spatial_ids(ids: Tensor, axes: int, out: Any) -> Any:
-    """Return the unit ids of `out`, the output of a pooling or padding over the last `axes` axes."""
+    """Return the unit id (output channel) of each value of `out`, the output of a pooling or padding over the last
+    `axes` axes. `ids` has the unit ids of its input.
+    """
     if any(axis >= ids.dim() - axes for axis in varying_axes(ids)):
         raise MixesUnits("pools or pads the")
     for axis in range(ids.dim() - axes, ids.dim()):
@@ -214,7 +223,9 @@ def _spatial_ids(ids: Tensor, axes: int, out: Any) -> Any:
 
 
 def _reduced_ids(ids: Tensor, dim: int | Sequence[int], keepdim: bool, out: Any) -> Any:
-    """Return the unit ids of `out`, the output of a reduction over the axes `dim` (all axes if empty)."""
+    """Return the unit id (output channel) of each value of `out`, the output of a reduction such as a mean over the
+    axes `dim`, or over all axes if `dim` is empty. `ids` has the unit ids of its input.
+    """
     axes = {axis % ids.dim() for axis in ([dim] if isinstance(dim, int) else dim or range(ids.dim()))}
     if axes & set(varying_axes(ids)):
         raise MixesUnits("mixes the")

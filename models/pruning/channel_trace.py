@@ -63,17 +63,20 @@ def has_unit_per_group(conv: nn.Conv2d) -> bool:
 
 
 def distinct_ids(ids: Any) -> Tensor:
-    """Return the distinct unit ids in an id tensor or MixedUnits, sorted, without NO_UNIT, on the CPU."""
+    """Return the distinct ids of the units (output channels) in `ids`, sorted and on the CPU. `ids` is a tensor of unit
+    ids or a MixedUnits. NO_UNIT, the id of values that belong to no unit, is left out.
+    """
     distinct: Tensor = torch.unique(ids.ids if isinstance(ids, MixedUnits) else ids).cpu()
     return distinct[distinct != NO_UNIT]
 
 
 class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
-    """Trace of one forward pass over `images` (B, C, H, W): the units that each layer of `model` writes and reads.
+    """Trace of one forward pass over `images` (B, C, H, W), which records the units that each layer of `model` writes
+    and reads. A unit is an output channel of a Conv2d or Linear layer.
 
-    A unit is an output channel of a layer. `writers` has, per Conv2d and Linear, the unit id of each output channel.
-    `readers` has the id of each input channel (axis 1 of the weight), `norms` the id of each batch-norm channel. Layers
-    are in the order of the forward pass. A layer has to be called as a module: hooks do not run for `layer.forward(x)`.
+    `writers` has, per Conv2d and Linear, the unit id of each output channel. `readers` has the id of each input channel
+    (axis 1 of the weight), `norms` the id of each batch-norm channel. Layers are in the order of the forward pass. A
+    layer has to be called as a module: hooks do not run for `layer.forward(x)`.
 
     `count` is the number of ids, `coupled` (n, 2) has the pairs of units that can be removed only together, and
     `output` has the ids of the units that reach the output of the network.
@@ -92,9 +95,10 @@ class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         self._active: list[tuple[str, nn.Module]] = []  # modules whose forward runs, the innermost last
         traced = copy.deepcopy(model).eval()
         for name, module in traced.named_modules():
-            # Innermost of all hooks: those of the network itself belong to the operators around the layer.
-            module.register_forward_pre_hook(partial(self._enter, name))
-            module.register_forward_hook(self._leave, with_kwargs=True, prepend=True)
+            # These hooks run closest to `forward`, so that operators in hooks of the network itself count as outside
+            # the layer.
+            module.register_forward_pre_hook(partial(self._before_module, name))
+            module.register_forward_hook(self._after_module, with_kwargs=True, prepend=True)
         mark_from_images(images := images.clone())
         with torch.inference_mode(), self:
             result = tree_leaves(traced(images))
@@ -107,7 +111,9 @@ class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
                 raise self._refusal(mixed)
 
     def _couple(self, one: Tensor, other: Tensor) -> None:
-        """Record that units at the same position of two id tensors of one shape can be removed only together."""
+        """Record that units (output channels) can be pruned only together if their ids are at the same position of
+        `one` and `other`, two tensors of unit ids with the same shape.
+        """
         differ = one != other
         if ((one == NO_UNIT) & differ).any() or ((other == NO_UNIT) & differ).any():
             raise MixesUnits("combines the images with")
@@ -118,7 +124,10 @@ class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
     # operators
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operator and attach unit ids to its output. Operators inside supported layers run without this."""
+        """Run an operator of the traced forward pass, and attach to its output the id of the unit (output channel) that
+        each value belongs to. No ids are attached within Conv2d, Linear and batch-norm layers, whose outputs the hooks
+        handle.
+        """
         kwargs = kwargs or {}
         inputs = [unit_ids(x) for x in tree_leaves((args, kwargs)) if has_unit_ids(x)]
         in_layer = any(isinstance(module, SUPPORTED_LAYERS) for _, module in self._active)
@@ -144,7 +153,9 @@ class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         return out
 
     def _output_ids(self, func: Any, args: Any, kwargs: Any, out: Any, inputs: list[Any]) -> Any:
-        """Return the unit ids of the operator output `out`, or MixedUnits. `inputs` has the ids of the arguments."""
+        """Return the unit id (output channel) of each value of `out`, the output of operator `func`, or a MixedUnits if
+        values depend on several units. `inputs` has the unit ids of the arguments.
+        """
         mixed = next((ids for ids in inputs if isinstance(ids, MixedUnits)), None)
         try:
             if mixed is None:
@@ -160,7 +171,9 @@ class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         return f"{func.overloadpacket.__name__} in {place}"
 
     def _writer_of(self, ids: Any) -> str:
-        """Return the name of the layer that writes the unit with the smallest id in `ids`."""
+        """Return the name of the layer that writes the unit (output channel) with the smallest id in `ids`. Error
+        messages name this layer.
+        """
         first = int(distinct_ids(ids)[0])
         return next(name for name, written in self.writers.items() if first in written)
 
@@ -170,11 +183,13 @@ class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
 
     # layers
 
-    def _enter(self, name: str, module: nn.Module, _args: Any) -> None:
+    def _before_module(self, name: str, module: nn.Module, _args: Any) -> None:
         self._active.append((name, module))
 
-    def _leave(self, module: nn.Module, args: Any, kwargs: Any, out: Any) -> Any:
-        """Forward hook: return the output of `module`. Supported layers output zeros in the channels of units."""
+    def _after_module(self, module: nn.Module, args: Any, kwargs: Any, out: Any) -> Any:
+        """Forward hook of every module in the trace. Return zeros with unit ids (output channels) attached for a Conv2d
+        or Linear layer and for the traced channels of a batch norm. Return the output of any other module unchanged.
+        """
         name, _ = self._active[-1]
         if isinstance(module, AnyBatchNorm):
             out = self._after_norm(name, module, out, *args, **kwargs)
@@ -184,7 +199,9 @@ class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         return out
 
     def _after_layer(self, name: str, layer: nn.Conv2d | nn.Linear, out: Tensor, input: Tensor) -> Tensor:
-        """Record the units that a Conv2d or Linear reads and writes. Return zeros that carry the written ids."""
+        """Record the units (output channels) that a Conv2d or Linear layer reads, and the units that it writes. Return
+        zeros of the shape of its output `out`, with the ids of the written units attached.
+        """
         axis = input.dim() - (1 if isinstance(layer, nn.Linear) else 3)
         read = self._channel_ids(name, input, axis)
         if input.movedim(axis, 0)[read != NO_UNIT].any():
@@ -196,13 +213,17 @@ class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
             self.count += out.shape[axis]
         written = self.writers[name]
         if isinstance(layer, nn.Conv2d) and layer.groups > 1:
-            read = self._grouped(name, layer, read.view(layer.groups, -1), written.view(layer.groups, -1))
+            read = self._couple_groups(name, layer, read.view(layer.groups, -1), written.view(layer.groups, -1))
         self._store_ids(self.readers, name, read)
         set_unit_ids(out, written.view([-1 if a == axis else 1 for a in range(out.dim())]).expand_as(out))
         return out
 
     def _after_norm(self, name: str, norm: AnyBatchNorm, out: Tensor, input: Tensor) -> Tensor:
-        """Record the units that a batch norm reads. Return its output with the ids, zero in channels of units."""
+        """Record the units (output channels of layers) that a batch norm reads. Return its output `out` with the ids of
+        these units attached, and with zeros in their channels.
+
+        Without affine parameters these channels pass on the values of `input`.
+        """
         if has_unit_ids(input):
             read = self._channel_ids(name, input, 1)
             self._store_ids(self.norms, name, read)
@@ -212,7 +233,9 @@ class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         return out
 
     def _channel_ids(self, name: str, input: Tensor, axis: int) -> Tensor:
-        """Return the unit id of each channel of a layer's input, after coupling the units within each channel."""
+        """Return the unit id of each channel of `input`, the input of layer `name` with channels on `axis`. If values
+        of one channel belong to several units, record that these units can be pruned only together.
+        """
         if not has_unit_ids(input):
             return torch.full((input.shape[axis],), NO_UNIT, device=input.device)
         ids = unit_ids(input)
@@ -227,16 +250,18 @@ class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         return first
 
     def _store_ids(self, ids_by_layer: dict[str, Tensor], name: str, read: Tensor) -> None:
-        """Store the unit ids that layer `name` reads, and couple them with the ids that its earlier calls read."""
+        """Store `read`, the ids of the units (output channels) that layer `name` reads, in `ids_by_layer`. If an
+        earlier call of the layer read other units, record that units at the same position can be pruned only together.
+        """
         before = ids_by_layer.setdefault(name, read)
         if ((before == NO_UNIT) != (read == NO_UNIT)).any():
             raise ValueError(f"{REFUSAL}{name} reads units in one of its calls and no units in another")
         self._couple(before, read)
 
-    def _grouped(self, name: str, conv: nn.Conv2d, read: Tensor, written: Tensor) -> Tensor:
-        """Couple the units of a grouped convolution and return the unit ids along axis 1 of its weight.
-
-        `read` and `written` have the ids of the input and output channels, shape (groups, channels per group).
+    def _couple_groups(self, name: str, conv: nn.Conv2d, read: Tensor, written: Tensor) -> Tensor:
+        """Record which units (output channels) can be pruned only together, so that the groups of a grouped convolution
+        stay equally wide. Return the unit id of each position on axis 1 of its weight. `read` and `written` have the
+        unit ids of the input and output channels, shape (groups, channels per group).
         """
         per_group = has_unit_per_group(conv)
         images = read == NO_UNIT

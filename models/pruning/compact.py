@@ -19,10 +19,10 @@ KIND = "featherweight compact network 1"
 
 
 def pack_network(model: nn.Module, build: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the dict that stores `model`, a network without its pruned units, in a file.
+    """Return a dict for torch.save that stores `model`, a network from which pruned units were removed. `build` has the
+    arguments of `models.build` for the network before pruning. The entries of `metadata` are added to the dict.
 
-    `build` has the arguments of `models.build` for the network before its units were removed. The dict also has the
-    state dict, the settings of the batch norms, and the entries of `metadata`.
+    The dict also has the state dict and the settings of the batch norms.
     """
     state = {key: tensor.detach().cpu() for key, tensor in model.state_dict().items()}
     norms = {name: _settings(layer) for name, layer in model.named_modules() if isinstance(layer, AnyBatchNorm)}
@@ -35,7 +35,7 @@ def _settings(layer: nn.Module) -> dict[str, Any]:
 
 
 def unpack_network(content: Mapping[str, Any]) -> nn.Module:
-    """Build the network that `pack_network` stored in `content`, on the CPU in evaluation mode.
+    """Build the network that is stored in `content`, a dict from `pack_network`, on the CPU in evaluation mode.
 
     Raises ValueError if the stored tensors do not fit the architecture.
     """

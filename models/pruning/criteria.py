@@ -74,10 +74,10 @@ def taylor_saliencies(model: nn.Module, losses: Iterable[Tensor]) -> dict[str, T
 
 
 def weight_scores(weights: Weights, criterion: str = "magnitude", saliencies: Weights | None = None) -> list[Tensor]:
-    """Return the importance of every weight by `criterion`. One tensor of the weight's shape per layer.
+    """Return the importance of every weight by `criterion`, as one tensor of the weight's shape per layer. `weights`
+    maps layer names to weights. Criterion taylor requires `saliencies`, the result of `taylor_saliencies`.
 
-    taylor requires `saliencies` (see `taylor_saliencies`); random draws from torch's global generator. Raises
-    ValueError if the criterion is unknown.
+    Criterion random draws from torch's global generator. Raises ValueError if the criterion is unknown.
     """
     score = lookup(CRITERIA, criterion, "criterion")
     return [score(weight, weight if saliencies is None else saliencies[name]) for name, weight in weights.items()]
@@ -86,7 +86,8 @@ def weight_scores(weights: Weights, criterion: str = "magnitude", saliencies: We
 def unit_scores(
     weights: Weights, groups: Sequence[UnitGroup], criterion: str = "l2", saliencies: Weights | None = None
 ) -> list[Tensor]:
-    """Return the importance of every unit, computed from its incoming weights. One float64 tensor (width,) per group.
+    """Return the importance of every unit (output channel), computed from its incoming weights, as one float64 tensor
+    (width,) for each group of units in `groups`.
 
     `weights` has the weight of every writer. `criterion` and `saliencies` are as in `weight_scores`.
     """
@@ -103,10 +104,11 @@ def unit_scores(
 
 
 def keep_masks(scores: Sequence[Tensor], percent: float, scope: str = "layer") -> list[Tensor]:
-    """Return one bool mask per tensor of `scores`, False for the scores below the tensor's `percent`-th percentile.
+    """Return one bool mask per tensor of `scores`, False for the scores below the `percent`-th percentile of the
+    tensor. With `scope="global"`, the percentile is that of all tensors together.
 
-    With `scope="global"`, the limit is one percentile of all tensors together, and each tensor keeps at least its
-    largest score. Raises ValueError for a percentage outside [0, 100] or an unknown scope.
+    With `scope="global"`, each tensor also keeps at least its largest score. Raises ValueError for a percentage outside
+    [0, 100] or an unknown scope.
     """
     if not 0 <= percent <= 100:
         raise ValueError(f"percent: {percent:g} given, 0 to 100 expected")
