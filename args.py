@@ -19,14 +19,14 @@ from utils.errors import UsageError
 from utils.paths import stem
 from utils.text import combined_error, shown
 
-__all__ = ["FIELDS", "Options", "changed_mathematics", "from_flat", "help_text", "parse"]
+__all__ = ["FIELDS", "Options", "from_flat", "help_text", "parse", "training_changes"]
 
 
 def parse(argv: Sequence[str]) -> Options:
-    """Return the options that the command line `argv` and its YAML file set.
+    """Return the checked options of a run, from the command line `argv`, its YAML file and the defaults, in this order.
 
-    The YAML file is that of --config, or the config.yaml of the run to resume. With -h or --help the help is printed
-    and the process exits. Raises UsageError with one line per problem.
+    The YAML file is the one that --config names, or the config.yaml of the run to resume. With -h or --help, the help
+    is printed and the process exits. Raises UsageError with one line per problem.
     """
     if {"-h", "--help"} & {*argv}:
         with contextlib.suppress(OSError):  # `--help | head`, a full disk
@@ -61,7 +61,7 @@ def from_flat(values: Mapping[str, object]) -> Options:
 
 
 def _read_file(reader: Reader, path: str) -> None:
-    """Read the options in the YAML file at `path` into `reader`.
+    """Read the options in the YAML file at `path`. `reader` collects their values and the problems with them.
 
     If the file is the config.yaml of the run to resume, `pretrained` is skipped: the run's checkpoint replaces it.
     """
@@ -82,7 +82,10 @@ def _read_file(reader: Reader, path: str) -> None:
 
 
 def _replace_foreign_folders(reader: Reader) -> None:
-    """Replace folders that exist only on the machines of BIPROP's authors by the default folders, with a warning."""
+    """Replace the authors' own folders, which the YAML files published with the BIPROP paper name, by the defaults.
+
+    Each replacement adds a warning.
+    """
     for name in USABLE:
         if name not in reader.bad | reader.typed.keys() and is_foreign_folder(name, reader.values):
             default = FIELDS[name].default
@@ -91,7 +94,10 @@ def _replace_foreign_folders(reader: Reader) -> None:
 
 
 def _checked(reader: Reader) -> Options:
-    """Return the options that `reader` has read, after all checks. Raises UsageError with one line per problem."""
+    """Check the option values that `reader` has collected, alone and together, and return them as Options.
+
+    Raises UsageError with one line per problem.
+    """
     values = reader.values
     for name in FIELDS:
         if getattr(values, name) is MISSING and name not in reader.bad:
@@ -116,7 +122,10 @@ def _checked(reader: Reader) -> Options:
 
 
 def _reset_without_effect(values: SimpleNamespace, options: Options) -> None:
-    """Set options without an effect to one fixed value each, so that equivalent runs store equal options."""
+    """Set options that have no effect in this run to a fixed value, so that equivalent runs store equal options.
+
+    Changes the attributes of `values`. `options` holds the same values before the change.
+    """
     if not options.constraint.is_pruned:
         values.scale_fan = False
     if not options.constraint.is_pruned or values.prune_rate in (-1, 0):
@@ -127,8 +136,11 @@ def _reset_without_effect(values: SimpleNamespace, options: Options) -> None:
         values.width_mult = FIELDS["width_mult"].default
 
 
-def changed_mathematics(old: Options, new: Options) -> list[str]:
-    """Return one line for each option that differs between `old` and `new` and affects training, except `epochs`."""
+def training_changes(old: Options, new: Options) -> list[str]:
+    """Return one line of text per option that affects training and differs between `old` and `new`.
+
+    A run cannot be resumed with such a change. `epochs` is left out, because a longer run continues a shorter one.
+    """
     before, after = old.flat(), new.flat()
     names = [name for name, option in FIELDS.items() if option.metadata["maths"] and before[name] != after[name]]
     return [f"{name}: {shown(before[name])} in the run, {shown(after[name])} now" for name in names]

@@ -11,7 +11,10 @@ from utils import exit_codes, stop_signal
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one process of the program and return its exit code. `python main.py --help` explains the exit codes."""
+    """Run one rank of distributed training with the command line `argv` and return the exit code of the process.
+
+    `python main.py --help` explains the exit codes.
+    """
     return exit_codes.run_program(lambda: run(argv))
 
 

@@ -53,7 +53,10 @@ def irregular(path: str | Path) -> str:
 
 
 def check_regular(path: Path, option: str = "") -> None:
-    """Raise UsageError if `path` exists and is not a regular file. The message starts with `option`, as "results: "."""
+    """Raise UsageError if `path` exists and is not a regular file.
+
+    The message starts with `option`, such as "results: ".
+    """
     if problem := irregular(path):
         raise UsageError(f"{option}{path} {problem}")
 
@@ -80,7 +83,10 @@ def check_new(path: Path, *, force: bool, option: str = "") -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Context manager for code that writes `path`: re-raise an error as RunFailed with a message of one line."""
+    """Context manager for code that writes the file `path`. It turns an OSError or RuntimeError into RunFailed.
+
+    The message of RunFailed has one line, with the path and the reason.
+    """
     try:
         yield
     except (OSError, RuntimeError) as error:

@@ -17,12 +17,15 @@ def exit_on_interrupt() -> None:
 
 
 def raise_on_interrupt() -> None:
-    """Make Ctrl-C raise KeyboardInterrupt. The handler also records it, for `StopRequest.listen`."""
+    """Make Ctrl-C raise KeyboardInterrupt, and record that it did.
+
+    `StopRequest.listen` reads the record and raises the exception again if it was lost.
+    """
     _handle_interrupt(_InterruptHandler())
 
 
 def _handle_interrupt(handler: Callable[[int, FrameType | None], None]) -> None:
-    """Install `handler` for Ctrl-C, unless the signal is ignored or has a handler that is not Python's or ours."""
+    """Install `handler` for Ctrl-C, unless the signal is ignored or another library has installed its own handler."""
     current = signal.getsignal(signal.SIGINT)
     if current in (signal.default_int_handler, _exit) or isinstance(current, _InterruptHandler):
         signal.signal(signal.SIGINT, handler)

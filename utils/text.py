@@ -12,7 +12,7 @@ FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")  # full-width signs start a
 
 
 def visible(text: str) -> str:
-    """Return `text` with all unprintable characters escaped, except line breaks and tabs (LAYOUT).
+    """Return `text` with unprintable characters escaped, so that a terminal shows them. Line breaks and tabs stay.
 
     Unprintable are control, bidirectional and lone surrogate characters.
     """
@@ -102,7 +102,7 @@ def combined_error(problems: Iterable[str]) -> UsageError:
 
 
 def split_problems(error: UsageError) -> list[str]:
-    """Return the list of problems in a UsageError, the inverse of `combined_error`."""
+    """Return the messages of the single problems that a UsageError lists. Inverse of `combined_error`."""
     return [line for line in str(error).splitlines() if not COUNT_LINES.fullmatch(line)]
 
 

@@ -30,10 +30,10 @@ REGISTRIES: dict[str, tuple[Mapping[str, Any], str, Selection]] = {
 OWN_CHECKS = {"prune_rate", "prune_rate_epoch"}  # options whose checks below do more than look at the rows
 
 
-def _users(table: str, names: list[str]) -> str:
-    """Return the names of registry rows as text for a message, such as "conv_type ShiftQ or ShiftPS".
+def _rows_text(table: str, names: list[str]) -> str:
+    """Return text such as "conv_type ShiftQ or ShiftPS" for the option `table` and the values `names`.
 
-    A training method that a conv_type selects is listed as this conv_type.
+    For a training method that a conv_type selects, the text names the conv_type.
     """
     if table == "trainer":
         types = [name for name, row in CONV_TYPES.items() if row.trainer in names and row.trainer != "default"]
@@ -43,8 +43,11 @@ def _users(table: str, names: list[str]) -> str:
     return f"{table} {either(shown)}"
 
 
-def _rows_by_option() -> Iterator[tuple[str, str, list[str]]]:
-    """Yield (registry, option, names of the rows that list the option) for each option that registry rows list."""
+def _values_with_option() -> Iterator[tuple[str, str, list[str]]]:
+    """Yield (selecting option, dependent option, values) for each option that only has an effect with certain values.
+
+    For example, ("optimizer", "nesterov", ["sgd"]): the registry row of the optimizer sgd lists nesterov.
+    """
     for table, (registry, _, _) in REGISTRIES.items():
         for option in sorted({option for row in registry.values() for option in row.options} & FIELDS.keys()):
             if option not in OWN_CHECKS:
@@ -54,44 +57,44 @@ def _rows_by_option() -> Iterator[tuple[str, str, list[str]]]:
 def needs() -> dict[str, str]:
     """Return a dict from option name to the condition under which it has an effect, such as "conv_type BinaryConv"."""
     declared = {name: str(option.metadata["needs"]) for name, option in FIELDS.items() if option.metadata["needs"]}
-    return {option: _users(table, names) for table, option, names in _rows_by_option()} | declared
+    return {option: _rows_text(table, names) for table, option, names in _values_with_option()} | declared
 
 
 def row_checks(*, strict: bool) -> list[Check]:
-    """Return the checks that follow from the registries: an option needs a selected row that lists the option.
+    """Return the checks that each option is set only where it has an effect, such as nesterov with optimizer sgd.
 
-    `strict` chooses the checks of strict options, whose failure is an error. False chooses those of all other options,
-    whose failure is a warning.
+    The registry rows list the options that have an effect with them. `strict` chooses the checks of strict options,
+    whose failure is an error. False chooses those of all other options, whose failure is a warning.
     """
     checks = []
-    for table, option, names in _rows_by_option():
+    for table, option, names in _values_with_option():
         if FIELDS[option].metadata["strict"] == strict:
             _, reads, selected = REGISTRIES[table]
-            function = (_refusal if strict else _lack)(table, option, names, selected)
+            function = (_error_check if strict else _warning_check)(table, option, names, selected)
             checks.append(Check((option,), frozenset([option, *reads.split()]), function))
     return checks
 
 
-def _refusal(table: str, option: str, names: list[str], selected: Selection) -> Function:
+def _error_check(table: str, option: str, names: list[str], selected: Selection) -> Function:
     def check(o: Options, _given: Given) -> str:
         if o.value(option) == FIELDS[option].default or selected(o) & {*names}:
             return ""
-        return f"it needs {_users(table, names)}, not {either(sorted(selected(o)))}"
+        return f"it needs {_rows_text(table, names)}, not {either(sorted(selected(o)))}"
 
     return check
 
 
-def _lack(table: str, _option: str, names: list[str], selected: Selection) -> Function:
-    return lambda o, _given: "" if selected(o) & {*names} else _users(table, names)
+def _warning_check(table: str, _option: str, names: list[str], selected: Selection) -> Function:
+    return lambda o, _given: "" if selected(o) & {*names} else _rows_text(table, names)
 
 
-def _unmet(need: Need) -> Function:
+def _need_check(need: Need) -> Function:
     return lambda o, _given: "" if need.is_met(o.value(need.option)) else str(need)
 
 
 for _name, _option in FIELDS.items():
     if _need := _option.metadata["needs"]:
-        MISSING_EFFECTS.add(_name, _need.option)(_unmet(_need))
+        MISSING_EFFECTS.add(_name, _need.option)(_need_check(_need))
 
 
 @MISSING_EFFECTS.add("bn_type bn_weight_init bn_bias_init bn_eps bn_momentum no_bn_decay", "arch norm")

@@ -39,12 +39,12 @@ class Need:
 
     @classmethod
     def parse(cls, text: str) -> "Need":
-        """Return the condition written as "option", "option value" or "option value, value or value"."""
+        """Parse the `text` of a condition: "option", "option value" or "option value, value or value"."""
         option, *values = text.replace(",", "").replace(" or ", " ").split()
         return cls(option, tuple(values))
 
     def is_met(self, value: object) -> bool:
-        """Return True if `value`, the value of the other option, meets the condition."""
+        """Return True if the other option meets the condition when its value is `value`."""
         return value in self.values if self.values else bool(value)
 
     def __str__(self) -> str:
@@ -165,9 +165,9 @@ def flags(name: str, option: Any = None) -> list[str]:
 
 
 def help_lines(options: Iterable[Any], needs: Mapping[str, str]) -> list[str]:
-    """Return the entries of `options` in --help: flags, description, type with range or choices, default.
+    """Return the lines that --help prints for `options`: flags, description, type with range or choices, default.
 
-    `needs` maps the names of options to what they need to have an effect.
+    `needs` maps an option's name to the condition under which the option has an effect, as text.
     """
     lines, indent = [], " " * 36
     width = max(60, min(118, shutil.get_terminal_size((120, 24)).columns - 2))

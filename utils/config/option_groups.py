@@ -175,23 +175,23 @@ class ConstraintOptions:
 
     @property
     def density(self) -> float:
-        """Fraction of the weights kept, 1.0 if nothing is pruned."""
+        """Fraction of the weights that pruning keeps: the option prune_rate, or 1.0 if it is not set."""
         return 1.0 if self.prune_rate is None else self.prune_rate
 
     @property
     def layer_types(self) -> set[str]:
-        """Names of the conv_types that the layers have."""
+        """Names of the constraints (values of conv_type) on the layers of the network, the first layer included."""
         first = "DenseConv" if self.first_layer_dense else self.first_layer_type or self.conv_type
         return {self.conv_type, first}
 
     @property
     def rows(self) -> list[ConvType]:
-        """Registry rows of the conv_types that the layers have."""
+        """Rows of the registry CONV_TYPES that describe the constraints on the layers."""
         return [CONV_TYPES[name] for name in sorted(self.layer_types)]
 
     @property
     def trainers(self) -> set[str]:
-        """Names of the training methods that the conv_types need, without "default"."""
+        """Names of the training methods that the constraints on the layers need. Empty if ordinary training will do."""
         return {row.trainer for row in self.rows} - {"default"}
 
     @property
@@ -206,7 +206,7 @@ class ConstraintOptions:
 
     @property
     def density_falls(self) -> bool:
-        """True if the density falls from DENSITY_START to prune_rate over the first prune_rate_epoch epochs."""
+        """True if training starts with more weights than prune_rate and removes them over prune_rate_epoch epochs."""
         return any(row.density_falls for row in self.rows) and 0 < (self.prune_rate or 1) < DENSITY_START
 
     @property
@@ -216,12 +216,12 @@ class ConstraintOptions:
 
     @property
     def rewires_layers(self) -> bool:
-        """True if each rewiring keeps the number of connections of a layer at its density."""
+        """True if rewiring drops and grows connections within a layer, to the density that prune_rate sets."""
         return self.is_rewired and self.prune_rate not in (None, -1)
 
     @property
     def rewires_filters(self) -> bool:
-        """True if each rewiring keeps and grows a fixed share of every filter's weights, without a density."""
+        """True if rewiring works filter by filter: it keeps and grows a fixed share of each filter's weights."""
         return self.is_rewired and not self.rewires_layers
 
 
@@ -311,5 +311,5 @@ class RunOptions:
 
     @property
     def stem(self) -> str:
-        """File name of the YAML file without its suffix."""
+        """File name, without suffix, of the YAML file of options that --config names."""
         return stem(self.config or "")

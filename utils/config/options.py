@@ -56,7 +56,7 @@ class Options:
 
     @property
     def trainer(self) -> str:
-        """Name of the training method. The option `trainer: default` stands for the method that the conv_type needs."""
+        """Name of the training method. If the option `trainer` is "default", the method that the constraint needs."""
         needed = sorted(self.constraint.trainers)
         return needed[0] if self.optim.trainer == "default" and needed else self.optim.trainer
 
@@ -67,7 +67,7 @@ class Options:
 
     @property
     def arch_row(self) -> Arch:
-        """Registry row of the architecture."""
+        """Row of the registry ARCHS that describes the architecture of this run."""
         return ARCHS[self.model.arch]
 
     @property

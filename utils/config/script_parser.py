@@ -16,7 +16,7 @@ Main = Callable[[Sequence[str]], int]
 
 
 def command(work: Callable[[Sequence[str]], int | None], interrupted: str = exit_codes.INTERRUPTED) -> Main:
-    """Return the `main` function of a script, which calls `work` with the arguments and returns the exit code.
+    """Return the `main` function of a script: it calls `work(argv)` and turns an exception into an exit code.
 
     A failure prints one line on standard error, see `exit_codes.run_program`. Ctrl-C prints the line `interrupted`.
     """

@@ -23,7 +23,7 @@ TAG = "tag:yaml.org,2002:"
 
 
 class Bare(str):
-    """Text of an unquoted YAML value that is a number, a date or a truth value. Its repr has no quotes."""
+    """Text of a YAML number, date or truth value, such as 0.10. In messages the text has no quotes, as in the file."""
 
     def __repr__(self) -> str:
         return str(self) if self.isprintable() else super().__repr__()
@@ -75,9 +75,9 @@ def _error(problem: str, place: Any) -> yaml.MarkedYAMLError:
 
 
 def _expanded_length(node: yaml.Node, known: dict[int, int]) -> int:
-    """Return the number of characters of `node` with every alias in it replaced by its content.
+    """Return the length in characters of a YAML node after every alias in it is replaced by its content.
 
-    `known` maps the id of each node counted before to its number. Raises MarkedYAMLError if the number exceeds
+    `known` caches the results by the id of the node. Raises MarkedYAMLError if the number exceeds
     CHARACTERS, as it does for a node that contains itself.
     """
     if id(node) not in known:
@@ -120,7 +120,7 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, int]]:
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML file and return a dict from option name to value, the first result of `read`."""
+    """Read a YAML file of options and return a dict from option name to value. Raises UsageError as `read` does."""
     return read(path)[0]
 
 
