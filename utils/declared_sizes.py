@@ -20,9 +20,9 @@ MAX_RATIO = (
 
 def check(path: Path, declared: int) -> None:
     """Raise UsageError if a data file claims an implausible uncompressed size, before memory is allocated for it.
+    `declared` is the number of bytes that the headers in the compressed file at `path` claim.
 
-    `declared` is the number of bytes that the headers in the compressed file at `path` claim. The limit is MAX_RATIO
-    times the size of the file, and at least ALWAYS_ALLOWED.
+    The limit is MAX_RATIO times the size of the file, and at least ALWAYS_ALLOWED.
     """
     size = path.stat().st_size
     if declared > max(ALWAYS_ALLOWED, MAX_RATIO * size):
@@ -47,14 +47,14 @@ def matlab_size(file: IO[bytes]) -> int:
 
 
 def check_zip(path: Path, archive: zipfile.ZipFile) -> None:
-    """Raise an error if loading a zip checkpoint (torch.save's current format) would need more memory than its size.
+    """Raise an error if the tensors in a checkpoint of torch.save's zip format claim more bytes than the file has.
 
     `archive` is the open zip file at `path`. Raises UsageError if torch.save did not write it. Raises ValueError if its
     content is larger than the file: torch.save compresses nothing, and no two entries share bytes.
     """
     entries = archive.infolist()
     names = {entry.filename.rpartition("/")[2] for entry in entries}
-    if "data.pkl" not in names or "constants.pkl" in names:  # with constants it is TorchScript: a program
+    if "data.pkl" not in names or "constants.pkl" in names:  # constants.pkl marks TorchScript, which is a program
         raise UsageError(f"{path} is not a checkpoint: torch.save did not write it")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise ValueError("it is compressed, which torch.save never does")
@@ -75,7 +75,7 @@ def check_pickle(path: Path, file: IO[bytes]) -> None:
 
 
 def check_tensors(path: Path, content: object) -> None:
-    """Raise ValueError if `content`, loaded from the file at `path`, has a tensor larger than the file.
+    """Raise ValueError if `content`, loaded from the file at `path`, has a tensor of more bytes than the file.
 
     Such a tensor repeats its bytes with stride 0, and a copy of the tensor would need memory for all repetitions.
     """

@@ -14,10 +14,11 @@ def run_program(
     report: Callable[[str], None] = console.write_error,
     interrupted: str = "interrupted before training began; nothing was saved",
 ) -> int:
-    """Run the whole program, `work()`, and return its exit code. An exception in it becomes one line of text.
+    """Run the whole program, `work()`, and return its exit code. An exception in it becomes one line of text, which
+    `report` prints. After Ctrl-C, the line is `interrupted`.
 
-    `report` prints the line. After Ctrl-C, the line is `interrupted`. An exception that is not expected, see
-    `is_expected`, points to a fault of this program and is raised again. `work` returns its exit code, or None for 0.
+    An exception that is not expected, see `is_expected`, points to a fault of this program and is raised again. `work`
+    returns its exit code, or None for 0.
     """
     console.prepare_streams()
     stop_signal.raise_on_interrupt()
@@ -38,7 +39,7 @@ def run_program(
 
 
 def _message(error: Exception) -> str:
-    """Return the line to print for `error`, with the notes of the exception, such as the rank that raised it."""
+    """Return the line to print for `error`, with the message and the notes, such as the rank that raised it."""
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
     if isinstance(error, RunInUse | Stopped):
         return f"{error}{notes}"

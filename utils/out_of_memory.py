@@ -41,7 +41,6 @@ def message(error: BaseException) -> str:
 @contextmanager
 def explained(where: str, advice: str) -> Iterator[None]:
     """Context manager that turns an out-of-memory error in its body into RunFailed with a message of one line.
-
     The message ends with `where`, the task that needed the memory, and `advice`, such as a smaller batch size.
     """
     try:

@@ -11,8 +11,7 @@ T = TypeVar("T")
 
 def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
     """Return `table[name]`. For an unknown name, raise ValueError with a suggestion and all names in the table.
-
-    `kind` is what the name stands for, such as "optimizer". The message starts with it.
+    The message starts with `kind`, which is what the name stands for, such as "optimizer".
     """
     try:
         return table[name]

@@ -40,7 +40,6 @@ class RunPaths:
 
 def locate(path: Path) -> tuple[RunPaths | None, Path | None]:
     """Split the path of a trained network into (paths of its run directory, path of its checkpoint file).
-
     A directory gives (run, None), even without a config.yaml. A checkpoint in a run directory gives (run, path). Any
     other file gives (None, path).
     """
@@ -52,7 +51,6 @@ def locate(path: Path) -> tuple[RunPaths | None, Path | None]:
 
 def locate_run(path: Path, option: str = "") -> tuple[RunPaths, Path | None]:
     """Return (paths of the run directory, checkpoint) for `path`, which is a run directory or a checkpoint in one.
-
     For a run directory, the checkpoint is None. Raises UsageError for any other path. The message starts with `option`,
     such as "resume: ".
     """

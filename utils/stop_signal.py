@@ -17,9 +17,9 @@ def exit_on_interrupt() -> None:
 
 
 def raise_on_interrupt() -> None:
-    """Make Ctrl-C raise KeyboardInterrupt, and record that it did.
+    """Make Ctrl-C raise KeyboardInterrupt, and remember it in case the exception is lost.
 
-    `StopRequest.listen` reads the record and raises the exception again if it was lost.
+    `StopRequest.listen` raises the exception again in that case.
     """
     _handle_interrupt(_InterruptHandler())
 
@@ -32,9 +32,9 @@ def _handle_interrupt(handler: Callable[[int, FrameType | None], None]) -> None:
 
 
 class _InterruptHandler:
-    """Signal handler that raises KeyboardInterrupt and records that it did.
+    """Signal handler for Ctrl-C that raises KeyboardInterrupt and sets `interrupted`.
 
-    The record is needed because Python drops an exception that is raised within a destructor.
+    The attribute is needed because Python drops an exception that is raised within a destructor.
     """
 
     interrupted = False
@@ -63,7 +63,7 @@ class StopRequest:
         return self.reason is not None
 
     def listen(self) -> "StopRequest":
-        """Install this object as the handler of the signals and return it. Under nohup SIGHUP stays ignored.
+        """Start to handle the signals that ask a run to stop, and return this object. Under nohup SIGHUP stays ignored.
 
         Raises KeyboardInterrupt if Ctrl-C was pressed before and its exception was lost.
         """

@@ -12,7 +12,6 @@ Key = TypeVar("Key")
 
 def timed(work: Callable[[], object], batches: int = 1, wait: Callable[[], None] = lambda: None) -> Sampler:
     """Return a function that runs `work`, which processes `batches` batches, once and returns the seconds per batch.
-
     `wait` is called before and after `work` and blocks until the device is idle.
     """
 
@@ -27,10 +26,11 @@ def timed(work: Callable[[], object], batches: int = 1, wait: Callable[[], None]
 
 
 def measure(samplers: Mapping[Key, Sampler], repeat: int) -> dict[Key, list[float]]:
-    """Take `repeat` timings with each of the `samplers`, in turn, and return a list of them per sampler.
+    """Call each of the timing functions `samplers` `repeat` times, in turn, and return the list of timings of each.
+    A timing function returns seconds per batch.
 
-    A sampler is a function that takes and returns one timing, in seconds per batch. A warm-up call of each is not
-    recorded. Each round starts with another sampler, so that caches and clock rates favour none.
+    One more call of each warms up and is not recorded. Each round starts with another sampler, so that caches and clock
+    rates favour none.
     """
     samples: dict[Key, list[float]] = {key: [] for key in samplers}
     order = list(samplers)

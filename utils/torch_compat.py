@@ -45,7 +45,7 @@ def import_torchvision() -> Any:
     """
     try:
         import torchvision
-    except RuntimeError as error:  # only now: registering a name twice would break a complete build
+    except RuntimeError as error:  # registered only on failure: a second registration would break a complete build
         if "torchvision::" not in str(error):
             raise
         register_missing_operators()
@@ -63,9 +63,9 @@ def import_transforms() -> Any:
 
 @cache
 def register_missing_operators() -> torch.library.Library:
-    """Register the signatures of torchvision's missing operators, and return the Library object that holds them.
+    """Register signatures for operators that torchvision could not load, so that importing torchvision succeeds.
 
-    The registrations end with the life of this object, so the cache keeps it.
+    The registrations end with the life of the returned Library object, so the cache keeps it.
     """
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name in MISSING_OPERATORS:

@@ -43,7 +43,7 @@ PUBLISHED = {"data": r"/mnt(/disk1/datasets|/xnor-ssd)?", "log_dir": r"/home(/vi
 USABLE: dict[str, Callable[[str], bool]] = {
     "data": holds_sets,
     "log_dir": writable,
-}  # tests of whether a folder can be used here
+}  # option -> function that tests whether a folder can be used here
 
 
 def is_foreign_folder(name: str, values: Any) -> bool:

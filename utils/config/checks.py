@@ -38,7 +38,7 @@ Function = Callable[[Options, Given], str]
 
 @dataclass(frozen=True)
 class Check:
-    """Check of the values of options against each other.
+    """One check of option values: a function, the options that its message is about and the options that it reads.
 
     function: returns "" if the check passes, else the end of the message to the user.
     options: the message is about each of these options.
@@ -58,7 +58,6 @@ class Checks:
 
     def add(self, options: str, reads: str = "") -> Callable[[Function], Function]:
         """Return a decorator that adds a function to the list as a check of the options named in `options`.
-
         `reads` names further options whose values the function uses. Names are separated by spaces.
         """
 
@@ -74,7 +73,6 @@ def failures(
     checks: Iterable[Check], options: Options, given: Given, invalid: Collection[str] = ()
 ) -> Iterator[tuple[Check, str]]:
     """Run `checks` on `options` and yield (check, end of the message) for each check that fails.
-
     `given` names the options that the user set. A check that uses one of the `invalid` options is skipped.
     """
     for check in checks:

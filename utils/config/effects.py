@@ -19,7 +19,7 @@ from utils.registry import either
 
 MISSING_EFFECTS = Checks()
 Selection = Callable[[Options], set[str]]  # returns the names of the rows that the options select
-# option -> (registry that it selects rows of, options that decide the selection, the selection)
+# option that selects rows of a registry (selector) -> (registry, options that the selection reads, selection)
 REGISTRIES: dict[str, tuple[Mapping[str, Any], str, Selection]] = {
     "arch": (ARCHS, "arch", lambda o: {o.model.arch}),
     "optimizer": (OPTIMIZERS, "optimizer", lambda o: {o.optim.optimizer}),
@@ -27,65 +27,64 @@ REGISTRIES: dict[str, tuple[Mapping[str, Any], str, Selection]] = {
     "conv_type": (CONV_TYPES, LAYER_TYPES, lambda o: o.constraint.layer_types),
     "trainer": (TRAINERS, f"trainer {LAYER_TYPES}", lambda o: {o.trainer}),
 }
-OWN_CHECKS = {"prune_rate", "prune_rate_epoch"}  # options whose checks below do more than look at the rows
+OWN_CHECKS = {"prune_rate", "prune_rate_epoch"}  # options that have checks of their own below, with more conditions
 
 
-def _rows_text(table: str, names: list[str]) -> str:
-    """Return text such as "conv_type ShiftQ or ShiftPS" for the option `table` and the values `names`.
+def _values_text(selector: str, values: list[str]) -> str:
+    """Return text such as "conv_type ShiftQ or ShiftPS": the option name `selector` and some `values` of the option.
 
     For a training method that a conv_type selects, the text names the conv_type.
     """
-    if table == "trainer":
-        types = [name for name, row in CONV_TYPES.items() if row.trainer in names and row.trainer != "default"]
+    if selector == "trainer":
+        types = [name for name, row in CONV_TYPES.items() if row.trainer in values and row.trainer != "default"]
         if types:
             return f"conv_type {either(types)}"
-    shown = [*names[:3], f"{len(names) - 3} others"] if len(names) > 5 else names
-    return f"{table} {either(shown)}"
+    shown = [*values[:3], f"{len(values) - 3} others"] if len(values) > 5 else values
+    return f"{selector} {either(shown)}"
 
 
 def _values_with_option() -> Iterator[tuple[str, str, list[str]]]:
-    """Yield (selecting option, dependent option, values) for each option that only has an effect with certain values.
-
-    For example, ("optimizer", "nesterov", ["sgd"]): the registry row of the optimizer sgd lists nesterov.
+    """Yield (selector, option, values): `option` has an effect only if the option `selector` has one of the values.
+    For example, ("optimizer", "nesterov", ["sgd"]), because the registry row of sgd lists nesterov.
     """
-    for table, (registry, _, _) in REGISTRIES.items():
+    for selector, (registry, _, _) in REGISTRIES.items():
         for option in sorted({option for row in registry.values() for option in row.options} & FIELDS.keys()):
             if option not in OWN_CHECKS:
-                yield table, option, [name for name, row in registry.items() if option in row.options]
+                yield selector, option, [name for name, row in registry.items() if option in row.options]
 
 
 def needs() -> dict[str, str]:
     """Return a dict from option name to the condition under which it has an effect, such as "conv_type BinaryConv"."""
     declared = {name: str(option.metadata["needs"]) for name, option in FIELDS.items() if option.metadata["needs"]}
-    return {option: _rows_text(table, names) for table, option, names in _values_with_option()} | declared
+    return {option: _values_text(selector, values) for selector, option, values in _values_with_option()} | declared
 
 
 def row_checks(*, strict: bool) -> list[Check]:
-    """Return the checks that each option is set only where it has an effect, such as nesterov with optimizer sgd.
+    """Return the checks that report an option without an effect, such as nesterov with another optimizer than sgd.
 
     The registry rows list the options that have an effect with them. `strict` chooses the checks of strict options,
     whose failure is an error. False chooses those of all other options, whose failure is a warning.
     """
     checks = []
-    for table, option, names in _values_with_option():
+    for selector, option, values in _values_with_option():
         if FIELDS[option].metadata["strict"] == strict:
-            _, reads, selected = REGISTRIES[table]
-            function = (_error_check if strict else _warning_check)(table, option, names, selected)
+            _, reads, selected = REGISTRIES[selector]
+            function = (_error_check if strict else _warning_check)(selector, option, values, selected)
             checks.append(Check((option,), frozenset([option, *reads.split()]), function))
     return checks
 
 
-def _error_check(table: str, option: str, names: list[str], selected: Selection) -> Function:
+def _error_check(selector: str, option: str, values: list[str], selected: Selection) -> Function:
     def check(o: Options, _given: Given) -> str:
-        if o.value(option) == FIELDS[option].default or selected(o) & {*names}:
+        if o.value(option) == FIELDS[option].default or selected(o) & {*values}:
             return ""
-        return f"it needs {_rows_text(table, names)}, not {either(sorted(selected(o)))}"
+        return f"it needs {_values_text(selector, values)}, not {either(sorted(selected(o)))}"
 
     return check
 
 
-def _warning_check(table: str, _option: str, names: list[str], selected: Selection) -> Function:
-    return lambda o, _given: "" if selected(o) & {*names} else _rows_text(table, names)
+def _warning_check(selector: str, _option: str, values: list[str], selected: Selection) -> Function:
+    return lambda o, _given: "" if selected(o) & {*values} else _values_text(selector, values)
 
 
 def _need_check(need: Need) -> Function:
@@ -121,7 +120,7 @@ def first_layer_dense(o: Options, _given: Given) -> str:
 
 @MISSING_EFFECTS.add("last_layer_dense", "conv_type arch")
 def last_layer_dense(o: Options, _given: Given) -> str:
-    biased = ARCHS[o.model.arch].dense_head_bias  # the option gives the last layer a bias there
+    biased = ARCHS[o.model.arch].dense_head_bias  # there, last_layer_dense also adds a bias to the last layer
     return "" if biased or o.constraint.conv_type != "DenseConv" else "a conv_type other than DenseConv"
 
 

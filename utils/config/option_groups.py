@@ -196,32 +196,32 @@ class ConstraintOptions:
 
     @property
     def is_pruned(self) -> bool:
-        """True if the option prune_rate has an effect."""
+        """True if a constraint prunes weights, so that the option prune_rate has an effect."""
         return any(row.density != "unused" for row in self.rows)
 
     @property
     def needs_density(self) -> bool:
-        """True if the option prune_rate must be given."""
+        """True if a constraint requires a density, so that the option prune_rate must be given."""
         return any(row.density == "required" for row in self.rows)
 
     @property
     def density_falls(self) -> bool:
-        """True if training starts with more weights than prune_rate and removes them over prune_rate_epoch epochs."""
+        """True if the fraction of kept weights falls to prune_rate during the first prune_rate_epoch epochs."""
         return any(row.density_falls for row in self.rows) and 0 < (self.prune_rate or 1) < DENSITY_START
 
     @property
     def is_rewired(self) -> bool:
-        """True if connections are rewired in training."""
+        """True if training rewires the network, which means that it drops some connections and grows others."""
         return "sparse" in self.trainers
 
     @property
     def rewires_layers(self) -> bool:
-        """True if rewiring drops and grows connections within a layer, to the density that prune_rate sets."""
+        """True if rewiring works layer by layer, at the fraction of connections that prune_rate sets."""
         return self.is_rewired and self.prune_rate not in (None, -1)
 
     @property
     def rewires_filters(self) -> bool:
-        """True if rewiring works filter by filter: it keeps and grows a fixed share of each filter's weights."""
+        """True if rewiring works filter by filter, because no prune_rate is given."""
         return self.is_rewired and not self.rewires_layers
 
 

@@ -49,7 +49,6 @@ class Reader:
 
     def take(self, name: str, value: Any, source: str, line: int | None = None) -> None:
         """Store the value of one option, or record a problem if the option is unknown or its value is invalid.
-
         `source` is "in FILE" or "on the command line", for messages, and `line` is the line number in the file.
         """
         place = f", line {line}" if line else ""
@@ -76,7 +75,7 @@ class Reader:
                 self.bad.add(name)
 
     def _hint(self, name: str, names: Iterable[str]) -> str:
-        """Return " (did you mean 'NAME'?)" with the one of `names` that is most similar to `name`, or "" if none is.
+        """Return " (did you mean 'NAME'?)" with the name in `names` closest to `name`, or "" if none is similar.
 
         After MOST_PROBLEMS problems the result is always "", because a search takes a millisecond.
         """
