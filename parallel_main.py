@@ -19,7 +19,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def run(argv: Sequence[str]) -> None:
-    """Parse the command line `argv`, connect to the other ranks and train. Raises the exceptions of `utils.errors`."""
+    """Parse the command line `argv`, connect to the other ranks and train.
+
+    Raises an exception of `utils.errors` on failure.
+    """
     stop_signal.exit_on_interrupt()
     import args
     from utils import process_setup

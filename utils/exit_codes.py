@@ -39,7 +39,7 @@ def run_program(
 
 
 def _message(error: Exception) -> str:
-    """Return the line to print for `error`, with the message and the notes, such as the rank that raised it."""
+    """Return the text to print for `error`: its message, and its notes, such as the rank that raised it."""
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
     if isinstance(error, RunInUse | Stopped):
         return f"{error}{notes}"

@@ -31,7 +31,7 @@ OWN_CHECKS = {"prune_rate", "prune_rate_epoch"}  # options that have checks of t
 
 
 def _values_text(selector: str, values: list[str]) -> str:
-    """Return text such as "conv_type ShiftQ or ShiftPS": the option name `selector` and some `values` of the option.
+    """Return text such as "conv_type ShiftQ or ShiftPS" from the option name `selector` and `values` of that option.
 
     For a training method that a conv_type selects, the text names the conv_type.
     """
@@ -75,6 +75,8 @@ def row_checks(*, strict: bool) -> list[Check]:
 
 
 def _error_check(selector: str, option: str, values: list[str], selected: Selection) -> Function:
+    """Return a check that fails if `option` is not at its default and none of `values` is selected."""
+
     def check(o: Options, _given: Given) -> str:
         if o.value(option) == FIELDS[option].default or selected(o) & {*values}:
             return ""
@@ -84,10 +86,12 @@ def _error_check(selector: str, option: str, values: list[str], selected: Select
 
 
 def _warning_check(selector: str, _option: str, values: list[str], selected: Selection) -> Function:
+    """Return a check that fails if none of `values` is selected, at any value of the option."""
     return lambda o, _given: "" if selected(o) & {*values} else _values_text(selector, values)
 
 
 def _need_check(need: Need) -> Function:
+    """Return a check that fails if the condition `need` is not met."""
     return lambda o, _given: "" if need.is_met(o.value(need.option)) else str(need)
 
 

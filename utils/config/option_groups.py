@@ -33,6 +33,8 @@ DECAY = "weight decay (decoupled for adamw); it acts on scores too, as in BIPROP
 
 @dataclass(frozen=True)
 class DataOptions:
+    """Options of the data set, its batches and its augmentation."""
+
     set: str = opt(MISSING, "data set", SETS)
     data: str = opt("./datasets", "folder of the data sets", maths=False, path="new")
     download: bool = opt(False, "download the data set if it is missing", maths=False)
@@ -70,6 +72,8 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class ModelOptions:
+    """Options of the architecture, its batch norms and its initial weights."""
+
     arch: str = opt(MISSING, "architecture", ARCHS, "-a")
     num_classes: int | None = opt(None, "outputs of the network", ">= 1 and <= 1e6", unset="classes of the set")
     width_mult: float = opt(1.0, "factor on the widths of the layers", "> 0 and <= 100", warn_in_files=True)
@@ -100,6 +104,8 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class ConstraintOptions:
+    """Options of the constraint on the weights: pruning, rewiring, freezing and quantization."""
+
     conv_type: str = opt("DenseConv", "constraint on the weights of the layers", CONV_TYPES)
     prune_rate: float | None = opt(
         None,
@@ -216,17 +222,19 @@ class ConstraintOptions:
 
     @property
     def rewires_layers(self) -> bool:
-        """True if rewiring works layer by layer, at the fraction of connections that prune_rate sets."""
+        """True if rewiring replaces connections layer by layer, at the density that prune_rate sets."""
         return self.is_rewired and self.prune_rate not in (None, -1)
 
     @property
     def rewires_filters(self) -> bool:
-        """True if rewiring works filter by filter, because no prune_rate is given."""
+        """True if rewiring replaces connections filter by filter, because no prune_rate is given."""
         return self.is_rewired and not self.rewires_layers
 
 
 @dataclass(frozen=True)
 class OptimOptions:
+    """Options of the training method, the optimizer and the learning-rate schedule."""
+
     trainer: str = opt("default", "training method; default stands for the one that conv_type needs", TRAINERS)
     dense_epochs: int = opt(6, "epochs of dense training before the weights are frozen", ">= 1 and <= 1e6")
     score_l1: float = opt(1e-8, "factor of the sum of sigmoid(scores) in the loss", ">= 0 and <= 1e6")
@@ -264,6 +272,8 @@ class OptimOptions:
 
 @dataclass(frozen=True)
 class RunOptions:
+    """Options of the run: its files, checkpoints, precision and devices."""
+
     config: str | None = opt(None, "YAML file of options; without it, --resume must name a run", maths=False)
     name: str | None = opt(None, "name of the run, for its directory", maths=False, unset="name of the YAML file")
     log_dir: str | None = opt(None, "root of the run directories", maths=False, path="new", unset="runs")
