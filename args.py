@@ -19,14 +19,14 @@ from utils.errors import UsageError
 from utils.paths import stem
 from utils.text import combined_error, shown
 
-__all__ = ["FIELDS", "Options", "changed_mathematics", "from_flat", "help_text", "parse"]
+__all__ = ["FIELDS", "Options", "from_flat", "help_text", "parse", "training_changes"]
 
 
 def parse(argv: Sequence[str]) -> Options:
-    """Return the options that the command line `argv` and its YAML file set.
+    """Return the checked options of a run, read from the command line `argv` and from the YAML file that it names.
 
-    The YAML file is that of --config, or the config.yaml of the run to resume. With -h or --help the help is printed
-    and the process exits. Raises UsageError with one line per problem.
+    --config names the file, or --resume names a run with its config.yaml. With -h or --help, the help is printed and
+    the process exits. Raises UsageError with one line per problem.
     """
     if {"-h", "--help"} & {*argv}:
         with contextlib.suppress(OSError):  # `--help | head`, a full disk
@@ -37,11 +37,11 @@ def parse(argv: Sequence[str]) -> Options:
     reader.command_line(argv)
     try:
         path = config_path(reader.typed)
-        reader.take("config", path, TYPED)  # the file's own `config` replaces it: a run's config.yaml names its origin
+        reader.take("config", path, TYPED)  # a run's config.yaml replaces this by the original file
         _read_file(reader, path)
     except UsageError as error:
         reader.problems.append(str(error))
-        reader.bad |= FIELDS.keys() - reader.typed.keys()  # the file may set them: check only what was typed
+        reader.bad |= FIELDS.keys() - reader.typed.keys()  # no check reads them: the file may set them
     for name, values in reader.typed.items():
         for value in values if name != "config" else []:
             reader.take(name, value, TYPED)
@@ -61,7 +61,7 @@ def from_flat(values: Mapping[str, object]) -> Options:
 
 
 def _read_file(reader: Reader, path: str) -> None:
-    """Read the options in the YAML file at `path` into `reader`.
+    """Read the options in the YAML file at `path` into `reader`, which collects their values and problems.
 
     If the file is the config.yaml of the run to resume, `pretrained` is skipped: the run's checkpoint replaces it.
     """
@@ -82,7 +82,10 @@ def _read_file(reader: Reader, path: str) -> None:
 
 
 def _replace_foreign_folders(reader: Reader) -> None:
-    """Replace folders that exist only on the machines of BIPROP's authors by the default folders, with a warning."""
+    """Replace folders of the BIPROP authors' machines, which their published YAML files name, by the default folders.
+
+    Each replacement adds a warning to `reader`.
+    """
     for name in USABLE:
         if name not in reader.bad | reader.typed.keys() and is_foreign_folder(name, reader.values):
             default = FIELDS[name].default
@@ -91,12 +94,15 @@ def _replace_foreign_folders(reader: Reader) -> None:
 
 
 def _checked(reader: Reader) -> Options:
-    """Return the options that `reader` has read, after all checks. Raises UsageError with one line per problem."""
+    """Check the option values that `reader` has collected, alone and together, and return them as Options.
+
+    Raises UsageError with one line per problem.
+    """
     values = reader.values
     for name in FIELDS:
         if getattr(values, name) is MISSING and name not in reader.bad:
             reader.take(name, "", "in the YAML file and on the command line")
-    for name in reader.bad:  # no check reads these; Options needs a value of the right type
+    for name in reader.bad:  # no check reads these, but Options needs values of the right types
         option = FIELDS[name]
         setattr(values, name, next(iter(option.metadata["allowed"])) if option.default is MISSING else option.default)
     options, given = Options.of(values), Given(reader.typed.keys(), reader.chosen)
@@ -116,7 +122,9 @@ def _checked(reader: Reader) -> Options:
 
 
 def _reset_without_effect(values: SimpleNamespace, options: Options) -> None:
-    """Set options without an effect to one fixed value each, so that equivalent runs store equal options."""
+    """Set options that have no effect in this run to a fixed value, so that equivalent runs store equal options.
+    The attributes of `values` are changed. `options` has the values before the change.
+    """
     if not options.constraint.is_pruned:
         values.scale_fan = False
     if not options.constraint.is_pruned or values.prune_rate in (-1, 0):
@@ -127,8 +135,11 @@ def _reset_without_effect(values: SimpleNamespace, options: Options) -> None:
         values.width_mult = FIELDS["width_mult"].default
 
 
-def changed_mathematics(old: Options, new: Options) -> list[str]:
-    """Return one line for each option that differs between `old` and `new` and affects training, except `epochs`."""
+def training_changes(old: Options, new: Options) -> list[str]:
+    """Return one line of text per option that affects training and differs between `old` and `new`.
+
+    A run cannot be resumed with such a change. `epochs` is left out, because a longer run continues a shorter one.
+    """
     before, after = old.flat(), new.flat()
     names = [name for name, option in FIELDS.items() if option.metadata["maths"] and before[name] != after[name]]
     return [f"{name}: {shown(before[name])} in the run, {shown(after[name])} now" for name in names]

@@ -7,12 +7,12 @@ from utils import exit_codes, stop_signal
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the program with the command line `argv` and return its exit code. --help explains the exit codes."""
+    """Train a network with the options in `argv` and return the exit code of the program. --help explains the codes."""
     return exit_codes.run_program(lambda: run(argv))
 
 
 def run(argv: Sequence[str]) -> None:
-    """Parse the command line `argv`, choose the device and train. Raises the exceptions of `utils.errors`."""
+    """Parse the command line `argv`, choose the device and train. Raises an exception of `utils.errors` on failure."""
     stop_signal.exit_on_interrupt()
     import args
 

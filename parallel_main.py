@@ -11,12 +11,18 @@ from utils import exit_codes, stop_signal
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one process of the program and return its exit code. `python main.py --help` explains the exit codes."""
+    """Run one rank of distributed training with the command line `argv` and return the exit code of the process.
+
+    `python main.py --help` explains the exit codes.
+    """
     return exit_codes.run_program(lambda: run(argv))
 
 
 def run(argv: Sequence[str]) -> None:
-    """Parse the command line `argv`, join the other ranks and train. Raises the exceptions of `utils.errors`."""
+    """Parse the command line `argv`, connect to the other ranks and train.
+
+    Raises an exception of `utils.errors` on failure.
+    """
     stop_signal.exit_on_interrupt()
     import args
     from utils import process_setup

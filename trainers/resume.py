@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from args import FIELDS, Options, changed_mathematics, from_flat
+from args import FIELDS, Options, from_flat, training_changes
 from trainers.restore import DAMAGE_ERRORS, training_state
 from utils.console import say, warn
 from utils.errors import UsageError
@@ -174,7 +174,7 @@ def _changes(options: Options, run: Run) -> list[str]:
         run.status()
     except UsageError as error:
         return str(error).splitlines()
-    changes = changed_mathematics(run_options, _completed(options, run_options))
+    changes = training_changes(run_options, _completed(options, run_options))
     if options.optim.epochs != run_options.optim.epochs:  # the learning-rate schedule depends on the number
         changes.append(f"epochs: {run_options.optim.epochs} in the run, {options.optim.epochs} now")
     if options.run.pretrained != run_options.run.pretrained:
@@ -200,7 +200,7 @@ def _completed(options: Options, run_options: Options) -> Options:
 def _resumed_options(options: Options, run_options: Options, run: Run) -> Options:
     """Return the options with which to resume `run`. Raises UsageError if `options` would change its results."""
     options = _completed(options, run_options)
-    if changes := changed_mathematics(run_options, options):
+    if changes := training_changes(run_options, options):
         raise UsageError(f"resume: {run.path} is another run: {'; '.join(changes)}; start a new one without --resume")
     if options.optim.epochs < run_options.optim.epochs and not options.run.evaluate:
         change = f"epochs: {run_options.optim.epochs} in the run, {options.optim.epochs} now"

@@ -45,7 +45,10 @@ def write(name: str, line: str) -> None:
 
 
 def flush() -> None:
-    """Flush stdout and stderr. A failure silences the stream; left to the interpreter, it would exit with code 120."""
+    """Flush stdout and stderr, and redirect a stream that cannot be flushed to the null device.
+
+    Without the redirection, Python would fail to flush the stream at exit and end with exit code 120.
+    """
     for name in ("stdout", "stderr"):
         try:
             getattr(sys, name).flush()
@@ -54,7 +57,7 @@ def flush() -> None:
 
 
 def silence(name: str) -> None:
-    """Redirect the stream `name`, "stdout" or "stderr", to the null device, with what is still in its buffer."""
+    """Redirect the stream `name`, "stdout" or "stderr", to the null device. Text in its buffer is discarded too."""
     try:
         number = getattr(sys, name).fileno()
         null = os.open(os.devnull, os.O_WRONLY)
@@ -72,9 +75,10 @@ LOG_SECONDS = 30.0  # between progress lines where stderr is not a terminal and 
 
 
 class Progress:
-    """Progress of one epoch of `total` batches, shown as a bar on a terminal, else as one line every LOG_SECONDS.
+    """Progress display of one epoch: a progress bar on a terminal, else lines of text at regular intervals.
 
-    `start` is the number of batches that are already done. Use it as a context manager.
+    `total` is the number of batches of the epoch and `start` the number that are already done. Use the object as a
+    context manager, which closes the bar.
     """
 
     def __init__(self, title: str, total: int, start: int = 0) -> None:

@@ -19,7 +19,11 @@ MAX_RATIO = (
 
 
 def check(path: Path, declared: int) -> None:
-    """Raise UsageError if the compressed file at `path` cannot hold the `declared` number of bytes of content."""
+    """Raise UsageError if a data file claims an implausible uncompressed size, before memory is allocated for it.
+    `declared` is the number of bytes that the headers in the compressed file at `path` claim.
+
+    The limit is MAX_RATIO times the size of the file, and at least ALWAYS_ALLOWED.
+    """
     size = path.stat().st_size
     if declared > max(ALWAYS_ALLOWED, MAX_RATIO * size):
         raise UsageError(f"{path}: declares {declared:,} bytes of data in a file of {size:,}")
@@ -43,14 +47,14 @@ def matlab_size(file: IO[bytes]) -> int:
 
 
 def check_zip(path: Path, archive: zipfile.ZipFile) -> None:
-    """Check a checkpoint in torch.save's current format, the zip file `archive` at `path`.
+    """Raise an error if the tensors in a checkpoint of torch.save's zip format claim more bytes than the file has.
 
-    Raises UsageError if torch.save did not write it. Raises ValueError if its content needs more memory than the file
-    has bytes: torch.save compresses nothing, and no two entries share bytes.
+    `archive` is the open zip file at `path`. Raises UsageError if torch.save did not write it. Raises ValueError if its
+    content is larger than the file: torch.save compresses nothing, and no two entries share bytes.
     """
     entries = archive.infolist()
     names = {entry.filename.rpartition("/")[2] for entry in entries}
-    if "data.pkl" not in names or "constants.pkl" in names:  # with constants it is TorchScript: a program
+    if "data.pkl" not in names or "constants.pkl" in names:  # constants.pkl marks TorchScript, which is a program
         raise UsageError(f"{path} is not a checkpoint: torch.save did not write it")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise ValueError("it is compressed, which torch.save never does")
@@ -58,10 +62,10 @@ def check_zip(path: Path, archive: zipfile.ZipFile) -> None:
 
 
 def check_pickle(path: Path, file: IO[bytes]) -> None:
-    """Check a checkpoint in torch.save's older format, which is four pickles followed by the storages of the tensors.
+    """Raise ValueError if the tensors in a checkpoint of torch.save's older format claim more bytes than the file has.
 
-    `file` is the open file at `path`, at its start. Nothing in it is executed. Raises ValueError if the storages need
-    more memory than the file has bytes.
+    The format is four pickles followed by the storages of the tensors. `file` is the open file at `path`, at its start.
+    No code in the pickles is executed.
     """
     sizes: dict[Any, int] = {}
     with suppress(Exception):  # a damaged pickle stops torch.load at the same place, which reports it
@@ -71,7 +75,7 @@ def check_pickle(path: Path, file: IO[bytes]) -> None:
 
 
 def check_tensors(path: Path, content: object) -> None:
-    """Raise ValueError if `content`, loaded from the file at `path`, has a tensor larger than the file.
+    """Raise ValueError if `content`, loaded from the file at `path`, has a tensor of more bytes than the file.
 
     Such a tensor repeats its bytes with stride 0, and a copy of the tensor would need memory for all repetitions.
     """
@@ -95,7 +99,7 @@ def _compare(path: Path, declared: int) -> None:
 
 
 class _Placeholder(dict[Any, Any]):
-    """Object that the unpickler creates in place of every other object. It accepts every call and stores nothing."""
+    """Inert stand-in for each object in a pickle, so that unpickling executes no code. It accepts any call or item."""
 
     def __new__(cls, *_: Any, **__: Any) -> "_Placeholder":
         return super().__new__(cls)

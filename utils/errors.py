@@ -2,35 +2,35 @@
 
 
 class UsageError(ValueError):
-    """The user's input is wrong. The message has one line per problem."""
+    """Raised when the user's input is wrong, such as an option or a file. The message has one line per problem."""
 
     exit_code = 2
 
 
 class RunFailed(RuntimeError):
-    """The run cannot continue. The message states the reason in one line."""
+    """Raised when the run cannot continue. The message states the reason in one line."""
 
     exit_code = 1
 
 
 class StoppedWaiting(RunFailed):
-    """A signal asked the run to stop while it waited for a batch that never arrived."""
+    """Raised when a signal asked the run to stop while it waited for a batch of images that never arrived."""
 
 
 class RunInUse(RuntimeError):
-    """Another process trains this run. The message names that process."""
+    """Raised when another process is already training in the same run directory. The message names that process."""
 
     exit_code = 69  # EX_UNAVAILABLE of sysexits.h
 
 
 class Stopped(Exception):
-    """A signal asked the run to stop. The run has saved a checkpoint and can be resumed."""
+    """Raised after a signal stopped the run and a checkpoint was saved. The run can be resumed."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 
 class SilentExit(Exception):
-    """End this process with `exit_code` and no message, because another process prints the message."""
+    """Raised to end this process with `exit_code` and no message, because another process prints the message."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__(exit_code)

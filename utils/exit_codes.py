@@ -14,10 +14,11 @@ def run_program(
     report: Callable[[str], None] = console.write_error,
     interrupted: str = "interrupted before training began; nothing was saved",
 ) -> int:
-    """Call `work` and return the exit code of the program. `work` returns the exit code on success, or None for 0.
+    """Run the whole program, `work()`, and return its exit code. An exception in it becomes one line of text, which
+    `report` prints. After Ctrl-C, the line is `interrupted`.
 
-    A failure calls `report` with one line of text. Ctrl-C calls it with the text `interrupted`. An exception that is
-    not expected, see `is_expected`, points to a fault of this program and is raised again.
+    An exception that is not expected, see `is_expected`, points to a fault of this program and is raised again. `work`
+    returns its exit code, or None for 0.
     """
     console.prepare_streams()
     stop_signal.raise_on_interrupt()
@@ -38,7 +39,7 @@ def run_program(
 
 
 def _message(error: Exception) -> str:
-    """Return the line to print for `error`, with the notes of the exception, such as the rank that raised it."""
+    """Return the text to print for `error`: its message, and its notes, such as the rank that raised it."""
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
     if isinstance(error, RunInUse | Stopped):
         return f"{error}{notes}"
@@ -51,12 +52,12 @@ def _message(error: Exception) -> str:
 
 
 def is_expected(error: Exception) -> bool:
-    """Return True if the cause of `error` is outside this program, so that one line explains it without a traceback."""
+    """Return True if `error` has a cause outside this program, such as a full disk, and needs no traceback."""
     return isinstance(error, OSError | RunFailed | ModuleNotFoundError) or out_of_memory.is_out_of_memory(error)
 
 
 def one_line(error: Exception) -> str:
-    """Return the text, one line, that explains an error for which `is_expected` is true."""
+    """Return one line of text that explains an error with a cause outside this program."""
     if out_of_memory.is_out_of_memory(error):
         return out_of_memory.message(error)
     if isinstance(error, ModuleNotFoundError):

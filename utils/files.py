@@ -53,7 +53,9 @@ def irregular(path: str | Path) -> str:
 
 
 def check_regular(path: Path, option: str = "") -> None:
-    """Raise UsageError if `path` exists and is not a regular file. The message starts with `option`, as "results: "."""
+    """Raise UsageError if `path` exists and is not a regular file. The message starts with `option`,
+    such as "results: ".
+    """
     if problem := irregular(path):
         raise UsageError(f"{option}{path} {problem}")
 
@@ -80,18 +82,21 @@ def check_new(path: Path, *, force: bool, option: str = "") -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Context manager for code that writes `path`: re-raise an error as RunFailed with a message of one line."""
+    """Context manager for code that writes the file `path`. It turns an OSError or RuntimeError into RunFailed.
+
+    The message of RunFailed has one line, with the path and the reason.
+    """
     try:
         yield
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
-        if "unexpected pos" in reason:  # torch.save's
+        if "unexpected pos" in reason:  # torch.save's error when a write is cut short
             reason = "the disk is full, or over a quota"
         raise RunFailed(f"cannot write {path}: {reason}") from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to the file `path` atomically, as `write_atomic` does. Raises OSError."""
+    """Write `text` to the file `path` atomically: a crash leaves the old file or the new one. Raises OSError."""
     write_atomic(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 
 

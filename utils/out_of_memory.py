@@ -27,7 +27,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def message(error: BaseException) -> str:
-    """Return the text, one line, that explains an out-of-memory error, with the requested size (MiB) if known."""
+    """Return one line of text that explains an out-of-memory error, with the requested size (MiB) if it is known."""
     text = str(error).strip().partition("\n")[0]
     if requested := re.search(r"you tried to allocate (\d+) bytes", text):
         return f"out of memory: {int(requested[1]) / 2**20:,.1f} MiB more were not free"
@@ -40,9 +40,8 @@ def message(error: BaseException) -> str:
 
 @contextmanager
 def explained(where: str, advice: str) -> Iterator[None]:
-    """Context manager that re-raises an out-of-memory error as RunFailed.
-
-    The message adds `where` the memory was needed and the `advice` to the user.
+    """Context manager that turns an out-of-memory error in its body into RunFailed with a message of one line.
+    The message ends with `where`, the task that needed the memory, and `advice`, such as a smaller batch size.
     """
     try:
         yield

@@ -10,7 +10,7 @@ VARIABLE = re.compile(r"\$(?:[A-Za-z_]\w*|\{[^}]*\})", re.ASCII)
 NO_VARIABLE = re.compile(r"\$(?:\(.*|\{[^}]*$)")  # a command substitution $(...), or an unclosed brace
 LONGEST, LONGEST_PART = 4095, 255  # bytes that Linux allows for a path and for one of its components
 LONGEST_NAME = 99  # characters of the name of a run
-LONGEST_STEM = 150  # bytes of 255, so that options can be appended to a directory name
+LONGEST_STEM = 150  # bytes, below the 255 of a directory name, to which options are appended
 
 
 def expanded(text: str, *, existing: bool = False) -> str:

@@ -9,15 +9,14 @@ from utils.text import nearest
 T = TypeVar("T")
 
 
-def lookup(table: Mapping[str, T], name: str, what: str) -> T:
-    """Return table[name]. Raises ValueError for an unknown name, with a suggestion and all names of the table.
-
-    `what` is the kind of name for the message, such as "optimizer".
+def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
+    """Return `table[name]`. For an unknown name, raise ValueError with a suggestion and all names in the table.
+    The message starts with `kind`, which is what the name stands for, such as "optimizer".
     """
     try:
         return table[name]
     except KeyError:
-        raise ValueError(f"{what}: {name!r} is unknown{nearest(name, table)}; one of {', '.join(table)}") from None
+        raise ValueError(f"{kind}: {name!r} is unknown{nearest(name, table)}; one of {', '.join(table)}") from None
 
 
 def load_object(path: str) -> Any:

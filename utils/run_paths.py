@@ -34,14 +34,13 @@ class RunPaths:
 
     @property
     def exists(self) -> bool:
-        """True if the directory contains config.yaml, which every run has."""
+        """True if the run directory contains config.yaml, which every run has."""
         return os.access(self.config, os.F_OK)  # Path.exists would raise PermissionError below an unreadable folder
 
 
 def locate(path: Path) -> tuple[RunPaths | None, Path | None]:
-    """Return (run, checkpoint) for the path of a trained network, which is a run directory or a checkpoint file.
-
-    A directory gives (run, None), even without a config.yaml. A checkpoint in a run's directory gives (run, path). Any
+    """Split the path of a trained network into (paths of its run directory, path of its checkpoint file).
+    A directory gives (run, None), even without a config.yaml. A checkpoint in a run directory gives (run, path). Any
     other file gives (None, path).
     """
     if os.path.isdir(path):  # noqa: PTH112 Path.is_dir raises PermissionError below an unreadable folder
@@ -51,9 +50,9 @@ def locate(path: Path) -> tuple[RunPaths | None, Path | None]:
 
 
 def locate_run(path: Path, option: str = "") -> tuple[RunPaths, Path | None]:
-    """Return (run, checkpoint) for `path`, which must be a run directory or a checkpoint in one.
-
-    For a run directory, the checkpoint is None. Raises UsageError for any other path. The message begins with `option`.
+    """Return (paths of the run directory, checkpoint) for `path`, which is a run directory or a checkpoint in one.
+    For a run directory, the checkpoint is None. Raises UsageError for any other path. The message starts with `option`,
+    such as "resume: ".
     """
     run, checkpoint = locate(path)
     if run is None or not run.exists:

@@ -7,8 +7,7 @@ LARGEST_STEP = 1_000_000
 
 
 def stepped(text: str, most: int = 1000) -> list[float]:
-    """Return the numbers of the range `text`, "start:stop:step" with both ends included; "none" is the empty range.
-
+    """Return the numbers of a range such as "0:4:0.1" (start:stop:step, both ends included). "none" is an empty range.
     Raises ValueError if `text` has another form, more than `most` numbers, or a number outside 0 to LARGEST_STEP.
     """
     if text == "none":

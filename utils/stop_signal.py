@@ -17,21 +17,24 @@ def exit_on_interrupt() -> None:
 
 
 def raise_on_interrupt() -> None:
-    """Make Ctrl-C raise KeyboardInterrupt. The handler also records it, for `StopRequest.listen`."""
+    """Make Ctrl-C raise KeyboardInterrupt, and remember it in case the exception is lost.
+
+    `StopRequest.listen` raises the exception again in that case.
+    """
     _handle_interrupt(_InterruptHandler())
 
 
 def _handle_interrupt(handler: Callable[[int, FrameType | None], None]) -> None:
-    """Install `handler` for Ctrl-C, unless the signal is ignored or has a handler that is not Python's or ours."""
+    """Install `handler` for Ctrl-C, unless the signal is ignored or another library has installed its own handler."""
     current = signal.getsignal(signal.SIGINT)
     if current in (signal.default_int_handler, _exit) or isinstance(current, _InterruptHandler):
         signal.signal(signal.SIGINT, handler)
 
 
 class _InterruptHandler:
-    """Signal handler that raises KeyboardInterrupt and records that it did.
+    """Signal handler for Ctrl-C that raises KeyboardInterrupt and sets `interrupted`.
 
-    The record is needed because Python drops an exception that is raised within a destructor.
+    The attribute is needed because Python drops an exception that is raised within a destructor.
     """
 
     interrupted = False
@@ -60,7 +63,7 @@ class StopRequest:
         return self.reason is not None
 
     def listen(self) -> "StopRequest":
-        """Install this object as the handler of the signals and return it. Under nohup SIGHUP stays ignored.
+        """Start to handle the signals that ask a run to stop, and return this object. Under nohup SIGHUP stays ignored.
 
         Raises KeyboardInterrupt if Ctrl-C was pressed before and its exception was lost.
         """

@@ -5,7 +5,10 @@ from collections.abc import Sequence
 
 
 def aligned(rows: Sequence[Sequence[str]], *, right: bool = False) -> str:
-    """Return the rows as lines of text with aligned columns, two spaces apart. `right` aligns cells to the right."""
+    """Return `rows` of cells as one line of text each, with aligned columns that are two spaces apart.
+
+    Cells are aligned to the left, or to the right with `right`.
+    """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     align = ">" if right else "<"
     lines = (zip(row, widths, strict=True) for row in rows)

@@ -12,7 +12,7 @@ FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")  # full-width signs start a
 
 
 def visible(text: str) -> str:
-    """Return `text` with all unprintable characters escaped, except line breaks and tabs (LAYOUT).
+    """Return `text` with unprintable characters escaped, so that they are visible. Line breaks and tabs stay.
 
     Unprintable are control, bidirectional and lone surrogate characters.
     """
@@ -71,14 +71,14 @@ def _is_number(text: str) -> bool:
 
 LONGEST_SHOWN = 200  # characters of a value in a message
 MOST_PROBLEMS = 20  # number of problems that one error lists
-COUNT_LINES = re.compile(r"[\d,]+ problems:|and [\d,]+ more")  # lines of `combined_error` that are not problems
+COUNT_LINES = re.compile(r"[\d,]+ problems:|and [\d,]+ more")  # lines that `combined_error` adds to the problems
 SHORT_REPR = reprlib.Repr()  # nested lists of a checkpoint may have an exponentially long repr
 SHORT_REPR.maxlevel, SHORT_REPR.maxlist, SHORT_REPR.maxtuple, SHORT_REPR.maxdict = 4, 20, 20, 20
 SHORT_REPR.maxstring = SHORT_REPR.maxlong = SHORT_REPR.maxother = LONGEST_SHOWN
 
 
 def shown(value: object) -> str:
-    """Return an option's value for a message: its repr, with null, true and false as in YAML, cut to LONGEST_SHOWN."""
+    """Return an option's value for a message: its repr, with null, true and false as in YAML, cut to 200 characters."""
     yaml_words = {"None": "null", "True": "true", "False": "false", "''": "no value"}
     try:
         text = repr(value) if isinstance(value, str) else " ".join(SHORT_REPR.repr(value).split())
@@ -102,7 +102,7 @@ def combined_error(problems: Iterable[str]) -> UsageError:
 
 
 def split_problems(error: UsageError) -> list[str]:
-    """Return the list of problems in a UsageError, the inverse of `combined_error`."""
+    """Return the messages of the single problems that a UsageError lists. Inverse of `combined_error`."""
     return [line for line in str(error).splitlines() if not COUNT_LINES.fullmatch(line)]
 
 

@@ -21,10 +21,10 @@ NO_BUFFER_SYNC: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broad
 
 @cache
 def without_dynamo(optimizer: type[torch.optim.Optimizer]) -> Any:
-    """Return a subclass of `optimizer` with the same name whose methods do not import torch._dynamo.
+    """Return a subclass of the `optimizer` class whose methods do not import torch._dynamo, which takes 1.2 s.
 
-    torch wraps these methods for torch.compile, which this program does not use on optimizers. At the first call the
-    wrappers import torch._dynamo, which takes as long as importing torch itself (1.2 s).
+    The subclass has the same name. torch wraps these methods for torch.compile, which this program does not use on
+    optimizers. At the first call the wrappers import torch._dynamo, which takes as long as importing torch itself.
     """
     names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
     methods: dict[str, Callable[..., Any]] = {name: inspect.unwrap(getattr(optimizer, name)) for name in names}
@@ -45,7 +45,7 @@ def import_torchvision() -> Any:
     """
     try:
         import torchvision
-    except RuntimeError as error:  # only now: registering a name twice would break a complete build
+    except RuntimeError as error:  # registered only on failure: a second registration would break a complete build
         if "torchvision::" not in str(error):
             raise
         register_missing_operators()
@@ -63,9 +63,9 @@ def import_transforms() -> Any:
 
 @cache
 def register_missing_operators() -> torch.library.Library:
-    """Register the signatures of torchvision's missing operators, and return the Library object that holds them.
+    """Register signatures for operators that torchvision could not load, so that importing torchvision succeeds.
 
-    The registrations end with the life of this object, so the cache keeps it.
+    The registrations end with the life of the returned Library object, so the cache keeps it.
     """
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name in MISSING_OPERATORS:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from args import FIELDS, Options, changed_mathematics
+from args import FIELDS, Options, training_changes
 from utils.errors import UsageError
 from utils.records import results
 from utils.records.results import ResultRow
@@ -120,7 +120,7 @@ def _is_of(cell: Cell, row: ResultRow, options: Options) -> bool:
     unset = {"seed": options.run.seed} if run.seed is None else {}
     precision = {"precision": options.run.precision} if run.precision == "auto" else {}
     same = row["Epochs"] == str(ours.optim.epochs) and run.pretrained == options.run.pretrained
-    return same and not changed_mathematics(options, ours.replace(**unset, **precision))
+    return same and not training_changes(options, ours.replace(**unset, **precision))
 
 
 def accuracy(row: ResultRow) -> float:

@@ -452,10 +452,10 @@ def test_options_are_frozen() -> None:
         args.from_flat(DENSE).optim.lr = 1.0  # type: ignore[misc]
 
 
-def test_changed_mathematics_names_old_and_new() -> None:
+def test_training_changes_names_old_and_new() -> None:
     old = args.from_flat(SUBNET)
-    assert args.changed_mathematics(old, old.replace(epochs=7, name="other", device="cpu", histograms=True)) == []
-    assert args.changed_mathematics(old, old.replace(lr=0.2, seed=1)) == [
+    assert args.training_changes(old, old.replace(epochs=7, name="other", device="cpu", histograms=True)) == []
+    assert args.training_changes(old, old.replace(lr=0.2, seed=1)) == [
         "lr: 0.1 in the run, 0.2 now",
         "seed: null in the run, 1 now",
     ]

@@ -1,4 +1,4 @@
-"""Compatibility with the YAML files that BIPROP published: its option names, values and folders."""
+"""Compatibility with the YAML files published with the BIPROP paper: their option names, values and folders."""
 
 import os
 import re
@@ -43,14 +43,14 @@ PUBLISHED = {"data": r"/mnt(/disk1/datasets|/xnor-ssd)?", "log_dir": r"/home(/vi
 USABLE: dict[str, Callable[[str], bool]] = {
     "data": holds_sets,
     "log_dir": writable,
-}  # tests of whether a folder can be used here
+}  # option -> function that tests whether a folder can be used here
 
 
 def is_foreign_folder(name: str, values: Any) -> bool:
-    """Return True if the option `name` is a folder from BIPROP's published files that this machine cannot use.
+    """Return True if the option `name` is a folder of the BIPROP authors' machines that cannot be used here.
 
-    `values` has the options as attributes. The option `data` is the user's own choice if the set is to be downloaded or
-    is an ImageFolder, which BIPROP does not have.
+    The YAML files published with BIPROP name such folders. `values` has the options as attributes. The folder `data` is
+    the user's own choice if the set is to be downloaded or is an ImageFolder, which BIPROP does not have.
     """
     folder = getattr(values, name)
     if not folder or not re.fullmatch(PUBLISHED[name], folder.rstrip("/")) or USABLE[name](folder):

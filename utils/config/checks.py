@@ -13,17 +13,24 @@ LAYER_TYPES = "conv_type first_layer_type first_layer_dense"  # options that dec
 
 @dataclass(frozen=True)
 class Given:
-    """Names of the options that the user set: on the command line (`typed`), or there or in a file (`chosen`)."""
+    """Names of the options that the user set instead of leaving them at their defaults.
+
+    typed: options set on the command line.
+    chosen: options set on the command line or in the YAML file.
+    """
 
     typed: Collection[str] = ()
     chosen: Collection[str] = ()
 
-    def wants_effect(self, name: str, o: Options) -> bool:
-        """Return True if the user set the option `name` to a value that is meant to have an effect."""
+    def wants_effect(self, name: str, options: Options) -> bool:
+        """Return True if the user should be warned when the option `name` has no effect in this run.
+
+        This requires that the user set the option, to another value than the one that switches it off.
+        """
         option = FIELDS[name]
         off = option.metadata["off"]
-        in_file = option.metadata["warn_in_files"] and o.value(name) != option.default
-        return (name in self.typed or in_file) and (off is MISSING or o.value(name) != off)
+        in_file = option.metadata["warn_in_files"] and options.value(name) != option.default
+        return (name in self.typed or in_file) and (off is MISSING or options.value(name) != off)
 
 
 Function = Callable[[Options, Given], str]
@@ -31,8 +38,9 @@ Function = Callable[[Options, Given], str]
 
 @dataclass(frozen=True)
 class Check:
-    """A check of the options. `function` returns "" if the check passes, else the end of a message to the user.
+    """One check of option values: a function, the options that its message is about and the options that it reads.
 
+    function: returns "" if the check passes, else the end of the message to the user.
     options: the message is about each of these options.
     reads: all options whose values the function uses.
     """
@@ -44,14 +52,13 @@ class Check:
 
 @dataclass
 class Checks:
-    """List of checks that the decorator `add` extends."""
+    """List of checks of option values. The decorator `add` appends a function to the list."""
 
     checks: list[Check] = field(default_factory=list)
 
     def add(self, options: str, reads: str = "") -> Callable[[Function], Function]:
-        """Return a decorator that adds its function to the list, as the check of `options` that also reads `reads`.
-
-        Both are names separated by spaces.
+        """Return a decorator that adds a function to the list as a check of the options named in `options`.
+        `reads` names further options whose values the function uses. Names are separated by spaces.
         """
 
         def register(function: Function) -> Function:
@@ -63,9 +70,11 @@ class Checks:
 
 
 def failures(
-    checks: Iterable[Check], o: Options, given: Given, bad: Collection[str] = ()
+    checks: Iterable[Check], options: Options, given: Given, invalid: Collection[str] = ()
 ) -> Iterator[tuple[Check, str]]:
-    """Yield (check, message) for each check that fails. Checks that read one of the `bad` options are skipped."""
+    """Run `checks` on `options` and yield (check, end of the message) for each check that fails.
+    `given` names the options that the user set. A check that uses one of the `invalid` options is skipped.
+    """
     for check in checks:
-        if check.reads.isdisjoint(bad) and (text := check.function(o, given)):
+        if check.reads.isdisjoint(invalid) and (text := check.function(options, given)):
             yield check, text

@@ -12,9 +12,10 @@ from utils.text import shown
 
 
 def config_path(typed: Mapping[str, list[Any]]) -> str:
-    """Return the path of the YAML file to read: that of --config, else the config.yaml of the run that --resume names.
+    """Return the path of the YAML file of options: the one after --config, else config.yaml of the run to resume.
+    `typed` maps each option on the command line to the list of texts given for it.
 
-    `typed` maps an option to its values on the command line, as text. Raises UsageError if there is no file.
+    Raises UsageError if the command line names no file.
     """
     if config := typed.get("config", [""])[-1]:
         return _expanded("config", config)

@@ -19,7 +19,7 @@ from utils.registry import either
 
 MISSING_EFFECTS = Checks()
 Selection = Callable[[Options], set[str]]  # returns the names of the rows that the options select
-# option -> (registry that it selects rows of, options that decide the selection, the selection)
+# option that selects rows of a registry (selector) -> (registry, options that the selection reads, selection)
 REGISTRIES: dict[str, tuple[Mapping[str, Any], str, Selection]] = {
     "arch": (ARCHS, "arch", lambda o: {o.model.arch}),
     "optimizer": (OPTIMIZERS, "optimizer", lambda o: {o.optim.optimizer}),
@@ -27,71 +27,77 @@ REGISTRIES: dict[str, tuple[Mapping[str, Any], str, Selection]] = {
     "conv_type": (CONV_TYPES, LAYER_TYPES, lambda o: o.constraint.layer_types),
     "trainer": (TRAINERS, f"trainer {LAYER_TYPES}", lambda o: {o.trainer}),
 }
-OWN_CHECKS = {"prune_rate", "prune_rate_epoch"}  # options whose checks below do more than look at the rows
+OWN_CHECKS = {"prune_rate", "prune_rate_epoch"}  # options that have checks of their own below, with more conditions
 
 
-def _users(table: str, names: list[str]) -> str:
-    """Return the names of registry rows as text for a message, such as "conv_type ShiftQ or ShiftPS".
+def _values_text(selector: str, values: list[str]) -> str:
+    """Return text such as "conv_type ShiftQ or ShiftPS" from the option name `selector` and `values` of that option.
 
-    A training method that a conv_type selects is listed as this conv_type.
+    For a training method that a conv_type selects, the text names the conv_type.
     """
-    if table == "trainer":
-        types = [name for name, row in CONV_TYPES.items() if row.trainer in names and row.trainer != "default"]
+    if selector == "trainer":
+        types = [name for name, row in CONV_TYPES.items() if row.trainer in values and row.trainer != "default"]
         if types:
             return f"conv_type {either(types)}"
-    shown = [*names[:3], f"{len(names) - 3} others"] if len(names) > 5 else names
-    return f"{table} {either(shown)}"
+    shown = [*values[:3], f"{len(values) - 3} others"] if len(values) > 5 else values
+    return f"{selector} {either(shown)}"
 
 
-def _rows_by_option() -> Iterator[tuple[str, str, list[str]]]:
-    """Yield (registry, option, names of the rows that list the option) for each option that registry rows list."""
-    for table, (registry, _, _) in REGISTRIES.items():
+def _values_with_option() -> Iterator[tuple[str, str, list[str]]]:
+    """Yield (selector, option, values): `option` has an effect only if the option `selector` has one of the values.
+    For example, ("optimizer", "nesterov", ["sgd"]), because the registry row of sgd lists nesterov.
+    """
+    for selector, (registry, _, _) in REGISTRIES.items():
         for option in sorted({option for row in registry.values() for option in row.options} & FIELDS.keys()):
             if option not in OWN_CHECKS:
-                yield table, option, [name for name, row in registry.items() if option in row.options]
+                yield selector, option, [name for name, row in registry.items() if option in row.options]
 
 
 def needs() -> dict[str, str]:
     """Return a dict from option name to the condition under which it has an effect, such as "conv_type BinaryConv"."""
     declared = {name: str(option.metadata["needs"]) for name, option in FIELDS.items() if option.metadata["needs"]}
-    return {option: _users(table, names) for table, option, names in _rows_by_option()} | declared
+    return {option: _values_text(selector, values) for selector, option, values in _values_with_option()} | declared
 
 
 def row_checks(*, strict: bool) -> list[Check]:
-    """Return the checks that follow from the registries: an option needs a selected row that lists the option.
+    """Return the checks that report an option without an effect, such as nesterov with another optimizer than sgd.
 
-    `strict` chooses the checks of strict options, whose failure is an error. False chooses those of all other options,
-    whose failure is a warning.
+    The registry rows list the options that have an effect with them. `strict` chooses the checks of strict options,
+    whose failure is an error. False chooses those of all other options, whose failure is a warning.
     """
     checks = []
-    for table, option, names in _rows_by_option():
+    for selector, option, values in _values_with_option():
         if FIELDS[option].metadata["strict"] == strict:
-            _, reads, selected = REGISTRIES[table]
-            function = (_refusal if strict else _lack)(table, option, names, selected)
+            _, reads, selected = REGISTRIES[selector]
+            function = (_error_check if strict else _warning_check)(selector, option, values, selected)
             checks.append(Check((option,), frozenset([option, *reads.split()]), function))
     return checks
 
 
-def _refusal(table: str, option: str, names: list[str], selected: Selection) -> Function:
+def _error_check(selector: str, option: str, values: list[str], selected: Selection) -> Function:
+    """Return a check that fails if `option` is not at its default and none of `values` is selected."""
+
     def check(o: Options, _given: Given) -> str:
-        if o.value(option) == FIELDS[option].default or selected(o) & {*names}:
+        if o.value(option) == FIELDS[option].default or selected(o) & {*values}:
             return ""
-        return f"it needs {_users(table, names)}, not {either(sorted(selected(o)))}"
+        return f"it needs {_values_text(selector, values)}, not {either(sorted(selected(o)))}"
 
     return check
 
 
-def _lack(table: str, _option: str, names: list[str], selected: Selection) -> Function:
-    return lambda o, _given: "" if selected(o) & {*names} else _users(table, names)
+def _warning_check(selector: str, _option: str, values: list[str], selected: Selection) -> Function:
+    """Return a check that fails if none of `values` is selected, at any value of the option."""
+    return lambda o, _given: "" if selected(o) & {*values} else _values_text(selector, values)
 
 
-def _unmet(need: Need) -> Function:
+def _need_check(need: Need) -> Function:
+    """Return a check that fails if the condition `need` is not met."""
     return lambda o, _given: "" if need.is_met(o.value(need.option)) else str(need)
 
 
 for _name, _option in FIELDS.items():
     if _need := _option.metadata["needs"]:
-        MISSING_EFFECTS.add(_name, _need.option)(_unmet(_need))
+        MISSING_EFFECTS.add(_name, _need.option)(_need_check(_need))
 
 
 @MISSING_EFFECTS.add("bn_type bn_weight_init bn_bias_init bn_eps bn_momentum no_bn_decay", "arch norm")
@@ -118,7 +124,7 @@ def first_layer_dense(o: Options, _given: Given) -> str:
 
 @MISSING_EFFECTS.add("last_layer_dense", "conv_type arch")
 def last_layer_dense(o: Options, _given: Given) -> str:
-    biased = ARCHS[o.model.arch].dense_head_bias  # the option gives the last layer a bias there
+    biased = ARCHS[o.model.arch].dense_head_bias  # there, last_layer_dense also adds a bias to the last layer
     return "" if biased or o.constraint.conv_type != "DenseConv" else "a conv_type other than DenseConv"
 
 

@@ -29,7 +29,7 @@ LONGEST_LIST = 1000
 
 @dataclass(frozen=True)
 class Need:
-    """Condition on another option without which an option has no effect, such as "lr_policy multistep_lr".
+    """Condition that another option must meet for an option to have an effect, such as "lr_policy multistep_lr".
 
     The other option must have one of `values`, or any true value if `values` is empty.
     """
@@ -39,12 +39,12 @@ class Need:
 
     @classmethod
     def parse(cls, text: str) -> "Need":
-        """Return the condition written as "option", "option value" or "option value, value or value"."""
+        """Return the condition that `text` states, as "option", "option value" or "option value, value or value"."""
         option, *values = text.replace(",", "").replace(" or ", " ").split()
         return cls(option, tuple(values))
 
     def is_met(self, value: object) -> bool:
-        """Return True if `value`, the value of the other option, meets the condition."""
+        """Return True if the condition holds when the option that it names has this `value`."""
         return value in self.values if self.values else bool(value)
 
     def __str__(self) -> str:
@@ -64,7 +64,7 @@ def opt(
     warn_in_files: bool = False,
     off: object = MISSING,
 ) -> Any:
-    """Declare an option: return the dataclass field with its default and its metadata.
+    """Declare an option: return a dataclass field with its default, its --help text and its allowed values.
 
     text: description in --help.
     allowed: choices, or limits such as ">= 0 and < 1".
@@ -96,7 +96,7 @@ def opt(
 
 
 def wanted(option: Any) -> str:
-    """Return a description of the values that an option can have, such as "an int >= 1"."""
+    """Return text that describes the allowed values of an option, such as "an int >= 1"."""
     kind, allowed = (get_args(option.type) or (option.type,))[0], option.metadata["allowed"]
     if not isinstance(allowed, str):
         return f"one of {', '.join(allowed)}"
@@ -151,9 +151,8 @@ def cast(option: Any, value: Any) -> Any:
 
 
 def flags(name: str, option: Any = None) -> list[str]:
-    """Return all flags of the option `name`, such as ["-b", "--batch-size"]; a boolean option ends with its off flag.
-
-    `option` is the declaration, or None for an option that is not declared here.
+    """Return all flags of the option `name`, such as ["-b", "--batch-size"]. The last flag of a boolean option turns
+    the option off. `option` is its declaration, or None for an option that only BIPROP has.
     """
     long = "--" + name.replace("_", "-")
     if option is None:
@@ -165,9 +164,8 @@ def flags(name: str, option: Any = None) -> list[str]:
 
 
 def help_lines(options: Iterable[Any], needs: Mapping[str, str]) -> list[str]:
-    """Return the entries of `options` in --help: flags, description, type with range or choices, default.
-
-    `needs` maps the names of options to what they need to have an effect.
+    """Return the lines that --help prints for `options`: flags, description, type with range or choices, default.
+    `needs` maps an option's name to the condition under which the option has an effect, as text.
     """
     lines, indent = [], " " * 36
     width = max(60, min(118, shutil.get_terminal_size((120, 24)).columns - 2))

@@ -33,6 +33,8 @@ DECAY = "weight decay (decoupled for adamw); it acts on scores too, as in BIPROP
 
 @dataclass(frozen=True)
 class DataOptions:
+    """Options of the data set, its batches and its augmentation."""
+
     set: str = opt(MISSING, "data set", SETS)
     data: str = opt("./datasets", "folder of the data sets", maths=False, path="new")
     download: bool = opt(False, "download the data set if it is missing", maths=False)
@@ -70,6 +72,8 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class ModelOptions:
+    """Options of the architecture, its batch norms and its initial weights."""
+
     arch: str = opt(MISSING, "architecture", ARCHS, "-a")
     num_classes: int | None = opt(None, "outputs of the network", ">= 1 and <= 1e6", unset="classes of the set")
     width_mult: float = opt(1.0, "factor on the widths of the layers", "> 0 and <= 100", warn_in_files=True)
@@ -100,6 +104,8 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class ConstraintOptions:
+    """Options of the constraint on the weights: pruning, rewiring, freezing and quantization."""
+
     conv_type: str = opt("DenseConv", "constraint on the weights of the layers", CONV_TYPES)
     prune_rate: float | None = opt(
         None,
@@ -175,58 +181,60 @@ class ConstraintOptions:
 
     @property
     def density(self) -> float:
-        """Fraction of the weights kept, 1.0 if nothing is pruned."""
+        """Fraction of the weights that pruning keeps: the option prune_rate, or 1.0 if it is not set."""
         return 1.0 if self.prune_rate is None else self.prune_rate
 
     @property
     def layer_types(self) -> set[str]:
-        """Names of the conv_types that the layers have."""
+        """Names of the constraints (values of conv_type) on the layers of the network, the first layer included."""
         first = "DenseConv" if self.first_layer_dense else self.first_layer_type or self.conv_type
         return {self.conv_type, first}
 
     @property
     def rows(self) -> list[ConvType]:
-        """Registry rows of the conv_types that the layers have."""
+        """Rows of the registry CONV_TYPES that describe the constraints on the layers."""
         return [CONV_TYPES[name] for name in sorted(self.layer_types)]
 
     @property
     def trainers(self) -> set[str]:
-        """Names of the training methods that the conv_types need, without "default"."""
+        """Names of the training methods that the constraints on the layers need. Empty if ordinary training will do."""
         return {row.trainer for row in self.rows} - {"default"}
 
     @property
     def is_pruned(self) -> bool:
-        """True if the option prune_rate has an effect."""
+        """True if a constraint prunes weights, so that the option prune_rate has an effect."""
         return any(row.density != "unused" for row in self.rows)
 
     @property
     def needs_density(self) -> bool:
-        """True if the option prune_rate must be given."""
+        """True if a constraint requires a density, so that the option prune_rate must be given."""
         return any(row.density == "required" for row in self.rows)
 
     @property
     def density_falls(self) -> bool:
-        """True if the density falls from DENSITY_START to prune_rate over the first prune_rate_epoch epochs."""
+        """True if the fraction of kept weights falls to prune_rate during the first prune_rate_epoch epochs."""
         return any(row.density_falls for row in self.rows) and 0 < (self.prune_rate or 1) < DENSITY_START
 
     @property
     def is_rewired(self) -> bool:
-        """True if connections are rewired in training."""
+        """True if training rewires the network, which means that it drops some connections and grows others."""
         return "sparse" in self.trainers
 
     @property
     def rewires_layers(self) -> bool:
-        """True if each rewiring keeps the number of connections of a layer at its density."""
+        """True if rewiring replaces connections layer by layer, at the density that prune_rate sets."""
         return self.is_rewired and self.prune_rate not in (None, -1)
 
     @property
     def rewires_filters(self) -> bool:
-        """True if each rewiring keeps and grows a fixed share of every filter's weights, without a density."""
+        """True if rewiring replaces connections filter by filter, because no prune_rate is given."""
         return self.is_rewired and not self.rewires_layers
 
 
 @dataclass(frozen=True)
 class OptimOptions:
+    """Options of the training method, the optimizer and the learning-rate schedule."""
+
     trainer: str = opt("default", "training method; default stands for the one that conv_type needs", TRAINERS)
     dense_epochs: int = opt(6, "epochs of dense training before the weights are frozen", ">= 1 and <= 1e6")
     score_l1: float = opt(1e-8, "factor of the sum of sigmoid(scores) in the loss", ">= 0 and <= 1e6")
@@ -264,6 +272,8 @@ class OptimOptions:
 
 @dataclass(frozen=True)
 class RunOptions:
+    """Options of the run: its files, checkpoints, precision and devices."""
+
     config: str | None = opt(None, "YAML file of options; without it, --resume must name a run", maths=False)
     name: str | None = opt(None, "name of the run, for its directory", maths=False, unset="name of the YAML file")
     log_dir: str | None = opt(None, "root of the run directories", maths=False, path="new", unset="runs")
@@ -311,5 +321,5 @@ class RunOptions:
 
     @property
     def stem(self) -> str:
-        """File name of the YAML file without its suffix."""
+        """File name, without suffix, of the YAML file of options that --config names."""
         return stem(self.config or "")

@@ -21,7 +21,7 @@ FIELDS: dict[str, Any] = {option.name: option for kind in GROUPS.values() for op
 
 @dataclass(frozen=True)
 class Options:
-    """Values of all options of a run, in groups. `warnings` holds the messages about them to print at the start."""
+    """Values of all options of a run, in groups. `warnings` are messages about the options, to print at the start."""
 
     data: DataOptions
     model: ModelOptions
@@ -43,7 +43,7 @@ class Options:
         return getattr(getattr(self, GROUP_OF[name]), name)
 
     def flat(self) -> dict[str, object]:
-        """Return a dict from option name to value, with tuples as lists, as YAML can store it."""
+        """Return a dict from option name to value, with lists instead of tuples, so that YAML can store the dict."""
         values = {name: self.value(name) for name in FIELDS}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
@@ -56,7 +56,7 @@ class Options:
 
     @property
     def trainer(self) -> str:
-        """Name of the training method. The option `trainer: default` stands for the method that the conv_type needs."""
+        """Name of the training method. The option `trainer: default` selects the method that the constraint needs."""
         needed = sorted(self.constraint.trainers)
         return needed[0] if self.optim.trainer == "default" and needed else self.optim.trainer
 
@@ -67,7 +67,7 @@ class Options:
 
     @property
     def arch_row(self) -> Arch:
-        """Registry row of the architecture."""
+        """Row of the registry ARCHS that describes the architecture of this run."""
         return ARCHS[self.model.arch]
 
     @property

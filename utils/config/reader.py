@@ -19,7 +19,7 @@ Renamed = Mapping[tuple[str, str], Mapping[str, object]]  # (option, value) of B
 
 
 class Reader:
-    """Reader that collects the values of options and all problems with them.
+    """Reader of options from YAML files and command lines. It collects the values and all problems with them.
 
     values: the option values read so far, as attributes.
     typed: option -> its values on the command line, as text and in order.
@@ -48,9 +48,8 @@ class Reader:
         return "no value given" if default in (None, MISSING) else f"{shown(default)} by default"
 
     def take(self, name: str, value: Any, source: str, line: int | None = None) -> None:
-        """Read one value of the option `name`, and record a problem if the option or its value is invalid.
-
-        `source` is "in FILE" or "on the command line", and `line` is the line in the file.
+        """Store the value of one option, or record a problem if the option is unknown or its value is invalid.
+        `source` is "in FILE" or "on the command line", for messages, and `line` is the line number in the file.
         """
         place = f", line {line}" if line else ""
         if name in self.dead:
@@ -76,16 +75,17 @@ class Reader:
                 self.bad.add(name)
 
     def _hint(self, name: str, names: Iterable[str]) -> str:
-        """Return the suggestion for a misspelled `name`, see `nearest`.
+        """Return " (did you mean 'NAME'?)" with the name in `names` closest to `name`, or "" if none is similar.
 
         After MOST_PROBLEMS problems the result is always "", because a search takes a millisecond.
         """
         return nearest(name, names) if len(self.problems) < MOST_PROBLEMS else ""
 
     def command_line(self, argv: Sequence[str]) -> None:
-        """Parse the command line `argv` into `typed`, and record unknown options and arguments as problems.
+        """Parse the command line `argv` and record unknown options and arguments as problems.
 
-        An option without a value gets "", a boolean flag gets True or False.
+        The result is stored in `typed`, which maps an option to the list of its values. An option without a value gets
+        "", and a boolean flag gets True or False.
         """
         parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False, argument_default=argparse.SUPPRESS)
         spellings = {name: flags(name, self.declared.get(name)) for name in [*self.declared, *self.dead]}

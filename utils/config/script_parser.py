@@ -16,9 +16,8 @@ Main = Callable[[Sequence[str]], int]
 
 
 def command(work: Callable[[Sequence[str]], int | None], interrupted: str = exit_codes.INTERRUPTED) -> Main:
-    """Return the `main` function of a script, which calls `work` with the arguments and returns the exit code.
-
-    A failure prints one line on standard error, see `exit_codes.run_program`. Ctrl-C prints the line `interrupted`.
+    """Return the `main` function of a script: it calls `work(argv)` and turns an exception into an exit code.
+    A failure prints one line on standard error. Ctrl-C prints the line `interrupted`.
     """
 
     @functools.wraps(work)
@@ -88,7 +87,7 @@ def count(most: int, least: int = 1) -> Callable[[str], int]:
 
 
 def new_path(text: str, *, existing: bool = False) -> Path:
-    """Convert an argument to the path of a file to write or a folder, with ~ and $NAME expanded. An argparse type.
+    """Convert an argument to the path of a folder or of a file to write, with ~ and $NAME expanded. An argparse type.
 
     With `existing`, a path that exists exactly as written is not expanded.
     """

@@ -23,7 +23,7 @@ TAG = "tag:yaml.org,2002:"
 
 
 class Bare(str):
-    """Text of an unquoted YAML value that is a number, a date or a truth value. Its repr has no quotes."""
+    """A number, date or truth value in YAML, such as 0.10, kept as text. Messages show this text without quotes."""
 
     def __repr__(self) -> str:
         return str(self) if self.isprintable() else super().__repr__()
@@ -75,10 +75,10 @@ def _error(problem: str, place: Any) -> yaml.MarkedYAMLError:
 
 
 def _expanded_length(node: yaml.Node, known: dict[int, int]) -> int:
-    """Return the number of characters of `node` with every alias in it replaced by its content.
+    """Return the length in characters of a YAML node after every alias in it is replaced by its content.
+    `known` caches the results by the id of the node.
 
-    `known` maps the id of each node counted before to its number. Raises MarkedYAMLError if the number exceeds
-    CHARACTERS, as it does for a node that contains itself.
+    Raises MarkedYAMLError if the length exceeds CHARACTERS, as it does for a node that contains itself.
     """
     if id(node) not in known:
         known[id(node)] = CHARACTERS  # for a node that contains itself
@@ -93,7 +93,7 @@ def _expanded_length(node: yaml.Node, known: dict[int, int]) -> int:
 
 
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, int]]:
-    """Read a YAML file and return two dicts: option name → value, and option name → line number.
+    """Read a YAML file of options and return two dicts: option name → value, and option name → line number.
 
     Hyphens in names become underscores. A value is text as written (a `Bare` for a number, date or truth value), None
     for null, a list or a dict. Raises UsageError with the file and the line.
@@ -120,13 +120,13 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, int]]:
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML file and return a dict from option name to value, the first result of `read`."""
+    """Read a YAML file of options and return a dict from option name to value. Raises UsageError if it is invalid."""
     return read(path)[0]
 
 
 def _text(path: Path) -> str:
     """Return the text of a file. Raises OSError, or ValueError if the file is too large or is not UTF-8 text."""
-    if (fault := irregular(path)) and not str(path).startswith(("/dev/fd/", "/proc/")):  # the shell's: <(command)
+    if (fault := irregular(path)) and not str(path).startswith(("/dev/fd/", "/proc/")):  # of a shell's <(command)
         raise ValueError(f"it {fault}")
     with path.open("rb") as file:
         content = file.read(BYTES + 1)
