@@ -93,9 +93,10 @@ def make_batches(
     workers: int = 0,
     **options: Any,
 ) -> Batches:
-    """Return an iterator over the batches of `split`, prepared either on the device or by `workers` loader processes.
+    """Return an iterator over the batches of `split`. Either the device or loader processes prepare the batches.
 
-    The device prepares batches of images that are in memory, have the same size and are not transformed one by one.
+    `spec` is the description of the data set. The device prepares batches of images that are in memory, have the same
+    size and are not transformed one by one.
     train, augmentation, options: the arguments of `data.device_batches.Batches`.
     """
     from data.device_batches import DeviceBatches

@@ -41,7 +41,7 @@ class Split:
 
 @dataclass(frozen=True)
 class FileSplit:
-    """Paths of image files, and labels.
+    """Images as paths of files that are decoded when needed, and their labels.
 
     paths: bytes (n,), one array, so that worker processes share its memory. labels: int64 (n,).
     """
@@ -67,9 +67,10 @@ AnySplit = Split | FileSplit
 
 
 def compact(array: NDArray[Any], rows: NDArray[np.intp], chunk: int = 4096) -> NDArray[Any]:
-    """Return array[rows] in the memory of `array`, whose content is overwritten. `rows` is ascending.
+    """Move the given rows of `array` to its beginning in place, and return a view of them. Other rows are lost.
 
-    A copy would need the memory of a training set twice.
+    `rows` is ascending. At most `chunk` rows are copied at a time. A full copy would need the memory of a training set
+    twice.
     """
     for start in range(0, len(rows), chunk):
         part = rows[start : start + chunk]  # part[i] >= start + i, so no row is overwritten before it is read

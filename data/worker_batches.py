@@ -20,7 +20,7 @@ BatchKey = tuple[int, NDArray[np.intp]]  # (epoch, rows of the split)
 
 
 class ViewBatches:
-    """Callable that prepares the images of one batch, given its BatchKey. Worker processes call it.
+    """Callable that decodes and augments the images of one batch, given its (epoch, rows). Worker processes call it.
 
     The views of an image depend only on seed, epoch and row, not on the number of workers or the batch size.
     """
@@ -38,15 +38,19 @@ class ViewBatches:
         return views_transform(self.spec, self.augmentation, train=self.seed is not None)
 
     def __call__(self, key: BatchKey) -> Tensor:
-        """Return the views (augmented versions) of the images of a batch: all first views, then all second views, ….
+        """Return the views (augmented versions) of the images of a batch. `key` is (epoch, rows of the split).
 
-        Shape: uint8 (views * batch, height, width, channels). Raises RunFailed if a file cannot be decoded.
+        All first views precede all second views. Shape: uint8 (views * batch, height, width, channels). Raises
+        RunFailed if a file cannot be decoded.
         """
         epoch, rows = key
         return torch.stack([self.views(epoch, int(row)) for row in rows], dim=1).flatten(0, 1)
 
     def views(self, epoch: int, row: int) -> Tensor:
-        """Return the views (augmented versions) of the image in `row`, uint8 (views, height, width, channels)."""
+        """Return the views (augmented versions) of the image in `row`, uint8 (views, height, width, channels).
+
+        Training views are random, with a seed that depends on `epoch` and `row`.
+        """
         image = self.image(row)
         if self.seed is None:
             return self.transform(image)
@@ -63,7 +67,7 @@ class ViewBatches:
 
 
 class WorkerBatches(Batches):
-    """Batches whose images are prepared one by one in `workers` processes, or in this process if `workers` is 0.
+    """Batches whose images are decoded and augmented one by one in worker processes, or here if `workers` is 0.
 
     The processes are kept for all epochs. Starting an epoch ends the iteration over the previous one. Iterating raises
     RunFailed if a file cannot be decoded, or if a worker process cannot be started or dies.
@@ -91,7 +95,10 @@ class WorkerBatches(Batches):
         return Workers(self.view_batches, shape, min(self.worker_count, len(sizes)))
 
     def uint8_batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the batches in order, each as soon as its worker has finished it."""
+        """Yield (images, labels) of each batch of this rank in order, as soon as a worker has prepared the batch.
+
+        start: number of global batches at the beginning of the epoch that are skipped.
+        """
         plan = self.epoch_plan(epoch)
         order = np.arange(self.count) if plan is None else plan.order.numpy()
         keys = [(epoch, order[positions]) for positions in self.batch_slices(start)]

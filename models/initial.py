@@ -79,7 +79,10 @@ def initial_weight(
 
 
 def initial_scores(shape: torch.Size, *, generator: Generator | None = None) -> Tensor:
-    """Draw initial scores for a weight of `shape` from U(−1/√fan_in, 1/√fan_in), as hidden-networks and BIPROP do."""
+    """Draw the initial scores by which a constraint prunes a weight of `shape`, from U(−1/√fan_in, 1/√fan_in).
+
+    hidden-networks (Ramanujan et al., CVPR 2020) and BIPROP use the same distribution.
+    """
     return nn.init.kaiming_uniform_(torch.empty(shape), a=math.sqrt(5), generator=generator)
 
 

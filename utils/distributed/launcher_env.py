@@ -73,7 +73,7 @@ def detect_process(env: Mapping[str, str]) -> ProcessInfo:
 
 @contextmanager
 def report_once(process: ProcessInfo) -> Iterator[None]:
-    """Report a UsageError in the body only once per machine, although every process of the machine raises it.
+    """Let only one process per machine report a UsageError that every process raises in the body.
 
     Local rank 0 raises the error. The others raise SilentExit after SILENT_EXIT_DELAY seconds.
     """

@@ -150,7 +150,7 @@ ALONE = Runtime(torch.device("cpu"), torch.float32)  # default: one process on t
 
 
 def from_options(options: Options, process: ProcessInfo = launcher_env.ALONE) -> Runtime:
-    """Return the Runtime of `process` that the options select. With --check, its device is the CPU.
+    """Return the device, precision and rank of this process, as the options select them. With --check, use the CPU.
 
     Raises UsageError if the device does not exist.
     """
@@ -193,7 +193,10 @@ def _usable_cores() -> int:
 
 
 def _device(device: str, gpus: tuple[int, ...] | None, process: ProcessInfo) -> torch.device:
-    """Return the device of this process. Raises UsageError if there are too few GPUs."""
+    """Return the torch device of this process, given the values of --device and --multigpu.
+
+    Raises UsageError if there are too few GPUs.
+    """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpus:
         if len(gpus) < process.local_world:
@@ -220,7 +223,7 @@ def check_gpus(gpus: tuple[int, ...]) -> None:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Return True if the device multiplies bfloat16 numbers in hardware, in half the time of float32."""
+    """Return True if `device` multiplies bfloat16 matrices in hardware, which halves the time of float32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return _cpu_flag("avx512_bf16") or _cpu_flag("amx_bf16") or (platform.machine() == "aarch64" and _cpu_flag("bf16"))

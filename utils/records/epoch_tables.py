@@ -16,9 +16,9 @@ MOST_DRAWN = 10  # lines per chart: more would be hard to distinguish, and drawi
 
 @dataclass(frozen=True)
 class Table:
-    """Table that a run records at one epoch. All rows have the same keys.
+    """Table that a trainer computes at one epoch and a run records as CSV. A row maps column names to values.
 
-    x, y: names of two columns if the rows are the points of a curve.
+    All rows have the same keys. x, y: names of two columns if the rows are the points of a curve.
     """
 
     rows: list[TableRow]
@@ -68,9 +68,10 @@ def as_csv(rows: list[TableRow], columns: list[str]) -> str:
 
 
 def _intact_rows(path: Path, epoch: int, table: Table) -> list[TableRow]:
-    """Return the rows of epochs before `epoch` in the file `path`. Raises OSError if the file cannot be read.
+    """Return the rows of epochs before `epoch` in the CSV file `path`. If the file is damaged, rename it and return [].
 
-    A damaged file, or one without the numbers of the curve of `table`, is renamed, and no rows are returned.
+    A file without numbers in the columns x and y of `table` counts as damaged. Raises OSError if the file cannot be
+    read.
     """
     try:
         rows = _rows_before(path, epoch)

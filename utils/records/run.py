@@ -66,7 +66,7 @@ class Run(RunPaths):
 
 
 def _check_status(record: dict[str, Any]) -> None:
-    """Raise ValueError if a value of status.json is invalid."""
+    """Raise ValueError if a value of `record`, the content of status.json, is invalid."""
     checks: dict[str, Callable[[Any], bool]] = {
         "status": lambda value: value in STATUSES,
         "id": lambda value: isinstance(value, str),
@@ -104,7 +104,7 @@ class LockedRun(Run):
                 temporary.unlink(missing_ok=True)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state for pickling, without the lock."""
+        """Return the attributes to pickle, without the open lock file, which only this process may hold."""
         return self.__dict__ | {"_lock": None}
 
     @property
@@ -208,12 +208,13 @@ def base_directory(options: Options) -> Path:
     return _log_dir(options).joinpath(options.run.stem, *level, name)
 
 
-def lock_unfinished(options: Options, is_same: Callable[[Run], bool]) -> LockedRun | None:
-    """Lock and return the newest unfinished run of this configuration for which `is_same` returns True, or None.
+def lock_unfinished(options: Options, has_same_options: Callable[[Run], bool]) -> LockedRun | None:
+    """Lock and return the newest unfinished run with the same options, or None if there is none.
 
-    Raises RunInUse if another process is training one of these runs.
+    The runs in `base_directory(options)` are searched. `has_same_options(run)` compares the options of a run. Raises
+    RunInUse if another process is training one of the runs with the same options.
     """
-    locks = _locked_unfinished(options, is_same)
+    locks = _locked_unfinished(options, has_same_options)
     if not locks:
         return None
     (newest, lock), *others = locks.items()
@@ -222,14 +223,16 @@ def lock_unfinished(options: Options, is_same: Callable[[Run], bool]) -> LockedR
     return LockedRun(newest.path, lock)
 
 
-def check_none_in_training(options: Options, is_same: Callable[[Run], bool]) -> None:
-    """Raise RunInUse if another process is training a run of this configuration for which `is_same` returns True."""
-    for lock in _locked_unfinished(options, is_same).values():
+def check_none_in_training(options: Options, has_same_options: Callable[[Run], bool]) -> None:
+    """Raise RunInUse if another process is training a run with the same options, as `has_same_options(run)` decides."""
+    for lock in _locked_unfinished(options, has_same_options).values():
         lock.close()
 
 
-def _locked_unfinished(options: Options, is_same: Callable[[Run], bool]) -> dict[Run, IO[str]]:
-    """Lock all unfinished runs for which `is_same` returns True. Return a dict of run to lock, newest run first.
+def _locked_unfinished(options: Options, has_same_options: Callable[[Run], bool]) -> dict[Run, IO[str]]:
+    """Lock all unfinished runs with the same options. Return a dict from run to its lock file, newest run first.
+
+    The runs in `base_directory(options)` are searched. `has_same_options(run)` compares the options of a run.
 
     Raises RunInUse if another process holds the lock of such a run.
     """
@@ -237,7 +240,7 @@ def _locked_unfinished(options: Options, is_same: Callable[[Run], bool]) -> dict
     numbered = [path for path in base.glob("*") if path.name.isdigit()] if base.is_dir() else []
     unfinished = [run for run in map(Run, (base, *numbered)) if run.exists and not run.is_done()]
     newest_first = sorted(unfinished, key=lambda run: run.config.stat().st_mtime_ns, reverse=True)
-    locks = {run: try_lock(run.lock_file) for run in filter(is_same, newest_first)}
+    locks = {run: try_lock(run.lock_file) for run in filter(has_same_options, newest_first)}
     for run, lock in locks.items():
         if lock is None:
             raise RunInUse(f"{run.path} is being trained by {run.lock_owner()}; nothing was started")
