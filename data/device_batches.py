@@ -103,7 +103,7 @@ class Batches(ABC):
         """Start the loader processes and allocate their memory now, so that a shortage ends the run before training."""
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images, labels) of each batch of this rank. The first `start` global batches of the epoch are skipped.
+        """Yield (images, labels) of each batch of this rank in `epoch`. The first `start` global batches are skipped.
 
         images: normalised, float32 (batch, channels, height, width) in channels_last memory. labels: int64 (batch,).
         With augmentation.jsd there are 3 * batch images: the clean batch, then two augmented views of the batch.
@@ -117,10 +117,10 @@ class Batches(ABC):
 
     @abstractmethod
     def uint8_batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images, labels) of each batch of this rank, on the device. The images are not normalised yet.
+        """Yield (images, labels) of each batch of this rank, from global batch `start` of the epoch on.
 
-        images: uint8 (batch, height, width, channels), cropped and flipped. labels: int64 (batch,).
-        start: number of global batches at the beginning of the epoch that are skipped.
+        images: uint8 (batch, height, width, channels), cropped and flipped. labels: int64 (batch,). Both are on the
+        device.
         """
 
     def epoch_plan(self, epoch: int) -> EpochPlan | None:
@@ -140,7 +140,7 @@ class Batches(ABC):
     def batch_slices(self, start: int) -> Iterator[slice]:
         """Yield one slice per batch of this rank: the positions of the batch in the epoch's image order.
 
-        start: number of global batches to skip.
+        start: number of global batches at the beginning of the epoch that are skipped.
         """
         rank, ranks = self.part
         for batch in range(start, len(self)):
@@ -152,10 +152,9 @@ class Batches(ABC):
                 yield slice(first, min(first + self.batch_size, self.samples))
 
     def noisy_views(self, images: Tensor, seed: int, batch_slice: BatchSlice) -> Tensor:
-        """Return the images with Gaussian noise that is drawn with `seed`, as float32 in 0..255.
+        """Add Gaussian noise to `images`, the rows `batch_slice` of a global batch. Return float32 in 0..255.
 
-        batch_slice: the rows of the global batch that `images` contains. With augmentation.jsd, return the clean batch,
-        followed by two noisy views of the batch.
+        With augmentation.jsd, return the clean batch, followed by two noisy views of the batch.
         """
         generator = torch.Generator(self.device).manual_seed(seed)
         a = self.augmentation
@@ -181,9 +180,9 @@ class DeviceBatches(Batches):
         self.device = self.images.device
 
     def uint8_batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images, labels) of each batch of this rank. The device selects, crops and flips the images.
+        """Yield (images, labels) of each batch of this rank, from global batch `start` of the epoch on.
 
-        start: number of global batches at the beginning of the epoch that are skipped.
+        The device selects, crops and flips the images.
         """
         plan = self.epoch_plan(epoch)
         if plan is not None:

@@ -52,7 +52,7 @@ def decode(path: str) -> Image:
 
 
 def crop_transform(spec: SetSpec, *, train: bool) -> Callable[[Image], Tensor]:
-    """Return a transform that crops a PIL image to the size in `spec`: a uint8 tensor (channels, height, width).
+    """Return a transform from a PIL image to a uint8 tensor (channels, height, width) of the data set's image size.
 
     In training, the transform crops and flips at random as `spec` specifies. In evaluation, it resizes images and crops
     the centre if the images of the data set have varying sizes.

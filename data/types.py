@@ -53,7 +53,7 @@ class FileSplit:
         return len(self.labels)
 
     def path(self, row: int) -> str:
-        """Return the path of one image."""
+        """Return the path of the image in `row`."""
         return os.fsdecode(self.paths[row])
 
     def copied(self, rows: NDArray[np.intp]) -> FileSplit:

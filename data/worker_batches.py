@@ -95,9 +95,9 @@ class WorkerBatches(Batches):
         return Workers(self.view_batches, shape, min(self.worker_count, len(sizes)))
 
     def uint8_batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images, labels) of each batch of this rank in order, as soon as a worker has prepared the batch.
+        """Yield (images, labels) of each batch of this rank, from global batch `start` of the epoch on.
 
-        start: number of global batches at the beginning of the epoch that are skipped.
+        A batch is yielded as soon as a worker has prepared it and all earlier ones.
         """
         plan = self.epoch_plan(epoch)
         order = np.arange(self.count) if plan is None else plan.order.numpy()

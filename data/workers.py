@@ -40,7 +40,7 @@ Answer = tuple[int, str, str]  # (number of images, error message, traceback): t
 
 
 class Workers:
-    """Pool of `count` processes that compute `prepare(key)` for a sequence of keys.
+    """Pool of `count` worker processes that prepare batches: `prepare(key)` returns the batch of a key.
 
     prepare: returns a uint8 tensor of `shape`, whose first size may be smaller.
     Raises RunFailed, after ending the processes already started, if memory or processes cannot be allocated.
@@ -116,7 +116,7 @@ class Workers:
         self._pending[worker] += 1
 
     def _receive(self, worker: int) -> Answer:
-        """Wait until the process of index `worker` answers its oldest request, and return the answer."""
+        """Wait until the process of index `worker` answers its oldest open request, and return the answer."""
         pipe, since = self._pipes[worker], None
         try:
             while not pipe.poll(POLL_SECONDS):
@@ -175,9 +175,10 @@ def kill_workers(processes: Sequence[BaseProcess], pipes: Sequence[Connection], 
 
 
 def run_worker(pipe: Connection, prepare: Callable[[Any], Tensor], buffers: Tensor) -> None:
-    """Serve requests for batches, until the main process closes the pipe or dies. Runs in a worker process.
+    """Receive requests for batches from `pipe`, and write each batch into one of `buffers`. Runs in a worker process.
 
-    A request is (index of a buffer, key). `prepare(key)` returns the batch, which is written into this buffer.
+    A request is (index of the buffer, key), and `prepare(key)` returns the batch. The function returns when the main
+    process closes the pipe or dies.
     """
     torch.set_num_threads(1)
     for name in IGNORED_SIGNALS:

@@ -105,7 +105,7 @@ def biprop_key(key: str) -> str:
 
 
 def _biprop_shape(value: Tensor) -> torch.Size:
-    """Return the shape that a state-dict tensor has in checkpoints of the BIPROP repository.
+    """Return the shape that the state-dict tensor `value` has in checkpoints of the BIPROP repository.
 
     BIPROP has 1×1 convolutions for Linear layers, so a matrix (out, in) gets the shape (out, in, 1, 1).
     """

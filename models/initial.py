@@ -79,7 +79,7 @@ def initial_weight(
 
 
 def initial_scores(shape: torch.Size, *, generator: Generator | None = None) -> Tensor:
-    """Draw the initial scores by which a constraint prunes a weight of `shape`, from U(−1/√fan_in, 1/√fan_in).
+    """Draw the initial pruning scores, one per weight of a tensor of `shape`, from U(−1/√fan_in, 1/√fan_in).
 
     hidden-networks (Ramanujan et al., CVPR 2020) and BIPROP use the same distribution.
     """

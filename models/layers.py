@@ -78,17 +78,17 @@ def batch_norm(kind: str, channels: int, *, spatial: bool) -> nn.Module:
 
 
 def batch_norm_1d(bn_type: str, width: int) -> nn.Module:
-    """Return a batch norm for (B, width) tensors, which the MLP option norm=batch_norm selects."""
+    """Return a batch-norm layer for (B, width) tensors, which norm=batch_norm selects in an MLP."""
     return batch_norm(bn_type, width, spatial=False)
 
 
 def hard_invert(_bn_type: str, _width: int) -> nn.Module:
-    """Return a HardInvert layer, which the MLP option norm=hard_invert selects."""
+    """Return a HardInvert layer, which norm=hard_invert selects in an MLP. The arguments are ignored."""
     return HardInvert()
 
 
 def soft_invert(_bn_type: str, _width: int) -> nn.Module:
-    """Return a SoftInvert layer, which the MLP option norm=soft_invert selects."""
+    """Return a SoftInvert layer, which norm=soft_invert selects in an MLP. The arguments are ignored."""
     return SoftInvert()
 
 

@@ -100,19 +100,19 @@ class ConvPlan:
 
 
 def _convn(groups: int, pair: str, hidden: str, last_pair: str = "", last_hidden: str = "") -> ConvPlan:
-    """Return the layers of a ConvN network: `groups` pairs of convolutions and two hidden linear layers of 256 units.
+    """Return the layers of a ConvN network: `groups` times the layers `pair`, then two times the layers `hidden`.
 
-    Each pair has twice the channels of the pair before. `pair` has the letters (see ConvPlan) of a pair, `hidden` those
-    of a hidden layer. `last_pair` and `last_hidden` replace them in the last pair and the last hidden layer.
+    Each string has one letter per layer (see ConvPlan). A pair has two convolutions and twice the channels of the pair
+    before. A hidden layer has 256 units. `last_pair` and `last_hidden` replace the last of each.
     """
     pairs = (pair,) * (groups - 1) + (last_pair or pair,)
     return ConvPlan(tuple(64 * 2**i for i in range(groups)), pairs, (256, 256), (hidden, last_hidden or hidden))
 
 
 def _vgg(first: str, middle: str, last: str, width: int = 128) -> ConvPlan:
-    """Return the layers of a VGG_Small network: three groups of convolutions of 1, 2 and 4 times `width` channels.
+    """Return the layers of a VGG_Small network. The three strings have one letter per layer of a group (see ConvPlan).
 
-    `first`, `middle` and `last` have the letters (see ConvPlan) of the layers of each group.
+    The convolutions of the groups have 1, 2 and 4 times `width` channels.
     """
     return ConvPlan((width, 2 * width, 4 * width), (first, middle, last))
 
@@ -148,7 +148,7 @@ CONV_PLANS: dict[str, ConvPlan] = {
 
 @dataclass(frozen=True)
 class ResNetPlan:
-    """Layers of a residual network: its stem, and stages i of `depths[i]` residual blocks with `widths[i]` channels.
+    """Layers of a residual network: a stem, then stages. Stage i has `depths[i]` blocks of `widths[i]` channels.
 
     Every stage but the first halves the image. `stem` is "cifar" (3×3) or "imagenet" (7×7 of stride 2 and a max-pool).
     `norm` is "v1", "v2" or "v2_twice" (see models/resnet.py). `act` is "relu" or "sign". A bottleneck block has
@@ -170,7 +170,7 @@ class ResNetPlan:
 
 
 def _wide(plan: ResNetPlan, factor: float) -> ResNetPlan:
-    """Return `plan` with wider stages: 64 channels, then 64, 128 and 256 channels times (factor + 1), as in BIPROP."""
+    """Return the ResNet `plan` with wider stages: 64, then 64, 128 and 256 times (factor + 1) channels."""
     return replace(plan, widths=(64, *(int(width * (factor + 1)) for width in (64, 128, 256))))
 
 

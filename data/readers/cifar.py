@@ -189,7 +189,7 @@ class Unpickler(PythonUnpickler):
     }
 
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
-        """Return the stand-in for the object `module.name` that the pickle refers to.
+        """Return the harmless replacement for `module.name`, a class or function that the pickle refers to.
 
         Raises UnpicklingError for a name that the official CIFAR files do not use.
         """

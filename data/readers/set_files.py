@@ -134,9 +134,9 @@ def report_parse_errors(path: Path, file_kind: str) -> Iterator[None]:
 
 
 def check_labels(path: Path, labels: NDArray[Any], classes: int, first: int = 0) -> NDArray[np.int64]:
-    """Return `labels` as int64. Raises UsageError, which names the file `path`, if a label is out of range.
+    """Check that `labels`, read from `path`, are in the range first..first + classes - 1. Return them as int64.
 
-    The labels are `first` to first + classes - 1.
+    Raises UsageError if a label is out of range.
     """
     last = first + classes - 1
     if labels.min() < first or labels.max() > last:

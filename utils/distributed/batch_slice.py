@@ -19,7 +19,7 @@ class BatchSlice:
 
     @classmethod
     def of(cls, total: int, rank: int, world: int) -> "BatchSlice":
-        """Return the slice for rank `rank`, if a global batch of `total` images is divided among `world` ranks."""
+        """Divide a global batch of `total` images among `world` ranks, and return the slice of rank `rank`."""
         start, end = total * rank // world, total * (rank + 1) // world
         return cls(start, end - start, total, world)
 

@@ -30,11 +30,11 @@ class Runtime:
     process: ProcessInfo = launcher_env.ALONE
 
     def precision(self) -> AbstractContextManager[Any]:
-        """Return the autocast context of this precision. With float32 the context changes nothing."""
+        """Return torch's autocast context for the precision of this Runtime. With float32 it changes nothing."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
     def at(self, precision: str) -> "Runtime":
-        """Return a copy of this runtime with the precision "bf16" or "fp32"."""
+        """Return a copy of this Runtime with another precision, "bf16" or "fp32"."""
         return replace(self, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
 
     @property
@@ -150,7 +150,7 @@ ALONE = Runtime(torch.device("cpu"), torch.float32)  # default: one process on t
 
 
 def from_options(options: Options, process: ProcessInfo = launcher_env.ALONE) -> Runtime:
-    """Return the device, precision and rank of this process, as the options select them. With --check, use the CPU.
+    """Return the Runtime (device, precision, rank) that `options` select for this process. --check selects the CPU.
 
     Raises UsageError if the device does not exist.
     """

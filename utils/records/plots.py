@@ -115,9 +115,9 @@ def _shorten(text: str, longest: int) -> str:
 
 
 def _escape_missing_glyphs() -> Callable[[str], str]:
-    """Set matplotlib's fonts to the installed fonts of FONTS. Return a function that escapes all other characters.
+    """Set matplotlib's fonts to the installed fonts of FONTS. Return a function that escapes missing characters.
 
-    The function replaces each character that none of these fonts can draw by its escape sequence.
+    The function replaces each character that none of these fonts can draw by its Python escape sequence.
     """
     import matplotlib
     from matplotlib import font_manager

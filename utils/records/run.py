@@ -28,7 +28,7 @@ LOG_DIR_ADVICE = "pass another folder with --log-dir"
 
 
 class Run(RunPaths):
-    """Read access to the run in the directory `path`, which another process may be training."""
+    """Read access to the training run in the directory `path`, which another process may be training."""
 
     def options(self) -> Options:
         """Return the options in config.yaml. Raises UsageError if the file is missing or damaged."""
@@ -209,10 +209,10 @@ def base_directory(options: Options) -> Path:
 
 
 def lock_unfinished(options: Options, has_same_options: Callable[[Run], bool]) -> LockedRun | None:
-    """Lock and return the newest unfinished run with the same options, or None if there is none.
+    """Lock and return the newest unfinished run with these options, or None. `has_same_options` compares the options.
 
-    The runs in `base_directory(options)` are searched. `has_same_options(run)` compares the options of a run. Raises
-    RunInUse if another process is training one of the runs with the same options.
+    The runs in `base_directory(options)` are searched. Raises RunInUse if another process is training one of the runs
+    with the same options.
     """
     locks = _locked_unfinished(options, has_same_options)
     if not locks:
@@ -224,13 +224,13 @@ def lock_unfinished(options: Options, has_same_options: Callable[[Run], bool]) -
 
 
 def check_none_in_training(options: Options, has_same_options: Callable[[Run], bool]) -> None:
-    """Raise RunInUse if another process is training a run with the same options, as `has_same_options(run)` decides."""
+    """Raise RunInUse if another process is training a run with these options, which `has_same_options` compares."""
     for lock in _locked_unfinished(options, has_same_options).values():
         lock.close()
 
 
 def _locked_unfinished(options: Options, has_same_options: Callable[[Run], bool]) -> dict[Run, IO[str]]:
-    """Lock all unfinished runs with the same options. Return a dict from run to its lock file, newest run first.
+    """Lock all unfinished runs with these options. Return a dict from run to lock file, newest run first.
 
     The runs in `base_directory(options)` are searched. `has_same_options(run)` compares the options of a run.
 
