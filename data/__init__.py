@@ -73,7 +73,7 @@ def load(
 
 @contextmanager
 def _data_folder(name: str, root: str | Path) -> Iterator[Path]:
-    """Yield the path `root` with ~ expanded. Convert an OSError in the body into a UsageError."""
+    """Yield the path `root` with ~ expanded. Convert an OSError in the `with` block into a UsageError."""
     try:
         folder = Path(expanded(str(root)))
     except UsageError as error:

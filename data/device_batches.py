@@ -138,10 +138,7 @@ class Batches(ABC):
         return BatchSlice.of(total, *self.part)
 
     def batch_slices(self, start: int) -> Iterator[slice]:
-        """Yield one slice per batch of this rank: the positions of the batch in the epoch's image order.
-
-        start: number of global batches at the beginning of the epoch that are skipped.
-        """
+        """Yield the positions of each batch of this rank in the epoch's image order, from global batch `start` on."""
         rank, ranks = self.part
         for batch in range(start, len(self)):
             first = batch * self.batch_size

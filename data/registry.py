@@ -17,7 +17,7 @@ PIXELS: dict[
     "standard": None,
     "unit": (0.0, 1.0),
     "signed": (0.5, 0.5),
-    "binary": (0.0, 1 / 255),  # of 0 and 1 in 0..255
+    "binary": (0.0, 1 / 255),  # leaves 0 and 1 unchanged, because normalisation divides pixels by 255
 }
 
 

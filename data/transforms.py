@@ -12,7 +12,7 @@ CROP_PAD = 4  # pixels on each side, as is usual for CIFAR-10 (arXiv:1512.03385,
 
 
 def draw_crops(count: int, generator: torch.Generator, pad: int = CROP_PAD) -> tuple[Tensor, Tensor]:
-    """Return uniformly random crop offsets and flips for `count` images.
+    """Return uniformly random crop offsets (0 to 2 · `pad` pixels) and flips for `count` images.
 
     offsets: int64 (count, 2), row and column in 0..2 pad. flips: bool (count,).
     """

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Split:
-    """Images and labels in memory.
+    """Part of a data set, such as the training images, in memory: images and labels.
 
     images: uint8 (n, height, width, channels). labels: int64 (n,).
     """
@@ -41,7 +41,7 @@ class Split:
 
 @dataclass(frozen=True)
 class FileSplit:
-    """Images as paths of files that are decoded when needed, and their labels.
+    """Part of a data set, such as the training images, on disk: paths of image files, and labels.
 
     paths: bytes (n,), one array, so that worker processes share its memory. labels: int64 (n,).
     """
@@ -80,7 +80,7 @@ def compact(array: NDArray[Any], rows: NDArray[np.intp], chunk: int = 4096) -> N
 
 @dataclass(frozen=True)
 class ImageSet:
-    """The splits of a data set and its description. `val` is held out of the training images."""
+    """Description of a data set, and its splits. `val` is held out of the training images for validation."""
 
     spec: SetSpec
     train: AnySplit

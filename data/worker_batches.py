@@ -20,7 +20,7 @@ BatchKey = tuple[int, NDArray[np.intp]]  # (epoch, rows of the split)
 
 
 class ViewBatches:
-    """Callable that decodes and augments the images of one batch, given its (epoch, rows). Worker processes call it.
+    """Callable that decodes and augments the images of one batch, given the epoch and rows. Runs in worker processes.
 
     The views of an image depend only on seed, epoch and row, not on the number of workers or the batch size.
     """
@@ -30,7 +30,7 @@ class ViewBatches:
 
     @cached_property
     def transform(self) -> Callable[[Image], Tensor]:
-        """Transform from an image to its views. It is built at its first use, which is in a worker process.
+        """Transform from an image to its views (augmented versions), built at its first use in a worker process.
 
         A worker that is started by spawn must import torchvision through utils.torch_compat. Unpickling the transform
         would import torchvision directly.
@@ -67,7 +67,7 @@ class ViewBatches:
 
 
 class WorkerBatches(Batches):
-    """Batches whose images are decoded and augmented one by one in worker processes, or here if `workers` is 0.
+    """Batches whose images are decoded and augmented one by one, in `workers` processes or, if 0, in this process.
 
     The processes are kept for all epochs. Starting an epoch ends the iteration over the previous one. Iterating raises
     RunFailed if a file cannot be decoded, or if a worker process cannot be started or dies.

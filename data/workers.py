@@ -75,7 +75,7 @@ class Workers:
             raise
 
     def batches(self, keys: Sequence[Any]) -> Iterator[Tensor]:
-        """Yield the batch `prepare(key)` for each key in order. Worker processes prepare the batches ahead of use.
+        """Yield one batch per key, in order. The worker processes compute each batch ahead of use, by `prepare(key)`.
 
         A batch is a view of shared memory, which is overwritten when the next batch is requested.
 

@@ -42,9 +42,9 @@ def inplace_relu() -> nn.Module:
 
 
 def make_activation(name: str) -> nn.Module:
-    """Return a new activation module by its `name` in models.registry.ACTIVATIONS.
+    """Return a new activation module, given its `name`, such as "relu".
 
-    Raises ValueError for an unknown name.
+    The names are the keys of models.registry.ACTIVATIONS. Raises ValueError for an unknown name.
     """
     module: nn.Module = load_object(lookup(ACTIVATIONS, name, "activation"))()
     return module

@@ -29,7 +29,7 @@ def _signs(shape: torch.Size, scale: float, generator: Generator | None) -> Tens
     return torch.empty(shape).bernoulli_(0.5, generator=generator).mul_(2).sub_(1).mul_(scale)
 
 
-DISTRIBUTIONS: dict[str, Distribution] = {  # of models.registry.Init
+DISTRIBUTIONS: dict[str, Distribution] = {  # name in a row of models.registry.INITS -> function
     "normal": lambda shape, scale, generator: torch.empty(shape).normal_(0, scale, generator=generator),
     "uniform": lambda shape, scale, generator: _uniform(shape, math.sqrt(3) * scale, generator),
     "uniform_1": _uniform,

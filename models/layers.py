@@ -93,7 +93,7 @@ def soft_invert(_bn_type: str, _width: int) -> nn.Module:
 
 
 def scaled(width: int, factor: float) -> int:
-    """Return a layer's width multiplied by `factor`, rounded down as in BIPROP. Raises ValueError if it is below 1."""
+    """Return a layer's width multiplied by `factor`, rounded down. Raises ValueError if the result is below 1."""
     if int(width * factor) < 1:
         raise ValueError(f"width_mult: {factor} leaves no channel of {width}; at least {1 / width:g} is needed")
     return int(width * factor)

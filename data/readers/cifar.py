@@ -160,7 +160,7 @@ class PickledDtype:
         self.code = code
 
     def __setstate__(self, state: Any) -> None:
-        """Ignore the pickled state, byte order and alignment, which do not matter for arrays of single bytes."""
+        """Ignore the pickled state (byte order and alignment), which does not matter for arrays of single bytes."""
 
 
 def encode_latin1(text: str, encoding: str) -> bytes:

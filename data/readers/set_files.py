@@ -74,7 +74,7 @@ def find_set_files(
 
 
 def first_complete(locations: Sequence[Location]) -> list[Path] | None:
-    """Return the files of the first location that has all its files, or None."""
+    """Return the paths of the data set's files in the first of `locations` that has all files, or None."""
     return next((location.existing_files() for location in locations if not location.missing_names()), None)
 
 
@@ -111,7 +111,7 @@ def download_set(name: str, root: Path) -> None:
 
 @contextmanager
 def report_read_errors(path: Path) -> Iterator[None]:
-    """Convert errors of reading or decompressing `path` in the body into a UsageError that names `path`."""
+    """Convert errors of reading or decompressing in the `with` block into a UsageError that names the file `path`."""
     try:
         yield
     except (OSError, EOFError, zlib.error) as error:
@@ -121,9 +121,9 @@ def report_read_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def report_parse_errors(path: Path, file_kind: str) -> Iterator[None]:
-    """Convert any exception in the body into a UsageError that states that `path` is not a `file_kind`.
+    """Convert any exception in the `with` block into a UsageError that states that `path` is not a `file_kind`.
 
-    The body parses the file. Neither pickle nor scipy documents which exceptions a damaged file can cause.
+    The block parses the file. Neither pickle nor scipy documents which exceptions a damaged file can cause.
     """
     try:
         yield

@@ -54,7 +54,7 @@ def detect_process(env: Mapping[str, str]) -> ProcessInfo:
     try:
         if "RANK" in env and "WORLD_SIZE" in env:
             process = _torchrun(env)
-        elif "SLURM_STEP_NUM_TASKS" in env and "SLURM_PROCID" in env:  # srun's; the batch script has only the second
+        elif "SLURM_STEP_NUM_TASKS" in env and "SLURM_PROCID" in env:  # srun sets both, sbatch only the second
             process = _slurm(env)
         elif "OMPI_COMM_WORLD_SIZE" in env:
             process = _open_mpi(env)
@@ -73,7 +73,7 @@ def detect_process(env: Mapping[str, str]) -> ProcessInfo:
 
 @contextmanager
 def report_once(process: ProcessInfo) -> Iterator[None]:
-    """Let only one process per machine report a UsageError that every process raises in the body.
+    """Let only one process per machine report a UsageError that every process raises in the `with` block.
 
     Local rank 0 raises the error. The others raise SilentExit after SILENT_EXIT_DELAY seconds.
     """

@@ -29,7 +29,7 @@ COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # a rank that is later than this to 
 
 @contextmanager
 def process_group(runtime: Runtime, timeout: float) -> Iterator[bool]:
-    """Connect all ranks in torch's process group while the body runs. Only rank 0 prints in the body.
+    """Connect all ranks in torch's process group while the `with` block runs. Only rank 0 prints in this block.
 
     Yields True if the launcher has restarted the ranks. Only rank 0 always knows. A single process connects to nothing.
     If a rank raises an error, that rank alone reports the error with its rank number, and all ranks end within seconds.
@@ -104,7 +104,9 @@ def _connect(runtime: Runtime, timeout: float) -> tuple["FailureWatcher", bool]:
 def wait_for_ranks(
     store: dist.Store, process: ProcessInfo, timeout: float, metadata: Sequence[Any]
 ) -> tuple[str, list[list[Any]]]:
-    """Wait until all ranks have arrived. Return (ID that is unique to this launch, `metadata` of each rank).
+    """Wait until all ranks have arrived at the rendezvous `store`. Return (unique ID of this launch, all `metadata`).
+
+    Each rank passes its own `metadata` and gets a list of the metadata of all ranks.
 
     torchrun keeps one store over all restarts, so the store may hold entries of processes that have died. Machines may
     count restarts differently, so a restart count does not identify these entries. A launch is therefore complete when
@@ -243,7 +245,7 @@ def is_connection_loss(error: Exception) -> bool:
 
 @contextmanager
 def _muted() -> Iterator[None]:
-    """Discard standard output and standard error during the body."""
+    """Discard standard output and standard error during the `with` block."""
     with Path(os.devnull).open("w", encoding="utf-8") as null, redirect_stdout(null), redirect_stderr(null):
         yield
 

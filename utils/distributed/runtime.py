@@ -105,7 +105,7 @@ class Runtime:
         return result if self.first else copy
 
     def preserve_generators(self) -> AbstractContextManager[Any]:
-        """Return a context that restores the state of torch's random generators at its end.
+        """Return a context manager that restores the state of torch's random generators at its end.
 
         Evaluation in this context does not change the random numbers of training. Ranks evaluate different batches, and
         their generators stay equal.
@@ -114,7 +114,7 @@ class Runtime:
 
     @contextmanager
     def local_first(self) -> Iterator[None]:
-        """Run the body, such as a download, on local rank 0 of each machine first, then on the other ranks."""
+        """Run the `with` block, such as a download, on local rank 0 of each machine first, then on the other ranks."""
         if self.process.local_rank:
             dist.barrier()
         yield

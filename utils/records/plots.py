@@ -100,7 +100,7 @@ def _png(lines: Sequence[Line], x_label: str, y_label: str, title: str) -> bytes
 
 
 def _import_matplotlib() -> None:
-    """Import matplotlib with MPLBACKEND unset, because matplotlib fails if that names an unknown backend."""
+    """Import matplotlib without the environment variable MPLBACKEND. An unknown backend in it makes the import fail."""
     backend = os.environ.pop("MPLBACKEND", None)
     try:
         importlib.import_module("matplotlib.style")
@@ -115,7 +115,7 @@ def _shorten(text: str, longest: int) -> str:
 
 
 def _escape_missing_glyphs() -> Callable[[str], str]:
-    """Set matplotlib's fonts to the installed fonts of FONTS. Return a function that escapes missing characters.
+    """Set matplotlib's fonts to the installed fonts of FONTS. Return a function that escapes characters they lack.
 
     The function replaces each character that none of these fonts can draw by its Python escape sequence.
     """

@@ -135,7 +135,7 @@ def _join_lines(lines: Iterable[bytes]) -> bytes:
 
 
 def _parse(path: Path, content: bytes, advice: str) -> tuple[list[tuple[bytes, ResultRow]], list[bytes]]:
-    """Parse the `content` of a results file. Return (list of undamaged lines with their rows, damaged lines).
+    """Parse the `content` of the results file `path`. Return (undamaged lines as (line, row), damaged lines).
 
     Headers are in neither list. A file that was joined from several has several headers. No value contains a line
     break, so each line is parsed alone, and a torn line damages no other line.

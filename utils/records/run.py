@@ -100,7 +100,7 @@ class LockedRun(Run):
             except FileExistsError:
                 raise UsageError(f"{folder} is not a directory; move it away to continue") from None
         for folder in (self.path, self.checkpoints):
-            for temporary in folder.glob(".*.tmp"):  # of a process that was killed during a write
+            for temporary in folder.glob(".*.tmp"):  # left by a process that was killed during a write
                 temporary.unlink(missing_ok=True)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -120,13 +120,13 @@ class LockedRun(Run):
             return True
 
     def check_held(self) -> None:
-        """Raise RunFailed if another process has taken over the run."""
+        """Raise RunFailed if another process has taken over the directory of this run."""
         if not self.is_held:
             owner = self.lock_owner()
             raise RunFailed(f"{self.path} was taken over by {owner}; its file system does not share locks")
 
     def describe(self, options: Options, device_info: dict[str, Any]) -> None:
-        """Write `options` to config.yaml, and the metadata of the run, with `device_info`, to environment.json.
+        """Write `options` to config.yaml. Write the command, commit, versions and `device_info` to environment.json.
 
         A new run calls this before it writes anything else.
         """
@@ -146,7 +146,7 @@ class LockedRun(Run):
 
 
 def create(options: Options) -> LockedRun:
-    """Create the directory of a new run and lock it.
+    """Create the directory of a new training run with these options, and lock it.
 
     The directory is `base_directory(options)`, or if that is taken its first free sub-directory of 0, 1, …. Processes
     that call this at the same time get different directories. Raises UsageError if no directory can be made.
@@ -179,7 +179,7 @@ def _is_abandoned(path: Path) -> bool:
 
 @contextmanager
 def exclusive_start(options: Options) -> Iterator[None]:
-    """Hold a lock in the body, so that no other process starts a run with --resume auto in the same --log-dir.
+    """Hold a lock in the `with` block, so that no other process starts a --resume auto run in the same --log-dir.
 
     If several processes start the same run at once, the first creates the run and the others find it. Raises UsageError
     if --log-dir cannot be written.
@@ -248,7 +248,7 @@ def _locked_unfinished(options: Options, has_same_options: Callable[[Run], bool]
 
 
 def lock_existing(path: Path) -> LockedRun:
-    """Lock and return the run at `path`, which is a run directory or a checkpoint in one.
+    """Lock and return the existing run at `path`, which is a run directory or a checkpoint in a run directory.
 
     Raises UsageError if there is no such run or another process holds its lock.
     """
