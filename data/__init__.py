@@ -73,7 +73,7 @@ def load(
 
 @contextmanager
 def _data_folder(name: str, root: str | Path) -> Iterator[Path]:
-    """Yield the path `root` with ~ expanded. Convert an OSError in the body into a UsageError."""
+    """Yield the path `root` with ~ expanded. Convert an OSError in the `with` block into a UsageError."""
     try:
         folder = Path(expanded(str(root)))
     except UsageError as error:
@@ -93,9 +93,10 @@ def make_batches(
     workers: int = 0,
     **options: Any,
 ) -> Batches:
-    """Return an iterator over the batches of `split`, prepared either on the device or by `workers` loader processes.
+    """Return an iterator over the batches of `split`. Either the device or loader processes prepare the batches.
 
-    The device prepares batches of images that are in memory, have the same size and are not transformed one by one.
+    `spec` is the description of the data set. The device prepares batches of images that are in memory, have the same
+    size and are not transformed one by one.
     train, augmentation, options: the arguments of `data.device_batches.Batches`.
     """
     from data.device_batches import DeviceBatches

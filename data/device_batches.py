@@ -40,7 +40,7 @@ class EpochPlan:
 
     @classmethod
     def sample(cls, count: int, augment: bool, generator: torch.Generator) -> "EpochPlan":
-        """Sample the order of `count` images, then their crops and flips if `augment`.
+        """Sample a random order of `count` images and, if `augment` is true, a random crop and flip per image.
 
         The CPU samples the whole epoch at once. The result is therefore the same on every device and after a resume.
         """
@@ -48,7 +48,7 @@ class EpochPlan:
         return cls(order, draw_crops(count, generator) if augment else None)
 
     def to(self, device: torch.device) -> "EpochPlan":
-        """Return a copy of this plan with its tensors on `device`."""
+        """Return a copy of this EpochPlan with its tensors on `device`."""
         crops = None if self.crops is None else (self.crops[0].to(device), self.crops[1].to(device))
         return EpochPlan(self.order.to(device), crops)
 
@@ -100,10 +100,10 @@ class Batches(ABC):
         return math.ceil(self.samples / self.batch_size)
 
     def prepare(self) -> None:  # noqa: B027 (most subclasses need nothing)
-        """Start processes and allocate memory now, so that a shortage ends the run before training starts."""
+        """Start the loader processes and allocate their memory now, so that a shortage ends the run before training."""
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images, labels) of each batch of this rank. The first `start` global batches of the epoch are skipped.
+        """Yield (images, labels) of each batch of this rank in `epoch`. The first `start` global batches are skipped.
 
         images: normalised, float32 (batch, channels, height, width) in channels_last memory. labels: int64 (batch,).
         With augmentation.jsd there are 3 * batch images: the clean batch, then two augmented views of the batch.
@@ -117,10 +117,10 @@ class Batches(ABC):
 
     @abstractmethod
     def uint8_batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images, labels) of each batch of this rank on the device, before normalisation.
+        """Yield (images, labels) of each batch of this rank, from global batch `start` of the epoch on.
 
-        images: uint8 (batch, height, width, channels), cropped and flipped. labels: int64 (batch,).
-        start: number of global batches to skip.
+        images: uint8 (batch, height, width, channels), cropped and flipped. labels: int64 (batch,). Both are on the
+        device.
         """
 
     def epoch_plan(self, epoch: int) -> EpochPlan | None:
@@ -133,15 +133,12 @@ class Batches(ABC):
         return EpochPlan(EpochPlan.sample(self.count, False, epoch_generator(self.seed, 0)).order, plan.crops)
 
     def share(self, number: int) -> BatchSlice:
-        """Return this rank's slice of the global training batch `number` (from 0)."""
+        """Return which rows of global training batch `number` (from 0) this rank processes."""
         total = min(self.batch_size, self.samples - number * self.batch_size)
         return BatchSlice.of(total, *self.part)
 
     def batch_slices(self, start: int) -> Iterator[slice]:
-        """Yield one slice per batch of this rank: the positions of the batch in the epoch's image order.
-
-        start: number of global batches to skip.
-        """
+        """Yield the positions of each batch of this rank in the epoch's image order, from global batch `start` on."""
         rank, ranks = self.part
         for batch in range(start, len(self)):
             first = batch * self.batch_size
@@ -151,15 +148,15 @@ class Batches(ABC):
             elif batch % ranks == rank:
                 yield slice(first, min(first + self.batch_size, self.samples))
 
-    def noisy_views(self, images: Tensor, seed: int, share: BatchSlice) -> Tensor:
-        """Return the images with Gaussian noise, float32 in 0..255.
+    def noisy_views(self, images: Tensor, seed: int, batch_slice: BatchSlice) -> Tensor:
+        """Add Gaussian noise to `images`, the rows `batch_slice` of a global batch. Return float32 in 0..255.
 
         With augmentation.jsd, return the clean batch, followed by two noisy views of the batch.
         """
         generator = torch.Generator(self.device).manual_seed(seed)
         a = self.augmentation
         views = [
-            add_noise(images, std=a.std_gauss, p_clean=a.p_clean, generator=generator, share=share)
+            add_noise(images, std=a.std_gauss, p_clean=a.p_clean, generator=generator, batch_slice=batch_slice)
             for _ in range(2 if a.jsd else 1)
         ]
         return torch.cat([images.float(), *views]) if a.jsd else views[0]
@@ -180,7 +177,10 @@ class DeviceBatches(Batches):
         self.device = self.images.device
 
     def uint8_batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images, labels) of each batch of this rank, gathered, cropped and flipped on the device."""
+        """Yield (images, labels) of each batch of this rank, from global batch `start` of the epoch on.
+
+        The device selects, crops and flips the images.
+        """
         plan = self.epoch_plan(epoch)
         if plan is not None:
             plan = plan.to(self.device)
@@ -188,8 +188,9 @@ class DeviceBatches(Batches):
             yield self.gather(positions, plan)
 
     def gather(self, positions: slice, plan: EpochPlan | None) -> tuple[Tensor, Tensor]:
-        """Return (images, labels) of a batch, at `positions` in the image order of `plan`.
+        """Return (images, labels) of the batch at `positions` in the image order of `plan`, with the crops of `plan`.
 
+        Without a plan (evaluation), the order is the order of the split.
         images: uint8 (batch, height, width, channels). labels: int64 (batch,).
         """
         if plan is None:

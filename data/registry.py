@@ -17,13 +17,13 @@ PIXELS: dict[
     "standard": None,
     "unit": (0.0, 1.0),
     "signed": (0.5, 0.5),
-    "binary": (0.0, 1 / 255),  # of 0 and 1 in 0..255
+    "binary": (0.0, 1 / 255),  # leaves 0 and 1 unchanged, because normalisation divides pixels by 255
 }
 
 
 @dataclass(frozen=True)
 class SetSpec:
-    """Row of SETS: a data set.
+    """Description of a data set: shapes, statistics and reader. A row of the registry SETS.
 
     in_shape: shape of an input image, (channels, height, width).
     num_classes: number of classes; 0 if the reader counts the folders of the set.
@@ -47,16 +47,17 @@ class SetSpec:
     binary: bool = False
 
     def read(self, root: Path, download: bool) -> Any:
-        """Read the set's files below the folder `root` and return (training split, test split).
+        """Read the files of this data set below the folder `root`. Return (training split, test split).
 
-        With `download` missing files are downloaded. Raises UsageError if a file is missing or damaged.
+        With `download`, missing files are downloaded. Raises UsageError if a file is missing or damaged.
         """
         return load_object(self.reader)(root, download)
 
     def pixels(self, kind: str) -> SetSpec:
-        """Return a copy of this spec whose pixels are scaled as `kind` says, a key of PIXELS.
+        """Return a copy of this description with pixel scaling `kind`: "standard", "unit", "signed" or "binary".
 
-        Raises ValueError if `kind` is unknown.
+        The scaling is the (mean, std) of `kind` in PIXELS, which replaces the data set's own. Raises ValueError if
+        `kind` is unknown.
         """
         scale = lookup(PIXELS, kind, "pixels")
         if scale is None:

@@ -12,7 +12,7 @@ CROP_PAD = 4  # pixels on each side, as is usual for CIFAR-10 (arXiv:1512.03385,
 
 
 def draw_crops(count: int, generator: torch.Generator, pad: int = CROP_PAD) -> tuple[Tensor, Tensor]:
-    """Return uniformly random crop offsets and flips for `count` images.
+    """Return uniformly random crop offsets (0 to 2 · `pad` pixels) and flips for `count` images.
 
     offsets: int64 (count, 2), row and column in 0..2 pad. flips: bool (count,).
     """
@@ -60,18 +60,18 @@ def normalise(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def add_noise(
-    images: Tensor, *, std: float, p_clean: float, generator: torch.Generator, share: BatchSlice | None = None
+    images: Tensor, *, std: float, p_clean: float, generator: torch.Generator, batch_slice: BatchSlice | None = None
 ) -> Tensor:
     """Add Gaussian noise to the images, clamp them to 0..255, and return them as float32.
 
     With probability `p_clean`, an image gets no noise.
     images: uint8 (batch, height, width, channels). std: of pixels in [0, 1].
-    share: the rows of the global batch that `images` contains, or None for all. The noise is sampled for the global
-        batch, so that the result does not depend on the number of ranks.
+    batch_slice: the rows of the global batch that `images` contains, or None for all. The noise is sampled for the
+        global batch, so that the result does not depend on the number of ranks.
     """
-    share = share or BatchSlice.of(len(images), 0, 1)
-    shape = share.total, *images.shape[1:]
-    clean = torch.rand(share.total, 1, 1, 1, generator=generator, device=images.device) < p_clean
-    noise = torch.randn(shape, generator=generator, device=images.device)[share.rows]
-    noise.mul_(255 * std).masked_fill_(clean[share.rows], 0)
+    batch_slice = batch_slice or BatchSlice.of(len(images), 0, 1)
+    shape = batch_slice.total, *images.shape[1:]
+    clean = torch.rand(batch_slice.total, 1, 1, 1, generator=generator, device=images.device) < p_clean
+    noise = torch.randn(shape, generator=generator, device=images.device)[batch_slice.rows]
+    noise.mul_(255 * std).masked_fill_(clean[batch_slice.rows], 0)
     return noise.add_(images).clamp_(0, 255)

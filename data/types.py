@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Split:
-    """Images and labels in memory.
+    """Part of a data set, such as the training images, in memory: images and labels.
 
     images: uint8 (n, height, width, channels). labels: int64 (n,).
     """
@@ -41,7 +41,7 @@ class Split:
 
 @dataclass(frozen=True)
 class FileSplit:
-    """Paths of image files, and labels.
+    """Part of a data set, such as the training images, on disk: paths of image files, and labels.
 
     paths: bytes (n,), one array, so that worker processes share its memory. labels: int64 (n,).
     """
@@ -53,7 +53,7 @@ class FileSplit:
         return len(self.labels)
 
     def path(self, row: int) -> str:
-        """Return the path of one image."""
+        """Return the path of the image in `row`."""
         return os.fsdecode(self.paths[row])
 
     def copied(self, rows: NDArray[np.intp]) -> FileSplit:
@@ -67,9 +67,10 @@ AnySplit = Split | FileSplit
 
 
 def compact(array: NDArray[Any], rows: NDArray[np.intp], chunk: int = 4096) -> NDArray[Any]:
-    """Return array[rows] in the memory of `array`, whose content is overwritten. `rows` is ascending.
+    """Move the given rows of `array` to its beginning in place, and return a view of them. Other rows are lost.
 
-    A copy would need the memory of a training set twice.
+    `rows` is ascending. At most `chunk` rows are copied at a time. A full copy would need the memory of a training set
+    twice.
     """
     for start in range(0, len(rows), chunk):
         part = rows[start : start + chunk]  # part[i] >= start + i, so no row is overwritten before it is read
@@ -79,7 +80,7 @@ def compact(array: NDArray[Any], rows: NDArray[np.intp], chunk: int = 4096) -> N
 
 @dataclass(frozen=True)
 class ImageSet:
-    """The splits of a data set and its description. `val` is held out of the training images."""
+    """Description of a data set, and its splits. `val` is held out of the training images for validation."""
 
     spec: SetSpec
     train: AnySplit

@@ -20,7 +20,7 @@ BatchKey = tuple[int, NDArray[np.intp]]  # (epoch, rows of the split)
 
 
 class ViewBatches:
-    """Callable that prepares the images of one batch, given its BatchKey. Worker processes call it.
+    """Callable that decodes and augments the images of one batch, given the epoch and rows. Runs in worker processes.
 
     The views of an image depend only on seed, epoch and row, not on the number of workers or the batch size.
     """
@@ -30,7 +30,7 @@ class ViewBatches:
 
     @cached_property
     def transform(self) -> Callable[[Image], Tensor]:
-        """Transform from an image to its views. It is built at its first use, which is in a worker process.
+        """Transform from an image to its views (augmented versions), built at its first use in a worker process.
 
         A worker that is started by spawn must import torchvision through utils.torch_compat. Unpickling the transform
         would import torchvision directly.
@@ -38,15 +38,19 @@ class ViewBatches:
         return views_transform(self.spec, self.augmentation, train=self.seed is not None)
 
     def __call__(self, key: BatchKey) -> Tensor:
-        """Return the views (augmented versions) of the images of a batch: all first views, then all second views, ….
+        """Return the views (augmented versions) of the images of a batch. `key` is (epoch, rows of the split).
 
-        Shape: uint8 (views * batch, height, width, channels). Raises RunFailed if a file cannot be decoded.
+        All first views precede all second views. Shape: uint8 (views * batch, height, width, channels). Raises
+        RunFailed if a file cannot be decoded.
         """
         epoch, rows = key
         return torch.stack([self.views(epoch, int(row)) for row in rows], dim=1).flatten(0, 1)
 
     def views(self, epoch: int, row: int) -> Tensor:
-        """Return the views (augmented versions) of the image in `row`, uint8 (views, height, width, channels)."""
+        """Return the views (augmented versions) of the image in `row`, uint8 (views, height, width, channels).
+
+        Training views are random, with a seed that depends on `epoch` and `row`.
+        """
         image = self.image(row)
         if self.seed is None:
             return self.transform(image)
@@ -63,7 +67,7 @@ class ViewBatches:
 
 
 class WorkerBatches(Batches):
-    """Batches whose images are prepared one by one in `workers` processes, or in this process if `workers` is 0.
+    """Batches whose images are decoded and augmented one by one, in `workers` processes or, if 0, in this process.
 
     The processes are kept for all epochs. Starting an epoch ends the iteration over the previous one. Iterating raises
     RunFailed if a file cannot be decoded, or if a worker process cannot be started or dies.
@@ -91,7 +95,10 @@ class WorkerBatches(Batches):
         return Workers(self.view_batches, shape, min(self.worker_count, len(sizes)))
 
     def uint8_batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the batches in order, each as soon as its worker has finished it."""
+        """Yield (images, labels) of each batch of this rank, from global batch `start` of the epoch on.
+
+        A batch is yielded as soon as a worker has prepared it and all earlier ones.
+        """
         plan = self.epoch_plan(epoch)
         order = np.arange(self.count) if plan is None else plan.order.numpy()
         keys = [(epoch, order[positions]) for positions in self.batch_slices(start)]

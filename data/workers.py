@@ -40,7 +40,7 @@ Answer = tuple[int, str, str]  # (number of images, error message, traceback): t
 
 
 class Workers:
-    """Pool of `count` processes that compute `prepare(key)` for a sequence of keys.
+    """Pool of `count` worker processes that prepare batches: `prepare(key)` returns the batch of a key.
 
     prepare: returns a uint8 tensor of `shape`, whose first size may be smaller.
     Raises RunFailed, after ending the processes already started, if memory or processes cannot be allocated.
@@ -50,7 +50,7 @@ class Workers:
     def __init__(self, prepare: Callable[[Any], Tensor], shape: Sequence[int], count: int) -> None:
         self._pass = 0
         self._pending = [0] * count  # requests that each worker has not answered yet
-        self._slots = allocate_shared((count, BATCHES_AHEAD, *shape))
+        self._buffers = allocate_shared((count, BATCHES_AHEAD, *shape))
         self.processes: list[BaseProcess] = []
         self._pipes: list[Connection] = []
         self.close = weakref.finalize(self, kill_workers, self.processes, self._pipes, os.getpid())
@@ -59,11 +59,11 @@ class Workers:
         atexit.register(self.close)
         context: Any = multiprocessing.get_context(START_METHOD)
         try:
-            for slots in self._slots:
+            for buffers in self._buffers:
                 ours, theirs = context.Pipe()
                 self._pipes.append(ours)
                 with theirs:  # open in the worker alone, so that its death closes the pipe
-                    process = context.Process(target=run_worker, args=(theirs, prepare, slots), daemon=True)
+                    process = context.Process(target=run_worker, args=(theirs, prepare, buffers), daemon=True)
                     process.start()
                 self.processes.append(process)
         except OSError as error:
@@ -75,7 +75,9 @@ class Workers:
             raise
 
     def batches(self, keys: Sequence[Any]) -> Iterator[Tensor]:
-        """Yield `prepare(key)` for each key in order. Each batch is overwritten when the next one is requested.
+        """Yield one batch per key, in order. The worker processes compute each batch ahead of use, by `prepare(key)`.
+
+        A batch is a view of shared memory, which is overwritten when the next batch is requested.
 
         A new call ends the iterator of the previous call. Raises RunFailed if a worker died or `prepare` failed for an
         expected reason, and RuntimeError with the worker's traceback for any other error of `prepare`. Raises
@@ -95,23 +97,26 @@ class Workers:
                 raise RuntimeError(f"{failure} in a loader process:\n{details}")
             if failure:
                 raise RunFailed(failure)
-            yield self._slots[number % count, number // count % BATCHES_AHEAD, :size]
+            yield self._buffers[number % count, number // count % BATCHES_AHEAD, :size]
             if current != self._pass:
                 return
             if number + count * BATCHES_AHEAD < len(keys):
                 self._request(number + count * BATCHES_AHEAD, keys[number + count * BATCHES_AHEAD])
 
     def _request(self, number: int, key: Any) -> None:
-        """Ask a worker to prepare `key`, the batch `number` (from 0) of the current call of `batches`."""
-        worker, slot = number % len(self.processes), number // len(self.processes) % BATCHES_AHEAD
+        """Send a worker process the request to call `prepare(key)`. `number` is the position of the batch (from 0).
+
+        The position determines the worker and which of its buffers in shared memory gets the batch.
+        """
+        worker, buffer = number % len(self.processes), number // len(self.processes) % BATCHES_AHEAD
         try:
-            self._pipes[worker].send((slot, key))
+            self._pipes[worker].send((buffer, key))
         except OSError as error:
             raise self._death_error(worker) from error
         self._pending[worker] += 1
 
     def _receive(self, worker: int) -> Answer:
-        """Wait for and return the answer of `worker` to its oldest request."""
+        """Wait until the process of index `worker` answers its oldest open request, and return the answer."""
         pipe, since = self._pipes[worker], None
         try:
             while not pipe.poll(POLL_SECONDS):
@@ -126,7 +131,7 @@ class Workers:
         return answer
 
     def _death_error(self, worker: int) -> RunFailed:
-        """Return an error that states how the process of `worker` ended."""
+        """Return an error that states how the process of index `worker` ended."""
         self.processes[worker].join(POLL_SECONDS)
         code = self.processes[worker].exitcode
         if code is None:
@@ -155,7 +160,10 @@ def allocate_shared(shape: Sequence[int]) -> Tensor:
 
 
 def kill_workers(processes: Sequence[BaseProcess], pipes: Sequence[Connection], owner: int) -> None:
-    """Kill the workers, if this process is their `owner`. Workers write no files, so no file is left half-written."""
+    """Kill the worker processes and close the pipes to them. `owner` is the pid of the process that started them.
+
+    In any other process, nothing is done. Workers write no files, so no file is left half-written.
+    """
     if os.getpid() != owner:  # a forked worker inherits the finalizers of its parent
         return
     for pipe in pipes:
@@ -166,8 +174,12 @@ def kill_workers(processes: Sequence[BaseProcess], pipes: Sequence[Connection], 
         process.join(POLL_SECONDS)
 
 
-def run_worker(pipe: Connection, prepare: Callable[[Any], Tensor], slots: Tensor) -> None:
-    """Prepare the requested batches until the main process closes the pipe or dies. Runs in a worker process."""
+def run_worker(pipe: Connection, prepare: Callable[[Any], Tensor], buffers: Tensor) -> None:
+    """Receive requests for batches from `pipe`, and write each batch into one of `buffers`. Runs in a worker process.
+
+    A request is (index of the buffer, key), and `prepare(key)` returns the batch. The function returns when the main
+    process closes the pipe or dies.
+    """
     torch.set_num_threads(1)
     for name in IGNORED_SIGNALS:
         if hasattr(signal, name):
@@ -178,18 +190,19 @@ def run_worker(pipe: Connection, prepare: Callable[[Any], Tensor], slots: Tensor
             while not pipe.poll(POLL_SECONDS):  # workers started later inherit the other end and keep it open
                 if os.getppid() != parent:
                     return
-            slot, key = pipe.recv()
-            pipe.send(answer_request(prepare, key, slots[slot]))
+            buffer, key = pipe.recv()
+            pipe.send(answer_request(prepare, key, buffers[buffer]))
 
 
-def answer_request(prepare: Callable[[Any], Tensor], key: Any, slot: Tensor) -> Answer:
-    """Write the images that `prepare(key)` returns into `slot`. Return their number, or the error if `prepare` fails.
+def answer_request(prepare: Callable[[Any], Tensor], key: Any, buffer: Tensor) -> Answer:
+    """Prepare one batch in a worker process: write the images `prepare(key)` into `buffer`, which is shared memory.
 
-    For an unexpected error, the answer includes the traceback.
+    Return (number of images, "", ""), or (0, error message, traceback) if `prepare` fails. An expected error has no
+    traceback.
     """
     try:
         images = prepare(key)
-        slot[: len(images)] = images
+        buffer[: len(images)] = images
     except Exception as error:
         details = "" if is_expected(error) else traceback.format_exc()
         advice = f" (in a loader process); {ADVICE}" if out_of_memory.is_out_of_memory(error) else ""

@@ -30,10 +30,10 @@ class BinarySign(StraightThrough):
 
 
 class Sign(nn.Module):
-    """Binary activation: sign(x) ∈ {−1, 0, 1}, trained with the surrogate gradient of `BinarySign`."""
+    """Binary activation sign(x) ∈ {−1, 0, 1}. The gradient is Bi-Real Net's surrogate (see `BinarySign`)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return sign(x), in the shape of `x`. Its gradient is the surrogate gradient of `BinarySign`."""
+        """Return the element-wise sign of `x`. The gradient is 2·(1 − |x|) where |x| ≤ 1, else 0 (Bi-Real Net)."""
         return BinarySign.apply(x)
 
 
@@ -42,9 +42,9 @@ def inplace_relu() -> nn.Module:
 
 
 def make_activation(name: str) -> nn.Module:
-    """Return a new activation module by its `name` in models.registry.ACTIVATIONS.
+    """Return a new activation module, given its `name`, such as "relu".
 
-    Raises ValueError for an unknown name.
+    The names are the keys of models.registry.ACTIVATIONS. Raises ValueError for an unknown name.
     """
     module: nn.Module = load_object(lookup(ACTIVATIONS, name, "activation"))()
     return module

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 def biprop_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """Return the state dict of `model` with the keys and shapes of BIPROP's checkpoints.
+    """Return the state dict of `model` with the keys and shapes that checkpoints of the BIPROP repository have.
 
     The scores of layer NAME have the key `NAME.scores`. The tensors of Linear layers have the shapes of 1×1
     convolutions.
@@ -20,7 +20,7 @@ def biprop_state_dict(model: nn.Module) -> dict[str, Tensor]:
 
 
 def load_biprop_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load a state dict with the keys and shapes of BIPROP's checkpoints into `model`.
+    """Load into `model` a state dict with the keys and shapes that checkpoints of the BIPROP repository have.
 
     Keys may have DataParallel's prefix `module.`. Raises ValueError if a tensor is missing, unexpected or of another
     shape. The message names these tensors.
@@ -51,12 +51,12 @@ class BipropMatch:
 
     @property
     def complete(self) -> bool:
-        """True if the network and the stored state have the same tensors with the same shapes."""
+        """True if the network and the stored state dict have the same tensors with the same shapes."""
         return not (self.missing or self.reshaped or self.unused)
 
 
 def match_biprop(model: nn.Module, state: Mapping[str, Tensor]) -> BipropMatch:
-    """Compare a stored state dict with the state dict of `model`, tensor by tensor.
+    """Compare a stored state dict with `model`. Return which tensors fit, are missing, are unused or differ in shape.
 
     `state` may have the keys and shapes of this program or of BIPROP, with or without the prefix `module.`. An absent
     num_batches_tracked does not count as missing, because torch < 0.4.1 does not store it.
@@ -79,7 +79,7 @@ def match_biprop(model: nn.Module, state: Mapping[str, Tensor]) -> BipropMatch:
 
 
 def to_biprop(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return `state` with BIPROP's keys and shapes, and without the prefix `module.`.
+    """Convert a state dict of this program to the keys and shapes of the BIPROP repository. Drop the prefix `module.`.
 
     A state dict that already has BIPROP's keys and shapes only loses the prefix.
     """
@@ -87,7 +87,7 @@ def to_biprop(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def from_biprop(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return `state` with the keys and shapes of this program: the inverse of `to_biprop`.
+    """Convert a state dict with the keys and shapes of the BIPROP repository to the keys and shapes of this program.
 
     The 1×1 convolutions in the modules `linear` and `fc` of BIPROP's networks become Linear layers.
     """
@@ -100,13 +100,13 @@ def from_biprop(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def biprop_key(key: str) -> str:
-    """Convert a state-dict key of this program to BIPROP's key: "conv1.constraint.scores" -> "conv1.scores"."""
+    """Convert a state-dict key, such as "conv1.constraint.scores", to the BIPROP repository's key "conv1.scores"."""
     return key.removeprefix("module.").replace(".constraint.", ".")
 
 
 def _biprop_shape(value: Tensor) -> torch.Size:
-    """Return the shape of a tensor in BIPROP's checkpoints.
+    """Return the shape that the state-dict tensor `value` has in checkpoints of the BIPROP repository.
 
-    A matrix belongs to a Linear layer, and gets the shape (out, in, 1, 1) of a 1×1 convolution.
+    BIPROP has 1×1 convolutions for Linear layers, so a matrix (out, in) gets the shape (out, in, 1, 1).
     """
     return torch.Size((*value.shape, 1, 1)) if value.dim() == 2 else value.shape

@@ -50,7 +50,7 @@ class ConvNet(nn.Module):
 
 
 def _side_after(plan: ConvPlan, letters: str, side: int) -> int:
-    """Return the height or width (pixels) that the layers `letters` leave of an image side of `side` pixels.
+    """Return the height or width (pixels) after the layers `letters`, for an image of height or width `side`.
 
     The result is 0 if no pixel is left.
     """
@@ -65,7 +65,10 @@ def _side_after(plan: ConvPlan, letters: str, side: int) -> int:
 def _sequence(
     plan: ConvPlan, groups: tuple[str, ...], widths: tuple[int, ...], channels: int, bn_type: str
 ) -> nn.Sequential:
-    """Return the layers of all groups of a plan in sequence. `channels` is the number of input channels."""
+    """Build the layers of all `groups` in sequence. `groups` has one string per group and one letter per layer.
+
+    `widths` has the output channels of each group, and `channels` is the number of input channels.
+    """
     layers: list[nn.Module] = []
     for letters, width in zip(groups, widths, strict=True):
         for letter in letters:
@@ -75,7 +78,7 @@ def _sequence(
 
 
 def _layer(plan: ConvPlan, letter: str, channels: int, width: int, bn_type: str, *, spatial: bool) -> nn.Module:
-    """Return the layer that a letter of a plan stands for, such as C for a convolution of `width` channels."""
+    """Build the layer that `letter` stands for, such as C for a convolution from `channels` to `width` channels."""
     match letter:
         case "C":
             return nn.Conv2d(channels, width, plan.kernel, padding=plan.padding, bias=plan.bias)

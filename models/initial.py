@@ -29,7 +29,7 @@ def _signs(shape: torch.Size, scale: float, generator: Generator | None) -> Tens
     return torch.empty(shape).bernoulli_(0.5, generator=generator).mul_(2).sub_(1).mul_(scale)
 
 
-DISTRIBUTIONS: dict[str, Distribution] = {  # of models.registry.Init
+DISTRIBUTIONS: dict[str, Distribution] = {  # name in a row of models.registry.INITS -> function
     "normal": lambda shape, scale, generator: torch.empty(shape).normal_(0, scale, generator=generator),
     "uniform": lambda shape, scale, generator: _uniform(shape, math.sqrt(3) * scale, generator),
     "uniform_1": _uniform,
@@ -79,7 +79,10 @@ def initial_weight(
 
 
 def initial_scores(shape: torch.Size, *, generator: Generator | None = None) -> Tensor:
-    """Draw initial scores for a weight of `shape` from U(−1/√fan_in, 1/√fan_in), as hidden-networks and BIPROP do."""
+    """Draw the initial pruning scores, one per weight of a tensor of `shape`, from U(−1/√fan_in, 1/√fan_in).
+
+    hidden-networks (Ramanujan et al., CVPR 2020) and BIPROP use the same distribution.
+    """
     return nn.init.kaiming_uniform_(torch.empty(shape), a=math.sqrt(5), generator=generator)
 
 

@@ -68,7 +68,7 @@ class SoftInvert(nn.Module):
 
 
 def batch_norm(kind: str, channels: int, *, spatial: bool) -> nn.Module:
-    """Return a batch norm for tensors (B, channels, H, W) if `spatial`, else for (B, channels).
+    """Return a batch-norm layer for tensors (B, channels, H, W) if `spatial` is true, else for (B, channels).
 
     `kind` is a key of models.registry.BN_TYPES, which has True for a kind with weight and bias. Raises ValueError if
     the kind is unknown.
@@ -78,33 +78,33 @@ def batch_norm(kind: str, channels: int, *, spatial: bool) -> nn.Module:
 
 
 def batch_norm_1d(bn_type: str, width: int) -> nn.Module:
-    """Return a batch norm for (B, width) tensors, which the MLP option norm=batch_norm selects."""
+    """Return a batch-norm layer for (B, width) tensors, which norm=batch_norm selects in an MLP."""
     return batch_norm(bn_type, width, spatial=False)
 
 
 def hard_invert(_bn_type: str, _width: int) -> nn.Module:
-    """Return a HardInvert layer, which the MLP option norm=hard_invert selects."""
+    """Return a HardInvert layer, which norm=hard_invert selects in an MLP. The arguments are ignored."""
     return HardInvert()
 
 
 def soft_invert(_bn_type: str, _width: int) -> nn.Module:
-    """Return a SoftInvert layer, which the MLP option norm=soft_invert selects."""
+    """Return a SoftInvert layer, which norm=soft_invert selects in an MLP. The arguments are ignored."""
     return SoftInvert()
 
 
 def scaled(width: int, factor: float) -> int:
-    """Return a layer's width multiplied by `factor`, rounded down as in BIPROP. Raises ValueError if it is below 1."""
+    """Return a layer's width multiplied by `factor`, rounded down. Raises ValueError if the result is below 1."""
     if int(width * factor) < 1:
         raise ValueError(f"width_mult: {factor} leaves no channel of {width}; at least {1 / width:g} is needed")
     return int(width * factor)
 
 
-def require_size(in_shape: tuple[int, int, int], halvings: int, what: str) -> None:
-    """Raise ValueError if images of shape (channels, height, width) cannot be halved in size `halvings` times.
+def require_size(in_shape: tuple[int, int, int], halvings: int, halving_layers: str) -> None:
+    """Raise ValueError if the height or width of images of shape `in_shape` cannot be halved `halvings` times.
 
-    `what` names the halving layers in the message, such as "2x2 pools".
+    in_shape: (channels, height, width). halving_layers: name of these layers in the message, such as "2x2 pools".
     """
     _, height, width = in_shape
     if min(height, width) < 2**halvings:
         least = f"at least {2**halvings}x{2**halvings} is needed"
-        raise ValueError(f"a {height}x{width} image is too small for {halvings} {what}: {least}")
+        raise ValueError(f"a {height}x{width} image is too small for {halvings} {halving_layers}: {least}")

@@ -31,7 +31,7 @@ MLP_NORMS = {  # name -> constructor, called with (bn_type, width)
 
 @dataclass(frozen=True)
 class Init:
-    """Row of INITS: a weight initialization, which draws from `distribution` and multiplies by `scale`.
+    """Weight initialization, which draws from `distribution` and multiplies by `scale`. A row of the registry INITS.
 
     distribution: "normal", "uniform" (both of standard deviation 1), "uniform_1" (on [-1, 1]), "signs" (±1), "coin"
         (0 or 1) or "constant" (1).
@@ -95,21 +95,25 @@ class ConvPlan:
 
     @property
     def has_batch_norm(self) -> bool:
-        """True if a layer is a batch norm."""
+        """True if at least one layer of the network is a batch norm."""
         return any("B" in letters for letters in (*self.groups, *self.hidden))
 
 
 def _convn(groups: int, pair: str, hidden: str, last_pair: str = "", last_hidden: str = "") -> ConvPlan:
-    """Return the plan of ConvN: `groups` pairs of convolutions of doubling width and two hidden layers of 256 units.
+    """Return the layers of a ConvN network: `groups` times the layers `pair`, then two times the layers `hidden`.
 
-    `pair` and `hidden` are the letters of each pair and hidden layer. `last_pair` and `last_hidden` replace the last.
+    Each string has one letter per layer (see ConvPlan). A pair has two convolutions and twice the channels of the pair
+    before. A hidden layer has 256 units. `last_pair` and `last_hidden` replace the last of each.
     """
     pairs = (pair,) * (groups - 1) + (last_pair or pair,)
     return ConvPlan(tuple(64 * 2**i for i in range(groups)), pairs, (256, 256), (hidden, last_hidden or hidden))
 
 
 def _vgg(first: str, middle: str, last: str, width: int = 128) -> ConvPlan:
-    """Return the plan of a VGG_Small network: the letters of its three groups, and the width of the first group."""
+    """Return the layers of a VGG_Small network. The three strings have one letter per layer of a group (see ConvPlan).
+
+    The convolutions of the groups have 1, 2 and 4 times `width` channels.
+    """
     return ConvPlan((width, 2 * width, 4 * width), (first, middle, last))
 
 
@@ -144,7 +148,7 @@ CONV_PLANS: dict[str, ConvPlan] = {
 
 @dataclass(frozen=True)
 class ResNetPlan:
-    """Stages of a residual network: stage i has `depths[i]` blocks of `widths[i]` channels.
+    """Layers of a residual network: a stem, then stages. Stage i has `depths[i]` blocks of `widths[i]` channels.
 
     Every stage but the first halves the image. `stem` is "cifar" (3×3) or "imagenet" (7×7 of stride 2 and a max-pool).
     `norm` is "v1", "v2" or "v2_twice" (see models/resnet.py). `act` is "relu" or "sign". A bottleneck block has
@@ -166,7 +170,7 @@ class ResNetPlan:
 
 
 def _wide(plan: ResNetPlan, factor: float) -> ResNetPlan:
-    """Return `plan` with the widths of BIPROP's wide networks: 64, then 64, 128 and 256 times (factor + 1)."""
+    """Return the ResNet `plan` with wider stages: 64, then 64, 128 and 256 times (factor + 1) channels."""
     return replace(plan, widths=(64, *(int(width * (factor + 1)) for width in (64, 128, 256))))
 
 
@@ -179,7 +183,7 @@ VARIANTS: dict[str, dict[str, str]] = {
 
 
 def _variants(name: str, plan: ResNetPlan, *variants: str) -> dict[str, ResNetPlan]:
-    """Return a dict from architecture name to plan, with one entry per variant. `variants` are suffixes of the name."""
+    """Return {architecture name: plan}, one entry per name suffix in `variants`, such as "_BinAct" (see VARIANTS)."""
     return {f"{name}{variant}": replace(plan, **VARIANTS[variant]) for variant in variants}  # type: ignore[arg-type]
 
 
@@ -224,7 +228,7 @@ RESNET_PLANS: dict[str, ResNetPlan] = {
 
 @dataclass(frozen=True)
 class Arch:
-    """Row of ARCHS: an architecture.
+    """Architecture of a network: its constructor and its command-line options. A row of the registry ARCHS.
 
     constructor: path "package.module:name" of the nn.Module. It is called with num_classes, in_shape, bn_type,
         width_mult, `arguments` and the command-line options in `options`.
@@ -240,11 +244,11 @@ class Arch:
     dense_head_bias: bool = False
 
     def load(self) -> Any:
-        """Import and return the constructor of the network."""
+        """Import and return the nn.Module class of this architecture."""
         return load_object(self.constructor)
 
     def normalises(self, norm: str | None) -> bool:
-        """Return True if the network has batch norm, given the value of the option `norm`."""
+        """Return True if the network has batch norm. `norm` is the value of the command-line option --norm, or None."""
         norm = norm or self.arguments.get("norm", "none")
         return norm == "batch_norm" if self.has_batch_norm is None else self.has_batch_norm
 
@@ -255,7 +259,7 @@ CIRCUIT = {"hidden": (4000, 4000, 4000), "activation": "tanh", "norm": "batch_no
 
 
 def _own_options(name: str) -> tuple[str, ...]:
-    """Return the command-line options that the architecture `name` has and most others do not."""
+    """Return the names of the command-line options that architecture `name` has and most architectures do not."""
     width = ("width_mult",) if "Wide" in name else ()
     return (*width, "readout") if name.removesuffix("_BinAct") in map("cResNet{}".format, SMALL) else width
 

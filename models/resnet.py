@@ -34,7 +34,10 @@ def _conv(channels: int, width: int, kernel: int, stride: int = 1) -> nn.Conv2d:
 
 
 class _Block(nn.Module):
-    """Base class of the residual blocks: an activation and a shortcut, named as in BIPROP's checkpoints."""
+    """Base class of the residual blocks, with their activation and their shortcut connection.
+
+    The names of the modules are those of BIPROP's checkpoints.
+    """
 
     def __init__(self, plan: ResNetPlan) -> None:
         super().__init__()
@@ -162,7 +165,10 @@ class ResNet(nn.Module):
 def _stage(
     plan: ResNetPlan, channels: int, width: int, depth: int, stride: int, norm: Norm
 ) -> tuple[nn.Sequential, int]:
-    """Return a stage of `depth` residual blocks and its output channels. Only the first block has the stride."""
+    """Build a stage of `depth` residual blocks. Return (stage, number of its output channels).
+
+    Only the first block has `stride`.
+    """
     block = Bottleneck if plan.bottleneck else BasicBlock
     out = width * block.expansion
     first = block(plan, channels, width, stride, norm)

@@ -7,7 +7,10 @@ from torch import Tensor
 
 
 class StraightThrough(torch.autograd.Function):
-    """Base class of autograd functions that return one tensor. Subclasses define `forward` and `backward`."""
+    """Base class of autograd functions with a straight-through estimator, which return one tensor.
+
+    Subclasses define `forward` and `backward`.
+    """
 
     if TYPE_CHECKING:  # torch does not annotate `apply`
 

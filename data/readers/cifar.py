@@ -70,7 +70,7 @@ def read_cifar(cifar: CifarSet, root: Path, download: bool) -> tuple[Split, Spli
 
 
 def read_files(cifar: CifarSet, paths: list[Path], count: int) -> Split:
-    """Read the files `paths`, which have `count` images in total, and return one split.
+    """Read the CIFAR files `paths`, which have `count` images in total, as one split. `cifar` is their layout.
 
     Besides the final array, only one chunk is in memory: 10,000 images of a binary file, or all images of a pickled
     file.
@@ -90,7 +90,7 @@ def read_files(cifar: CifarSet, paths: list[Path], count: int) -> Split:
 
 
 def read_binary(cifar: CifarSet, path: Path, count: int) -> Iterator[Chunk]:
-    """Yield the `count` images of a .bin file in chunks of IMAGES_PER_FILE.
+    """Yield the `count` images of the CIFAR file `path` (.bin) with their labels, in chunks of 10,000.
 
     Raises UsageError if the file does not have the size of `count` images.
     """
@@ -106,7 +106,7 @@ def read_binary(cifar: CifarSet, path: Path, count: int) -> Iterator[Chunk]:
 
 
 def read_pickle(cifar: CifarSet, path: Path, count: int) -> Iterator[Chunk]:
-    """Yield the `count` images of a pickled file as one chunk.
+    """Yield the `count` images of the pickled CIFAR file `path` with their labels, as one chunk.
 
     The file must be a dict with the array `data` and a list of labels. Raises UsageError for any other content.
     """
@@ -143,7 +143,10 @@ class PickledArray:
         return f"of shape ({shape}) and dtype {escaped(code.decode('latin1') if isinstance(code, bytes) else code)}"
 
     def as_uint8(self, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
-        """Return the array, or None if it is not uint8, C-ordered and of `shape`. The bytes are not copied."""
+        """Return the pickled array as a numpy array, or None if it is not uint8, C-ordered and of `shape`.
+
+        The bytes are not copied.
+        """
         is_uint8 = getattr(self.dtype, "code", None) in ("u1", b"u1")
         if self.shape != shape or not is_uint8 or self.fortran or not isinstance(self.raw, bytes):
             return None
@@ -157,7 +160,7 @@ class PickledDtype:
         self.code = code
 
     def __setstate__(self, state: Any) -> None:
-        """Ignore byte order and alignment, which do not matter for single bytes."""
+        """Ignore the pickled state (byte order and alignment), which does not matter for arrays of single bytes."""
 
 
 def encode_latin1(text: str, encoding: str) -> bytes:
@@ -186,7 +189,10 @@ class Unpickler(PythonUnpickler):
     }
 
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
-        """Return the stand-in for `module.name`. Raises UnpicklingError for a name that official files do not use."""
+        """Return the harmless replacement for `module.name`, a class or function that the pickle refers to.
+
+        Raises UnpicklingError for a name that the official CIFAR files do not use.
+        """
         if (module, name) not in self.stand_ins:
             raise pickle.UnpicklingError(f"refers to {module}.{name}, which official files do not; nothing was run")
         return self.stand_ins[module, name]

@@ -112,7 +112,9 @@ def file_split(paths: Sequence[str], labels: Sequence[int]) -> FileSplit:
 
 
 def read_annotated(val: Path, classes: Sequence[str]) -> FileSplit:
-    """Read Tiny ImageNet's folder val/, with all images in images/ and their classes in val_annotations.txt.
+    """Return the image paths and labels of Tiny ImageNet's folder `val`. `classes` is in label order.
+
+    All images are in val/images, and val/val_annotations.txt has their classes.
 
     A line of val_annotations.txt is `file <tab> class <tab> bounding box`. Raises UsageError, with the line number, for
     an unknown class or a missing file.

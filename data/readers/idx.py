@@ -57,9 +57,9 @@ def read_idx_split(image_path: Path, label_path: Path, size: tuple[int, int] = (
 
 
 def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    """Return the array in an idx file of unsigned bytes. The file may be gzipped.
+    """Read the idx file `path`, which may be gzipped, as a uint8 array with `dimensions` dimensions.
 
-    Raises UsageError if the file is damaged or its array does not have `dimensions` dimensions.
+    Raises UsageError if the file is damaged, or has another type or number of dimensions.
     """
     with report_read_errors(path), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         header = file.read(4 + 4 * dimensions)

@@ -27,7 +27,7 @@ MAX_DEPTH, MAX_ENTRIES = 2, 4000
 
 
 def find_hint(name: str, root: Path, file_sets: Sequence[Sequence[str]]) -> str | None:
-    """Search `root` for an archive or the files of the missing data set `name`, and return advice for the user.
+    """Search `root` for the missing data set `name`, as an archive or in another folder. Return advice for the user.
 
     Returns None if nothing is found. file_sets: the names of the data set's files, one list per file format.
     """
@@ -45,7 +45,10 @@ def find_hint(name: str, root: Path, file_sets: Sequence[Sequence[str]]) -> str 
 
 
 def _unpack_hint(archive: Path, plain_name: str, target: Path) -> str:
-    """Return advice to unpack `archive` into the folder `target`."""
+    """Return advice to the user to unpack `archive` into the folder `target`.
+
+    plain_name: name of the archive in lower case without - and _, as in NESTED_ARCHIVES.
+    """
     nested = next((text for prefix, text in NESTED_ARCHIVES.items() if plain_name.startswith(prefix)), None)
     if nested:
         return f"its archive {archive} is not unpacked; {nested}"

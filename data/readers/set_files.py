@@ -33,9 +33,10 @@ class Location:
     spellings: Callable[[str], tuple[str, ...]] = lambda name: (name,)
 
     def find(self, name: str) -> Path | None:
-        """Return the path of the file `name`, or None. Raises UsageError for a FIFO, a device or a broken link.
+        """Return the path of the file `name` in this folder, or None if the file does not exist.
 
-        A file in a folder of the same name, as in some archives, is found too.
+        A file in a folder of the same name, as in some archives, is found too. Raises UsageError for a FIFO, a device
+        or a broken link.
         """
         candidates = [self.folder / (spelling + end) for spelling in self.spellings(name) for end in self.suffixes]
         existing = [path for path in candidates if path.exists()]
@@ -46,11 +47,11 @@ class Location:
         return next(iter([*files, *existing]), None)
 
     def existing_files(self) -> list[Path]:
-        """Return the paths of the files that exist, in the order of `names`."""
+        """Return the paths of the data set's files that exist in this folder."""
         return [path for name in self.names if (path := self.find(name)) is not None]
 
     def missing_names(self) -> list[str]:
-        """Return the names of the files that do not exist."""
+        """Return the names of the data set's files that do not exist in this folder."""
         return [name for name in self.names if self.find(name) is None]
 
 
@@ -73,12 +74,15 @@ def find_set_files(
 
 
 def first_complete(locations: Sequence[Location]) -> list[Path] | None:
-    """Return the files of the first location that has all its files, or None."""
+    """Return the paths of the data set's files in the first of `locations` that has all files, or None."""
     return next((location.existing_files() for location in locations if not location.missing_names()), None)
 
 
 def missing_message(name: str, root: Path, locations: Sequence[Location], advice: str) -> str:
-    """Return the error message for a data set that is missing or incomplete."""
+    """Return the error message for the data set `name`, of which no location has all files.
+
+    `advice` ends the message if no file was found.
+    """
     incomplete = next((location for location in locations if location.existing_files()), None)
     if incomplete is not None:
         return f"{name} in {incomplete.folder} is not complete: {', '.join(incomplete.missing_names())} not found"
@@ -107,7 +111,7 @@ def download_set(name: str, root: Path) -> None:
 
 @contextmanager
 def report_read_errors(path: Path) -> Iterator[None]:
-    """Convert errors of reading or decompressing `path` in the body into a UsageError that names `path`."""
+    """Convert errors of reading or decompressing in the `with` block into a UsageError that names the file `path`."""
     try:
         yield
     except (OSError, EOFError, zlib.error) as error:
@@ -117,9 +121,9 @@ def report_read_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def report_parse_errors(path: Path, file_kind: str) -> Iterator[None]:
-    """Convert any exception in the body into a UsageError that states that `path` is not a `file_kind`.
+    """Convert any exception in the `with` block into a UsageError that states that `path` is not a `file_kind`.
 
-    The body parses the file. Neither pickle nor scipy documents which exceptions a damaged file can cause.
+    The block parses the file. Neither pickle nor scipy documents which exceptions a damaged file can cause.
     """
     try:
         yield
@@ -130,7 +134,10 @@ def report_parse_errors(path: Path, file_kind: str) -> Iterator[None]:
 
 
 def check_labels(path: Path, labels: NDArray[Any], classes: int, first: int = 0) -> NDArray[np.int64]:
-    """Return `labels` as int64. Raises UsageError if a label is outside first, ..., first + classes - 1."""
+    """Check that `labels`, read from `path`, are in the range first..first + classes - 1. Return them as int64.
+
+    Raises UsageError if a label is out of range.
+    """
     last = first + classes - 1
     if labels.min() < first or labels.max() > last:
         worst = labels.max() if labels.max() > last else labels.min()

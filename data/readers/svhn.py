@@ -26,7 +26,7 @@ def read_svhn(root: Path, download: bool) -> tuple[Split, Split]:
 
 
 def read_svhn_split(path: Path) -> Split:
-    """Read one MATLAB file as a split. Raises UsageError if the file is damaged or scipy is missing."""
+    """Read one MATLAB file of SVHN as a split. Raises UsageError if the file is damaged or scipy is missing."""
     try:
         from scipy.io import loadmat  # only here: no other set needs scipy
     except ImportError as error:

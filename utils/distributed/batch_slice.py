@@ -7,7 +7,7 @@ from utils.errors import UsageError
 
 @dataclass(frozen=True)
 class BatchSlice:
-    """The rows of a global batch that one rank processes: `count` of its `total` images, beginning with row `start`.
+    """Slice of a global batch of `total` images that one rank processes: `count` images from index `start` on.
 
     The batch is divided among `world` ranks, whose counts differ by at most 1.
     """
@@ -19,29 +19,29 @@ class BatchSlice:
 
     @classmethod
     def of(cls, total: int, rank: int, world: int) -> "BatchSlice":
-        """Return the slice that `rank` processes if `world` ranks share a global batch of `total` images."""
+        """Divide a global batch of `total` images among `world` ranks, and return the slice of rank `rank`."""
         start, end = total * rank // world, total * (rank + 1) // world
         return cls(start, end - start, total, world)
 
     @property
     def rows(self) -> slice:
-        """The rows as a Python slice, which indexes the global batch."""
+        """Python slice that selects the images of this rank from the global batch."""
         return slice(self.start, self.start + self.count)
 
     @property
     def weight(self) -> float:
-        """Factor by which this rank multiplies its mean loss. The factor is 1 if all ranks have equally many images.
+        """Factor for the mean loss of this rank, so that the average over ranks is the mean loss of the global batch.
 
-        The average of the multiplied losses over all ranks is the mean loss of the global batch.
+        The factor is 1 if all ranks have equally many images.
         """
         return self.count * self.world / self.total
 
 
 def check_batch(batch_size: int, images: int, world: int) -> None:
-    """Raise UsageError if an epoch in batches of `batch_size` images cannot be divided among `world` ranks.
+    """Raise UsageError if `world` ranks cannot train on `images` images per epoch in global batches of `batch_size`.
 
-    `batch_size` must be a multiple of `world`. The last batch of an epoch of `images` images must have at least one
-    image per rank. The message names the nearest batch sizes that are possible.
+    `batch_size` must be a multiple of `world`. The last batch of an epoch must have at least one image per rank. The
+    message names the nearest batch sizes that are possible.
     """
 
     def works(size: int) -> bool:

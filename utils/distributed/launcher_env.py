@@ -54,7 +54,7 @@ def detect_process(env: Mapping[str, str]) -> ProcessInfo:
     try:
         if "RANK" in env and "WORLD_SIZE" in env:
             process = _torchrun(env)
-        elif "SLURM_STEP_NUM_TASKS" in env and "SLURM_PROCID" in env:  # srun's; the batch script has only the second
+        elif "SLURM_STEP_NUM_TASKS" in env and "SLURM_PROCID" in env:  # srun sets both, sbatch only the second
             process = _slurm(env)
         elif "OMPI_COMM_WORLD_SIZE" in env:
             process = _open_mpi(env)
@@ -73,7 +73,7 @@ def detect_process(env: Mapping[str, str]) -> ProcessInfo:
 
 @contextmanager
 def report_once(process: ProcessInfo) -> Iterator[None]:
-    """Report a UsageError in the body only once per machine, although every process of the machine raises it.
+    """Let only one process per machine report a UsageError that every process raises in the `with` block.
 
     Local rank 0 raises the error. The others raise SilentExit after SILENT_EXIT_DELAY seconds.
     """
@@ -99,7 +99,7 @@ def _torchrun(env: Mapping[str, str]) -> ProcessInfo:
 
 
 def _slurm(env: Mapping[str, str]) -> ProcessInfo:
-    """Return the ProcessInfo of a Slurm task.
+    """Return the rank, world size and rendezvous address of this Slurm task, from srun's variables in `env`.
 
     The port is computed from the job and step numbers, so that jobs on the same node use different ports.
     """
@@ -128,7 +128,7 @@ def _local_tasks(env: Mapping[str, str]) -> int:
 
 
 def _first_node(nodes: str) -> str:
-    """Return the address of the first node in a Slurm node list such as gpu[03-05,7], which scontrol expands."""
+    """Return the address of the first node in a Slurm node list such as gpu[03-05,7]. scontrol expands the list."""
     name = _output_of("scontrol", "show", "hostnames", nodes).split()[0]
     address = re.search(r"NodeAddr=(\S+)", _output_of("scontrol", "show", "node", name))
     return address[1] if address else name

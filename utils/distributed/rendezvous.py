@@ -29,7 +29,7 @@ COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # a rank that is later than this to 
 
 @contextmanager
 def process_group(runtime: Runtime, timeout: float) -> Iterator[bool]:
-    """Connect all ranks in torch's process group while the body runs. Only rank 0 prints in the body.
+    """Connect all ranks in torch's process group while the `with` block runs. Only rank 0 prints in this block.
 
     Yields True if the launcher has restarted the ranks. Only rank 0 always knows. A single process connects to nothing.
     If a rank raises an error, that rank alone reports the error with its rank number, and all ranks end within seconds.
@@ -63,7 +63,7 @@ def process_group(runtime: Runtime, timeout: float) -> Iterator[bool]:
 
 
 def _connect(runtime: Runtime, timeout: float) -> tuple["FailureWatcher", bool]:
-    """Initialise torch's process group. Return (watcher for failures of other ranks, True if this is a restart).
+    """Initialise torch's process group. Return (watcher for failures of other ranks, True if the ranks were restarted).
 
     torch's own timeouts do not cover a network interface that drops all packets. A timer does.
     """
@@ -77,8 +77,8 @@ def _connect(runtime: Runtime, timeout: float) -> tuple["FailureWatcher", bool]:
     timer.start()
     try:
         store, _, _ = next(iter(dist.rendezvous("env://", process.rank, process.world, timeout=limit)))
-        start, members = wait_for_ranks(store, process, timeout, [process.attempt, backend, runtime.gpu])
-        if conflict := device_conflict(members):
+        start, all_metadata = wait_for_ranks(store, process, timeout, [process.attempt, backend, runtime.gpu])
+        if conflict := device_conflict(all_metadata):
             if process.rank:
                 time.sleep(SILENT_EXIT_DELAY)
                 raise SilentExit(UsageError.exit_code)
@@ -98,13 +98,15 @@ def _connect(runtime: Runtime, timeout: float) -> tuple["FailureWatcher", bool]:
         raise RunFailed(f"the rendezvous at {where} failed within {timeout:g} s: {_reason(error)}") from error
     finally:
         timer.cancel()
-    return FailureWatcher(process, start), is_restart(store, process, members)
+    return FailureWatcher(process, start), is_restart(store, process, all_metadata)
 
 
 def wait_for_ranks(
     store: dist.Store, process: ProcessInfo, timeout: float, metadata: Sequence[Any]
 ) -> tuple[str, list[list[Any]]]:
-    """Wait until all ranks have arrived. Return (ID that is unique to this launch, `metadata` of each rank).
+    """Wait until all ranks have arrived at the rendezvous `store`. Return (unique ID of this launch, all `metadata`).
+
+    Each rank passes its own `metadata` and gets a list of the metadata of all ranks.
 
     torchrun keeps one store over all restarts, so the store may hold entries of processes that have died. Machines may
     count restarts differently, so a restart count does not identify these entries. A launch is therefore complete when
@@ -128,34 +130,38 @@ def wait_for_ranks(
     raise RunFailed(f"within {timeout:g} s no process arrived as rank {', '.join(missing)} of {process.world}")
 
 
-def is_restart(store: dist.Store, process: ProcessInfo, members: Sequence[Sequence[Any]]) -> bool:
-    """Return True if the launcher has started the ranks before. `members` has the metadata of each rank.
+def is_restart(store: dist.Store, process: ProcessInfo, all_metadata: Sequence[Sequence[Any]]) -> bool:
+    """Return True if the launcher has restarted the ranks. `all_metadata` has the number of restarts of each rank.
 
     A machine does not count restarts that the arrival or loss of another machine causes. Rank 0 therefore also counts
     all starts in the store.
     """
-    return (process.rank == 0 and store.add("starts", 1) > 1) or any(attempt for attempt, *_ in members)
+    return (process.rank == 0 and store.add("starts", 1) > 1) or any(attempt for attempt, *_ in all_metadata)
 
 
-def device_conflict(members: Sequence[Sequence[Any]]) -> str:
-    """Return an error message if two ranks share a GPU or use different backends, else "".
+def device_conflict(all_metadata: Sequence[Sequence[Any]]) -> str:
+    """Return an error message if two ranks are on the same GPU or use different backends, else "".
 
-    `members` has one entry per rank: number of restarts, backend, and UUID of the GPU ("" on a CPU).
+    all_metadata: per rank the number of restarts, the backend of torch.distributed, and the UUID of the GPU, or "" on
+    a CPU.
     """
     users: dict[str, int] = {}
-    for rank, (_, backend, gpu) in enumerate(members):
-        if backend != members[0][1]:
-            return f"rank 0 uses {members[0][1]}, rank {rank} uses {backend}; --device cpu or cuda sets it for all"
+    for rank, (_, backend, gpu) in enumerate(all_metadata):
+        if backend != all_metadata[0][1]:
+            return f"rank 0 uses {all_metadata[0][1]}, rank {rank} uses {backend}; --device cpu or cuda sets it for all"
         if gpu and users.setdefault(gpu, rank) != rank:
             return f"ranks {users[gpu]} and {rank} are both on GPU {gpu}; each needs one of its own"
     return ""
 
 
-def _exit_unreachable(process: ProcessInfo, where: str, timeout: float) -> None:
-    """Print that the other ranks are unreachable, and exit at once."""
+def _exit_unreachable(process: ProcessInfo, address: str, timeout: float) -> None:
+    """Print that this process could not reach the other ranks within `timeout` seconds, and exit at once.
+
+    address: host and port of the rendezvous.
+    """
     os.write(
         2,
-        f"failed: rank {process.rank} of {process.world} found the other ranks at {where} but could not reach them "
+        f"failed: rank {process.rank} of {process.world} found the other ranks at {address} but could not reach them "
         f"within {timeout:g} s; GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME names the network interface to use\n".encode(),
     )
     os._exit(1)
@@ -192,14 +198,14 @@ class FailureWatcher:
                 os._exit(1)
 
     def _has_failed(self) -> bool | None:
-        """Return True if any rank has recorded a failure, or None if the store does not answer."""
+        """Return True if the rendezvous store has a record of a failed rank, or None if the store does not answer."""
         try:
             return bool(self._store.check([self._failed]))
         except RuntimeError:
             return None
 
     def report(self, error: Exception) -> None:
-        """Record in the store that this rank failed, and add this rank's number to the notes of `error`.
+        """Record in the rendezvous store that this rank failed with `error`. Add the rank to the error as a note.
 
         Raises SilentExit if another rank has already recorded a failure. Raises RunFailed if `error` comes from a
         collective call, because the cause is then on another rank.
@@ -221,7 +227,10 @@ class FailureWatcher:
         error.add_note(where)
 
     def close(self) -> None:
-        """Stop the thread. A thread that still calls the store when the interpreter exits would abort the process."""
+        """Stop the thread of this watcher.
+
+        A thread that still calls the store when the interpreter exits would abort the process.
+        """
         self._closed.set()
         self._thread.join(2 * WATCH_SECONDS)
 
@@ -236,7 +245,7 @@ def is_connection_loss(error: Exception) -> bool:
 
 @contextmanager
 def _muted() -> Iterator[None]:
-    """Discard standard output and standard error during the body."""
+    """Discard standard output and standard error during the `with` block."""
     with Path(os.devnull).open("w", encoding="utf-8") as null, redirect_stdout(null), redirect_stderr(null):
         yield
 

@@ -30,11 +30,11 @@ class Runtime:
     process: ProcessInfo = launcher_env.ALONE
 
     def precision(self) -> AbstractContextManager[Any]:
-        """Return the autocast context of this precision. With float32 the context changes nothing."""
+        """Return torch's autocast context for the precision of this Runtime. With float32 it changes nothing."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
     def at(self, precision: str) -> "Runtime":
-        """Return a copy of this runtime with the precision "bf16" or "fp32"."""
+        """Return a copy of this Runtime with another precision, "bf16" or "fp32"."""
         return replace(self, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
 
     @property
@@ -105,7 +105,7 @@ class Runtime:
         return result if self.first else copy
 
     def preserve_generators(self) -> AbstractContextManager[Any]:
-        """Return a context that restores the state of torch's random generators at its end.
+        """Return a context manager that restores the state of torch's random generators at its end.
 
         Evaluation in this context does not change the random numbers of training. Ranks evaluate different batches, and
         their generators stay equal.
@@ -114,7 +114,7 @@ class Runtime:
 
     @contextmanager
     def local_first(self) -> Iterator[None]:
-        """Run the body, such as a download, on local rank 0 of each machine first, then on the other ranks."""
+        """Run the `with` block, such as a download, on local rank 0 of each machine first, then on the other ranks."""
         if self.process.local_rank:
             dist.barrier()
         yield
@@ -150,7 +150,7 @@ ALONE = Runtime(torch.device("cpu"), torch.float32)  # default: one process on t
 
 
 def from_options(options: Options, process: ProcessInfo = launcher_env.ALONE) -> Runtime:
-    """Return the Runtime of `process` that the options select. With --check, its device is the CPU.
+    """Return the Runtime (device, precision, rank) that `options` select for this process. --check selects the CPU.
 
     Raises UsageError if the device does not exist.
     """
@@ -193,7 +193,10 @@ def _usable_cores() -> int:
 
 
 def _device(device: str, gpus: tuple[int, ...] | None, process: ProcessInfo) -> torch.device:
-    """Return the device of this process. Raises UsageError if there are too few GPUs."""
+    """Return the torch device of this process, given the values of --device and --multigpu.
+
+    Raises UsageError if there are too few GPUs.
+    """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpus:
         if len(gpus) < process.local_world:
@@ -220,7 +223,7 @@ def check_gpus(gpus: tuple[int, ...]) -> None:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Return True if the device multiplies bfloat16 numbers in hardware, in half the time of float32."""
+    """Return True if `device` multiplies bfloat16 matrices in hardware, which halves the time of float32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return _cpu_flag("avx512_bf16") or _cpu_flag("amx_bf16") or (platform.machine() == "aarch64" and _cpu_flag("bf16"))

@@ -100,7 +100,10 @@ def read(path: Path) -> Any:
 
 @contextmanager
 def _as_usage_error(path: Path) -> Iterator[None]:
-    """Convert any error of reading `path` into a UsageError of one line, or into RunFailed if memory runs out."""
+    """Convert any error of reading `path` in the `with` block into a UsageError of one line.
+
+    If memory runs out, the error becomes RunFailed.
+    """
     try:
         check_regular(path)
         with warnings.catch_warnings(action="ignore"):  # about pickle protocols and storages, which users cannot change
@@ -155,7 +158,7 @@ def newest(run: RunPaths) -> tuple[Checkpoint, Path] | None:
 
 
 def _readable(paths: list[Path], damages: list[str]) -> list[tuple[Checkpoint, Path]]:
-    """Return (checkpoint, path) of each undamaged file. Append one error message per damaged file to `damages`.
+    """Return (checkpoint, path) of each undamaged file in `paths`. Append a message per damaged file to `damages`.
 
     Raises ReadFailed.
     """

@@ -16,9 +16,9 @@ MOST_DRAWN = 10  # lines per chart: more would be hard to distinguish, and drawi
 
 @dataclass(frozen=True)
 class Table:
-    """Table that a run records at one epoch. All rows have the same keys.
+    """Table that a trainer computes at one epoch and a run records as CSV. A row maps column names to values.
 
-    x, y: names of two columns if the rows are the points of a curve.
+    All rows have the same keys. x, y: names of two columns if the rows are the points of a curve.
     """
 
     rows: list[TableRow]
@@ -37,7 +37,7 @@ def record_table(directory: Path, name: str, epoch: int, table: Table) -> list[L
     """
     path = directory / f"{name}.csv"
     try:
-        rows = [*_intact_rows(path, epoch, table), *({"epoch": epoch} | row for row in table.rows)]
+        rows = [*_intact_rows(path, epoch, (table.x, table.y)), *({"epoch": epoch} | row for row in table.rows)]
         write_text(path, as_csv(rows, columns=list(rows[-1])))
     except OSError as error:
         warn(f"cannot write {path}: {error.strerror}; the table of epoch {epoch} is left out")
@@ -67,15 +67,15 @@ def as_csv(rows: list[TableRow], columns: list[str]) -> str:
     return text.getvalue()
 
 
-def _intact_rows(path: Path, epoch: int, table: Table) -> list[TableRow]:
-    """Return the rows of epochs before `epoch` in the file `path`. Raises OSError if the file cannot be read.
+def _intact_rows(path: Path, epoch: int, numeric_columns: tuple[str, ...]) -> list[TableRow]:
+    """Return the rows of epochs before `epoch` in the CSV file `path`. If the file is damaged, rename it and return [].
 
-    A damaged file, or one without the numbers of the curve of `table`, is renamed, and no rows are returned.
+    A file without numbers in `numeric_columns` counts as damaged. Raises OSError if the file cannot be read.
     """
     try:
         rows = _rows_before(path, epoch)
         for row in rows:
-            _ = [float(row[column]) for column in (table.x, table.y) if column]
+            _ = [float(row[column]) for column in numeric_columns if column]
     except (KeyError, ValueError):
         renamed = path.with_name(f"{path.name}.damaged")
         path.replace(renamed)

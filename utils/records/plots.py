@@ -100,7 +100,7 @@ def _png(lines: Sequence[Line], x_label: str, y_label: str, title: str) -> bytes
 
 
 def _import_matplotlib() -> None:
-    """Import matplotlib with MPLBACKEND unset, because matplotlib fails if that names an unknown backend."""
+    """Import matplotlib without the environment variable MPLBACKEND. An unknown backend in it makes the import fail."""
     backend = os.environ.pop("MPLBACKEND", None)
     try:
         importlib.import_module("matplotlib.style")
@@ -115,7 +115,10 @@ def _shorten(text: str, longest: int) -> str:
 
 
 def _escape_missing_glyphs() -> Callable[[str], str]:
-    """Set matplotlib's fonts to the installed ones of FONTS. Return a function that escapes what they cannot draw."""
+    """Set matplotlib's fonts to the installed fonts of FONTS. Return a function that escapes characters they lack.
+
+    The function replaces each character that none of these fonts can draw by its Python escape sequence.
+    """
     import matplotlib
     from matplotlib import font_manager
 
@@ -136,7 +139,7 @@ def _page(lines: Sequence[Line], x_label: str, y_label: str, title: str) -> str:
     from plotly import graph_objects
 
     def as_text(text: str) -> str:
-        """Return `text` escaped, because plotly reads labels as HTML."""
+        """Return `text` with HTML's special characters escaped, because plotly interprets labels as HTML."""
         return html.escape(visible(text), quote=False)
 
     figure = graph_objects.Figure()

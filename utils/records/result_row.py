@@ -78,7 +78,7 @@ VALUES: dict[str, Callable[[FinishedRun], object]] = {
     "Images/s": lambda run: f"{run.images_per_second:.1f}",
     "Seconds": lambda run: f"{run.seconds:.1f}",
     "Commit": lambda _: commit(),
-    "Run ID": lambda run: f"{run.run_id}-{run.options.optim.epochs}",  # more epochs: another row
+    "Run ID": lambda run: f"{run.run_id}-{run.options.optim.epochs}",  # training for more epochs adds a row
 }
 
 

@@ -40,7 +40,9 @@ def _lock_path(path: Path) -> Path:
 
 
 def append(path: Path, *rows: Mapping[str, object]) -> int:
-    """Append each row whose Run ID is not in the file yet, and return the number of appended rows.
+    """Append rows of finished runs to the results file `path`. Return the number of appended rows.
+
+    Rows whose Run ID is already in the file are left out.
 
     The keys of a row are COLUMNS. A new file gets a header first. Damaged lines are moved to another file first. If the
     disk is full, the file is cut back to its former size. Raises OSError, and UsageError if the file has other columns.
@@ -74,13 +76,13 @@ def write_own(path: Path, row: Mapping[str, object]) -> None:
 
 
 def _new_rows(rows: Iterable[Mapping[str, object]], existing: Iterable[ResultRow]) -> list[Mapping[str, object]]:
-    """Return those of `rows` whose Run ID is not among the existing rows."""
+    """Return the rows of finished runs whose Run ID does not occur in the `existing` rows of the results file."""
     ids = {row["Run ID"] for row in existing}
     return [row for row in rows if str(row["Run ID"]) not in ids]
 
 
 def _as_csv(rows: Iterable[Mapping[str, object]], *, header: bool = True) -> str:
-    """Return `rows` as CSV text with the columns COLUMNS. Raises ValueError if a row has other keys."""
+    """Return `rows` as CSV text with the columns of results.csv. Raises ValueError if a row has other keys."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     if header:
@@ -90,7 +92,7 @@ def _as_csv(rows: Iterable[Mapping[str, object]], *, header: bool = True) -> str
 
 
 def read(path: Path, advice: str = OTHER_FILE) -> tuple[list[ResultRow], int]:
-    """Read a results file. Return (undamaged rows, oldest first; number of damaged lines).
+    """Read the results file `path`. Return (list of undamaged rows, number of damaged lines). The oldest row is first.
 
     If the file does not exist, return ([], 0). Raises UsageError, which ends with `advice`, if the file has other
     columns or cannot be read.
@@ -106,9 +108,10 @@ def read(path: Path, advice: str = OTHER_FILE) -> tuple[list[ResultRow], int]:
 
 
 def _move_damaged_lines(path: Path, advice: str) -> list[ResultRow]:
-    """Move damaged lines from `path` to <path>.damaged with a warning, and return the undamaged rows.
+    """Move damaged lines of the results file `path` to <path>.damaged with a warning. Return the undamaged rows.
 
-    A missing header or a missing line break at the end of the file is added. The caller must hold the lock.
+    A missing header or a missing line break at the end of the file is added. The caller must hold the lock. `advice`
+    ends the message of the UsageError that is raised if the file has other columns.
     """
     content = path.read_bytes() if path.exists() else b""
     sound, damaged = _parse(path, content, advice)
@@ -132,7 +135,7 @@ def _join_lines(lines: Iterable[bytes]) -> bytes:
 
 
 def _parse(path: Path, content: bytes, advice: str) -> tuple[list[tuple[bytes, ResultRow]], list[bytes]]:
-    """Parse the `content` of a results file. Return (list of undamaged lines with their rows, damaged lines).
+    """Parse the `content` of the results file `path`. Return (undamaged lines as (line, row), damaged lines).
 
     Headers are in neither list. A file that was joined from several has several headers. No value contains a line
     break, so each line is parsed alone, and a torn line damages no other line.
@@ -156,7 +159,7 @@ def _parse(path: Path, content: bytes, advice: str) -> tuple[list[tuple[bytes, R
 
 
 def _is_complete(row: ResultRow) -> bool:
-    """Return True unless the row comes from a torn line or from two joined lines.
+    """Return True if `row` was read from one whole line of a results file, not from a torn line or two joined lines.
 
     The Run ID (last column) of such a row does not end with its Epochs (an earlier column).
     """
@@ -164,7 +167,7 @@ def _is_complete(row: ResultRow) -> bool:
 
 
 def _parse_line(line: bytes) -> ResultRow:
-    """Return the values of a CSV line by column name, or {} if the line is damaged."""
+    """Parse a line of a results file to a dict from column name to value. Return {} if the line is damaged."""
     try:
         (values,) = csv.reader([line.decode()], strict=True)
         return dict(zip(COLUMNS, map(csv_text, values), strict=True)) if b"\0" not in line else {}

@@ -28,7 +28,7 @@ LOG_DIR_ADVICE = "pass another folder with --log-dir"
 
 
 class Run(RunPaths):
-    """Read access to the run in the directory `path`, which another process may be training."""
+    """Read access to the training run in the directory `path`, which another process may be training."""
 
     def options(self) -> Options:
         """Return the options in config.yaml. Raises UsageError if the file is missing or damaged."""
@@ -66,7 +66,7 @@ class Run(RunPaths):
 
 
 def _check_status(record: dict[str, Any]) -> None:
-    """Raise ValueError if a value of status.json is invalid."""
+    """Raise ValueError if a value of `record`, the content of status.json, is invalid."""
     checks: dict[str, Callable[[Any], bool]] = {
         "status": lambda value: value in STATUSES,
         "id": lambda value: isinstance(value, str),
@@ -100,11 +100,11 @@ class LockedRun(Run):
             except FileExistsError:
                 raise UsageError(f"{folder} is not a directory; move it away to continue") from None
         for folder in (self.path, self.checkpoints):
-            for temporary in folder.glob(".*.tmp"):  # of a process that was killed during a write
+            for temporary in folder.glob(".*.tmp"):  # left by a process that was killed during a write
                 temporary.unlink(missing_ok=True)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state for pickling, without the lock."""
+        """Return the attributes to pickle, without the open lock file, which only this process may hold."""
         return self.__dict__ | {"_lock": None}
 
     @property
@@ -120,13 +120,13 @@ class LockedRun(Run):
             return True
 
     def check_held(self) -> None:
-        """Raise RunFailed if another process has taken over the run."""
+        """Raise RunFailed if another process has taken over the directory of this run."""
         if not self.is_held:
             owner = self.lock_owner()
             raise RunFailed(f"{self.path} was taken over by {owner}; its file system does not share locks")
 
     def describe(self, options: Options, device_info: dict[str, Any]) -> None:
-        """Write `options` to config.yaml, and the metadata of the run, with `device_info`, to environment.json.
+        """Write `options` to config.yaml. Write the command, commit, versions and `device_info` to environment.json.
 
         A new run calls this before it writes anything else.
         """
@@ -146,7 +146,7 @@ class LockedRun(Run):
 
 
 def create(options: Options) -> LockedRun:
-    """Create the directory of a new run and lock it.
+    """Create the directory of a new training run with these options, and lock it.
 
     The directory is `base_directory(options)`, or if that is taken its first free sub-directory of 0, 1, …. Processes
     that call this at the same time get different directories. Raises UsageError if no directory can be made.
@@ -179,7 +179,7 @@ def _is_abandoned(path: Path) -> bool:
 
 @contextmanager
 def exclusive_start(options: Options) -> Iterator[None]:
-    """Hold a lock in the body, so that no other process starts a run with --resume auto in the same --log-dir.
+    """Hold a lock in the `with` block, so that no other process starts a --resume auto run in the same --log-dir.
 
     If several processes start the same run at once, the first creates the run and the others find it. Raises UsageError
     if --log-dir cannot be written.
@@ -208,12 +208,13 @@ def base_directory(options: Options) -> Path:
     return _log_dir(options).joinpath(options.run.stem, *level, name)
 
 
-def lock_unfinished(options: Options, is_same: Callable[[Run], bool]) -> LockedRun | None:
-    """Lock and return the newest unfinished run of this configuration for which `is_same` returns True, or None.
+def lock_unfinished(options: Options, has_same_options: Callable[[Run], bool]) -> LockedRun | None:
+    """Lock and return the newest unfinished run with these options, or None. `has_same_options` compares the options.
 
-    Raises RunInUse if another process is training one of these runs.
+    The runs in `base_directory(options)` are searched. Raises RunInUse if another process is training one of the runs
+    with the same options.
     """
-    locks = _locked_unfinished(options, is_same)
+    locks = _locked_unfinished(options, has_same_options)
     if not locks:
         return None
     (newest, lock), *others = locks.items()
@@ -222,14 +223,16 @@ def lock_unfinished(options: Options, is_same: Callable[[Run], bool]) -> LockedR
     return LockedRun(newest.path, lock)
 
 
-def check_none_in_training(options: Options, is_same: Callable[[Run], bool]) -> None:
-    """Raise RunInUse if another process is training a run of this configuration for which `is_same` returns True."""
-    for lock in _locked_unfinished(options, is_same).values():
+def check_none_in_training(options: Options, has_same_options: Callable[[Run], bool]) -> None:
+    """Raise RunInUse if another process is training a run with these options, which `has_same_options` compares."""
+    for lock in _locked_unfinished(options, has_same_options).values():
         lock.close()
 
 
-def _locked_unfinished(options: Options, is_same: Callable[[Run], bool]) -> dict[Run, IO[str]]:
-    """Lock all unfinished runs for which `is_same` returns True. Return a dict of run to lock, newest run first.
+def _locked_unfinished(options: Options, has_same_options: Callable[[Run], bool]) -> dict[Run, IO[str]]:
+    """Lock all unfinished runs with these options. Return a dict from run to lock file, newest run first.
+
+    The runs in `base_directory(options)` are searched. `has_same_options(run)` compares the options of a run.
 
     Raises RunInUse if another process holds the lock of such a run.
     """
@@ -237,7 +240,7 @@ def _locked_unfinished(options: Options, is_same: Callable[[Run], bool]) -> dict
     numbered = [path for path in base.glob("*") if path.name.isdigit()] if base.is_dir() else []
     unfinished = [run for run in map(Run, (base, *numbered)) if run.exists and not run.is_done()]
     newest_first = sorted(unfinished, key=lambda run: run.config.stat().st_mtime_ns, reverse=True)
-    locks = {run: try_lock(run.lock_file) for run in filter(is_same, newest_first)}
+    locks = {run: try_lock(run.lock_file) for run in filter(has_same_options, newest_first)}
     for run, lock in locks.items():
         if lock is None:
             raise RunInUse(f"{run.path} is being trained by {run.lock_owner()}; nothing was started")
@@ -245,7 +248,7 @@ def _locked_unfinished(options: Options, is_same: Callable[[Run], bool]) -> dict
 
 
 def lock_existing(path: Path) -> LockedRun:
-    """Lock and return the run at `path`, which is a run directory or a checkpoint in one.
+    """Lock and return the existing run at `path`, which is a run directory or a checkpoint in a run directory.
 
     Raises UsageError if there is no such run or another process holds its lock.
     """

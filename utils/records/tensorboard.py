@@ -41,19 +41,19 @@ class TensorBoard:
         self._held_out_prefix = f"{held_out}/"
 
     def record(self, epoch: int, metrics: MetricsBySplit) -> None:
-        """Write each metric as the scalar <split>/<name> at step `epoch`."""
+        """Write each metric to TensorBoard as the scalar <split>/<name> at step `epoch`."""
         for split, values in metrics.items():
             for name, value in values.items():
                 self._writer.add_scalar(f"{split}/{name}", value, epoch)
         self._epoch = epoch
 
     def histograms(self, epoch: int, tensors: Iterable[tuple[str, "Tensor"]]) -> None:
-        """Write one histogram per (name, tensor) at step `epoch`."""
+        """Write one TensorBoard histogram per (name, tensor) at step `epoch`."""
         for name, tensor in tensors:
             self._writer.add_histogram(name, tensor.detach().float(), epoch)
 
     def curve(self, name: str, line: Line) -> None:
-        """Write the points of `line` as scalars with the tag <name>/<label of the line>.
+        """Write the points of a chart's `line` to TensorBoard, as scalars with the tag <name>/<label of the line>.
 
         A step must be an integer, so the step of a point is 100 x, rounded.
         """
@@ -61,11 +61,11 @@ class TensorBoard:
             self._writer.add_scalar(f"{name}/{line.label.replace(' ', '_')}", y, round(100 * x))
 
     def flush(self) -> None:
-        """Write all buffered events to the files."""
+        """Write all buffered events to the event files on disk."""
         self._writer.flush()
 
     def close(self, final: Mapping[str, float]) -> None:
-        """Write the final metrics to TensorBoard's hparams page, and close the event files.
+        """Write the metrics `final` of a finished run to TensorBoard's hparams page, and close the event files.
 
         final: metric values by tag, empty if the run did not finish.
         """
@@ -93,7 +93,7 @@ def event_sizes(directory: Path) -> dict[str, int]:
 
 
 def check_event_sizes(sizes: Mapping[str, int]) -> None:
-    """Raise ValueError unless `sizes` maps strings to non-negative integers."""
+    """Raise ValueError unless `sizes`, read from a checkpoint, maps names of event files to numbers of bytes."""
     for name, size in sizes.items():
         if not isinstance(name, str) or type(size) is not int or size < 0:
             raise ValueError(f"{shown(name)} is {shown(size)}, a number of bytes expected")
