@@ -15,6 +15,7 @@ from utils.registry import either
 from utils.steps import LARGEST_STEP, STEPS, stepped
 
 ERRORS = Checks()
+FRACTION_KEPT = "it must be a float > 0 and <= 1: the fraction of weights kept"
 
 
 def _needs_affine(name: str) -> Function:
@@ -55,15 +56,19 @@ def ticket(o: Options, _given: Given) -> str:
     return ""
 
 
+@ERRORS.add("prune_rate")
+def fraction_kept(o: Options, _given: Given) -> str:
+    rate = o.constraint.prune_rate
+    return "" if rate in (None, -1, 0) or (rate is not None and 0 < rate <= 1) else FRACTION_KEPT
+
+
 @ERRORS.add("prune_rate", LAYER_TYPES)
 def prune_rate(o: Options, _given: Given) -> str:
     c = o.constraint
-    if c.prune_rate in (None, -1):
-        remedy = "it must be given: the fraction of weights kept, e.g. --prune-rate 0.5 (-1 in a file means not given)"
-        return remedy if c.needs_density else ""
-    assert c.prune_rate is not None
-    if not 0 < c.prune_rate <= 1 and (c.prune_rate != 0 or c.is_pruned):
-        return "it must be a float > 0 and <= 1: the fraction of weights kept"
+    if c.prune_rate in (None, -1) and c.needs_density:
+        return "it must be given: the fraction of weights kept, e.g. --prune-rate 0.5 (-1 in a file means not given)"
+    if c.prune_rate == 0 and c.is_pruned:
+        return FRACTION_KEPT
     if c.prune_rate == 1 and c.is_rewired:
         return "a network without zeros has nothing to rewire: it must be < 1, or -1 to rewire filter by filter"
     return ""
@@ -192,17 +197,21 @@ def nesterov(o: Options, _given: Given) -> str:
     return "it needs momentum > 0" if o.optim.nesterov and o.optim.momentum == 0 else ""
 
 
-@ERRORS.add("start_epoch", f"epochs resume progress_until density_schedule prune_rate {LAYER_TYPES}")
+@ERRORS.add("start_epoch", "epochs resume")
 def start_epoch(o: Options, given: Given) -> str:
-    c, start, epochs = o.constraint, o.optim.start_epoch, o.optim.epochs
-    if start is None:
-        return ""
-    if start >= epochs:
-        return f"it must be < epochs, {epochs}"
-    if c.rewires_layers and c.density_schedule == "cubic" and (c.progress_until or 0.75) * epochs <= start:
-        return "density_schedule cubic ends before this epoch; it must be < progress_until * epochs"
-    if "start_epoch" in given.typed and o.run.resume:
+    if o.optim.start_epoch is not None and o.optim.start_epoch >= o.optim.epochs:
+        return f"it must be < epochs, {o.optim.epochs}"
+    if "start_epoch" in given.typed and o.optim.start_epoch is not None and o.run.resume:
         return "a resumed run continues where it stopped; leave out start_epoch or resume"
+    return ""
+
+
+@ERRORS.add("start_epoch", f"epochs progress_until density_schedule prune_rate {LAYER_TYPES}")
+def start_before_density_is_reached(o: Options, _given: Given) -> str:
+    c, start, epochs = o.constraint, o.optim.start_epoch, o.optim.epochs
+    falls = c.rewires_layers and c.density_schedule == "cubic"
+    if falls and start is not None and (c.progress_until or 0.75) * epochs <= start < epochs:
+        return "density_schedule cubic ends before this epoch; it must be < progress_until * epochs"
     return ""
 
 
