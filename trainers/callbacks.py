@@ -78,7 +78,9 @@ class RunRecorder(SignalCallbacks):
         return minutes > 0 and time.monotonic() - self._saved >= 60 * minutes
 
     def tables(self, epoch: int, tables: dict[str, Table]) -> None:
-        """Write the rows of `epoch` into the CSV file of each table. Curves are also written to TensorBoard."""
+        """Write the rows of `epoch` into the CSV file of each table: `tables` maps file name to table. Also draw each
+        table that is a curve in TensorBoard.
+        """
         self._run.check_held()
         for name, table in tables.items():
             for line in record_table(self._run.path, name, epoch, table)[-1:]:  # earlier epochs are recorded already

@@ -28,7 +28,8 @@ from utils.text import escaped
 
 
 def run(options: Options, runtime: Runtime) -> None:
-    """Train a network, or only check it (--check) or test it (--evaluate).
+    """Train a network. With --check, only build the network and print its layers and options. With --evaluate, only
+    test a stored network.
 
     Raises UsageError for wrong input, RunFailed if the run cannot continue, Stopped after a signal.
     """
@@ -42,7 +43,9 @@ def run(options: Options, runtime: Runtime) -> None:
 
 
 def train(options: Options, runtime: Runtime) -> None:
-    """Train a new run or resume one, then record and print the results. Raises the same errors as `run`."""
+    """Train a new run or resume one, then record and print the results. Raises UsageError for wrong input, RunFailed if
+    the run cannot continue, Stopped after a signal.
+    """
     if options.run.dry_run:
         options = options.replace(epochs=(options.optim.start_epoch or 0) + 1)
     point = runtime.run_on_first(lambda: resume.find_resume_point(options))
@@ -185,7 +188,7 @@ def test_only(options: Options, runtime: Runtime) -> None:
 
 
 def _requested_network(options: Options) -> tuple[Options, StoredNetwork]:
-    """Read the network that --resume or --pretrained names. Return (options to build the network with, network)."""
+    """Read the network that --resume or --pretrained names. Return (options with which to build it, network)."""
     if options.run.resume is None:
         return options, read_network(str(options.run.pretrained))
     options, checkpoint, path = resume.read_requested(options)

@@ -101,7 +101,9 @@ def fit(setup: TrainingSetup, state: TrainingState, epochs: int, callbacks: Call
 
 
 def train_one_epoch(setup: TrainingSetup, state: TrainingState, title: str, callbacks: Callbacks) -> bool:
-    """Train for the rest of an epoch, from batch `state.step` on. Return False if stopped before the last batch."""
+    """Train for the rest of an epoch, from batch `state.step` on. Return False if stopped before the last batch.
+    `title`, such as "epoch 3/10", is for the progress bar and error messages.
+    """
     setup.model.train()
     network = setup.replicas.wrap(setup.model)
     sums = torch.tensor(state.sums, dtype=torch.float64, device=setup.runtime.device)
@@ -129,10 +131,8 @@ def train_one_epoch(setup: TrainingSetup, state: TrainingState, title: str, call
 def train_on_batch(
     setup: TrainingSetup, network: nn.Module, step: int, images: Tensor, labels: Tensor, sums: Tensor
 ) -> int:
-    """Take one optimizer step on this rank's slice of a global batch. Return the size of the global batch.
-
-    `network` is `setup.model` or its DistributedDataParallel wrapper. The loss and the number of correct predictions
-    are added to `sums`.
+    """Take one optimizer step on this rank's slice of a global batch, and add its loss and correct predictions to
+    `sums`. Return the size of the global batch. `network` is `setup.model` or its DistributedDataParallel wrapper.
     """
     model, method, optimizer = setup.model, setup.method, setup.optimizer
     share = setup.replicas.next_slice(setup.train, step, len(labels))
@@ -183,7 +183,9 @@ def _remaining_batches(setup: TrainingSetup, state: TrainingState) -> Iterator[t
 
 
 def _sync(setup: TrainingSetup, state: TrainingState, sums: Tensor, title: str, callbacks: Callbacks) -> bool:
-    """Sum the metrics of all processes into `state` and save if due. Return True if any process was asked to stop."""
+    """Add up the running metrics `sums` of all processes, store the result in `state`, and save a checkpoint if one is
+    due. Return True if any process was asked to stop.
+    """
     requests = sums.new_tensor([callbacks.stop_asked(), callbacks.save_due()])
     *state.sums, stop, save = setup.runtime.total(torch.cat([sums, requests])).tolist()
     _check_loss(metrics_of(state.sums), title, state.step)

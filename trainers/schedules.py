@@ -46,7 +46,9 @@ _XNOR = {30: 0.1, 44: 0.01, 54: 0.001}
 
 
 def cosine_after_milestones(epoch: int, epochs: int, warmup: int, _step: int, _gamma: float) -> float:
-    """Return the learning-rate factor of xnor_lr, multiplied by a cosine decay of the whole run from epoch 55 on."""
+    """Return the learning-rate factor of a schedule with steps to 0.1, 0.01 and 0.001, as in xnor_lr. From epoch 55 on,
+    a cosine decay of the whole run multiplies it.
+    """
     factor = milestones(_XNOR, epoch)
     return factor * _cosine(epoch, epochs, warmup) if epoch >= 55 else factor
 
