@@ -134,8 +134,8 @@ def set_spec(options: Options) -> data.SetSpec:
 
 
 def load_set(options: Options) -> data.ImageSet:
-    """Read the data set that the options name, verify its files, and return its splits. With --download, download a
-    missing data set first.
+    """Read the data set that the options name, verify its files, and return its splits. With --download, download it
+    first if it is missing.
     """
     d = options.data
     return data.load(
@@ -185,7 +185,7 @@ def batches(options: Options, runtime: Runtime, image_set: data.ImageSet, split:
 def assemble(
     options: Options, runtime: Runtime, model: nn.Module, method: Method, image_set: data.ImageSet
 ) -> TrainingSetup:
-    """Move `model` to the device and return it with its optimizer, learning-rate schedule and batches."""
+    """Move `model` to the device, and return it with optimizer, learning rates and batches, as a TrainingSetup."""
     o = options.optim
     replicas = Replicas(runtime, compression=options.run.grad_compression, sync_bn=options.run.sync_bn)
     replicas.prepare(model)

@@ -55,8 +55,7 @@ class RunRecorder(SignalCallbacks):
         description: Mapping[str, Any],
     ) -> None:
         """Open the files of a run for recording. When resuming, delete the metrics that are newer than `checkpoint`.
-
-        description: additional entries for every checkpoint, besides the training state.
+        `description` holds entries to add to every checkpoint.
         """
         super().__init__()
         self._description = description

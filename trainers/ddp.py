@@ -56,7 +56,8 @@ class GlobalDropout(nn.Module):
 
 
 class Replicas:
-    """Replicas of one network, one per rank of `runtime`. With a single process the network stays unchanged.
+    """Replicas of one network for data-parallel training, one per rank of `runtime`. With a single process the network
+    stays unchanged.
 
     compression: Compression of the gradients, a name in GRAD_COMPRESSIONS. Raises ValueError for an unknown name.
     sync_bn: Compute batch-norm statistics over the global batch instead of each rank's slice.

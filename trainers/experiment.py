@@ -188,7 +188,7 @@ def test_only(options: Options, runtime: Runtime) -> None:
 
 
 def _requested_network(options: Options) -> tuple[Options, StoredNetwork]:
-    """Read the network that --resume or --pretrained names. Return (options with which to build it, network)."""
+    """Read the network that --resume or --pretrained names. Return (options to build it with, stored network)."""
     if options.run.resume is None:
         return options, read_network(str(options.run.pretrained))
     options, checkpoint, path = resume.read_requested(options)

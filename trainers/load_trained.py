@@ -117,7 +117,8 @@ def check_classes(trained: TrainedNetwork, spec: data.SetSpec) -> None:
 
 
 def load_weights(stored: StoredNetwork, model: nn.Module, *, whole: bool) -> str:
-    """Copy the tensors of `stored` that fit into `model`. Return a sentence that counts them and lists all others.
+    """Copy the tensors of the network file `stored` into `model` where names and shapes match. Return a sentence that
+    counts these tensors and lists all others.
 
     whole: every tensor of the network and of the file must match.
 
@@ -139,7 +140,9 @@ def load_weights(stored: StoredNetwork, model: nn.Module, *, whole: bool) -> str
 
 
 def _check_numbers(path: str, merged: Mapping[str, Tensor], model: nn.Module) -> None:
-    """Raise UsageError if a tensor of `merged`, the new state of `model`, is not finite or not floating-point."""
+    """Raise UsageError if a tensor of the state dict `merged`, to be loaded into `model`, is not finite or not
+    floating-point.
+    """
     for name, current in model.state_dict().items():
         loaded = merged.get(name, current)
         if loaded.is_quantized:  # load_state_dict raises an error for it

@@ -23,7 +23,7 @@ from utils.records.epoch_tables import Table
 
 @dataclass
 class TrainingSetup:
-    """Everything the loop needs: network, training method, optimizer, device and data."""
+    """Everything the training loop needs: network, training method, optimizer, device and data."""
 
     model: nn.Module
     method: Method
@@ -38,7 +38,7 @@ class TrainingSetup:
 
 
 class Callbacks:
-    """Base class of the loop's callbacks. The loop reports its progress to them and asks whether to stop or to save.
+    """Base class of the training loop's callbacks. The loop reports progress to them and asks when to stop or save.
 
     The methods of this class record nothing and never stop the loop. A callback never changes the training.
     """
@@ -55,7 +55,7 @@ class Callbacks:
         """Write a checkpoint of `state`."""
 
     def tables(self, epoch: int, tables: dict[str, Table]) -> None:
-        """Record the tables that the training method returns after `epoch` (from 1). Keys are file names."""
+        """Record the `tables` (file name -> table) that the training method returns after `epoch` (from 1)."""
 
     def epoch_done(
         self, state: TrainingState, train: Metrics, held_out: Metrics, learning_rate: float, *, is_best: bool

@@ -75,7 +75,7 @@ def _gigabytes(size: float) -> str:
 
 
 def _warn_of_crop(options: Options, spec: data.SetSpec, model: nn.Module, weights: int) -> None:
-    """Warn, and advise a smaller crop, if one huge linear layer has more than half of the network's `weights`."""
+    """Warn, and advise a smaller image crop, if one huge linear layer has over half of the network's `weights`."""
     layers = [(m.weight.numel(), name) for name, m in model.named_modules() if isinstance(m, nn.Linear)]
     largest, name = max(layers, default=(0, ""))
     if largest >= HUGE and 2 * largest > weights:

@@ -112,7 +112,9 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], *, h
 
 
 def _check_values(name: str, values: torch.Tensor, dtype: torch.dtype, shape: Sequence[int]) -> None:
-    """Raise ValueError if `values` has another shape or dtype, or is not finite. `name` is for the message."""
+    """Raise ValueError if the tensor `values` does not have this `dtype` and `shape`, or is not finite. `name` is for
+    the message.
+    """
     if values.shape != shape or values.dtype != dtype or not values.is_floating_point():
         raise ValueError(f"{name} is of the shape {list(values.shape)}, {values.dtype}")
     if not bool(torch.isfinite(values).all()):
@@ -160,7 +162,7 @@ def training_state(path: Path | str, checkpoint: Checkpoint) -> TrainingState:
 
 
 def _checked_state(saved: dict[str, Any], checkpoint: Checkpoint) -> TrainingState:
-    """Convert the entry `state` of `checkpoint`, which is `saved`, to a TrainingState (progress of the run). Raises
+    """Convert `saved`, the entry `state` of `checkpoint`, to a TrainingState, which is the progress of a run. Raises
     ValueError for invalid values.
     """
     start_epoch = checkpoint["options"].get("start_epoch") or 0
@@ -229,5 +231,5 @@ def _recorded_best(checkpoint: Checkpoint) -> object:
 
 
 def is_best(checkpoint: Checkpoint) -> bool:
-    """Return True if the checkpoint was written at the end of the best epoch that it records."""
+    """Return True if `checkpoint` was written at the end of the run's best epoch so far, whose number it stores."""
     return bool(checkpoint["step"] == 0 and checkpoint["state"]["best"].get("epoch") == checkpoint["epoch"])

@@ -100,11 +100,10 @@ def _check_tables(run: Run, start_epoch: int, epochs: int) -> None:
 
 def create_run(requested: Options, options: Options, environment: dict[str, Any]) -> LockedRun:
     """Create and lock the directory of a new run, with config.yaml and environment.json. `requested` are the options
-    before a random seed was set. With --resume auto, they are compared with the options of other runs.
+    before a random seed was set. With --resume auto, raise RunInUse if another process is training a run with these
+    options.
 
     environment: device, precision and seed, for environment.json.
-
-    Raises RunInUse if another process with --resume auto has just started the same run.
     """
     auto = requested.run.resume == "auto"
     with runs.exclusive_start(options) if auto else nullcontext():
@@ -135,7 +134,8 @@ def read_requested(options: Options) -> tuple[Options, dict[str, Any], Path]:
 
 
 def check_same_run(checkpoint: Mapping[str, Any], path: Path, run_options: Options) -> int:
-    """Check that a checkpoint belongs to the run whose config.yaml holds `run_options`. Return its option `epochs`.
+    """Check that `checkpoint` belongs to the run whose config.yaml holds `run_options`. Return the number of epochs
+    that the checkpoint was to be trained for.
 
     Raises UsageError if the checkpoint is damaged or was written with other options.
     """
@@ -162,8 +162,7 @@ def check_same_run(checkpoint: Mapping[str, Any], path: Path, run_options: Optio
 
 
 def _is_requested(options: Options, run: Run) -> bool:
-    """Return True if --resume auto may resume `run`, because `options` request the same training. Else print why not.
-    """
+    """Return True if --resume auto may resume `run`, because `options` request the same training. Else print why."""
     changes = _changes(options, run)
     if changes:
         say(f"skipped, another run: {run.path} ({'; '.join(changes)})")

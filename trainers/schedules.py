@@ -38,7 +38,9 @@ def multistep(epoch: int, _epochs: int, _warmup: int, step: int, gamma: float) -
 
 
 def milestones(factors: dict[int, float], epoch: int, *_unused: float) -> float:
-    """Return the learning-rate factor of the latest milestone, 1 before the first. `factors` maps epoch to factor."""
+    """Return the learning-rate factor of a step schedule: the factor of the latest milestone up to `epoch`, 1 before
+    the first. `factors` maps the epoch of each milestone to its factor.
+    """
     return next((factor for start, factor in sorted(factors.items(), reverse=True) if epoch >= start), 1.0)
 
 

@@ -109,7 +109,7 @@ def hparams(options: Options) -> dict[str, object]:
 
 def final_metrics(state: TrainingState, tests: tuple[Metrics, Metrics] | None) -> dict[str, float]:
     """Return the test accuracies (%) of the last and best epoch, by their names on TensorBoard's hparams page. `tests`
-    is as in `summary`, None if the test accuracies are in `state`.
+    is (metrics of the last epoch, of the best epoch) on the test set, or None if `state` has the test accuracies.
     """
     last, best = _test_accuracies(state, tests)
     return {"test/acc@1": last, "test/best_acc@1": best}

@@ -87,10 +87,11 @@ class Method:
         """
 
     def resets_best(self, epoch: int) -> bool:
-        """Return True if the search for the best epoch restarts at `epoch`, counted from 0.
+        """Return True if the search for the best epoch restarts at `epoch`, counted from 0. Earlier epochs then do not
+        count, for example because the network was denser.
 
-        Earlier epochs then do not count, for example because the network was denser. The result may depend on `epoch`
-        and on the arguments of `prepare` and `before_fit`, but not on the course of training.
+        The result may depend on `epoch` and on the arguments of `prepare` and `before_fit`, but not on the course of
+        training.
         """
         return False
 

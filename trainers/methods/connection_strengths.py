@@ -26,8 +26,8 @@ class ConnectionStrengths:
         self._hooks: list[RemovableHandle] = []
 
     def attach(self, runtime: Runtime) -> None:
-        """Register forward hooks that add the strengths of connections to `sums`, until `detach` removes the hooks.
-        `runtime` combines the batches of all processes.
+        """Register forward hooks that add the strengths of connections in each forward pass to `sums`, until `detach`
+        removes the hooks. `runtime` combines the batches of all processes.
         """
         add = partial(self._add, runtime)
         self._hooks = [layer.register_forward_hook(partial(add, name)) for name, layer in self._layers.items()]

@@ -71,8 +71,7 @@ class Sparse(Method):
         return self._end // self._interval * self._interval
 
     def resets_best(self, epoch: int) -> bool:
-        """Return True if the search for the best epoch restarts at `epoch`, when the density reaches its final value.
-        """
+        """Return True if the search for the best epoch restarts at `epoch`, as the density reaches its final value."""
         reached = self._interval if self._rules.by_filter else self._last
         return self._rules.reduces_density and self._last > 0 and 0 < epoch == -(-reached // self._steps_per_epoch) - 1
 
@@ -100,7 +99,7 @@ class Sparse(Method):
             self._strengths.sums.clear()
 
     def _connection_counts(self, steps: int) -> list[int]:
-        """Return the number of connections (unmasked weights) that each layer must have after `steps` steps."""
+        """Return the number of connections (unmasked weights) of each layer after `steps` training steps."""
         start, final = schedules.DENSITY_START, self._rules.prune_rate or 1.0
         now = schedules.density(steps, final, self._last) if steps else max(start, final)
         left = (now - final) / (start - final) if final < start else 0.0

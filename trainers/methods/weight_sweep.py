@@ -23,8 +23,8 @@ from utils.records.epoch_tables import TableRow
 
 @dataclass
 class Sweep:
-    """Values that all binary layers share while `weight_sweep` evaluates a network with other weights than 0 and 1.
-    `on_value` currently replaces 1.
+    """State that the binary layers of a network share during `weight_sweep`, which evaluates the network with its
+    weights of 1 replaced by another value, `on_value`.
 
     `first_output` is the output of the first binary layer for the current batch with weights of 0 and 1.
     """
@@ -34,8 +34,8 @@ class Sweep:
 
 
 class ScaledLayer(nn.Module):
-    """Wrapper of a binary layer that multiplies the layer's output by `sweep.on_value`. This replaces the weights of 1
-    by `on_value`.
+    """Wrapper of a binary layer that multiplies the layer's output by `sweep.on_value`. The output is then the one for
+    weights of 0 and `on_value`, instead of 0 and 1.
 
     The input of the first binary layer does not depend on `on_value`, so this layer is computed only once per batch.
     """
@@ -81,10 +81,10 @@ def _first_layer(model: nn.Module, layers: Mapping[str, nn.Module]) -> str | Non
 def weight_sweep(
     model: nn.Module, batches: Batches, method: Method, runtime: Runtime, values: Sequence[float]
 ) -> list[TableRow]:
-    """Evaluate a binary network with its weights of 1 replaced by each of `values`. Return one table row per value.
+    """Evaluate a binary network with its weights of 1 replaced by each of `values`. Return one table row per value,
+    with the accuracy (%) and the mean loss over all images of `batches`.
 
-    A row has the value, the accuracy (%) and the mean loss over all images of `batches`. The batches are read once.
-    `model` remains in evaluation mode.
+    The batches are read once. `model` remains in evaluation mode.
     """
     model.eval()
     method.before_evaluation(model)
