@@ -18,10 +18,7 @@ from utils.records.run import Run
 from utils.run_paths import locate
 from utils.text import escaped
 
-WITHOUT_DENSITY = (
-    "DenseConv",
-    "SampleSubnetConv",
-)  # for these, prune_rate in a BIPROP file is not the requested density
+WITHOUT_DENSITY = ("DenseConv", "SampleSubnetConv")  # prune_rate in a BIPROP file is not the density of these
 STATE_KEYS = (  # keys of a state dict in the file of another program; if a file has several, the first one counts
     *("model", "state_dict", "model_state_dict", "net", "network", "weights"),
     *("params", "model_state", "network_state_dict", "net_state_dict", "state"),

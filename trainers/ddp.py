@@ -121,7 +121,7 @@ class Replicas:
         Only the running statistics of batch norms differ between ranks. `broadcast_statistics` sends them once per
         epoch.
         """
-        # Kernels with one input channel have two equivalent strides, so the warning is no fault there.
+        # Kernels with one input channel have two equivalent strides, so torch's warning about them is harmless.
         warnings.filterwarnings("ignore", "Grad strides do not match")
         device = self._runtime.device
         network = DistributedDataParallel(

@@ -132,7 +132,7 @@ def _train_with_status(
     except Stopped:
         raise
     except BaseException as error:
-        # One of several processes could wait in a collective operation for ever, so only a single process stops here.
+        # Of several processes none stops here, because the others could wait for it in a collective operation for ever.
         if isinstance(error, StoppedWaiting) and setup.runtime.alone:
             run.set_status("stopped", epoch=state.epoch, epochs=epochs)
             raise Stopped(f"{error}; {_resume_advice(setup.runtime, run)}") from error

@@ -31,8 +31,8 @@ from utils.records.run import Run
 from utils.run_paths import locate
 from utils.text import escaped, nearest, split_problems
 
-DECLARED = ("arch", "conv_type", "prune_rate")  # options with a warning if a file does not declare them
-CONVERTIBLE = (  # (conv_type of the file, conv_type of the options) that differ, and can still be loaded
+DECLARED = ("arch", "conv_type", "prune_rate")  # options whose absence in a network file causes a warning
+CONVERTIBLE = (  # (conv_type of the file, other conv_type to which its weights can be converted)
     ("SubnetConv", "FixedSubnetConv"),  # the weights train under the mask that the scores give
     ("DenseConv", "ShiftQ"),
     ("DenseConv", "ShiftPS"),
@@ -140,7 +140,7 @@ def load_weights(stored: StoredNetwork, model: nn.Module, *, whole: bool) -> str
 
 
 def _check_numbers(path: str, merged: Mapping[str, Tensor], model: nn.Module) -> None:
-    """Raise UsageError if a tensor of the state dict `merged`, to be loaded into `model`, is not finite or not
+    """Raise UsageError if a tensor of the state dict `merged`, which `model` will load, is not finite or not
     floating-point.
     """
     for name, current in model.state_dict().items():

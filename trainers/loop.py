@@ -33,7 +33,7 @@ class TrainingSetup:
     held_out: Batches  # picks the best epoch: the validation split, or the test set as in BIPROP
     learning_rate: Callable[[int], float]  # epoch (from 0) -> learning rate
     clip: bool = False  # clip every gradient entry to [-1, 1]
-    sync_every: int = 10  # batches between two transfers of the running sums to the host, each of which waits
+    sync_every: int = 10  # batches between two transfers of the running sums to the host, which wait for the device
     replicas: Replicas = field(default_factory=Replicas)
 
 
@@ -170,7 +170,7 @@ def evaluate(model: nn.Module, batches: Batches, method: Method, runtime: Runtim
 
 
 def _remaining_batches(setup: TrainingSetup, state: TrainingState) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (images, labels) of each batch of the current epoch, from batch `state.step` on.
+    """Yield (images, labels) of each batch of the current epoch, from batch `state.step` (counted from 0) on.
 
     The data loader raises StoppedWaiting if the process is asked to stop while no batch arrives. A single process then
     ends the epoch early and saves. Several processes cannot agree on a stop here, so the exception ends them.

@@ -113,7 +113,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], *, h
 
 def _check_values(name: str, values: torch.Tensor, dtype: torch.dtype, shape: Sequence[int]) -> None:
     """Raise ValueError if the tensor `values` does not have this `dtype` and `shape`, or is not finite. `name` is for
-    the message.
+    error messages.
     """
     if values.shape != shape or values.dtype != dtype or not values.is_floating_point():
         raise ValueError(f"{name} is of the shape {list(values.shape)}, {values.dtype}")

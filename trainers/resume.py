@@ -17,7 +17,7 @@ from utils.records.run import LockedRun, Run
 from utils.run_paths import locate_run
 from utils.text import shown
 
-EPOCH_TABLES = ("weight_sweep", "statistics", "shifts")  # CSV files that only some trainers write, by epoch
+EPOCH_TABLES = ("weight_sweep", "statistics", "shifts")  # CSV files that only some trainers write, with rows per epoch
 TEST_OPTIONS = ("precision", "batch_size", "test_batch_size")  # --evaluate may change these options of the run
 
 
@@ -100,8 +100,7 @@ def _check_tables(run: Run, start_epoch: int, epochs: int) -> None:
 
 def create_run(requested: Options, options: Options, environment: dict[str, Any]) -> LockedRun:
     """Create and lock the directory of a new run, with config.yaml and environment.json. `requested` are the options
-    before a random seed was set. With --resume auto, raise RunInUse if another process is training a run with these
-    options.
+    before a random seed was set. With --resume auto, raise RunInUse if another process trains a run with them.
 
     environment: device, precision and seed, for environment.json.
     """

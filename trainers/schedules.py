@@ -48,8 +48,8 @@ _XNOR = {30: 0.1, 44: 0.01, 54: 0.001}
 
 
 def cosine_after_milestones(epoch: int, epochs: int, warmup: int, _step: int, _gamma: float) -> float:
-    """Return the learning-rate factor of a schedule with steps to 0.1, 0.01 and 0.001, as in xnor_lr. From epoch 55 on,
-    a cosine decay of the whole run multiplies it.
+    """Return the learning-rate factor 0.1, 0.01 or 0.001 from epoch 30, 44 or 54 on (as in xnor_lr), and 1 before. From
+    epoch 55 on, a cosine decay over the whole run also multiplies it.
     """
     factor = milestones(_XNOR, epoch)
     return factor * _cosine(epoch, epochs, warmup) if epoch >= 55 else factor

@@ -33,14 +33,14 @@ sum_over_ranks: Callable[[Tensor], Tensor] = SumOverRanks.apply
 
 
 class FusedSyncBatchNorm(SingleValueBatchNorm, nn.SyncBatchNorm):
-    """Synchronised batch norm for GPUs: training uses torch's SyncBatchNorm. Evaluation is that of
-    SingleValueBatchNorm, which all networks of this program use without synchronisation.
+    """Synchronised batch norm that trains with torch's SyncBatchNorm, which needs a GPU. Evaluation mode works as in
+    SingleValueBatchNorm, the batch norm of this program for a single process.
     """
 
     process_group = None  # all ranks
 
     def forward(self, input: Tensor) -> Tensor:
-        # One value per channel on this rank is not one in the global batch: SingleValueBatchNorm does not apply.
+        # A rank with one value per channel shares the variance of all ranks, so it needs no SingleValueBatchNorm.
         return nn.SyncBatchNorm.forward(self, input) if self.training else super().forward(input)
 
 

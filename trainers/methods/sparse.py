@@ -34,7 +34,7 @@ class Sparse(Method):
         self._strengths = ConnectionStrengths(self._layers, correlated=self._rules.drop == "correlation")
         self._optimizer: torch.optim.Optimizer | None = None
         self._epoch, self._steps_per_epoch = 0, 1
-        self._interval, self._end = 1, 0  # steps between two rewirings, and steps after which none takes place
+        self._interval, self._end = 1, 0  # training steps between two rewirings, and after which none takes place
 
     def prepare(self, model: nn.Module) -> None:
         self._layers.update(constrained_layers(model, SparseWeight))
