@@ -106,14 +106,12 @@ class Sparse(Method):
         return self._rules.target_counts([layer.weight.shape for layer in self._layers.values()], start, left)
 
     def _rewire(self, layer: Any, rewiring: Rewiring) -> None:
-        """Drop and grow connections of a SparseConv layer, according to the masks in `rewiring`. With the option
-        sparse_hold, also zero the optimizer state of the connections that are not kept.
-        """
+        """Drop and grow connections of a SparseConv layer, according to the boolean masks in `rewiring`."""
         hold = self._rules.sparse_hold
         layer.constraint.rewire(layer.weight, rewiring, hold=hold)
         for value in self._optimizer.state[layer.weight].values() if self._optimizer and hold else ():
             if isinstance(value, Tensor) and value.shape == layer.weight.shape:
-                value.mul_(rewiring.kept)
+                value.mul_(rewiring.kept)  # the state of dropped and of grown connections restarts at 0
 
     def state_dict(self) -> dict[str, Any]:
         return {"strengths": dict(self._strengths.sums)}
