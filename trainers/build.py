@@ -31,10 +31,10 @@ SYNC_EVERY = 10  # batches after which all processes know at the latest that one
 
 
 def build(options: Options, spec: data.SetSpec | None = None) -> tuple[nn.Module, Method]:
-    """Build the constrained network of a run, with its initial weights, on the CPU. Return it and its training method.
+    """Build the constrained network that `options` describe, with its initial weights, on the CPU. Return (network,
+    training method). `spec` describes the data set, and is looked up by default.
 
-    spec: description of the data set, looked up by default. Raises UsageError if options contradict each other or the
-    data set.
+    Raises UsageError if options contradict each other or the data set.
     """
     m, c = options.model, options.constraint
     spec = spec or set_spec(options)
@@ -85,7 +85,9 @@ def build(options: Options, spec: data.SetSpec | None = None) -> tuple[nn.Module
 
 
 def network_options(options: Options, spec: data.SetSpec) -> dict[str, Any]:
-    """Return the keyword arguments of `models.build` for the network, as plain values that checkpoints can store."""
+    """Return the keyword arguments of `models.build` for the network that `options` select, on the data set that `spec`
+    describes. They are plain values, which checkpoints can store.
+    """
     m = options.model
     data_set = {"num_classes": spec.num_classes, "in_shape": spec.in_shape}
     return {"name": m.arch, **data_set, "bn_type": m.bn_type, "width_mult": m.width_mult, **arch_options(options)}
@@ -132,7 +134,9 @@ def set_spec(options: Options) -> data.SetSpec:
 
 
 def load_set(options: Options) -> data.ImageSet:
-    """Read the data set from disk and verify it. With --download, a missing data set is downloaded first."""
+    """Read the data set that the options name, verify its files, and return its splits. With --download, download it
+    first if it is missing.
+    """
     d = options.data
     return data.load(
         d.set,
@@ -181,7 +185,7 @@ def batches(options: Options, runtime: Runtime, image_set: data.ImageSet, split:
 def assemble(
     options: Options, runtime: Runtime, model: nn.Module, method: Method, image_set: data.ImageSet
 ) -> TrainingSetup:
-    """Move `model` to the device and return it with its optimizer, learning-rate schedule and batches."""
+    """Move `model` to the device, and return it with optimizer, learning rates and batches, as a TrainingSetup."""
     o = options.optim
     replicas = Replicas(runtime, compression=options.run.grad_compression, sync_bn=options.run.sync_bn)
     replicas.prepare(model)

@@ -55,8 +55,7 @@ class RunRecorder(SignalCallbacks):
         description: Mapping[str, Any],
     ) -> None:
         """Open the files of a run for recording. When resuming, delete the metrics that are newer than `checkpoint`.
-
-        description: additional entries for every checkpoint, besides the training state.
+        `description` holds entries to add to every checkpoint.
         """
         super().__init__()
         self._description = description
@@ -78,7 +77,9 @@ class RunRecorder(SignalCallbacks):
         return minutes > 0 and time.monotonic() - self._saved >= 60 * minutes
 
     def tables(self, epoch: int, tables: dict[str, Table]) -> None:
-        """Write the rows of `epoch` into the CSV file of each table. Curves are also written to TensorBoard."""
+        """Write the rows of `epoch` into the CSV file of each table: `tables` maps file name to table. Also draw each
+        table that is a curve in TensorBoard.
+        """
         self._run.check_held()
         for name, table in tables.items():
             for line in record_table(self._run.path, name, epoch, table)[-1:]:  # earlier epochs are recorded already

@@ -44,7 +44,8 @@ def description(options: Options, spec: data.SetSpec) -> dict[str, dict[str, Any
 
 
 def described_spec(checkpoint: Mapping[str, Any], path: str) -> data.SetSpec | None:
-    """Return the data-set description that a checkpoint stores. Return None if an earlier version wrote the checkpoint.
+    """Return the data-set description (image shape, classes, normalisation) that `checkpoint` stores, or None if an
+    earlier version of this program wrote the checkpoint. `path` is for error messages.
 
     No file of the data set is read. Raises UsageError if the description is damaged.
     """

@@ -18,10 +18,7 @@ from utils.records.run import Run
 from utils.run_paths import locate
 from utils.text import escaped
 
-WITHOUT_DENSITY = (
-    "DenseConv",
-    "SampleSubnetConv",
-)  # for these, prune_rate in a BIPROP file is not the requested density
+WITHOUT_DENSITY = ("DenseConv", "SampleSubnetConv")  # prune_rate in a BIPROP file is not the density of these
 STATE_KEYS = (  # keys of a state dict in the file of another program; if a file has several, the first one counts
     *("model", "state_dict", "model_state_dict", "net", "network", "weights"),
     *("params", "model_state", "network_state_dict", "net_state_dict", "state"),
@@ -35,7 +32,7 @@ MOST_KEYS = 4  # keys in a message
 
 @dataclass(frozen=True)
 class StoredNetwork:
-    """Network read from a file: its state dict, and the options that the file declares.
+    """Network read from a file: its state dict, and the options (such as arch) that the file records for it.
 
     path: the file.
     content: everything that the file holds.
@@ -103,9 +100,8 @@ def _state_dict(content: Mapping[Any, Any], path: str) -> tuple[str, Mapping[str
 
 
 def _state_dicts(content: Mapping[Any, Any], depth: int) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
-    """Yield (key, state dict) of every state dict in `content`, with keys such as "state_dict.model" for nested ones.
-
-    depth: the number of STATE_KEYS that a key may join.
+    """Yield (key, state dict) of every state dict in `content`, with keys such as "state_dict.model" for nested ones. A
+    key joins at most `depth` of the STATE_KEYS.
     """
     if content and all(_is_tensor_entry(key, value) for key, value in content.items()):
         yield "", content

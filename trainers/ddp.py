@@ -29,7 +29,8 @@ def bf16(group: Any, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
 
 
 class GlobalDropout(nn.Module):
-    """Dropout that draws the mask of the global batch on every rank and applies only the rows of this rank.
+    """Dropout for data-parallel training. Every rank draws the mask of the global batch, and applies only the rows of
+    the mask that belong to its own images.
 
     The generators of the ranks therefore stay equal, and the mask of an image does not depend on its rank. With several
     views per image, the first views of all images precede the second views.
@@ -55,7 +56,8 @@ class GlobalDropout(nn.Module):
 
 
 class Replicas:
-    """Replicas of one network, one per rank of `runtime`. With a single process the network stays unchanged.
+    """Replicas of one network for data-parallel training, one per rank of `runtime`. With a single process the network
+    stays unchanged.
 
     compression: Compression of the gradients, a name in GRAD_COMPRESSIONS. Raises ValueError for an unknown name.
     sync_bn: Compute batch-norm statistics over the global batch instead of each rank's slice.
@@ -69,9 +71,9 @@ class Replicas:
         self._wrapped: tuple[list[int], nn.Module] | None = None  # ids of the trained parameters, DDP module
 
     def prepare(self, model: nn.Module) -> None:
-        """Replace the dropout layers of `model`, in place, by layers that act on the global batch.
+        """Replace the dropout layers of `model`, in place, by layers that draw one mask for the global batch. With
+        `sync_bn`, also replace the batch norms by layers that use the statistics of the global batch.
 
-        With `sync_bn`, batch norms are replaced too.
         Call once, before `model` moves to its device and its optimizer is created.
         """
         if self._runtime.alone:
@@ -89,9 +91,8 @@ class Replicas:
                 model.set_submodule(name, self._dropouts[-1])
 
     def next_slice(self, batches: Batches, step: int, images: int) -> BatchSlice:
-        """Return this rank's slice of global batch `step`, and set the slice in all dropout layers.
-
-        images: Number of images of the batch on this rank.
+        """Return the slice of global batch `step` that this rank processes. Also pass the slice to the dropout layers,
+        which draw one mask for the global batch. `images` is the number of images on this rank.
         """
         if self._runtime.alone:
             return BatchSlice.of(images, 0, 1)
@@ -120,7 +121,7 @@ class Replicas:
         Only the running statistics of batch norms differ between ranks. `broadcast_statistics` sends them once per
         epoch.
         """
-        # Kernels with one input channel have two equivalent strides, so the warning is no fault there.
+        # Kernels with one input channel have two equivalent strides, so torch's warning about them is harmless.
         warnings.filterwarnings("ignore", "Grad strides do not match")
         device = self._runtime.device
         network = DistributedDataParallel(

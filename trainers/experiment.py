@@ -28,7 +28,8 @@ from utils.text import escaped
 
 
 def run(options: Options, runtime: Runtime) -> None:
-    """Train a network, or only check it (--check) or test it (--evaluate).
+    """Train a network. With --check, only build the network and print its layers and options. With --evaluate, only
+    test a stored network.
 
     Raises UsageError for wrong input, RunFailed if the run cannot continue, Stopped after a signal.
     """
@@ -42,7 +43,9 @@ def run(options: Options, runtime: Runtime) -> None:
 
 
 def train(options: Options, runtime: Runtime) -> None:
-    """Train a new run or resume one, then record and print the results. Raises the same errors as `run`."""
+    """Train a new run or resume one, then record and print the results. Raises UsageError for wrong input, RunFailed if
+    the run cannot continue, Stopped after a signal.
+    """
     if options.run.dry_run:
         options = options.replace(epochs=(options.optim.start_epoch or 0) + 1)
     point = runtime.run_on_first(lambda: resume.find_resume_point(options))
@@ -129,7 +132,7 @@ def _train_with_status(
     except Stopped:
         raise
     except BaseException as error:
-        # One of several processes could wait in a collective operation for ever, so only a single process stops here.
+        # Of several processes none stops here, because the others could wait for it in a collective operation for ever.
         if isinstance(error, StoppedWaiting) and setup.runtime.alone:
             run.set_status("stopped", epoch=state.epoch, epochs=epochs)
             raise Stopped(f"{error}; {_resume_advice(setup.runtime, run)}") from error
@@ -185,7 +188,7 @@ def test_only(options: Options, runtime: Runtime) -> None:
 
 
 def _requested_network(options: Options) -> tuple[Options, StoredNetwork]:
-    """Read the network that --resume or --pretrained names. Return (options to build the network with, network)."""
+    """Read the network that --resume or --pretrained names. Return (options to build it with, stored network)."""
     if options.run.resume is None:
         return options, read_network(str(options.run.pretrained))
     options, checkpoint, path = resume.read_requested(options)

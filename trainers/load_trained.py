@@ -31,8 +31,8 @@ from utils.records.run import Run
 from utils.run_paths import locate
 from utils.text import escaped, nearest, split_problems
 
-DECLARED = ("arch", "conv_type", "prune_rate")  # options with a warning if a file does not declare them
-CONVERTIBLE = (  # (conv_type of the file, conv_type of the options) that differ, and can still be loaded
+DECLARED = ("arch", "conv_type", "prune_rate")  # options whose absence in a network file causes a warning
+CONVERTIBLE = (  # (conv_type of the file, other conv_type to which its weights can be converted)
     ("SubnetConv", "FixedSubnetConv"),  # the weights train under the mask that the scores give
     ("DenseConv", "ShiftQ"),
     ("DenseConv", "ShiftPS"),
@@ -88,9 +88,8 @@ def load_trained(path: str | Path, *, best: bool = False, **changes: object) -> 
 
 
 def rebuild(stored: StoredNetwork, options: Options, spec: data.SetSpec | None = None) -> TrainedNetwork:
-    """Build the network that `options` describe and load all tensors of `stored` into it.
-
-    spec: the data set that decides image shape and number of classes, by default that of `options`.
+    """Build the network that `options` describe, load all tensors of the network file `stored` into it, and return it
+    as a TrainedNetwork. `spec` describes the data set, by default the one that `options` name.
 
     Raises UsageError if the file declares other options, or if a tensor is missing, unused or does not fit.
     """
@@ -118,7 +117,8 @@ def check_classes(trained: TrainedNetwork, spec: data.SetSpec) -> None:
 
 
 def load_weights(stored: StoredNetwork, model: nn.Module, *, whole: bool) -> str:
-    """Copy the tensors of `stored` that fit into `model`. Return a sentence that counts them and lists all others.
+    """Copy the tensors of the network file `stored` into `model` where names and shapes match. Return a sentence that
+    counts these tensors and lists all others.
 
     whole: every tensor of the network and of the file must match.
 
@@ -140,7 +140,9 @@ def load_weights(stored: StoredNetwork, model: nn.Module, *, whole: bool) -> str
 
 
 def _check_numbers(path: str, merged: Mapping[str, Tensor], model: nn.Module) -> None:
-    """Raise UsageError if a tensor of `merged`, the new state of `model`, is not finite or not floating-point."""
+    """Raise UsageError if a tensor of the state dict `merged`, which `model` will load, is not finite or not
+    floating-point.
+    """
     for name, current in model.state_dict().items():
         loaded = merged.get(name, current)
         if loaded.is_quantized:  # load_state_dict raises an error for it
@@ -152,7 +154,9 @@ def _check_numbers(path: str, merged: Mapping[str, Tensor], model: nn.Module) ->
 
 
 def _with_converted_weights(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Return `state` with dense weights converted to the parameters of constraints that store no weight (ShiftPS)."""
+    """Return a copy of the state dict `state`, with the dense weights of ShiftPS layers of `model` converted. The
+    constraint ShiftPS trains parameters of its own in place of a weight.
+    """
     converted = dict(state)
     for name, layer in constrained_layers(model).items():
         if layer.weight is None and f"{name}.weight" in converted:
@@ -162,7 +166,9 @@ def _with_converted_weights(state: Mapping[str, Tensor], model: nn.Module) -> di
 
 
 def _match_report(match: BipropMatch) -> str:
-    """Return a sentence such as "60 of 62 tensors match; not in the file: fc.bias; of another shape: fc.weight"."""
+    """Describe in a sentence how many tensors of a file match a network, and which do not. Example: "60 of 62 tensors
+    match; not in the file: fc.bias; of another shape: fc.weight".
+    """
     total = len(match.loaded) + len(match.missing) + len(match.reshaped)
     groups = {"not in the file": match.missing, "of another shape": match.reshaped, "unused": match.unused}
     report = [f"{len(match.loaded)} of {total} tensors match"]
@@ -174,7 +180,9 @@ def _match_report(match: BipropMatch) -> str:
 
 
 def check_declared(stored: StoredNetwork, options: Options) -> None:
-    """Raise UsageError if an option that the file declares differs from `options`. Warn of undeclared options."""
+    """Raise UsageError if the network file `stored` was written with another arch, conv_type, prune_rate or readout
+    than `options` have. Warn if the file does not record one of the first three.
+    """
     m, c = options.model, options.constraint
     given = {"arch": m.arch, "conv_type": c.conv_type, "prune_rate": c.prune_rate, "readout": m.readout}
     differing = {name: value for name, value in stored.declared.items() if not _can_load(value, given[name])}
@@ -187,7 +195,8 @@ def check_declared(stored: StoredNetwork, options: Options) -> None:
 
 
 def _advice(differing: Mapping[str, Any], options: Options) -> str:
-    """Return advice for an error message about `differing`, the options that a file declares and `options` contradict.
+    """Return advice for the error message about a network file that was written with other options than `options`.
+    `differing` maps the names of these options to the values in the file.
 
     The advice is to pass the values of the file as flags, or that this program does not know a value.
     """
@@ -211,13 +220,17 @@ def _problems(values: Mapping[str, object]) -> dict[str, str]:
 
 
 def _nearest_value(name: str, value: object) -> str:
-    """Return " (did you mean 'X'?)" with the allowed value of the option `name` most similar to `value`, else ""."""
+    """Return " (did you mean 'X'?)", where X is the allowed value of option `name` that is most similar to `value`.
+    Return "" if no allowed value is similar, or if the option has no list of allowed values.
+    """
     allowed = FIELDS[name].metadata["allowed"]
     return "" if isinstance(allowed, str) else nearest(str(value)[:LONGEST_KEY], allowed)
 
 
 def _can_load(declared: Any, given: Any) -> bool:
-    """Return True if a file's `declared` value of an option equals the `given` value, or can be converted to it."""
+    """Return True if a network stored with the option value `declared` can be loaded with the value `given`. The values
+    must be equal, or be two conv_types between which weights can be converted.
+    """
     if isinstance(declared, str):
         return declared == given or (declared, given) in CONVERTIBLE
     return given is not None and -1 <= declared <= 1 and math.isclose(declared, given, rel_tol=1e-6)

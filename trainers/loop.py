@@ -23,7 +23,7 @@ from utils.records.epoch_tables import Table
 
 @dataclass
 class TrainingSetup:
-    """Everything the loop needs: network, training method, optimizer, device and data."""
+    """Everything the training loop needs: network, training method, optimizer, device and data."""
 
     model: nn.Module
     method: Method
@@ -33,12 +33,12 @@ class TrainingSetup:
     held_out: Batches  # picks the best epoch: the validation split, or the test set as in BIPROP
     learning_rate: Callable[[int], float]  # epoch (from 0) -> learning rate
     clip: bool = False  # clip every gradient entry to [-1, 1]
-    sync_every: int = 10  # batches between two transfers of the running sums to the host, each of which waits
+    sync_every: int = 10  # batches between two transfers of the running sums to the host, which wait for the device
     replicas: Replicas = field(default_factory=Replicas)
 
 
 class Callbacks:
-    """Base class of the loop's callbacks. The loop reports its progress to them and asks whether to stop or to save.
+    """Base class of the training loop's callbacks. The loop reports progress to them and asks when to stop or save.
 
     The methods of this class record nothing and never stop the loop. A callback never changes the training.
     """
@@ -55,7 +55,7 @@ class Callbacks:
         """Write a checkpoint of `state`."""
 
     def tables(self, epoch: int, tables: dict[str, Table]) -> None:
-        """Record the tables that the training method returns after `epoch` (from 1). Keys are file names."""
+        """Record the `tables` (file name -> table) that the training method returns after `epoch` (from 1)."""
 
     def epoch_done(
         self, state: TrainingState, train: Metrics, held_out: Metrics, learning_rate: float, *, is_best: bool
@@ -101,7 +101,9 @@ def fit(setup: TrainingSetup, state: TrainingState, epochs: int, callbacks: Call
 
 
 def train_one_epoch(setup: TrainingSetup, state: TrainingState, title: str, callbacks: Callbacks) -> bool:
-    """Train for the rest of an epoch, from batch `state.step` on. Return False if stopped before the last batch."""
+    """Train for the rest of an epoch, from batch `state.step` on. Return False if stopped before the last batch.
+    `title`, such as "epoch 3/10", is for the progress bar and error messages.
+    """
     setup.model.train()
     network = setup.replicas.wrap(setup.model)
     sums = torch.tensor(state.sums, dtype=torch.float64, device=setup.runtime.device)
@@ -129,10 +131,8 @@ def train_one_epoch(setup: TrainingSetup, state: TrainingState, title: str, call
 def train_on_batch(
     setup: TrainingSetup, network: nn.Module, step: int, images: Tensor, labels: Tensor, sums: Tensor
 ) -> int:
-    """Take one optimizer step on this rank's slice of a global batch. Return the size of the global batch.
-
-    `network` is `setup.model` or its DistributedDataParallel wrapper. The loss and the number of correct predictions
-    are added to `sums`.
+    """Take one optimizer step on this rank's slice of a global batch, and add its loss and correct predictions to
+    `sums`. Return the size of the global batch. `network` is `setup.model` or its DistributedDataParallel wrapper.
     """
     model, method, optimizer = setup.model, setup.method, setup.optimizer
     share = setup.replicas.next_slice(setup.train, step, len(labels))
@@ -170,7 +170,7 @@ def evaluate(model: nn.Module, batches: Batches, method: Method, runtime: Runtim
 
 
 def _remaining_batches(setup: TrainingSetup, state: TrainingState) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (images, labels) of each batch of the current epoch, from batch `state.step` on.
+    """Yield (images, labels) of each batch of the current epoch, from batch `state.step` (counted from 0) on.
 
     The data loader raises StoppedWaiting if the process is asked to stop while no batch arrives. A single process then
     ends the epoch early and saves. Several processes cannot agree on a stop here, so the exception ends them.
@@ -183,7 +183,9 @@ def _remaining_batches(setup: TrainingSetup, state: TrainingState) -> Iterator[t
 
 
 def _sync(setup: TrainingSetup, state: TrainingState, sums: Tensor, title: str, callbacks: Callbacks) -> bool:
-    """Sum the metrics of all processes into `state` and save if due. Return True if any process was asked to stop."""
+    """Add up the running metrics `sums` of all processes, store the result in `state`, and save a checkpoint if one is
+    due. Return True if any process was asked to stop.
+    """
     requests = sums.new_tensor([callbacks.stop_asked(), callbacks.save_due()])
     *state.sums, stop, save = setup.runtime.total(torch.cat([sums, requests])).tolist()
     _check_loss(metrics_of(state.sums), title, state.step)

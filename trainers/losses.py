@@ -16,15 +16,14 @@ def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) 
     return clean if len(logits) == len(labels) else clean + JSD_WEIGHT * jensen_shannon(logits, len(labels))
 
 
-def jensen_shannon(logits: Tensor, count: int) -> Tensor:
-    """Return the Jensen–Shannon divergence between the predictions for three views of `count` images.
-
-    logits: (3 · count, classes), view by view.
+def jensen_shannon(logits: Tensor, images: int) -> Tensor:
+    """Return the Jensen–Shannon divergence between the predictions for three augmented views of every image. `logits`
+    is (3 · images, classes): the first views of all images, then the second, then the third views.
 
     The divergence is the mean over images and views of KL(p_view || m), where m is the mean of the three predictions,
     clamped to [1e-7, 1] (Hendrycks et al., "AugMix", ICLR 2020, eq. 1-3).
     """
     # Log-probabilities: the gradient of p · log p is NaN at p = 0.
-    views = logits.log_softmax(dim=1).view(3, count, -1)
+    views = logits.log_softmax(dim=1).view(3, images, -1)
     mixture = views.exp().mean(0).clamp(1e-7, 1).log()
     return F.kl_div(mixture.expand_as(views), views, reduction="sum", log_target=True) / len(logits)

@@ -20,10 +20,11 @@ class Metrics:
 
 
 def add_batch(sums: Tensor, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-    """Add loss and correct predictions of a batch to `sums`, in place, without waiting for the device.
+    """Add loss and correct predictions of a batch to `sums`, in place, without waiting for the device. `sums` holds
+    [loss, top-1 hits, top-5 hits, images] in float64.
 
-    `sums` holds [loss, top-1 hits, top-5 hits, images] in float64. `loss` is the mean over the batch. With several
-    views per image, logits are (views · B, classes), and only the first view counts.
+    `loss` is the mean over the batch. With several views per image, logits are (views · B, classes), and only the first
+    view counts.
     """
     hits = logits[: len(labels)].topk(min(5, logits.shape[1])).indices.eq(labels[:, None])
     sums += torch.stack([loss * len(labels), hits[:, 0].sum(), hits.sum(), loss.new_full((), len(labels))])

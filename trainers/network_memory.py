@@ -23,10 +23,10 @@ HUGE = 10_000_000  # weights of a linear layer from which a warning advises a sm
 
 
 def check(options: Options, spec: data.SetSpec, build_options: dict[str, Any]) -> None:
-    """Raise UsageError if the network, its gradients and its optimizer state would not fit into memory.
+    """Raise UsageError if a network, its gradients and its optimizer state would not fit into memory. The network is
+    the one that `models.build(**build_options)` would allocate. `spec` describes the data set.
 
-    build_options: the arguments of `models.build` for the network. Warns if the default crop of the data set makes a
-    linear layer huge.
+    Warns if the default crop of the data set makes a linear layer huge.
     """
     if torch.empty(0).is_meta:  # under torch.device("meta"), where tensors have no storage
         return
@@ -47,10 +47,10 @@ def check(options: Options, spec: data.SetSpec, build_options: dict[str, Any]) -
 
 
 def _memories(options: Options) -> Iterator[tuple[int, float, str]]:
-    """Yield (tensors needed per weight, free bytes, name) for the memory of the machine and, if used, of the GPU.
+    """Yield (numbers to store per weight, free bytes, name) for the main memory and, if used, for the memory of the
+    GPU. Per weight a run stores its value, perhaps a score or sign, and in training gradients and optimizer state.
 
-    Every weight needs `stored` tensors: the weight, and in some conv_types a score or sign. A run that trains also
-    needs gradients and optimizer state, on the GPU if there is one.
+    Gradients and optimizer state are on the GPU if there is one.
     """
     stored = CONV_TYPES[options.constraint.conv_type].tensors
     if options.run.evaluate or options.run.check:
@@ -75,7 +75,7 @@ def _gigabytes(size: float) -> str:
 
 
 def _warn_of_crop(options: Options, spec: data.SetSpec, model: nn.Module, weights: int) -> None:
-    """Warn, and advise a smaller crop, if one huge linear layer has more than half of the network's `weights`."""
+    """Warn, and advise a smaller image crop, if one huge linear layer has over half of the network's `weights`."""
     layers = [(m.weight.numel(), name) for name, m in model.named_modules() if isinstance(m, nn.Linear)]
     largest, name = max(layers, default=(0, ""))
     if largest >= HUGE and 2 * largest > weights:

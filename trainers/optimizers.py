@@ -60,7 +60,8 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def freeze_weights(
     model: nn.Module, *, learn_batchnorm: bool = False, tune_batchnorm: bool = False, bn_bias_only: bool = False
 ) -> None:
-    """Freeze all parameters of `model` except the scores and other parameters of constraints, as BIPROP does.
+    """Freeze all weights and biases of `model`, as BIPROP does, so that only the scores and other parameters of its
+    constraints train. Flags let batch-norm parameters train too, or instead.
 
     With `learn_batchnorm`, batch-norm weights and biases are trained too. With `bn_bias_only`, only batch-norm biases
     are. If `tune_batchnorm` is added to one of these two flags, the scores are frozen.

@@ -28,9 +28,9 @@ METRIC_NAMES = {*Metrics(0, 0, 0).as_dict()}
 
 
 def load_entries(path: Path | str, checkpoint: Checkpoint, **loaders: Callable[[Any], object]) -> None:
-    """Call each of the `loaders` with the checkpoint entry of the same name, which must be a mapping.
-
-    Raises UsageError, which names `path` and the entry, if an entry is missing or its loader fails.
+    """Load entries of `checkpoint` with the function given for each: `load_entries(path, checkpoint, model=f)` calls
+    `f(checkpoint["model"])`. Raises UsageError, which names `path` and the entry, if an entry is missing or no mapping,
+    or if its function fails.
     """
     for name, load in loaders.items():
         try:
@@ -44,11 +44,10 @@ def load_entries(path: Path | str, checkpoint: Checkpoint, **loaders: Callable[[
 
 
 def restore(setup: TrainingSetup, checkpoint: Checkpoint, path: Path, best_epoch: int | None) -> TrainingState:
-    """Load a checkpoint into `setup` (model, optimizer, method) and the random generators. Return its TrainingState.
+    """Load `checkpoint` into the model, optimizer and method of `setup` and into the random generators. Return the
+    TrainingState that the checkpoint stores. `best_epoch` is the epoch of the run's best.pt, None if that file is lost.
 
-    best_epoch: the epoch of the run's best.pt, None if that file is lost.
-
-    Raises UsageError if an entry is missing, damaged or does not fit.
+    Raises UsageError, which names `path`, if an entry is missing, damaged or does not fit.
     """
     state = training_state(path, checkpoint)
     has_trained = state.train_images > 0
@@ -81,7 +80,8 @@ def load_model(model: nn.Module, saved: dict[str, Any]) -> None:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], *, has_trained: bool) -> None:
-    """Load a saved state dict into `optimizer`, with checks that torch does not make. Raises ValueError if one fails.
+    """Load a saved state dict into `optimizer`. Raises ValueError if its settings or its tensors do not fit the
+    optimizer, which torch hardly checks.
 
     The saved settings must equal those of `optimizer`, except the learning rate, which every epoch sets anew. Saved
     tensors must be finite and have the shape of their parameter. If the run `has_trained`, every trainable parameter
@@ -112,7 +112,9 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], *, h
 
 
 def _check_values(name: str, values: torch.Tensor, dtype: torch.dtype, shape: Sequence[int]) -> None:
-    """Raise ValueError if `values` has another shape or dtype, or is not finite. `name` is for the message."""
+    """Raise ValueError if the tensor `values` does not have this `dtype` and `shape`, or is not finite. `name` is for
+    error messages.
+    """
     if values.shape != shape or values.dtype != dtype or not values.is_floating_point():
         raise ValueError(f"{name} is of the shape {list(values.shape)}, {values.dtype}")
     if not bool(torch.isfinite(values).all()):
@@ -149,7 +151,9 @@ def load_generators(saved: dict[str, Any]) -> None:
 
 
 def training_state(path: Path | str, checkpoint: Checkpoint) -> TrainingState:
-    """Read the TrainingState stored in a checkpoint. Raises UsageError if its entry `state` or `events` is damaged."""
+    """Return the progress of a run, which its `checkpoint` stores in the entry `state`. Raises UsageError, which names
+    `path`, if this entry or the entry `events` (sizes of the TensorBoard files) is damaged.
+    """
     states: list[TrainingState] = []
     load_entries(path, checkpoint, state=lambda saved: states.append(_checked_state(saved, checkpoint)))
     if checkpoint.get("events") is not None:  # checkpoints of earlier versions have none
@@ -158,7 +162,9 @@ def training_state(path: Path | str, checkpoint: Checkpoint) -> TrainingState:
 
 
 def _checked_state(saved: dict[str, Any], checkpoint: Checkpoint) -> TrainingState:
-    """Return `saved`, the entry `state` of `checkpoint`, as a TrainingState. Raises ValueError for invalid values."""
+    """Convert `saved`, the entry `state` of `checkpoint`, to a TrainingState, which is the progress of a run. Raises
+    ValueError for invalid values.
+    """
     start_epoch = checkpoint["options"].get("start_epoch") or 0
     for field in fields(TrainingState):
         value = saved[field.name]
@@ -168,7 +174,7 @@ def _checked_state(saved: dict[str, Any], checkpoint: Checkpoint) -> TrainingSta
             sound = len(value) == len(TrainingState().sums) and all(map(_is_non_negative, value))
             sound = sound and (saved["step"] > 0 or not any(value))
         else:
-            sound = _is_metrics(value, saved["epoch"] if field.name == "best" else None)
+            sound = _are_valid_metrics(value, saved["epoch"] if field.name == "best" else None)
             sound = sound or (value == {} and (saved["step"] > 0 or saved["epoch"] <= start_epoch))
         if not sound:
             raise ValueError(f"{field.name} is {shown(value)}")
@@ -177,8 +183,10 @@ def _checked_state(saved: dict[str, Any], checkpoint: Checkpoint) -> TrainingSta
     return TrainingState(**saved)
 
 
-def _is_metrics(metrics: dict[str, Any], epochs: int | None) -> bool:
-    """Return True if `metrics` has valid loss and accuracies and, if `epochs` is given, an epoch from 1 to `epochs`."""
+def _are_valid_metrics(metrics: dict[str, Any], epochs: int | None) -> bool:
+    """Return True if `metrics` has valid values for loss and accuracies (%), and no other keys. If `epochs` is given,
+    `metrics` must also have the number of an epoch, from 1 to `epochs`.
+    """
     names = METRIC_NAMES if epochs is None else METRIC_NAMES | {"epoch"}
     sound = metrics.keys() == names and all(map(_is_non_negative, metrics.values()))
     sound = sound and all(metrics[name] <= 100 + 1e-9 for name in METRIC_NAMES - {"loss"})
@@ -193,10 +201,11 @@ def _is_non_negative(value: object) -> bool:
 
 
 def read_best_epoch(run: Run, checkpoint: Checkpoint) -> int | None:
-    """Return the epoch of the run's best.pt. If best.pt is unusable, warn and return None.
+    """Return the epoch in which the run's best.pt was written. Warn and return None if best.pt is missing, damaged, or
+    not from the best epoch that `checkpoint`, from which the run resumes, records.
 
-    best.pt is unusable if it is missing, damaged, or disagrees with the best epoch that `checkpoint` records. Raises
-    RunFailed if the operating system cannot read best.pt, because training would overwrite a file that may be sound.
+    Raises RunFailed if the operating system cannot read best.pt, because training would overwrite a file that may be
+    sound.
     """
     best = checkpoint["state"]["best"]
     try:
@@ -213,12 +222,14 @@ def read_best_epoch(run: Run, checkpoint: Checkpoint) -> int | None:
     return None
 
 
-def _recorded_best(content: Checkpoint) -> object:
-    """Return the metrics of the best epoch that a checkpoint records, None if it has no entry `state`."""
-    state = content.get("state")
+def _recorded_best(checkpoint: Checkpoint) -> object:
+    """Return the metrics of the run's best epoch so far, which `checkpoint` stores in its entry `state`. Return None
+    for a checkpoint without this entry.
+    """
+    state = checkpoint.get("state")
     return state.get("best") if isinstance(state, Mapping) else None
 
 
 def is_best(checkpoint: Checkpoint) -> bool:
-    """Return True if the checkpoint was written at the end of the best epoch that it records."""
+    """Return True if `checkpoint` was written at the end of the run's best epoch so far, whose number it stores."""
     return bool(checkpoint["step"] == 0 and checkpoint["state"]["best"].get("epoch") == checkpoint["epoch"])

@@ -17,7 +17,7 @@ from utils.records.run import LockedRun, Run
 from utils.run_paths import locate_run
 from utils.text import shown
 
-EPOCH_TABLES = ("weight_sweep", "statistics", "shifts")  # CSV files that only some trainers write, by epoch
+EPOCH_TABLES = ("weight_sweep", "statistics", "shifts")  # CSV files that only some trainers write, with rows per epoch
 TEST_OPTIONS = ("precision", "batch_size", "test_batch_size")  # --evaluate may change these options of the run
 
 
@@ -42,7 +42,8 @@ class ResumePoint:
 
 
 def find_resume_point(options: Options) -> ResumePoint:
-    """Find the run and checkpoint that --resume names, and lock the run. Without --resume, training starts anew.
+    """Find the run and checkpoint that --resume names, and lock the run. Return them as the ResumePoint from which to
+    train. Without --resume, the result is the start of a new run.
 
     Raises UsageError if there is no such run, or if the options or the checkpoint are of another run. Raises RunInUse
     if --resume auto finds a run that another process is training.
@@ -81,9 +82,10 @@ def find_resume_point(options: Options) -> ResumePoint:
 
 
 def _check_tables(run: Run, start_epoch: int, epochs: int) -> None:
-    """Raise UsageError if a CSV table that the run itself wrote is damaged. Warn of missing rows in metrics.csv.
+    """Raise UsageError if a CSV file that `run` wrote into its directory is damaged. Warn if metrics.csv has no row for
+    some of the epochs after `start_epoch` up to `epochs`.
 
-    metrics.csv should have a row for every epoch after `start_epoch` up to `epochs`. Other tables are not read.
+    Other files are not read.
     """
     results.read(run.result, results.MOVE_AWAY)
     for name in EPOCH_TABLES:
@@ -97,12 +99,10 @@ def _check_tables(run: Run, start_epoch: int, epochs: int) -> None:
 
 
 def create_run(requested: Options, options: Options, environment: dict[str, Any]) -> LockedRun:
-    """Create the directory of a new run with config.yaml and environment.json, and lock the run.
+    """Create and lock the directory of a new run, with config.yaml and environment.json. `requested` are the options
+    before a random seed was set. With --resume auto, raise RunInUse if another process trains a run with them.
 
-    requested: the options before a random seed was set. With --resume auto they decide which runs are the same.
     environment: device, precision and seed, for environment.json.
-
-    Raises RunInUse if another process with --resume auto has just started the same run.
     """
     auto = requested.run.resume == "auto"
     with runs.exclusive_start(options) if auto else nullcontext():
@@ -133,7 +133,8 @@ def read_requested(options: Options) -> tuple[Options, dict[str, Any], Path]:
 
 
 def check_same_run(checkpoint: Mapping[str, Any], path: Path, run_options: Options) -> int:
-    """Check that a checkpoint belongs to the run whose config.yaml holds `run_options`. Return its option `epochs`.
+    """Check that `checkpoint` belongs to the run whose config.yaml holds `run_options`. Return the number of epochs
+    that the checkpoint was to be trained for.
 
     Raises UsageError if the checkpoint is damaged or was written with other options.
     """
@@ -160,7 +161,7 @@ def check_same_run(checkpoint: Mapping[str, Any], path: Path, run_options: Optio
 
 
 def _is_requested(options: Options, run: Run) -> bool:
-    """Return True if --resume auto may resume `run` with `options`. If not, print the differences."""
+    """Return True if --resume auto may resume `run`, because `options` request the same training. Else print why."""
     changes = _changes(options, run)
     if changes:
         say(f"skipped, another run: {run.path} ({'; '.join(changes)})")
@@ -168,13 +169,15 @@ def _is_requested(options: Options, run: Run) -> bool:
 
 
 def _changes(options: Options, run: Run) -> list[str]:
-    """Return one line per difference that makes `options` belong to another run than `run`."""
+    """Return one line per reason why `options` cannot resume `run`: an option that changes the training has another
+    value, or a file of the run is damaged.
+    """
     try:
         run_options = run.options()
         run.status()
     except UsageError as error:
         return str(error).splitlines()
-    changes = training_changes(run_options, _completed(options, run_options))
+    changes = training_changes(run_options, _with_run_options(options, run_options))
     if options.optim.epochs != run_options.optim.epochs:  # the learning-rate schedule depends on the number
         changes.append(f"epochs: {run_options.optim.epochs} in the run, {options.optim.epochs} now")
     if options.run.pretrained != run_options.run.pretrained:
@@ -183,10 +186,9 @@ def _changes(options: Options, run: Run) -> list[str]:
     return changes
 
 
-def _completed(options: Options, run_options: Options) -> Options:
-    """Return `options` completed with the options of an existing run.
-
-    config, name, pretrained and start_epoch are taken from the run, and seed and precision if they are not set.
+def _with_run_options(options: Options, run_options: Options) -> Options:
+    """Return `options` for resuming a run that was started with `run_options`. The values of config, name, pretrained
+    and start_epoch are those of the run. Seed and precision are too, if they are not set.
     """
     run = run_options.run
     values: dict[str, object] = {"config": run.config, "name": run.name, "pretrained": run.pretrained}
@@ -198,8 +200,10 @@ def _completed(options: Options, run_options: Options) -> Options:
 
 
 def _resumed_options(options: Options, run_options: Options, run: Run) -> Options:
-    """Return the options with which to resume `run`. Raises UsageError if `options` would change its results."""
-    options = _completed(options, run_options)
+    """Return the options with which to resume `run`, given the requested `options` and the run's own `run_options`.
+    Raises UsageError if the request would change the results of the run.
+    """
+    options = _with_run_options(options, run_options)
     if changes := training_changes(run_options, options):
         raise UsageError(f"resume: {run.path} is another run: {'; '.join(changes)}; start a new one without --resume")
     if options.optim.epochs < run_options.optim.epochs and not options.run.evaluate:
@@ -209,9 +213,8 @@ def _resumed_options(options: Options, run_options: Options, run: Run) -> Option
 
 
 def _requested_checkpoint(run: Run, requested: str | None) -> tuple[dict[str, Any], Path] | None:
-    """Load the checkpoint file that `requested` names, or else the newest readable checkpoint of `run`.
-
-    Return (checkpoint, path), or None if `run` has no readable checkpoint.
+    """Load the checkpoint from which to resume `run`, and return (checkpoint, path), or None if none is readable.
+    `requested` is the argument of --resume. If it is no checkpoint file, load the newest checkpoint of `run`.
     """
     file = None if requested is None or requested == "auto" else locate_run(Path(requested))[1]
     return checkpoints.newest(run) if file is None else (checkpoints.load(file), file)

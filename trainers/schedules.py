@@ -38,7 +38,9 @@ def multistep(epoch: int, _epochs: int, _warmup: int, step: int, gamma: float) -
 
 
 def milestones(factors: dict[int, float], epoch: int, *_unused: float) -> float:
-    """Return the learning-rate factor of the latest milestone, 1 before the first. `factors` maps epoch to factor."""
+    """Return the learning-rate factor of a step schedule: the factor of the latest milestone up to `epoch`, 1 before
+    the first. `factors` maps the epoch of each milestone to its factor.
+    """
     return next((factor for start, factor in sorted(factors.items(), reverse=True) if epoch >= start), 1.0)
 
 
@@ -46,7 +48,9 @@ _XNOR = {30: 0.1, 44: 0.01, 54: 0.001}
 
 
 def cosine_after_milestones(epoch: int, epochs: int, warmup: int, _step: int, _gamma: float) -> float:
-    """Return the learning-rate factor of xnor_lr, multiplied by a cosine decay of the whole run from epoch 55 on."""
+    """Return the learning-rate factor 0.1, 0.01 or 0.001 from epoch 30, 44 or 54 on (as in xnor_lr), and 1 before. From
+    epoch 55 on, a cosine decay over the whole run also multiplies it.
+    """
     factor = milestones(_XNOR, epoch)
     return factor * _cosine(epoch, epochs, warmup) if epoch >= 55 else factor
 

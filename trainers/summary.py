@@ -22,7 +22,9 @@ def kept_in_words(model: nn.Module) -> str:
 
 
 def _weight_counts(model: nn.Module) -> tuple[int, int]:
-    """Return (number of kept weights, number of weights) of all linear and convolutional layers, without biases."""
+    """Return (number of weights that are not pruned, number of all weights) of the linear and convolutional layers.
+    Biases do not count.
+    """
     counts = layer_counts(model)
     return sum(c.kept for c in counts), sum(c.total for c in counts)
 
@@ -59,10 +61,10 @@ def opening(options: Options, setup: TrainingSetup, run: Run) -> str:
 def summary(
     options: Options, model: nn.Module, state: TrainingState, tests: tuple[Metrics, Metrics] | None, run: Run
 ) -> str:
-    """Return the last log lines of a run: accuracies, training speed and run directory.
+    """Return the last log lines of a run: test accuracies, training speed and run directory. `tests` is (metrics of the
+    last epoch, of the best epoch) on the test set, or None if the run has no validation split.
 
-    tests: the metrics of (last epoch, best epoch) on the test set with --val-split. None without --val-split, because
-    the best epoch is then picked on the test set.
+    Without --val-split the best epoch is picked on the test set, and `state` has its metrics.
     """
     last, best = _test_accuracies(state, tests)
     if tests is None:
@@ -88,7 +90,9 @@ def _training_speed(state: TrainingState) -> float:
 
 
 def _test_accuracies(state: TrainingState, tests: tuple[Metrics, Metrics] | None) -> tuple[float, float]:
-    """Return the top-1 accuracies (%) of the last and of the best epoch on the test set."""
+    """Return the top-1 accuracies (%) of the last and of the best epoch on the test set. They come from `tests`, or
+    from `state` if `tests` is None, because the held-out split is then the test set.
+    """
     return (tests[0].top1, tests[1].top1) if tests else (state.last["acc@1"], state.best["acc@1"])
 
 
@@ -104,7 +108,9 @@ def hparams(options: Options) -> dict[str, object]:
 
 
 def final_metrics(state: TrainingState, tests: tuple[Metrics, Metrics] | None) -> dict[str, float]:
-    """Return the test accuracies (%) of the last and best epoch for TensorBoard's hparams page, by tag."""
+    """Return the test accuracies (%) of the last and best epoch, by their names on TensorBoard's hparams page. `tests`
+    is (metrics of the last epoch, of the best epoch) on the test set, or None if `state` has the test accuracies.
+    """
     last, best = _test_accuracies(state, tests)
     return {"test/acc@1": last, "test/best_acc@1": best}
 
@@ -112,7 +118,9 @@ def final_metrics(state: TrainingState, tests: tuple[Metrics, Metrics] | None) -
 def finished_run(
     options: Options, setup: TrainingSetup, state: TrainingState, tests: tuple[Metrics, Metrics] | None, run: LockedRun
 ) -> FinishedRun:
-    """Collect the data of a finished run for its row of results.csv. `tests` is as in `summary`."""
+    """Collect the data of a finished run for its row of results.csv. `tests` is (metrics of the last epoch, of the best
+    epoch) on the test set, or None if the run has no validation split.
+    """
     total, kept = parameter_counts(setup.model)
     kept_weights, weights = _weight_counts(setup.model)
     return FinishedRun(

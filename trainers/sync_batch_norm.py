@@ -33,12 +33,14 @@ sum_over_ranks: Callable[[Tensor], Tensor] = SumOverRanks.apply
 
 
 class FusedSyncBatchNorm(SingleValueBatchNorm, nn.SyncBatchNorm):
-    """Synchronised batch norm that trains with torch's GPU kernels and evaluates like SingleValueBatchNorm."""
+    """Synchronised batch norm that trains with torch's SyncBatchNorm, which needs a GPU. Evaluation mode works as in
+    SingleValueBatchNorm, the batch norm of this program for a single process.
+    """
 
     process_group = None  # all ranks
 
     def forward(self, input: Tensor) -> Tensor:
-        # One value per channel on this rank is not one in the global batch: SingleValueBatchNorm does not apply.
+        # A rank with one value per channel shares the variance of all ranks, so it needs no SingleValueBatchNorm.
         return nn.SyncBatchNorm.forward(self, input) if self.training else super().forward(input)
 
 
@@ -75,7 +77,9 @@ class SyncBatchNorm(SingleValueBatchNorm):
 
     @torch.no_grad()
     def _update_running_statistics(self, mean: Tensor, variance: Tensor) -> None:
-        """Update the running mean and variance by the batch's: with `momentum`, or as the average of all batches."""
+        """Update the running mean and variance with the `mean` and `variance` of a batch, weighted by `momentum`. If
+        `momentum` is None, all batches so far have equal weight.
+        """
         assert self.num_batches_tracked is not None and self.running_mean is not None and self.running_var is not None
         self.num_batches_tracked.add_(1)
         momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum

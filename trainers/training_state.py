@@ -14,7 +14,7 @@ class TrainingState:
     sums: list[float] = field(default_factory=lambda: [0.0] * 4)  # [loss, hits, …] over these batches, see `add_batch`
     train_seconds: float = 0.0  # without evaluation and recording
     train_images: int = 0
-    seconds: float = 0.0  # in all
+    seconds: float = 0.0  # with evaluation and tables
     last: dict[str, float] = field(default_factory=dict)  # held-out metrics of the last epoch
     best: dict[str, float] = field(default_factory=dict)  # held-out metrics and number of the best epoch
     best_train: dict[str, float] = field(default_factory=dict)  # training metrics of the epoch with the best acc@1

@@ -314,6 +314,22 @@ def test_a_wrong_value_hides_the_rules_that_look_at_it(tmp_path: Path) -> None:
         args.parse(["--config", str(tmp_path / "c.yml"), "--prune-rate", "1"])
 
 
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["--conv-type", "no", "--prune-rate", "1.5"], {"conv_type", "prune_rate"}),
+        (["--conv-type", "no", "--epochs", "4", "--start-epoch", "4"], {"conv_type", "start_epoch"}),
+    ],
+)
+def test_a_value_that_is_wrong_by_itself_is_reported_beside_a_wrong_conv_type(
+    words: list[str], names: set[str], tmp_path: Path
+) -> None:
+    (tmp_path / "c.yml").write_text(DENSE)
+    with pytest.raises(UsageError) as error:
+        args.parse(["--config", str(tmp_path / "c.yml"), *words])
+    assert {line.partition(":")[0] for line in str(error.value).splitlines()} == {"2 problems"} | names
+
+
 def test_an_unreadable_file_leaves_the_command_line_to_be_judged() -> None:
     with pytest.raises(UsageError) as error:
         args.parse(["--config", "/missing.yml", "--lr=0", "--multigpu=0", "--device=cpu", "--evaluate", "--bias"])

@@ -213,6 +213,19 @@ def test_what_has_its_effect_or_stands_in_a_file_for_another_run_is_taken_in_sil
     assert parse(content, *words.split()).warnings == ()
 
 
+@pytest.mark.parametrize(
+    ("content", "warning"),
+    [
+        ({**DENSE, "gaussian_aug": True}, "gaussian_aug: true {} p_clean < 1 (at 1 no image gets noise)"),
+        ({**DENSE, "prune_rate": 0.5}, PRUNE_RATE.replace("'", "")),
+    ],
+)
+def test_options_in_a_file_that_users_expect_to_have_an_effect_are_warned_of(
+    parse: Any, content: dict[str, object], warning: str
+) -> None:
+    assert parse(content).warnings == (warning.format("in c.yml has no effect without"),)
+
+
 @pytest.mark.parametrize("rate", [None, -1])
 def test_rgconv_without_a_prune_rate_keeps_all(parse: Any, rate: float | None) -> None:
     options = parse({**DENSE, "conv_type": "RGConv", "prune_rate": rate})

@@ -87,10 +87,11 @@ class Method:
         """
 
     def resets_best(self, epoch: int) -> bool:
-        """Return True if the search for the best epoch restarts at `epoch`, counted from 0.
+        """Return True if the search for the best epoch restarts at `epoch`, counted from 0. Earlier epochs then do not
+        count, for example because the network was denser.
 
-        Earlier epochs then do not count, for example because the network was denser. The result may depend on `epoch`
-        and on the arguments of `prepare` and `before_fit`, but not on the course of training.
+        The result may depend on `epoch` and on the arguments of `prepare` and `before_fit`, but not on the course of
+        training.
         """
         return False
 
@@ -127,10 +128,10 @@ class Method:
     def tables(
         self, model: nn.Module, held_out: Batches, runtime: Runtime, epoch: int, epochs: int
     ) -> dict[str, Table]:
-        """Return the tables to record after `epoch` (from 1) of `epochs`: file name -> table.
+        """Return the tables to write as CSV files after `epoch` (from 1) of `epochs`: file name -> table. The hook may
+        evaluate `model` on the `held_out` split, because every process calls it.
 
-        The hook must not change `model`, which is in evaluation mode. Every process calls this hook, so that it may
-        evaluate `model` on the `held_out` split.
+        The hook must not change `model`, which is in evaluation mode.
         """
         return {}
 
@@ -153,10 +154,9 @@ class Method:
         return []
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the method's own state for the checkpoint: name -> tensor or plain value.
+        """Return what the method stores in checkpoints besides weights and optimizer: name -> tensor or plain value.
 
-        With this state a resumed run must be bit-exact. Called for every checkpoint, also within an epoch. The training
-        loop stores the weights and the optimizer state itself.
+        With this state a resumed run must be bit-exact. Called for every checkpoint, also within an epoch.
         """
         return {}
 

@@ -12,7 +12,8 @@ from utils.distributed.runtime import Runtime
 
 
 class ConnectionStrengths:
-    """Strength of every connection of the layers, summed over selected forward passes on all processes.
+    """Strength of every connection (weight) of some layers: how often, or how strongly, its input and output are active
+    together. Strengths are summed over selected forward passes on all processes.
 
     `sums` maps the name of a layer to the sum since the last `sums.clear()`, in the shape of the layer's weight. The
     strength is `correlation` if `correlated` is True, else `coactivation`. In Numenta's notebook the strengths of a
@@ -25,17 +26,20 @@ class ConnectionStrengths:
         self._hooks: list[RemovableHandle] = []
 
     def attach(self, runtime: Runtime) -> None:
-        """Add the strengths of every forward pass to `sums` until `detach` is called."""
+        """Register forward hooks that add the strengths of connections in each forward pass to `sums`, until `detach`
+        removes the hooks. `runtime` combines the batches of all processes.
+        """
         add = partial(self._add, runtime)
         self._hooks = [layer.register_forward_hook(partial(add, name)) for name, layer in self._layers.items()]
 
     def detach(self) -> None:
-        """Stop adding the strengths of forward passes."""
+        """Remove the forward hooks, so that forward passes no longer change `sums`."""
         while self._hooks:
             self._hooks.pop().remove()
 
     def restore(self, sums: Mapping[str, Tensor]) -> None:
-        """Set `sums` from a checkpoint, on the device of the layers.
+        """Restore the sums of connection strengths that a checkpoint stores: `sums` maps layer name to tensor. Each
+        tensor moves to the device of its layer.
 
         Raises KeyError or RuntimeError if `sums` belong to other layers.
         """

@@ -23,10 +23,11 @@ SAMPLED_MODULES: tuple[type[nn.Module], ...] = (
 
 
 class OutputSampler:
-    """Samples of the outputs of every activation and normalisation layer during selected forward passes.
+    """Recorder of sample values from the outputs of all activation and normalisation layers, for histograms. It records
+    the forward passes between `attach` and `detach`.
 
     `samples` holds (name, values) pairs in the order of the forward passes. The `samples` passed to the constructor
-    come first.
+    come first. Of a large output only every n-th value is kept.
     """
 
     def __init__(self, samples: Iterable[tuple[str, Tensor]] = ()) -> None:
@@ -34,9 +35,8 @@ class OutputSampler:
         self._hooks: list[RemovableHandle] = []
 
     def attach(self, model: nn.Module, step: int) -> None:
-        """Sample every forward pass of `model` until `detach` is called.
-
-        `step` is the number of the batch within the epoch, and becomes part of the samples' names.
+        """Register forward hooks on `model` that record values of the layers' outputs, until `detach` removes the
+        hooks. `step` is the number of the batch within the epoch, and becomes part of the samples' names.
         """
         for name, module in model.named_modules():
             if isinstance(module, SAMPLED_MODULES):
@@ -44,7 +44,7 @@ class OutputSampler:
                 self._hooks.append(module.register_forward_hook(sample))
 
     def detach(self) -> None:
-        """Stop sampling forward passes."""
+        """Remove the forward hooks, so that no more layer outputs are recorded."""
         while self._hooks:
             self._hooks.pop().remove()
 

@@ -12,10 +12,11 @@ from trainers.optimizers import Groups
 
 
 class PruneScore(Method):
-    """Train a score per weight, by which the constraints prune (multi-prize tickets).
+    """Train a score for every weight. The constraints of the layers select by these scores which weights to keep
+    (multi-prize tickets, Diffenderfer & Kailkhura, ICLR 2021).
 
     The density of GlobalSubnetConv layers falls from 0.5 to its final value over the first `prune_rate_epoch` epochs.
-    The density of other layers is constant. Source: Diffenderfer & Kailkhura, ICLR 2021.
+    The density of other layers is constant.
     """
 
     def __init__(self, *, prune_rate_epoch: int, **common: Any) -> None:
@@ -51,7 +52,8 @@ class PruneScore(Method):
 
 
 class Lottery(PruneScore):
-    """Find a ticket in a trained network: train the dense network first, then freeze its weights and train scores.
+    """Find a lottery ticket in a trained network: train the dense network first, then freeze its weights and train
+    scores, which select the weights to keep.
 
     In the first `dense_epochs` epochs the weights and biases of every layer train, also if freeze_weights freezes them.
     The density schedule begins after these epochs. BIPROP's own `lottery` has two bugs: its first phase keeps no
@@ -89,7 +91,8 @@ class Lottery(PruneScore):
 
 
 class SparseScores(PruneScore):
-    """Train sparse scores: the loss is cross-entropy + `score_l1` · Σ sigmoid(scores).
+    """Train scores that select the weights to keep, with a penalty on the scores. The loss is cross-entropy +
+    `score_l1` · Σ sigmoid(scores).
 
     In evaluation the loss is the cross-entropy only. BIPROP's trainer `ss` has the same penalty, but by a bug it never
     differentiates the cross-entropy.

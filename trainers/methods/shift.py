@@ -25,10 +25,10 @@ class Shift(Method):
     def tables(
         self, model: nn.Module, held_out: Batches, runtime: Runtime, epoch: int, epochs: int
     ) -> dict[str, Table]:
-        """Return the table `shifts`: for each exponent, the share of all shift weights that are ±2^exponent.
+        """Return a table after about every tenth of the run, and after the last epoch: `shifts`, with the share of the
+        shift weights that are ±2^p, for each exponent p. Return no table after other epochs.
 
-        The shares and the share of zeros add up to 1. About `TABLES_PER_RUN` epochs have a table, and always the last
-        epoch.
+        The shares and the share of zeros add up to 1. `TABLES_PER_RUN` is the approximate number of tables.
         """
         if epoch % max(1, epochs // TABLES_PER_RUN) and epoch != epochs:
             return {}
@@ -39,7 +39,7 @@ class Shift(Method):
 
 
 def shift_layers(model: nn.Module) -> dict[str, Any]:
-    """Return every layer of `model` with the constraint ShiftQ or ShiftPS, by name."""
+    """Return the DeepShift layers of `model` (constraint ShiftQ or ShiftPS) as a dict of name to layer."""
     return constrained_layers(model, ShiftWeight)
 
 

@@ -18,11 +18,12 @@ from utils.distributed.runtime import ALONE, Runtime
 
 
 class Sparse(Method):
-    """Train a sparse network, and rewire its SparseConv layers every `progress_interval` steps.
+    """Train a sparse network, and rewire it every `progress_interval` steps: drop some connections (weights) of the
+    SparseConv layers and grow others, by the rules in the options.
 
-    A rewiring drops connections and grows others by the rules in the options. The strengths of connections are summed
-    over every `update_interval`-th training step since the last rewiring, beginning with the first step. The batch
-    before a rewiring is trained on like any other. Growing by gradient (RigL) uses the dense gradient of this batch.
+    The strengths of connections are summed over every `update_interval`-th training step since the last rewiring,
+    beginning with the first step. The batch before a rewiring is trained on like any other. Growing by gradient (RigL)
+    uses the dense gradient of this batch.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -33,7 +34,7 @@ class Sparse(Method):
         self._strengths = ConnectionStrengths(self._layers, correlated=self._rules.drop == "correlation")
         self._optimizer: torch.optim.Optimizer | None = None
         self._epoch, self._steps_per_epoch = 0, 1
-        self._interval, self._end = 1, 0  # steps between two rewirings, and steps after which none takes place
+        self._interval, self._end = 1, 0  # training steps between two rewirings, and after which none takes place
 
     def prepare(self, model: nn.Module) -> None:
         self._layers.update(constrained_layers(model, SparseWeight))
@@ -66,11 +67,11 @@ class Sparse(Method):
 
     @property
     def _last(self) -> int:
-        """Number of training steps before the last rewiring."""
+        """Number of training steps after which the last rewiring of the run takes place, or 0 if none takes place."""
         return self._end // self._interval * self._interval
 
     def resets_best(self, epoch: int) -> bool:
-        """Return True if the density reaches its final value in `epoch`."""
+        """Return True if the search for the best epoch restarts at `epoch`, as the density reaches its final value."""
         reached = self._interval if self._rules.by_filter else self._last
         return self._rules.reduces_density and self._last > 0 and 0 < epoch == -(-reached // self._steps_per_epoch) - 1
 
@@ -97,20 +98,20 @@ class Sparse(Method):
                 self._rewire(layer, self._rules.rewiring(*inputs, target=target, fraction=fraction))
             self._strengths.sums.clear()
 
-    def _connection_counts(self, done: int) -> list[int]:
-        """Return the number of connections that each layer must have after `done` training steps."""
+    def _connection_counts(self, steps: int) -> list[int]:
+        """Return the number of connections (unmasked weights) of each layer after `steps` training steps."""
         start, final = schedules.DENSITY_START, self._rules.prune_rate or 1.0
-        now = schedules.density(done, final, self._last) if done else max(start, final)
+        now = schedules.density(steps, final, self._last) if steps else max(start, final)
         left = (now - final) / (start - final) if final < start else 0.0
         return self._rules.target_counts([layer.weight.shape for layer in self._layers.values()], start, left)
 
     def _rewire(self, layer: Any, rewiring: Rewiring) -> None:
-        """Apply `rewiring` to `layer`. With sparse_hold, zero the optimizer state of connections that are not kept."""
+        """Drop and grow connections of a SparseConv layer, according to the boolean masks in `rewiring`."""
         hold = self._rules.sparse_hold
         layer.constraint.rewire(layer.weight, rewiring, hold=hold)
         for value in self._optimizer.state[layer.weight].values() if self._optimizer and hold else ():
             if isinstance(value, Tensor) and value.shape == layer.weight.shape:
-                value.mul_(rewiring.kept)
+                value.mul_(rewiring.kept)  # the state of dropped and of grown connections restarts at 0
 
     def state_dict(self) -> dict[str, Any]:
         return {"strengths": dict(self._strengths.sums)}

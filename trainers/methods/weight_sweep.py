@@ -1,7 +1,7 @@
-"""Weight sweep of a binary network: its loss and accuracy for several values of its ones, without training.
+"""Weight sweep of a binary network: its loss and accuracy if its weights of 1 get other values, without training.
 
-Weights and biases of a binary layer are 0 or `on`. The output of the layer is therefore `on` times its output with ones
-of value 1.
+With weights and biases of 0 and `on_value`, the output of a binary layer is `on_value` times its output with weights
+and biases of 0 and 1.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,20 +23,21 @@ from utils.records.epoch_tables import TableRow
 
 @dataclass
 class Sweep:
-    """State of a weight sweep, shared by all binary layers.
+    """State that the binary layers of a network share during `weight_sweep`, which evaluates the network with its
+    weights of 1 replaced by another value, `on_value`.
 
-    `on` is the current value of the ones. `first_output` is the output of the first binary layer for the current batch
-    with ones of value 1.
+    `first_output` is the output of the first binary layer for the current batch with weights of 0 and 1.
     """
 
-    on: float = 1.0
+    on_value: float = 1.0
     first_output: Tensor | None = None
 
 
 class ScaledLayer(nn.Module):
-    """Wrapper of a binary layer that multiplies the layer's output by `sweep.on`.
+    """Wrapper of a binary layer that multiplies the layer's output by `sweep.on_value`. The output is then the one for
+    weights of 0 and `on_value`, instead of 0 and 1.
 
-    The input of the first binary layer does not depend on `sweep.on`, so this layer is computed only once per batch.
+    The input of the first binary layer does not depend on `on_value`, so this layer is computed only once per batch.
     """
 
     def __init__(self, layer: nn.Module, sweep: Sweep, *, is_first: bool) -> None:
@@ -44,17 +45,19 @@ class ScaledLayer(nn.Module):
         self.layer, self.sweep, self.is_first = layer, sweep, is_first
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return the output of the wrapped layer times `sweep.on`."""
+        """Return the output of the binary layer with its weights of 1 replaced by `sweep.on_value`."""
         if not self.is_first:
-            return torch.mul(self.layer(input), self.sweep.on)
+            return torch.mul(self.layer(input), self.sweep.on_value)
         if self.sweep.first_output is None:
             self.sweep.first_output = self.layer(input)
-        return self.sweep.first_output * self.sweep.on
+        return self.sweep.first_output * self.sweep.on_value
 
 
 @contextmanager
 def scaled(model: nn.Module) -> Iterator[Sweep]:
-    """Wrap each binary layer of `model` in a `ScaledLayer` while the context is open, and yield their `Sweep`."""
+    """Context manager that wraps each binary layer of `model` in a ScaledLayer, and finally removes the wrappers. It
+    yields the Sweep, whose `on_value` replaces the weights of 1 in all these layers.
+    """
     sweep, layers = Sweep(), constrained_layers(model, BinaryWeight)
     first = _first_layer(model, layers)
     for name, layer in layers.items():
@@ -78,10 +81,10 @@ def _first_layer(model: nn.Module, layers: Mapping[str, nn.Module]) -> str | Non
 def weight_sweep(
     model: nn.Module, batches: Batches, method: Method, runtime: Runtime, values: Sequence[float]
 ) -> list[TableRow]:
-    """Evaluate a binary network with its ones set to each of `values`, and return one table row per value.
+    """Evaluate a binary network with its weights of 1 replaced by each of `values`. Return one table row per value,
+    with the accuracy (%) and the mean loss over all images of `batches`.
 
-    A row has the value, the accuracy (%) and the mean loss over all images of `batches`. The batches are read once.
-    `model` remains in evaluation mode.
+    The batches are read once. `model` remains in evaluation mode.
     """
     model.eval()
     method.before_evaluation(model)
@@ -89,7 +92,7 @@ def weight_sweep(
     with runtime.preserve_generators(), scaled(model) as sweep:
         for images, labels in batches.epoch(0):
             sweep.first_output = None
-            for row, sweep.on in zip(sums, values, strict=True):
+            for row, sweep.on_value in zip(sums, values, strict=True):
                 with runtime.precision():
                     logits = model(images)
                 logits = logits.float()
