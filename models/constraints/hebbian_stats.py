@@ -2,7 +2,7 @@
 
 Both are pure functions of a layer's input and of its output before the non-linearity. They come from Numenta's notebook
 "Sparse CNN", where `coactivation` is called f1, f2 and f3, and `correlation` is called f2b. Both compute in float32 or
-float64, also under autocast.
+float64, also under mixed precision.
 """
 
 import itertools
