@@ -88,7 +88,7 @@ class BinaryWeight(Constraint):
         if ones is None:
             return super().linear(input, weight, bias)
         rows = input.reshape(-1, input.shape[-1])
-        rows = rows.to(F.linear(rows[:0].detach(), weight[:0].detach()).dtype)  # dtype that autocast may change
+        rows = rows.to(F.linear(rows[:0].detach(), weight[:0].detach()).dtype)  # dtype that mixed precision may change
         out = ThroughOnes.apply(rows, weight, ones, self.on_value).view(*input.shape[:-1], len(weight))
         return out if bias is None else out + self.effective_bias(bias).to(out.dtype)
 
