@@ -31,10 +31,10 @@ SYNC_EVERY = 10  # batches after which all processes know at the latest that one
 
 
 def build(options: Options, spec: data.SetSpec | None = None) -> tuple[nn.Module, Method]:
-    """Build the constrained network that `options` describe, with its initial weights, on the CPU. Return (network,
-    training method). `spec` describes the data set, and is looked up by default.
+    """Build the constrained network and the training method that `options` describe, on the CPU.
 
-    Raises UsageError if options contradict each other or the data set.
+    The network has its initial weights. `spec` describes the data set, and is looked up by default. Raises UsageError
+    if options contradict each other or the data set.
     """
     m, c = options.model, options.constraint
     spec = spec or set_spec(options)
@@ -85,8 +85,9 @@ def build(options: Options, spec: data.SetSpec | None = None) -> tuple[nn.Module
 
 
 def network_options(options: Options, spec: data.SetSpec) -> dict[str, Any]:
-    """Return the keyword arguments of `models.build` for the network that `options` select, on the data set that `spec`
-    describes. They are plain values, which checkpoints can store.
+    """Return the arguments of `models.build` for the network that the options select.
+
+    `spec` describes the data set. The arguments are plain values, which checkpoints can store.
     """
     m = options.model
     data_set = {"num_classes": spec.num_classes, "in_shape": spec.in_shape}
@@ -111,7 +112,7 @@ def dense_layers(options: Options, model: nn.Module) -> tuple[str, ...]:
 
 
 def arch_options(options: Options) -> dict[str, object]:
-    """Return the options of the architecture that differ from their defaults, as arguments of `models.build`."""
+    """Return the architecture's non-default options, as arguments of `models.build`."""
     chosen = {name: options.value(name) for name in options.arch_row.options if name != "width_mult"}
     chosen = {name: value for name, value in chosen.items() if value != FIELDS[name].default}
     if options.constraint.last_layer_dense and options.arch_row.dense_head_bias:
@@ -134,8 +135,9 @@ def set_spec(options: Options) -> data.SetSpec:
 
 
 def load_set(options: Options) -> data.ImageSet:
-    """Read the data set that the options name, verify its files, and return its splits. With --download, download it
-    first if it is missing.
+    """Read and verify the data set that the options name, and return its splits.
+
+    With --download, download the data set first if it is missing.
     """
     d = options.data
     return data.load(
@@ -150,9 +152,9 @@ def load_set(options: Options) -> data.ImageSet:
 
 
 def batches(options: Options, runtime: Runtime, image_set: data.ImageSet, split: data.AnySplit) -> Batches:
-    """Return an iterable of the batches of `split`, on the device. The training split is shuffled and augmented.
+    """Return the batches of a split on the device, as an iterable.
 
-    Raises UsageError if the processes cannot share a training batch.
+    The training split is shuffled and augmented. Raises UsageError if the processes cannot share a training batch.
     """
     d, train, process = options.data, split is image_set.train, runtime.process
     if train:
@@ -185,7 +187,10 @@ def batches(options: Options, runtime: Runtime, image_set: data.ImageSet, split:
 def assemble(
     options: Options, runtime: Runtime, model: nn.Module, method: Method, image_set: data.ImageSet
 ) -> TrainingSetup:
-    """Move `model` to the device, and return it with optimizer, learning rates and batches, as a TrainingSetup."""
+    """Make the optimizer, learning-rate schedule and batches for a network, as a TrainingSetup.
+
+    `model` moves to the device.
+    """
     o = options.optim
     replicas = Replicas(runtime, compression=options.run.grad_compression, sync_bn=options.run.sync_bn)
     replicas.prepare(model)

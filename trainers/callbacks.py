@@ -54,8 +54,10 @@ class RunRecorder(SignalCallbacks):
         checkpoint: Mapping[str, Any] | None,
         description: Mapping[str, Any],
     ) -> None:
-        """Open the files of a run for recording. When resuming, delete the metrics that are newer than `checkpoint`.
-        `description` holds entries to add to every checkpoint.
+        """Open the files of a run for recording.
+
+        When resuming, delete the metrics that are newer than `checkpoint`. `description` holds entries to add to every
+        checkpoint.
         """
         super().__init__()
         self._description = description
@@ -77,8 +79,9 @@ class RunRecorder(SignalCallbacks):
         return minutes > 0 and time.monotonic() - self._saved >= 60 * minutes
 
     def tables(self, epoch: int, tables: dict[str, Table]) -> None:
-        """Write the rows of `epoch` into the CSV file of each table: `tables` maps file name to table. Also draw each
-        table that is a curve in TensorBoard.
+        """Append the tables of an epoch to their CSV files and draw curves in TensorBoard.
+
+        `tables` maps file name to table. Only tables that are curves are drawn.
         """
         self._run.check_held()
         for name, table in tables.items():
@@ -88,7 +91,7 @@ class RunRecorder(SignalCallbacks):
     def epoch_done(
         self, state: TrainingState, train: Metrics, held_out: Metrics, learning_rate: float, *, is_best: bool
     ) -> None:
-        """Record the metrics of a finished epoch, then save a checkpoint, then print a line.
+        """Record the metrics of a finished epoch, save a checkpoint and print a line.
 
         The order matters. If the process is killed between the first two steps, resumption deletes the metrics of the
         epoch, for which there is no checkpoint.
@@ -127,9 +130,10 @@ class RunRecorder(SignalCallbacks):
         self._run.set_status("stopped", epoch=state.epoch, step=state.step, epochs=self._options.optim.epochs)
 
     def save(self, state: TrainingState, *, is_best: bool) -> None:
-        """Write a checkpoint to last.pt and, where due, to best.pt and the numbered file of --save-every.
+        """Write a checkpoint to last.pt and to the other files that are due.
 
-        last.pt is written last, so that it never records a best epoch for which best.pt is not yet written.
+        The other files are best.pt and the numbered file of --save-every. last.pt is written last, so that it never
+        records a best epoch for which best.pt is not yet written.
         """
         run, every = self._run, self._options.run.save_every
         run.check_held()
@@ -146,7 +150,7 @@ class RunRecorder(SignalCallbacks):
         checkpoints.save(self._checkpoint(state), self._run.initial)
 
     def _checkpoint(self, state: TrainingState) -> dict[str, Any]:
-        """Return the content of a checkpoint: progress, weights, optimizer, method, random generators and options."""
+        """Return the entries of a checkpoint, such as weights, optimizer state and options."""
         setup = self._setup
         return {
             "epoch": state.epoch,

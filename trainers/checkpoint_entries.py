@@ -16,7 +16,9 @@ from utils.errors import UsageError
 
 
 def description(options: Options, spec: data.SetSpec) -> dict[str, dict[str, Any]]:
-    """Return the checkpoint entries `network` and `data`, which describe the network and the data set in plain types.
+    """Return the checkpoint entries that describe the network and the data set.
+
+    The entries are `network` and `data`, in plain types.
 
     network: the keyword arguments of `models.build`, with num_classes and in_shape (channels, height, width).
     data:
@@ -44,10 +46,11 @@ def description(options: Options, spec: data.SetSpec) -> dict[str, dict[str, Any
 
 
 def described_spec(checkpoint: Mapping[str, Any], path: str) -> data.SetSpec | None:
-    """Return the data-set description (image shape, classes, normalisation) that `checkpoint` stores, or None if an
-    earlier version of this program wrote the checkpoint. `path` is for error messages.
+    """Return the data-set description that a checkpoint stores, or None if it stores none.
 
-    No file of the data set is read. Raises UsageError if the description is damaged.
+    The description has image shape, classes and normalisation. Checkpoints of earlier versions of this program have
+    none. `path` is for error messages. No file of the data set is read. Raises UsageError if the description is
+    damaged.
     """
     if "network" not in checkpoint and "data" not in checkpoint:
         return None

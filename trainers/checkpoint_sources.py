@@ -32,7 +32,7 @@ MOST_KEYS = 4  # keys in a message
 
 @dataclass(frozen=True)
 class StoredNetwork:
-    """Network read from a file: its state dict, and the options (such as arch) that the file records for it.
+    """State dict of a network, read from a file, with the options that the file records.
 
     path: the file.
     content: everything that the file holds.
@@ -49,9 +49,10 @@ class StoredNetwork:
 
 
 def read_network(path: str) -> StoredNetwork:
-    """Read the network from a file, or from the newest checkpoint of a run directory. No code in a file is executed.
+    """Read a network from a file, or from the newest checkpoint of a run directory.
 
-    Raises UsageError if there is no network, or if the checkpoint is of another run than the config.yaml beside it.
+    No code in a file is executed. Raises UsageError if there is no network, or if the checkpoint is of another run than
+    the config.yaml beside it.
     """
     paths, file = locate(Path(path))
     if paths is None or file is not None:
@@ -67,7 +68,10 @@ def read_network(path: str) -> StoredNetwork:
 
 
 def network_in(content: Any, path: str) -> StoredNetwork:
-    """Extract the network from `content`, the loaded file `path`. Raises UsageError if there is no network."""
+    """Extract the network from the content of a file.
+
+    `content` is the loaded file `path`. Raises UsageError if there is no network.
+    """
     content = content if isinstance(content, Mapping) else {}
     key, state = _state_dict(content, path)
     is_native = key == "model"
@@ -84,9 +88,10 @@ def network_in(content: Any, path: str) -> StoredNetwork:
 
 
 def _state_dict(content: Mapping[Any, Any], path: str) -> tuple[str, Mapping[str, Tensor]]:
-    """Find the state dict in the `content` of a file, and return (key, state dict). Warn if there are several.
+    """Find the state dict in the content of a file, and return its key and the state dict.
 
-    The key is "" if `content` itself is the state dict. Raises UsageError if there is no state dict.
+    Warn if there are several, and return the first. The key is "" if `content` itself is the state dict. Raises
+    UsageError if there is no state dict.
     """
     found = [*_state_dicts(content, MOST_NESTED)]
     if not found:
@@ -100,8 +105,9 @@ def _state_dict(content: Mapping[Any, Any], path: str) -> tuple[str, Mapping[str
 
 
 def _state_dicts(content: Mapping[Any, Any], depth: int) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
-    """Yield (key, state dict) of every state dict in `content`, with keys such as "state_dict.model" for nested ones. A
-    key joins at most `depth` of the STATE_KEYS.
+    """Yield every state dict in `content`, with its key.
+
+    The key of a nested state dict, such as "state_dict.model", joins at most `depth` of the STATE_KEYS.
     """
     if content and all(_is_tensor_entry(key, value) for key, value in content.items()):
         yield "", content
@@ -111,14 +117,18 @@ def _state_dicts(content: Mapping[Any, Any], depth: int) -> Iterator[tuple[str, 
 
 
 def _is_tensor_entry(key: Any, value: Any) -> bool:
-    """Return True if a dict entry can belong to a state dict: a str key and a dense tensor on the CPU."""
+    """Return True if a dict entry can belong to a state dict.
+
+    The key must be a str, and the value a dense tensor on the CPU.
+    """
     return isinstance(key, str) and isinstance(value, Tensor) and value.is_cpu and value.layout == torch.strided
 
 
 def _unwrapped(state: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
-    """Return a copy of `state` without the key prefixes that torch.compile, DataParallel, Lightning and others add.
+    """Return a state dict without the key prefixes that wrappers add.
 
-    Raises UsageError if two keys become equal, because the file then holds several networks.
+    Examples of wrappers are torch.compile, DataParallel and Lightning. `state` stays unchanged. Raises UsageError if
+    two keys become equal, because the file then holds several networks.
     """
     plain: dict[str, Tensor] = {}
     for key, value in state.items():

@@ -29,9 +29,9 @@ def bf16(group: Any, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
 
 
 class GlobalDropout(nn.Module):
-    """Dropout for data-parallel training. Every rank draws the mask of the global batch, and applies only the rows of
-    the mask that belong to its own images.
+    """Dropout for data-parallel training, with one mask for the global batch.
 
+    Every rank draws the mask of the global batch, and applies only the rows of the mask that belong to its own images.
     The generators of the ranks therefore stay equal, and the mask of an image does not depend on its rank. With several
     views per image, the first views of all images precede the second views.
 
@@ -56,8 +56,9 @@ class GlobalDropout(nn.Module):
 
 
 class Replicas:
-    """Replicas of one network for data-parallel training, one per rank of `runtime`. With a single process the network
-    stays unchanged.
+    """Replicas of one network for data-parallel training, one per rank of `runtime`.
+
+    With a single process the network stays unchanged.
 
     compression: Compression of the gradients, a name in GRAD_COMPRESSIONS. Raises ValueError for an unknown name.
     sync_bn: Compute batch-norm statistics over the global batch instead of each rank's slice.
@@ -71,10 +72,11 @@ class Replicas:
         self._wrapped: tuple[list[int], nn.Module] | None = None  # ids of the trained parameters, DDP module
 
     def prepare(self, model: nn.Module) -> None:
-        """Replace the dropout layers of `model`, in place, by layers that draw one mask for the global batch. With
-        `sync_bn`, also replace the batch norms by layers that use the statistics of the global batch.
+        """Replace dropout and batch-norm layers of `model`, in place, for data-parallel training.
 
-        Call once, before `model` moves to its device and its optimizer is created.
+        The new dropout layers draw one mask for the global batch. Batch norms are replaced only with `sync_bn`, by
+        layers that use the statistics of the global batch. Call once, before `model` moves to its device and its
+        optimizer is created.
         """
         if self._runtime.alone:
             for name, is_set in (("sync_bn", self._sync_bn), ("grad_compression", self._hook is not None)):
@@ -91,8 +93,10 @@ class Replicas:
                 model.set_submodule(name, self._dropouts[-1])
 
     def next_slice(self, batches: Batches, step: int, images: int) -> BatchSlice:
-        """Return the slice of global batch `step` that this rank processes. Also pass the slice to the dropout layers,
-        which draw one mask for the global batch. `images` is the number of images on this rank.
+        """Return this rank's slice of global batch number `step`.
+
+        The dropout layers get the slice too, because they draw one mask for the global batch. `images` is the number of
+        images on this rank.
         """
         if self._runtime.alone:
             return BatchSlice.of(images, 0, 1)
@@ -116,10 +120,10 @@ class Replicas:
         return self._wrapped[1]
 
     def _distributed(self, model: nn.Module) -> nn.Module:
-        """Wrap `model` in DistributedDataParallel, without its synchronisation of buffers before every forward pass.
+        """Wrap `model` in DistributedDataParallel, without synchronisation of buffers.
 
-        Only the running statistics of batch norms differ between ranks. `broadcast_statistics` sends them once per
-        epoch.
+        DistributedDataParallel would synchronise buffers before every forward pass. Only the running statistics of
+        batch norms differ between ranks. `broadcast_statistics` sends them once per epoch.
         """
         # Kernels with one input channel have two equivalent strides, so torch's warning about them is harmless.
         warnings.filterwarnings("ignore", "Grad strides do not match")
@@ -139,7 +143,10 @@ class Replicas:
 
     @torch.no_grad()
     def broadcast_statistics(self, model: nn.Module) -> None:
-        """Copy the batch-norm running statistics of rank 0, which checkpoints store, to all other ranks."""
+        """Copy the batch-norm running statistics of rank 0 to all other ranks.
+
+        Checkpoints store the statistics of rank 0.
+        """
         if self._runtime.alone:
             return
         for module in model.modules():

@@ -28,9 +28,9 @@ from utils.text import escaped
 
 
 def run(options: Options, runtime: Runtime) -> None:
-    """Train a network. With --check, only build the network and print its layers and options. With --evaluate, only
-    test a stored network.
+    """Train, check or evaluate a network, as the options say.
 
+    With --check, only build the network and print its layers and options. With --evaluate, only test a stored network.
     Raises UsageError for wrong input, RunFailed if the run cannot continue, Stopped after a signal.
     """
     if options.run.check:
@@ -43,8 +43,9 @@ def run(options: Options, runtime: Runtime) -> None:
 
 
 def train(options: Options, runtime: Runtime) -> None:
-    """Train a new run or resume one, then record and print the results. Raises UsageError for wrong input, RunFailed if
-    the run cannot continue, Stopped after a signal.
+    """Train a new run or resume one, then record and print the results.
+
+    Raises UsageError for wrong input, RunFailed if the run cannot continue, Stopped after a signal.
     """
     if options.run.dry_run:
         options = options.replace(epochs=(options.optim.start_epoch or 0) + 1)
@@ -82,7 +83,10 @@ def train(options: Options, runtime: Runtime) -> None:
 
 
 def _with_seed_and_precision(options: Options, runtime: Runtime) -> Options:
-    """Return `options` with a random seed if none is set, and with "bf16" or "fp32" for the precision "auto"."""
+    """Return `options` with missing values of seed and precision filled in.
+
+    A missing seed is drawn at random. The precision "auto" becomes "bf16" or "fp32".
+    """
     if options.run.seed is None:
         options = options.replace(seed=secrets.randbelow(2**31))
     if options.run.precision == "auto":
@@ -98,9 +102,12 @@ def _train_with_status(
     checkpoint: dict[str, Any] | None,
     image_set: data.ImageSet,
 ) -> None:
-    """Train from `state` to the last epoch. Write the outcome to status.json: done, stopped or failed.
+    """Train to the last epoch, and write the outcome to status.json.
 
-    checkpoint: the checkpoint from which the run resumes, None for a new run. Raises Stopped after a signal.
+    The outcome is done, stopped or failed. Raises Stopped after a signal.
+
+    state: the progress from which to train.
+    checkpoint: the checkpoint from which the run resumes, None for a new run.
     """
     epochs = options.optim.epochs
     final: dict[str, float] = {}
@@ -171,7 +178,10 @@ def _finish(
 
 
 def test_only(options: Options, runtime: Runtime) -> None:
-    """Evaluate a stored network on the test set (--evaluate) and print its loss and accuracies. No file is written."""
+    """Evaluate a stored network on the test set and print its loss and accuracies.
+
+    Implements the option --evaluate. No file is written.
+    """
     options, stored = runtime.run_on_first(lambda: _requested_network(options))
     options = _with_seed_and_precision(options, runtime)
     runtime = runtime.at(options.run.precision)
@@ -188,7 +198,10 @@ def test_only(options: Options, runtime: Runtime) -> None:
 
 
 def _requested_network(options: Options) -> tuple[Options, StoredNetwork]:
-    """Read the network that --resume or --pretrained names. Return (options to build it with, stored network)."""
+    """Read the network that --resume or --pretrained names, and the options to build it with.
+
+    Return (options, stored network).
+    """
     if options.run.resume is None:
         return options, read_network(str(options.run.pretrained))
     options, checkpoint, path = resume.read_requested(options)

@@ -63,13 +63,14 @@ class TrainedNetwork:
 
 
 def load_trained(path: str | Path, *, best: bool = False, **changes: object) -> TrainedNetwork:
-    """Load the trained network at `path` onto the CPU, in evaluation mode. No code in the file is executed.
+    """Load the trained network at `path` onto the CPU, in evaluation mode.
 
     path: a run directory (its newest checkpoint is loaded), a checkpoint, or a checkpoint of BIPROP.
     best: load the best checkpoint of the run directory instead of the newest one.
     changes: options by name, such as data="DIR", that replace those of the run or of the file.
 
-    Raises UsageError if there is no such network, the file is damaged, or the options do not fit the network.
+    No code in the file is executed. Raises UsageError if there is no such network, the file is damaged, or the options
+    do not fit the network.
     """
     paths, file = locate(Path(path))
     if best and (paths is None or file is not None):
@@ -88,10 +89,11 @@ def load_trained(path: str | Path, *, best: bool = False, **changes: object) -> 
 
 
 def rebuild(stored: StoredNetwork, options: Options, spec: data.SetSpec | None = None) -> TrainedNetwork:
-    """Build the network that `options` describe, load all tensors of the network file `stored` into it, and return it
-    as a TrainedNetwork. `spec` describes the data set, by default the one that `options` name.
+    """Build the network that `options` describe, and load the tensors of a network file into it.
 
-    Raises UsageError if the file declares other options, or if a tensor is missing, unused or does not fit.
+    All tensors of the network file `stored` are loaded. `spec` describes the data set, by default the one that
+    `options` name. Raises UsageError if the file declares other options, or if a tensor is missing, unused or does not
+    fit.
     """
     check_declared(stored, options)
     model, method = build(options.replace(seed=options.run.seed or 0), spec)
@@ -105,10 +107,10 @@ def rebuild(stored: StoredNetwork, options: Options, spec: data.SetSpec | None =
 
 
 def check_classes(trained: TrainedNetwork, spec: data.SetSpec) -> None:
-    """Raise UsageError if the data set on disk, described by `spec`, has another number of classes than the network.
+    """Raise UsageError if the data set on disk has another number of classes than the network.
 
-    `load_trained` builds the network for the data set that the checkpoint describes. The class folders on disk may have
-    changed since the training.
+    `spec` describes the data set on disk. `load_trained` builds the network for the data set that the checkpoint
+    describes. The class folders on disk may have changed since the training.
     """
     described = described_spec(trained.content, str(trained.path))
     if described is not None and described.num_classes != spec.num_classes:
@@ -117,13 +119,12 @@ def check_classes(trained: TrainedNetwork, spec: data.SetSpec) -> None:
 
 
 def load_weights(stored: StoredNetwork, model: nn.Module, *, whole: bool) -> str:
-    """Copy the tensors of the network file `stored` into `model` where names and shapes match. Return a sentence that
-    counts these tensors and lists all others.
+    """Copy the tensors of a network file into `model` where names and shapes match.
+
+    Return a sentence that counts these tensors and lists all others. Raises UsageError if nothing fits, or if a value
+    is not a finite real number. The options that the file declares are not checked here, but in `check_declared`.
 
     whole: every tensor of the network and of the file must match.
-
-    Raises UsageError if nothing fits, or if a value is not a finite real number. The options that the file declares are
-    not checked here, but in `check_declared`.
     """
     match = match_biprop(model, _with_converted_weights(stored.state, model))
     report = _match_report(match)
@@ -140,8 +141,9 @@ def load_weights(stored: StoredNetwork, model: nn.Module, *, whole: bool) -> str
 
 
 def _check_numbers(path: str, merged: Mapping[str, Tensor], model: nn.Module) -> None:
-    """Raise UsageError if a tensor of the state dict `merged`, which `model` will load, is not finite or not
-    floating-point.
+    """Raise UsageError if a tensor to load is not finite or not floating-point.
+
+    `merged` is the state dict that `model` will load.
     """
     for name, current in model.state_dict().items():
         loaded = merged.get(name, current)
@@ -154,8 +156,10 @@ def _check_numbers(path: str, merged: Mapping[str, Tensor], model: nn.Module) ->
 
 
 def _with_converted_weights(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Return a copy of the state dict `state`, with the dense weights of ShiftPS layers of `model` converted. The
-    constraint ShiftPS trains parameters of its own in place of a weight.
+    """Return a state dict with the dense weights of ShiftPS layers converted.
+
+    The constraint ShiftPS trains parameters of its own in place of a weight. `model` has the ShiftPS layers. `state`
+    stays unchanged.
     """
     converted = dict(state)
     for name, layer in constrained_layers(model).items():
@@ -166,8 +170,9 @@ def _with_converted_weights(state: Mapping[str, Tensor], model: nn.Module) -> di
 
 
 def _match_report(match: BipropMatch) -> str:
-    """Describe in a sentence how many tensors of a file match a network, and which do not. Example: "60 of 62 tensors
-    match; not in the file: fc.bias; of another shape: fc.weight".
+    """Describe in a sentence how well the tensors of a file match a network.
+
+    Example: "60 of 62 tensors match; not in the file: fc.bias; of another shape: fc.weight".
     """
     total = len(match.loaded) + len(match.missing) + len(match.reshaped)
     groups = {"not in the file": match.missing, "of another shape": match.reshaped, "unused": match.unused}
@@ -180,8 +185,10 @@ def _match_report(match: BipropMatch) -> str:
 
 
 def check_declared(stored: StoredNetwork, options: Options) -> None:
-    """Raise UsageError if the network file `stored` was written with another arch, conv_type, prune_rate or readout
-    than `options` have. Warn if the file does not record one of the first three.
+    """Raise UsageError if a network file was written with other options than `options`.
+
+    The options to compare are arch, conv_type, prune_rate and readout. Warn if the file does not record one of the
+    first three.
     """
     m, c = options.model, options.constraint
     given = {"arch": m.arch, "conv_type": c.conv_type, "prune_rate": c.prune_rate, "readout": m.readout}
@@ -195,10 +202,10 @@ def check_declared(stored: StoredNetwork, options: Options) -> None:
 
 
 def _advice(differing: Mapping[str, Any], options: Options) -> str:
-    """Return advice for the error message about a network file that was written with other options than `options`.
-    `differing` maps the names of these options to the values in the file.
+    """Return advice for the error message about a network file with other options.
 
-    The advice is to pass the values of the file as flags, or that this program does not know a value.
+    `differing` maps the names of the options that differ from `options` to the values in the file. The advice is to
+    pass the values of the file as flags, or that this program does not know a value.
     """
     problems = _problems(options.flat() | {"pretrained": "FILE", "resume": None} | dict(differing))
     if unknown := {name: value for name, value in differing.items() if name in problems}:
@@ -211,7 +218,7 @@ def _advice(differing: Mapping[str, Any], options: Options) -> str:
 
 
 def _problems(values: Mapping[str, object]) -> dict[str, str]:
-    """Parse option values. Return the error messages by option name, empty if the values are valid."""
+    """Parse option values, and return the error messages by option name, if any."""
     try:
         from_flat(values)
     except UsageError as error:
@@ -220,16 +227,20 @@ def _problems(values: Mapping[str, object]) -> dict[str, str]:
 
 
 def _nearest_value(name: str, value: object) -> str:
-    """Return " (did you mean 'X'?)", where X is the allowed value of option `name` that is most similar to `value`.
-    Return "" if no allowed value is similar, or if the option has no list of allowed values.
+    """Return a suggestion for an unknown option value, or "" if there is none.
+
+    The suggestion is " (did you mean 'X'?)", where X is the allowed value of option `name` that is most similar to
+    `value`. There is none if no allowed value is similar, or if the option has no list of allowed values.
     """
     allowed = FIELDS[name].metadata["allowed"]
     return "" if isinstance(allowed, str) else nearest(str(value)[:LONGEST_KEY], allowed)
 
 
 def _can_load(declared: Any, given: Any) -> bool:
-    """Return True if a network stored with the option value `declared` can be loaded with the value `given`. The values
-    must be equal, or be two conv_types between which weights can be converted.
+    """Return True if a network stored with one option value can be loaded with another.
+
+    `declared` is the stored value. The two values must be equal, or be two conv_types between which weights can be
+    converted.
     """
     if isinstance(declared, str):
         return declared == given or (declared, given) in CONVERTIBLE

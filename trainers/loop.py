@@ -23,7 +23,7 @@ from utils.records.epoch_tables import Table
 
 @dataclass
 class TrainingSetup:
-    """Everything the training loop needs: network, training method, optimizer, device and data."""
+    """Network, training method, optimizer, device and data of a training run."""
 
     model: nn.Module
     method: Method
@@ -38,9 +38,10 @@ class TrainingSetup:
 
 
 class Callbacks:
-    """Base class of the training loop's callbacks. The loop reports progress to them and asks when to stop or save.
+    """Base class of callbacks, to which the training loop reports its progress.
 
-    The methods of this class record nothing and never stop the loop. A callback never changes the training.
+    The loop also asks the callbacks when to stop or save. The methods of this class record nothing and never stop the
+    loop. A callback never changes the training.
     """
 
     def stop_asked(self) -> bool:
@@ -55,7 +56,10 @@ class Callbacks:
         """Write a checkpoint of `state`."""
 
     def tables(self, epoch: int, tables: dict[str, Table]) -> None:
-        """Record the `tables` (file name -> table) that the training method returns after `epoch` (from 1)."""
+        """Record the tables that the training method returns after an epoch.
+
+        `tables` maps file name to table. `epoch` is counted from 1.
+        """
 
     def epoch_done(
         self, state: TrainingState, train: Metrics, held_out: Metrics, learning_rate: float, *, is_best: bool
@@ -63,13 +67,13 @@ class Callbacks:
         """Record the metrics of the epoch just finished, and write a checkpoint of `state`."""
 
     def stopped(self, state: TrainingState) -> None:
-        """Write a checkpoint of `state`. Called when the loop ends early because a process was asked to stop."""
+        """Write a checkpoint when a request to stop ends the loop early."""
 
 
 def fit(setup: TrainingSetup, state: TrainingState, epochs: int, callbacks: Callbacks) -> None:
-    """Train from `state` until `epochs` epochs are finished or a process is asked to stop. `state` is updated in place.
+    """Train from `state` until `epochs` epochs are finished or a process is asked to stop.
 
-    Raises RunFailed if a loss or a trained parameter is not finite, or if memory runs out.
+    `state` is updated in place. Raises RunFailed if a loss or a trained parameter is not finite, or if memory runs out.
     """
     model, method, runtime = setup.model, setup.method, setup.runtime
     method.before_fit(model, setup.optimizer, len(setup.train), epochs, runtime)
@@ -101,8 +105,10 @@ def fit(setup: TrainingSetup, state: TrainingState, epochs: int, callbacks: Call
 
 
 def train_one_epoch(setup: TrainingSetup, state: TrainingState, title: str, callbacks: Callbacks) -> bool:
-    """Train for the rest of an epoch, from batch `state.step` on. Return False if stopped before the last batch.
-    `title`, such as "epoch 3/10", is for the progress bar and error messages.
+    """Train for the rest of an epoch, from batch `state.step` on.
+
+    Return False if stopped before the last batch. `title`, such as "epoch 3/10", is for the progress bar and error
+    messages.
     """
     setup.model.train()
     network = setup.replicas.wrap(setup.model)
@@ -131,8 +137,10 @@ def train_one_epoch(setup: TrainingSetup, state: TrainingState, title: str, call
 def train_on_batch(
     setup: TrainingSetup, network: nn.Module, step: int, images: Tensor, labels: Tensor, sums: Tensor
 ) -> int:
-    """Take one optimizer step on this rank's slice of a global batch, and add its loss and correct predictions to
-    `sums`. Return the size of the global batch. `network` is `setup.model` or its DistributedDataParallel wrapper.
+    """Take one optimizer step on this rank's slice of a global batch.
+
+    Add the loss and correct predictions of the slice to `sums`. Return the size of the global batch. `network` is
+    `setup.model` or its DistributedDataParallel wrapper.
     """
     model, method, optimizer = setup.model, setup.method, setup.optimizer
     share = setup.replicas.next_slice(setup.train, step, len(labels))
@@ -153,7 +161,7 @@ def train_on_batch(
 
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: Batches, method: Method, runtime: Runtime) -> Metrics:
-    """Return the mean loss and accuracy of `model` over every image of `batches`, in evaluation mode.
+    """Return the mean loss and accuracy of `model` over all images of `batches`.
 
     `model` stays in evaluation mode. The states of the random generators are restored.
     """
@@ -170,10 +178,11 @@ def evaluate(model: nn.Module, batches: Batches, method: Method, runtime: Runtim
 
 
 def _remaining_batches(setup: TrainingSetup, state: TrainingState) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (images, labels) of each batch of the current epoch, from batch `state.step` (counted from 0) on.
+    """Yield the remaining batches of the current epoch, as (images, labels).
 
-    The data loader raises StoppedWaiting if the process is asked to stop while no batch arrives. A single process then
-    ends the epoch early and saves. Several processes cannot agree on a stop here, so the exception ends them.
+    The first is batch `state.step`, counted from 0. The data loader raises StoppedWaiting if the process is asked to
+    stop while no batch arrives. A single process then ends the epoch early and saves. Several processes cannot agree on
+    a stop here, so the exception ends them.
     """
     try:
         yield from setup.train.epoch(state.epoch, state.step)
@@ -183,8 +192,10 @@ def _remaining_batches(setup: TrainingSetup, state: TrainingState) -> Iterator[t
 
 
 def _sync(setup: TrainingSetup, state: TrainingState, sums: Tensor, title: str, callbacks: Callbacks) -> bool:
-    """Add up the running metrics `sums` of all processes, store the result in `state`, and save a checkpoint if one is
-    due. Return True if any process was asked to stop.
+    """Sum the running metrics over all processes, and save a checkpoint if one is due.
+
+    `sums` holds the metrics of this process. Their total is stored in `state`. Return True if any process was asked to
+    stop.
     """
     requests = sums.new_tensor([callbacks.stop_asked(), callbacks.save_due()])
     *state.sums, stop, save = setup.runtime.total(torch.cat([sums, requests])).tolist()

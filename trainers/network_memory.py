@@ -23,10 +23,10 @@ HUGE = 10_000_000  # weights of a linear layer from which a warning advises a sm
 
 
 def check(options: Options, spec: data.SetSpec, build_options: dict[str, Any]) -> None:
-    """Raise UsageError if a network, its gradients and its optimizer state would not fit into memory. The network is
-    the one that `models.build(**build_options)` would allocate. `spec` describes the data set.
+    """Raise UsageError if a network, its gradients and its optimizer state would not fit into memory.
 
-    Warns if the default crop of the data set makes a linear layer huge.
+    The network is the one that `models.build(**build_options)` would allocate. `spec` describes the data set. Warns if
+    the default crop of the data set makes a linear layer huge.
     """
     if torch.empty(0).is_meta:  # under torch.device("meta"), where tensors have no storage
         return
@@ -47,10 +47,11 @@ def check(options: Options, spec: data.SetSpec, build_options: dict[str, Any]) -
 
 
 def _memories(options: Options) -> Iterator[tuple[int, float, str]]:
-    """Yield (numbers to store per weight, free bytes, name) for the main memory and, if used, for the memory of the
-    GPU. Per weight a run stores its value, perhaps a score or sign, and in training gradients and optimizer state.
+    """Yield the values stored per weight and the free bytes, for main memory and for GPU memory.
 
-    Gradients and optimizer state are on the GPU if there is one.
+    Each result is (values per weight, free bytes, name of the memory). GPU memory is left out if it is not used. Per
+    weight a run stores its value, perhaps a score or sign, and in training gradients and optimizer state. Gradients and
+    optimizer state are on the GPU if there is one.
     """
     stored = CONV_TYPES[options.constraint.conv_type].tensors
     if options.run.evaluate or options.run.check:
@@ -65,7 +66,7 @@ def _memories(options: Options) -> Iterator[tuple[int, float, str]]:
 
 
 def _deciding_options(options: Options, spec: data.SetSpec) -> list[str]:
-    """Return the names of the options that determine the size of the network, for an error message."""
+    """Return the options that determine the size of the network, for an error message."""
     chosen = {"hidden": options.model.hidden, "width_mult": options.model.width_mult != 1, "image_size": spec.margin}
     return [name for name, given in chosen.items() if given] or ["arch"]
 
@@ -75,7 +76,10 @@ def _gigabytes(size: float) -> str:
 
 
 def _warn_of_crop(options: Options, spec: data.SetSpec, model: nn.Module, weights: int) -> None:
-    """Warn, and advise a smaller image crop, if one huge linear layer has over half of the network's `weights`."""
+    """Warn if one huge linear layer has over half of the network's weights.
+
+    The warning advises a smaller image crop. `weights` is the number of weights of the network.
+    """
     layers = [(m.weight.numel(), name) for name, m in model.named_modules() if isinstance(m, nn.Linear)]
     largest, name = max(layers, default=(0, ""))
     if largest >= HUGE and 2 * largest > weights:

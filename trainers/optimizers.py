@@ -13,9 +13,10 @@ Groups = list[dict[str, Any]]
 
 
 def parameter_groups(model: nn.Module, *, weight_decay: float, no_bn_decay: bool = False) -> Groups:
-    """Split the trainable parameters into two groups: batch norms and all others. An empty group is left out.
+    """Split the trainable parameters into two optimizer groups, batch norms and all others.
 
-    `no_bn_decay` sets the weight decay of the batch norms to 0. Raises ValueError if no parameter is trainable.
+    An empty group is left out. `no_bn_decay` sets the weight decay of the batch norms to 0. Raises ValueError if no
+    parameter is trainable.
     """
     norms = [p for m in model.modules() if isinstance(m, AnyBatchNorm) for p in m.parameters() if p.requires_grad]
     of_norms = {id(p) for p in norms}
@@ -34,10 +35,11 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, no_bn_decay: bool
 def make_optimizer(
     name: str, groups: Groups, *, lr: float, momentum: float = 0.9, nesterov: bool = False, eps: float | None = None
 ) -> torch.optim.Optimizer:
-    """Create the optimizer `name` for these parameter groups. Settings that the optimizer does not have are ignored.
+    """Create the optimizer `name` for these parameter groups.
 
-    `eps` None means torch's default. Without "weight_decay" among the options of its row in OPTIMIZERS, the optimizer
-    sets the weight decay of all groups to 0, as in BIPROP. Raises ValueError for an unknown name.
+    Settings that the optimizer does not have are ignored. `eps` None means torch's default. Without "weight_decay"
+    among the options of its row in OPTIMIZERS, the optimizer sets the weight decay of all groups to 0, as in BIPROP.
+    Raises ValueError for an unknown name.
     """
     row = lookup(OPTIMIZERS, name, "optimizer")
     if "weight_decay" not in row.options:
@@ -60,9 +62,9 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def freeze_weights(
     model: nn.Module, *, learn_batchnorm: bool = False, tune_batchnorm: bool = False, bn_bias_only: bool = False
 ) -> None:
-    """Freeze all weights and biases of `model`, as BIPROP does, so that only the scores and other parameters of its
-    constraints train. Flags let batch-norm parameters train too, or instead.
+    """Freeze the weights and biases of `model`, so that only the parameters of its constraints train.
 
+    These are scores, for example. The rules are BIPROP's. The flags let batch-norm parameters train too, or instead.
     With `learn_batchnorm`, batch-norm weights and biases are trained too. With `bn_bias_only`, only batch-norm biases
     are. If `tune_batchnorm` is added to one of these two flags, the scores are frozen.
     """

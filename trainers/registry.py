@@ -14,7 +14,7 @@ GRAD_COMPRESSIONS = {"none": None, "bf16": "trainers.ddp:bf16"}  # name -> commu
 
 @dataclass(frozen=True)
 class Trainer:
-    """Entry of the registry TRAINERS, which describes a training method without importing it.
+    """Registry entry that describes a training method without importing it.
 
     method: path "package.module:class" of the Method.
     options: names of the command-line options that the constructor takes.
@@ -47,7 +47,7 @@ TRAINERS = {
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Entry of the registry OPTIMIZERS, which describes an optimizer of torch without importing it.
+    """Registry entry that describes an optimizer of torch without importing it.
 
     optimizer: path "package.module:class".
     options: names of the command-line options that have an effect, besides lr.

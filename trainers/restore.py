@@ -28,9 +28,10 @@ METRIC_NAMES = {*Metrics(0, 0, 0).as_dict()}
 
 
 def load_entries(path: Path | str, checkpoint: Checkpoint, **loaders: Callable[[Any], object]) -> None:
-    """Load entries of `checkpoint` with the function given for each: `load_entries(path, checkpoint, model=f)` calls
-    `f(checkpoint["model"])`. Raises UsageError, which names `path` and the entry, if an entry is missing or no mapping,
-    or if its function fails.
+    """Load entries of a checkpoint, each with the function given for its name.
+
+    `load_entries(path, checkpoint, model=f)` calls `f(checkpoint["model"])`. Raises UsageError, which names `path` and
+    the entry, if an entry is missing or no mapping, or if its function fails.
     """
     for name, load in loaders.items():
         try:
@@ -44,10 +45,11 @@ def load_entries(path: Path | str, checkpoint: Checkpoint, **loaders: Callable[[
 
 
 def restore(setup: TrainingSetup, checkpoint: Checkpoint, path: Path, best_epoch: int | None) -> TrainingState:
-    """Load `checkpoint` into the model, optimizer and method of `setup` and into the random generators. Return the
-    TrainingState that the checkpoint stores. `best_epoch` is the epoch of the run's best.pt, None if that file is lost.
+    """Restore a training run from a checkpoint, and return the progress of the run.
 
-    Raises UsageError, which names `path`, if an entry is missing, damaged or does not fit.
+    The checkpoint is loaded into the model, optimizer and method of `setup` and into the random generators.
+    `best_epoch` is the epoch of the run's best.pt, None if that file is lost. Raises UsageError, which names `path`, if
+    an entry is missing, damaged or does not fit.
     """
     state = training_state(path, checkpoint)
     has_trained = state.train_images > 0
@@ -80,12 +82,12 @@ def load_model(model: nn.Module, saved: dict[str, Any]) -> None:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], *, has_trained: bool) -> None:
-    """Load a saved state dict into `optimizer`. Raises ValueError if its settings or its tensors do not fit the
-    optimizer, which torch hardly checks.
+    """Check a saved state dict and load it into `optimizer`.
 
-    The saved settings must equal those of `optimizer`, except the learning rate, which every epoch sets anew. Saved
-    tensors must be finite and have the shape of their parameter. If the run `has_trained`, every trainable parameter
-    must have state.
+    Raises ValueError if its settings or its tensors do not fit the optimizer, which torch hardly checks. The saved
+    settings must equal those of `optimizer`, except the learning rate, which every epoch sets anew. Saved tensors must
+    be finite and have the shape of their parameter. If the run `has_trained`, every trainable parameter must have
+    state.
     """
     own_groups = optimizer.state_dict()["param_groups"]
     groups = [{**own, **group} for own, group in zip(own_groups, saved["param_groups"], strict=True)]
@@ -112,9 +114,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], *, h
 
 
 def _check_values(name: str, values: torch.Tensor, dtype: torch.dtype, shape: Sequence[int]) -> None:
-    """Raise ValueError if the tensor `values` does not have this `dtype` and `shape`, or is not finite. `name` is for
-    error messages.
-    """
+    """Raise ValueError if a tensor is not finite or not of the expected dtype and shape."""
     if values.shape != shape or values.dtype != dtype or not values.is_floating_point():
         raise ValueError(f"{name} is of the shape {list(values.shape)}, {values.dtype}")
     if not bool(torch.isfinite(values).all()):
@@ -122,7 +122,7 @@ def _check_values(name: str, values: torch.Tensor, dtype: torch.dtype, shape: Se
 
 
 def _state_names(optimizer: torch.optim.Optimizer) -> set[str]:
-    """Return the names of the state that `optimizer` keeps per parameter, such as "step" and "exp_avg" for Adam.
+    """Return the names of the state that `optimizer` keeps per parameter, such as "exp_avg" for Adam.
 
     A new optimizer with the same settings takes one step on a dummy parameter, and its state shows the names.
     """
@@ -151,8 +151,10 @@ def load_generators(saved: dict[str, Any]) -> None:
 
 
 def training_state(path: Path | str, checkpoint: Checkpoint) -> TrainingState:
-    """Return the progress of a run, which its `checkpoint` stores in the entry `state`. Raises UsageError, which names
-    `path`, if this entry or the entry `events` (sizes of the TensorBoard files) is damaged.
+    """Return the progress of a run from its checkpoint.
+
+    The checkpoint stores the progress in the entry `state`. Raises UsageError, which names `path`, if this entry or the
+    entry `events` (sizes of the TensorBoard files) is damaged.
     """
     states: list[TrainingState] = []
     load_entries(path, checkpoint, state=lambda saved: states.append(_checked_state(saved, checkpoint)))
@@ -162,8 +164,9 @@ def training_state(path: Path | str, checkpoint: Checkpoint) -> TrainingState:
 
 
 def _checked_state(saved: dict[str, Any], checkpoint: Checkpoint) -> TrainingState:
-    """Convert `saved`, the entry `state` of `checkpoint`, to a TrainingState, which is the progress of a run. Raises
-    ValueError for invalid values.
+    """Convert the entry `state` of a checkpoint to a TrainingState.
+
+    `saved` is this entry of `checkpoint`. Raises ValueError for invalid values.
     """
     start_epoch = checkpoint["options"].get("start_epoch") or 0
     for field in fields(TrainingState):
@@ -184,8 +187,9 @@ def _checked_state(saved: dict[str, Any], checkpoint: Checkpoint) -> TrainingSta
 
 
 def _are_valid_metrics(metrics: dict[str, Any], epochs: int | None) -> bool:
-    """Return True if `metrics` has valid values for loss and accuracies (%), and no other keys. If `epochs` is given,
-    `metrics` must also have the number of an epoch, from 1 to `epochs`.
+    """Return True if `metrics` has valid values for loss and accuracies (%), and no other keys.
+
+    If `epochs` is given, `metrics` must also have the number of an epoch, from 1 to `epochs`.
     """
     names = METRIC_NAMES if epochs is None else METRIC_NAMES | {"epoch"}
     sound = metrics.keys() == names and all(map(_is_non_negative, metrics.values()))
@@ -201,11 +205,11 @@ def _is_non_negative(value: object) -> bool:
 
 
 def read_best_epoch(run: Run, checkpoint: Checkpoint) -> int | None:
-    """Return the epoch in which the run's best.pt was written. Warn and return None if best.pt is missing, damaged, or
-    not from the best epoch that `checkpoint`, from which the run resumes, records.
+    """Return the epoch of the run's best.pt, or None if this file is unusable.
 
-    Raises RunFailed if the operating system cannot read best.pt, because training would overwrite a file that may be
-    sound.
+    Warn and return None if best.pt is missing, damaged, or not from the best epoch that `checkpoint` records. The run
+    resumes from `checkpoint`. Raises RunFailed if the operating system cannot read best.pt, because training would
+    overwrite a file that may be sound.
     """
     best = checkpoint["state"]["best"]
     try:
@@ -223,13 +227,14 @@ def read_best_epoch(run: Run, checkpoint: Checkpoint) -> int | None:
 
 
 def _recorded_best(checkpoint: Checkpoint) -> object:
-    """Return the metrics of the run's best epoch so far, which `checkpoint` stores in its entry `state`. Return None
-    for a checkpoint without this entry.
+    """Return the metrics of the run's best epoch so far, from a checkpoint.
+
+    `checkpoint` stores them in its entry `state`. Return None for a checkpoint without this entry.
     """
     state = checkpoint.get("state")
     return state.get("best") if isinstance(state, Mapping) else None
 
 
 def is_best(checkpoint: Checkpoint) -> bool:
-    """Return True if `checkpoint` was written at the end of the run's best epoch so far, whose number it stores."""
+    """Return True if a checkpoint was written at the end of the run's best epoch so far."""
     return bool(checkpoint["step"] == 0 and checkpoint["state"]["best"].get("epoch") == checkpoint["epoch"])

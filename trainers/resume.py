@@ -23,7 +23,9 @@ TEST_OPTIONS = ("precision", "batch_size", "test_batch_size")  # --evaluate may 
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Point at which training starts: in a new run, at the start of an existing run, or at a checkpoint.
+    """Point at which training starts, in a new or an existing run.
+
+    In an existing run it is the start of the run or a checkpoint.
 
     options: the requested options. Options that were not set come from the run.
     run: the existing run, None for a new one.
@@ -42,11 +44,10 @@ class ResumePoint:
 
 
 def find_resume_point(options: Options) -> ResumePoint:
-    """Find the run and checkpoint that --resume names, and lock the run. Return them as the ResumePoint from which to
-    train. Without --resume, the result is the start of a new run.
+    """Find the run and checkpoint that --resume names, and lock the run.
 
-    Raises UsageError if there is no such run, or if the options or the checkpoint are of another run. Raises RunInUse
-    if --resume auto finds a run that another process is training.
+    Without --resume, the result is the start of a new run. Raises UsageError if there is no such run, or if the options
+    or the checkpoint are of another run. Raises RunInUse if --resume auto finds a run that another process is training.
     """
     if options.run.resume is None:
         return ResumePoint(options)
@@ -82,10 +83,10 @@ def find_resume_point(options: Options) -> ResumePoint:
 
 
 def _check_tables(run: Run, start_epoch: int, epochs: int) -> None:
-    """Raise UsageError if a CSV file that `run` wrote into its directory is damaged. Warn if metrics.csv has no row for
-    some of the epochs after `start_epoch` up to `epochs`.
+    """Raise UsageError if a CSV file of `run` is damaged.
 
-    Other files are not read.
+    Warn if metrics.csv has no row for some of the epochs after `start_epoch` up to `epochs`. Only files that `run`
+    wrote into its directory are read.
     """
     results.read(run.result, results.MOVE_AWAY)
     for name in EPOCH_TABLES:
@@ -99,9 +100,12 @@ def _check_tables(run: Run, start_epoch: int, epochs: int) -> None:
 
 
 def create_run(requested: Options, options: Options, environment: dict[str, Any]) -> LockedRun:
-    """Create and lock the directory of a new run, with config.yaml and environment.json. `requested` are the options
-    before a random seed was set. With --resume auto, raise RunInUse if another process trains a run with them.
+    """Create and lock the directory of a new run.
 
+    The directory gets config.yaml and environment.json. With --resume auto, raise RunInUse if another process trains a
+    run with the options `requested`.
+
+    requested: the options before a random seed was set.
     environment: device, precision and seed, for environment.json.
     """
     auto = requested.run.resume == "auto"
@@ -114,9 +118,10 @@ def create_run(requested: Options, options: Options, environment: dict[str, Any]
 
 
 def read_requested(options: Options) -> tuple[Options, dict[str, Any], Path]:
-    """Read the checkpoint that --resume names, without locking its run. Return (options of the run, checkpoint, path).
+    """Read the checkpoint that --resume names, without locking its run.
 
-    Raises UsageError if there is no such run, it has no readable checkpoint, or the options are of another run.
+    Return (options of the run, checkpoint, path). Raises UsageError if there is no such run, it has no readable
+    checkpoint, or the options are of another run.
     """
     assert options.run.resume is not None
     if options.run.resume == "auto":
@@ -133,10 +138,10 @@ def read_requested(options: Options) -> tuple[Options, dict[str, Any], Path]:
 
 
 def check_same_run(checkpoint: Mapping[str, Any], path: Path, run_options: Options) -> int:
-    """Check that `checkpoint` belongs to the run whose config.yaml holds `run_options`. Return the number of epochs
-    that the checkpoint was to be trained for.
+    """Check that a checkpoint belongs to a run, and return the checkpoint's number of epochs.
 
-    Raises UsageError if the checkpoint is damaged or was written with other options.
+    The number is the option `epochs` of the checkpoint. `run_options` are those of the run's config.yaml. Raises
+    UsageError if the checkpoint is damaged or was written with other options.
     """
     stored = checkpoint.get("options")
     if not isinstance(stored, Mapping) or not all(isinstance(name, str) for name in stored):
@@ -161,7 +166,10 @@ def check_same_run(checkpoint: Mapping[str, Any], path: Path, run_options: Optio
 
 
 def _is_requested(options: Options, run: Run) -> bool:
-    """Return True if --resume auto may resume `run`, because `options` request the same training. Else print why."""
+    """Return True if `options` request the same training as an existing run.
+
+    --resume auto may then resume `run`. Otherwise print the differences.
+    """
     changes = _changes(options, run)
     if changes:
         say(f"skipped, another run: {run.path} ({'; '.join(changes)})")
@@ -169,8 +177,9 @@ def _is_requested(options: Options, run: Run) -> bool:
 
 
 def _changes(options: Options, run: Run) -> list[str]:
-    """Return one line per reason why `options` cannot resume `run`: an option that changes the training has another
-    value, or a file of the run is damaged.
+    """Return the reasons why `options` cannot resume `run`, one line each.
+
+    A reason is an option that changes the training and has another value, or a damaged file of the run.
     """
     try:
         run_options = run.options()
@@ -187,8 +196,10 @@ def _changes(options: Options, run: Run) -> list[str]:
 
 
 def _with_run_options(options: Options, run_options: Options) -> Options:
-    """Return `options` for resuming a run that was started with `run_options`. The values of config, name, pretrained
-    and start_epoch are those of the run. Seed and precision are too, if they are not set.
+    """Return `options`, with some values replaced by those of the run to resume.
+
+    The run was started with `run_options`. The values of config, name, pretrained and start_epoch are those of the run.
+    Seed and precision are too, if they are not set.
     """
     run = run_options.run
     values: dict[str, object] = {"config": run.config, "name": run.name, "pretrained": run.pretrained}
@@ -200,8 +211,10 @@ def _with_run_options(options: Options, run_options: Options) -> Options:
 
 
 def _resumed_options(options: Options, run_options: Options, run: Run) -> Options:
-    """Return the options with which to resume `run`, given the requested `options` and the run's own `run_options`.
-    Raises UsageError if the request would change the results of the run.
+    """Return the options with which to resume `run`.
+
+    They are the requested `options` with values of the run's own `run_options`. Raises UsageError if the request would
+    change the results of the run.
     """
     options = _with_run_options(options, run_options)
     if changes := training_changes(run_options, options):
@@ -213,8 +226,10 @@ def _resumed_options(options: Options, run_options: Options, run: Run) -> Option
 
 
 def _requested_checkpoint(run: Run, requested: str | None) -> tuple[dict[str, Any], Path] | None:
-    """Load the checkpoint from which to resume `run`, and return (checkpoint, path), or None if none is readable.
-    `requested` is the argument of --resume. If it is no checkpoint file, load the newest checkpoint of `run`.
+    """Load the checkpoint from which to resume `run`.
+
+    Return (checkpoint, path), or None if none is readable. `requested` is the argument of --resume. If it is no
+    checkpoint file, load the newest checkpoint of `run`.
     """
     file = None if requested is None or requested == "auto" else locate_run(Path(requested))[1]
     return checkpoints.newest(run) if file is None else (checkpoints.load(file), file)

@@ -13,33 +13,43 @@ Policy = Callable[[int, int, int, int, float], float]  # (epoch, epochs, warm-up
 
 
 def _linear_warmup(epoch: int, warmup: int) -> float | None:
-    """Return the learning-rate factor of `epoch` in a linear warm-up of `warmup` epochs, None after the warm-up."""
+    """Return the learning-rate factor in a linear warm-up of `warmup` epochs, or None after it."""
     return (epoch + 1) / warmup if epoch < warmup else None
 
 
 def _cosine(epoch: int, epochs: int, warmup: int) -> float:
-    """Return the learning-rate factor of a cosine decay from 1 in epoch `warmup` to 0 in epoch `epochs`."""
+    """Return the learning-rate factor of a cosine decay from 1 to 0.
+
+    The factor is 1 in epoch `warmup` and 0 in epoch `epochs`.
+    """
     return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / max(1, epochs - warmup)))
 
 
 def constant(epoch: int, _epochs: int, warmup: int, _step: int, _gamma: float) -> float:
-    """Return the learning-rate factor of a constant schedule: 1 after a linear warm-up of `warmup` epochs."""
+    """Return the learning-rate factor of a constant schedule with linear warm-up.
+
+    The factor is 1 after `warmup` epochs.
+    """
     return _linear_warmup(epoch, warmup) or 1.0
 
 
 def cosine(epoch: int, epochs: int, warmup: int, _step: int, _gamma: float) -> float:
-    """Return the learning-rate factor of a linear warm-up, followed by a cosine decay to 0 in epoch `epochs`."""
+    """Return the learning-rate factor of a cosine schedule with linear warm-up.
+
+    The factor rises to 1 in `warmup` epochs, and then decays to 0 in epoch `epochs`.
+    """
     return _linear_warmup(epoch, warmup) or _cosine(epoch, epochs, warmup)
 
 
 def multistep(epoch: int, _epochs: int, _warmup: int, step: int, gamma: float) -> float:
-    """Return the learning-rate factor of a step decay, which multiplies the factor by `gamma` every `step` epochs."""
+    """Return the learning-rate factor of a step decay by `gamma` every `step` epochs."""
     return gamma ** (epoch // step)
 
 
 def milestones(factors: dict[int, float], epoch: int, *_unused: float) -> float:
-    """Return the learning-rate factor of a step schedule: the factor of the latest milestone up to `epoch`, 1 before
-    the first. `factors` maps the epoch of each milestone to its factor.
+    """Return the learning-rate factor of the latest milestone up to `epoch`.
+
+    `factors` maps the epoch of each milestone to its factor. The factor is 1 before the first milestone.
     """
     return next((factor for start, factor in sorted(factors.items(), reverse=True) if epoch >= start), 1.0)
 
@@ -48,8 +58,10 @@ _XNOR = {30: 0.1, 44: 0.01, 54: 0.001}
 
 
 def cosine_after_milestones(epoch: int, epochs: int, warmup: int, _step: int, _gamma: float) -> float:
-    """Return the learning-rate factor 0.1, 0.01 or 0.001 from epoch 30, 44 or 54 on (as in xnor_lr), and 1 before. From
-    epoch 55 on, a cosine decay over the whole run also multiplies it.
+    """Return the learning-rate factor of a step schedule with a cosine decay at its end.
+
+    The factor is 1 at first, and 0.1, 0.01 or 0.001 from epoch 30, 44 or 54 on (as in xnor_lr). From epoch 55 on, a
+    cosine decay over the whole run also multiplies it.
     """
     factor = milestones(_XNOR, epoch)
     return factor * _cosine(epoch, epochs, warmup) if epoch >= 55 else factor
@@ -70,9 +82,10 @@ POLICIES: dict[str, Policy] = {
 
 
 def schedule(name: str, *, epochs: int, warmup: int = 0, step: int = 20, gamma: float = 0.1) -> Callable[[int], float]:
-    """Return the learning-rate schedule `name`: a function from the epoch (from 0) to a factor of the base rate.
+    """Return the learning-rate schedule `name`, a function from epoch to factor.
 
-    step, gamma: for multistep_lr. Raises ValueError if no schedule has that name.
+    Epochs are counted from 0. The factor multiplies the base rate. `step` and `gamma` are for multistep_lr. Raises
+    ValueError if no schedule has that name.
     """
     policy = lookup(POLICIES, name, "lr_policy")
     return lambda epoch: policy(epoch, epochs, warmup, step, gamma)
@@ -82,10 +95,11 @@ DENSITY_START = 0.5
 
 
 def density(epoch: int, final: float, length: int) -> float:
-    """Return the density of `epoch` (from 0) in a cubic schedule from 0.5 in epoch 0 to `final` in epoch `length`.
+    """Return the density of `epoch` in a cubic schedule from 0.5 to `final`.
 
-    The sparsity is s(e) = S + (0.5 − S)(1 − e/length)³ with S = 1 − final. This is BIPROP's cubic schedule (Zhu &
-    Gupta, "To prune, or not to prune", 2017, eq. 1, starting at 0.5). A `final` density above 0.5 holds from the start.
+    The schedule runs from epoch 0 to epoch `length`. The sparsity is s(e) = S + (0.5 − S)(1 − e/length)³ with S = 1 −
+    final. This is BIPROP's cubic schedule (Zhu & Gupta, "To prune, or not to prune", 2017, eq. 1, starting at 0.5). A
+    `final` density above 0.5 holds from the start.
     """
     if final > DENSITY_START or epoch >= length:
         return final

@@ -15,22 +15,29 @@ from utils.records.run import LockedRun, Run
 
 
 def kept_in_words(model: nn.Module) -> str:
-    """Return a phrase such as "1,212,512 of 2,425,024 weights kept (50.00 %), 50.00 % pruned"."""
+    """Return a phrase with the number and share of kept weights.
+
+    Example: "1,212,512 of 2,425,024 weights kept (50.00 %), 50.00 % pruned".
+    """
     kept, total = _weight_counts(model)
     share = 100 * kept / total
     return f"{kept:,} of {total:,} weights kept ({share:.2f} %), {100 - share:.2f} % pruned"
 
 
 def _weight_counts(model: nn.Module) -> tuple[int, int]:
-    """Return (number of weights that are not pruned, number of all weights) of the linear and convolutional layers.
-    Biases do not count.
+    """Return the number of kept weights and of all weights of a network.
+
+    Kept weights are those that are not pruned. Only linear and convolutional layers count, without their biases.
     """
     counts = layer_counts(model)
     return sum(c.kept for c in counts), sum(c.total for c in counts)
 
 
 def layer_table(model: nn.Module) -> str:
-    """Return a text table with one line per layer: name, weight shape, constraint, kept weights, all weights."""
+    """Return a text table of the layers, with shapes, constraints and weight counts.
+
+    Each layer has one line: name, weight shape, constraint, kept weights, all weights.
+    """
     rows = [("layer", "weight shape", "constraint", "kept", "weights")]
     for c in layer_counts(model):
         rows.append((c.name, "x".join(map(str, c.shape)), c.constraint, f"{c.kept:,}", f"{c.total:,}"))
@@ -49,7 +56,10 @@ def resolved(options: Options) -> str:
 
 
 def opening(options: Options, setup: TrainingSetup, run: Run) -> str:
-    """Return the first log lines of a run: network, data set, trainer, device, precision, seed and run directory."""
+    """Return the first log lines of a run, which state its network, data and device.
+
+    They also state trainer, precision, seed and run directory.
+    """
     runtime, note = setup.runtime, setup.method.density_note()
     return (
         f"{options.model.arch} on {options.data.set}, trainer {options.trainer}: {kept_in_words(setup.model)}"
@@ -61,10 +71,11 @@ def opening(options: Options, setup: TrainingSetup, run: Run) -> str:
 def summary(
     options: Options, model: nn.Module, state: TrainingState, tests: tuple[Metrics, Metrics] | None, run: Run
 ) -> str:
-    """Return the last log lines of a run: test accuracies, training speed and run directory. `tests` is (metrics of the
-    last epoch, of the best epoch) on the test set, or None if the run has no validation split.
+    """Return the last log lines of a run, with its test accuracies and training speed.
 
-    Without --val-split the best epoch is picked on the test set, and `state` has its metrics.
+    They also state the run directory. `tests` is (metrics of the last epoch, of the best epoch) on the test set, or
+    None if the run has no validation split. Without --val-split the best epoch is picked on the test set, and `state`
+    has its metrics.
     """
     last, best = _test_accuracies(state, tests)
     if tests is None:
@@ -90,8 +101,9 @@ def _training_speed(state: TrainingState) -> float:
 
 
 def _test_accuracies(state: TrainingState, tests: tuple[Metrics, Metrics] | None) -> tuple[float, float]:
-    """Return the top-1 accuracies (%) of the last and of the best epoch on the test set. They come from `tests`, or
-    from `state` if `tests` is None, because the held-out split is then the test set.
+    """Return the top-1 test accuracies (%) of the last and of the best epoch.
+
+    They come from `tests`, or from `state` if `tests` is None, because the held-out split is then the test set.
     """
     return (tests[0].top1, tests[1].top1) if tests else (state.last["acc@1"], state.best["acc@1"])
 
@@ -108,8 +120,10 @@ def hparams(options: Options) -> dict[str, object]:
 
 
 def final_metrics(state: TrainingState, tests: tuple[Metrics, Metrics] | None) -> dict[str, float]:
-    """Return the test accuracies (%) of the last and best epoch, by their names on TensorBoard's hparams page. `tests`
-    is (metrics of the last epoch, of the best epoch) on the test set, or None if `state` has the test accuracies.
+    """Return the test accuracies (%) of the last and the best epoch, for TensorBoard's hparams page.
+
+    The keys are their names on this page. `tests` is (metrics of the last epoch, of the best epoch) on the test set, or
+    None if `state` has the test accuracies.
     """
     last, best = _test_accuracies(state, tests)
     return {"test/acc@1": last, "test/best_acc@1": best}
@@ -118,8 +132,10 @@ def final_metrics(state: TrainingState, tests: tuple[Metrics, Metrics] | None) -
 def finished_run(
     options: Options, setup: TrainingSetup, state: TrainingState, tests: tuple[Metrics, Metrics] | None, run: LockedRun
 ) -> FinishedRun:
-    """Collect the data of a finished run for its row of results.csv. `tests` is (metrics of the last epoch, of the best
-    epoch) on the test set, or None if the run has no validation split.
+    """Collect the data of a finished run for its row of results.csv.
+
+    `tests` is (metrics of the last epoch, of the best epoch) on the test set, or None if the run has no validation
+    split.
     """
     total, kept = parameter_counts(setup.model)
     kept_weights, weights = _weight_counts(setup.model)

@@ -33,8 +33,9 @@ sum_over_ranks: Callable[[Tensor], Tensor] = SumOverRanks.apply
 
 
 class FusedSyncBatchNorm(SingleValueBatchNorm, nn.SyncBatchNorm):
-    """Synchronised batch norm that trains with torch's SyncBatchNorm, which needs a GPU. Evaluation mode works as in
-    SingleValueBatchNorm, the batch norm of this program for a single process.
+    """Synchronised batch norm that trains with torch's SyncBatchNorm, which needs a GPU.
+
+    Evaluation mode works as in SingleValueBatchNorm, the batch norm of this program for a single process.
     """
 
     process_group = None  # all ranks
@@ -45,9 +46,9 @@ class FusedSyncBatchNorm(SingleValueBatchNorm, nn.SyncBatchNorm):
 
 
 class SyncBatchNorm(SingleValueBatchNorm):
-    """Synchronised batch norm for any device: mean and variance are differentiable sums over all ranks.
+    """Synchronised batch norm that works on any device.
 
-    Inputs are (B, C, …).
+    Mean and variance are differentiable sums over all ranks. Inputs are (B, C, …).
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -77,8 +78,9 @@ class SyncBatchNorm(SingleValueBatchNorm):
 
     @torch.no_grad()
     def _update_running_statistics(self, mean: Tensor, variance: Tensor) -> None:
-        """Update the running mean and variance with the `mean` and `variance` of a batch, weighted by `momentum`. If
-        `momentum` is None, all batches so far have equal weight.
+        """Update the running mean and variance with those of a batch.
+
+        The attribute `momentum` is the weight of the batch. If it is None, all batches so far have equal weight.
         """
         assert self.num_batches_tracked is not None and self.running_mean is not None and self.running_var is not None
         self.num_batches_tracked.add_(1)
@@ -88,9 +90,10 @@ class SyncBatchNorm(SingleValueBatchNorm):
 
 
 def synchronise(model: nn.Module, *, fused: bool) -> None:
-    """Replace every batch norm of `model`, in place, by a batch norm that uses the statistics of the global batch.
+    """Replace every batch norm of `model`, in place, by a synchronised one.
 
-    Parameters, buffers and state-dict keys stay. `fused` selects torch's implementation, which needs a GPU.
+    The new batch norms use the statistics of the global batch. Parameters, buffers and state-dict keys stay. `fused`
+    selects torch's implementation, which needs a GPU.
     """
     kind = FusedSyncBatchNorm if fused else SyncBatchNorm
     for name, norm in list(model.named_modules(remove_duplicate=False)):

@@ -7,7 +7,10 @@ from trainers.metrics import Metrics
 
 @dataclass
 class TrainingState:
-    """Progress of a training run. Checkpoints store it in the entry `state`, with the field names as keys."""
+    """Progress of a training run.
+
+    Checkpoints store it in the entry `state`, with the field names as keys.
+    """
 
     epoch: int = 0  # finished epochs
     step: int = 0  # finished batches of the epoch in progress
@@ -24,9 +27,10 @@ class TrainingState:
         self.best, self.best_train = {}, {}
 
     def finish_epoch(self, train: Metrics, held_out: Metrics) -> bool:
-        """Count the current epoch as finished and record its metrics. Return True if the epoch is the best so far.
+        """Count the current epoch as finished and record its metrics.
 
-        The best epoch is the first with the highest held-out top-1 accuracy.
+        Return True if the epoch is the best so far. The best epoch is the first with the highest held-out top-1
+        accuracy.
         """
         self.epoch += 1
         self.step, self.sums = 0, [0.0] * 4

@@ -32,11 +32,11 @@ from utils.records.epoch_tables import Table
 
 
 class Method:
-    """Ordinary training, and base class of all training methods. A subclass overrides the hooks that it needs.
+    """Ordinary training, and base class of all training methods.
 
-    The arguments of the constructor are options of the command line. The options below are common to all methods. A
-    subclass declares its own options as required keyword-only arguments, because only the command line's options have
-    defaults.
+    A subclass overrides the hooks that it needs. The arguments of the constructor are options of the command line. The
+    options below are common to all methods. A subclass declares its own options as required keyword-only arguments,
+    because only the command line's options have defaults.
 
     In distributed training every process calls the hooks at the same time, with its own replica of the model and its
     own slice of the batch. A hook must change all replicas in the same way. Therefore sum or gather a value that
@@ -59,15 +59,15 @@ class Method:
         self.collects_histograms = histograms
 
     def prepare(self, model: nn.Module) -> None:
-        """Check and initialise `model` in place. Called once, on the CPU, before the optimizer is made.
+        """Check and initialise `model` in place, before the optimizer is made.
 
-        Raises ValueError if the method cannot train `model`.
+        Called once, on the CPU. Raises ValueError if the method cannot train `model`.
         """
 
     def density_note(self) -> str:
-        """Return a sentence for the log about how the density changes during training, or "" if it is constant.
+        """Return a sentence about the change of the density during training, for the log.
 
-        Called after `prepare`.
+        Return "" if the density is constant. Called after `prepare`.
         """
         return ""
 
@@ -81,16 +81,16 @@ class Method:
     def before_fit(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, steps_per_epoch: int, epochs: int, runtime: Runtime
     ) -> None:
-        """Store the arguments that later hooks need. Called once per process, before the first training step.
+        """Store the arguments that later hooks need, before the first training step.
 
-        In a resumed run the checkpoint is already loaded.
+        Called once per process. In a resumed run the checkpoint is already loaded.
         """
 
     def resets_best(self, epoch: int) -> bool:
-        """Return True if the search for the best epoch restarts at `epoch`, counted from 0. Earlier epochs then do not
-        count, for example because the network was denser.
+        """Return True if the search for the best epoch restarts at `epoch`.
 
-        The result may depend on `epoch` and on the arguments of `prepare` and `before_fit`, but not on the course of
+        `epoch` is counted from 0. Earlier epochs then do not count, for example because the network was denser. The
+        result may depend on `epoch` and on the arguments of `prepare` and `before_fit`, but not on the course of
         training.
         """
         return False
@@ -106,40 +106,47 @@ class Method:
         """Prepare the model for the forward pass on batch `step`, counted from 0 in every epoch."""
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean loss of a batch, as a scalar. Called in training and in evaluation.
+        """Return the mean loss of a batch, in training and in evaluation.
 
-        `logits` is (B, classes) in float32, or (3 B, classes) for three augmented views of each image. `labels` is (B,)
-        in int64. Gradients are disabled in evaluation.
+        The loss is a scalar. `logits` is (B, classes) in float32, or (3 B, classes) for three augmented views of each
+        image. `labels` is (B,) in int64. Gradients are disabled in evaluation.
         """
         return cross_entropy(logits, labels, self.label_smoothing)
 
     def after_step(self, model: nn.Module, step: int) -> None:
-        """Change weights, masks or optimizer state after the optimizer's step on batch `step` (from 0 per epoch)."""
+        """Change weights, masks or optimizer state after an optimizer step.
+
+        `step` is the number of the batch, counted from 0 in every epoch.
+        """
 
     def after_epoch(self, model: nn.Module, epoch: int) -> None:
-        """Change `model` after the last step of `epoch` (from 0), before the evaluation on the held-out split."""
+        """Change `model` after the last step of an epoch, before the evaluation.
+
+        The evaluation is on the held-out split. `epoch` is counted from 0.
+        """
 
     def before_evaluation(self, model: nn.Module) -> None:
-        """Undo the changes of `before_step` that are for training only. `model` is in evaluation mode.
+        """Undo the changes of `before_step` that are for training only.
 
-        Called before every evaluation: on the held-out split, on the test set and in a weight sweep.
+        `model` is in evaluation mode. Called before every evaluation: on the held-out split, on the test set and in a
+        weight sweep.
         """
 
     def tables(
         self, model: nn.Module, held_out: Batches, runtime: Runtime, epoch: int, epochs: int
     ) -> dict[str, Table]:
-        """Return the tables to write as CSV files after `epoch` (from 1) of `epochs`: file name -> table. The hook may
-        evaluate `model` on the `held_out` split, because every process calls it.
+        """Return the tables to write as CSV files after an epoch, by file name.
 
-        The hook must not change `model`, which is in evaluation mode.
+        `epoch` is counted from 1 to `epochs`. The hook may evaluate `model` on the `held_out` split, because every
+        process calls it. The hook must not change `model`, which is in evaluation mode.
         """
         return {}
 
     def metrics(self, model: nn.Module) -> dict[str, dict[str, float]]:
-        """Return the metrics to log after an epoch, besides loss and accuracy: split -> name -> value.
+        """Return the metrics to log after an epoch, besides loss and accuracy.
 
-        By default these are the density of every constrained layer and of the network. The hook must not change
-        `model`, which is in evaluation mode.
+        The result maps split to metrics by name. By default these are the density of every constrained layer and of the
+        network. The hook must not change `model`, which is in evaluation mode.
         """
         counts = layer_counts(model)
         layers = {f"density_{c.name}": c.kept / c.total for c in counts if c.constraint != "dense"}
@@ -147,16 +154,18 @@ class Method:
         return {"weights": layers, "train": {"kept": kept}} if layers else {}
 
     def histograms(self) -> list[tuple[str, Tensor]]:
-        """Return the values to show as histograms in TensorBoard, collected since the last call: (name, values) pairs.
+        """Return the values collected since the last call, for histograms in TensorBoard.
 
-        A method collects values only if `self.collects_histograms` is True, which the option --histograms sets.
+        They are (name, values) pairs. A method collects values only if `self.collects_histograms` is True, which the
+        option --histograms sets.
         """
         return []
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the method stores in checkpoints besides weights and optimizer: name -> tensor or plain value.
+        """Return the method's own state, which checkpoints store besides weights and optimizer.
 
-        With this state a resumed run must be bit-exact. Called for every checkpoint, also within an epoch.
+        It maps names to tensors or plain values. With this state a resumed run must be bit-exact. Called for every
+        checkpoint, also within an epoch.
         """
         return {}
 

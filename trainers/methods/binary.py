@@ -23,12 +23,13 @@ SAMPLING_INTERVAL = 100  # batches between two samples of the activations
 
 
 class Binary(Method):
-    """Train binary networks. Their constraint, BinaryConv, rounds real weights in [0, 1] to 0 and 1.
+    """Train networks whose weights are rounded to 0 and 1.
 
-    Every step clamps the real weights to [0, 1]. With probability `epsilon` the weights of 1 have the value 1 + U(0,
-    `random_mag`) in a step, so that the network learns not to depend on this value. Batch norms use the statistics of
-    the batch in evaluation too, because running statistics fit only one value. Every `sweep_every` epochs, and after
-    the last epoch, the network is evaluated with its weights of 1 replaced by each value of `sweep_on`.
+    Their constraint, BinaryConv, rounds real weights in [0, 1]. Every step clamps the real weights to [0, 1]. With
+    probability `epsilon` the weights of 1 have the value 1 + U(0, `random_mag`) in a step, so that the network learns
+    not to depend on this value. Batch norms use the statistics of the batch in evaluation too, because running
+    statistics fit only one value. Every `sweep_every` epochs, and after the last epoch, the network is evaluated with
+    its weights of 1 replaced by each value of `sweep_on`.
     """
 
     def __init__(self, *, epsilon: float, random_mag: float, sweep_on: str, sweep_every: int, **common: Any) -> None:
@@ -73,8 +74,10 @@ class Binary(Method):
     def tables(
         self, model: nn.Module, held_out: Batches, runtime: Runtime, epoch: int, epochs: int
     ) -> dict[str, Table]:
-        """Return the table `weight_sweep` every `sweep_every` epochs and after the last epoch: the accuracy for several
-        values in place of the weights of 1. After the last epoch, also return statistics of the parameters.
+        """Return the tables of the weight sweep and of parameter statistics, if due after `epoch`.
+
+        The table `weight_sweep` is due every `sweep_every` epochs and after the last epoch. It has the accuracy for
+        several values in place of the weights of 1. The table `statistics` is due after the last epoch.
         """
         tables = {}
         if self._sweep_values and (epoch % self._sweep_every == 0 or epoch == epochs):

@@ -12,8 +12,10 @@ from utils.distributed.runtime import Runtime
 
 
 class ConnectionStrengths:
-    """Strength of every connection (weight) of some layers: how often, or how strongly, its input and output are active
-    together. Strengths are summed over selected forward passes on all processes.
+    """Strength of every connection (weight) of some layers, summed over forward passes.
+
+    The strength is how often, or how strongly, the input and output of a connection are active together. Selected
+    forward passes on all processes count.
 
     `sums` maps the name of a layer to the sum since the last `sums.clear()`, in the shape of the layer's weight. The
     strength is `correlation` if `correlated` is True, else `coactivation`. In Numenta's notebook the strengths of a
@@ -26,8 +28,9 @@ class ConnectionStrengths:
         self._hooks: list[RemovableHandle] = []
 
     def attach(self, runtime: Runtime) -> None:
-        """Register forward hooks that add the strengths of connections in each forward pass to `sums`, until `detach`
-        removes the hooks. `runtime` combines the batches of all processes.
+        """Add the strengths of connections in every forward pass to `sums`, until `detach` is called.
+
+        Forward hooks on the layers do so. `runtime` combines the batches of all processes.
         """
         add = partial(self._add, runtime)
         self._hooks = [layer.register_forward_hook(partial(add, name)) for name, layer in self._layers.items()]
@@ -38,10 +41,10 @@ class ConnectionStrengths:
             self._hooks.pop().remove()
 
     def restore(self, sums: Mapping[str, Tensor]) -> None:
-        """Restore the sums of connection strengths that a checkpoint stores: `sums` maps layer name to tensor. Each
-        tensor moves to the device of its layer.
+        """Restore the sums of connection strengths that a checkpoint stores.
 
-        Raises KeyError or RuntimeError if `sums` belong to other layers.
+        `sums` maps layer name to tensor. Each tensor moves to the device of its layer. Raises KeyError or RuntimeError
+        if `sums` belong to other layers.
         """
         for name, strengths in sums.items():
             weight = self._layers[name].weight

@@ -23,11 +23,11 @@ SAMPLED_MODULES: tuple[type[nn.Module], ...] = (
 
 
 class OutputSampler:
-    """Recorder of sample values from the outputs of all activation and normalisation layers, for histograms. It records
-    the forward passes between `attach` and `detach`.
+    """Recorder of sample values from the outputs of activation and normalisation layers, for histograms.
 
-    `samples` holds (name, values) pairs in the order of the forward passes. The `samples` passed to the constructor
-    come first. Of a large output only every n-th value is kept.
+    It records all such layers in the forward passes between `attach` and `detach`. `samples` holds (name, values) pairs
+    in the order of the forward passes. The `samples` passed to the constructor come first. Of a large output only every
+    n-th value is kept.
     """
 
     def __init__(self, samples: Iterable[tuple[str, Tensor]] = ()) -> None:
@@ -35,8 +35,10 @@ class OutputSampler:
         self._hooks: list[RemovableHandle] = []
 
     def attach(self, model: nn.Module, step: int) -> None:
-        """Register forward hooks on `model` that record values of the layers' outputs, until `detach` removes the
-        hooks. `step` is the number of the batch within the epoch, and becomes part of the samples' names.
+        """Record sample values of the layers' outputs in every forward pass, until `detach` is called.
+
+        Forward hooks on `model` do so. `step` is the number of the batch within the epoch, and becomes part of the
+        samples' names.
         """
         for name, module in model.named_modules():
             if isinstance(module, SAMPLED_MODULES):
@@ -56,9 +58,10 @@ class OutputSampler:
 
 @torch.no_grad()
 def parameter_statistics(model: nn.Module) -> list[TableRow]:
-    """Return a table row per parameter tensor: size, mean, standard deviation, number and share of values ≥ ½.
+    """Return statistics of the parameters, one table row per parameter tensor.
 
-    The column `v` holds the clamped parameter of a soft inverter, and is empty for other parameters.
+    A row has size, mean, standard deviation, number and share of values ≥ ½. The column `v` holds the clamped parameter
+    of a soft inverter, and is empty for other parameters.
     """
     rows: list[TableRow] = []
     for name, parameter in model.named_parameters():

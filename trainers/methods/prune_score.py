@@ -12,8 +12,10 @@ from trainers.optimizers import Groups
 
 
 class PruneScore(Method):
-    """Train a score for every weight. The constraints of the layers select by these scores which weights to keep
-    (multi-prize tickets, Diffenderfer & Kailkhura, ICLR 2021).
+    """Train a score for every weight, which decides whether the weight is kept.
+
+    The constraints of the layers select by these scores which weights to keep (multi-prize tickets, Diffenderfer &
+    Kailkhura, ICLR 2021).
 
     The density of GlobalSubnetConv layers falls from 0.5 to its final value over the first `prune_rate_epoch` epochs.
     The density of other layers is constant.
@@ -52,8 +54,9 @@ class PruneScore(Method):
 
 
 class Lottery(PruneScore):
-    """Find a lottery ticket in a trained network: train the dense network first, then freeze its weights and train
-    scores, which select the weights to keep.
+    """Find a lottery ticket, by training first the dense network and then scores.
+
+    The weights are frozen while the scores train. The scores select the weights to keep.
 
     In the first `dense_epochs` epochs the weights and biases of every layer train, also if freeze_weights freezes them.
     The density schedule begins after these epochs. BIPROP's own `lottery` has two bugs: its first phase keeps no
@@ -91,11 +94,10 @@ class Lottery(PruneScore):
 
 
 class SparseScores(PruneScore):
-    """Train scores that select the weights to keep, with a penalty on the scores. The loss is cross-entropy +
-    `score_l1` · Σ sigmoid(scores).
+    """Train scores that select the weights to keep, with a penalty on the scores.
 
-    In evaluation the loss is the cross-entropy only. BIPROP's trainer `ss` has the same penalty, but by a bug it never
-    differentiates the cross-entropy.
+    The loss is cross-entropy + `score_l1` · Σ sigmoid(scores). In evaluation the loss is the cross-entropy only.
+    BIPROP's trainer `ss` has the same penalty, but by a bug it never differentiates the cross-entropy.
     """
 
     def __init__(self, *, score_l1: float, **options: Any) -> None:

@@ -25,10 +25,11 @@ class Shift(Method):
     def tables(
         self, model: nn.Module, held_out: Batches, runtime: Runtime, epoch: int, epochs: int
     ) -> dict[str, Table]:
-        """Return a table after about every tenth of the run, and after the last epoch: `shifts`, with the share of the
-        shift weights that are ±2^p, for each exponent p. Return no table after other epochs.
+        """Return the share of the weights with each exponent, about ten times per run.
 
-        The shares and the share of zeros add up to 1. `TABLES_PER_RUN` is the approximate number of tables.
+        The table `shifts` has the share of the shift weights that are ±2^p, for each exponent p. It is returned after
+        about every tenth of the run, and after the last epoch. After other epochs no table is returned. The shares and
+        the share of zeros add up to 1. `TABLES_PER_RUN` is the approximate number of tables.
         """
         if epoch % max(1, epochs // TABLES_PER_RUN) and epoch != epochs:
             return {}
@@ -39,16 +40,19 @@ class Shift(Method):
 
 
 def shift_layers(model: nn.Module) -> dict[str, Any]:
-    """Return the DeepShift layers of `model` (constraint ShiftQ or ShiftPS) as a dict of name to layer."""
+    """Return the DeepShift layers of `model` by name.
+
+    Their constraint is ShiftQ or ShiftPS.
+    """
     return constrained_layers(model, ShiftWeight)
 
 
 @torch.no_grad()
 def exponent_counts(model: nn.Module) -> dict[int, int]:
-    """Return the number of effective weights that are ±2^p for each exponent p. `model` is in evaluation mode.
+    """Count the effective weights that are ±2^p, for each exponent p.
 
-    The exponents range from the lowest exponent of the constraints to 0. The range is wider if weights are outside,
-    because shift_update=crude does not clamp weights.
+    `model` is in evaluation mode. The exponents range from the lowest exponent of the constraints to 0. The range is
+    wider if weights are outside, because shift_update=crude does not clamp weights.
     """
     layers = shift_layers(model).values()
     weights = torch.cat([layer.constraint(layer.weight).flatten() for layer in layers]).cpu()

@@ -18,9 +18,9 @@ from utils.distributed.runtime import ALONE, Runtime
 
 
 class Sparse(Method):
-    """Train a sparse network, and rewire it every `progress_interval` steps: drop some connections (weights) of the
-    SparseConv layers and grow others, by the rules in the options.
+    """Train a sparse network, and rewire it every `progress_interval` steps.
 
+    A rewiring drops some connections (weights) of the SparseConv layers and grows others, by the rules in the options.
     The strengths of connections are summed over every `update_interval`-th training step since the last rewiring,
     beginning with the first step. The batch before a rewiring is trained on like any other. Growing by gradient (RigL)
     uses the dense gradient of this batch.
@@ -67,11 +67,11 @@ class Sparse(Method):
 
     @property
     def _last(self) -> int:
-        """Number of training steps after which the last rewiring of the run takes place, or 0 if none takes place."""
+        """Number of training steps until the last rewiring of the run, or 0 if there is none."""
         return self._end // self._interval * self._interval
 
     def resets_best(self, epoch: int) -> bool:
-        """Return True if the search for the best epoch restarts at `epoch`, as the density reaches its final value."""
+        """Return True if the best epoch is reset, because the density reaches its final value in `epoch`."""
         reached = self._interval if self._rules.by_filter else self._last
         return self._rules.reduces_density and self._last > 0 and 0 < epoch == -(-reached // self._steps_per_epoch) - 1
 
@@ -106,7 +106,7 @@ class Sparse(Method):
         return self._rules.target_counts([layer.weight.shape for layer in self._layers.values()], start, left)
 
     def _rewire(self, layer: Any, rewiring: Rewiring) -> None:
-        """Drop and grow connections of a SparseConv layer, according to the boolean masks in `rewiring`."""
+        """Drop and grow connections of a SparseConv layer, by the masks in `rewiring`."""
         hold = self._rules.sparse_hold
         layer.constraint.rewire(layer.weight, rewiring, hold=hold)
         for value in self._optimizer.state[layer.weight].values() if self._optimizer and hold else ():

@@ -23,10 +23,10 @@ from utils.records.epoch_tables import TableRow
 
 @dataclass
 class Sweep:
-    """State that the binary layers of a network share during `weight_sweep`, which evaluates the network with its
-    weights of 1 replaced by another value, `on_value`.
+    """State that all binary layers of a network share during `weight_sweep`.
 
-    `first_output` is the output of the first binary layer for the current batch with weights of 0 and 1.
+    The sweep evaluates the network with its weights of 1 replaced by another value, `on_value`. `first_output` is the
+    output of the first binary layer for the current batch with weights of 0 and 1.
     """
 
     on_value: float = 1.0
@@ -34,10 +34,10 @@ class Sweep:
 
 
 class ScaledLayer(nn.Module):
-    """Wrapper of a binary layer that multiplies the layer's output by `sweep.on_value`. The output is then the one for
-    weights of 0 and `on_value`, instead of 0 and 1.
+    """Wrapper of a binary layer that multiplies the layer's output by `sweep.on_value`.
 
-    The input of the first binary layer does not depend on `on_value`, so this layer is computed only once per batch.
+    The output is then the one for weights of 0 and `on_value`, instead of 0 and 1. The input of the first binary layer
+    does not depend on `on_value`, so this layer is computed only once per batch.
     """
 
     def __init__(self, layer: nn.Module, sweep: Sweep, *, is_first: bool) -> None:
@@ -55,8 +55,10 @@ class ScaledLayer(nn.Module):
 
 @contextmanager
 def scaled(model: nn.Module) -> Iterator[Sweep]:
-    """Context manager that wraps each binary layer of `model` in a ScaledLayer, and finally removes the wrappers. It
-    yields the Sweep, whose `on_value` replaces the weights of 1 in all these layers.
+    """Context manager in which the weights of 1 in all binary layers count as another value.
+
+    It wraps each binary layer of `model` in a ScaledLayer, and finally removes the wrappers. It yields the Sweep, whose
+    `on_value` is the other value.
     """
     sweep, layers = Sweep(), constrained_layers(model, BinaryWeight)
     first = _first_layer(model, layers)
@@ -81,10 +83,10 @@ def _first_layer(model: nn.Module, layers: Mapping[str, nn.Module]) -> str | Non
 def weight_sweep(
     model: nn.Module, batches: Batches, method: Method, runtime: Runtime, values: Sequence[float]
 ) -> list[TableRow]:
-    """Evaluate a binary network with its weights of 1 replaced by each of `values`. Return one table row per value,
-    with the accuracy (%) and the mean loss over all images of `batches`.
+    """Evaluate a binary network with its weights of 1 replaced by each of `values`.
 
-    The batches are read once. `model` remains in evaluation mode.
+    Return one table row per value, with the accuracy (%) and the mean loss over all images of `batches`. The batches
+    are read once. `model` remains in evaluation mode.
     """
     model.eval()
     method.before_evaluation(model)
