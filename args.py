@@ -142,8 +142,8 @@ def _reset_without_effect(values: SimpleNamespace, options: Options) -> None:
 def training_changes(old: Options, new: Options) -> list[str]:
     """Return one line of text per training option that differs between two runs.
 
-    A training option affects training. `old` and `new` are the options of the runs. A run cannot be resumed with such a
-    change. `epochs` is left out, because a longer run continues a shorter one.
+    A training option affects training, and a run cannot be resumed with another value of it. `epochs` is left out,
+    because a longer run continues a shorter one. `old` and `new` are the options of the runs.
     """
     before, after = old.flat(), new.flat()
     names = [name for name, option in FIELDS.items() if option.metadata["maths"] and before[name] != after[name]]

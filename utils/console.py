@@ -101,9 +101,9 @@ class Progress:
             self._bar.update()
 
     def show(self, done: int, loss: float, accuracy: float, images_per_second: float) -> None:
-        """Show the mean loss, the mean accuracy and the speed of the epoch so far.
+        """Show the mean loss, the mean accuracy and the speed.
 
-        The loss and the top-1 accuracy (%) are means over the `done` batches.
+        The loss and the top-1 accuracy (%) are means over the `done` batches so far.
         """
         text = f"loss {loss:.4f}, acc@1 {accuracy:.2f}%, {images_per_second:,.0f} images/s"
         if self._bar is not None:

@@ -66,7 +66,7 @@ def check_regular(path: Path, option: str = "") -> None:
 def mkdir_failure(folder: Path, error: OSError) -> str:
     """Return text that explains why a folder could not be created.
 
-    The text says that a file is in the way, or is the text of `error`.
+    The text names a file that is in the way, or is the text of `error`.
     """
     blocking = (path for path in (*reversed(folder.parents), folder) if os.path.lexists(path) and not path.is_dir())
     return next((f"{path} is not a directory" for path in blocking), error.strerror or str(error))

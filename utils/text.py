@@ -14,7 +14,7 @@ FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")  # full-width signs start a
 def visible(text: str) -> str:
     """Return a text with its unprintable characters escaped.
 
-    They then are visible. Line breaks and tabs stay. Unprintable are control, bidirectional and lone surrogate
+    Escaped characters are visible. Line breaks and tabs stay. Unprintable are control, bidirectional and lone surrogate
     characters.
     """
     if text.isprintable():

@@ -45,9 +45,9 @@ def measure(samplers: Mapping[Key, Sampler], repeat: int) -> dict[Key, list[floa
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
-    """Return the number, median, minimum and interquartile range of the values.
+    """Return the number of values, their median, minimum and interquartile range.
 
-    The keys are n, median, min and iqr.
+    The keys of the dict are n, median, min and iqr.
     """
     quartiles = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
     return {"n": len(values), "median": quartiles[1], "min": min(values), "iqr": quartiles[2] - quartiles[0]}

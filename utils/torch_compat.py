@@ -21,7 +21,7 @@ NO_BUFFER_SYNC: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broad
 
 @cache
 def without_dynamo(optimizer: type[torch.optim.Optimizer]) -> Any:
-    """Return a subclass of an optimizer class that does not import torch._dynamo.
+    """Return a subclass of the optimizer class whose methods do not import torch._dynamo.
 
     The import takes 1.2 s. The subclass has the same name. torch wraps these methods for torch.compile, which this
     program does not use on optimizers. At the first call the wrappers import torch._dynamo, which takes as long as

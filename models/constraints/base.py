@@ -46,10 +46,10 @@ Value = TypeVar("Value")
 
 
 def tensor_version(tensor: Tensor) -> tuple[int, int]:
-    """Return a pair of integers that changes whenever the tensor changes.
+    """Return a pair of integers that changes when a tensor is written to.
 
-    The pair changes when `tensor` is written to in place or gets other storage. Two kinds of writes do not change the
-    pair: writes through `.data`, and the steps of torch's fused optimizers.
+    The pair changes when `tensor` is written to in place or gets other storage. Two kinds of writes do not change it:
+    writes through `.data`, and the steps of torch's fused optimizers.
     """
     return tensor.data_ptr(), tensor._version
 
@@ -163,8 +163,9 @@ class Constraint(nn.Module):
     def signs(self, weight: Tensor) -> tuple[Tensor, Tensor | float] | None:  # noqa: ARG002
         """Return the effective weight as a tensor of signs and a scalar factor.
 
-        The pair is (S, α). S has the values −1, 0 and 1, and α > 0. S has the shape of the weight. Returns None if the
-        effective weight does not have this form. `product` passes the gradient of the effective weight to S.
+        Returns (S, α) for the effective weight α · S. S has the shape of the weight and the values −1, 0 and 1, and α >
+        0. Returns None if the effective weight does not have this form. `product` passes the gradient of the effective
+        weight to S.
         """
         return None
 

@@ -34,7 +34,7 @@ SCORES: dict[str, Callable[[Tensor, Any, Any], Tensor]] = {
 class RewiringRules:
     """Options of trainer `sparse`, and the rewiring rules that they select.
 
-    The rules say how connections are dropped and grown. The command line's help explains each option.
+    The rules choose the connections to drop and to grow. The command line's help explains each option.
     """
 
     prune_rate: float | None

@@ -130,8 +130,9 @@ class ShiftWeight(Constraint):
 class ShiftQWeight(ShiftWeight):
     """Constraint ShiftQ, which rounds the layer's weight to signed powers of two.
 
-    The effective weight is the rounded weight W. The powers are in [2^lowest, 1] with lowest = −(2^(weight_bits−1) −
-    1). W trains by the straight-through estimator. Each training pass first clamps |W| to this range in place.
+    The effective weight is the layer's weight W, rounded. The powers are in [2^lowest, 1] with lowest =
+    −(2^(weight_bits−1) − 1). W trains by the straight-through estimator. Each training pass first clamps |W| to this
+    range in place.
 
     With `shift_update="crude"` every forward pass, also in evaluation mode, overwrites W and the bias with their
     rounded values, as a course's notebook does. A step of the optimizer is then lost unless it is large enough to

@@ -68,12 +68,15 @@ class SubnetWeight(Constraint):
 
     @torch.no_grad()
     def effective_weight(self, weight: Tensor) -> Tensor:
-        """Return α times the signs of the kept weights, as a new tensor without gradient."""
+        """Return the effective weight as a new tensor without gradient.
+
+        It is α times the signs of `weight` under the current mask.
+        """
         signs, alpha = self._signs_and_alpha(weight)
         return signs.mul_(alpha)
 
     def _signs_and_alpha(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the signs of the kept weights, else 0, and their mean magnitude α."""
+        """Return the signs of the kept weights (0 for the others) and their mean magnitude α."""
         # W is frozen, so |W| and sign(W) are computed once, not in every step.
         magnitude, sign = self.cached(self._magnitude_and_sign, weight, key=self._magnitude_key, in_training=True)
         mask = self.mask()

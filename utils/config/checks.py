@@ -15,8 +15,10 @@ LAYER_TYPES = "conv_type first_layer_type first_layer_dense"  # options that dec
 class Given:
     """Names of the options that the user set.
 
-    Other options have their defaults. typed: options set on the command line. chosen: options set on the command line
-    or in the YAML file.
+    Other options have their defaults.
+
+    typed: options set on the command line.
+    chosen: options set on the command line or in the YAML file.
     """
 
     typed: Collection[str] = ()

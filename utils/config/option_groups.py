@@ -104,7 +104,7 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class ConstraintOptions:
-    """Options of the constraint on the weights: pruning, rewiring, freezing and quantization."""
+    """Options of pruning, rewiring, freezing and quantization of the weights."""
 
     conv_type: str = opt("DenseConv", "constraint on the weights of the layers", CONV_TYPES)
     prune_rate: float | None = opt(
@@ -205,7 +205,7 @@ class ConstraintOptions:
     def trainers(self) -> set[str]:
         """Names of the training methods that the constraints need.
 
-        Empty if ordinary training will do.
+        The set is empty if ordinary training will do.
         """
         return {row.trainer for row in self.rows} - {"default"}
 
@@ -284,7 +284,7 @@ class OptimOptions:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Options of the run: its files, checkpoints, precision and devices."""
+    """Options of the files, checkpoints, precision and devices of the run."""
 
     config: str | None = opt(None, "YAML file of options; without it, --resume must name a run", maths=False)
     name: str | None = opt(None, "name of the run, for its directory", maths=False, unset="name of the YAML file")

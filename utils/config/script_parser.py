@@ -97,8 +97,8 @@ def count(most: int, least: int = 1) -> Callable[[str], int]:
 def new_path(text: str, *, existing: bool = False) -> Path:
     """Convert an argument to the path of a folder, or of a file to write.
 
-    An argparse type. `~` and `$NAME` are expanded. With `existing`, a path that exists exactly as written is not
-    expanded.
+    This is an argparse type. `~` and `$NAME` are expanded. With `existing`, a path that exists exactly as written is
+    not expanded.
     """
     try:
         return Path(expanded(text, existing=existing))
@@ -109,6 +109,6 @@ def new_path(text: str, *, existing: bool = False) -> Path:
 def old_path(text: str) -> Path:
     """Convert an argument to the path of a file to read.
 
-    An argparse type. `~` and `$NAME` are expanded.
+    This is an argparse type. `~` and `$NAME` are expanded.
     """
     return new_path(text, existing=True)
