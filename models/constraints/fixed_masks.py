@@ -12,10 +12,10 @@ from models.initial import initial_scores
 class FixedSubnetWeight(Constraint):
     """Constraint FixedSubnetConv, which multiplies the layer's trained weight by a fixed mask.
 
-    The effective weight is W · M. W is the layer's weight, which trains. M keeps a fraction `density` of the layer's
-    weights, those with the largest |scores|. The `scores` come from a trained subnetwork (--pretrained) and do not
-    train. BIPROP took `density` for the fraction pruned, and stored M instead of the scores. Such a file gives the same
-    M here if `density` is the fraction of ones in it.
+    The effective weight is W · M. W is the layer's weight, which trains. The mask M keeps a fraction `density` of the
+    layer's weights, those with the largest |scores|. The `scores` come from a trained subnetwork (--pretrained) and do
+    not train. BIPROP took `density` for the fraction pruned, and stored M instead of the scores. Such a file gives the
+    same M here if `density` is the fraction of ones in it.
     """
 
     scores: Tensor
@@ -52,10 +52,10 @@ class FixedSubnetWeight(Constraint):
 class RandomMaskWeight(Constraint):
     """Constraint RGConv, which multiplies the layer's trained weight by a fixed random mask.
 
-    The effective weight is W · M. W is the layer's weight, which trains. M keeps a fraction `density` of the weights.
-    Five of BIPROP's published configs (densewide/*rg_wide.yml and conv4wide_05_baseline.yml) name a conv type RGConv,
-    "random graph", that BIPROP's code does not define. A random mask is the nearest meaning. These configs set no
-    density, so that the default of 1 applies.
+    The effective weight is W · M. W is the layer's weight, which trains. The mask M keeps a fraction `density` of the
+    weights. Five of BIPROP's published configs (densewide/*rg_wide.yml and conv4wide_05_baseline.yml) name a conv type
+    RGConv, "random graph", that BIPROP's code does not define. A random mask is the nearest meaning. These configs set
+    no density, so that the default of 1 applies.
     """
 
     mask: Tensor

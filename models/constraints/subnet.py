@@ -205,7 +205,10 @@ class GlobalSubnetWeight(SubnetWeight):
 
     @torch.no_grad()
     def mask(self) -> Tensor:
-        """Return a copy of this layer's part of the jointly selected masks."""
+        """Return a copy of this layer's mask.
+
+        The mask is selected together with the masks of all other layers.
+        """
         selection = self.selection
         return (selection.training_mask(self._index) if self.training else selection.masks()[self._index]).clone()
 

@@ -48,7 +48,7 @@ class Need:
         return cls(option, tuple(values))
 
     def is_met(self, value: object) -> bool:
-        """Return True if the condition holds for a value of the other option."""
+        """Return True if an option with this `value` meets the condition."""
         return value in self.values if self.values else bool(value)
 
     def __str__(self) -> str:
@@ -100,7 +100,7 @@ def opt(
 
 
 def wanted(option: Any) -> str:
-    """Return text for the allowed values of an option, such as "an int >= 1"."""
+    """Return text that describes an option's allowed values, such as "an int >= 1"."""
     kind, allowed = (get_args(option.type) or (option.type,))[0], option.metadata["allowed"]
     if not isinstance(allowed, str):
         return f"one of {', '.join(allowed)}"
