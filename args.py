@@ -23,10 +23,10 @@ __all__ = ["FIELDS", "Options", "from_flat", "help_text", "parse", "training_cha
 
 
 def parse(argv: Sequence[str]) -> Options:
-    """Return the checked options of a run, read from the command line `argv` and from the YAML file that it names.
+    """Return the checked options of a run, from the command line and a YAML file.
 
-    --config names the file, or --resume names a run with its config.yaml. With -h or --help, the help is printed and
-    the process exits. Raises UsageError with one line per problem.
+    `argv` is the command line. --config names the file, or --resume names a run with its config.yaml. With -h or
+    --help, the help is printed and the process exits. Raises UsageError with one line per problem.
     """
     if {"-h", "--help"} & {*argv}:
         with contextlib.suppress(OSError):  # `--help | head`, a full disk
@@ -50,9 +50,10 @@ def parse(argv: Sequence[str]) -> Options:
 
 
 def from_flat(values: Mapping[str, object]) -> Options:
-    """Return the Options for a dict from option name to value, which `Options.flat` made and a run stored.
+    """Return the Options for a dict from option name to value.
 
-    The values are checked like those of a YAML file. Raises UsageError with one line per problem.
+    A run stored the dict, which `Options.flat` made. The values are checked like those of a YAML file. Raises
+    UsageError with one line per problem.
     """
     reader = Reader(FIELDS, DEAD, RENAMED)
     for name, value in values.items():
@@ -61,9 +62,10 @@ def from_flat(values: Mapping[str, object]) -> Options:
 
 
 def _read_file(reader: Reader, path: str) -> None:
-    """Read the options in the YAML file at `path` into `reader`, which collects their values and problems.
+    """Read the options of a YAML file into `reader`.
 
-    If the file is the config.yaml of the run to resume, `pretrained` is skipped: the run's checkpoint replaces it.
+    `reader` collects the values and problems. If the file is the config.yaml of the run to resume, `pretrained` is
+    skipped: the run's checkpoint replaces it.
     """
     values, lines = read(path)
     for alias in ALIASES.keys() & values.keys():
@@ -82,9 +84,9 @@ def _read_file(reader: Reader, path: str) -> None:
 
 
 def _replace_foreign_folders(reader: Reader) -> None:
-    """Replace folders of the BIPROP authors' machines, which their published YAML files name, by the default folders.
+    """Replace folders of the BIPROP authors' machines by the default folders.
 
-    Each replacement adds a warning to `reader`.
+    The YAML files published with BIPROP name such folders. Each replacement adds a warning to `reader`.
     """
     for name in USABLE:
         if name not in reader.bad | reader.typed.keys() and is_foreign_folder(name, reader.values):
@@ -94,9 +96,9 @@ def _replace_foreign_folders(reader: Reader) -> None:
 
 
 def _checked(reader: Reader) -> Options:
-    """Check the option values that `reader` has collected, alone and together, and return them as Options.
+    """Check the collected option values and return them as Options.
 
-    Raises UsageError with one line per problem.
+    `reader` has collected the values. They are checked alone and together. Raises UsageError with one line per problem.
     """
     values = reader.values
     for name in FIELDS:
@@ -122,8 +124,10 @@ def _checked(reader: Reader) -> Options:
 
 
 def _reset_without_effect(values: SimpleNamespace, options: Options) -> None:
-    """Set options that have no effect in this run to a fixed value, so that equivalent runs store equal options.
-    The attributes of `values` are changed. `options` has the values before the change.
+    """Set options that have no effect in this run to a fixed value.
+
+    Equivalent runs then store equal options. The attributes of `values` are changed. `options` has the values before
+    the change.
     """
     if not options.constraint.is_pruned:
         values.scale_fan = False
@@ -136,9 +140,10 @@ def _reset_without_effect(values: SimpleNamespace, options: Options) -> None:
 
 
 def training_changes(old: Options, new: Options) -> list[str]:
-    """Return one line of text per option that affects training and differs between `old` and `new`.
+    """Return one line of text per training option that differs between two runs.
 
-    A run cannot be resumed with such a change. `epochs` is left out, because a longer run continues a shorter one.
+    A training option affects training, and a run cannot be resumed with another value of it. `epochs` is left out,
+    because a longer run continues a shorter one. `old` and `new` are the options of the runs.
     """
     before, after = old.flat(), new.flat()
     names = [name for name, option in FIELDS.items() if option.metadata["maths"] and before[name] != after[name]]

@@ -7,12 +7,18 @@ from utils import exit_codes, stop_signal
 
 
 def main(argv: Sequence[str]) -> int:
-    """Train a network with the options in `argv` and return the exit code of the program. --help explains the codes."""
+    """Train a network and return the exit code of the program.
+
+    `argv` has the options. --help explains the exit codes.
+    """
     return exit_codes.run_program(lambda: run(argv))
 
 
 def run(argv: Sequence[str]) -> None:
-    """Parse the command line `argv`, choose the device and train. Raises an exception of `utils.errors` on failure."""
+    """Parse the command line, choose the device and train.
+
+    Raises an exception of `utils.errors` on failure.
+    """
     stop_signal.exit_on_interrupt()
     import args
 

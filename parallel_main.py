@@ -11,15 +11,15 @@ from utils import exit_codes, stop_signal
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one rank of distributed training with the command line `argv` and return the exit code of the process.
+    """Run one rank of distributed training and return its exit code.
 
-    `python main.py --help` explains the exit codes.
+    `argv` is the command line. `python main.py --help` explains the exit codes.
     """
     return exit_codes.run_program(lambda: run(argv))
 
 
 def run(argv: Sequence[str]) -> None:
-    """Parse the command line `argv`, connect to the other ranks and train.
+    """Parse the command line, connect to the other ranks and train.
 
     Raises an exception of `utils.errors` on failure.
     """

@@ -10,10 +10,10 @@ from utils.text import visible
 
 
 def prepare_streams() -> None:
-    """Make stdout and stderr escape what they cannot encode, and replace closed standard streams by the null device.
+    """Make stdout and stderr escape characters that they cannot encode.
 
-    Without the replacement, the next file that is opened gets the closed stream's descriptor, and whatever libraries
-    print is written into that file.
+    Closed standard streams are replaced by the null device. Without the replacement, the next file that is opened gets
+    the closed stream's descriptor, and whatever libraries print is written into that file.
     """
     for number in range(3):
         try:
@@ -29,10 +29,10 @@ def prepare_streams() -> None:
 
 
 def write(name: str, line: str) -> None:
-    """Print `line` to the stream `name`, "stdout" or "stderr", and flush. Control characters are escaped.
+    """Print one line on stdout or stderr, and flush.
 
-    Text and line end are one write, because torchrun's processes share unbuffered streams: with two writes, another
-    process could print between them.
+    `name` is "stdout" or "stderr". Control characters are escaped. Text and line end are one write, because torchrun's
+    processes share unbuffered streams: with two writes, another process could print between them.
     """
     text = f"{visible(line)}\n"
     try:
@@ -45,9 +45,10 @@ def write(name: str, line: str) -> None:
 
 
 def flush() -> None:
-    """Flush stdout and stderr, and redirect a stream that cannot be flushed to the null device.
+    """Flush stdout and stderr.
 
-    Without the redirection, Python would fail to flush the stream at exit and end with exit code 120.
+    A stream that cannot be flushed is redirected to the null device. Without the redirection, Python would fail to
+    flush the stream at exit and end with exit code 120.
     """
     for name in ("stdout", "stderr"):
         try:
@@ -57,7 +58,10 @@ def flush() -> None:
 
 
 def silence(name: str) -> None:
-    """Redirect the stream `name`, "stdout" or "stderr", to the null device. Text in its buffer is discarded too."""
+    """Redirect stdout or stderr to the null device.
+
+    `name` is "stdout" or "stderr". Text in the stream's buffer is discarded too.
+    """
     try:
         number = getattr(sys, name).fileno()
         null = os.open(os.devnull, os.O_WRONLY)
@@ -75,10 +79,10 @@ LOG_SECONDS = 30.0  # between progress lines where stderr is not a terminal and 
 
 
 class Progress:
-    """Progress display of one epoch: a progress bar on a terminal, else lines of text at regular intervals.
+    """Progress display of one epoch, a bar on a terminal and lines of text elsewhere.
 
-    `total` is the number of batches of the epoch and `start` the number that are already done. Use the object as a
-    context manager, which closes the bar.
+    The lines come at regular intervals. `total` is the number of batches of the epoch and `start` the number that are
+    already done. Use the object as a context manager, which closes the bar.
     """
 
     def __init__(self, title: str, total: int, start: int = 0) -> None:
@@ -97,7 +101,10 @@ class Progress:
             self._bar.update()
 
     def show(self, done: int, loss: float, accuracy: float, images_per_second: float) -> None:
-        """Show the mean loss and the top-1 accuracy (%) of the `done` batches so far, and the speed."""
+        """Show the mean loss, the mean accuracy and the speed.
+
+        The loss and the top-1 accuracy (%) are means over the `done` batches so far.
+        """
         text = f"loss {loss:.4f}, acc@1 {accuracy:.2f}%, {images_per_second:,.0f} images/s"
         if self._bar is not None:
             self._bar.set_postfix_str(text)
@@ -116,15 +123,24 @@ class Progress:
 
 
 def say(line: str) -> None:
-    """Print one line on standard output and flush. A closed stream is ignored."""
+    """Print one line on standard output and flush.
+
+    A closed stream is ignored.
+    """
     write("stdout", line)
 
 
 def warn(line: str) -> None:
-    """Print one line on standard error, prefixed with "warning: ". A closed stream is ignored."""
+    """Print a warning on standard error.
+
+    The line gets the prefix "warning: ". A closed stream is ignored.
+    """
     write("stderr", "warning: " + line.replace("\n", "\\n"))
 
 
 def write_error(line: str) -> None:
-    """Print one line on standard error without a prefix. A closed stream is ignored."""
+    """Print one line on standard error, without a prefix.
+
+    A closed stream is ignored.
+    """
     write("stderr", line)

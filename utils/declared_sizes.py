@@ -19,10 +19,10 @@ MAX_RATIO = (
 
 
 def check(path: Path, declared: int) -> None:
-    """Raise UsageError if a data file claims an implausible uncompressed size, before memory is allocated for it.
-    `declared` is the number of bytes that the headers in the compressed file at `path` claim.
+    """Raise UsageError if a data file claims an implausible uncompressed size.
 
-    The limit is MAX_RATIO times the size of the file, and at least ALWAYS_ALLOWED.
+    The check comes before memory is allocated. `declared` is the number of bytes that the headers in the compressed
+    file at `path` claim. The limit is MAX_RATIO times the size of the file, and at least ALWAYS_ALLOWED.
     """
     size = path.stat().st_size
     if declared > max(ALWAYS_ALLOWED, MAX_RATIO * size):
@@ -30,10 +30,10 @@ def check(path: Path, declared: int) -> None:
 
 
 def matlab_size(file: IO[bytes]) -> int:
-    """Return the total size in bytes that the variables of a MATLAB 5 file declare, or 0 for another format.
+    """Return the total size in bytes of the variables that a MATLAB file declares.
 
-    A header of 128 bytes precedes the elements (uint32 type, uint32 length, content). An element of type 15 is a zlib
-    stream that contains one element. `file` is rewound to its start.
+    The result is 0 for another format than MATLAB 5. A header of 128 bytes precedes the elements (uint32 type, uint32
+    length, content). An element of type 15 is a zlib stream that contains one element. `file` is rewound to its start.
     """
     header, total = file.read(128), 0
     pair = struct.Struct("<II" if header[126:] == b"IM" else ">II")
@@ -47,10 +47,11 @@ def matlab_size(file: IO[bytes]) -> int:
 
 
 def check_zip(path: Path, archive: zipfile.ZipFile) -> None:
-    """Raise an error if the tensors in a checkpoint of torch.save's zip format claim more bytes than the file has.
+    """Raise an error if a checkpoint's tensors claim more bytes than the file has.
 
-    `archive` is the open zip file at `path`. Raises UsageError if torch.save did not write it. Raises ValueError if its
-    content is larger than the file: torch.save compresses nothing, and no two entries share bytes.
+    The checkpoint has torch.save's zip format. `archive` is the open zip file at `path`. Raises UsageError if
+    torch.save did not write it. Raises ValueError if its content is larger than the file: torch.save compresses
+    nothing, and no two entries share bytes.
     """
     entries = archive.infolist()
     names = {entry.filename.rpartition("/")[2] for entry in entries}
@@ -62,10 +63,10 @@ def check_zip(path: Path, archive: zipfile.ZipFile) -> None:
 
 
 def check_pickle(path: Path, file: IO[bytes]) -> None:
-    """Raise ValueError if the tensors in a checkpoint of torch.save's older format claim more bytes than the file has.
+    """Raise ValueError if an old checkpoint's tensors claim more bytes than the file has.
 
-    The format is four pickles followed by the storages of the tensors. `file` is the open file at `path`, at its start.
-    No code in the pickles is executed.
+    The checkpoint has torch.save's older format. The format is four pickles followed by the storages of the tensors.
+    `file` is the open file at `path`, at its start. No code in the pickles is executed.
     """
     sizes: dict[Any, int] = {}
     with suppress(Exception):  # a damaged pickle stops torch.load at the same place, which reports it
@@ -75,9 +76,10 @@ def check_pickle(path: Path, file: IO[bytes]) -> None:
 
 
 def check_tensors(path: Path, content: object) -> None:
-    """Raise ValueError if `content`, loaded from the file at `path`, has a tensor of more bytes than the file.
+    """Raise ValueError if a loaded tensor has more bytes than its file.
 
-    Such a tensor repeats its bytes with stride 0, and a copy of the tensor would need memory for all repetitions.
+    `content` was loaded from the file at `path`. Such a tensor repeats its bytes with stride 0, and a copy of the
+    tensor would need memory for all repetitions.
     """
     import torch  # imported late: data sets are read before torch is needed
 
@@ -99,7 +101,10 @@ def _compare(path: Path, declared: int) -> None:
 
 
 class _Placeholder(dict[Any, Any]):
-    """Inert stand-in for each object in a pickle, so that unpickling executes no code. It accepts any call or item."""
+    """Inert stand-in for each object in a pickle, so that unpickling executes no code.
+
+    It accepts any call or item.
+    """
 
     def __new__(cls, *_: Any, **__: Any) -> "_Placeholder":
         return super().__new__(cls)
@@ -120,9 +125,10 @@ class _Placeholder(dict[Any, Any]):
 
 
 class _StorageSizes(PythonUnpickler):
-    """Unpickler that builds no objects and records the size of each tensor storage in `sizes`, by the storage's key.
+    """Unpickler that builds no objects and records the size of each tensor storage.
 
-    A size is the number of elements, a lower bound of the bytes. torch.load checks the exact sizes later.
+    The attribute `sizes` maps the key of a storage to its size. A size is the number of elements, a lower bound of the
+    bytes. torch.load checks the exact sizes later.
     """
 
     def __init__(self, file: IO[bytes], sizes: dict[Any, int]) -> None:

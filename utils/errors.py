@@ -2,35 +2,50 @@
 
 
 class UsageError(ValueError):
-    """Raised when the user's input is wrong, such as an option or a file. The message has one line per problem."""
+    """Raised when the user's input is wrong, such as an option or a file.
+
+    The message has one line per problem.
+    """
 
     exit_code = 2
 
 
 class RunFailed(RuntimeError):
-    """Raised when the run cannot continue. The message states the reason in one line."""
+    """Raised when the run cannot continue.
+
+    The message states the reason in one line.
+    """
 
     exit_code = 1
 
 
 class StoppedWaiting(RunFailed):
-    """Raised when a signal asked the run to stop while it waited for a batch of images that never arrived."""
+    """Raised when a stop signal ends the wait for a batch that never arrived."""
 
 
 class RunInUse(RuntimeError):
-    """Raised when another process is already training in the same run directory. The message names that process."""
+    """Raised when another process is already training in the same run directory.
+
+    The message names that process.
+    """
 
     exit_code = 69  # EX_UNAVAILABLE of sysexits.h
 
 
 class Stopped(Exception):
-    """Raised after a signal stopped the run and a checkpoint was saved. The run can be resumed."""
+    """Raised after a signal stopped the run and a checkpoint was saved.
+
+    The run can be resumed.
+    """
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 
 class SilentExit(Exception):
-    """Raised to end this process with `exit_code` and no message, because another process prints the message."""
+    """Raised to end this process without a message.
+
+    The exit code is `exit_code`. Another process prints the message.
+    """
 
     def __init__(self, exit_code: int) -> None:
         super().__init__(exit_code)
@@ -38,5 +53,8 @@ class SilentExit(Exception):
 
 
 def exit_code(error: BaseException) -> int:
-    """Return the exit code for a program that ends with `error`: its attribute `exit_code`, or 1 without one."""
+    """Return the exit code for a program that ends with an error.
+
+    The exit code is the attribute `exit_code` of `error`, or 1 without one.
+    """
     return int(getattr(error, "exit_code", 1))

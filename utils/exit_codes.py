@@ -14,8 +14,10 @@ def run_program(
     report: Callable[[str], None] = console.write_error,
     interrupted: str = "interrupted before training began; nothing was saved",
 ) -> int:
-    """Run the whole program, `work()`, and return its exit code. An exception in it becomes one line of text, which
-    `report` prints. After Ctrl-C, the line is `interrupted`.
+    """Run the whole program and return its exit code.
+
+    The program is `work()`. An exception in it becomes one line of text, which `report` prints. After Ctrl-C, the line
+    is `interrupted`.
 
     An exception that is not expected, see `is_expected`, points to a fault of this program and is raised again. `work`
     returns its exit code, or None for 0.
@@ -39,7 +41,10 @@ def run_program(
 
 
 def _message(error: Exception) -> str:
-    """Return the text to print for `error`: its message, and its notes, such as the rank that raised it."""
+    """Return the text to print for an error.
+
+    The text has the error's message and its notes, such as the rank that raised it.
+    """
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
     if isinstance(error, RunInUse | Stopped):
         return f"{error}{notes}"
@@ -52,7 +57,10 @@ def _message(error: Exception) -> str:
 
 
 def is_expected(error: Exception) -> bool:
-    """Return True if `error` has a cause outside this program, such as a full disk, and needs no traceback."""
+    """Return True if an error has a cause outside this program.
+
+    Such an error, for example of a full disk, needs no traceback.
+    """
     return isinstance(error, OSError | RunFailed | ModuleNotFoundError) or out_of_memory.is_out_of_memory(error)
 
 

@@ -12,9 +12,10 @@ from utils.errors import RunFailed, UsageError
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file atomically: `write` fills a temporary file, which is flushed to the disk and renamed to `path`.
+    """Write a file atomically.
 
-    A kill or a full disk leaves `path` unchanged. Raises OSError with the file name `path`.
+    The function `write` fills a temporary file, which is flushed to the disk and renamed to `path`. A kill or a full
+    disk leaves `path` unchanged. Raises OSError with the file name `path`.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -37,9 +38,10 @@ NEEDED = "a regular file is needed"
 
 
 def irregular(path: str | Path) -> str:
-    """Return text that explains why `path` is not a regular file, or "" if it is one or does not exist.
+    """Return text that explains why a path is not a regular file.
 
-    Opening anything else may block forever (a FIFO), discard what is written (/dev/null) or never end (/dev/zero).
+    The text is "" if `path` is a regular file or does not exist. Opening anything else may block forever (a FIFO),
+    discard what is written (/dev/null) or never end (/dev/zero).
     """
     path = Path(path)
     try:
@@ -53,23 +55,27 @@ def irregular(path: str | Path) -> str:
 
 
 def check_regular(path: Path, option: str = "") -> None:
-    """Raise UsageError if `path` exists and is not a regular file. The message starts with `option`,
-    such as "results: ".
+    """Raise UsageError if a path exists and is not a regular file.
+
+    The message starts with `option`, such as "results: ".
     """
     if problem := irregular(path):
         raise UsageError(f"{option}{path} {problem}")
 
 
 def mkdir_failure(folder: Path, error: OSError) -> str:
-    """Return text that explains why creating `folder` raised `error`: a file is in the way, or the error's own text."""
+    """Return text that explains why a folder could not be created.
+
+    The text names a file that is in the way, or is the text of `error`.
+    """
     blocking = (path for path in (*reversed(folder.parents), folder) if os.path.lexists(path) and not path.is_dir())
     return next((f"{path} is not a directory" for path in blocking), error.strerror or str(error))
 
 
 def check_new(path: Path, *, force: bool, option: str = "") -> None:
-    """Raise UsageError if no file can be created at `path`, or if one exists and `force` is False.
+    """Raise UsageError if a new file cannot be created.
 
-    The message starts with `option`, such as "--out: ".
+    `path` may be an existing file only if `force` is True. The message starts with `option`, such as "--out: ".
     """
     check_regular(path, option)
     if not path.parent.is_dir():
@@ -82,9 +88,9 @@ def check_new(path: Path, *, force: bool, option: str = "") -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Context manager for code that writes the file `path`. It turns an OSError or RuntimeError into RunFailed.
+    """Context manager for writing a file, which turns errors into RunFailed.
 
-    The message of RunFailed has one line, with the path and the reason.
+    The errors are OSError and RuntimeError. The message of RunFailed has one line, with the path and the reason.
     """
     try:
         yield
@@ -96,13 +102,19 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to the file `path` atomically: a crash leaves the old file or the new one. Raises OSError."""
+    """Write text to a file atomically.
+
+    A crash leaves the old file or the new one. Raises OSError.
+    """
     write_atomic(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Context manager that waits for the exclusive lock on the file `path` and holds it until the body ends."""
+    """Context manager that holds the exclusive lock on a file.
+
+    It waits for the lock on the file `path`, and holds the lock until the body ends.
+    """
     check_regular(path)
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -110,10 +122,11 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def try_lock(path: Path) -> IO[str] | None:
-    """Open `path` for appending, lock it exclusively and return it, or return None if another process has the lock.
+    """Open and lock a file, or return None if another process has the lock.
 
-    The lock lasts until the file is closed or the process ends. Forked data-loading processes close their copy of the
-    file, because they may outlive this process and the copy would keep the lock.
+    `path` is opened for appending and locked exclusively. Returns the open file. The lock lasts until the file is
+    closed or the process ends. Forked data-loading processes close their copy of the file, because they may outlive
+    this process and the copy would keep the lock.
     """
     from multiprocessing.util import register_after_fork  # imported late: 10 ms, which --help does not need
 
@@ -129,6 +142,9 @@ def try_lock(path: Path) -> IO[str] | None:
 
 
 def writable(folder: str) -> bool:
-    """Return True if the user can write into `folder`, or into its nearest existing parent if it does not exist."""
+    """Return True if the user can write into a folder.
+
+    If `folder` does not exist, its nearest existing parent decides.
+    """
     nearest = next(path for path in (Path(folder), *Path(folder).parents) if os.path.lexists(path))
     return os.access(nearest, os.W_OK | os.X_OK) and nearest.is_dir()

@@ -18,7 +18,10 @@ EVALUATION_ADVICE = "use a smaller test_batch_size, or a smaller image_size if t
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return True if the type and the text of `error` show that memory could not be allocated."""
+    """Return True if an error shows that memory could not be allocated.
+
+    The type and the text of `error` decide.
+    """
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     if isinstance(error, RuntimeError | ImportError):
@@ -27,7 +30,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def message(error: BaseException) -> str:
-    """Return one line of text that explains an out-of-memory error, with the requested size (MiB) if it is known."""
+    """Return one line of text that explains an out-of-memory error.
+
+    The line has the requested size (MiB) if it is known.
+    """
     text = str(error).strip().partition("\n")[0]
     if requested := re.search(r"you tried to allocate (\d+) bytes", text):
         return f"out of memory: {int(requested[1]) / 2**20:,.1f} MiB more were not free"
@@ -40,8 +46,10 @@ def message(error: BaseException) -> str:
 
 @contextmanager
 def explained(where: str, advice: str) -> Iterator[None]:
-    """Context manager that turns an out-of-memory error in its body into RunFailed with a message of one line.
-    The message ends with `where`, the task that needed the memory, and `advice`, such as a smaller batch size.
+    """Context manager that turns an out-of-memory error into RunFailed.
+
+    The message has one line. It ends with `where`, the task that needed the memory, and `advice`, such as a smaller
+    batch size.
     """
     try:
         yield

@@ -14,9 +14,10 @@ LONGEST_STEM = 150  # bytes, below the 255 of a directory name, to which options
 
 
 def expanded(text: str, *, existing: bool = False) -> str:
-    """Return the path `text` with `~`, `~user`, `$NAME` and `${NAME}` replaced.
+    """Return a path with `~` and environment variables expanded.
 
-    With `existing`, the path is to be read, and a path that exists exactly as written is returned unchanged.
+    `~`, `~user`, `$NAME` and `${NAME}` are replaced. With `existing`, the path is to be read, and a path that exists
+    exactly as written is returned unchanged.
 
     Raises UsageError if the path is empty, has unprintable characters, is too long, or names a user or a variable that
     does not exist. The caller adds the path to the message.
@@ -44,9 +45,9 @@ def _fits(path: str) -> bool:
 
 
 def stem(path: str) -> str:
-    """Return the default name of a run: the file name of its YAML file `path` without the suffix.
+    """Return the default name of a run, from the name of its YAML file.
 
-    Leading dots are removed, and a long name is cut.
+    The suffix of the file name is left out. Leading dots are removed, and a long name is cut.
     """
     name = Path(path).stem.lstrip(".")[:LONGEST_NAME].encode()[:LONGEST_STEM].decode(errors="ignore")
     return "config" if path and name.strip() in ("", "None") else name

@@ -11,10 +11,11 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 
 
 def tune(*, distributed: bool = False) -> None:
-    """Make malloc keep freed memory, and numpy avoid AVX-512 on Zen 4 CPUs, where it is slow.
+    """Tune the memory allocator and numpy for this process.
 
-    A setting that does not apply to this machine is skipped. With `distributed`, torch's C++ code logs no failed
-    attempts to reach the other ranks. The rendezvous reports the outcome in one line.
+    malloc keeps freed memory. numpy avoids AVX-512 on Zen 4 CPUs, where it is slow. A setting that does not apply to
+    this machine is skipped. With `distributed`, torch's C++ code logs no failed attempts to reach the other ranks. The
+    rendezvous reports the outcome in one line.
     """
     if distributed:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

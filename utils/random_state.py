@@ -15,7 +15,10 @@ def seed_everything(seed: int) -> None:
 
 
 def rng_state() -> dict[str, Any]:
-    """Return the states of all random number generators, as tensors and plain types that a checkpoint can store."""
+    """Return the states of all random number generators.
+
+    The states are tensors and plain types that a checkpoint can store.
+    """
     name, keys, *rest = np.random.get_state()
     version, internal, gauss = random.getstate()
     return {

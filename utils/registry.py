@@ -10,8 +10,10 @@ T = TypeVar("T")
 
 
 def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
-    """Return `table[name]`. For an unknown name, raise ValueError with a suggestion and all names in the table.
-    The message starts with `kind`, which is what the name stands for, such as "optimizer".
+    """Return a table's entry, or raise ValueError for an unknown name.
+
+    The message has a suggestion and all names in the table. It starts with `kind`, which is what the name stands for,
+    such as "optimizer".
     """
     try:
         return table[name]
@@ -26,6 +28,9 @@ def load_object(path: str) -> Any:
 
 
 def either(names: Iterable[str]) -> str:
-    """Return the names joined for a message: "a", "a or b" or "a, b or c"."""
+    """Return the names joined for a message, such as "a, b or c".
+
+    One name gives "a", two names give "a or b".
+    """
     *others, last = names
     return f"{', '.join(others)} or {last}" if others else last

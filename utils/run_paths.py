@@ -10,7 +10,10 @@ from utils.errors import UsageError
 
 
 class RunPaths:
-    """Paths of the files and folders in the run directory `path`. None of them needs to exist."""
+    """Paths of the files and folders in a run directory.
+
+    `path` is the run directory. None of the paths needs to exist.
+    """
 
     RESULT = "result.csv"  # this run's rows of results.csv, one per number of epochs that the run was trained for
 
@@ -39,9 +42,10 @@ class RunPaths:
 
 
 def locate(path: Path) -> tuple[RunPaths | None, Path | None]:
-    """Split the path of a trained network into (paths of its run directory, path of its checkpoint file).
-    A directory gives (run, None), even without a config.yaml. A checkpoint in a run directory gives (run, path). Any
-    other file gives (None, path).
+    """Split the path of a trained network into its run directory and its checkpoint.
+
+    Returns (paths of the run directory, path of the checkpoint file). A directory gives (run, None), even without a
+    config.yaml. A checkpoint in a run directory gives (run, path). Any other file gives (None, path).
     """
     if os.path.isdir(path):  # noqa: PTH112 Path.is_dir raises PermissionError below an unreadable folder
         return RunPaths(path), None
@@ -50,9 +54,11 @@ def locate(path: Path) -> tuple[RunPaths | None, Path | None]:
 
 
 def locate_run(path: Path, option: str = "") -> tuple[RunPaths, Path | None]:
-    """Return (paths of the run directory, checkpoint) for `path`, which is a run directory or a checkpoint in one.
-    For a run directory, the checkpoint is None. Raises UsageError for any other path. The message starts with `option`,
-    such as "resume: ".
+    """Return the run directory and the checkpoint that a path names.
+
+    Returns (paths of the run directory, checkpoint). `path` is a run directory or a checkpoint in one. For a run
+    directory, the checkpoint is None. Raises UsageError for any other path. The message starts with `option`, such as
+    "resume: ".
     """
     run, checkpoint = locate(path)
     if run is None or not run.exists:

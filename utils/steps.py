@@ -7,8 +7,10 @@ LARGEST_STEP = 1_000_000
 
 
 def stepped(text: str, most: int = 1000) -> list[float]:
-    """Return the numbers of a range such as "0:4:0.1" (start:stop:step, both ends included). "none" is an empty range.
-    Raises ValueError if `text` has another form, more than `most` numbers, or a number outside 0 to LARGEST_STEP.
+    """Return the numbers of a range such as "0:4:0.1".
+
+    The range is start:stop:step, both ends included. "none" is an empty range. Raises ValueError if `text` has another
+    form, more than `most` numbers, or a number outside 0 to LARGEST_STEP.
     """
     if text == "none":
         return []

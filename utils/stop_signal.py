@@ -17,15 +17,19 @@ def exit_on_interrupt() -> None:
 
 
 def raise_on_interrupt() -> None:
-    """Make Ctrl-C raise KeyboardInterrupt, and remember it in case the exception is lost.
+    """Make Ctrl-C raise KeyboardInterrupt.
 
-    `StopRequest.listen` raises the exception again in that case.
+    Ctrl-C is also remembered, in case the exception is lost. `StopRequest.listen` raises the exception again in that
+    case.
     """
     _handle_interrupt(_InterruptHandler())
 
 
 def _handle_interrupt(handler: Callable[[int, FrameType | None], None]) -> None:
-    """Install `handler` for Ctrl-C, unless the signal is ignored or another library has installed its own handler."""
+    """Install a handler for Ctrl-C, unless another library has installed its own.
+
+    Nothing is installed if the signal is ignored.
+    """
     current = signal.getsignal(signal.SIGINT)
     if current in (signal.default_int_handler, _exit) or isinstance(current, _InterruptHandler):
         signal.signal(signal.SIGINT, handler)
@@ -50,10 +54,10 @@ def _exit(_number: int, _frame: FrameType | None) -> None:
 
 
 class StopRequest:
-    """Handler of the signals that ask a run to save and stop: SIGTERM, SIGUSR2, SIGINT and SIGHUP.
+    """Handler of the signals that ask a run to save and stop.
 
-    The object is true once a signal has arrived. `reason` is the name of the latest signal, or None.
-    Ctrl-C after another signal ends the process immediately.
+    The signals are SIGTERM, SIGUSR2, SIGINT and SIGHUP. The object is true once a signal has arrived. `reason` is the
+    name of the latest signal, or None. Ctrl-C after another signal ends the process immediately.
     """
 
     def __init__(self) -> None:
@@ -63,9 +67,10 @@ class StopRequest:
         return self.reason is not None
 
     def listen(self) -> "StopRequest":
-        """Start to handle the signals that ask a run to stop, and return this object. Under nohup SIGHUP stays ignored.
+        """Start to handle the signals that ask a run to stop.
 
-        Raises KeyboardInterrupt if Ctrl-C was pressed before and its exception was lost.
+        Returns this object. Under nohup SIGHUP stays ignored. Raises KeyboardInterrupt if Ctrl-C was pressed before and
+        its exception was lost.
         """
         earlier = signal.getsignal(signal.SIGINT)
         for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP):

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 
 def aligned(rows: Sequence[Sequence[str]], *, right: bool = False) -> str:
-    """Return `rows` of cells as one line of text each, with aligned columns that are two spaces apart.
+    """Return one line of text per row of a table, with aligned columns.
 
-    Cells are aligned to the left, or to the right with `right`.
+    `rows` are lists of cells. The columns are two spaces apart. Cells are aligned to the left, or to the right with
+    `right`.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     align = ">" if right else "<"
@@ -16,11 +17,17 @@ def aligned(rows: Sequence[Sequence[str]], *, right: bool = False) -> str:
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:
-    """Return the mean and the sample standard deviation, as "63.49 ± 0.09". A single value has no deviation."""
+    """Return the mean and the sample standard deviation as text, such as "63.49 ± 0.09".
+
+    A single value has no deviation.
+    """
     deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.2f}{deviation}"
 
 
 def mean_of_runs(values: Sequence[float]) -> str:
-    """Return mean, standard deviation and number of values, as "63.49 ± 0.09 (3)", or "-" if there are no values."""
+    """Return the mean, standard deviation and number of values, as "63.49 ± 0.09 (3)".
+
+    Without values the text is "-".
+    """
     return f"{mean_and_deviation(values)} ({len(values)})" if values else "-"

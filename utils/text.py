@@ -12,9 +12,10 @@ FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")  # full-width signs start a
 
 
 def visible(text: str) -> str:
-    """Return `text` with unprintable characters escaped, so that they are visible. Line breaks and tabs stay.
+    """Return a text with its unprintable characters escaped.
 
-    Unprintable are control, bidirectional and lone surrogate characters.
+    Escaped characters are visible. Line breaks and tabs stay. Unprintable are control, bidirectional and lone surrogate
+    characters.
     """
     if text.isprintable():
         return text
@@ -22,10 +23,10 @@ def visible(text: str) -> str:
 
 
 def escaped(value: object, most: int = 80) -> str:
-    """Return a value from a file as one line of text for a message, without quotes and cut to `most` characters.
+    """Return a value from a file as one line of text for a message.
 
-    Unprintable characters are escaped. A list or mapping becomes the name of its type, because nested ones may be
-    exponentially long.
+    The text has no quotes and is cut to `most` characters. Unprintable characters are escaped. A list or mapping
+    becomes the name of its type, because nested ones may be exponentially long.
     """
     text = value[: most + 1] if isinstance(value, str) else _plain(value)
     text = "".join(c if c.isprintable() else _escape(c) for c in text)
@@ -46,9 +47,10 @@ def _escape(character: str) -> str:
 
 
 def csv_cell(value: object) -> object:
-    """Return `value` for a cell of a CSV file, with a leading ' if a spreadsheet would run it as a formula (OWASP).
+    """Return a value for a CSV cell, safe to open in a spreadsheet.
 
-    Numbers and None are returned unchanged. `csv_text` is the inverse for text.
+    Text that a spreadsheet would run as a formula gets a leading ' (OWASP). Numbers and None are returned unchanged.
+    `csv_text` is the inverse for text.
     """
     if value is None or isinstance(value, int | float):
         return value
@@ -57,7 +59,10 @@ def csv_cell(value: object) -> object:
 
 
 def csv_text(stored: str) -> str:
-    """Return the original text of a CSV cell that `csv_cell` made: `stored` without the leading ' that it added."""
+    """Return the original text of a CSV cell that `csv_cell` made.
+
+    The leading ' that `csv_cell` added to `stored` is removed.
+    """
     return stored[1:] if stored.startswith("'") and FORMULA.match(stored) else stored
 
 
@@ -78,7 +83,10 @@ SHORT_REPR.maxstring = SHORT_REPR.maxlong = SHORT_REPR.maxother = LONGEST_SHOWN
 
 
 def shown(value: object) -> str:
-    """Return an option's value for a message: its repr, with null, true and false as in YAML, cut to 200 characters."""
+    """Return an option's value as text for a message.
+
+    The text is the value's repr, with null, true and false as in YAML, cut to 200 characters.
+    """
     yaml_words = {"None": "null", "True": "true", "False": "false", "''": "no value"}
     try:
         text = repr(value) if isinstance(value, str) else " ".join(SHORT_REPR.repr(value).split())
@@ -89,12 +97,18 @@ def shown(value: object) -> str:
 
 
 def option_text(name: str) -> str:
-    """Return an option's name for a message. A name that is empty, unprintable or too long is quoted and shortened."""
+    """Return an option's name as text for a message.
+
+    A name that is empty, unprintable or too long is quoted and shortened.
+    """
     return name if name and name.isprintable() and len(name) <= LONGEST_SHOWN else shown(name)
 
 
 def combined_error(problems: Iterable[str]) -> UsageError:
-    """Return one UsageError that lists the problems, one line each, up to MOST_PROBLEMS. Duplicates are removed."""
+    """Return one UsageError that lists several problems.
+
+    It has one line per problem, up to MOST_PROBLEMS. Duplicates are removed.
+    """
     lines = list(dict.fromkeys(problems))
     head = [f"{len(lines):,} problems:"] if len(lines) > 1 else []
     rest = [f"and {len(lines) - MOST_PROBLEMS:,} more"] if len(lines) > MOST_PROBLEMS else []
@@ -102,12 +116,18 @@ def combined_error(problems: Iterable[str]) -> UsageError:
 
 
 def split_problems(error: UsageError) -> list[str]:
-    """Return the messages of the single problems that a UsageError lists. Inverse of `combined_error`."""
+    """Return the messages of the problems that a UsageError lists.
+
+    This function is the inverse of `combined_error`.
+    """
     return [line for line in str(error).splitlines() if not COUNT_LINES.fullmatch(line)]
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """Return a suggestion for a misspelled `name`, " (did you mean 'NAME'?)", or "" if none of `names` is similar."""
+    """Return a suggestion for a misspelled name, or "" if no name is similar.
+
+    The suggestion is " (did you mean 'NAME'?)", with a name from `names`.
+    """
     if len(name) > LONGEST_SHOWN:
         return ""
     spelled = {known.lower(): known for known in names}

@@ -11,8 +11,9 @@ Key = TypeVar("Key")
 
 
 def timed(work: Callable[[], object], batches: int = 1, wait: Callable[[], None] = lambda: None) -> Sampler:
-    """Return a function that runs `work`, which processes `batches` batches, once and returns the seconds per batch.
-    `wait` is called before and after `work` and blocks until the device is idle.
+    """Return a function that runs some work once and returns the seconds per batch.
+
+    `work` processes `batches` batches. `wait` is called before and after `work` and blocks until the device is idle.
     """
 
     def sample() -> float:
@@ -26,11 +27,11 @@ def timed(work: Callable[[], object], batches: int = 1, wait: Callable[[], None]
 
 
 def measure(samplers: Mapping[Key, Sampler], repeat: int) -> dict[Key, list[float]]:
-    """Call each of the timing functions `samplers` `repeat` times, in turn, and return the list of timings of each.
-    A timing function returns seconds per batch.
+    """Time several functions in turn, `repeat` times each, and return their timings.
 
-    One more call of each warms up and is not recorded. Each round starts with another sampler, so that caches and clock
-    rates favour none.
+    The timing functions `samplers` return seconds per batch. The result is the list of timings of each. One more call
+    of each warms up and is not recorded. Each round starts with another sampler, so that caches and clock rates favour
+    none.
     """
     samples: dict[Key, list[float]] = {key: [] for key in samplers}
     order = list(samplers)
@@ -44,6 +45,9 @@ def measure(samplers: Mapping[Key, Sampler], repeat: int) -> dict[Key, list[floa
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
-    """Return a dict with the number of `values` (n), their median, minimum (min) and interquartile range (iqr)."""
+    """Return the number of values, their median, minimum and interquartile range.
+
+    The keys of the dict are n, median, min and iqr.
+    """
     quartiles = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
     return {"n": len(values), "median": quartiles[1], "min": min(values), "iqr": quartiles[2] - quartiles[0]}

@@ -21,10 +21,11 @@ NO_BUFFER_SYNC: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broad
 
 @cache
 def without_dynamo(optimizer: type[torch.optim.Optimizer]) -> Any:
-    """Return a subclass of the `optimizer` class whose methods do not import torch._dynamo, which takes 1.2 s.
+    """Return a subclass of the optimizer class whose methods do not import torch._dynamo.
 
-    The subclass has the same name. torch wraps these methods for torch.compile, which this program does not use on
-    optimizers. At the first call the wrappers import torch._dynamo, which takes as long as importing torch itself.
+    The import takes 1.2 s. The subclass has the same name. torch wraps these methods for torch.compile, which this
+    program does not use on optimizers. At the first call the wrappers import torch._dynamo, which takes as long as
+    importing torch itself.
     """
     names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
     methods: dict[str, Callable[..., Any]] = {name: inspect.unwrap(getattr(optimizer, name)) for name in names}
@@ -54,7 +55,10 @@ def import_torchvision() -> Any:
 
 
 def import_transforms() -> Any:
-    """Import and return torchvision.transforms.v2. Raises ImportError if torchvision is not installed."""
+    """Import and return torchvision.transforms.v2.
+
+    Raises ImportError if torchvision is not installed.
+    """
     import_torchvision()
     from torchvision.transforms import v2
 

@@ -22,7 +22,7 @@ def constrain(
     generator: torch.Generator | None = None,
     **settings: object,
 ) -> nn.Module:
-    """Constrain the weights of every Conv2d and Linear layer of `model` in place, and return `model`.
+    """Constrain the weights of every Conv2d and Linear layer in place, and return the model.
 
     conv_type: name of the constraint, a key of CONV_TYPES such as "SubnetConv".
     density: fraction of the weights kept.

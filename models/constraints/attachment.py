@@ -14,7 +14,10 @@ MakeConstraint = Callable[..., Any]  # (weight, **options) -> Constraint
 
 
 class ConstrainedConv2d(nn.Conv2d):
-    """Conv2d layer with a constraint. It convolves with the effective weight, constraint(weight)."""
+    """Conv2d layer that convolves with the effective weight of its constraint.
+
+    The effective weight is constraint(weight).
+    """
 
     constraint: Constraint
 
@@ -24,12 +27,18 @@ class ConstrainedConv2d(nn.Conv2d):
 
 
 class ConstrainedLinear(nn.Linear):
-    """Linear layer with a constraint. It multiplies by the effective weight, constraint(weight)."""
+    """Linear layer that multiplies by the effective weight of its constraint.
+
+    The effective weight is constraint(weight).
+    """
 
     constraint: Constraint
 
     def forward(self, input: Tensor) -> Tensor:
-        """Multiply `input` (…, in) by the effective weight and add the effective bias. The output is (…, out)."""
+        """Multiply `input` (…, in) by the effective weight and add the effective bias.
+
+        The output is (…, out).
+        """
         return self.constraint.linear(input, self.weight, self.bias)
 
 
@@ -47,22 +56,28 @@ def weight_layers(model: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
 
 
 def constrained_layers(model: nn.Module, kind: type[Constraint] = Constraint) -> dict[str, Any]:
-    """Return every layer of `model` whose constraint is of class `kind`, by name, in the order of registration."""
+    """Return the layers whose constraint is of class `kind`, by name.
+
+    The order is the order of registration in `model`.
+    """
     return {name: m for name, m in model.named_modules() if type(m) in PLAIN and isinstance(m.constraint, kind)}
 
 
 def weight_shape(layer: nn.Module) -> torch.Size:
-    """Return the shape (out, in, *kernel) of a layer's weight, which the layer or its constraint stores."""
+    """Return the shape (out, in, *kernel) of a layer's weight.
+
+    If the layer stores no weight, its constraint stores the shape.
+    """
     weight: Any = layer.weight
     return layer.constraint.shape if weight is None else weight.shape  # type: ignore[return-value]
 
 
 def attach(model: nn.Module, make: MakeConstraint, names: Collection[str]) -> None:
-    """Attach a constraint, made by make(weight), to each layer of `model` whose name is in `names`.
+    """Attach a constraint to each layer of `model` whose name is in `names`.
 
-    `model` changes in place. The constrained layer shares the bias of the plain layer. It also shares the weight,
-    unless the constraint owns the weight. Raises ValueError if a name does not belong to a plain Conv2d or Linear layer
-    of `model`.
+    A constraint is made by make(weight). `model` changes in place. The constrained layer shares the bias of the plain
+    layer. It also shares the weight, unless the constraint owns the weight. Raises ValueError if a name does not belong
+    to a plain Conv2d or Linear layer of `model`.
     """
     layers = weight_layers(model)
     for name in names:
@@ -78,7 +93,10 @@ def attach(model: nn.Module, make: MakeConstraint, names: Collection[str]) -> No
 
 
 def _constrained(layer: Any, make: MakeConstraint) -> Any:
-    """Return a constrained layer that shares the parameters of the plain `layer`. Its constraint is make(weight)."""
+    """Return a constrained layer that shares the parameters of a plain layer.
+
+    The constraint is make(weight).
+    """
     new = _recast(layer, CONSTRAINED[type(layer)])
     new.constraint = make(layer.weight.detach())
     if new.constraint.owns_weight:
@@ -92,7 +110,10 @@ def _constrained(layer: Any, make: MakeConstraint) -> Any:
 
 
 def _recast(layer: nn.Module, kind: type[nn.Module]) -> Any:
-    """Return a copy of `layer` that has the class `kind`. The copy shares the parameters of `layer`."""
+    """Return a copy of a layer that has another class.
+
+    The copy has the class `kind` and shares the parameters of `layer`.
+    """
     new = kind.__new__(kind)
     new.__dict__.update({k: copy.copy(v) for k, v in layer.__dict__.items()})
     return new

@@ -46,24 +46,24 @@ Value = TypeVar("Value")
 
 
 def tensor_version(tensor: Tensor) -> tuple[int, int]:
-    """Return a pair of integers that changes when `tensor` is written to in place or gets other storage.
+    """Return a pair of integers that changes when a tensor is written to.
 
-    Two kinds of writes do not change the value: writes through `.data`, and the steps of torch's fused optimizers.
+    The pair changes when `tensor` is written to in place or gets other storage. Two kinds of writes do not change it:
+    writes through `.data`, and the steps of torch's fused optimizers.
     """
     return tensor.data_ptr(), tensor._version
 
 
 class Cache:
-    """Cache of one value per function. The value is computed again only when its key changes."""
+    """Cache of one value per function, which is computed again when its key changes."""
 
     def __init__(self) -> None:
         self._entries: dict[str, tuple[object, Any]] = {}
 
     def get(self, compute: Callable[..., Value], key: Callable[..., object], *arguments: Any) -> Value:
-        """Return compute(*arguments). If key(*arguments) is the same as when the value was last computed, return the
-        cached value.
+        """Return a function's value, from the cache if the key is unchanged.
 
-        The value is computed without gradient.
+        The value is compute(*arguments), computed without gradient. The key is key(*arguments).
         """
         entry = self._entries.get(compute.__name__)
         if entry is None or entry[0] != key(*arguments):
@@ -79,11 +79,11 @@ class Cache:
 
 
 class Constraint(nn.Module):
-    """Base class of constraints. `forward` maps a layer's weight to the effective weight, of the same shape.
+    """Base class of constraints, which map a layer's weight to the effective weight.
 
-    `learns_weight = False` freezes the layer's weight. With `owns_weight = True` the layer stores no weight:
-    `layer.weight` is None, and `forward` gets None. The constraint then has the attribute `shape`, the shape of the
-    weight, and the method `from_dense`.
+    `forward` is this map. The effective weight has the shape of the weight. `learns_weight = False` freezes the layer's
+    weight. With `owns_weight = True` the layer stores no weight: `layer.weight` is None, and `forward` gets None. The
+    constraint then has the attribute `shape`, the shape of the weight, and the method `from_dense`.
 
     `attach` sets `between_signs` to True if the layer's inputs come from binary activations and the network uses only
     the signs of the layer's outputs (see `sign_layers`). If all effective weights are −α, 0 or α (see `signs`), the
@@ -117,12 +117,12 @@ class Constraint(nn.Module):
         key: Callable[[Any], object] | None = None,
         in_training: bool = False,
     ) -> Value:
-        """Return compute(weight), computed without gradient. In evaluation mode the value is cached.
+        """Return compute(weight), which is cached in evaluation mode.
 
-        A cached value is computed again when key(weight) changes. The default key is `cache_key`. The cache holds one
-        value per function name of `compute`. In training mode nothing is cached, because a step of a fused optimizer
-        does not change `tensor_version`. Pass `in_training=True` if the value depends on no trained parameter: it is
-        then cached in training mode too.
+        The value is computed without gradient. A cached value is computed again when key(weight) changes. The default
+        key is `cache_key`. The cache holds one value per function name of `compute`. In training mode nothing is
+        cached, because a step of a fused optimizer does not change `tensor_version`. Pass `in_training=True` if the
+        value depends on no trained parameter: it is then cached in training mode too.
         """
         if self.training and not in_training:
             with torch.no_grad():
@@ -130,42 +130,50 @@ class Constraint(nn.Module):
         return self._cache.get(compute, key or self.cache_key, weight)
 
     def train(self, mode: bool = True) -> Self:
-        """Set training or evaluation mode, and clear all cached values, such as the effective weight.
+        """Set training or evaluation mode, and clear all cached values.
 
-        Clearing is necessary because writes through `.data` do not change `tensor_version`.
+        Cached values, such as the effective weight, must be cleared because writes through `.data` do not change
+        `tensor_version`.
         """
         self._cache.clear()
         return super().train(mode)
 
     @classmethod
     def maker(cls, **settings: Any) -> Callable[..., "Constraint"]:
-        """Return a function make(weight, generator=…) that makes the constraint for each layer of one network.
+        """Return a function that makes the constraint for each layer of one network.
 
-        `settings` are keyword arguments of the constructor.
+        The function is make(weight, generator=…). `settings` are keyword arguments of the constructor.
         """
         return partial(cls, **settings)
 
     def effective_bias(self, bias: Tensor) -> Tensor:
-        """Return the bias that the layer adds, computed from its stored `bias`. The default is `bias` itself."""
+        """Return the bias that the layer adds, computed from its stored bias.
+
+        The default is `bias` itself.
+        """
         return bias
 
     def input_quantiser(self) -> Callable[..., Any] | None:
-        """Return a forward pre-hook that quantises the layer's input, or None. The default is None.
+        """Return a forward pre-hook that quantises the layer's input, or None.
 
-        The plain layer that `bake` makes keeps the hook.
+        The default is None. The plain layer that `bake` makes keeps the hook.
         """
         return None
 
     def signs(self, weight: Tensor) -> tuple[Tensor, Tensor | float] | None:  # noqa: ARG002
-        """Return the effective weight as (S, α): a tensor S of −1, 0 and 1, and a scalar factor α > 0.
+        """Return the effective weight as a tensor of signs and a scalar factor.
 
-        S has the shape of the weight. Returns None if the effective weight does not have this form. `product` passes
-        the gradient of the effective weight to S.
+        Returns (S, α) for the effective weight α · S. S has the shape of the weight and the values −1, 0 and 1, and α >
+        0. Returns None if the effective weight does not have this form. `product` passes the gradient of the effective
+        weight to S.
         """
         return None
 
     def product(self, multiply: Callable[..., Tensor], input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Apply `multiply`, a convolution or F.linear, to the input, the effective weight and the effective bias."""
+        """Apply `multiply` to the input, the effective weight and the effective bias.
+
+        `multiply` is a convolution or F.linear.
+        """
         bias = bias if bias is None else self.effective_bias(bias)
         parts = self.signs(weight) if self.between_signs else None
         if parts is None:
@@ -182,8 +190,9 @@ class Constraint(nn.Module):
         return self.product(F.linear, input, weight, bias)
 
     def baked(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return the weight and bias of the plain Conv2d or Linear layer that replaces this constrained layer in
-        `bake`. They are the effective weight and bias.
+        """Return the weight and bias of the plain layer that `bake` makes.
+
+        They are the effective weight and bias of the constrained Conv2d or Linear layer.
 
         In a layer between binary activations, α is rounded to so few bits that sums of ±α are exact, and the bias is
         scaled by the same factor. This changes no sign of an output.
@@ -200,7 +209,7 @@ class Constraint(nn.Module):
         return signs * rounded, bias
 
     def count_kept(self, weight: Tensor | None) -> int:
-        """Return the number of effective weights that are not 0.
+        """Return the number of nonzero effective weights.
 
         By default this is the attribute `kept`, or the size of the weight if the constraint has no such attribute.
         """
@@ -208,8 +217,9 @@ class Constraint(nn.Module):
         return (self.shape if weight is None else weight.shape).numel() if kept is None else int(kept)
 
     def from_dense(self, weight: Tensor) -> dict[str, Tensor]:
-        """Return values for the constraint's own parameters, by name, with which its effective weight approximates
-        `weight`.
+        """Return the parameters with which the effective weight approximates a given weight.
+
+        The result maps the names of the constraint's own parameters to their values.
 
         Only constraints with `owns_weight = True`, which store such parameters in place of the layer's weight, define
         this method. Others raise NotImplementedError.

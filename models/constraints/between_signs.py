@@ -50,8 +50,9 @@ def _module(node: fx.Node, modules: dict[str, nn.Module]) -> nn.Module | None:
 
 
 def _homogeneous(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    """Return True if the torch.fx `node` calls a function f, such as ReLU or a reshape, that maps integers to integers
-    and for which f(α·x) = α·f(x) for every α > 0.
+    """Return True if a torch.fx node maps integers to integers and commutes with positive factors.
+
+    The `node` then calls a function f, such as ReLU or a reshape, with f(α·x) = α·f(x) for every α > 0.
     """
     if (module := _module(node, modules)) is not None:
         return type(module) in HOMOGENEOUS or (type(module) is nn.Sequential and not len(module))
@@ -59,7 +60,10 @@ def _homogeneous(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
 
 
 def _reaches_only_signs(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    """Return True if the output of the torch.fx `node` is used, and each use leads to a binary activation."""
+    """Return True if every use of a node's output leads to a binary activation.
+
+    The result is False for a torch.fx `node` whose output is not used.
+    """
     return bool(node.users) and all(
         type(_module(user, modules)) is Sign or (_homogeneous(user, modules) and _reaches_only_signs(user, modules))
         for user in node.users
@@ -67,10 +71,10 @@ def _reaches_only_signs(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
 
 
 def rounded_scale(scale: float, terms: int, dtype: torch.dtype) -> float:
-    """Round `scale` to so few bits that a sum of up to `terms` values of ±`scale` is exact.
+    """Round a scale to so few bits that sums of values of ±scale are exact.
 
-    The sum is assumed to be computed in `dtype`, or in float32 if float32 is wider. A scale that is not finite is
-    returned unchanged.
+    A sum has up to `terms` values. It is assumed to be computed in `dtype`, or in float32 if float32 is wider. A scale
+    that is not finite is returned unchanged.
     """
     if not math.isfinite(scale):
         return scale

@@ -16,16 +16,17 @@ from models.constraints.sparse_matmul import NUMPY_DTYPES, OnesMatrix, find_ones
 
 @torch.no_grad()
 def binarised(real: Tensor, on_value: float) -> Tensor:
-    """Binarise the tensor `real`: return a new tensor that is `on_value` where |real| ≥ ½, else 0."""
+    """Return a new tensor that is `on_value` where |real| ≥ ½, else 0."""
     return real.abs().ge(0.5).to(real.dtype).mul_(on_value)
 
 
 class BinaryWeight(Constraint):
-    """Constraint BinaryConv: binary weights, trained through real weights θ. A weight is 1 where |θ| ≥ ½, else 0.
+    """Constraint BinaryConv, whose weights are 0 or 1 and train through real weights.
 
-    θ is the layer's weight, which trains. The constructor redraws θ in place: 1 with probability `initial_ones`, else
-    0. The layer's bias is binarised in the same way as θ. The ones have the value `on_value`, which is 1 unless the
-    trainer changes it. The trainer calls `clamp_weight` after each step to keep θ in [0, 1].
+    A weight is 1 where the real weight θ has |θ| ≥ ½, else 0. θ is the layer's weight, which trains. The constructor
+    redraws θ in place: 1 with probability `initial_ones`, else 0. The layer's bias is binarised in the same way as θ.
+    The ones have the value `on_value`, which is 1 unless the trainer changes it. The trainer calls `clamp_weight` after
+    each step to keep θ in [0, 1].
     """
 
     def __init__(
@@ -41,19 +42,21 @@ class BinaryWeight(Constraint):
 
     @torch.no_grad()
     def count_kept(self, weight: Tensor | None) -> int:
-        """Return the number of effective weights that are not 0, which is the number of |weight| ≥ ½."""
+        """Return the number of nonzero effective weights.
+
+        They are the weights with |weight| ≥ ½.
+        """
         assert weight is not None
         return int(weight.abs().ge(0.5).sum())
 
     def cache_key(self, weight: Tensor | None) -> object:
-        """Return the cache key of the effective weight. The key changes with the layer's weight and with
-        `self.on_value`, the value of the ones.
-        """
+        """Return a cache key that changes with the weight and with the value of the ones."""
         return super().cache_key(weight), self.on_value
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return the binarised weight: `self.on_value` (1 by default) where |weight| ≥ ½, else 0. The gradient is
-        passed on unchanged.
+        """Return the binarised weight, with a straight-through gradient.
+
+        It is `self.on_value` (1 by default) where |weight| ≥ ½, else 0. The gradient is passed on unchanged.
         """
         return ThroughThreshold.apply(weight, self.cached(self._effective_weight, weight))
 
@@ -61,10 +64,10 @@ class BinaryWeight(Constraint):
         return binarised(weight, self.on_value)
 
     def signs(self, weight: Tensor) -> tuple[Tensor, float] | None:
-        """Return the effective weight as a pair: the layer's weight binarised to 0 and 1, and the factor
-        `self.on_value`.
+        """Return the weight binarised to 0 and 1, and the value of the ones.
 
-        Returns None if `on_value` is 1, because no factor is needed, and if it is not positive.
+        The effective weight is the product of the two, which are a tensor and the factor `self.on_value`. Returns None
+        if `on_value` is 1, because no factor is needed, and if it is not positive.
         """
         if self.on_value <= 0 or self.on_value == 1:
             return None
@@ -74,8 +77,9 @@ class BinaryWeight(Constraint):
         return binarised(weight, 1.0)
 
     def effective_bias(self, bias: Tensor) -> Tensor:
-        """Return the binarised bias: `self.on_value` (1 by default) where |bias| ≥ ½, else 0. The gradient is passed on
-        unchanged.
+        """Return the binarised bias, with a straight-through gradient.
+
+        It is `self.on_value` (1 by default) where |bias| ≥ ½, else 0. The gradient is passed on unchanged.
         """
         return ThroughThreshold.apply(bias, binarised(bias, self.on_value))
 
@@ -105,12 +109,15 @@ class BinaryWeight(Constraint):
             weight.clamp_(0, 1)
 
     def train(self, mode: bool = True) -> Self:
-        """Set training or evaluation mode, and clear every value that was computed from the layer's weight."""
+        """Set training or evaluation mode, and clear the values computed from the layer's weight."""
         self._ones_after_clamp = None
         return super().train(mode)
 
     def _ones(self, weight: Tensor) -> OnesMatrix | None:
-        """Return the sparse matrix of the ones in the binarised weight, or None if a dense product must be used."""
+        """Return the ones of the binarised weight as a sparse matrix, or None.
+
+        None means that a dense product must be used.
+        """
         if self.training:
             # Used for one pass only, because torch's fused optimizers do not change tensor_version.
             after_clamp, self._ones_after_clamp = self._ones_after_clamp, None
@@ -123,7 +130,8 @@ class BinaryWeight(Constraint):
 
 
 def _has_ones_product(weight: Tensor) -> bool:
-    """Return True if the sparse product of `find_ones` supports `weight`: a contiguous float32 or float64 matrix on the
-    CPU.
+    """Return True if the sparse product of `find_ones` supports this weight.
+
+    The weight must be a contiguous float32 or float64 matrix on the CPU.
     """
     return weight.is_cpu and weight.is_contiguous() and weight.dim() == 2 and weight.dtype in NUMPY_DTYPES

@@ -17,10 +17,10 @@ from models.constraints.topk_mask import kept_count
 
 @dataclass(frozen=True)
 class Rewiring:
-    """The connections of a layer to keep and to grow. All other connections are dropped.
+    """Connections of a layer to keep and to grow.
 
-    `kept` and `grown` are boolean tensors of the weight's shape. A kept connection keeps its weight. A grown connection
-    gets a weight from U(−bound, bound), which is 0 for the default bound of 0.
+    All other connections are dropped. `kept` and `grown` are boolean tensors of the weight's shape. A kept connection
+    keeps its weight. A grown connection gets a weight from U(−bound, bound), which is 0 for the default bound of 0.
     """
 
     kept: Tensor
@@ -28,7 +28,7 @@ class Rewiring:
     bound: float = 0.0
 
     def applied_to(self, weight: Tensor) -> Tensor:
-        """Return a copy of `weight` after this rewiring: with dropped and grown connections.
+        """Return a copy of `weight` in which connections are dropped and grown.
 
         The weights of grown connections come from torch's generator of the CPU.
         """
@@ -37,18 +37,19 @@ class Rewiring:
 
 
 def top_per_row(scores: Tensor, count: int) -> Tensor:
-    """Return a boolean mask of the `count` largest scores in each row of `scores` (rows, n).
+    """Return a boolean mask of the largest scores in each row.
 
-    Of equal scores in a row the first are chosen.
+    `scores` has shape (rows, n). In each row `count` scores are chosen. Of equal scores the first are chosen.
     """
     order = scores.argsort(dim=1, descending=True, stable=True)[:, :count]
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, order, True)
 
 
 def keep_and_grow(drop: Tensor, grow: Tensor, keep: int, new: int) -> tuple[Tensor, Tensor]:
-    """Choose in each row the `keep` connections with the largest `drop` scores to keep and, of the other connections,
-    the `new` with the largest `grow` scores to grow. Both scores have shape (rows, n). Returns boolean masks (kept,
-    grown).
+    """Choose in each row which connections to keep and which others to grow.
+
+    The `keep` connections with the largest `drop` scores are kept. Of the others, the `new` connections with the
+    largest `grow` scores are grown. Both scores have shape (rows, n). Returns boolean masks (kept, grown).
     """
     kept = top_per_row(drop, keep)
     return kept, top_per_row(grow.masked_fill(kept, -math.inf), new)
@@ -64,15 +65,18 @@ def filter_shape(weight: Tensor) -> tuple[int, int]:
 
 
 def filter_counts(n: int, keep_share: float, live_share: float) -> tuple[int, int]:
-    """Return the number of connections that a filter of `n` weights keeps, a fraction `keep_share`, and the number that
-    it has after growing, a fraction `live_share`. Both are rounded down, and at least 1.
+    """Return the numbers of connections that a filter keeps and that it has after growing.
+
+    Of the filter's `n` weights they are the fractions `keep_share` and `live_share`, rounded down, and at least 1.
     """
     return max(int(keep_share * n), 1), max(int(live_share * n), 1)
 
 
 def rewire_filters(drop: Tensor, grow: Tensor, *, keep_share: float, live_share: float, grows: bool) -> Rewiring:
-    """Choose in each filter of a layer the connections to keep, by the largest `drop` scores, and others to grow, by
-    the largest `grow` scores. Both scores have the weight's shape. The method is the rewiring of Numenta's notebook.
+    """Choose in each filter of a layer the connections to keep and to grow.
+
+    The connections with the largest `drop` scores are kept, and others with the largest `grow` scores are grown. Both
+    scores have the weight's shape. The method is the rewiring of Numenta's notebook.
 
     In each filter a fraction `keep_share` of the connections is kept. Then connections are grown until a fraction
     `live_share` is live. If `grows` is False nothing is grown.
@@ -89,12 +93,12 @@ def rewire_filters(drop: Tensor, grow: Tensor, *, keep_share: float, live_share:
 
 
 def prune_randomly(weight: Tensor, uniform: Tensor, live_share: float) -> Rewiring:
-    """Drop each connection of a layer with probability 1 − `live_share`, as in the control experiment of Numenta's
-    notebook. `uniform` holds an independent random number from [0, 1) for each weight.
+    """Drop connections of a layer at random, each with the same probability.
 
-    A connection is kept if its number is below `live_share`. The number of kept connections is random and can be 0.
-    Kept weights that are 0 get a value from U(−√(6/m), √(6/m)), where m is their number in the layer, as in the
-    notebook's `prune_randomly`.
+    The probability is 1 − `live_share`, as in the control experiment of Numenta's notebook. `uniform` holds an
+    independent random number from [0, 1) for each weight. A connection is kept if its number is below `live_share`. The
+    number of kept connections is random and can be 0. Kept weights that are 0 get a value from U(−√(6/m), √(6/m)),
+    where m is their number in the layer, as in the notebook's `prune_randomly`.
     """
     kept = uniform < live_share
     grown = kept & (weight == 0)
@@ -103,11 +107,12 @@ def prune_randomly(weight: Tensor, uniform: Tensor, live_share: float) -> Rewiri
 
 
 def rank_within_sign(weight: Tensor) -> Tensor:
-    """Rank the positive weights by magnitude, and separately the negative weights, as SET does to drop connections.
+    """Rank the positive weights by magnitude, and separately the negative weights.
 
-    Returns a float64 tensor of the weight's shape. Of n weights of one sign, the largest magnitude has rank 1 and the
-    smallest has rank 1/n. Zeros have rank 0. Of equal weights the first has the higher rank. Dropping the lowest ranks
-    drops the same fraction of the positive and of the negative weights (SET, alg. 1).
+    SET drops the connections with the lowest ranks. Returns a float64 tensor of the weight's shape. Of n weights of one
+    sign, the largest magnitude has rank 1 and the smallest has rank 1/n. Zeros have rank 0. Of equal weights the first
+    has the higher rank. Dropping the lowest ranks drops the same fraction of the positive and of the negative weights
+    (SET, alg. 1).
     """
     flat = weight.reshape(-1)
     ranks = torch.zeros_like(flat, dtype=torch.float64)
@@ -121,12 +126,13 @@ def rank_within_sign(weight: Tensor) -> Tensor:
 def replace_connections(
     mask: Tensor, drop: Tensor, grow: Tensor, *, target: int, fraction: float, grows: bool
 ) -> Rewiring:
-    """Drop the connections of a layer with the lowest `drop` scores and grow connections with the largest `grow`
-    scores, as in RigL (section 3). `mask` is 1 for the connections that the layer has.
+    """Drop and grow connections of a layer by their scores, as in RigL.
 
-    All tensors have the weight's shape. The layer then has `target` connections, of which a `fraction` is new. Grown
-    connections have weight 0. If a connection that was dropped is grown, it keeps its weight, as in RigL's code. If
-    `grows` is False, connections are only dropped, until `target` connections are left.
+    Connections with the lowest `drop` scores are dropped, and connections with the largest `grow` scores are grown
+    (RigL, section 3). `mask` is 1 for the connections that the layer has. All tensors have the weight's shape. The
+    layer then has `target` connections, of which a `fraction` is new. Grown connections have weight 0. If a connection
+    that was dropped is grown, it keeps its weight, as in RigL's code. If `grows` is False, connections are only
+    dropped, until `target` connections are left.
     """
     live = mask.reshape(1, -1) > 0
     count = int(live.sum())
@@ -138,12 +144,11 @@ def replace_connections(
 
 
 def kept_per_layer(shapes: Sequence[Sequence[int]], density: float, rule: str) -> list[int]:
-    """Divide the connections of a network with the given `density` among its layers, by rule "uniform" or
-    "erdos_renyi_kernel", and return the number of each layer, at least 1. `shapes` are the shapes of the layers'
-    weights.
+    """Return the number of connections per layer for a network of the given density.
 
-    Rule `uniform` gives all layers the same density. Rule `erdos_renyi_kernel` gives a layer ε · (in + out + height +
-    width) connections, at most all of them, with one ε for the network (RigL, section 3).
+    Each number is at least 1. `shapes` are the shapes of the layers' weights. Rule `uniform` gives all layers the same
+    density. Rule `erdos_renyi_kernel` gives a layer ε · (in + out + height + width) connections, at most all of them,
+    with one ε for the network (RigL, section 3).
     """
     sizes = [math.prod(shape) for shape in shapes]
     proportions = [float(sum(shape)) for shape in shapes] if rule == "erdos_renyi_kernel" else [float(n) for n in sizes]
@@ -152,10 +157,10 @@ def kept_per_layer(shapes: Sequence[Sequence[int]], density: float, rule: str) -
 
 
 def _capped_shares(proportions: list[float], sizes: list[int], total: int) -> list[float]:
-    """Divide `total` connections among layers in the given `proportions`, with no share above the size of its layer in
-    `sizes`.
+    """Divide connections among layers in given proportions, up to the size of each layer.
 
-    What a full layer cannot take goes to the other layers, in the same proportions.
+    `total` is divided in the given `proportions`, with no share above the size of its layer in `sizes`. What a full
+    layer cannot take goes to the other layers, in the same proportions.
     """
     full: set[int] = set()
     while True:
@@ -168,8 +173,10 @@ def _capped_shares(proportions: list[float], sizes: list[int], total: int) -> li
 
 
 def _rounded(shares: list[float], sizes: list[int], total: int) -> list[int]:
-    """Round `shares`, one per layer, to integers that add up to `total`, by the method of the largest remainder. Each
-    integer is at least 1 and at most the size of its layer in `sizes`.
+    """Round the shares of the layers to integers that add up to a given total.
+
+    `shares` has one value per layer. The method is that of the largest remainder. Each integer is at least 1 and at
+    most the size of its layer in `sizes`.
     """
     counts = [min(max(int(share), 1), size) for share, size in zip(shares, sizes, strict=True)]
     while (missing := total - sum(counts)) != 0:

@@ -10,7 +10,7 @@ from models.constraints.attachment import constrained_layers, weight_layers, wei
 
 @dataclass(frozen=True)
 class LayerCount:
-    """Number of weights of a Conv2d or Linear layer, and number of weights that are kept.
+    """Numbers of weights and of kept weights of a Conv2d or Linear layer.
 
     `constraint` is the name of the constraint's class, or "dense".
     """
@@ -23,7 +23,10 @@ class LayerCount:
 
 
 def layer_counts(model: nn.Module) -> list[LayerCount]:
-    """Count the weights and the kept weights of every Conv2d and Linear layer, in the order of registration."""
+    """Count the weights and the kept weights of every Conv2d and Linear layer.
+
+    The order is the order of registration.
+    """
     counts = []
     for name, layer in weight_layers(model).items():
         constraint: Any = getattr(layer, "constraint", None)
@@ -36,7 +39,7 @@ def layer_counts(model: nn.Module) -> list[LayerCount]:
 
 
 def parameter_counts(model: nn.Module) -> tuple[int, int]:
-    """Return the number of parameters of `model`, and the number of parameters that its constraints keep.
+    """Return the number of parameters of `model`, and the number that its constraints keep.
 
     A constraint's own parameters, such as scores, are not counted. A weight that the constraint stores in another form
     counts as one weight.

@@ -10,11 +10,12 @@ from models.initial import initial_scores
 
 
 class FixedSubnetWeight(Constraint):
-    """Constraint FixedSubnetConv: the layer's weight W trains under a fixed mask M. The effective weight is W · M.
+    """Constraint FixedSubnetConv, which multiplies the layer's trained weight by a fixed mask.
 
-    M keeps a fraction `density` of the layer's weights, those with the largest |scores|. The `scores` come from a
-    trained subnetwork (--pretrained) and do not train. BIPROP took `density` for the fraction pruned, and stored M
-    instead of the scores. Such a file gives the same M here if `density` is the fraction of ones in it.
+    The effective weight is W · M. W is the layer's weight, which trains. The mask M keeps a fraction `density` of the
+    layer's weights, those with the largest |scores|. The `scores` come from a trained subnetwork (--pretrained) and do
+    not train. BIPROP took `density` for the fraction pruned, and stored M instead of the scores. Such a file gives the
+    same M here if `density` is the fraction of ones in it.
     """
 
     scores: Tensor
@@ -30,8 +31,9 @@ class FixedSubnetWeight(Constraint):
         return kept_count(self.scores.numel(), self.density)
 
     def mask(self) -> Tensor:
-        """Return the layer's mask, of the shape and dtype of `scores`: 1 for the weights with the largest |scores|,
-        else 0.
+        """Return the mask of the weights with the largest scores.
+
+        The mask is 1 for the largest |scores|, else 0. It has the shape and dtype of `scores`.
         """
         return self.cached(self._select, None, in_training=True)
 
@@ -39,7 +41,7 @@ class FixedSubnetWeight(Constraint):
         return keep_largest(self.scores.abs(), self.kept)
 
     def cache_key(self, _weight: Tensor | None) -> object:
-        """Return the cache key of the mask. The key changes with the scores and the density."""
+        """Return a cache key that changes with the scores and the density."""
         return tensor_version(self.scores), self.density
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -48,11 +50,12 @@ class FixedSubnetWeight(Constraint):
 
 
 class RandomMaskWeight(Constraint):
-    """Constraint RGConv: the layer's weight W trains under a fixed random mask M. The effective weight is W · M.
+    """Constraint RGConv, which multiplies the layer's trained weight by a fixed random mask.
 
-    M keeps a fraction `density` of the weights. Five of BIPROP's published configs (densewide/*rg_wide.yml and
-    conv4wide_05_baseline.yml) name a conv type RGConv, "random graph", that BIPROP's code does not define. A random
-    mask is the nearest meaning. These configs set no density, so that the default of 1 applies.
+    The effective weight is W · M. W is the layer's weight, which trains. The mask M keeps a fraction `density` of the
+    weights. Five of BIPROP's published configs (densewide/*rg_wide.yml and conv4wide_05_baseline.yml) name a conv type
+    RGConv, "random graph", that BIPROP's code does not define. A random mask is the nearest meaning. These configs set
+    no density, so that the default of 1 applies.
     """
 
     mask: Tensor

@@ -9,14 +9,17 @@ Layer = nn.Conv2d | nn.Linear
 
 
 class _LayerTracer(fx.Tracer):
-    """torch.fx tracer that records each call of a layer, or of a module without children, as one node."""
+    """torch.fx tracer that records each call of a layer as one node.
+
+    A call of any other module without children is one node too.
+    """
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
         return isinstance(m, Layer) or next(m.children(), None) is None
 
 
 def trace(model: nn.Module) -> fx.Graph | None:
-    """Return the torch.fx graph of the forward pass of `model`, or None if torch.fx cannot trace `model`."""
+    """Return the torch.fx graph of a model's forward pass, or None if tracing fails."""
     try:
         return _LayerTracer().trace(model)
     except Exception:  # a forward that branches on values may fail in any way when it gets a proxy
@@ -24,7 +27,7 @@ def trace(model: nn.Module) -> fx.Graph | None:
 
 
 def layers_in_forward_order(model: nn.Module, images: Tensor | None = None) -> dict[str, Layer]:
-    """Return the Conv2d and Linear layers of `model` by name, in the order of the forward pass.
+    """Return the Conv2d and Linear layers by name, in the order of the forward pass.
 
     Both plain and constrained layers are returned, without the layers that the forward pass does not use. The order
     comes from a torch.fx trace. If a batch of `images` is given, the order comes instead from a forward pass of a copy
@@ -40,7 +43,10 @@ def layers_in_forward_order(model: nn.Module, images: Tensor | None = None) -> d
 
 
 def _traced_calls(model: nn.Module) -> list[str]:
-    """Return the names of the modules that torch.fx finds in the forward pass of `model`, in order."""
+    """Return the names of the modules in a torch.fx trace, in order.
+
+    The trace is that of the forward pass of `model`.
+    """
     if isinstance(model, Layer):
         return [""]
     if (graph := trace(model)) is None:
@@ -51,7 +57,10 @@ def _traced_calls(model: nn.Module) -> list[str]:
 
 @torch.no_grad()
 def _recorded_calls(model: nn.Module, images: Tensor) -> list[str]:
-    """Run a copy of `model` on `images`, and return the names of the modules that are called, in order."""
+    """Return the names of the modules that a forward pass calls, in order.
+
+    A copy of `model` runs on `images`.
+    """
     calls: list[str] = []
     recorded = copy.deepcopy(model).eval()
     for module, name in _names(recorded).items():

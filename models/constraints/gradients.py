@@ -15,7 +15,10 @@ from models.straight_through import StraightThrough
 
 
 class PassesGradient(StraightThrough):
-    """Base class of functions of two tensors. The backward pass returns the output's gradient for the first tensor."""
+    """Base class of autograd functions whose backward pass returns the incoming gradient unchanged.
+
+    The functions take two tensors. The first tensor gets the gradient.
+    """
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
@@ -23,8 +26,9 @@ class PassesGradient(StraightThrough):
 
 
 class ScoreThroughMask(StraightThrough):
-    """Effective weight α · M · sign(W) of BIPROP's SubnetConv, with a straight-through gradient for the scores s that
-    select the mask M.
+    """Autograd function that gives the scores of SubnetConv a straight-through gradient.
+
+    The effective weight of BIPROP's SubnetConv is α · M · sign(W), where the scores s select the mask M.
 
     forward:  w = α · M · sign(W), passed as `effective`. M is the mask of the largest |s|
     backward: dL/ds = dL/dw · W · sign(s), elementwise, for kept and pruned weights, without α and M
@@ -46,7 +50,9 @@ class ScoreThroughMask(StraightThrough):
 
 
 class ScaledSums(PassesGradient):
-    """Output of a layer between binary activations: integer sums z times a scale α (no paper).
+    """Autograd function that multiplies integer sums by a scale in the forward pass only.
+
+    The sums are the output of a layer between binary activations (no paper).
 
     forward:  y = α · z, written over z
     backward: dL/dz = dL/dy, without α
@@ -84,7 +90,9 @@ class ScaledGradient(StraightThrough):
 
 
 class ThroughSampling(StraightThrough):
-    """Random mask with the gradient of its expectation (SampleSubnetConv of hidden-networks and BIPROP).
+    """Autograd function that draws a random mask and has the gradient of its expectation.
+
+    It is the mask of SampleSubnetConv in hidden-networks and BIPROP.
 
     forward:  B ~ Bernoulli(p), from torch's generator of the device. B is 0 where p is NaN
     backward: dL/dp = dL/dB
@@ -117,7 +125,9 @@ class ThroughRounding(PassesGradient):
 
 
 class ThroughShiftAndSign(StraightThrough):
-    """Effective weight of DeepShift-PS (Elhoushi et al., CVPR-W 2021, eq. 5 and 6, as in their code).
+    """Autograd function that computes the effective weight of DeepShift-PS.
+
+    Source: Elhoushi et al., CVPR-W 2021, eq. 5 and 6, as in their code.
 
     forward:  w = 2^p · s with p = round(P) and s = sign(round(S)), passed as `effective`
     backward: dL/dP = dL/dw · s · 2^p · ln 2 and dL/dS = dL/dw
@@ -139,7 +149,9 @@ class ThroughShiftAndSign(StraightThrough):
 
 
 class ThroughThreshold(PassesGradient):
-    """Binary weight with the straight-through estimator of BinaryConnect (Courbariaux et al., NeurIPS 2015, alg. 1).
+    """Binarisation of a weight with the straight-through estimator of BinaryConnect.
+
+    Source: Courbariaux et al., NeurIPS 2015, alg. 1.
 
     forward:  w = on where |θ| ≥ ½, else 0, passed as `effective`
     backward: dL/dθ = dL/dw, for every θ
@@ -155,8 +167,9 @@ class ThroughThreshold(PassesGradient):
 
 
 class ThroughOnes(StraightThrough):
-    """Linear layer with a binary weight, which skips the weights that are 0. The real weight θ gets a straight-through
-    gradient.
+    """Product of a Linear layer with a binary weight, which skips the zeros.
+
+    The real weight θ gets a straight-through gradient.
 
     forward:  y = on · (x · Bᵀ), where `ones` is the matrix B with 1 where |θ| ≥ ½, else 0
     backward: dL/dx = on · (dL/dy · B) and dL/dθ = (dL/dy)ᵀ · x. The gradient of θ is dense

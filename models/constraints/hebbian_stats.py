@@ -20,12 +20,13 @@ Layer = nn.Conv2d | nn.Linear
 
 @torch.no_grad()
 def coactivation(layer: Layer, x: Tensor, y: Tensor) -> Tensor:
-    """Count for each weight of `layer` how often the input that it multiplies and the output that it contributes to are
-    both positive. `x` is the layer's input, `y` its output.
+    """Count how often the input and the output of each connection are both positive.
 
-    `x` is (B, C, H, W) or (…, C). `x` and `y` have any float dtype. Returns exact integers in float64, of the weight's
-    shape: H[o,c,i,j] = Σ over images and output positions p of [y[o,p] > 0] · [x[c,q] > 0], where q is the input
-    position that weight (o,c,i,j) reads for p. Padding counts as 0.
+    A connection is a weight of `layer`. Its input is the value that it multiplies, and its output the value that it
+    contributes to. `x` is the layer's input, `y` its output. `x` is (B, C, H, W) or (…, C). `x` and `y` have any float
+    dtype. Returns exact integers in float64, of the weight's shape: H[o,c,i,j] = Σ over images and output positions p
+    of [y[o,p] > 0] · [x[c,q] > 0], where q is the input position that weight (o,c,i,j) reads for p. Padding counts as
+    0.
 
     H is the weight gradient of a convolution with the input [x > 0] and the output gradient [y > 0]. One
     backward-weight convolution therefore computes H, without C·k·k copies of the input.
@@ -43,15 +44,20 @@ def coactivation(layer: Layer, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _linear_counts(x: Tensor, y: Tensor) -> Tensor:
-    """Return the matrix product [y > 0]ᵀ [x > 0], for `x` (N, in) and `y` (N, out)."""
+    """Count the coactivations of each connection of a Linear layer.
+
+    The counts are the matrix product [y > 0]ᵀ [x > 0], for `x` (N, in) and `y` (N, out).
+    """
     # Autocast does not change an operation with `out`. Autocast's bfloat16 would count exactly to 256 only.
     counts = torch.empty(y.shape[1], x.shape[1], device=x.device)
     return torch.mm((y > 0).float().t(), (x > 0).float(), out=counts)
 
 
 def _conv_counts(layer: nn.Conv2d, x: Tensor, y: Tensor, padding: list[int]) -> Iterator[Tensor]:
-    """Yield, for a few images at a time, how often the input and the output of each weight of a convolution are both
-    positive. `x` is the layer's input, `y` its output. The images are so few that a float counts exactly.
+    """Yield the coactivation counts of a convolution, for a few images at a time.
+
+    A count states how often the input and the output of a weight are both positive. `x` is the layer's input, `y` its
+    output. The images are so few that a float counts exactly.
     """
     positions = y.shape[-2] * y.shape[-1]
     dtype = torch.float32 if positions <= MAX_EXACT else torch.float64
@@ -65,7 +71,10 @@ def _conv_counts(layer: nn.Conv2d, x: Tensor, y: Tensor, padding: list[int]) -> 
 
 
 def _padded(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, list[int]]:
-    """Return the input of a convolution after any asymmetric padding, and the symmetric padding that remains to add."""
+    """Add any asymmetric padding to a convolution's input, and return the remaining padding.
+
+    Returns (input, padding). The remaining padding is symmetric.
+    """
     if isinstance(layer.padding, str):  # "same" may pad one side more than the other
         return F.pad(x, layer._reversed_padding_repeated_twice), [0, 0]
     return x, list(layer.padding)
@@ -73,11 +82,12 @@ def _padded(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, list[int]]:
 
 @torch.no_grad()
 def correlation(layer: Layer, x: Tensor, y: Tensor) -> Tensor:
-    """Return |correlation| of the input and the output of each connection (weight) of `layer`.
+    """Return the absolute correlation of the input and the output of each connection.
 
-    The correlation is taken over the batch, and its absolute value is averaged over the output positions. `x` (B, C, H,
-    W) or (B, …, C) and `y` are the input and the output of `layer`. The positions of a Linear layer are the dimensions
-    between the first and the last. Returns a float64 tensor of the weight's shape.
+    A connection is a weight of `layer`. The correlation is taken over the batch, and its absolute value is averaged
+    over the output positions. `x` (B, C, H, W) or (B, …, C) and `y` are the input and the output of `layer`. The
+    positions of a Linear layer are the dimensions between the first and the last. Returns a float64 tensor of the
+    weight's shape.
 
     The correlation is mean((x − x̄)(y − ȳ)) / (std(x) std(y)). The mean divides by B and std by B − 1, as in the
     notebook's f2b. The correlation is 0 where a std is 0, and for a batch of fewer than two images.
@@ -99,7 +109,10 @@ def correlation(layer: Layer, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _standardised(x: Tensor) -> Tensor:
-    """Return (x − mean) / std in float32, with mean and std over the batch, or 0 where std is 0."""
+    """Standardise a tensor over the batch, in float32.
+
+    Returns (x − mean) / std, with mean and std over the batch, or 0 where std is 0.
+    """
     x = x.double()  # the std of equal values is then exactly 0
     centred = x - x.mean(0)
     std = (centred.square().sum(0) / max(1, len(x) - 1)).sqrt()
@@ -107,9 +120,10 @@ def _standardised(x: Tensor) -> Tensor:
 
 
 def _mean_product(x: Tensor, y: Tensor) -> Tensor:
-    """Return |mean of x · y over the batch| for each pair of channels, averaged over the positions.
+    """Return the absolute mean product of each pair of channels over the batch.
 
-    `x` is (B, groups, C, positions), `y` is (B, groups, O, positions). Returns (groups·O, C) in float64.
+    The result is |mean of x · y over the batch|, averaged over the positions. `x` is (B, groups, C, positions), `y` is
+    (B, groups, O, positions). Returns (groups·O, C) in float64.
     """
     batch, groups, inputs, positions = x.shape
     outputs = y.shape[2]

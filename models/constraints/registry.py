@@ -19,8 +19,9 @@ SHIFT_INITS = ("uniform", "weights")
 
 @dataclass(frozen=True)
 class ConvType:
-    """Description of a conv_type, which is a constraint on the weights of a layer: the class, its options and its
-    needs. Each row of CONV_TYPES is a ConvType.
+    """Row of CONV_TYPES, which describes one constraint on the weights of a layer.
+
+    A conv_type is the name of a constraint. Its row states the class, its options and its needs.
 
     weights: description of the effective weights, for the README's table.
     constraint: path "package.module:class" of the Constraint; None for unconstrained layers.
@@ -129,10 +130,10 @@ CONV_TYPES: dict[str, ConvType] = {
 
 @dataclass(frozen=True)
 class Criterion:
-    """Measure by which trainer `sparse` chooses the connections to drop or to grow. Each row of DROP_CRITERIA and
-    GROW_CRITERIA is a Criterion.
+    """Measure by which trainer `sparse` chooses the connections to drop or to grow.
 
-    Connections with the lowest values are dropped, connections with the highest values are grown.
+    Each row of DROP_CRITERIA and GROW_CRITERIA is a Criterion. Connections with the lowest values are dropped,
+    connections with the highest values are grown.
 
     strengths: statistic of each connection that training must collect, "coactivation" or "correlation", or "".
     """
@@ -152,9 +153,10 @@ GROW_CRITERIA = {"hebbian": HEBBIAN, "random": PLAIN, "gradient": PLAIN, "none":
 
 
 def is_fixed_point(bits: tuple[int, ...]) -> bool:
-    """Return True if `bits`, (integer, fraction), are a fixed-point format of at most 32 bits that float32 can hold.
+    """Return True if `bits` are a fixed-point format that float32 can hold.
 
-    The largest number is 2^(integer − 1) − 1. It is 0 for one integer bit and no exact float32 beyond 25.
+    `bits` is (integer, fraction), at most 32 in total. The largest number is 2^(integer − 1) − 1. It is 0 for one
+    integer bit and no exact float32 beyond 25.
     """
     return len(bits) == 2 and 2 <= bits[0] <= 25 and bits[1] >= 0 and sum(bits) <= 32
 

@@ -32,9 +32,9 @@ SCORES: dict[str, Callable[[Tensor, Any, Any], Tensor]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class RewiringRules:
-    """Options of trainer `sparse`, and the rules for dropping and growing connections that they select.
+    """Options of trainer `sparse`, and the rewiring rules that they select.
 
-    The command line's help explains each option.
+    The rules choose the connections to drop and to grow. The command line's help explains each option.
     """
 
     prune_rate: float | None
@@ -52,8 +52,9 @@ class RewiringRules:
 
     @property
     def by_filter(self) -> bool:
-        """True if connections are dropped and grown in each filter separately, as in Numenta's notebook "Sparse CNN".
-        Layers then have no target density.
+        """True if connections are dropped and grown in each filter separately.
+
+        This is the rule of Numenta's notebook "Sparse CNN". Layers then have no target density.
         """
         return self.prune_rate is None
 
@@ -65,19 +66,20 @@ class RewiringRules:
         return self.density_schedule == "cubic"
 
     def records_strengths(self, since: int, strengths: Mapping[str, Tensor]) -> bool:
-        """Return True if this training step must record the connection strengths, such as coactivations, that the
-        criterion of the option `drop` or `grow` needs. `since` is the number of steps after the last rewiring.
-        `strengths` are the strengths recorded so far.
+        """Return True if this training step must record the connection strengths.
 
-        If none are recorded yet, recording starts at once, because --start-epoch may start training between two
-        rewirings.
+        The criterion of the option `drop` or `grow` may need strengths, such as coactivations. `since` is the number of
+        steps after the last rewiring. `strengths` are the strengths recorded so far. If none are recorded yet,
+        recording starts at once, because --start-epoch may start training between two rewirings.
         """
         needed = CRITERIA[self.drop].strengths or CRITERIA[self.grow].strengths
         return bool(needed) and (since % self.update_interval == 0 or not strengths)
 
     def target_counts(self, shapes: Sequence[Sequence[int]], start: float, remaining: float) -> list[int]:
-        """Return the number of connections per layer at one point of the density schedule, where a fraction `remaining`
-        of the fall from the density `start` is still to come. `shapes` are the shapes of the layers' weights.
+        """Return the number of connections per layer at one point of the density schedule.
+
+        At this point a fraction `remaining` of the fall from the density `start` is still to come. `shapes` are the
+        shapes of the layers' weights.
         """
         final = kept_per_layer(shapes, self.prune_rate or 1.0, self.layer_density)
         if self.density_schedule == "constant" or self.by_filter:
@@ -95,12 +97,12 @@ class RewiringRules:
         target: int,
         fraction: float,
     ) -> Rewiring:
-        """Choose which connections of a layer to keep and which to grow, by the criteria that the options `drop` and
-        `grow` name. `strengths` and `gradient` have one value per connection, from which some criteria are computed.
+        """Choose which connections of a layer to keep and which to grow.
 
-        All tensors have the weight's shape. `strengths` and the dense `gradient` may be None if no criterion uses them.
-        If the option `prune_rate` is set, the layer then has `target` connections, of which a `fraction` is new. Random
-        scores come from torch's generator of the CPU.
+        The options `drop` and `grow` name the criteria. Some criteria are computed from `strengths` and `gradient`,
+        which have one value per connection. All tensors have the weight's shape. `strengths` and the dense `gradient`
+        may be None if no criterion uses them. If the option `prune_rate` is set, the layer then has `target`
+        connections, of which a `fraction` is new. Random scores come from torch's generator of the CPU.
         """
         drop = SCORES[self.drop](weight, strengths, gradient)
         if self.by_filter and self.drop == "random":

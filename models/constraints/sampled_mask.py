@@ -9,11 +9,11 @@ from models.initial import initial_scores
 
 
 class SampleSubnetWeight(Constraint):
-    """Constraint SampleSubnetConv: every forward pass keeps each weight with probability sigmoid(score).
+    """Constraint SampleSubnetConv, which draws a random mask in every forward pass.
 
-    The effective weight is W · B, where the mask B ~ Bernoulli(sigmoid(scores)) is drawn in every forward pass, also in
-    evaluation mode. `scores` has the shape of the layer's weight W. Both train, unless W is frozen. While `bypassed` is
-    True the effective weight is W.
+    Each weight is kept with probability sigmoid(score). The effective weight is W · B, where the mask B ~
+    Bernoulli(sigmoid(scores)) is drawn in every forward pass, also in evaluation mode. `scores` has the shape of the
+    layer's weight W. Both train, unless W is frozen. While `bypassed` is True the effective weight is W.
     """
 
     def __init__(
@@ -33,7 +33,8 @@ class SampleSubnetWeight(Constraint):
         return round(float(torch.sigmoid(self.scores.detach()).double().sum()))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return `weight` times a newly drawn 0/1 mask, or `weight` itself if the constraint is switched off
-        (`bypassed`).
+        """Return `weight` times a newly drawn mask of zeros and ones.
+
+        If the constraint is switched off (`bypassed`), `weight` itself is returned.
         """
         return weight if self.bypassed else weight * ThroughSampling.apply(torch.sigmoid(self.scores))

@@ -29,8 +29,10 @@ CONV_SHIFTS = (-10.0, -1.0)  # range of a convolution's initial shifts in the pa
 
 
 def rounded(x: Tensor, *, stochastic: bool = False) -> Tensor:
-    """Round `x` to integers, half to even, and return a new tensor. With `stochastic`, instead round up with a
-    probability equal to the fractional part.
+    """Round a tensor to integers, half to even or stochastically.
+
+    With `stochastic`, a value is rounded up with a probability equal to its fractional part. The result is a new
+    tensor.
     """
     if not stochastic:
         return torch.round(x)
@@ -40,10 +42,10 @@ def rounded(x: Tensor, *, stochastic: bool = False) -> Tensor:
 
 @torch.no_grad()
 def power_of_two(x: Tensor, lowest: int | None, *, stochastic: bool = False, clamp_x: bool = False) -> Tensor:
-    """Round `x` to signed powers of two, sign(x) · 2^round(log2 |x|), and return a new tensor. |x| is first clamped to
-    [2^lowest, 1], unless `lowest` is None. Zeros stay 0.
+    """Round a tensor to signed powers of two.
 
-    With `clamp_x` the clamped values are also written to `x`.
+    The result is sign(x) · 2^round(log2 |x|), a new tensor. |x| is first clamped to [2^lowest, 1], unless `lowest` is
+    None. Zeros stay 0. With `clamp_x` the clamped values are also written to `x`.
     """
     signs, magnitude = torch.sign(x), _wide(x.abs())
     if lowest is not None:
@@ -64,12 +66,12 @@ def _wide(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class FixedPoint:
-    """Rounding to fixed point with the straight-through estimator, usable as a forward pre-hook of a layer.
+    """Rounding to fixed point with the straight-through estimator.
 
-    `integer` is the number of bits before the point, sign included. `fraction` is the number of bits after the point. x
-    becomes floor(x · 2^fraction) / 2^fraction, clamped to [−2^(integer−1), 2^(integer−1) − 1]. The arithmetic is in
-    float32 or float64, and the result has the dtype of x. Raises ValueError if the format holds no positive number, or
-    if its limits are not exact in float32.
+    The object can be a forward pre-hook of a layer. `integer` is the number of bits before the point, sign included.
+    `fraction` is the number of bits after the point. x becomes floor(x · 2^fraction) / 2^fraction, clamped to
+    [−2^(integer−1), 2^(integer−1) − 1]. The arithmetic is in float32 or float64, and the result has the dtype of x.
+    Raises ValueError if the format holds no positive number, or if its limits are not exact in float32.
     """
 
     integer: int
@@ -83,7 +85,7 @@ class FixedPoint:
         return (self.quantise(inputs[0]), *inputs[1:])
 
     def quantise(self, x: Tensor) -> Tensor:
-        """Round `x` to fixed point. The gradient is passed on unchanged, also where values are clamped."""
+        """Round `x` to fixed point, with a straight-through gradient also where values are clamped."""
         with torch.no_grad():
             half = 2.0 ** (self.integer - 1)
             fixed = _wide(x).mul(2.0**self.fraction).floor_().mul_(2.0**-self.fraction)
@@ -92,7 +94,10 @@ class FixedPoint:
 
 
 class ShiftWeight(Constraint):
-    """Base class of ShiftQ and ShiftPS: checks their common options, and rounds inputs and biases to fixed point."""
+    """Base class of the constraints whose weights are powers of two, ShiftQ and ShiftPS.
+
+    It checks their common options, and rounds inputs and biases to fixed point.
+    """
 
     def __init__(
         self, weight: Tensor, weight_bits: int, rounding: str, activation_bits: tuple[int, ...] | None
@@ -115,17 +120,19 @@ class ShiftWeight(Constraint):
         return self.fixed_point
 
     def effective_bias(self, bias: Tensor) -> Tensor:
-        """Return `bias` rounded to fixed point. The bias of a Linear layer is returned unchanged if the option
-        `activation_bits` is not given.
+        """Return the bias rounded to fixed point.
+
+        The bias of a Linear layer is returned unchanged if the option `activation_bits` is not given.
         """
         return bias if self._is_unrounded_linear else self.fixed_point.quantise(bias)
 
 
 class ShiftQWeight(ShiftWeight):
-    """Constraint ShiftQ: the effective weight is the layer's weight W, rounded to signed powers of two.
+    """Constraint ShiftQ, which rounds the layer's weight to signed powers of two.
 
-    The powers are in [2^lowest, 1] with lowest = −(2^(weight_bits−1) − 1). W trains by the straight-through estimator.
-    Each training pass first clamps |W| to this range in place.
+    The effective weight is the layer's weight W, rounded. The powers are in [2^lowest, 1] with lowest =
+    −(2^(weight_bits−1) − 1). W trains by the straight-through estimator. Each training pass first clamps |W| to this
+    range in place.
 
     With `shift_update="crude"` every forward pass, also in evaluation mode, overwrites W and the bias with their
     rounded values, as a course's notebook does. A step of the optimizer is then lost unless it is large enough to
@@ -159,23 +166,26 @@ class ShiftQWeight(ShiftWeight):
         return power_of_two(weight, self.lowest, stochastic=self.stochastic, clamp_x=self.training)
 
     def effective_bias(self, bias: Tensor) -> Tensor:
-        """Return `bias` rounded to fixed point. With shift_update="crude", instead overwrite `bias` in place with its
-        values rounded to signed powers of two, and return it.
+        """Return the bias rounded to fixed point or to powers of two.
+
+        The format is fixed point. With shift_update="crude", `bias` is instead overwritten with its values rounded to
+        signed powers of two, and returned.
         """
         return self._overwritten(bias) if self.crude else super().effective_bias(bias)
 
     @torch.no_grad()
     def _overwritten(self, parameter: Tensor) -> Tensor:
-        """Overwrite `parameter` with its values rounded to signed powers of two, and return `parameter`."""
+        """Round a parameter to signed powers of two in place, and return it."""
         return parameter.copy_(power_of_two(parameter, None, stochastic=self.stochastic))
 
 
 class ShiftPSWeight(ShiftWeight):
-    """Constraint ShiftPS: the effective weight is 2^p · s, with an integer shift p and a sign s in {−1, 0, 1}.
+    """Constraint ShiftPS, whose weights are powers of two with trained exponents and signs.
 
-    p = round(P) and s = sign(round(S)). The parameters `shift` (P) and `sign` (S) have the shape of the layer's weight
-    and train in its place. p is in [lowest, 0] with lowest = −(2^(weight_bits−1) − 2). Each training pass first clamps
-    P to this range in place.
+    The effective weight is 2^p · s, with an integer shift p and a sign s in {−1, 0, 1}. p = round(P) and s =
+    sign(round(S)). The parameters `shift` (P) and `sign` (S) have the shape of the layer's weight and train in its
+    place. p is in [lowest, 0] with lowest = −(2^(weight_bits−1) − 2). Each training pass first clamps P to this range
+    in place.
 
     With `shift_init="uniform"` the initial values are random, as in the layers of the paper's code: S from U(−1, 1), P
     from U(lowest, 0), or from U(−10, −1) for a convolution. With `shift_init="weights"` they are the layer's initial
@@ -216,9 +226,9 @@ class ShiftPSWeight(ShiftWeight):
 
     @torch.no_grad()
     def from_dense(self, weight: Tensor) -> dict[str, Tensor]:
-        """Convert a dense `weight` to the parameters `shift`, round(log2 |weight|), and `sign`, sign(weight).
+        """Convert a dense weight to the parameters `shift` and `sign`.
 
-        `shift` is clamped to [lowest, 0].
+        `shift` is round(log2 |weight|), clamped to [lowest, 0]. `sign` is sign(weight).
         """
         shift = _wide(weight).abs().log2_().round_().clamp_(self.lowest, 0)
         return {"shift": shift.to(weight.dtype), "sign": torch.sign(weight)}

@@ -15,10 +15,16 @@ NUMPY_DTYPES = {torch.float32: np.float32, torch.float64: np.float64}  # the dty
 
 
 class OnesMatrix:
-    """Sparse matrix B (rows, columns) of zeros and ones on the CPU. Stores the column index of each 1, row by row."""
+    """Sparse matrix of zeros and ones on the CPU.
+
+    The matrix B has shape (rows, columns). The column index of each 1 is stored, row by row.
+    """
 
     def __init__(self, indices: np.ndarray, rows: int, columns: int) -> None:
-        """Make the matrix from the row-major `indices` of the ones, in ascending order."""
+        """Make the matrix from the flat, ascending indices of its ones.
+
+        The indices are row-major.
+        """
         self._indices, self._shape = indices, (rows, columns)
         row, column = np.divmod(indices, columns)
         starts = np.zeros(rows + 1, np.int64)
@@ -31,15 +37,21 @@ class OnesMatrix:
         return len(self._indices)
 
     def linear(self, x: Tensor) -> Tensor:
-        """Multiply `x` (N, columns) by the transposed matrix, like F.linear. Returns a contiguous (N, rows) tensor."""
+        """Multiply `x` by the transposed matrix, like F.linear.
+
+        `x` has shape (N, columns). Returns a contiguous (N, rows) tensor.
+        """
         return self.matmul(x.t().contiguous()).t().contiguous()
 
     def matmul(self, x: Tensor) -> Tensor:
-        """Multiply the matrix by a contiguous `x` (columns, N). Returns a new contiguous tensor (rows, N)."""
+        """Multiply the matrix by a dense matrix `x`.
+
+        `x` is contiguous, of shape (columns, N). Returns a new contiguous tensor (rows, N).
+        """
         return F.embedding_bag(self._columns, x, self._starts, mode="sum", include_last_offset=True)
 
     def transposed(self) -> "OnesMatrix":
-        """Return the transposed matrix. It is computed on the first call only."""
+        """Return the transposed matrix, which is computed on the first call only."""
         if self._transposed is None:
             rows, columns = self._shape
             row, column = np.divmod(self._indices, columns)
@@ -52,11 +64,11 @@ class OnesMatrix:
 
 
 def find_ones(real: Tensor, max_density: float = MAX_DENSITY, *, clamp: bool = False) -> OnesMatrix | None:
-    """Return the sparse matrix that is 1 where |real| ≥ ½, else 0. Return None if the fraction of ones is above
-    `max_density`, because a dense product is then faster.
+    """Return the sparse matrix that is 1 where |real| ≥ ½, or None.
 
-    `real` is a contiguous float32 or float64 matrix on the CPU. With `clamp` the whole of `real` is also clamped to [0,
-    1] in place.
+    None means that the fraction of ones is above `max_density`, because a dense product is then faster. `real` is a
+    contiguous float32 or float64 matrix on the CPU. With `clamp` the whole of `real` is also clamped to [0, 1] in
+    place.
     """
     flat = real.detach().view(-1)
     values = flat.numpy()
@@ -79,11 +91,11 @@ def find_ones(real: Tensor, max_density: float = MAX_DENSITY, *, clamp: bool = F
 
 
 def product_of_rows(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the matrix product of `a` and `b` in `dtype`. The product skips the rows of `a` that are all 0.
+    """Return the matrix product of `a` and `b`, skipping the zero rows of `a`.
 
-    `a` (rows, N) and `b` (N, columns) are contiguous and on the CPU. `dtype` is one of `NUMPY_DTYPES`. `a` is the
-    gradient of a layer's outputs. If the next layer uses few of these outputs, many rows of `a` are 0: 9 of 10 before
-    an output layer with 1 % of ones.
+    The product is in `dtype`. `a` (rows, N) and `b` (N, columns) are contiguous and on the CPU. `dtype` is one of
+    `NUMPY_DTYPES`. `a` is the gradient of a layer's outputs. If the next layer uses few of these outputs, many rows of
+    `a` are 0: 9 of 10 before an output layer with 1 % of ones.
     """
     rows = a.abs().sum(1).nonzero().squeeze(1)  # amax raises for an empty batch
     if len(rows) > MAX_ROWS * len(a):

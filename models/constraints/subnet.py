@@ -22,19 +22,19 @@ BLOCK = 2**18  # number of products computed at a time, so that they stay in the
 
 
 def checked_density(density: float) -> float:
-    """Return `density`. Raises ValueError if it is not above 0 and at most 1."""
+    """Return `density`, or raise ValueError if it is not above 0 and at most 1."""
     if not 0 < density <= 1:
         raise ValueError(f"prune_rate: {density} given; it must be above 0 and at most 1")
     return density
 
 
 class SubnetWeight(Constraint):
-    """Constraint SubnetConv: trained scores select which of the layer's frozen weights to keep. A kept weight keeps its
-    sign and gets the magnitude α, which is the same for all kept weights of the layer.
+    """Constraint SubnetConv, whose trained scores select which frozen weights to keep.
 
-    The effective weight is α · M · sign(W). W is the layer's weight, which does not train. `scores` has the shape of W.
-    M keeps a fraction `density` of the layer's weights, those with the largest |scores|. The scalar α is the mean of
-    |W| over the kept weights. While `bypassed` is True the effective weight is W.
+    A kept weight keeps its sign and gets the magnitude α, which is the same for all kept weights of the layer. The
+    effective weight is α · M · sign(W). W is the layer's weight, which does not train. `scores` has the shape of W. M
+    keeps a fraction `density` of the layer's weights, those with the largest |scores|. The scalar α is the mean of |W|
+    over the kept weights. While `bypassed` is True the effective weight is W.
     """
 
     learns_weight = False
@@ -55,24 +55,28 @@ class SubnetWeight(Constraint):
         return kept_count(self.scores.numel(), self.density)
 
     def _ones_in(self, mask: Tensor) -> int | Tensor:  # noqa: ARG002
-        """Return the number of ones in `mask`. The number follows from the density, so nothing is counted."""
+        """Return the number of ones in a mask, known from the density without counting."""
         return self._mask_size()
 
     @torch.no_grad()
     def mask(self) -> Tensor:
-        """Return the layer's mask as a new tensor of the shape and dtype of `scores`: 1 for the weights with the
-        largest |scores|, else 0.
+        """Return the mask of the weights with the largest scores.
+
+        The mask is 1 for the largest |scores|, else 0. It is a new tensor of the shape and dtype of `scores`.
         """
         return keep_largest(self.scores.abs(), self._mask_size())
 
     @torch.no_grad()
     def effective_weight(self, weight: Tensor) -> Tensor:
-        """Return the signs of `weight` under the current mask, times α, as a new tensor without gradient."""
+        """Return the effective weight as a new tensor without gradient.
+
+        It is α times the signs of `weight` under the current mask.
+        """
         signs, alpha = self._signs_and_alpha(weight)
         return signs.mul_(alpha)
 
     def _signs_and_alpha(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the signs of `weight` under the current mask, and α, the mean magnitude of the kept weights."""
+        """Return the signs of the kept weights (0 for the others) and their mean magnitude α."""
         # W is frozen, so |W| and sign(W) are computed once, not in every step.
         magnitude, sign = self.cached(self._magnitude_and_sign, weight, key=self._magnitude_key, in_training=True)
         mask = self.mask()
@@ -80,34 +84,33 @@ class SubnetWeight(Constraint):
         return mask.mul_(sign), alpha
 
     def _magnitude_and_sign(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Return |weight| and sign(weight), with +1 as the sign of 0, in the memory format (strides) of the scores."""
+        """Return |weight| and its signs (+1 for 0), with the strides of the scores."""
         like = torch.empty_like(self.scores, dtype=weight.dtype)
         sign = like.copy_(weight).ge(0).to(weight.dtype).mul_(2).sub_(1)
         return like.abs_(), sign
 
     def _magnitude_key(self, weight: Tensor) -> object:
-        """Return the cache key of |weight| and sign(weight). The key changes with `weight` and with the memory format
-        (strides) of the scores.
-        """
+        """Return a cache key that changes with the weight and the strides of the scores."""
         return tensor_version(weight), self.scores.stride()
 
     def cache_key(self, weight: Tensor | None) -> object:
-        """Return the cache key of the effective weight. The key changes with the layer's weight, the scores and the
-        density.
-        """
+        """Return a cache key that changes with the weight, the scores and the density."""
         return super().cache_key(weight), self.density
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return the effective weight, with values −α, 0 and α, or `weight` itself if the constraint is switched off
-        (`bypassed`).
+        """Return the effective weight, with values −α, 0 and α.
+
+        If the constraint is switched off (`bypassed`), `weight` itself is returned.
         """
         if self.bypassed:
             return weight
         return ScoreThroughMask.apply(self.scores, weight, self.cached(self.effective_weight, weight))
 
     def signs(self, weight: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return the effective weight as a pair: a tensor with the signs of the kept weights and 0 for the others, and
-        the factor α. Return None if the constraint is switched off (`bypassed`).
+        """Return the signs of the kept weights, and their common magnitude α.
+
+        The sign of the other weights is 0. The effective weight is α times the signs. Returns None if the constraint is
+        switched off (`bypassed`).
         """
         if self.bypassed:
             return None
@@ -116,7 +119,7 @@ class SubnetWeight(Constraint):
 
 
 class GlobalSelection:
-    """Joint selection of the masks of several layers, by the largest |scores| in all these layers.
+    """Joint selection of the masks of several layers, by the largest scores.
 
     The members are the constraints of these layers. The masks keep a fraction `density` of all weights, those with the
     largest |scores| in all layers, and at least one weight per layer. In evaluation mode the masks are selected again
@@ -132,7 +135,7 @@ class GlobalSelection:
         self._pass_members: set[int] = set()  # indices of the members that got their mask in this pass
 
     def add(self, member: "GlobalSubnetWeight") -> int:
-        """Add the constraint of one more layer to the selection, and return the index of this member."""
+        """Add the constraint of a layer to the selection, and return its index."""
         self._members.append(member)
         return len(self._members) - 1
 
@@ -141,14 +144,16 @@ class GlobalSelection:
         return self.density, [tensor_version(member.scores) for member in self._members]
 
     def masks(self) -> list[Tensor]:
-        """Return the mask of each layer in this joint selection, in the order in which the layers were added. The
-        tensors are cached, so the caller must not write to them.
+        """Return the masks of all layers, in the order in which the layers were added.
+
+        The masks are cached, so the caller must not write to them.
         """
         return self._cache.get(self._select, self.cache_key)
 
     def training_mask(self, index: int) -> Tensor:
-        """Return the mask of one layer for the current forward pass in training mode. `index` is the number that `add`
-        returned for this layer. The caller must not write to the mask.
+        """Return the mask of one layer for the current forward pass in training mode.
+
+        `index` is the number that `add` returned for this layer. The caller must not write to the mask.
 
         A new pass begins when the first member, or a member that already got its mask in this pass, asks for a mask.
         """
@@ -171,10 +176,10 @@ class GlobalSelection:
 
 
 class GlobalSubnetWeight(SubnetWeight):
-    """Constraint GlobalSubnetConv: trained scores select which frozen weights to keep, jointly in all layers that share
-    `selection`. A kept weight keeps its sign and gets the magnitude α of its layer.
+    """Constraint GlobalSubnetConv, whose trained scores select frozen weights jointly in several layers.
 
-    The masks keep the largest |scores| of all these layers, so that the density differs between layers.
+    The layers share `selection`. A kept weight keeps its sign and gets the magnitude α of its layer. The masks keep the
+    largest |scores| of all these layers, so that the density differs between layers.
     """
 
     def __init__(self, weight: Tensor, *, selection: GlobalSelection, generator: torch.Generator | None = None) -> None:
@@ -188,8 +193,9 @@ class GlobalSubnetWeight(SubnetWeight):
 
     @property
     def density(self) -> float:
-        """Fraction of the weights kept, over all layers whose masks are selected together. Setting the density of one
-        layer sets it for all of them.
+        """Fraction of the weights kept, over all layers with a joint selection.
+
+        Setting the density of one layer sets it for all of them.
         """
         return self.selection.density
 
@@ -199,7 +205,10 @@ class GlobalSubnetWeight(SubnetWeight):
 
     @torch.no_grad()
     def mask(self) -> Tensor:
-        """Return a copy of this layer's mask, which is selected together with the masks of all other layers."""
+        """Return a copy of this layer's mask.
+
+        The mask is selected together with the masks of all other layers.
+        """
         selection = self.selection
         return (selection.training_mask(self._index) if self.training else selection.masks()[self._index]).clone()
 
@@ -210,25 +219,24 @@ class GlobalSubnetWeight(SubnetWeight):
         return count_ones(mask) if mask.is_cpu else mask.sum(dtype=torch.float64)  # the host does not wait for a GPU
 
     def train(self, mode: bool = True) -> Self:
-        """Set training or evaluation mode. Clear the cached effective weight of this layer, and the masks of all layers
-        that are selected together.
+        """Set training or evaluation mode, and clear the cached values.
+
+        They are the effective weight of this layer, and the masks of all layers that are selected together.
         """
         self.selection.clear()
         return super().train(mode)
 
     def cache_key(self, weight: Tensor | None) -> object:
-        """Return the cache key of the effective weight. The key changes with the layer's weight, the density, and the
-        scores of all layers whose masks are selected together.
-        """
+        """Return a cache key that changes with the weight, the density and all jointly selected scores."""
         return self.selection.cache_key(), None if weight is None else tensor_version(weight)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Return the dot product of two tensors with the same shape and strides, as a float64 scalar.
+    """Return the dot product of two tensors as a float64 scalar.
 
-    Both tensors have no gaps in memory. Products are added in float32 within rows, and the rows in float64. The
-    relative error is then about 10⁻⁷ and does not depend on the number of threads. A plain float32 dot product of 5·10⁷
-    weights has an error of 2·10⁻⁴, which depends on the number of threads.
+    Both tensors have the same shape and strides, and no gaps in memory. Products are added in float32 within rows, and
+    the rows in float64. The relative error is then about 10⁻⁷ and does not depend on the number of threads. A plain
+    float32 dot product of 5·10⁷ weights has an error of 2·10⁻⁴, which depends on the number of threads.
     """
     n, dtype = a.numel(), torch.promote_types(a.dtype, torch.float32)  # float16 ends at 65504
     a, b, whole = a.as_strided((n,), (1,)), b.as_strided((n,), (1,)), n - n % ROW

@@ -15,27 +15,31 @@ _BITS = {
 
 
 def kept_count(n: int, density: float) -> int:
-    """Return how many of `n` weights are kept at a given `density`: n − int((1 − density)·n), at least 1."""
+    """Return how many of `n` weights are kept at a given density.
+
+    The number is n − int((1 − density)·n), at least 1.
+    """
     return max(1, n - int((1 - density) * n))
 
 
 def keep_largest(magnitude: Tensor, kept: int) -> Tensor:
-    """Return the mask of the `kept` largest values of `magnitude`: 1 for these, 0 for the others.
+    """Return the mask of the `kept` largest values of `magnitude`.
 
-    The mask has exactly `kept` ones, and the shape, strides and dtype of `magnitude`, which has no negative value. Of
-    equal values the value with the lowest row-major index is pruned first, in any memory format. NaN counts as the
-    largest value. The threshold is selected in O(n). Nothing is sorted.
+    The mask is 1 for these values, 0 for the others. The mask has exactly `kept` ones, and the shape, strides and dtype
+    of `magnitude`, which has no negative value. Of equal values the value with the lowest row-major index is pruned
+    first, in any memory format. NaN counts as the largest value. The threshold is selected in O(n). Nothing is sorted.
     """
     return keep_largest_of_all([magnitude], kept)[0]
 
 
 def keep_largest_of_all(magnitudes: Sequence[Tensor], kept: int) -> list[Tensor]:
-    """Return one mask per tensor: 1 for the `kept` largest values of all tensors together, 0 for the others.
+    """Return the masks of the `kept` largest values of several tensors together.
 
-    Each tensor keeps at least its largest value (the last of equal values), even if `kept` is smaller than the number
-    of tensors. For each tensor that would keep nothing else, the smallest value kept in the other tensors is pruned
-    instead. Of equal values in two tensors, the value in the earlier tensor is pruned first. All tensors have the same
-    dtype and device. See `keep_largest` for the shape of masks and for NaN.
+    Each tensor has one mask, which is 1 for these values, 0 for the others. Each tensor keeps at least its largest
+    value (the last of equal values), even if `kept` is smaller than the number of tensors. For each tensor that would
+    keep nothing else, the smallest value kept in the other tensors is pruned instead. Of equal values in two tensors,
+    the value in the earlier tensor is pruned first. All tensors have the same dtype and device. See `keep_largest` for
+    the shape of masks and for NaN.
     """
     pruned = sum(m.numel() for m in magnitudes) - max(kept, len(magnitudes))
     if pruned <= 0:
@@ -49,10 +53,10 @@ def keep_largest_of_all(magnitudes: Sequence[Tensor], kept: int) -> list[Tensor]
 
 
 def _fill_on_host(bits: list[Tensor], pruned: int, masks: list[Tensor]) -> None:
-    """Write one mask per tensor of `bits` into `masks`: 0 for the `pruned` smallest values of all tensors together,
-    else 1. Each mask keeps at least the largest value of its tensor. All tensors are on the CPU.
+    """Fill the masks of CPU tensors, pruning the smallest values of all tensors together.
 
-    `bits` has the values to rank as integers of the same order.
+    A mask is 0 for the `pruned` smallest values of all tensors in `bits`, else 1. Each mask keeps at least the largest
+    value of its tensor. `bits` has the values to rank as integers of the same order.
     """
     while not all(counts := _fill_by_threshold(bits, pruned, masks)):
         # The largest value is raised only where a mask is empty: the other masks keep their largest value already.
@@ -60,8 +64,10 @@ def _fill_on_host(bits: list[Tensor], pruned: int, masks: list[Tensor]) -> None:
 
 
 def _fill_by_threshold(bits: list[Tensor], pruned: int, masks: list[Tensor]) -> list[int]:
-    """Write one mask per tensor of `bits` into `masks`: 0 for the `pruned` smallest values of all tensors together,
-    else 1. A mask can be all zeros. Returns the number of ones in each mask.
+    """Fill masks that prune the smallest values of several CPU tensors together.
+
+    A mask is 0 for the `pruned` smallest values of all tensors in `bits`, else 1. A mask can be all zeros. Returns the
+    number of ones in each mask.
     """
     # numpy's partition is 10 to 60 times as fast as torch's sort, kthvalue and topk on a CPU.
     copies = [torch.empty_like(b).copy_(b).as_strided((b.numel(),), (1,)) for b in bits]
@@ -81,15 +87,19 @@ def _fill_by_threshold(bits: list[Tensor], pruned: int, masks: list[Tensor]) -> 
 
 
 def count_ones(mask: Tensor) -> int:
-    """Return the exact number of ones in a `mask` of zeros and ones, for any dtype and size."""
+    """Return the number of ones in a mask of zeros and ones.
+
+    The number is exact for any dtype and size.
+    """
     # count_nonzero takes 90 times as long as a float32 sum, which is exact up to 2²⁴.
     exact = mask.dtype == torch.float32 and mask.numel() <= 2**24
     return int(mask.sum() if exact else mask.sum(dtype=torch.float64))
 
 
 def _with_largest_raised(bits: Tensor) -> Tensor:
-    """Return a copy of the integers `bits` in which the largest value (the last of equal values) is the largest integer
-    of the dtype. A mask of the largest values then always keeps this value.
+    """Return a copy of `bits` in which the largest value is the dtype's largest integer.
+
+    Of equal values the last is raised. A mask of the largest values then always keeps this value.
     """
     flat = bits.reshape(-1).clone()
     if flat.is_cpu:
@@ -100,11 +110,11 @@ def _with_largest_raised(bits: Tensor) -> Tensor:
 
 
 def _fill_on_device(bits: list[Tensor], pruned: int, masks: list[Tensor]) -> None:
-    """Write one mask per tensor of `bits` into `masks`: 0 for the `pruned` smallest values of all tensors together,
-    else 1. Each mask keeps at least the largest value of its tensor. All tensors are on a GPU.
+    """Fill the masks of GPU tensors, pruning the smallest values of all tensors together.
 
-    `bits` has the values to rank as integers of the same order. Nothing is copied to the host, because a copy would
-    block the CPU.
+    A mask is 0 for the `pruned` smallest values of all tensors in `bits`, else 1. Each mask keeps at least the largest
+    value of its tensor. `bits` has the values to rank as integers of the same order. Nothing is copied to the host,
+    because a copy would block the CPU.
     """
     ordered = torch.cat([_with_largest_raised(b).view(-1) if len(bits) > 1 else b.reshape(-1) for b in bits])
     kept = len(ordered) - pruned

@@ -47,10 +47,11 @@ USABLE: dict[str, Callable[[str], bool]] = {
 
 
 def is_foreign_folder(name: str, values: Any) -> bool:
-    """Return True if the option `name` is a folder of the BIPROP authors' machines that cannot be used here.
+    """Return True if an option names a folder of the BIPROP authors' machines.
 
-    The YAML files published with BIPROP name such folders. `values` has the options as attributes. The folder `data` is
-    the user's own choice if the set is to be downloaded or is an ImageFolder, which BIPROP does not have.
+    The result is True only if the folder cannot be used here. The YAML files published with BIPROP name such folders.
+    `values` has the options as attributes. The folder `data` is the user's own choice if the set is to be downloaded or
+    is an ImageFolder, which BIPROP does not have.
     """
     folder = getattr(values, name)
     if not folder or not re.fullmatch(PUBLISHED[name], folder.rstrip("/")) or USABLE[name](folder):

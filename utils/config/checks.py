@@ -13,7 +13,9 @@ LAYER_TYPES = "conv_type first_layer_type first_layer_dense"  # options that dec
 
 @dataclass(frozen=True)
 class Given:
-    """Names of the options that the user set instead of leaving them at their defaults.
+    """Names of the options that the user set.
+
+    Other options have their defaults.
 
     typed: options set on the command line.
     chosen: options set on the command line or in the YAML file.
@@ -23,9 +25,9 @@ class Given:
     chosen: Collection[str] = ()
 
     def wants_effect(self, name: str, options: Options) -> bool:
-        """Return True if the user should be warned when the option `name` has no effect in this run.
+        """Return True if the user should be warned when an option has no effect.
 
-        This requires that the user set the option, to another value than the one that switches it off.
+        This requires that the user set the option `name`, to another value than the one that switches it off.
         """
         option = FIELDS[name]
         off = option.metadata["off"]
@@ -38,7 +40,7 @@ Function = Callable[[Options, Given], str]
 
 @dataclass(frozen=True)
 class Check:
-    """One check of option values: a function, the options that its message is about and the options that it reads.
+    """One check of option values, with the options that it concerns.
 
     function: returns "" if the check passes, else the end of the message to the user.
     options: the message is about each of these options.
@@ -52,13 +54,18 @@ class Check:
 
 @dataclass
 class Checks:
-    """List of checks of option values. The decorator `add` appends a function to the list."""
+    """List of checks of option values.
+
+    The decorator `add` appends a function to the list.
+    """
 
     checks: list[Check] = field(default_factory=list)
 
     def add(self, options: str, reads: str = "") -> Callable[[Function], Function]:
-        """Return a decorator that adds a function to the list as a check of the options named in `options`.
-        `reads` names further options whose values the function uses. Names are separated by spaces.
+        """Return a decorator that adds a function to the list of checks.
+
+        The function is a check of the options named in `options`. `reads` names further options whose values the
+        function uses. Names are separated by spaces.
         """
 
         def register(function: Function) -> Function:
@@ -72,8 +79,10 @@ class Checks:
 def failures(
     checks: Iterable[Check], options: Options, given: Given, invalid: Collection[str] = ()
 ) -> Iterator[tuple[Check, str]]:
-    """Run `checks` on `options` and yield (check, end of the message) for each check that fails.
-    `given` names the options that the user set. A check that uses one of the `invalid` options is skipped.
+    """Run `checks` and yield each one that fails, with its message.
+
+    Yields (check, end of the message). `given` names the options that the user set. A check that uses one of the
+    `invalid` options is skipped.
     """
     for check in checks:
         if check.reads.isdisjoint(invalid) and (text := check.function(options, given)):

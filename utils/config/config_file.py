@@ -12,8 +12,10 @@ from utils.text import shown
 
 
 def config_path(typed: Mapping[str, list[Any]]) -> str:
-    """Return the path of the YAML file of options: the one after --config, else config.yaml of the run to resume.
-    `typed` maps each option on the command line to the list of texts given for it.
+    """Return the path of the YAML file of options.
+
+    It is the file after --config, else config.yaml of the run to resume. `typed` maps each option on the command line
+    to the list of texts given for it.
 
     Raises UsageError if the command line names no file.
     """

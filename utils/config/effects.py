@@ -31,9 +31,9 @@ OWN_CHECKS = {"prune_rate", "prune_rate_epoch"}  # options that have checks of t
 
 
 def _values_text(selector: str, values: list[str]) -> str:
-    """Return text such as "conv_type ShiftQ or ShiftPS" from the option name `selector` and `values` of that option.
+    """Return an option with some of its values as text, such as "conv_type ShiftQ or ShiftPS".
 
-    For a training method that a conv_type selects, the text names the conv_type.
+    `selector` is the name of the option. For a training method that a conv_type selects, the text names the conv_type.
     """
     if selector == "trainer":
         types = [name for name, row in CONV_TYPES.items() if row.trainer in values and row.trainer != "default"]
@@ -44,8 +44,10 @@ def _values_text(selector: str, values: list[str]) -> str:
 
 
 def _values_with_option() -> Iterator[tuple[str, str, list[str]]]:
-    """Yield (selector, option, values): `option` has an effect only if the option `selector` has one of the values.
-    For example, ("optimizer", "nesterov", ["sgd"]), because the registry row of sgd lists nesterov.
+    """Yield the options that have an effect only with certain values of another option.
+
+    Yields (selector, option, values). `option` has an effect only if the option `selector` has one of the values. For
+    example, ("optimizer", "nesterov", ["sgd"]), because the registry row of sgd lists nesterov.
     """
     for selector, (registry, _, _) in REGISTRIES.items():
         for option in sorted({option for row in registry.values() for option in row.options} & FIELDS.keys()):
@@ -54,16 +56,20 @@ def _values_with_option() -> Iterator[tuple[str, str, list[str]]]:
 
 
 def needs() -> dict[str, str]:
-    """Return a dict from option name to the condition under which it has an effect, such as "conv_type BinaryConv"."""
+    """Return the condition under which each option has an effect, by option name.
+
+    A condition is text, such as "conv_type BinaryConv".
+    """
     declared = {name: str(option.metadata["needs"]) for name, option in FIELDS.items() if option.metadata["needs"]}
     return {option: _values_text(selector, values) for selector, option, values in _values_with_option()} | declared
 
 
 def row_checks(*, strict: bool) -> list[Check]:
-    """Return the checks that report an option without an effect, such as nesterov with another optimizer than sgd.
+    """Return the checks that report options without an effect.
 
-    The registry rows list the options that have an effect with them. `strict` chooses the checks of strict options,
-    whose failure is an error. False chooses those of all other options, whose failure is a warning.
+    An example is nesterov with another optimizer than sgd. The registry rows list the options that have an effect with
+    them. `strict` chooses the checks of strict options, whose failure is an error. False chooses those of all other
+    options, whose failure is a warning.
     """
     checks = []
     for selector, option, values in _values_with_option():
@@ -75,7 +81,10 @@ def row_checks(*, strict: bool) -> list[Check]:
 
 
 def _error_check(selector: str, option: str, values: list[str], selected: Selection) -> Function:
-    """Return a check that fails if `option` is not at its default and none of `values` is selected."""
+    """Return a check that fails if an option is set without effect.
+
+    It fails if `option` is not at its default and none of `values` is selected.
+    """
 
     def check(o: Options, _given: Given) -> str:
         if o.value(option) == FIELDS[option].default or selected(o) & {*values}:
@@ -86,7 +95,10 @@ def _error_check(selector: str, option: str, values: list[str], selected: Select
 
 
 def _warning_check(selector: str, _option: str, values: list[str], selected: Selection) -> Function:
-    """Return a check that fails if none of `values` is selected, at any value of the option."""
+    """Return a check that fails if none of `values` is selected.
+
+    The check does not depend on the value of the option.
+    """
     return lambda o, _given: "" if selected(o) & {*values} else _values_text(selector, values)
 
 

@@ -29,9 +29,10 @@ LONGEST_LIST = 1000
 
 @dataclass(frozen=True)
 class Need:
-    """Condition that another option must meet for an option to have an effect, such as "lr_policy multistep_lr".
+    """Condition on another option, without which an option has no effect.
 
-    The other option must have one of `values`, or any true value if `values` is empty.
+    An example is "lr_policy multistep_lr". The other option must have one of `values`, or any true value if `values` is
+    empty.
     """
 
     option: str
@@ -39,12 +40,15 @@ class Need:
 
     @classmethod
     def parse(cls, text: str) -> "Need":
-        """Return the condition that `text` states, as "option", "option value" or "option value, value or value"."""
+        """Return the condition written as text, such as "conv_type ShiftQ or ShiftPS".
+
+        `text` is "option", "option value" or "option value, value or value".
+        """
         option, *values = text.replace(",", "").replace(" or ", " ").split()
         return cls(option, tuple(values))
 
     def is_met(self, value: object) -> bool:
-        """Return True if the condition holds when the option that it names has this `value`."""
+        """Return True if an option with this `value` meets the condition."""
         return value in self.values if self.values else bool(value)
 
     def __str__(self) -> str:
@@ -64,7 +68,7 @@ def opt(
     warn_in_files: bool = False,
     off: object = MISSING,
 ) -> Any:
-    """Declare an option: return a dataclass field with its default, its --help text and its allowed values.
+    """Declare an option as a dataclass field with its default, help text and allowed values.
 
     text: description in --help.
     allowed: choices, or limits such as ">= 0 and < 1".
@@ -96,7 +100,7 @@ def opt(
 
 
 def wanted(option: Any) -> str:
-    """Return text that describes the allowed values of an option, such as "an int >= 1"."""
+    """Return text that describes an option's allowed values, such as "an int >= 1"."""
     kind, allowed = (get_args(option.type) or (option.type,))[0], option.metadata["allowed"]
     if not isinstance(allowed, str):
         return f"one of {', '.join(allowed)}"
@@ -105,7 +109,10 @@ def wanted(option: Any) -> str:
 
 
 def fits(value: Any, allowed: str | Collection[str]) -> bool:
-    """Return True if `value` is within `allowed`: a collection of choices, or limits such as ">= 0 and < 1"."""
+    """Return True if a value is allowed.
+
+    `allowed` is a collection of choices, or limits such as ">= 0 and < 1".
+    """
     if not isinstance(allowed, str):
         return value in allowed
     limits = (limit.split() for limit in allowed.split(" and ") if limit)
@@ -126,9 +133,10 @@ def plain(kind: Any, value: Any) -> Any:
 
 
 def cast(option: Any, value: Any) -> Any:
-    """Convert `value`, from YAML or the command line, to the declared type of the option and check its limits.
+    """Convert a value to the type of its option and check its limits.
 
-    Raises ValueError, TypeError or OverflowError if the value does not fit, or UsageError with an explanation.
+    `value` comes from YAML or the command line. Raises ValueError, TypeError or OverflowError if the value does not
+    fit, or UsageError with an explanation.
     """
     kind, *nullable = get_args(option.type) or (option.type,)
     path = option.metadata["path"]
@@ -151,8 +159,10 @@ def cast(option: Any, value: Any) -> Any:
 
 
 def flags(name: str, option: Any = None) -> list[str]:
-    """Return all flags of the option `name`, such as ["-b", "--batch-size"]. The last flag of a boolean option turns
-    the option off. `option` is its declaration, or None for an option that only BIPROP has.
+    """Return all flags of an option, such as ["-b", "--batch-size"].
+
+    The last flag of a boolean option turns the option off. `option` is the declaration of the option `name`, or None
+    for an option that only BIPROP has.
     """
     long = "--" + name.replace("_", "-")
     if option is None:
@@ -164,8 +174,10 @@ def flags(name: str, option: Any = None) -> list[str]:
 
 
 def help_lines(options: Iterable[Any], needs: Mapping[str, str]) -> list[str]:
-    """Return the lines that --help prints for `options`: flags, description, type with range or choices, default.
-    `needs` maps an option's name to the condition under which the option has an effect, as text.
+    """Return the lines that --help prints for some options.
+
+    They have the flags, the description, the type with range or choices, and the default. `needs` maps an option's name
+    to the condition under which the option has an effect, as text.
     """
     lines, indent = [], " " * 36
     width = max(60, min(118, shutil.get_terminal_size((120, 24)).columns - 2))

@@ -104,7 +104,7 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class ConstraintOptions:
-    """Options of the constraint on the weights: pruning, rewiring, freezing and quantization."""
+    """Options of pruning, rewiring, freezing and quantization of the weights."""
 
     conv_type: str = opt("DenseConv", "constraint on the weights of the layers", CONV_TYPES)
     prune_rate: float | None = opt(
@@ -181,12 +181,18 @@ class ConstraintOptions:
 
     @property
     def density(self) -> float:
-        """Fraction of the weights that pruning keeps: the option prune_rate, or 1.0 if it is not set."""
+        """Fraction of the weights that pruning keeps.
+
+        This is the option prune_rate, or 1.0 if it is not set.
+        """
         return 1.0 if self.prune_rate is None else self.prune_rate
 
     @property
     def layer_types(self) -> set[str]:
-        """Names of the constraints (values of conv_type) on the layers of the network, the first layer included."""
+        """Names of the constraints on the layers of the network.
+
+        They are values of conv_type. The first layer is included.
+        """
         first = "DenseConv" if self.first_layer_dense else self.first_layer_type or self.conv_type
         return {self.conv_type, first}
 
@@ -197,12 +203,18 @@ class ConstraintOptions:
 
     @property
     def trainers(self) -> set[str]:
-        """Names of the training methods that the constraints on the layers need. Empty if ordinary training will do."""
+        """Names of the training methods that the constraints need.
+
+        The set is empty if ordinary training will do.
+        """
         return {row.trainer for row in self.rows} - {"default"}
 
     @property
     def is_pruned(self) -> bool:
-        """True if a constraint prunes weights, so that the option prune_rate has an effect."""
+        """True if a constraint prunes weights.
+
+        The option prune_rate then has an effect.
+        """
         return any(row.density != "unused" for row in self.rows)
 
     @property
@@ -217,7 +229,7 @@ class ConstraintOptions:
 
     @property
     def is_rewired(self) -> bool:
-        """True if training rewires the network, which means that it drops some connections and grows others."""
+        """True if training drops some connections and grows others."""
         return "sparse" in self.trainers
 
     @property
@@ -272,7 +284,7 @@ class OptimOptions:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Options of the run: its files, checkpoints, precision and devices."""
+    """Options of the files, checkpoints, precision and devices of the run."""
 
     config: str | None = opt(None, "YAML file of options; without it, --resume must name a run", maths=False)
     name: str | None = opt(None, "name of the run, for its directory", maths=False, unset="name of the YAML file")

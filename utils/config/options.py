@@ -21,7 +21,10 @@ FIELDS: dict[str, Any] = {option.name: option for kind in GROUPS.values() for op
 
 @dataclass(frozen=True)
 class Options:
-    """Values of all options of a run, in groups. `warnings` are messages about the options, to print at the start."""
+    """Values of all options of a run, in groups.
+
+    `warnings` are messages about the options, to print at the start.
+    """
 
     data: DataOptions
     model: ModelOptions
@@ -32,7 +35,10 @@ class Options:
 
     @classmethod
     def of(cls, values: Any, warnings: Iterable[str] = ()) -> "Options":
-        """Return Options with the values from `values`, an object that has every option as an attribute."""
+        """Return Options with the values of an object's attributes.
+
+        `values` has every option as an attribute.
+        """
         groups: dict[str, Any] = {
             group: kind(**{name: getattr(values, name) for name in NAMES[group]}) for group, kind in GROUPS.items()
         }
@@ -43,12 +49,18 @@ class Options:
         return getattr(getattr(self, GROUP_OF[name]), name)
 
     def flat(self) -> dict[str, object]:
-        """Return a dict from option name to value, with lists instead of tuples, so that YAML can store the dict."""
+        """Return a dict from option name to value, for YAML.
+
+        It has lists instead of tuples.
+        """
         values = {name: self.value(name) for name in FIELDS}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def replace(self, **values: Any) -> "Options":
-        """Return a copy in which the named options have new values, unchecked. Raises TypeError for an unknown name."""
+        """Return a copy in which the named options have new values, unchecked.
+
+        Raises TypeError for an unknown name.
+        """
         if unknown := values.keys() - FIELDS.keys():
             raise TypeError(f"no such option: {sorted(unknown)}")
         own = {group: {name: values[name] for name in names if name in values} for group, names in NAMES.items()}
@@ -56,7 +68,10 @@ class Options:
 
     @property
     def trainer(self) -> str:
-        """Name of the training method. The option `trainer: default` selects the method that the constraint needs."""
+        """Name of the training method.
+
+        The option `trainer: default` selects the method that the constraint needs.
+        """
         needed = sorted(self.constraint.trainers)
         return needed[0] if self.optim.trainer == "default" and needed else self.optim.trainer
 

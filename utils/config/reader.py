@@ -19,7 +19,9 @@ Renamed = Mapping[tuple[str, str], Mapping[str, object]]  # (option, value) of B
 
 
 class Reader:
-    """Reader of options from YAML files and command lines. It collects the values and all problems with them.
+    """Reader of options from YAML files and command lines.
+
+    It collects the values and all problems with them.
 
     values: the option values read so far, as attributes.
     typed: option -> its values on the command line, as text and in order.
@@ -48,8 +50,10 @@ class Reader:
         return "no value given" if default in (None, MISSING) else f"{shown(default)} by default"
 
     def take(self, name: str, value: Any, source: str, line: int | None = None) -> None:
-        """Store the value of one option, or record a problem if the option is unknown or its value is invalid.
-        `source` is "in FILE" or "on the command line", for messages, and `line` is the line number in the file.
+        """Store the value of one option, or record a problem.
+
+        A problem is an unknown option or an invalid value. `source` is "in FILE" or "on the command line", for
+        messages, and `line` is the line number in the file.
         """
         place = f", line {line}" if line else ""
         if name in self.dead:
@@ -75,9 +79,10 @@ class Reader:
                 self.bad.add(name)
 
     def _hint(self, name: str, names: Iterable[str]) -> str:
-        """Return " (did you mean 'NAME'?)" with the name in `names` closest to `name`, or "" if none is similar.
+        """Return a suggestion for a misspelled option, or "" if no name is similar.
 
-        After MOST_PROBLEMS problems the result is always "", because a search takes a millisecond.
+        The suggestion is " (did you mean 'NAME'?)", with the name in `names` closest to `name`. After MOST_PROBLEMS
+        problems the result is always "", because a search takes a millisecond.
         """
         return nearest(name, names) if len(self.problems) < MOST_PROBLEMS else ""
 
@@ -111,7 +116,10 @@ class Reader:
 
 
 def _with_negative_numbers_joined(tokens: Sequence[str]) -> list[str]:
-    """Return the tokens with "--lr", "-1e-4" joined to "--lr=-1e-4", because argparse takes "-1e-4" for a flag."""
+    """Join each flag with the negative number after it, as in "--lr=-1e-4".
+
+    argparse takes a separate "-1e-4" for a flag.
+    """
     joined: list[str] = []
     for token in tokens:
         if re.match(r"-\.?\d", token) and joined and joined[-1][:1] == "-" and "=" not in joined[-1]:

@@ -16,8 +16,10 @@ Main = Callable[[Sequence[str]], int]
 
 
 def command(work: Callable[[Sequence[str]], int | None], interrupted: str = exit_codes.INTERRUPTED) -> Main:
-    """Return the `main` function of a script: it calls `work(argv)` and turns an exception into an exit code.
-    A failure prints one line on standard error. Ctrl-C prints the line `interrupted`.
+    """Return the `main` function of a script.
+
+    The function calls `work(argv)` and turns an exception into an exit code. A failure prints one line on standard
+    error. Ctrl-C prints the line `interrupted`.
     """
 
     @functools.wraps(work)
@@ -28,9 +30,9 @@ def command(work: Callable[[Sequence[str]], int | None], interrupted: str = exit
 
 
 class Parser(argparse.ArgumentParser):
-    """ArgumentParser that raises UsageError for bad input and prints its description without re-wrapping it.
+    """ArgumentParser that raises UsageError for bad input.
 
-    The `add_*` methods add the arguments that several scripts share.
+    It prints its description without re-wrapping it. The `add_*` methods add the arguments that several scripts share.
     """
 
     def __init__(self, description: str | None = None, **more: Any) -> None:
@@ -62,12 +64,18 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--repeat", type=count(10_000), default=default, help=text)
 
     def add_check(self) -> None:
-        """Add --check, which makes the script compare its generated pages with their sources and write nothing."""
+        """Add --check, which makes the script compare its pages instead of writing them.
+
+        The generated pages are compared with their sources.
+        """
         self.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a page is out of date")
 
 
 def limited(kind: type, allowed: str) -> Callable[[str], Any]:
-    """Return an argparse type for numbers of type `kind`, int or float, within limits such as ">= 1 and <= 1000"."""
+    """Return an argparse type for numbers within limits.
+
+    `kind` is int or float. `allowed` has the limits, such as ">= 1 and <= 1000".
+    """
 
     def take(text: str) -> Any:
         try:
@@ -87,9 +95,10 @@ def count(most: int, least: int = 1) -> Callable[[str], int]:
 
 
 def new_path(text: str, *, existing: bool = False) -> Path:
-    """Convert an argument to the path of a folder or of a file to write, with ~ and $NAME expanded. An argparse type.
+    """Convert an argument to the path of a folder, or of a file to write.
 
-    With `existing`, a path that exists exactly as written is not expanded.
+    This is an argparse type. `~` and `$NAME` are expanded. With `existing`, a path that exists exactly as written is
+    not expanded.
     """
     try:
         return Path(expanded(text, existing=existing))
@@ -98,5 +107,8 @@ def new_path(text: str, *, existing: bool = False) -> Path:
 
 
 def old_path(text: str) -> Path:
-    """Convert an argument to the path of a file to read, with ~ and $NAME expanded. An argparse type."""
+    """Convert an argument to the path of a file to read.
+
+    This is an argparse type. `~` and `$NAME` are expanded.
+    """
     return new_path(text, existing=True)

@@ -23,14 +23,20 @@ TAG = "tag:yaml.org,2002:"
 
 
 class Bare(str):
-    """A number, date or truth value in YAML, such as 0.10, kept as text. Messages show this text without quotes."""
+    """Number, date or truth value in YAML, kept as text.
+
+    An example is 0.10. Messages show this text without quotes.
+    """
 
     def __repr__(self) -> str:
         return str(self) if self.isprintable() else super().__repr__()
 
 
 class Loader(yaml.SafeLoader):
-    """YAML loader that returns numbers, dates and truth values as text, and limits size and nesting."""
+    """YAML loader that returns numbers, dates and truth values as text.
+
+    It also limits size and nesting.
+    """
 
     yaml_constructors = {  # noqa: RUF012 (as in yaml itself)
         f"{TAG}map": yaml.SafeLoader.construct_yaml_map,
@@ -75,10 +81,10 @@ def _error(problem: str, place: Any) -> yaml.MarkedYAMLError:
 
 
 def _expanded_length(node: yaml.Node, known: dict[int, int]) -> int:
-    """Return the length in characters of a YAML node after every alias in it is replaced by its content.
-    `known` caches the results by the id of the node.
+    """Return the length of a YAML node with every alias replaced by its content.
 
-    Raises MarkedYAMLError if the length exceeds CHARACTERS, as it does for a node that contains itself.
+    The length is in characters. `known` caches the results by the id of the node. Raises MarkedYAMLError if the length
+    exceeds CHARACTERS, as it does for a node that contains itself.
     """
     if id(node) not in known:
         known[id(node)] = CHARACTERS  # for a node that contains itself
@@ -93,10 +99,10 @@ def _expanded_length(node: yaml.Node, known: dict[int, int]) -> int:
 
 
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, int]]:
-    """Read a YAML file of options and return two dicts: option name → value, and option name → line number.
+    """Read a YAML file of options and return their values and line numbers.
 
-    Hyphens in names become underscores. A value is text as written (a `Bare` for a number, date or truth value), None
-    for null, a list or a dict. Raises UsageError with the file and the line.
+    Both are dicts by option name. Hyphens in names become underscores. A value is text as written (a `Bare` for a
+    number, date or truth value), None for null, a list or a dict. Raises UsageError with the file and the line.
     """
     try:
         loader = Loader(_text(Path(path)))
@@ -120,12 +126,18 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, int]]:
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML file of options and return a dict from option name to value. Raises UsageError if it is invalid."""
+    """Read a YAML file of options and return their values by name.
+
+    Raises UsageError if the file is invalid.
+    """
     return read(path)[0]
 
 
 def _text(path: Path) -> str:
-    """Return the text of a file. Raises OSError, or ValueError if the file is too large or is not UTF-8 text."""
+    """Return the text of a file.
+
+    Raises OSError, or ValueError if the file is too large or is not UTF-8 text.
+    """
     if (fault := irregular(path)) and not str(path).startswith(("/dev/fd/", "/proc/")):  # of a shell's <(command)
         raise ValueError(f"it {fault}")
     with path.open("rb") as file:
