@@ -52,7 +52,9 @@ def decode(path: str) -> Image:
 
 
 def crop_transform(spec: SetSpec, *, train: bool) -> Callable[[Image], Tensor]:
-    """Return a transform from a PIL image to a uint8 tensor (channels, height, width) of the data set's image size.
+    """Return a transform that crops an image to the image size of a data set.
+
+    The transform maps a PIL image to a uint8 tensor (channels, height, width).
 
     In training, the transform crops and flips at random as `spec` specifies. In evaluation, it resizes images and crops
     the centre if the images of the data set have varying sizes.
@@ -92,8 +94,9 @@ def augmix_transform(augmentation: Augmentation) -> Callable[[Tensor], Tensor]:
 
 
 def views_transform(spec: SetSpec, augmentation: Augmentation, *, train: bool) -> Callable[[Image], Tensor]:
-    """Return a transform from a PIL image to its views (augmented versions), uint8 (views, height, width, channels).
+    """Return a transform from an image to its views (augmented versions).
 
+    The transform maps a PIL image to a uint8 tensor (views, height, width, channels).
     There is one view, or in training with augmix and jsd three: the clean image and two AugMix versions.
     """
     crop, mix = crop_transform(spec, train=train), augmix_transform(augmentation)
