@@ -75,7 +75,9 @@ def crop_transform(spec: SetSpec, *, train: bool) -> Callable[[Image], Tensor]:
 
 
 def augmix_transform(augmentation: Augmentation) -> Callable[[Tensor], Tensor]:
-    """Return torchvision's AugMix transform (arXiv:1912.02781) of uint8 images (1 or 3, height, width).
+    """Return torchvision's AugMix transform of uint8 images (arXiv:1912.02781).
+
+    Images have the shape (1 or 3, height, width).
 
     An operator is one of 9, or one of 13 with all_ops, which adds colour, contrast, brightness and sharpness. The
     distributions of the operator, the chain depth and the mixture weights are BIPROP's. Differences from BIPROP:

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Split:
-    """Images and labels of a part of a data set, such as the training images, in memory.
+    """Images and labels of a part of a data set, in memory.
 
+    The part is, for example, the training images.
     images: uint8 (n, height, width, channels). labels: int64 (n,).
     """
 

@@ -100,7 +100,10 @@ def _groups(trace: UnitTrace) -> list[UnitGroup]:
 
 
 def _lookup(values: Tensor, ids: Tensor) -> Tensor:
-    """Return the value of each id on the CPU, and NO_UNIT for the id NO_UNIT."""
+    """Return the value of each id, with NO_UNIT (−1) for the id NO_UNIT.
+
+    The result is on the CPU.
+    """
     ids = ids.cpu()
     return torch.where(ids == NO_UNIT, NO_UNIT, values[ids])
 
@@ -121,7 +124,7 @@ def _connected_components(count: int, pairs: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _check_removal(model: nn.Module, groups: Sequence[UnitGroup], images: Tensor, generator: torch.Generator) -> None:
-    """Raise ValueError if removing units (output channels) changes more than setting their weights to zero.
+    """Raise ValueError if removing units (output channels) is not equivalent to setting their weights to zero.
 
     Random units of `groups` are removed. The activations and outputs of both networks are compared. The trace cannot
     see every error, such as a number of channels that is a constant in a forward method.
@@ -147,7 +150,7 @@ def _check_removal(model: nn.Module, groups: Sequence[UnitGroup], images: Tensor
 
 
 def _forward_error(model: nn.Module, images: Tensor) -> str:
-    """Run a forward pass and return the first line of its error, or "" without an error."""
+    """Run a forward pass and return the first line of its error, or "" if it succeeds."""
     try:
         model(images)
     except (RuntimeError, ValueError, LookupError, TypeError, AssertionError) as error:
@@ -174,7 +177,10 @@ def _record_outputs(model: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def _randomized_copy(model: nn.Module, generator: torch.Generator) -> nn.Module:
-    """Return a float64 copy of `model` in evaluation mode with random nonzero parameters and running statistics."""
+    """Return a float64 copy of a network with random nonzero parameters and running statistics.
+
+    The copy is in evaluation mode.
+    """
     model = copy.deepcopy(model).double().eval()
     for layer in model.modules():
         for key, tensor in layer.state_dict().items() if isinstance(layer, SUPPORTED_LAYERS) else ():

@@ -82,20 +82,14 @@ def is_from_images_alone(value: Any) -> bool:
 
 
 def mark_from_images(out: Any) -> None:
-    """Mark the tensors in `out` as computed from the input images.
-
-    `is_from_images_alone` reads this mark.
-    """
+    """Mark the tensors in `out` as computed from the input images, for `is_from_images_alone`."""
     for value in tree_leaves(out):
         if isinstance(value, Tensor):
             value._from_images = True  # type: ignore[attr-defined]
 
 
 def is_pointwise(func: Any) -> bool:
-    """Return True if an operator is pointwise, such as an addition.
-
-    Each output value then depends only on the input values at the same position.
-    """
+    """Return True if an operator is pointwise, such as an addition."""
     return torch.Tag.pointwise in func.tags or func.overloadpacket in POINTWISE
 
 
@@ -214,7 +208,7 @@ def _couple_equal_parts(positions: Tensor, ids: Tensor, couple: Couple) -> None:
 
 
 def _indexed_axes(indices: Sequence[Tensor | None]) -> set[int]:
-    """Return the axes that `tensor[indices]` indexes, of which a bool mask may index several."""
+    """Return the axes that `tensor[indices]` indexes. A bool mask of n axes indexes n axes."""
     indexed: set[int] = set()
     axis = 0
     for index in indices:

@@ -246,7 +246,7 @@ class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         return out
 
     def _channel_ids(self, name: str, input: Tensor, axis: int) -> Tensor:
-        """Return the id of the unit (output channel) that each input channel of a layer belongs to.
+        """Return, for each input channel of a layer, the id of the unit (output channel) it reads.
 
         `input` is the input of layer `name`, with channels on `axis`. If values of one channel belong to several units,
         these units are recorded as units that can be pruned only together.

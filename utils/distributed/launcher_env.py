@@ -34,7 +34,7 @@ class ProcessInfo:
     def environment(self) -> dict[str, str]:
         """Return the environment variables that torch.distributed reads for the rendezvous.
 
-        Its init method env:// reads them.
+        The init method env:// of torch.distributed reads them.
         """
         return {
             "RANK": str(self.rank),

@@ -30,10 +30,7 @@ class Runtime:
     process: ProcessInfo = launcher_env.ALONE
 
     def precision(self) -> AbstractContextManager[Any]:
-        """Return torch's autocast context for the precision of this Runtime.
-
-        With float32 the context changes nothing.
-        """
+        """Return torch's autocast context for the precision of this Runtime. With float32 it changes nothing."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
     def at(self, precision: str) -> "Runtime":
@@ -230,10 +227,7 @@ def check_gpus(gpus: tuple[int, ...]) -> None:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Return True if a device multiplies bfloat16 matrices in hardware.
-
-    This halves the time of float32.
-    """
+    """Return True if a device multiplies bfloat16 matrices in hardware, which halves the time of float32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return _cpu_flag("avx512_bf16") or _cpu_flag("amx_bf16") or (platform.machine() == "aarch64" and _cpu_flag("bf16"))

@@ -69,7 +69,7 @@ def as_csv(rows: list[TableRow], columns: list[str]) -> str:
 
 
 def _intact_rows(path: Path, epoch: int, numeric_columns: tuple[str, ...]) -> list[TableRow]:
-    """Return the rows of earlier epochs in a CSV file, and rename a damaged file.
+    """Return the rows of earlier epochs in a CSV file. A damaged file is renamed.
 
     They are the rows of epochs before `epoch`. For a damaged file, return []. A file without numbers in
     `numeric_columns` counts as damaged. Raises OSError if the file cannot be read.

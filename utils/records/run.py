@@ -87,10 +87,10 @@ def _check_status(record: dict[str, Any]) -> None:
 
 
 class LockedRun(Run):
-    """Run that this process trains, with a lock against other processes.
+    """Run that this process trains, locked so that no other process writes to it.
 
-    While this process holds the lock, no other process writes into the directory. The lock file records the machine,
-    the pid and an id of the process. A copy of this object in another process has no lock and writes nothing.
+    The lock file records the machine, the pid and an id of the process. A copy of this object in another process has no
+    lock and writes nothing.
 
     Raises UsageError if status.json is damaged or a file stands in the place of a folder.
     """
@@ -113,10 +113,7 @@ class LockedRun(Run):
                 temporary.unlink(missing_ok=True)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the attributes to pickle, without the open lock file.
-
-        Only this process may hold the lock file.
-        """
+        """Return the attributes to pickle, without the open lock file, which only this process may hold."""
         return self.__dict__ | {"_lock": None}
 
     @property
