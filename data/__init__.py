@@ -97,7 +97,8 @@ def make_batches(
     """Return an iterator over the batches of a split.
 
     `spec` is the description of the data set. The device prepares batches of images that are in memory, have the same
-    size and are not transformed one by one. Loader processes prepare all other batches.
+    size and are not transformed one by one. Loader processes prepare all other batches, or this process without
+    `workers`.
     train, augmentation, options: the arguments of `data.device_batches.Batches`.
     """
     from data.device_batches import DeviceBatches
