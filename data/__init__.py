@@ -55,8 +55,9 @@ def load(
     image_size: int | None = None,
     pixels: str = "standard",
 ) -> ImageSet:
-    """Read the data set `name` below `root`, verify its files, and return its splits.
+    """Read and verify the files of a data set, and return its splits.
 
+    The files are searched for below `root`.
     val_split: share of the training images that is held out for validation. low_data: share of the remaining training
     images that is kept. Raises UsageError for a missing or damaged file, ValueError for an unknown name.
     """
@@ -73,7 +74,7 @@ def load(
 
 @contextmanager
 def _data_folder(name: str, root: str | Path) -> Iterator[Path]:
-    """Yield the path `root` with ~ expanded. Convert an OSError in the `with` block into a UsageError."""
+    """Context manager that expands ~ in `root` and converts an OSError into a UsageError."""
     try:
         folder = Path(expanded(str(root)))
     except UsageError as error:
@@ -93,10 +94,11 @@ def make_batches(
     workers: int = 0,
     **options: Any,
 ) -> Batches:
-    """Return an iterator over the batches of `split`. Either the device or loader processes prepare the batches.
+    """Return an iterator over the batches of a split.
 
     `spec` is the description of the data set. The device prepares batches of images that are in memory, have the same
-    size and are not transformed one by one.
+    size and are not transformed one by one. Loader processes prepare all other batches, or this process without
+    `workers`.
     train, augmentation, options: the arguments of `data.device_batches.Batches`.
     """
     from data.device_batches import DeviceBatches

@@ -17,7 +17,10 @@ from utils.distributed.batch_slice import BatchSlice
 
 
 def derived_seed(seed: int, *key: int) -> int:
-    """Return a 64-bit seed for torch, computed from `seed` and `key`. Different arguments give independent streams."""
+    """Derive a 64-bit seed for torch from a seed and a key of integers.
+
+    Different arguments give independent streams of random numbers.
+    """
     # spawn_key instead of entropy [seed, epoch], with which seed 2**32 in epoch 0 equals seed 0 in epoch 1
     return int(np.random.SeedSequence(seed, spawn_key=key).generate_state(1, np.uint64)[0])
 
@@ -40,9 +43,10 @@ class EpochPlan:
 
     @classmethod
     def sample(cls, count: int, augment: bool, generator: torch.Generator) -> "EpochPlan":
-        """Sample a random order of `count` images and, if `augment` is true, a random crop and flip per image.
+        """Sample the random image order, crops and flips of a training epoch.
 
-        The CPU samples the whole epoch at once. The result is therefore the same on every device and after a resume.
+        There are `count` images, with one crop and one flip per image if `augment` is true. The CPU samples the whole
+        epoch at once. The result is therefore the same on every device and after a resume.
         """
         order = torch.randperm(count, generator=generator)
         return cls(order, draw_crops(count, generator) if augment else None)
@@ -100,11 +104,15 @@ class Batches(ABC):
         return math.ceil(self.samples / self.batch_size)
 
     def prepare(self) -> None:  # noqa: B027 (most subclasses need nothing)
-        """Start the loader processes and allocate their memory now, so that a shortage ends the run before training."""
+        """Start the loader processes and allocate their memory.
+
+        A shortage then ends the run before training.
+        """
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images, labels) of each batch of this rank in `epoch`. The first `start` global batches are skipped.
+        """Yield the normalised images and the labels of each batch of this rank in an epoch.
 
+        The first `start` global batches are skipped.
         images: normalised, float32 (batch, channels, height, width) in channels_last memory. labels: int64 (batch,).
         With augmentation.jsd there are 3 * batch images: the clean batch, then two augmented views of the batch.
         """
@@ -117,14 +125,18 @@ class Batches(ABC):
 
     @abstractmethod
     def uint8_batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images, labels) of each batch of this rank, from global batch `start` of the epoch on.
+        """Yield the uint8 images and the labels of each batch of this rank.
 
+        The first `start` global batches of the epoch are skipped.
         images: uint8 (batch, height, width, channels), cropped and flipped. labels: int64 (batch,). Both are on the
         device.
         """
 
     def epoch_plan(self, epoch: int) -> EpochPlan | None:
-        """Sample the image order, crops and flips of a training epoch on the CPU. Return None for evaluation."""
+        """Sample the random image order, crops and flips of a training epoch on the CPU.
+
+        Returns None for evaluation.
+        """
         if self.seed is None:
             return None
         plan = EpochPlan.sample(self.count, self.augment, epoch_generator(self.seed, epoch))
@@ -133,12 +145,18 @@ class Batches(ABC):
         return EpochPlan(EpochPlan.sample(self.count, False, epoch_generator(self.seed, 0)).order, plan.crops)
 
     def share(self, number: int) -> BatchSlice:
-        """Return which rows of global training batch `number` (from 0) this rank processes."""
+        """Return the slice of a global training batch that this rank processes.
+
+        `number` is the position of the batch in the epoch (from 0).
+        """
         total = min(self.batch_size, self.samples - number * self.batch_size)
         return BatchSlice.of(total, *self.part)
 
     def batch_slices(self, start: int) -> Iterator[slice]:
-        """Yield the positions of each batch of this rank in the epoch's image order, from global batch `start` on."""
+        """Yield the positions of each batch of this rank in the epoch's image order.
+
+        The first `start` global batches are skipped.
+        """
         rank, ranks = self.part
         for batch in range(start, len(self)):
             first = batch * self.batch_size
@@ -149,9 +167,10 @@ class Batches(ABC):
                 yield slice(first, min(first + self.batch_size, self.samples))
 
     def noisy_views(self, images: Tensor, seed: int, batch_slice: BatchSlice) -> Tensor:
-        """Add Gaussian noise to `images`, the rows `batch_slice` of a global batch. Return float32 in 0..255.
+        """Return the images of a batch with Gaussian noise.
 
-        With augmentation.jsd, return the clean batch, followed by two noisy views of the batch.
+        `images` are the rows `batch_slice` of a global batch. The result is float32 in 0..255. With augmentation.jsd,
+        return the clean batch, followed by two noisy views of the batch.
         """
         generator = torch.Generator(self.device).manual_seed(seed)
         a = self.augmentation
@@ -163,9 +182,9 @@ class Batches(ABC):
 
 
 class DeviceBatches(Batches):
-    """Batches of a split that is kept on the device as one tensor. The device shuffles, crops and flips the images.
+    """Batches of a split that is kept on the device as one tensor.
 
-    Raises ValueError for AugMix, which transforms images one by one.
+    The device shuffles, crops and flips the images. Raises ValueError for AugMix, which transforms images one by one.
     """
 
     def __init__(self, split: Split, spec: SetSpec, **options: Any) -> None:
@@ -177,9 +196,9 @@ class DeviceBatches(Batches):
         self.device = self.images.device
 
     def uint8_batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images, labels) of each batch of this rank, from global batch `start` of the epoch on.
+        """Yield the uint8 images and the labels of each batch of this rank.
 
-        The device selects, crops and flips the images.
+        The first `start` global batches of the epoch are skipped. The device selects, crops and flips the images.
         """
         plan = self.epoch_plan(epoch)
         if plan is not None:
@@ -188,9 +207,10 @@ class DeviceBatches(Batches):
             yield self.gather(positions, plan)
 
     def gather(self, positions: slice, plan: EpochPlan | None) -> tuple[Tensor, Tensor]:
-        """Return (images, labels) of the batch at `positions` in the image order of `plan`, with the crops of `plan`.
+        """Return the images and labels of one batch of an epoch.
 
-        Without a plan (evaluation), the order is the order of the split.
+        The batch is at `positions` in the image order of `plan`, with the crops of `plan`. Without a plan (evaluation),
+        the order is the order of the split.
         images: uint8 (batch, height, width, channels). labels: int64 (batch,).
         """
         if plan is None:

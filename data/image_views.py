@@ -52,7 +52,9 @@ def decode(path: str) -> Image:
 
 
 def crop_transform(spec: SetSpec, *, train: bool) -> Callable[[Image], Tensor]:
-    """Return a transform from a PIL image to a uint8 tensor (channels, height, width) of the data set's image size.
+    """Return a transform that crops an image to the image size of a data set.
+
+    The transform maps a PIL image to a uint8 tensor (channels, height, width).
 
     In training, the transform crops and flips at random as `spec` specifies. In evaluation, it resizes images and crops
     the centre if the images of the data set have varying sizes.
@@ -73,7 +75,9 @@ def crop_transform(spec: SetSpec, *, train: bool) -> Callable[[Image], Tensor]:
 
 
 def augmix_transform(augmentation: Augmentation) -> Callable[[Tensor], Tensor]:
-    """Return torchvision's AugMix transform (arXiv:1912.02781) of uint8 images (1 or 3, height, width).
+    """Return torchvision's AugMix transform of uint8 images (arXiv:1912.02781).
+
+    Images have the shape (1 or 3, height, width).
 
     An operator is one of 9, or one of 13 with all_ops, which adds colour, contrast, brightness and sharpness. The
     distributions of the operator, the chain depth and the mixture weights are BIPROP's. Differences from BIPROP:
@@ -92,8 +96,9 @@ def augmix_transform(augmentation: Augmentation) -> Callable[[Tensor], Tensor]:
 
 
 def views_transform(spec: SetSpec, augmentation: Augmentation, *, train: bool) -> Callable[[Image], Tensor]:
-    """Return a transform from a PIL image to its views (augmented versions), uint8 (views, height, width, channels).
+    """Return a transform from an image to its views (augmented versions).
 
+    The transform maps a PIL image to a uint8 tensor (views, height, width, channels).
     There is one view, or in training with augmix and jsd three: the clean image and two AugMix versions.
     """
     crop, mix = crop_transform(spec, train=train), augmix_transform(augmentation)

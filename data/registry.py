@@ -23,7 +23,7 @@ PIXELS: dict[
 
 @dataclass(frozen=True)
 class SetSpec:
-    """Description of a data set: shapes, statistics and reader. A row of the registry SETS.
+    """Shapes, pixel statistics and reader of a data set, a row of the registry SETS.
 
     in_shape: shape of an input image, (channels, height, width).
     num_classes: number of classes; 0 if the reader counts the folders of the set.
@@ -47,17 +47,18 @@ class SetSpec:
     binary: bool = False
 
     def read(self, root: Path, download: bool) -> Any:
-        """Read the files of this data set below the folder `root`. Return (training split, test split).
+        """Read the files of this data set, and return its training split and its test split.
 
-        With `download`, missing files are downloaded. Raises UsageError if a file is missing or damaged.
+        The files are below the folder `root`. With `download`, missing files are downloaded. Raises UsageError if a
+        file is missing or damaged.
         """
         return load_object(self.reader)(root, download)
 
     def pixels(self, kind: str) -> SetSpec:
-        """Return a copy of this description with pixel scaling `kind`: "standard", "unit", "signed" or "binary".
+        """Return a copy of this description with another scaling of the pixel values.
 
-        The scaling is the (mean, std) of `kind` in PIXELS, which replaces the data set's own. Raises ValueError if
-        `kind` is unknown.
+        `kind` is "standard", "unit", "signed" or "binary". The scaling is the (mean, std) of `kind` in PIXELS, which
+        replaces the data set's own. Raises ValueError if `kind` is unknown.
         """
         scale = lookup(PIXELS, kind, "pixels")
         if scale is None:

@@ -10,10 +10,11 @@ HOLD_OUT_SEED = 20_210_317  # fixed, so that runs of different seeds are compare
 
 
 def hold_out(split: AnySplit, fraction: float) -> tuple[AnySplit, AnySplit]:
-    """Hold out round(fraction * n) of the n images of `split`, and return (remaining images, held-out images).
+    """Hold out a random share of the images, and return (remaining images, held-out images).
 
-    Both parts have the class proportions of `split`. The arrays of `split` are reused, so `split` must not be used
-    afterwards. Raises UsageError if one of the parts would be empty.
+    Of the n images of `split`, round(fraction * n) are held out. Both parts have the class proportions of `split`. The
+    arrays of `split` are reused, so `split` must not be used afterwards. Raises UsageError if one of the parts would be
+    empty.
     """
     count = round(fraction * len(split)) if 0 <= fraction <= 1 else -1
     if not 0 < count < len(split):
@@ -26,10 +27,11 @@ def hold_out(split: AnySplit, fraction: float) -> tuple[AnySplit, AnySplit]:
 
 
 def reduced(split: AnySplit, fraction: float) -> AnySplit:
-    """Return a split with round(fraction * n) of the n images of `split`, in the same class proportions.
+    """Return a split with a random share of the images, in the same class proportions.
 
-    The images of a smaller fraction are a subset of the images of a larger one. The arrays of `split` are reused, so
-    `split` must not be used afterwards. Raises UsageError if no image remains.
+    Of the n images of `split`, round(fraction * n) are kept. The images of a smaller fraction are a subset of the
+    images of a larger one. The arrays of `split` are reused, so `split` must not be used afterwards. Raises UsageError
+    if no image remains.
     """
     count = round(fraction * len(split)) if 0 < fraction <= 1 else 0
     if not count:

@@ -12,7 +12,7 @@ CROP_PAD = 4  # pixels on each side, as is usual for CIFAR-10 (arXiv:1512.03385,
 
 
 def draw_crops(count: int, generator: torch.Generator, pad: int = CROP_PAD) -> tuple[Tensor, Tensor]:
-    """Return uniformly random crop offsets (0 to 2 · `pad` pixels) and flips for `count` images.
+    """Draw uniformly random crop offsets and flips for `count` images.
 
     offsets: int64 (count, 2), row and column in 0..2 pad. flips: bool (count,).
     """
@@ -21,9 +21,10 @@ def draw_crops(count: int, generator: torch.Generator, pad: int = CROP_PAD) -> t
 
 
 def crop_flip(images: Tensor, offsets: Tensor, flips: Tensor, pad: int = CROP_PAD) -> Tensor:
-    """Pad the images by `pad` zero pixels, crop them back to their size at `offsets`, and mirror them where `flips`.
+    """Pad the images with zeros, crop them back to their size, and mirror some of them.
 
-    images: uint8 (batch, height, width, channels). offsets: (batch, 2), row and column of the crop. flips: (batch,).
+    images: uint8 (batch, height, width, channels). pad: number of zero pixels on each side. offsets: (batch, 2), row
+    and column of the crop. flips: (batch,), True for the images to mirror.
     The result equals that of torchvision's RandomCrop and RandomHorizontalFlip. A single gather is enough, because
     mirroring only changes the column indices.
     """
@@ -39,7 +40,9 @@ def crop_flip(images: Tensor, offsets: Tensor, flips: Tensor, pad: int = CROP_PA
 
 
 def scale_and_shift(mean: Sequence[float], std: Sequence[float], width: int) -> tuple[Tensor, Tensor]:
-    """Return (scale, shift), so that scale * x + shift equals (x / 255 - mean) / std for a pixel x in 0..255.
+    """Return the scale and shift that standardise pixels by a mean and a standard deviation.
+
+    For a pixel x in 0..255, scale * x + shift equals (x / 255 - mean) / std.
 
     mean, std: per channel, of pixels in [0, 1]. scale, shift: (width * channels,). The values are repeated along an
     image row, so that `normalise` reads long contiguous rows instead of three channels at a time.
@@ -50,8 +53,9 @@ def scale_and_shift(mean: Sequence[float], std: Sequence[float], width: int) -> 
 
 
 def normalise(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Return scale * images + shift as float32 (batch, channels, height, width) in channels_last memory.
+    """Return scale * images + shift, which standardises a batch of images.
 
+    The result is float32 (batch, channels, height, width) in channels_last memory.
     images: pixels in 0..255 (batch, height, width, channels). scale, shift: from `scale_and_shift`.
     """
     batch, height, width, channels = images.shape

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Split:
-    """Part of a data set, such as the training images, in memory: images and labels.
+    """Images and labels of a part of a data set, in memory.
 
+    The part is, for example, the training images.
     images: uint8 (n, height, width, channels). labels: int64 (n,).
     """
 
@@ -32,16 +33,16 @@ class Split:
         return Split(self.images[rows], self.labels[rows])
 
     def kept(self, rows: NDArray[np.intp]) -> Split:
-        """Return a split with only the given rows. `rows` is ascending.
+        """Return a split with only the given rows, which reuses the memory of this split.
 
-        The arrays are compacted in place, so this split must not be used afterwards.
+        `rows` is ascending. The arrays are compacted in place, so this split must not be used afterwards.
         """
         return Split(compact(self.images, rows), compact(self.labels, rows))
 
 
 @dataclass(frozen=True)
 class FileSplit:
-    """Part of a data set, such as the training images, on disk: paths of image files, and labels.
+    """Image paths and labels of a part of a data set whose images stay on disk.
 
     paths: bytes (n,), one array, so that worker processes share its memory. labels: int64 (n,).
     """
@@ -67,10 +68,10 @@ AnySplit = Split | FileSplit
 
 
 def compact(array: NDArray[Any], rows: NDArray[np.intp], chunk: int = 4096) -> NDArray[Any]:
-    """Move the given rows of `array` to its beginning in place, and return a view of them. Other rows are lost.
+    """Move the given rows of `array` to its beginning, and return a view of them.
 
-    `rows` is ascending. At most `chunk` rows are copied at a time. A full copy would need the memory of a training set
-    twice.
+    `rows` is ascending. Other rows are lost. At most `chunk` rows are copied at a time. A full copy would need the
+    memory of a training set twice.
     """
     for start in range(0, len(rows), chunk):
         part = rows[start : start + chunk]  # part[i] >= start + i, so no row is overwritten before it is read
@@ -80,7 +81,10 @@ def compact(array: NDArray[Any], rows: NDArray[np.intp], chunk: int = 4096) -> N
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Description of a data set, and its splits. `val` is held out of the training images for validation."""
+    """Description of a data set, with its training, test and validation splits.
+
+    `val` is held out of the training images. It is None without a validation split.
+    """
 
     spec: SetSpec
     train: AnySplit
@@ -90,7 +94,9 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Augmentation of training images besides crops and flips. Raises UsageError if the values contradict each other.
+    """Augmentation of training images besides crops and flips.
+
+    Raises UsageError if the values contradict each other.
 
     gaussian: Gaussian noise of standard deviation std_gauss (pixels in [0, 1]), with probability 1 - p_clean per image.
     augmix: AugMix (arXiv:1912.02781) with `width` chains of `depth` operators (< 1: 1 to 3 at random).

@@ -20,9 +20,10 @@ BatchKey = tuple[int, NDArray[np.intp]]  # (epoch, rows of the split)
 
 
 class ViewBatches:
-    """Callable that decodes and augments the images of one batch, given the epoch and rows. Runs in worker processes.
+    """Callable that decodes and augments the images of a batch in a worker process.
 
-    The views of an image depend only on seed, epoch and row, not on the number of workers or the batch size.
+    The batch is given by an epoch and rows of the split. The views of an image depend only on seed, epoch and row, not
+    on the number of workers or the batch size.
     """
 
     def __init__(self, split: AnySplit, spec: SetSpec, augmentation: Augmentation, seed: int | None) -> None:
@@ -30,26 +31,27 @@ class ViewBatches:
 
     @cached_property
     def transform(self) -> Callable[[Image], Tensor]:
-        """Transform from an image to its views (augmented versions), built at its first use in a worker process.
+        """Transform from an image to its views (augmented versions).
 
-        A worker that is started by spawn must import torchvision through utils.torch_compat. Unpickling the transform
-        would import torchvision directly.
+        The transform is built at its first use in a worker process. A worker that is started by spawn must import
+        torchvision through utils.torch_compat. Unpickling the transform would import torchvision directly.
         """
         return views_transform(self.spec, self.augmentation, train=self.seed is not None)
 
     def __call__(self, key: BatchKey) -> Tensor:
-        """Return the views (augmented versions) of the images of a batch. `key` is (epoch, rows of the split).
+        """Return the views (augmented versions) of the images of a batch.
 
-        All first views precede all second views. Shape: uint8 (views * batch, height, width, channels). Raises
-        RunFailed if a file cannot be decoded.
+        `key` is (epoch, rows of the split). All first views precede all second views. Shape: uint8 (views * batch,
+        height, width, channels). Raises RunFailed if a file cannot be decoded.
         """
         epoch, rows = key
         return torch.stack([self.views(epoch, int(row)) for row in rows], dim=1).flatten(0, 1)
 
     def views(self, epoch: int, row: int) -> Tensor:
-        """Return the views (augmented versions) of the image in `row`, uint8 (views, height, width, channels).
+        """Return the views (augmented versions) of the image in `row` of the split.
 
-        Training views are random, with a seed that depends on `epoch` and `row`.
+        The shape is uint8 (views, height, width, channels). Training views are random, with a seed that depends on
+        `epoch` and `row`.
         """
         image = self.image(row)
         if self.seed is None:
@@ -59,7 +61,10 @@ class ViewBatches:
             return self.transform(image)
 
     def image(self, row: int) -> Image:
-        """Return the image in `row` of the split: RGB from a file, grey or RGB from an array."""
+        """Return the image in `row` of the split.
+
+        The image is RGB from a file, and grey or RGB from an array.
+        """
         if isinstance(self.split, FileSplit):
             return decode(self.split.path(row))
         pixels = self.split.images[row]
@@ -67,10 +72,11 @@ class ViewBatches:
 
 
 class WorkerBatches(Batches):
-    """Batches whose images are decoded and augmented one by one, in `workers` processes or, if 0, in this process.
+    """Batches whose images are decoded and augmented one by one, in worker processes.
 
-    The processes are kept for all epochs. Starting an epoch ends the iteration over the previous one. Iterating raises
-    RunFailed if a file cannot be decoded, or if a worker process cannot be started or dies.
+    There are `workers` processes. If `workers` is 0, this process prepares the batches. The processes are kept for all
+    epochs. Starting an epoch ends the iteration over the previous one. Iterating raises RunFailed if a file cannot be
+    decoded, or if a worker process cannot be started or dies.
     """
 
     def __init__(self, split: AnySplit, spec: SetSpec, *, workers: int = 0, **options: Any) -> None:
@@ -87,7 +93,10 @@ class WorkerBatches(Batches):
 
     @cached_property
     def workers(self) -> Workers:
-        """Worker processes, started on first use, at most one per batch."""
+        """Worker processes, started on first use.
+
+        There is at most one process per batch.
+        """
         sizes = [rows.stop - rows.start for rows in self.batch_slices(0)]
         views = 3 if self.augmentation.augmix and self.augmentation.jsd else 1
         channels, height, width = self.spec.in_shape
@@ -95,9 +104,10 @@ class WorkerBatches(Batches):
         return Workers(self.view_batches, shape, min(self.worker_count, len(sizes)))
 
     def uint8_batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images, labels) of each batch of this rank, from global batch `start` of the epoch on.
+        """Yield the uint8 images and the labels of each batch of this rank.
 
-        A batch is yielded as soon as a worker has prepared it and all earlier ones.
+        The first `start` global batches of the epoch are skipped. A batch is yielded as soon as a worker has prepared
+        it and all earlier ones.
         """
         plan = self.epoch_plan(epoch)
         order = np.arange(self.count) if plan is None else plan.order.numpy()

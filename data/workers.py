@@ -40,9 +40,10 @@ Answer = tuple[int, str, str]  # (number of images, error message, traceback): t
 
 
 class Workers:
-    """Pool of `count` worker processes that prepare batches: `prepare(key)` returns the batch of a key.
+    """Pool of worker processes that prepare batches ahead of use.
 
-    prepare: returns a uint8 tensor of `shape`, whose first size may be smaller.
+    prepare: function from a key to a batch, a uint8 tensor of `shape`, whose first size may be smaller.
+    count: number of processes.
     Raises RunFailed, after ending the processes already started, if memory or processes cannot be allocated.
     The processes end when the object is deleted or closed, when the program exits, and when the main process dies.
     """
@@ -75,9 +76,10 @@ class Workers:
             raise
 
     def batches(self, keys: Sequence[Any]) -> Iterator[Tensor]:
-        """Yield one batch per key, in order. The worker processes compute each batch ahead of use, by `prepare(key)`.
+        """Yield one batch per key, in order, prepared ahead of use by the worker processes.
 
-        A batch is a view of shared memory, which is overwritten when the next batch is requested.
+        A worker calls `prepare(key)`. A batch is a view of shared memory, which is overwritten when the next batch is
+        requested.
 
         A new call ends the iterator of the previous call. Raises RunFailed if a worker died or `prepare` failed for an
         expected reason, and RuntimeError with the worker's traceback for any other error of `prepare`. Raises
@@ -104,9 +106,10 @@ class Workers:
                 self._request(number + count * BATCHES_AHEAD, keys[number + count * BATCHES_AHEAD])
 
     def _request(self, number: int, key: Any) -> None:
-        """Send a worker process the request to call `prepare(key)`. `number` is the position of the batch (from 0).
+        """Send a worker process the request for one batch.
 
-        The position determines the worker and which of its buffers in shared memory gets the batch.
+        The worker calls `prepare(key)`. `number` is the position of the batch (from 0). The position determines the
+        worker and which of its buffers in shared memory gets the batch.
         """
         worker, buffer = number % len(self.processes), number // len(self.processes) % BATCHES_AHEAD
         try:
@@ -116,7 +119,7 @@ class Workers:
         self._pending[worker] += 1
 
     def _receive(self, worker: int) -> Answer:
-        """Wait until the process of index `worker` answers its oldest open request, and return the answer."""
+        """Wait for a worker's answer to its oldest open request, and return the answer."""
         pipe, since = self._pipes[worker], None
         try:
             while not pipe.poll(POLL_SECONDS):
@@ -131,7 +134,7 @@ class Workers:
         return answer
 
     def _death_error(self, worker: int) -> RunFailed:
-        """Return an error that states how the process of index `worker` ended."""
+        """Return an error that states how a worker process ended."""
         self.processes[worker].join(POLL_SECONDS)
         code = self.processes[worker].exitcode
         if code is None:
@@ -142,7 +145,10 @@ class Workers:
 
 
 def allocate_shared(shape: Sequence[int]) -> Tensor:
-    """Allocate a uint8 tensor in memory that is shared with processes started later. Raises RunFailed on a shortage."""
+    """Allocate a uint8 tensor in shared memory. Raises RunFailed on a shortage.
+
+    Processes that are started later share the memory.
+    """
     try:
         memory: Any = torch.empty(shape, dtype=torch.uint8)  # Any: torch does not annotate share_memory_
         shared: Tensor = memory.share_memory_()
@@ -160,9 +166,10 @@ def allocate_shared(shape: Sequence[int]) -> Tensor:
 
 
 def kill_workers(processes: Sequence[BaseProcess], pipes: Sequence[Connection], owner: int) -> None:
-    """Kill the worker processes and close the pipes to them. `owner` is the pid of the process that started them.
+    """Kill the worker processes and close the pipes to them.
 
-    In any other process, nothing is done. Workers write no files, so no file is left half-written.
+    `owner` is the pid of the process that started the workers. In any other process, nothing is done. Workers write no
+    files, so no file is left half-written.
     """
     if os.getpid() != owner:  # a forked worker inherits the finalizers of its parent
         return
@@ -175,10 +182,10 @@ def kill_workers(processes: Sequence[BaseProcess], pipes: Sequence[Connection], 
 
 
 def run_worker(pipe: Connection, prepare: Callable[[Any], Tensor], buffers: Tensor) -> None:
-    """Receive requests for batches from `pipe`, and write each batch into one of `buffers`. Runs in a worker process.
+    """Prepare requested batches in a worker process, until the main process closes the pipe or dies.
 
-    A request is (index of the buffer, key), and `prepare(key)` returns the batch. The function returns when the main
-    process closes the pipe or dies.
+    Requests come from `pipe`, and each batch is written into one of `buffers`. A request is (index of the buffer, key),
+    and `prepare(key)` returns the batch.
     """
     torch.set_num_threads(1)
     for name in IGNORED_SIGNALS:
@@ -195,10 +202,10 @@ def run_worker(pipe: Connection, prepare: Callable[[Any], Tensor], buffers: Tens
 
 
 def answer_request(prepare: Callable[[Any], Tensor], key: Any, buffer: Tensor) -> Answer:
-    """Prepare one batch in a worker process: write the images `prepare(key)` into `buffer`, which is shared memory.
+    """Prepare one batch in a worker process, and return the answer to the main process.
 
-    Return (number of images, "", ""), or (0, error message, traceback) if `prepare` fails. An expected error has no
-    traceback.
+    The images `prepare(key)` are written into `buffer`, which is shared memory. The answer is (number of images, "",
+    ""), or (0, error message, traceback) if `prepare` fails. An expected error has no traceback.
     """
     try:
         images = prepare(key)

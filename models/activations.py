@@ -11,7 +11,9 @@ from utils.registry import load_object, lookup
 
 
 class BinarySign(StraightThrough):
-    """Sign function with the gradient of Bi-Real Net's quadratic surrogate (Liu et al., ECCV 2018, eq. 6).
+    """Sign function with the gradient of Bi-Real Net's quadratic surrogate.
+
+    Source: Liu et al., ECCV 2018, eq. 6.
 
     forward:  y = sign(x). sign(0) = 0, so that after a ReLU the values are 0 and 1, as in BIPROP
     backward: dL/dx = dL/dy · 2·(1 − |x|) where |x| ≤ 1, else 0
@@ -30,10 +32,16 @@ class BinarySign(StraightThrough):
 
 
 class Sign(nn.Module):
-    """Binary activation sign(x) ∈ {−1, 0, 1}. The gradient is Bi-Real Net's surrogate (see `BinarySign`)."""
+    """Binary activation sign(x), with the gradient of Bi-Real Net (see `BinarySign`).
+
+    The values are −1, 0 and 1.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the element-wise sign of `x`. The gradient is 2·(1 − |x|) where |x| ≤ 1, else 0 (Bi-Real Net)."""
+        """Return the element-wise sign of `x`.
+
+        The gradient is 2·(1 − |x|) where |x| ≤ 1, else 0 (Bi-Real Net).
+        """
         return BinarySign.apply(x)
 
 

@@ -11,19 +11,19 @@ from torch import Tensor, nn
 
 
 def biprop_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """Return the state dict of `model` with the keys and shapes that checkpoints of the BIPROP repository have.
+    """Return the state dict of a network in the format of the BIPROP repository.
 
-    The scores of layer NAME have the key `NAME.scores`. The tensors of Linear layers have the shapes of 1×1
-    convolutions.
+    Keys and shapes are those of BIPROP's checkpoints. The scores of layer NAME have the key `NAME.scores`. The tensors
+    of Linear layers have the shapes of 1×1 convolutions.
     """
     return to_biprop(model.state_dict())
 
 
 def load_biprop_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load into `model` a state dict with the keys and shapes that checkpoints of the BIPROP repository have.
+    """Load a state dict in the format of the BIPROP repository into a network.
 
-    Keys may have DataParallel's prefix `module.`. Raises ValueError if a tensor is missing, unexpected or of another
-    shape. The message names these tensors.
+    `state` has the keys and shapes of BIPROP's checkpoints. Keys may have DataParallel's prefix `module.`. Raises
+    ValueError if a tensor is missing, unexpected or of another shape. The message names these tensors.
     """
     match = match_biprop(model, state)
     faults = [f"{key} is missing" for key in match.missing] + match.reshaped
@@ -36,7 +36,7 @@ def load_biprop_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> Non
 
 @dataclass(frozen=True)
 class BipropMatch:
-    """Result of comparing a stored state dict with the state dict of a network.
+    """Result of comparing the tensors of a BIPROP checkpoint with those of a network.
 
     merged: the network's state dict, with every stored tensor that fits in place of the network's own.
     loaded, missing, unused: BIPROP's keys of the tensors that fit, that are not stored, and that the network lacks.
@@ -56,10 +56,11 @@ class BipropMatch:
 
 
 def match_biprop(model: nn.Module, state: Mapping[str, Tensor]) -> BipropMatch:
-    """Compare a stored state dict with `model`. Return which tensors fit, are missing, are unused or differ in shape.
+    """Compare the tensors of a stored state dict with those of a network.
 
-    `state` may have the keys and shapes of this program or of BIPROP, with or without the prefix `module.`. An absent
-    num_batches_tracked does not count as missing, because torch < 0.4.1 does not store it.
+    The result lists which tensors fit, are missing, are unused or differ in shape. `state` may have the keys and shapes
+    of this program or of BIPROP, with or without the prefix `module.`. An absent num_batches_tracked does not count as
+    missing, because torch < 0.4.1 does not store it.
     """
     theirs = to_biprop(state)
     match = BipropMatch(dict(model.state_dict()), [], [], [], [])
@@ -79,17 +80,19 @@ def match_biprop(model: nn.Module, state: Mapping[str, Tensor]) -> BipropMatch:
 
 
 def to_biprop(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Convert a state dict of this program to the keys and shapes of the BIPROP repository. Drop the prefix `module.`.
+    """Convert a state dict of this program to the format of the BIPROP repository.
 
-    A state dict that already has BIPROP's keys and shapes only loses the prefix.
+    Keys and shapes change, and the prefix `module.` is dropped. A state dict that already has BIPROP's keys and shapes
+    only loses the prefix.
     """
     return {biprop_key(key): value.reshape(_biprop_shape(value)) for key, value in state.items()}
 
 
 def from_biprop(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Convert a state dict with the keys and shapes of the BIPROP repository to the keys and shapes of this program.
+    """Convert a state dict in the format of the BIPROP repository to this program's format.
 
-    The 1×1 convolutions in the modules `linear` and `fc` of BIPROP's networks become Linear layers.
+    Keys and shapes change. The 1×1 convolutions in the modules `linear` and `fc` of BIPROP's networks become Linear
+    layers.
     """
     ours = {}
     for key, value in to_biprop(state).items():
@@ -100,12 +103,15 @@ def from_biprop(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def biprop_key(key: str) -> str:
-    """Convert a state-dict key, such as "conv1.constraint.scores", to the BIPROP repository's key "conv1.scores"."""
+    """Convert a state-dict key to the BIPROP repository's key.
+
+    For example, "conv1.constraint.scores" becomes "conv1.scores".
+    """
     return key.removeprefix("module.").replace(".constraint.", ".")
 
 
 def _biprop_shape(value: Tensor) -> torch.Size:
-    """Return the shape that the state-dict tensor `value` has in checkpoints of the BIPROP repository.
+    """Return the shape of a state-dict tensor in checkpoints of the BIPROP repository.
 
     BIPROP has 1×1 convolutions for Linear layers, so a matrix (out, in) gets the shape (out, in, 1, 1).
     """

@@ -13,10 +13,11 @@ from models.registry import ConvPlan
 
 
 class ConvNet(nn.Module):
-    """Convolutional network with the layers that `plan` lists. Maps (B, C, H, W) images to (B, num_classes) logits.
+    """Convolutional network with the layers that a plan lists.
 
-    `width_mult` multiplies the width of every layer but the last. Raises ValueError if the image is too small for the
-    convolutions and pools of the plan, or if `width_mult` leaves a layer without channels.
+    Maps (B, C, H, W) images to (B, num_classes) logits. `width_mult` multiplies the width of every layer but the last.
+    Raises ValueError if the image is too small for the convolutions and pools of the plan, or if `width_mult` leaves a
+    layer without channels.
     """
 
     def __init__(
@@ -50,9 +51,9 @@ class ConvNet(nn.Module):
 
 
 def _side_after(plan: ConvPlan, letters: str, side: int) -> int:
-    """Return the height or width (pixels) after the layers `letters`, for an image of height or width `side`.
+    """Return the height or width (pixels) of an image after the given layers.
 
-    The result is 0 if no pixel is left.
+    `letters` has one letter per layer. `side` is the height or width of the input. The result is 0 if no pixel is left.
     """
     for letter in letters:
         if letter == "C":
@@ -65,9 +66,10 @@ def _side_after(plan: ConvPlan, letters: str, side: int) -> int:
 def _sequence(
     plan: ConvPlan, groups: tuple[str, ...], widths: tuple[int, ...], channels: int, bn_type: str
 ) -> nn.Sequential:
-    """Build the layers of all `groups` in sequence. `groups` has one string per group and one letter per layer.
+    """Build the layers of all groups of a plan in sequence.
 
-    `widths` has the output channels of each group, and `channels` is the number of input channels.
+    `groups` has one string per group and one letter per layer. `widths` has the output channels of each group, and
+    `channels` is the number of input channels.
     """
     layers: list[nn.Module] = []
     for letters, width in zip(groups, widths, strict=True):
@@ -78,7 +80,10 @@ def _sequence(
 
 
 def _layer(plan: ConvPlan, letter: str, channels: int, width: int, bn_type: str, *, spatial: bool) -> nn.Module:
-    """Build the layer that `letter` stands for, such as C for a convolution from `channels` to `width` channels."""
+    """Build the layer that a letter stands for, such as C for a convolution.
+
+    Convolutions and linear layers map `channels` to `width` channels.
+    """
     match letter:
         case "C":
             return nn.Conv2d(channels, width, plan.kernel, padding=plan.padding, bias=plan.bias)

@@ -54,11 +54,11 @@ def initial_weight(
     fan_scale: float = 1.0,
     generator: Generator | None = None,
 ) -> Tensor:
-    """Draw the initial weight of a layer, a float32 CPU tensor of `shape` (out, in, *kernel).
+    """Draw the initial weight of a layer.
 
-    `init` is a key of models.registry.INITS. `mode` ("fan_in" or "fan_out"), `nonlinearity` and `fan_scale`, a factor
-    of the fan, apply only to the inits whose row lists them in `options`. Raises ValueError for an unknown init or a
-    fan_scale of 0 or less.
+    The result is a float32 CPU tensor of `shape` (out, in, *kernel). `init` is a key of models.registry.INITS. `mode`
+    ("fan_in" or "fan_out"), `nonlinearity` and `fan_scale`, a factor of the fan, apply only to the inits whose row
+    lists them in `options`. Raises ValueError for an unknown init or a fan_scale of 0 or less.
     """
     row = lookup(INITS, init, "init")
     if not row.scale_fan:
@@ -79,9 +79,10 @@ def initial_weight(
 
 
 def initial_scores(shape: torch.Size, *, generator: Generator | None = None) -> Tensor:
-    """Draw the initial pruning scores, one per weight of a tensor of `shape`, from U(−1/√fan_in, 1/√fan_in).
+    """Draw the initial pruning score of every weight from U(−1/√fan_in, 1/√fan_in).
 
-    hidden-networks (Ramanujan et al., CVPR 2020) and BIPROP use the same distribution.
+    `shape` is the shape of the weight. hidden-networks (Ramanujan et al., CVPR 2020) and BIPROP use the same
+    distribution.
     """
     return nn.init.kaiming_uniform_(torch.empty(shape), a=math.sqrt(5), generator=generator)
 

@@ -10,10 +10,11 @@ from utils.torch_compat import AnyBatchNorm
 
 
 class SingleValueBatchNorm(AnyBatchNorm):
-    """Batch normalisation that also trains on one value per channel, such as one image after the last pool.
+    """Batch normalisation that can also train on a single value per channel.
 
-    One value has no variance, and torch's batch norm raises ValueError. This class then normalises with the running
-    statistics, as in evaluation mode, and does not update them.
+    One image has a single value per channel after the last pool. One value has no variance, and torch's batch norm
+    raises ValueError. This class then normalises with the running statistics, as in evaluation mode, and does not
+    update them.
 
     If `uses_batch_statistics` is set, evaluation mode normalises with the statistics of the batch, as training does,
     and does not update the running statistics.
@@ -38,23 +39,29 @@ class BatchNorm2d(SingleValueBatchNorm, nn.BatchNorm2d):
 
 
 def use_batch_statistics(model: nn.Module) -> None:
-    """Make every batch norm of `model` use batch statistics in evaluation mode too. Modifies `model` in place."""
+    """Make every batch norm of a network use batch statistics in evaluation mode too.
+
+    `model` is modified in place.
+    """
     for module in model.modules():
         if isinstance(module, SingleValueBatchNorm):
             module.uses_batch_statistics = True
 
 
 class HardInvert(nn.Module):
-    """Inversion 1 − x of inputs of any shape (Agrawal & Karlupia, "Learning Digital Circuits", arXiv 1909.00052)."""
+    """Inversion layer, which returns 1 − x for inputs of any shape.
+
+    Source: Agrawal & Karlupia, "Learning Digital Circuits", arXiv 1909.00052.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         return 1 - x
 
 
 class SoftInvert(nn.Module):
-    """Learned inversion x(1 − v) + (1 − x)v of inputs of any shape, with one scalar parameter v.
+    """Inversion layer with one learned parameter v, which returns x(1 − v) + (1 − x)v.
 
-    v is drawn from U(0, 1) and clamped to [0, 1] in every forward pass. Source: as `HardInvert`.
+    Inputs have any shape. v is drawn from U(0, 1) and clamped to [0, 1] in every forward pass. Source: as `HardInvert`.
     """
 
     def __init__(self) -> None:
@@ -68,27 +75,27 @@ class SoftInvert(nn.Module):
 
 
 def batch_norm(kind: str, channels: int, *, spatial: bool) -> nn.Module:
-    """Return a batch-norm layer for tensors (B, channels, H, W) if `spatial` is true, else for (B, channels).
+    """Return a new batch-norm layer of the given kind.
 
-    `kind` is a key of models.registry.BN_TYPES, which has True for a kind with weight and bias. Raises ValueError if
-    the kind is unknown.
+    The layer is for tensors (B, channels, H, W) if `spatial` is true, else for (B, channels). `kind` is a key of
+    models.registry.BN_TYPES, which has True for a kind with weight and bias. Raises ValueError if the kind is unknown.
     """
     layer = BatchNorm2d if spatial else BatchNorm1d
     return layer(channels, affine=lookup(BN_TYPES, kind, "bn_type"))
 
 
 def batch_norm_1d(bn_type: str, width: int) -> nn.Module:
-    """Return a batch-norm layer for (B, width) tensors, which norm=batch_norm selects in an MLP."""
+    """Return a batch-norm layer for tensors (B, width), for an MLP with norm=batch_norm."""
     return batch_norm(bn_type, width, spatial=False)
 
 
 def hard_invert(_bn_type: str, _width: int) -> nn.Module:
-    """Return a HardInvert layer, which norm=hard_invert selects in an MLP. The arguments are ignored."""
+    """Return a HardInvert layer, for an MLP with norm=hard_invert. The arguments are ignored."""
     return HardInvert()
 
 
 def soft_invert(_bn_type: str, _width: int) -> nn.Module:
-    """Return a SoftInvert layer, which norm=soft_invert selects in an MLP. The arguments are ignored."""
+    """Return a SoftInvert layer, for an MLP with norm=soft_invert. The arguments are ignored."""
     return SoftInvert()
 
 
@@ -100,9 +107,10 @@ def scaled(width: int, factor: float) -> int:
 
 
 def require_size(in_shape: tuple[int, int, int], halvings: int, halving_layers: str) -> None:
-    """Raise ValueError if the height or width of images of shape `in_shape` cannot be halved `halvings` times.
+    """Raise ValueError if images are too small to be halved `halvings` times.
 
-    in_shape: (channels, height, width). halving_layers: name of these layers in the message, such as "2x2 pools".
+    in_shape: (channels, height, width). halving_layers: name of the layers that halve height and width, for the
+    message, such as "2x2 pools".
     """
     _, height, width = in_shape
     if min(height, width) < 2**halvings:

@@ -12,12 +12,12 @@ from utils.registry import load_object, lookup
 
 
 class MLP(nn.Module):
-    """Multi-layer perceptron. Flattens (B, C, H, W) images and maps them to (B, num_classes) logits.
+    """Multi-layer perceptron that maps flattened images to logits.
 
-    A hidden block has a linear layer, a norm, an activation, and a dropout if the probability `dropout` is above 0. The
-    output layer is linear alone. With `norm_last`, each norm follows its activation, and the output layer has both too
-    (Agrawal & Karlupia, "Learning Digital Circuits", arXiv 1909.00052). `hidden` has the widths of the hidden layers,
-    which `width_mult` multiplies.
+    Images have the shape (B, C, H, W), logits (B, num_classes). A hidden block has a linear layer, a norm, an
+    activation, and a dropout if the probability `dropout` is above 0. The output layer is linear alone. With
+    `norm_last`, each norm follows its activation, and the output layer has both too (Agrawal & Karlupia, "Learning
+    Digital Circuits", arXiv 1909.00052). `hidden` has the widths of the hidden layers, which `width_mult` multiplies.
 
     Raises ValueError if `norm` or `activation` is unknown.
     """

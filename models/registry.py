@@ -31,7 +31,7 @@ MLP_NORMS = {  # name -> constructor, called with (bn_type, width)
 
 @dataclass(frozen=True)
 class Init:
-    """Weight initialization, which draws from `distribution` and multiplies by `scale`. A row of the registry INITS.
+    """Weight initialization by a distribution and a scale, a row of the registry INITS.
 
     distribution: "normal", "uniform" (both of standard deviation 1), "uniform_1" (on [-1, 1]), "signs" (±1), "coin"
         (0 or 1) or "constant" (1).
@@ -70,9 +70,10 @@ INITS = {
 
 @dataclass(frozen=True)
 class ConvPlan:
-    """Layers of a plain convolutional network, as one string per group of convolutions and per hidden linear layer.
+    """Layers of a plain convolutional network, as strings of one letter per layer.
 
-    Each letter of a string stands for a layer:
+    There is one string per group of convolutions and per hidden linear layer. Each letter of a string stands for a
+    layer:
 
         C  convolution to the width of the group     R  ReLU
         L  linear layer                              S  binary activation (sign)
@@ -100,19 +101,21 @@ class ConvPlan:
 
 
 def _convn(groups: int, pair: str, hidden: str, last_pair: str = "", last_hidden: str = "") -> ConvPlan:
-    """Return the layers of a ConvN network: `groups` times the layers `pair`, then two times the layers `hidden`.
+    """Return the layers of a ConvN network, such as Conv4.
 
-    Each string has one letter per layer (see ConvPlan). A pair has two convolutions and twice the channels of the pair
-    before. A hidden layer has 256 units. `last_pair` and `last_hidden` replace the last of each.
+    They are `groups` times the layers `pair`, then two times the layers `hidden`. Each string has one letter per layer
+    (see ConvPlan). A pair has two convolutions and twice the channels of the pair before. A hidden layer has 256 units.
+    `last_pair` and `last_hidden` replace the last of each.
     """
     pairs = (pair,) * (groups - 1) + (last_pair or pair,)
     return ConvPlan(tuple(64 * 2**i for i in range(groups)), pairs, (256, 256), (hidden, last_hidden or hidden))
 
 
 def _vgg(first: str, middle: str, last: str, width: int = 128) -> ConvPlan:
-    """Return the layers of a VGG_Small network. The three strings have one letter per layer of a group (see ConvPlan).
+    """Return the layers of a VGG_Small network.
 
-    The convolutions of the groups have 1, 2 and 4 times `width` channels.
+    The strings `first`, `middle` and `last` have one letter per layer of a group (see ConvPlan). The convolutions of
+    the groups have 1, 2 and 4 times `width` channels.
     """
     return ConvPlan((width, 2 * width, 4 * width), (first, middle, last))
 
@@ -148,11 +151,12 @@ CONV_PLANS: dict[str, ConvPlan] = {
 
 @dataclass(frozen=True)
 class ResNetPlan:
-    """Layers of a residual network: a stem, then stages. Stage i has `depths[i]` blocks of `widths[i]` channels.
+    """Layers of a residual network, which has a stem and several stages of blocks.
 
-    Every stage but the first halves the image. `stem` is "cifar" (3×3) or "imagenet" (7×7 of stride 2 and a max-pool).
-    `norm` is "v1", "v2" or "v2_twice" (see models/resnet.py). `act` is "relu" or "sign". A bottleneck block has
-    base_width / 64 times the width of its stage inside and 4 times that width at its output.
+    Stage i has `depths[i]` blocks of `widths[i]` channels. Every stage but the first halves the image. `stem` is
+    "cifar" (3×3) or "imagenet" (7×7 of stride 2 and a max-pool). `norm` is "v1", "v2" or "v2_twice" (see
+    models/resnet.py). `act` is "relu" or "sign". A bottleneck block has base_width / 64 times the width of its stage
+    inside and 4 times that width at its output.
     """
 
     depths: tuple[int, ...]
@@ -170,7 +174,10 @@ class ResNetPlan:
 
 
 def _wide(plan: ResNetPlan, factor: float) -> ResNetPlan:
-    """Return the ResNet `plan` with wider stages: 64, then 64, 128 and 256 times (factor + 1) channels."""
+    """Return a ResNet plan with wider stages.
+
+    The stages have 64, then 64, 128 and 256 times (factor + 1) channels.
+    """
     return replace(plan, widths=(64, *(int(width * (factor + 1)) for width in (64, 128, 256))))
 
 
@@ -183,7 +190,10 @@ VARIANTS: dict[str, dict[str, str]] = {
 
 
 def _variants(name: str, plan: ResNetPlan, *variants: str) -> dict[str, ResNetPlan]:
-    """Return {architecture name: plan}, one entry per name suffix in `variants`, such as "_BinAct" (see VARIANTS)."""
+    """Return the plans of several variants of an architecture, by name.
+
+    `variants` has one name suffix per variant, such as "_BinAct" (see VARIANTS).
+    """
     return {f"{name}{variant}": replace(plan, **VARIANTS[variant]) for variant in variants}  # type: ignore[arg-type]
 
 
@@ -228,7 +238,7 @@ RESNET_PLANS: dict[str, ResNetPlan] = {
 
 @dataclass(frozen=True)
 class Arch:
-    """Architecture of a network: its constructor and its command-line options. A row of the registry ARCHS.
+    """Constructor and command-line options of an architecture, a row of the registry ARCHS.
 
     constructor: path "package.module:name" of the nn.Module. It is called with num_classes, in_shape, bn_type,
         width_mult, `arguments` and the command-line options in `options`.
@@ -248,7 +258,10 @@ class Arch:
         return load_object(self.constructor)
 
     def normalises(self, norm: str | None) -> bool:
-        """Return True if the network has batch norm. `norm` is the value of the command-line option --norm, or None."""
+        """Return True if the network has batch norm.
+
+        `norm` is the value of the command-line option --norm, or None.
+        """
         norm = norm or self.arguments.get("norm", "none")
         return norm == "batch_norm" if self.has_batch_norm is None else self.has_batch_norm
 
@@ -259,7 +272,10 @@ CIRCUIT = {"hidden": (4000, 4000, 4000), "activation": "tanh", "norm": "batch_no
 
 
 def _own_options(name: str) -> tuple[str, ...]:
-    """Return the names of the command-line options that architecture `name` has and most architectures do not."""
+    """Return the names of the command-line options that are specific to an architecture.
+
+    Most other architectures do not have these options.
+    """
     width = ("width_mult",) if "Wide" in name else ()
     return (*width, "readout") if name.removesuffix("_BinAct") in map("cResNet{}".format, SMALL) else width
 

@@ -54,7 +54,10 @@ class _Block(nn.Module):
 
 
 class BasicBlock(_Block):
-    """Residual block of two 3×3 convolutions: (B, channels, H, W) to (B, width, H / stride, W / stride)."""
+    """Residual block of two 3×3 convolutions.
+
+    Maps (B, channels, H, W) to (B, width, H / stride, W / stride).
+    """
 
     expansion = 1
 
@@ -79,7 +82,10 @@ class BasicBlock(_Block):
 
 
 class Bottleneck(_Block):
-    """Residual block of 1×1, 3×3, 1×1 convolutions: (B, channels, H, W) to (B, 4 · width, H / stride, W / stride)."""
+    """Residual block of a 1×1, a 3×3 and a 1×1 convolution.
+
+    Maps (B, channels, H, W) to (B, 4 · width, H / stride, W / stride).
+    """
 
     expansion = 4
 
@@ -105,7 +111,9 @@ class Bottleneck(_Block):
 
 
 class ResNet(nn.Module):
-    """Residual network with the stem, blocks and widths of `plan`. Maps (B, C, H, W) images to (B, num_classes) logits.
+    """Residual network with the stem, blocks and widths of a plan.
+
+    Maps (B, C, H, W) images to (B, num_classes) logits.
 
     `readout="pooled"` averages each channel over the image before the last layer. `readout="original40"` is the
     read-out of BIPROP's cResNet20 to cResNet110, without which BIPROP's checkpoints lose accuracy. A pool of 4 leaves
@@ -165,9 +173,9 @@ class ResNet(nn.Module):
 def _stage(
     plan: ResNetPlan, channels: int, width: int, depth: int, stride: int, norm: Norm
 ) -> tuple[nn.Sequential, int]:
-    """Build a stage of `depth` residual blocks. Return (stage, number of its output channels).
+    """Build a stage of residual blocks, and return the stage with its number of output channels.
 
-    Only the first block has `stride`.
+    The stage has `depth` blocks, of which only the first has `stride`.
     """
     block = Bottleneck if plan.bottleneck else BasicBlock
     out = width * block.expansion

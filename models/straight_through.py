@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 class StraightThrough(torch.autograd.Function):
-    """Base class of autograd functions with a straight-through estimator, which return one tensor.
+    """Base class of autograd functions with a straight-through estimator.
 
-    Subclasses define `forward` and `backward`.
+    Subclasses define `forward`, which returns one tensor, and `backward`.
     """
 
     if TYPE_CHECKING:  # torch does not annotate `apply`

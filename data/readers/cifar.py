@@ -39,9 +39,10 @@ class CifarSet:
     label_key: str
 
     def locations(self, root: Path) -> list[Location]:
-        """Return the folders that may contain the data set, in search order. They are `root` and folders below it.
+        """Return the folders that may contain the data set, in search order.
 
-        Binary archives come first, because reading them takes half the time and no unpickling.
+        They are `root` and folders below it. Binary archives come first, because reading them takes half the time and
+        no unpickling.
         """
         pickled = (*self.train, self.test)
         binary = tuple(f"{name}.bin" for name in pickled)
@@ -70,8 +71,9 @@ def read_cifar(cifar: CifarSet, root: Path, download: bool) -> tuple[Split, Spli
 
 
 def read_files(cifar: CifarSet, paths: list[Path], count: int) -> Split:
-    """Read the CIFAR files `paths`, which have `count` images in total, as one split. `cifar` is their layout.
+    """Read several CIFAR files as one split.
 
+    The files `paths` have `count` images in total. `cifar` is their layout.
     Besides the final array, only one chunk is in memory: 10,000 images of a binary file, or all images of a pickled
     file.
     """
@@ -90,9 +92,9 @@ def read_files(cifar: CifarSet, paths: list[Path], count: int) -> Split:
 
 
 def read_binary(cifar: CifarSet, path: Path, count: int) -> Iterator[Chunk]:
-    """Yield the `count` images of the CIFAR file `path` (.bin) with their labels, in chunks of 10,000.
+    """Yield the images and labels of a binary CIFAR file, in chunks of 10,000 images.
 
-    Raises UsageError if the file does not have the size of `count` images.
+    The file `path` (.bin) has `count` images. Raises UsageError if the file does not have the size of `count` images.
     """
     row_bytes = cifar.label_bytes + IMAGE_BYTES
     with report_read_errors(path):
@@ -106,9 +108,10 @@ def read_binary(cifar: CifarSet, path: Path, count: int) -> Iterator[Chunk]:
 
 
 def read_pickle(cifar: CifarSet, path: Path, count: int) -> Iterator[Chunk]:
-    """Yield the `count` images of the pickled CIFAR file `path` with their labels, as one chunk.
+    """Yield the images and labels of a pickled CIFAR file, as one chunk.
 
-    The file must be a dict with the array `data` and a list of labels. Raises UsageError for any other content.
+    The file `path` has `count` images. The file must be a dict with the array `data` and a list of labels. Raises
+    UsageError for any other content.
     """
     kind = f"{cifar.name} file"
     with report_read_errors(path), path.open("rb") as file, report_parse_errors(path, kind):
@@ -126,7 +129,10 @@ def read_pickle(cifar: CifarSet, path: Path, count: int) -> Iterator[Chunk]:
 
 
 class PickledArray:
-    """Stand-in for numpy.ndarray during unpickling. It stores the pickled state and runs no code of numpy."""
+    """Replacement for numpy.ndarray during unpickling, which runs no code of numpy.
+
+    It stores the pickled state.
+    """
 
     shape: Any = None
     dtype: Any = None
@@ -143,9 +149,9 @@ class PickledArray:
         return f"of shape ({shape}) and dtype {escaped(code.decode('latin1') if isinstance(code, bytes) else code)}"
 
     def as_uint8(self, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
-        """Return the pickled array as a numpy array, or None if it is not uint8, C-ordered and of `shape`.
+        """Return the pickled array as a uint8 array, or None if it does not fit.
 
-        The bytes are not copied.
+        None means that the pickled array is not uint8, not C-ordered or not of `shape`. The bytes are not copied.
         """
         is_uint8 = getattr(self.dtype, "code", None) in ("u1", b"u1")
         if self.shape != shape or not is_uint8 or self.fortran or not isinstance(self.raw, bytes):
@@ -154,19 +160,22 @@ class PickledArray:
 
 
 class PickledDtype:
-    """Stand-in for numpy.dtype during unpickling. `code` is numpy's type code, such as "u1"."""
+    """Replacement for numpy.dtype during unpickling.
+
+    `code` is numpy's type code, such as "u1".
+    """
 
     def __init__(self, code: Any, *_: Any) -> None:
         self.code = code
 
     def __setstate__(self, state: Any) -> None:
-        """Ignore the pickled state (byte order and alignment), which does not matter for arrays of single bytes."""
+        """Ignore the pickled byte order and alignment, which do not matter for single bytes."""
 
 
 def encode_latin1(text: str, encoding: str) -> bytes:
-    """Stand-in for _codecs.encode, which pickles of protocols 0 to 2 call to restore bytes.
+    """Replacement for _codecs.encode, which old pickles call to restore bytes.
 
-    Raises UnpicklingError for other codecs than latin1.
+    Pickles of protocols 0 to 2 call _codecs.encode. Raises UnpicklingError for other codecs than latin1.
     """
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"codec {encoding!r} refused")
@@ -174,7 +183,9 @@ def encode_latin1(text: str, encoding: str) -> bytes:
 
 
 class Unpickler(PythonUnpickler):
-    """Unpickler of plain types, and of arrays as PickledArray. It refuses all other types, so a file runs no code.
+    """Unpickler of plain types and arrays only, so that a file cannot run code.
+
+    Arrays are unpickled as PickledArray. All other types are refused.
 
     The base class is implemented in Python. The implementation in C allocates 16 bytes per memo entry that a file
     declares, and a file may declare 2**32 entries.
@@ -189,9 +200,9 @@ class Unpickler(PythonUnpickler):
     }
 
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
-        """Return the harmless replacement for `module.name`, a class or function that the pickle refers to.
+        """Return the harmless replacement for a class or function that the pickle refers to.
 
-        Raises UnpicklingError for a name that the official CIFAR files do not use.
+        The pickle names it `module.name`. Raises UnpicklingError for a name that the official CIFAR files do not use.
         """
         if (module, name) not in self.stand_ins:
             raise pickle.UnpicklingError(f"refers to {module}.{name}, which official files do not; nothing was run")

@@ -33,7 +33,7 @@ CLASS_NAMES = {
 
 
 def class_names(name: str, root: Path) -> tuple[str, ...] | None:
-    """Return the class names of the data set `name` in label order, or None if the names are unknown.
+    """Return the class names of a data set in label order, or None if they are unknown.
 
     The classes of ImageNet, TinyImageNet and ImageFolder are named by the class folders under `root`. The folder names
     of ImageNet and TinyImageNet are WordNet IDs. Raises UsageError if the folders are missing.

@@ -27,7 +27,10 @@ SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Informati
 
 
 def find_parts(name: str, root: Path) -> tuple[Path, Path]:
-    """Find the folders (train, val) of the data set `name` below `root`. Raises UsageError if they are missing."""
+    """Find the training folder and the validation folder of a data set below `root`.
+
+    Raises UsageError if they are missing.
+    """
     folders = [*(root / folder for folder in FOLDERS[name]), root]
     evaluation_folders = ("val", "test") if name == "ImageFolder" else ("val",)
     locations = [Location(folder, ("train", other)) for folder in folders for other in evaluation_folders]
@@ -36,7 +39,10 @@ def find_parts(name: str, root: Path) -> tuple[Path, Path]:
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Return the sorted names of the sub-folders of `folder`, one per class. Raises UsageError if there are none."""
+    """Return the sorted names of the class folders in `folder`.
+
+    Every sub-folder is a class. Raises UsageError if there are none.
+    """
     with report_read_errors(folder), os.scandir(folder) as entries:
         names = sorted(entry.name for entry in entries if entry.is_dir() and not is_ignored(entry.name))
     if not names:
@@ -45,7 +51,7 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def is_ignored(name: str) -> bool:
-    """Return True if a file or folder of this name is not part of a data set, such as .ipynb_checkpoints."""
+    """Return True for a file or folder that is not part of a data set, such as .ipynb_checkpoints."""
     return name.startswith(".") or name in SYSTEM_FOLDERS
 
 
@@ -55,9 +61,10 @@ def count_classes(root: Path) -> int:
 
 
 def read_folders(name: str, root: Path, _download: bool) -> tuple[FileSplit, FileSplit]:
-    """Return the splits (train, val) of a data set in class folders, as image paths with labels. No image is opened.
+    """Return the splits (train, val) of a data set with one folder per class.
 
-    Raises UsageError if a folder is missing, a class has no image, or the two parts differ in their classes.
+    The splits have image paths with labels. No image is opened. Raises UsageError if a folder is missing, a class has
+    no image, or the two parts differ in their classes.
     """
     train, val = find_parts(name, root)
     classes = class_folders(train)
@@ -74,9 +81,10 @@ def read_folders(name: str, root: Path, _download: bool) -> tuple[FileSplit, Fil
 
 
 def list_images(folder: Path, classes: Sequence[str]) -> FileSplit:
-    """Return the paths and labels of all images below `folder`, ordered by class, then by folder and file name.
+    """Return the paths and labels of all images below a folder.
 
-    Raises UsageError if a class has no image or an image is not a regular file.
+    They are ordered by class, then by folder and file name. Raises UsageError if a class has no image or an image is
+    not a regular file.
     """
     images: list[list[str]] = []  # per class
     for name in classes:
@@ -90,9 +98,10 @@ def list_images(folder: Path, classes: Sequence[str]) -> FileSplit:
 
 
 def image_files(folder: str | Path) -> Iterator[str]:
-    """Yield the paths of all image files below `folder`. Raises UsageError if one is not a regular file.
+    """Yield the paths of all image files below a folder.
 
-    ImageNet has 1.3 million files. scandir returns the file types, so that only links need a stat call.
+    Raises UsageError if one of them is not a regular file. ImageNet has 1.3 million files. scandir returns the file
+    types, so that only links need a stat call.
     """
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -112,9 +121,10 @@ def file_split(paths: Sequence[str], labels: Sequence[int]) -> FileSplit:
 
 
 def read_annotated(val: Path, classes: Sequence[str]) -> FileSplit:
-    """Return the image paths and labels of Tiny ImageNet's folder `val`. `classes` is in label order.
+    """Return the image paths and labels of Tiny ImageNet's validation folder.
 
-    All images are in val/images, and val/val_annotations.txt has their classes.
+    `val` is this folder, and `classes` is in label order. All images are in val/images, and val/val_annotations.txt has
+    their classes.
 
     A line of val_annotations.txt is `file <tab> class <tab> bounding box`. Raises UsageError, with the line number, for
     an unknown class or a missing file.

@@ -21,9 +21,10 @@ SAME_FILE_NAMES = {"mnist", "fashionmnist", "kmnist", "emnist", "qmnist"}  # set
 
 
 def idx_locations(name: str, root: Path) -> list[Location]:
-    """Return the folders at and below `root` where torchvision, Kaggle and others put the files of data set `name`.
+    """Return the folders that may contain the files of MNIST or FashionMNIST.
 
-    `root` itself is left out if it lies in a folder that is named after another data set with the same file names.
+    They are folders at and below `root` where torchvision, Kaggle and others put the files of data set `name`. `root`
+    itself is left out if it lies in a folder that is named after another data set with the same file names.
     """
     folders = [root / name / "raw", root / name.lower() / name / "raw", root / name.lower(), root / name]
     parents = {part.lower().replace("-", "") for part in root.resolve().parts[-2:]}
@@ -43,7 +44,7 @@ def read_idx_set(name: str, root: Path, download: bool) -> tuple[Split, Split]:
 
 
 def read_idx_split(image_path: Path, label_path: Path, size: tuple[int, int] = (28, 28), classes: int = 10) -> Split:
-    """Read an idx file of images and an idx file of labels, and return them as a split.
+    """Read a split from an idx file of images and an idx file of labels.
 
     Raises UsageError if the images are not `size` pixels large, the numbers of images and labels differ, or a label is
     not below `classes`.
@@ -57,9 +58,10 @@ def read_idx_split(image_path: Path, label_path: Path, size: tuple[int, int] = (
 
 
 def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    """Read the idx file `path`, which may be gzipped, as a uint8 array with `dimensions` dimensions.
+    """Read an idx file as a uint8 array.
 
-    Raises UsageError if the file is damaged, or has another type or number of dimensions.
+    The file `path` may be gzipped. The array has `dimensions` dimensions. Raises UsageError if the file is damaged, or
+    has another type or number of dimensions.
     """
     with report_read_errors(path), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         header = file.read(4 + 4 * dimensions)

@@ -27,9 +27,10 @@ MAX_DEPTH, MAX_ENTRIES = 2, 4000
 
 
 def find_hint(name: str, root: Path, file_sets: Sequence[Sequence[str]]) -> str | None:
-    """Search `root` for the missing data set `name`, as an archive or in another folder. Return advice for the user.
+    """Search for a missing data set, and return advice for the user, or None.
 
-    Returns None if nothing is found. file_sets: the names of the data set's files, one list per file format.
+    The data set may be an archive below `root` or lie in another folder below `root`. Returns None if neither is found.
+    file_sets: the names of the data set's files, one list per file format.
     """
     folders: dict[Path, set[str]] = {}
     for path in _walk_files(root):
@@ -45,7 +46,7 @@ def find_hint(name: str, root: Path, file_sets: Sequence[Sequence[str]]) -> str 
 
 
 def _unpack_hint(archive: Path, plain_name: str, target: Path) -> str:
-    """Return advice to the user to unpack `archive` into the folder `target`.
+    """Return advice to the user to unpack an archive into the folder `target`.
 
     plain_name: name of the archive in lower case without - and _, as in NESTED_ARCHIVES.
     """
@@ -58,9 +59,9 @@ def _unpack_hint(archive: Path, plain_name: str, target: Path) -> str:
 
 
 def _walk_files(root: Path) -> Iterator[Path]:
-    """Yield the files in the folder `root` and its sub-folders, level by level, without hidden entries.
+    """Yield the files in a folder and its sub-folders, level by level.
 
-    If `root` is a file, only yield `root`.
+    Hidden entries are left out. If `root` is a file, only yield `root`.
     """
     if root.is_file():
         yield root
@@ -72,7 +73,7 @@ def _walk_files(root: Path) -> Iterator[Path]:
 
 
 def _visible_entries(folder: Path) -> list[os.DirEntry[str]]:
-    """Return the entries of `folder` that are not hidden, or none if it cannot be read."""
+    """Return the entries of a folder that are not hidden, or none if it cannot be read."""
     try:
         with os.scandir(folder) as entries:
             return [entry for entry in islice(entries, MAX_ENTRIES) if not entry.name.startswith(".")]

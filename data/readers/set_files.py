@@ -22,7 +22,9 @@ from utils.text import escaped
 
 @dataclass(frozen=True)
 class Location:
-    """Folder that may contain a data set, with the names of the files that must be in it.
+    """Folder that may contain a data set, with the names of its files.
+
+    All these files must be in the folder.
 
     suffixes: endings that may follow each name, such as ".gz". spellings: function from a name to all its spellings.
     """
@@ -33,7 +35,7 @@ class Location:
     spellings: Callable[[str], tuple[str, ...]] = lambda name: (name,)
 
     def find(self, name: str) -> Path | None:
-        """Return the path of the file `name` in this folder, or None if the file does not exist.
+        """Return the path of a file in this folder, or None if it does not exist.
 
         A file in a folder of the same name, as in some archives, is found too. Raises UsageError for a FIFO, a device
         or a broken link.
@@ -58,10 +60,11 @@ class Location:
 def find_set_files(
     name: str, root: Path, locations: Sequence[Location], download: bool, *, downloadable: bool = True
 ) -> list[Path]:
-    """Return the paths of the files of data set `name`, from the first of `locations` that has all of its files.
+    """Find the files of a data set, and return their paths.
 
-    If no location is complete and `download` is set, the data set is downloaded into `root` first. Raises UsageError if
-    the data set is missing, incomplete or cannot be downloaded.
+    The files are those in the first of `locations` that has all files. If no location is complete and `download` is
+    set, the data set is downloaded into `root` first. Raises UsageError if the data set is missing, incomplete or
+    cannot be downloaded.
     """
     files = first_complete(locations)
     if files is None and download and downloadable:
@@ -74,12 +77,15 @@ def find_set_files(
 
 
 def first_complete(locations: Sequence[Location]) -> list[Path] | None:
-    """Return the paths of the data set's files in the first of `locations` that has all files, or None."""
+    """Return the paths of a data set's files in the first complete location, or None.
+
+    A location is complete if it has all files.
+    """
     return next((location.existing_files() for location in locations if not location.missing_names()), None)
 
 
 def missing_message(name: str, root: Path, locations: Sequence[Location], advice: str) -> str:
-    """Return the error message for the data set `name`, of which no location has all files.
+    """Return the error message for a data set of which no location has all files.
 
     `advice` ends the message if no file was found.
     """
@@ -96,7 +102,10 @@ def missing_message(name: str, root: Path, locations: Sequence[Location], advice
 
 
 def download_set(name: str, root: Path) -> None:
-    """Download a data set with torchvision, which verifies the checksums. Raises UsageError if the download fails."""
+    """Download a data set with torchvision.
+
+    torchvision verifies the checksums. Raises UsageError if the download fails.
+    """
     from utils.torch_compat import import_torchvision  # only here: importing torchvision takes a second
 
     try:
@@ -111,7 +120,10 @@ def download_set(name: str, root: Path) -> None:
 
 @contextmanager
 def report_read_errors(path: Path) -> Iterator[None]:
-    """Convert errors of reading or decompressing in the `with` block into a UsageError that names the file `path`."""
+    """Convert errors of reading a file in the `with` block into a UsageError.
+
+    The message names the file `path`. Errors of decompressing are converted too.
+    """
     try:
         yield
     except (OSError, EOFError, zlib.error) as error:
@@ -121,9 +133,10 @@ def report_read_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def report_parse_errors(path: Path, file_kind: str) -> Iterator[None]:
-    """Convert any exception in the `with` block into a UsageError that states that `path` is not a `file_kind`.
+    """Convert errors of parsing a file in the `with` block into a UsageError.
 
-    The block parses the file. Neither pickle nor scipy documents which exceptions a damaged file can cause.
+    The message states that `path` is not a `file_kind`. Any exception is converted, because neither pickle nor scipy
+    documents which exceptions a damaged file can cause.
     """
     try:
         yield
@@ -134,9 +147,10 @@ def report_parse_errors(path: Path, file_kind: str) -> Iterator[None]:
 
 
 def check_labels(path: Path, labels: NDArray[Any], classes: int, first: int = 0) -> NDArray[np.int64]:
-    """Check that `labels`, read from `path`, are in the range first..first + classes - 1. Return them as int64.
+    """Check that all labels are in range, and return them as int64.
 
-    Raises UsageError if a label is out of range.
+    The labels were read from `path`. The range is first..first + classes - 1. Raises UsageError if a label is out of
+    range.
     """
     last = first + classes - 1
     if labels.min() < first or labels.max() > last:

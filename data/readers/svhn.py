@@ -44,9 +44,10 @@ def read_svhn_split(path: Path) -> Split:
 
 
 def images_first(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Reorder MATLAB's column-major images (height, width, channels, n) to (n, height, width, channels) in place.
+    """Reorder the axes of MATLAB's images in place, so that the image index comes first.
 
-    The training images have 225 MB. Only 4096 images at a time are copied.
+    The column-major shape (height, width, channels, n) becomes (n, height, width, channels). The training images have
+    225 MB. Only 4096 images at a time are copied.
     """
     height, width, channels, count = images.shape
     stored = np.ascontiguousarray(images.T)  # (n, channels, width, height): no copy, the bytes lie in this order

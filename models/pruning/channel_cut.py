@@ -17,8 +17,9 @@ from utils.torch_compat import AnyBatchNorm
 
 @dataclass(frozen=True, eq=False)
 class UnitGroup:
-    """Output channels to prune together across layers, with the layers that produce, normalise and consume them.
+    """Group of units (output channels), with the layers that write, normalise and read them.
 
+    A unit is pruned in all these layers at once.
     The group has `width` units, each of which can be pruned without the others. Each mapping gives, per layer name, the
     unit index of each channel: an int64 tensor (channels,), with -1 for a channel of no unit in this group. The
     channels are the output channels of `writers` (Conv2d, Linear), the channels of the batch norms in `norms`, and the
@@ -33,17 +34,20 @@ class UnitGroup:
 
 
 def channel_tensors(model: nn.Module, name: str) -> dict[str, Tensor]:
-    """Return the parameters and buffers of layer `name` whose axis 0 is the output channels, by state-dict key."""
+    """Return the tensors of a layer that have one entry per output channel, by state-dict key.
+
+    They are the parameters and buffers of layer `name` whose axis 0 is the output channels.
+    """
     layer = model.get_submodule(name)  # the only scalar is num_batches_tracked of a batch norm
     return {f"{name}.{key}": tensor for key, tensor in layer.state_dict().items() if tensor.dim()}
 
 
 def channel_masks(channel_units: Sequence[Mapping[str, Tensor]], kept: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Convert `kept`, bool masks of units, to bool masks (channels,) by layer name, True for the channels to keep. A
-    unit is one or several channels that are pruned together. `channel_units` has the unit of each channel.
+    """Convert masks of the units to keep into masks of the channels to keep.
 
-    `channel_units` has one mapping per group from layer name to the unit index of each channel, -1 for none. `kept` has
-    one mask (width,) per group. The masks returned are on the CPU.
+    A unit is one or several channels that are pruned together. `channel_units` has one mapping per group from layer
+    name to the unit index of each channel, -1 for none. `kept` has one bool mask (width,) per group. Returns a bool
+    mask (channels,) per layer name, on the CPU, True for the channels to keep.
     """
     masks: dict[str, Tensor] = {}
     for units_by_layer, kept_units in zip(channel_units, kept, strict=True):
@@ -55,11 +59,11 @@ def channel_masks(channel_units: Sequence[Mapping[str, Tensor]], kept: Sequence[
 
 @torch.no_grad()
 def zero_units(model: nn.Module, groups: Sequence[UnitGroup], kept: Sequence[Tensor]) -> None:
-    """Zero the weights, biases and running means of the pruned units (output channels) of `model` in place. `kept` has
-    one bool mask (width,) for each group of units in `groups`, False for the units to prune.
+    """Set the weights, biases and running means of pruned units (output channels) to zero in place.
 
-    The tensors belong to the writers and batch norms of each group. The running mean becomes 0 so that a batch norm
-    without affine parameters also outputs 0.
+    `kept` has one bool mask (width,) for each group of units in `groups`, False for the units to prune. The tensors
+    belong to the writers and batch norms of each group. The running mean becomes 0 so that a batch norm without affine
+    parameters also outputs 0.
     """
     for name, mask in channel_masks([group.writers | group.norms for group in groups], kept).items():
         for key, tensor in channel_tensors(model, name).items():
@@ -68,9 +72,10 @@ def zero_units(model: nn.Module, groups: Sequence[UnitGroup], kept: Sequence[Ten
 
 
 def resize_and_load(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
-    """Resize the Conv2d, Linear and batch-norm layers of `model` in place to the shapes in `state`, and load `state`.
+    """Resize the layers of `model` to the shapes in a state dict, and load the state dict.
 
-    Raises ValueError if `state` has missing, unexpected or unfit tensors.
+    The Conv2d, Linear and batch-norm layers change in place. Raises ValueError if `state` has missing, unexpected or
+    unfit tensors.
     """
     for key, tensor in state.items():
         path, _, attribute = key.rpartition(".")
@@ -107,12 +112,11 @@ def _set_widths(layer: nn.Module) -> None:
 
 
 def compacted(model: nn.Module, groups: Sequence[UnitGroup], kept: Sequence[Tensor]) -> nn.Module:
-    """Return a smaller copy of `model` from which the pruned units (output channels) are removed. `kept` has one bool
-    mask (width,) for each group of units in `groups`, False for the units to prune.
+    """Return a smaller copy of a network, without its pruned units (output channels).
 
-    Writers and batch norms lose the channels of a pruned unit, readers lose the inputs that come from these channels.
-    The logits equal those of `model` after `zero_units`. The copy is in the same mode, training or evaluation, as
-    `model`.
+    `kept` has one bool mask (width,) for each group of units in `groups`, False for the units to prune. Writers and
+    batch norms lose the channels of a pruned unit, readers lose the inputs that come from these channels. The logits
+    equal those of `model` after `zero_units`. The copy is in the same mode, training or evaluation, as `model`.
     """
     state = model.state_dict()  # load_state_dict needs its attribute _metadata, which a plain dict lacks
     for name, mask in channel_masks([group.readers for group in groups], kept).items():

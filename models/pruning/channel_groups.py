@@ -27,11 +27,11 @@ TOLERANCE = 1e-6  # allowed relative difference of float64 activations with unit
 
 
 def unit_groups(model: nn.Module, images: Tensor) -> list[UnitGroup]:
-    """Return the groups of units that can be pruned from `model`, a network of unconstrained layers. A unit is an
-    output channel of a hidden layer, or several that can be removed only together. `images` is a batch that the network
-    accepts.
+    """Return the groups of units (output channels) that can be pruned from a network.
 
-    The groups are in the order of the forward pass. Units that reach the output of the network are in no group.
+    `model` has unconstrained layers. A unit is an output channel of a hidden layer, or several that can be removed only
+    together. `images` is a batch that the network accepts. The groups are in the order of the forward pass. Units that
+    reach the output of the network are in no group.
 
     Raises ValueError if units cannot be removed: a module other than Conv2d, Linear and batch norm has parameters or
     buffers, there is no hidden layer, a layer reads nonzero values of a unit whose weights are all zero, or the network
@@ -53,7 +53,11 @@ def unit_groups(model: nn.Module, images: Tensor) -> list[UnitGroup]:
 
 
 def _check_modules(model: nn.Module) -> None:
-    """Raise ValueError if a layer is registered under two names, or a module has unsupported parameters or buffers."""
+    """Raise ValueError if a network has modules that unit pruning does not support.
+
+    Unsupported are a layer that is registered under two names, and a module with parameters or buffers other than those
+    of plain Conv2d, Linear and batch-norm layers.
+    """
     names: dict[nn.Module, str] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, SUPPORTED_LAYERS) and names.setdefault(module, name) != name:
@@ -67,8 +71,9 @@ def _check_modules(model: nn.Module) -> None:
 
 
 def _groups(trace: UnitTrace) -> list[UnitGroup]:
-    """Return the groups of units (output channels) that can be pruned: units written by the same layers form a group.
-    Units that reach the output of the network are in no group.
+    """Group the units (output channels) of a trace by the layers that write them.
+
+    Coupled units count as one unit. Units that reach the output of the network cannot be pruned and are in no group.
     """
     unit = _connected_components(trace.count, trace.coupled)
     writers, norms, readers = (
@@ -95,13 +100,19 @@ def _groups(trace: UnitTrace) -> list[UnitGroup]:
 
 
 def _lookup(values: Tensor, ids: Tensor) -> Tensor:
-    """Return values[ids] on the CPU. Where `ids` is NO_UNIT (−1), the result is NO_UNIT too."""
+    """Return the value of each id, with NO_UNIT (−1) for the id NO_UNIT.
+
+    The result is on the CPU.
+    """
     ids = ids.cpu()
     return torch.where(ids == NO_UNIT, NO_UNIT, values[ids])
 
 
 def _connected_components(count: int, pairs: Tensor) -> Tensor:
-    """Return, for each of `count` nodes, the smallest node of its connected component. `pairs` (n, 2) are the edges."""
+    """Return, for each of `count` nodes, the smallest node of its connected component.
+
+    `pairs` (n, 2) are the edges.
+    """
     component, before = torch.arange(count), None
     while before is None or not torch.equal(component, before):
         before = component
@@ -113,10 +124,10 @@ def _connected_components(count: int, pairs: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _check_removal(model: nn.Module, groups: Sequence[UnitGroup], images: Tensor, generator: torch.Generator) -> None:
-    """Raise ValueError if removing random units of `groups` from the network gives other activations or outputs than
-    setting the weights of these units to zero.
+    """Raise ValueError if removing units (output channels) is not equivalent to setting their weights to zero.
 
-    The trace cannot see every error, such as a number of channels that is a constant in a forward method.
+    Random units of `groups` are removed. The activations and outputs of both networks are compared. The trace cannot
+    see every error, such as a number of channels that is a constant in a forward method.
     """
     zeroed = _randomized_copy(model, generator)
     counts = [int(torch.randint(1, max(group.width, 2), (), generator=generator)) for group in groups]
@@ -139,7 +150,7 @@ def _check_removal(model: nn.Module, groups: Sequence[UnitGroup], images: Tensor
 
 
 def _forward_error(model: nn.Module, images: Tensor) -> str:
-    """Run a forward pass and return the first line of its error, or an empty string if there is none."""
+    """Run a forward pass and return the first line of its error, or "" if it succeeds."""
     try:
         model(images)
     except (RuntimeError, ValueError, LookupError, TypeError, AssertionError) as error:
@@ -148,10 +159,10 @@ def _forward_error(model: nn.Module, images: Tensor) -> str:
 
 
 def _record_outputs(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """Register hooks that record the layer outputs of a forward pass, and return the list that they fill.
+    """Return a list that a forward pass of `model` fills with the outputs of its layers.
 
-    The entries are (layer name, output), then ("", output of the network). Outputs of Conv2d and Linear layers have
-    their channels on axis 0.
+    Hooks fill the list. The entries are (layer name, output), then ("", output of the network). Outputs of Conv2d and
+    Linear layers have their channels on axis 0.
     """
     records: list[tuple[str, Tensor]] = []
     for name, layer in weight_layers(model).items():
@@ -166,7 +177,10 @@ def _record_outputs(model: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def _randomized_copy(model: nn.Module, generator: torch.Generator) -> nn.Module:
-    """Return a float64 copy of `model` in evaluation mode with random nonzero parameters and running statistics."""
+    """Return a float64 copy of a network with random nonzero parameters and running statistics.
+
+    The copy is in evaluation mode.
+    """
     model = copy.deepcopy(model).double().eval()
     for layer in model.modules():
         for key, tensor in layer.state_dict().items() if isinstance(layer, SUPPORTED_LAYERS) else ():

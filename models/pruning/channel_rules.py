@@ -41,24 +41,27 @@ REDUCTIONS = {aten.mean, aten.sum, aten.amax, aten.amin, aten.max, aten.min}
 
 
 class MixesUnits(Exception):
-    """Raised if an operator combines units (output channels) in a way that makes it impossible to prune them.
+    """Raised if units (output channels) cannot be pruned because an operator combines them.
 
     The message is a verb phrase that precedes "units of LAYER", such as "pools or pads the".
     """
 
 
 def has_unit_ids(value: Any) -> bool:
-    """Return True if `value` is a tensor that carries unit ids: the traced unit (output channel) of each value."""
+    """Return True if a tensor carries the ids of the units (output channels) of its values."""
     return hasattr(value, "_unit_ids")
 
 
 def unit_ids(value: Any) -> Any:
-    """Return the unit ids of a tensor: int64 of the same shape, or a MixedUnits if values depend on several units."""
+    """Return the ids of the units (output channels) that the values of a tensor belong to.
+
+    The ids are int64 of the same shape, or a MixedUnits if values depend on several units.
+    """
     return value._unit_ids
 
 
 def set_unit_ids(out: Any, ids: Any) -> None:
-    """Attach unit ids to the tensors in `out`: the id of the unit (output channel) that each value belongs to.
+    """Attach to each tensor in `out` the ids of the units (output channels) of its values.
 
     `ids` is one id tensor for all tensors, or a structure with one id tensor per tensor. A tensor whose ids are all
     NO_UNIT is instead marked as computed from the images.
@@ -74,28 +77,27 @@ def set_unit_ids(out: Any, ids: Any) -> None:
 
 
 def is_from_images_alone(value: Any) -> bool:
-    """Return True if `value` is a tensor that was computed from the input images without any Conv2d or Linear layer."""
+    """Return True if a tensor was computed from the input images without any Conv2d or Linear layer."""
     return hasattr(value, "_from_images") and not has_unit_ids(value)
 
 
 def mark_from_images(out: Any) -> None:
-    """Mark the tensors in `out` as computed from the input images, so that `is_from_images_alone` recognises them."""
+    """Mark the tensors in `out` as computed from the input images, for `is_from_images_alone`."""
     for value in tree_leaves(out):
         if isinstance(value, Tensor):
             value._from_images = True  # type: ignore[attr-defined]
 
 
 def is_pointwise(func: Any) -> bool:
-    """Return True if each output value of an operator depends only on the input values at the same position."""
+    """Return True if an operator is pointwise, such as an addition."""
     return torch.Tag.pointwise in func.tags or func.overloadpacket in POINTWISE
 
 
 def output_ids(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any, couple: Couple) -> Any:
-    """Return the id of the unit (output channel of a layer) that each value of `out` belongs to. `out` is the output of
-    the torch operator `func` for `args` and `kwargs`, which carry ids. `couple` records units that can be pruned only
-    together.
+    """Return the ids of the units (output channels) that the output values of an operator belong to.
 
-    The ids have the structure of `out`. Raises MixesUnits as the module describes.
+    `out` is the output of the torch operator `func` for `args` and `kwargs`, which carry ids. `couple` records units
+    that can be pruned only together. The ids have the structure of `out`. Raises MixesUnits as the module describes.
     """
     operator = func.overloadpacket
     if is_pointwise(func) and isinstance(out, Tensor):
@@ -123,13 +125,14 @@ def output_ids(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: A
 
 
 def varying_axes(ids: Tensor) -> list[int]:
-    """Return the axes of the integer tensor `ids` along which its values are not all equal."""
+    """Return the axes along which the values of an integer tensor are not all equal."""
     return [axis for axis in range(ids.dim()) if (ids != ids.narrow(axis, 0, 1)).any()]
 
 
 def _ids_in_place_of_values(value: Any) -> Any:
-    """Replace a tensor by its unit ids (the output channel that each value belongs to), or by NO_UNIT everywhere if it
-    has none. Return any other object unchanged.
+    """Replace a tensor by the ids of the units (output channels) of its values.
+
+    A tensor without ids is replaced by NO_UNIT everywhere. Any other object is returned unchanged.
     """
     if not isinstance(value, Tensor):
         return value
@@ -137,10 +140,10 @@ def _ids_in_place_of_values(value: Any) -> Any:
 
 
 def _pointwise_ids(operator: Any, operands: Sequence[Any], out: Tensor, couple: Couple) -> Tensor:
-    """Return the unit id (output channel) of each value of `out`, the output of a pointwise operator such as an
-    addition. `couple` records that units whose values the operator combines can be pruned only together.
+    """Return the ids of the units (output channels) in the output of a pointwise operator.
 
-    The ids are those of the first operand that has any.
+    `out` is the output, such as that of an addition. `couple` records that units whose values the operator combines can
+    be pruned only together. The ids are those of the first operand that has any.
     """
     if operator not in SCALINGS and any(map(is_from_images_alone, operands)):
         raise MixesUnits("combines the images with")
@@ -156,10 +159,11 @@ def _pointwise_ids(operator: Any, operands: Sequence[Any], out: Tensor, couple: 
 
 
 def _couple_to_one_axis(ids: Tensor, couple: Couple) -> Tensor:
-    """Return unit ids that vary along one axis only, the longest axis along which the given `ids` vary. `couple`
-    records that units at the same position of this axis can be pruned only together.
+    """Couple units (output channels) so that their ids vary along one axis only.
 
-    With ids along two axes, the values left after pruning might form no rectangular tensor.
+    Return these ids. The axis is the longest along which the given `ids` vary. `couple` records that units at the same
+    position of this axis can be pruned only together. With ids along two axes, the values left after pruning might form
+    no rectangular tensor.
     """
     axes = varying_axes(ids)
     if len(axes) < 2:
@@ -172,8 +176,10 @@ def _couple_to_one_axis(ids: Tensor, couple: Couple) -> Tensor:
 
 
 def _couple_parts(split: Callable[[Tensor], Any], ids: Tensor, dim: int, couple: Couple) -> None:
-    """Record with `couple` which units can be pruned only together, so that the parts into which the operator `split`
-    cuts axis `dim` have equal lengths after pruning too. `ids` has the unit (output channel) of each value.
+    """Couple units (output channels), so that an axis still splits into equal parts after pruning.
+
+    `ids` has the unit id of each value. The operator `split` cuts axis `dim`. `couple` records which units can be
+    pruned only together.
     """
     axis = dim % ids.dim()
     if axis in varying_axes(ids):
@@ -184,10 +190,11 @@ def _couple_parts(split: Callable[[Tensor], Any], ids: Tensor, dim: int, couple:
 
 
 def _couple_equal_parts(positions: Tensor, ids: Tensor, couple: Couple) -> None:
-    """Record with `couple` that units at the same place of equally long parts of axis 0 can be pruned only together.
-    `positions` (length,) has the indices of one part. `ids` (n, …) has the unit (output channel) of each value.
+    """Couple the units (output channels) at the same position of equally long parts of axis 0.
 
-    Raises MixesUnits unless the part is one of the n / length blocks, or every (n / length)-th position.
+    `couple` records that these units can be pruned only together. `positions` (length,) has the indices of one part.
+    `ids` (n, …) has the unit id of each value. Raises MixesUnits unless the part is one of the n / length blocks, or
+    every (n / length)-th position.
     """
     size, length = len(ids), len(positions)
     every = torch.arange(size, device=ids.device)
@@ -201,7 +208,7 @@ def _couple_equal_parts(positions: Tensor, ids: Tensor, couple: Couple) -> None:
 
 
 def _indexed_axes(indices: Sequence[Tensor | None]) -> set[int]:
-    """Return the axes that `tensor[indices]` indexes. A bool mask of n axes indexes n of them."""
+    """Return the axes that `tensor[indices]` indexes. A bool mask of n axes indexes n axes."""
     indexed: set[int] = set()
     axis = 0
     for index in indices:
@@ -212,8 +219,9 @@ def _indexed_axes(indices: Sequence[Tensor | None]) -> set[int]:
 
 
 def _spatial_ids(ids: Tensor, axes: int, out: Any) -> Any:
-    """Return the unit id (output channel) of each value of `out`, the output of a pooling or padding over the last
-    `axes` axes. `ids` has the unit ids of its input.
+    """Return the ids of the units (output channels) in the output of a pooling or padding.
+
+    The operator acts on the last `axes` axes. `ids` has the unit ids of its input, and `out` is its output.
     """
     if any(axis >= ids.dim() - axes for axis in varying_axes(ids)):
         raise MixesUnits("pools or pads the")
@@ -223,8 +231,10 @@ def _spatial_ids(ids: Tensor, axes: int, out: Any) -> Any:
 
 
 def _reduced_ids(ids: Tensor, dim: int | Sequence[int], keepdim: bool, out: Any) -> Any:
-    """Return the unit id (output channel) of each value of `out`, the output of a reduction such as a mean over the
-    axes `dim`, or over all axes if `dim` is empty. `ids` has the unit ids of its input.
+    """Return the ids of the units (output channels) in the output of a reduction, such as a mean.
+
+    The reduction is over the axes `dim`, or over all axes if `dim` is empty. `ids` has the unit ids of its input, and
+    `out` is its output.
     """
     axes = {axis % ids.dim() for axis in ([dim] if isinstance(dim, int) else dim or range(ids.dim()))}
     if axes & set(varying_axes(ids)):

@@ -43,10 +43,11 @@ REFUSAL = "units cannot be pruned: "
 
 @dataclass
 class MixedUnits:
-    """Replacement for the unit ids of a tensor whose values each depend on several units (output channels).
+    """Units (output channels) that are mixed in the values of a tensor.
 
-    `operator` names the operator that mixes the units and its module, `verb` is the message of MixesUnits, and `ids`
-    has the ids of the mixed units.
+    A MixedUnits replaces the unit ids of a tensor whose values each depend on several units. `operator` names the
+    operator that mixes the units and its module, `verb` is the message of MixesUnits, and `ids` has the ids of the
+    mixed units.
     """
 
     operator: str
@@ -55,24 +56,28 @@ class MixedUnits:
 
 
 def has_unit_per_group(conv: nn.Conv2d) -> bool:
-    """Return True if each group of a grouped convolution is pruned as one unit, as in a depthwise convolution.
+    """Return True if each group of a grouped convolution is pruned as one unit.
 
-    Otherwise the channels at the same place of all groups are one unit. Both ways leave groups of equal widths.
+    A depthwise convolution is an example. Otherwise the channels at the same place of all groups are one unit. Both
+    ways leave groups of equal widths.
     """
     return conv.groups > 1 and 1 in (conv.in_channels // conv.groups, conv.out_channels // conv.groups)
 
 
 def distinct_ids(ids: Any) -> Tensor:
-    """Return the distinct ids of the units (output channels) in `ids`, sorted and on the CPU. `ids` is a tensor of unit
-    ids or a MixedUnits. NO_UNIT, the id of values that belong to no unit, is left out.
+    """Return the distinct ids of the units (output channels) in `ids`, in ascending order.
+
+    `ids` is a tensor of unit ids or a MixedUnits. NO_UNIT, the id of values that belong to no unit, is left out. The
+    result is on the CPU.
     """
     distinct: Tensor = torch.unique(ids.ids if isinstance(ids, MixedUnits) else ids).cpu()
     return distinct[distinct != NO_UNIT]
 
 
 class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
-    """Trace of one forward pass over `images` (B, C, H, W), which records the units that each layer of `model` writes
-    and reads. A unit is an output channel of a Conv2d or Linear layer.
+    """Trace of the units (output channels) that each layer writes and reads in a forward pass.
+
+    The forward pass of `model` is over `images` (B, C, H, W). A unit is an output channel of a Conv2d or Linear layer.
 
     `writers` has, per Conv2d and Linear, the unit id of each output channel. `readers` has the id of each input channel
     (axis 1 of the weight), `norms` the id of each batch-norm channel. Layers are in the order of the forward pass. A
@@ -111,8 +116,9 @@ class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
                 raise self._refusal(mixed)
 
     def _couple(self, one: Tensor, other: Tensor) -> None:
-        """Record that units (output channels) can be pruned only together if their ids are at the same position of
-        `one` and `other`, two tensors of unit ids with the same shape.
+        """Record that units (output channels) can be pruned only together.
+
+        The ids of these units are at the same position of `one` and `other`, two tensors of the same shape.
         """
         differ = one != other
         if ((one == NO_UNIT) & differ).any() or ((other == NO_UNIT) & differ).any():
@@ -124,9 +130,10 @@ class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
     # operators
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operator of the traced forward pass, and attach to its output the id of the unit (output channel) that
-        each value belongs to. No ids are attached within Conv2d, Linear and batch-norm layers, whose outputs the hooks
-        handle.
+        """Run an operator and attach the ids of units (output channels) to its output.
+
+        Each value gets the id of the unit that it belongs to. No ids are attached within Conv2d, Linear and batch-norm
+        layers, whose outputs the hooks handle.
         """
         kwargs = kwargs or {}
         inputs = [unit_ids(x) for x in tree_leaves((args, kwargs)) if has_unit_ids(x)]
@@ -153,8 +160,10 @@ class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         return out
 
     def _output_ids(self, func: Any, args: Any, kwargs: Any, out: Any, inputs: list[Any]) -> Any:
-        """Return the unit id (output channel) of each value of `out`, the output of operator `func`, or a MixedUnits if
-        values depend on several units. `inputs` has the unit ids of the arguments.
+        """Return the ids of the units (output channels) that an operator's output values belong to.
+
+        The result is a MixedUnits if values depend on several units. `out` is the output of operator `func`, and
+        `inputs` has the unit ids of the arguments.
         """
         mixed = next((ids for ids in inputs if isinstance(ids, MixedUnits)), None)
         try:
@@ -171,8 +180,9 @@ class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         return f"{func.overloadpacket.__name__} in {place}"
 
     def _writer_of(self, ids: Any) -> str:
-        """Return the name of the layer that writes the unit (output channel) with the smallest id in `ids`. Error
-        messages name this layer.
+        """Return the name of the layer that writes a unit (output channel), for error messages.
+
+        The unit has the smallest id in `ids`.
         """
         first = int(distinct_ids(ids)[0])
         return next(name for name, written in self.writers.items() if first in written)
@@ -187,8 +197,10 @@ class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         self._active.append((name, module))
 
     def _after_module(self, module: nn.Module, args: Any, kwargs: Any, out: Any) -> Any:
-        """Forward hook of every module in the trace. Return zeros with unit ids (output channels) attached for a Conv2d
-        or Linear layer and for the traced channels of a batch norm. Return the output of any other module unchanged.
+        """Forward hook that attaches the ids of units (output channels) to the output of a layer.
+
+        The hook runs after every module. It returns zeros with ids for a Conv2d or Linear layer and for the traced
+        channels of a batch norm. The output of any other module is returned unchanged.
         """
         name, _ = self._active[-1]
         if isinstance(module, AnyBatchNorm):
@@ -199,8 +211,9 @@ class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         return out
 
     def _after_layer(self, name: str, layer: nn.Conv2d | nn.Linear, out: Tensor, input: Tensor) -> Tensor:
-        """Record the units (output channels) that a Conv2d or Linear layer reads, and the units that it writes. Return
-        zeros of the shape of its output `out`, with the ids of the written units attached.
+        """Record which units (output channels) a Conv2d or Linear layer reads and which it writes.
+
+        Return zeros of the shape of its output `out`, with the ids of the written units attached.
         """
         axis = input.dim() - (1 if isinstance(layer, nn.Linear) else 3)
         read = self._channel_ids(name, input, axis)
@@ -219,10 +232,10 @@ class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         return out
 
     def _after_norm(self, name: str, norm: AnyBatchNorm, out: Tensor, input: Tensor) -> Tensor:
-        """Record the units (output channels of layers) that a batch norm reads. Return its output `out` with the ids of
-        these units attached, and with zeros in their channels.
+        """Record which units (output channels of layers) a batch norm reads.
 
-        Without affine parameters these channels pass on the values of `input`.
+        Return its output `out` with the ids of these units attached, and with zeros in their channels. Without affine
+        parameters these channels pass on the values of `input`.
         """
         if has_unit_ids(input):
             read = self._channel_ids(name, input, 1)
@@ -233,8 +246,10 @@ class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         return out
 
     def _channel_ids(self, name: str, input: Tensor, axis: int) -> Tensor:
-        """Return the unit id of each channel of `input`, the input of layer `name` with channels on `axis`. If values
-        of one channel belong to several units, record that these units can be pruned only together.
+        """Return, for each input channel of a layer, the id of the unit (output channel) it reads.
+
+        `input` is the input of layer `name`, with channels on `axis`. If values of one channel belong to several units,
+        these units are recorded as units that can be pruned only together.
         """
         if not has_unit_ids(input):
             return torch.full((input.shape[axis],), NO_UNIT, device=input.device)
@@ -250,8 +265,10 @@ class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         return first
 
     def _store_ids(self, ids_by_layer: dict[str, Tensor], name: str, read: Tensor) -> None:
-        """Store `read`, the ids of the units (output channels) that layer `name` reads, in `ids_by_layer`. If an
-        earlier call of the layer read other units, record that units at the same position can be pruned only together.
+        """Record which units (output channels) a layer reads.
+
+        Their ids `read` are stored in `ids_by_layer` under the `name` of the layer. If an earlier call of the layer
+        read other units, units at the same position are recorded as units that can be pruned only together.
         """
         before = ids_by_layer.setdefault(name, read)
         if ((before == NO_UNIT) != (read == NO_UNIT)).any():
@@ -259,9 +276,10 @@ class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         self._couple(before, read)
 
     def _couple_groups(self, name: str, conv: nn.Conv2d, read: Tensor, written: Tensor) -> Tensor:
-        """Record which units (output channels) can be pruned only together, so that the groups of a grouped convolution
-        stay equally wide. Return the unit id of each position on axis 1 of its weight. `read` and `written` have the
-        unit ids of the input and output channels, shape (groups, channels per group).
+        """Couple units (output channels), so that the groups of a grouped convolution stay equally wide.
+
+        `read` and `written` have the unit ids of the input and output channels, shape (groups, channels per group).
+        Return the unit id of each position on axis 1 of the weight.
         """
         per_group = has_unit_per_group(conv)
         images = read == NO_UNIT

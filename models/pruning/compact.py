@@ -19,10 +19,10 @@ KIND = "featherweight compact network 1"
 
 
 def pack_network(model: nn.Module, build: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a dict for torch.save that stores `model`, a network from which pruned units were removed. `build` has the
-    arguments of `models.build` for the network before pruning. The entries of `metadata` are added to the dict.
+    """Return a dict for torch.save that stores a network without its pruned units (output channels).
 
-    The dict also has the state dict and the settings of the batch norms.
+    `build` has the arguments of `models.build` for the network before pruning. The entries of `metadata` are added to
+    the dict. The dict also has the state dict and the settings of the batch norms.
     """
     state = {key: tensor.detach().cpu() for key, tensor in model.state_dict().items()}
     norms = {name: _settings(layer) for name, layer in model.named_modules() if isinstance(layer, AnyBatchNorm)}
@@ -35,9 +35,9 @@ def _settings(layer: nn.Module) -> dict[str, Any]:
 
 
 def unpack_network(content: Mapping[str, Any]) -> nn.Module:
-    """Build the network that is stored in `content`, a dict from `pack_network`, on the CPU in evaluation mode.
+    """Build a network from a dict that `pack_network` returned.
 
-    Raises ValueError if the stored tensors do not fit the architecture.
+    The network is on the CPU in evaluation mode. Raises ValueError if the stored tensors do not fit the architecture.
     """
     with torch.device("meta"):  # a file can name any width: only the tensors that it holds may take memory
         model = models.build(**content["build"])
@@ -48,10 +48,10 @@ def unpack_network(content: Mapping[str, Any]) -> nn.Module:
 
 
 def load_compact(path: str | Path) -> nn.Module:
-    """Load the network that `scripts/prune.py --compact` wrote to `path`, on the CPU in evaluation mode.
+    """Load a network that `scripts/prune.py --compact` wrote.
 
-    The result is an ordinary module. Nothing in the file is executed. Raises UsageError if the file is missing, damaged
-    or of another kind.
+    The network is an ordinary module on the CPU in evaluation mode. Nothing in the file is executed. Raises UsageError
+    if the file is missing, damaged or of another kind.
     """
     content = checkpoints.read(Path(expanded(str(path), existing=True)))
     if not isinstance(content, dict) or content.get("kind") != KIND:

@@ -41,10 +41,10 @@ def layer_weights(model: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def hidden_weights(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Return the weights of all Conv2d and Linear layers except the output layer, by name in forward order.
+    """Return the weights of all layers except the output layer, by layer name.
 
-    The output layer is the last layer that a forward pass over `images` calls. Raises ValueError if the network has no
-    other layer.
+    The layers are the Conv2d and Linear layers, in the order of the forward pass. The output layer is the last layer
+    that a forward pass over `images` calls. Raises ValueError if the network has no other layer.
     """
     calls: list[str] = []
     traced = copy.deepcopy(model).eval()
@@ -59,9 +59,10 @@ def hidden_weights(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 
 def taylor_saliencies(model: nn.Module, losses: Iterable[Tensor]) -> dict[str, Tensor]:
-    """Return Σ |w · ∂loss/∂w| over `losses` for each weight w of the Conv2d and Linear layers, by layer name.
+    """Return the Taylor saliency of every weight, by layer name.
 
-    `losses` are scalars computed with `model`, one per batch.
+    The saliency of a weight w of a Conv2d or Linear layer is Σ |w · ∂loss/∂w| over `losses`. The losses are scalars
+    computed with `model`, one per batch.
     """
     weights = {name: layer.weight for name, layer in weight_layers(model).items()}
     # A float32 sum over many batches would lose what the late batches add.
@@ -74,10 +75,11 @@ def taylor_saliencies(model: nn.Module, losses: Iterable[Tensor]) -> dict[str, T
 
 
 def weight_scores(weights: Weights, criterion: str = "magnitude", saliencies: Weights | None = None) -> list[Tensor]:
-    """Return the importance of every weight by `criterion`, as one tensor of the weight's shape per layer. `weights`
-    maps layer names to weights. Criterion taylor requires `saliencies`, the result of `taylor_saliencies`.
+    """Return the importance of every weight by a pruning criterion, as one tensor per layer.
 
-    Criterion random draws from torch's global generator. Raises ValueError if the criterion is unknown.
+    Each tensor has the shape of the weight. `weights` maps layer names to weights. Criterion taylor requires
+    `saliencies`, the result of `taylor_saliencies`. Criterion random draws from torch's global generator. Raises
+    ValueError if the criterion is unknown.
     """
     score = lookup(CRITERIA, criterion, "criterion")
     return [score(weight, weight if saliencies is None else saliencies[name]) for name, weight in weights.items()]
@@ -86,10 +88,10 @@ def weight_scores(weights: Weights, criterion: str = "magnitude", saliencies: We
 def unit_scores(
     weights: Weights, groups: Sequence[UnitGroup], criterion: str = "l2", saliencies: Weights | None = None
 ) -> list[Tensor]:
-    """Return the importance of every unit (output channel), computed from its incoming weights, as one float64 tensor
-    (width,) for each group of units in `groups`.
+    """Return the importance of every unit (output channel), computed from its incoming weights.
 
-    `weights` has the weight of every writer. `criterion` and `saliencies` are as in `weight_scores`.
+    There is one float64 tensor (width,) for each group of units in `groups`. `weights` has the weight of every writer.
+    `criterion` and `saliencies` are as in `weight_scores`.
     """
     if criterion == "random":
         return [torch.rand(group.width, dtype=torch.float64) for group in groups]
@@ -104,11 +106,11 @@ def unit_scores(
 
 
 def keep_masks(scores: Sequence[Tensor], percent: float, scope: str = "layer") -> list[Tensor]:
-    """Return one bool mask per tensor of `scores`, False for the scores below the `percent`-th percentile of the
-    tensor. With `scope="global"`, the percentile is that of all tensors together.
+    """Return bool masks that are False for the scores below the `percent`-th percentile.
 
-    With `scope="global"`, each tensor also keeps at least its largest score. Raises ValueError for a percentage outside
-    [0, 100] or an unknown scope.
+    There is one mask per tensor of `scores`, by the percentile of this tensor. With `scope="global"`, the percentile is
+    that of all tensors together, and each tensor keeps at least its largest score. Raises ValueError for a percentage
+    outside [0, 100] or an unknown scope.
     """
     if not 0 <= percent <= 100:
         raise ValueError(f"percent: {percent:g} given, 0 to 100 expected")
@@ -123,9 +125,10 @@ def keep_masks(scores: Sequence[Tensor], percent: float, scope: str = "layer") -
 
 @torch.no_grad()
 def zero_weights(model: nn.Module, kept: Weights) -> None:
-    """Zero the pruned weights of `model` in place. `kept` maps layer names to bool masks, False for pruned weights.
+    """Set the pruned weights of a network to zero in place.
 
-    Each mask has the shape of the weight. Layers without a mask stay as they are.
+    `kept` maps layer names to bool masks, False for pruned weights. Each mask has the shape of the weight. Layers
+    without a mask stay as they are.
     """
     layers = weight_layers(model)
     for name, mask in kept.items():

@@ -7,9 +7,10 @@ from utils.errors import UsageError
 
 @dataclass(frozen=True)
 class BatchSlice:
-    """Slice of a global batch of `total` images that one rank processes: `count` images from index `start` on.
+    """Slice of a global batch that one rank processes.
 
-    The batch is divided among `world` ranks, whose counts differ by at most 1.
+    The slice has `count` of the batch's `total` images, from index `start` on. The batch is divided among `world`
+    ranks, whose counts differ by at most 1.
     """
 
     start: int
@@ -19,7 +20,10 @@ class BatchSlice:
 
     @classmethod
     def of(cls, total: int, rank: int, world: int) -> "BatchSlice":
-        """Divide a global batch of `total` images among `world` ranks, and return the slice of rank `rank`."""
+        """Return the slice of a global batch that rank `rank` processes.
+
+        The batch of `total` images is divided among `world` ranks.
+        """
         start, end = total * rank // world, total * (rank + 1) // world
         return cls(start, end - start, total, world)
 
@@ -30,18 +34,20 @@ class BatchSlice:
 
     @property
     def weight(self) -> float:
-        """Factor for the mean loss of this rank, so that the average over ranks is the mean loss of the global batch.
+        """Factor for the mean loss of this rank, so that ranks with more images count more.
 
-        The factor is 1 if all ranks have equally many images.
+        The average over ranks is then the mean loss of the global batch. The factor is 1 if all ranks have equally many
+        images.
         """
         return self.count * self.world / self.total
 
 
 def check_batch(batch_size: int, images: int, world: int) -> None:
-    """Raise UsageError if `world` ranks cannot train on `images` images per epoch in global batches of `batch_size`.
+    """Raise UsageError if the global batches cannot be divided among the ranks.
 
-    `batch_size` must be a multiple of `world`. The last batch of an epoch must have at least one image per rank. The
-    message names the nearest batch sizes that are possible.
+    `world` ranks train on `images` images per epoch in global batches of `batch_size`. `batch_size` must be a multiple
+    of `world`. The last batch of an epoch must have at least one image per rank. The message names the nearest batch
+    sizes that are possible.
     """
 
     def works(size: int) -> bool:

@@ -17,7 +17,7 @@ SILENT_EXIT_DELAY = 5.0
 
 @dataclass(frozen=True)
 class ProcessInfo:
-    """Rank and world size of a process, both in the whole run and on its own machine.
+    """Rank and world size of a process, in the whole run and on its own machine.
 
     `address` and `port` are where rank 0 listens for the rendezvous. `attempt` is the number of times that the launcher
     has restarted all processes.
@@ -32,7 +32,10 @@ class ProcessInfo:
     attempt: int = 0
 
     def environment(self) -> dict[str, str]:
-        """Return the environment variables from which torch.distributed's init method env:// reads the rendezvous."""
+        """Return the environment variables that torch.distributed reads for the rendezvous.
+
+        The init method env:// of torch.distributed reads them.
+        """
         return {
             "RANK": str(self.rank),
             "WORLD_SIZE": str(self.world),
@@ -46,7 +49,7 @@ ALONE = ProcessInfo()
 
 
 def detect_process(env: Mapping[str, str]) -> ProcessInfo:
-    """Read the rank and world size of this process from the launcher's variables in `env`.
+    """Read the rank and world size of this process from the launcher's environment variables.
 
     Returns ALONE, a single process, if no launcher has set its variables. torchrun's variables take precedence over
     Slurm's, and Slurm's over Open MPI's. Raises UsageError if variables are missing, unreadable or contradictory.
@@ -73,9 +76,10 @@ def detect_process(env: Mapping[str, str]) -> ProcessInfo:
 
 @contextmanager
 def report_once(process: ProcessInfo) -> Iterator[None]:
-    """Let only one process per machine report a UsageError that every process raises in the `with` block.
+    """Context manager in which only one process per machine reports a UsageError.
 
-    Local rank 0 raises the error. The others raise SilentExit after SILENT_EXIT_DELAY seconds.
+    Every process raises the same error in the `with` block. Local rank 0 raises the error. The others raise SilentExit
+    after SILENT_EXIT_DELAY seconds.
     """
     try:
         yield
@@ -99,9 +103,10 @@ def _torchrun(env: Mapping[str, str]) -> ProcessInfo:
 
 
 def _slurm(env: Mapping[str, str]) -> ProcessInfo:
-    """Return the rank, world size and rendezvous address of this Slurm task, from srun's variables in `env`.
+    """Return the rank, world size and rendezvous address of this Slurm task.
 
-    The port is computed from the job and step numbers, so that jobs on the same node use different ports.
+    They are read from srun's variables in `env`. The port is computed from the job and step numbers, so that jobs on
+    the same node use different ports.
     """
     world, nodes = int(env["SLURM_STEP_NUM_TASKS"]), env["SLURM_STEP_NODELIST"]
     port = 20000 + (int(env["SLURM_JOB_ID"]) * 100 + int(env["SLURM_STEP_ID"])) % 40000
@@ -128,7 +133,10 @@ def _local_tasks(env: Mapping[str, str]) -> int:
 
 
 def _first_node(nodes: str) -> str:
-    """Return the address of the first node in a Slurm node list such as gpu[03-05,7]. scontrol expands the list."""
+    """Return the address of the first node in a Slurm node list, such as gpu[03-05,7].
+
+    scontrol expands the list.
+    """
     name = _output_of("scontrol", "show", "hostnames", nodes).split()[0]
     address = re.search(r"NodeAddr=(\S+)", _output_of("scontrol", "show", "node", name))
     return address[1] if address else name

@@ -29,10 +29,11 @@ COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # a rank that is later than this to 
 
 @contextmanager
 def process_group(runtime: Runtime, timeout: float) -> Iterator[bool]:
-    """Connect all ranks in torch's process group while the `with` block runs. Only rank 0 prints in this block.
+    """Connect all ranks in torch's process group while the `with` block runs.
 
-    Yields True if the launcher has restarted the ranks. Only rank 0 always knows. A single process connects to nothing.
-    If a rank raises an error, that rank alone reports the error with its rank number, and all ranks end within seconds.
+    Only rank 0 prints in this block. Yields True if the launcher has restarted the ranks. Only rank 0 always knows. A
+    single process connects to nothing. If a rank raises an error, that rank alone reports the error with its rank
+    number, and all ranks end within seconds.
 
     Raises RunFailed if not all ranks arrive within `timeout` seconds, UsageError if the ranks' devices conflict.
     """
@@ -63,9 +64,10 @@ def process_group(runtime: Runtime, timeout: float) -> Iterator[bool]:
 
 
 def _connect(runtime: Runtime, timeout: float) -> tuple["FailureWatcher", bool]:
-    """Initialise torch's process group. Return (watcher for failures of other ranks, True if the ranks were restarted).
+    """Wait for all ranks and initialise torch's process group.
 
-    torch's own timeouts do not cover a network interface that drops all packets. A timer does.
+    Return (watcher for failures of other ranks, True if the ranks were restarted). torch's own timeouts do not cover a
+    network interface that drops all packets. A timer does.
     """
     process, backend = runtime.process, runtime.backend
     where = f"{process.address}:{process.port}"
@@ -104,9 +106,9 @@ def _connect(runtime: Runtime, timeout: float) -> tuple["FailureWatcher", bool]:
 def wait_for_ranks(
     store: dist.Store, process: ProcessInfo, timeout: float, metadata: Sequence[Any]
 ) -> tuple[str, list[list[Any]]]:
-    """Wait until all ranks have arrived at the rendezvous `store`. Return (unique ID of this launch, all `metadata`).
+    """Wait until all ranks have arrived at the rendezvous, and return their metadata.
 
-    Each rank passes its own `metadata` and gets a list of the metadata of all ranks.
+    Each rank passes its own `metadata`. Return (unique ID of this launch, list of the metadata of all ranks).
 
     torchrun keeps one store over all restarts, so the store may hold entries of processes that have died. Machines may
     count restarts differently, so a restart count does not identify these entries. A launch is therefore complete when
@@ -131,16 +133,18 @@ def wait_for_ranks(
 
 
 def is_restart(store: dist.Store, process: ProcessInfo, all_metadata: Sequence[Sequence[Any]]) -> bool:
-    """Return True if the launcher has restarted the ranks. `all_metadata` has the number of restarts of each rank.
+    """Return True if the launcher has restarted the ranks.
 
-    A machine does not count restarts that the arrival or loss of another machine causes. Rank 0 therefore also counts
-    all starts in the store.
+    `all_metadata` has the number of restarts of each rank. A machine does not count restarts that the arrival or loss
+    of another machine causes. Rank 0 therefore also counts all starts in the store.
     """
     return (process.rank == 0 and store.add("starts", 1) > 1) or any(attempt for attempt, *_ in all_metadata)
 
 
 def device_conflict(all_metadata: Sequence[Sequence[Any]]) -> str:
-    """Return an error message if two ranks are on the same GPU or use different backends, else "".
+    """Return an error message if the devices of two ranks conflict, else "".
+
+    Two ranks conflict if they are on the same GPU or use different backends.
 
     all_metadata: per rank the number of restarts, the backend of torch.distributed, and the UUID of the GPU, or "" on
     a CPU.
@@ -155,9 +159,9 @@ def device_conflict(all_metadata: Sequence[Sequence[Any]]) -> str:
 
 
 def _exit_unreachable(process: ProcessInfo, address: str, timeout: float) -> None:
-    """Print that this process could not reach the other ranks within `timeout` seconds, and exit at once.
+    """Exit at once with a message that the other ranks could not be reached.
 
-    address: host and port of the rendezvous.
+    address: host and port of the rendezvous. timeout: time limit in seconds, for the message.
     """
     os.write(
         2,
@@ -168,9 +172,10 @@ def _exit_unreachable(process: ProcessInfo, address: str, timeout: float) -> Non
 
 
 class FailureWatcher:
-    """Thread that ends this process after another rank has recorded a failure in the rendezvous store.
+    """Thread that ends this process after another rank has failed.
 
-    `start` is the ID of this launch of the ranks, from `wait_for_ranks`.
+    A failed rank records its failure in the rendezvous store. `start` is the ID of this launch of the ranks, from
+    `wait_for_ranks`.
     """
 
     def __init__(self, process: ProcessInfo, start: str) -> None:
@@ -182,7 +187,7 @@ class FailureWatcher:
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def start(self) -> None:
-        """Start watching."""
+        """Start the thread of this watcher."""
         self._thread.start()
 
     def _watch(self) -> None:
@@ -198,17 +203,20 @@ class FailureWatcher:
                 os._exit(1)
 
     def _has_failed(self) -> bool | None:
-        """Return True if the rendezvous store has a record of a failed rank, or None if the store does not answer."""
+        """Return True if a rank has failed, or None if the rendezvous store does not answer.
+
+        A failed rank has a record in the store.
+        """
         try:
             return bool(self._store.check([self._failed]))
         except RuntimeError:
             return None
 
     def report(self, error: Exception) -> None:
-        """Record in the rendezvous store that this rank failed with `error`. Add the rank to the error as a note.
+        """Record in the rendezvous store that this rank has failed.
 
-        Raises SilentExit if another rank has already recorded a failure. Raises RunFailed if `error` comes from a
-        collective call, because the cause is then on another rank.
+        The rank is added to `error` as a note. Raises SilentExit if another rank has already recorded a failure. Raises
+        RunFailed if `error` comes from a collective call, because the cause is then on another rank.
         """
         if self._process.rank:
             time.sleep(FIRST_RANK_LEAD)
@@ -251,6 +259,9 @@ def _muted() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """Return the first line of the error's message. In NCCL's messages, return the line after "Last error:"."""
+    """Return the line of an error's message that states the reason.
+
+    The reason is in the first line, or in NCCL's messages in the line after "Last error:".
+    """
     lines = str(error).rpartition("Last error:")[2].strip().splitlines()
     return lines[0] if lines else type(error).__name__

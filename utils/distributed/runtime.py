@@ -83,9 +83,10 @@ class Runtime:
         return self.total(whole)
 
     def run_on_first(self, work: Callable[[], Any]) -> Any:
-        """Call `work` on rank 0 only, and return its result on every rank. The other ranks get a pickled copy.
+        """Call `work` on rank 0 only, and return its result on every rank.
 
-        If `work` raises an exception, rank 0 raises it, and the other ranks raise SilentExit with its exit code.
+        The other ranks get a pickled copy. If `work` raises an exception, rank 0 raises it, and the other ranks raise
+        SilentExit with its exit code.
         """
         if self.alone:
             return work()
@@ -105,7 +106,7 @@ class Runtime:
         return result if self.first else copy
 
     def preserve_generators(self) -> AbstractContextManager[Any]:
-        """Return a context manager that restores the state of torch's random generators at its end.
+        """Context manager that restores the state of torch's random generators at its end.
 
         Evaluation in this context does not change the random numbers of training. Ranks evaluate different batches, and
         their generators stay equal.
@@ -114,7 +115,10 @@ class Runtime:
 
     @contextmanager
     def local_first(self) -> Iterator[None]:
-        """Run the `with` block, such as a download, on local rank 0 of each machine first, then on the other ranks."""
+        """Run the `with` block on local rank 0 of each machine first, then on the other ranks.
+
+        The block may be a download, which the other ranks then need not repeat.
+        """
         if self.process.local_rank:
             dist.barrier()
         yield
@@ -139,7 +143,7 @@ class Runtime:
 
     @property
     def device_name(self) -> str:
-        """Description of the device and the number of processes, such as "cuda:0 (NVIDIA H200) × 2 processes"."""
+        """Name of the device and number of processes, such as "cuda:0 (NVIDIA H200) × 2 processes"."""
         processes = "" if self.alone else f" × {self.process.world} processes"
         if self.device.type == "cuda":
             return f"{self.device} ({torch.cuda.get_device_name(self.device)}){processes}"
@@ -150,9 +154,9 @@ ALONE = Runtime(torch.device("cpu"), torch.float32)  # default: one process on t
 
 
 def from_options(options: Options, process: ProcessInfo = launcher_env.ALONE) -> Runtime:
-    """Return the Runtime (device, precision, rank) that `options` select for this process. --check selects the CPU.
+    """Return the Runtime (device, precision, rank) that the options select for this process.
 
-    Raises UsageError if the device does not exist.
+    --check selects the CPU. Raises UsageError if the device does not exist.
     """
     o = options.run
     device, gpus = ("cpu", None) if o.check else (o.device, o.multigpu)
@@ -167,10 +171,10 @@ def choose(
     deterministic: bool,
     process: ProcessInfo = launcher_env.ALONE,
 ) -> Runtime:
-    """Configure torch for the given device, precision and determinism, and return the Runtime of this process.
+    """Configure torch for a device and a precision, and return the Runtime of this process.
 
-    device, precision, gpus: values of --device, --precision and --multigpu. Raises UsageError if the device does not
-    exist.
+    device, precision, gpus, deterministic: values of --device, --precision, --multigpu and --deterministic. Raises
+    UsageError if the device does not exist.
     """
     chosen = _device(device, gpus, process)
     # Full float32 instead of TF32, also for the operations that autocast leaves in float32.
@@ -193,9 +197,9 @@ def _usable_cores() -> int:
 
 
 def _device(device: str, gpus: tuple[int, ...] | None, process: ProcessInfo) -> torch.device:
-    """Return the torch device of this process, given the values of --device and --multigpu.
+    """Return the torch device of this process.
 
-    Raises UsageError if there are too few GPUs.
+    `device` and `gpus` are the values of --device and --multigpu. Raises UsageError if there are too few GPUs.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpus:
@@ -223,7 +227,7 @@ def check_gpus(gpus: tuple[int, ...]) -> None:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Return True if `device` multiplies bfloat16 matrices in hardware, which halves the time of float32."""
+    """Return True if a device multiplies bfloat16 matrices in hardware, which halves the time of float32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return _cpu_flag("avx512_bf16") or _cpu_flag("amx_bf16") or (platform.machine() == "aarch64" and _cpu_flag("bf16"))

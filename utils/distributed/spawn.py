@@ -19,9 +19,10 @@ PROGRAM = Path(__file__).resolve().parents[2] / "parallel_main.py"
 
 
 def run_processes(argv: Sequence[str], processes: int) -> None:
-    """Run parallel_main.py with the arguments `argv` in `processes` local processes, and wait until they end.
+    """Run parallel_main.py in several local processes, and wait until they end.
 
-    If processes fail, raises SilentExit with the exit code of the first. That process has printed the message.
+    There are `processes` processes, each with the arguments `argv`. If processes fail, raises SilentExit with the exit
+    code of the first. That process has printed the message.
     """
     store = local_store()
     config = LaunchConfig(

@@ -31,14 +31,18 @@ FLOAT64 += [np.dtype, np.dtypes.Float64DType]
 
 
 class ReadFailed(UsageError):
-    """Error for an existing file that the system could not read. The content of the file may be intact."""
+    """Error for an existing file that the system could not read.
+
+    The content of the file may be intact.
+    """
 
 
 def save(checkpoint: Checkpoint, *paths: Path) -> None:
-    """Write `checkpoint` to each of `paths` in turn. An existing file is replaced atomically.
+    """Write a checkpoint to each of `paths`.
 
-    Each file is a copy, not a link, so that a bad sector damages only one file. Raises RunFailed if the disk is full or
-    the directory is gone. The files that existed before then remain.
+    The files are written in turn. An existing file is replaced atomically. Each file is a copy, not a link, so that a
+    bad sector damages only one file. Raises RunFailed if the disk is full or the directory is gone. The files that
+    existed before then remain.
     """
     first, *others = paths
     with writing(first):
@@ -49,7 +53,7 @@ def save(checkpoint: Checkpoint, *paths: Path) -> None:
 
 
 def load(path: Path) -> Checkpoint:
-    """Read a checkpoint that this program has saved at `path`, with all tensors on the CPU.
+    """Read a checkpoint that this program has saved, with all tensors on the CPU.
 
     Raises UsageError if the file is missing, damaged, or contains more than tensors and plain types.
     """
@@ -61,7 +65,7 @@ def load(path: Path) -> Checkpoint:
 
 
 def checked(content: Any, path: Path) -> Checkpoint:
-    """Check that `content`, which was read from the file `path`, is a training checkpoint, and return it.
+    """Check that the content of a file is a training checkpoint, and return it.
 
     Raises UsageError if `content` lacks the entries model, epoch and step, or if they have other types.
     """
@@ -73,11 +77,11 @@ def checked(content: Any, path: Path) -> Checkpoint:
 
 
 def read(path: Path) -> Any:
-    """Read any file that torch.save has written, in its zip format or its older format (torch < 1.6), on the CPU.
+    """Read any file that torch.save has written, without executing code from the file.
 
-    No code in the file is executed. The file may contain tensors, plain types and the numpy float64 of BIPROP's
-    learning rate. The older format has no checksums. Raises UsageError if the file contains anything else, is missing,
-    or is damaged.
+    The file may have the zip format or the older format (torch < 1.6). Tensors are on the CPU. The file may contain
+    tensors, plain types and the numpy float64 of BIPROP's learning rate. The older format has no checksums. Raises
+    UsageError if the file contains anything else, is missing, or is damaged.
     """
     with _as_usage_error(path):
         with path.open("rb") as file:
@@ -100,9 +104,9 @@ def read(path: Path) -> Any:
 
 @contextmanager
 def _as_usage_error(path: Path) -> Iterator[None]:
-    """Convert any error of reading `path` in the `with` block into a UsageError of one line.
+    """Convert any error of reading a file in the `with` block into a UsageError.
 
-    If memory runs out, the error becomes RunFailed.
+    The message has one line. If memory runs out, the error becomes RunFailed.
     """
     try:
         check_regular(path)
@@ -127,7 +131,10 @@ def _as_usage_error(path: Path) -> Iterator[None]:
 
 
 def _check_zip(path: Path) -> None:
-    """Raise ValueError if a declared size or a checksum of the zip file `path` is wrong. torch.load checks neither."""
+    """Raise ValueError if a declared size or a checksum of a zip file is wrong.
+
+    torch.load checks neither.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             declared_sizes.check_zip(path, archive)
@@ -139,7 +146,7 @@ def _check_zip(path: Path) -> None:
 
 
 def newest(run: RunPaths) -> tuple[Checkpoint, Path] | None:
-    """Return (checkpoint, path) of the latest readable checkpoint of `run`, or None if there is none.
+    """Return the latest readable checkpoint of a run with its path, or None.
 
     Prints a warning for each damaged checkpoint. Raises RunFailed if the system cannot read a checkpoint, because a run
     resumed from an earlier checkpoint would overwrite it.
@@ -158,9 +165,9 @@ def newest(run: RunPaths) -> tuple[Checkpoint, Path] | None:
 
 
 def _readable(paths: list[Path], damages: list[str]) -> list[tuple[Checkpoint, Path]]:
-    """Return (checkpoint, path) of each undamaged file in `paths`. Append a message per damaged file to `damages`.
+    """Return the checkpoint and the path of each undamaged file in `paths`.
 
-    Raises ReadFailed.
+    Append a message per damaged file to `damages`. Raises ReadFailed.
     """
     readable: list[tuple[Checkpoint, Path]] = []
     for path in paths:

@@ -9,7 +9,10 @@ from typing import Any
 
 
 def environment() -> dict[str, Any]:
-    """Return the content of environment.json: command, commit, versions and machine, all plain types."""
+    """Return the command, commit, versions and machine of this run, for environment.json.
+
+    All values are plain types.
+    """
     import numpy
     import torch
 
@@ -28,12 +31,18 @@ def environment() -> dict[str, Any]:
 
 @functools.cache
 def commit() -> str:
-    """Return the git commit of this program at the time of the first call, or "" outside a repository."""
+    """Return the git commit of this program, or "" outside a repository.
+
+    It is the commit at the time of the first call.
+    """
     return _git("rev-parse", "HEAD")
 
 
 def _git(*command: str) -> str:
-    """Return the output of a git command in this program's repository, or "" if the command fails."""
+    """Run a git command in this program's repository and return its output.
+
+    If the command fails, return "".
+    """
     try:
         here = Path(__file__).resolve().parent
         done = subprocess.run(["git", *command], cwd=here, capture_output=True, timeout=10, check=False)

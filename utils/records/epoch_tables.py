@@ -16,9 +16,10 @@ MOST_DRAWN = 10  # lines per chart: more would be hard to distinguish, and drawi
 
 @dataclass(frozen=True)
 class Table:
-    """Table that a trainer computes at one epoch and a run records as CSV. A row maps column names to values.
+    """Table that a trainer computes at one epoch and a run records as CSV.
 
-    All rows have the same keys. x, y: names of two columns if the rows are the points of a curve.
+    A row maps column names to values. All rows have the same keys. x, y: names of two columns if the rows are the
+    points of a curve.
     """
 
     rows: list[TableRow]
@@ -27,11 +28,11 @@ class Table:
 
 
 def record_table(directory: Path, name: str, epoch: int, table: Table) -> list[Line]:
-    """Add the rows of `table` to <name>.csv in `directory`, with `epoch` (from 1) as the first column.
+    """Add the rows of a table to its CSV file, with the epoch as the first column.
 
-    Rows of earlier epochs are kept, rows of this and later epochs are replaced. If the table is a curve, also draw
-    <name>.png and return one line per epoch in the file, else return no lines. The chart shows at most MOST_DRAWN of
-    the epochs, including the first and the last.
+    The file is <name>.csv in `directory`. `epoch` counts from 1. Rows of earlier epochs are kept, rows of this and
+    later epochs are replaced. If the table is a curve, also draw <name>.png and return one line per epoch in the file,
+    else return no lines. The chart shows at most MOST_DRAWN of the epochs, including the first and the last.
 
     If the table cannot be written, a warning is printed. A damaged file is renamed with a warning.
     """
@@ -68,9 +69,10 @@ def as_csv(rows: list[TableRow], columns: list[str]) -> str:
 
 
 def _intact_rows(path: Path, epoch: int, numeric_columns: tuple[str, ...]) -> list[TableRow]:
-    """Return the rows of epochs before `epoch` in the CSV file `path`. If the file is damaged, rename it and return [].
+    """Return the rows of earlier epochs in a CSV file. A damaged file is renamed.
 
-    A file without numbers in `numeric_columns` counts as damaged. Raises OSError if the file cannot be read.
+    They are the rows of epochs before `epoch`. For a damaged file, return []. A file without numbers in
+    `numeric_columns` counts as damaged. Raises OSError if the file cannot be read.
     """
     try:
         rows = _rows_before(path, epoch)
@@ -85,9 +87,9 @@ def _intact_rows(path: Path, epoch: int, numeric_columns: tuple[str, ...]) -> li
 
 
 def earlier_rows(path: Path, epoch: int) -> list[TableRow]:
-    """Return the rows of epochs before `epoch` in the CSV file `path`, or no rows if the file does not exist.
+    """Return the rows of epochs before `epoch` in a CSV file.
 
-    Raises UsageError if the file is damaged or cannot be read.
+    If the file does not exist, return no rows. Raises UsageError if the file is damaged or cannot be read.
     """
     try:
         return _rows_before(path, epoch)
@@ -101,9 +103,10 @@ def earlier_rows(path: Path, epoch: int) -> list[TableRow]:
 
 
 def _rows_before(path: Path, epoch: int) -> list[TableRow]:
-    """Return the rows of epochs before `epoch` in the CSV file `path`, or no rows if the file does not exist.
+    """Return the rows of epochs before `epoch` in a CSV file.
 
-    Raises OSError if the file cannot be read, KeyError or ValueError if it is damaged.
+    If the file does not exist, return no rows. Raises OSError if the file cannot be read, KeyError or ValueError if it
+    is damaged.
     """
     check_regular(path)
     try:

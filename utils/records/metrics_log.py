@@ -21,9 +21,9 @@ class MetricsCsv:
         self._rows = earlier_rows(path, epochs_done + 1) if epochs_done else []
 
     def record(self, epoch: int, metrics: MetricsBySplit) -> None:
-        """Add the metrics of `epoch` to metrics.csv as a row. The file is replaced atomically.
+        """Add the metrics of an epoch to metrics.csv as a row.
 
-        The first row determines the columns.
+        The file is replaced atomically. The first row determines the columns.
         """
         row: TableRow = {"epoch": str(epoch)}
         for split, values in metrics.items():

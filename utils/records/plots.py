@@ -26,9 +26,10 @@ LONGEST_LABEL, LONGEST_TITLE = 60, 95  # characters that fit into the figure
 
 @dataclass
 class Line:
-    """Line of a chart: label, points, and matplotlib's line style ("-", "--", or "none" for points alone).
+    """Line of a chart, with its label, points and line style.
 
-    The style may begin with a colour of COLOURS, as in "C0--".
+    The style is matplotlib's: "-", "--", or "none" for points alone. The style may begin with a colour of COLOURS, as
+    in "C0--".
     """
 
     label: str
@@ -38,20 +39,26 @@ class Line:
 
 
 def line_chart(path: Path, lines: Sequence[Line], x_label: str, y_label: str, title: str = "") -> bool:
-    """Draw `lines` and write the chart as a PNG to `path` atomically. On failure, print a warning and return False."""
+    """Draw `lines` as a chart and write the chart to a PNG file.
+
+    The file `path` is written atomically. On failure, print a warning and return False.
+    """
     return _try_write(path, lambda: _png(lines, x_label, y_label, title))
 
 
 def line_page(path: Path, lines: Sequence[Line], x_label: str, y_label: str, title: str = "") -> bool:
-    """Draw `lines` and write the chart as a self-contained, interactive HTML page to `path` atomically.
+    """Draw `lines` as a chart and write the chart to an interactive HTML file.
 
-    On failure, print a warning and return False.
+    The file `path` is self-contained and written atomically. On failure, print a warning and return False.
     """
     return _try_write(path, lambda: _page(lines, x_label, y_label, title).encode())
 
 
 def _try_write(path: Path, draw: Callable[[], bytes]) -> bool:
-    """Write the bytes that `draw` returns to `path`. On failure, print a warning and return False."""
+    """Draw a chart and write its bytes to a file.
+
+    `draw` returns the bytes. On failure, print a warning and return False.
+    """
     try:
         with warnings.catch_warnings(action="ignore"):
             content = draw()
@@ -64,7 +71,10 @@ def _try_write(path: Path, draw: Callable[[], bytes]) -> bool:
 
 @functools.cache
 def _warn_once(line: str) -> None:
-    """Print a warning the first time only, because a chart that fails once fails again in every epoch."""
+    """Print a warning the first time only.
+
+    A chart that fails once fails again in every epoch.
+    """
     warn(line)
 
 
@@ -100,7 +110,10 @@ def _png(lines: Sequence[Line], x_label: str, y_label: str, title: str) -> bytes
 
 
 def _import_matplotlib() -> None:
-    """Import matplotlib without the environment variable MPLBACKEND. An unknown backend in it makes the import fail."""
+    """Import matplotlib without the environment variable MPLBACKEND.
+
+    An unknown backend in this variable makes the import fail.
+    """
     backend = os.environ.pop("MPLBACKEND", None)
     try:
         importlib.import_module("matplotlib.style")
@@ -115,9 +128,10 @@ def _shorten(text: str, longest: int) -> str:
 
 
 def _escape_missing_glyphs() -> Callable[[str], str]:
-    """Set matplotlib's fonts to the installed fonts of FONTS. Return a function that escapes characters they lack.
+    """Set matplotlib's fonts, and return a function that escapes the characters they lack.
 
-    The function replaces each character that none of these fonts can draw by its Python escape sequence.
+    The fonts are the installed fonts of FONTS. The function replaces each character that none of these fonts can draw
+    by its Python escape sequence.
     """
     import matplotlib
     from matplotlib import font_manager

@@ -83,5 +83,5 @@ VALUES: dict[str, Callable[[FinishedRun], object]] = {
 
 
 def result_row(run: FinishedRun) -> dict[str, object]:
-    """Return the row of results.csv for a finished run, as a dict of column name to value."""
+    """Return the row of results.csv for a finished run, by column name."""
     return {name: value(run) for name, value in VALUES.items()}

@@ -23,7 +23,10 @@ MOVE_AWAY = "move it away to continue"  # the advice for the result.csv of a run
 
 
 def check(path: Path) -> None:
-    """Raise UsageError if rows cannot be appended to the results file `path`. Called before training."""
+    """Raise UsageError if rows cannot be appended to a results file.
+
+    This check runs before training.
+    """
     check_regular(path, "results: ")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +43,7 @@ def _lock_path(path: Path) -> Path:
 
 
 def append(path: Path, *rows: Mapping[str, object]) -> int:
-    """Append rows of finished runs to the results file `path`. Return the number of appended rows.
+    """Append rows of finished runs to a results file, and return the number of appended rows.
 
     Rows whose Run ID is already in the file are left out.
 
@@ -65,10 +68,10 @@ def append(path: Path, *rows: Mapping[str, object]) -> int:
 
 
 def write_own(path: Path, row: Mapping[str, object]) -> None:
-    """Add `row` to `path`, the result.csv of a single run, unless the file already has the row's Run ID.
+    """Add the row of a single run to its result.csv, unless the row is already there.
 
-    The file is replaced atomically. scripts/results.py restores results.csv from these files. Raises OSError, and
-    UsageError if the file has other columns.
+    A row is already there if the file `path` has its Run ID. The file is replaced atomically. scripts/results.py
+    restores results.csv from these files. Raises OSError, and UsageError if the file has other columns.
     """
     rows = _move_damaged_lines(path, MOVE_AWAY)
     if new := _new_rows([row], rows):
@@ -76,13 +79,19 @@ def write_own(path: Path, row: Mapping[str, object]) -> None:
 
 
 def _new_rows(rows: Iterable[Mapping[str, object]], existing: Iterable[ResultRow]) -> list[Mapping[str, object]]:
-    """Return the rows of finished runs whose Run ID does not occur in the `existing` rows of the results file."""
+    """Return the rows of finished runs that are not yet in the results file.
+
+    A row is in the file if one of the `existing` rows has its Run ID.
+    """
     ids = {row["Run ID"] for row in existing}
     return [row for row in rows if str(row["Run ID"]) not in ids]
 
 
 def _as_csv(rows: Iterable[Mapping[str, object]], *, header: bool = True) -> str:
-    """Return `rows` as CSV text with the columns of results.csv. Raises ValueError if a row has other keys."""
+    """Return rows as CSV text with the columns of results.csv.
+
+    Raises ValueError if a row has other keys.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     if header:
@@ -92,10 +101,10 @@ def _as_csv(rows: Iterable[Mapping[str, object]], *, header: bool = True) -> str
 
 
 def read(path: Path, advice: str = OTHER_FILE) -> tuple[list[ResultRow], int]:
-    """Read the results file `path`. Return (list of undamaged rows, number of damaged lines). The oldest row is first.
+    """Read a results file, and return its undamaged rows and the number of damaged lines.
 
-    If the file does not exist, return ([], 0). Raises UsageError, which ends with `advice`, if the file has other
-    columns or cannot be read.
+    The oldest row is first. If the file does not exist, return ([], 0). Raises UsageError, which ends with `advice`, if
+    the file has other columns or cannot be read.
     """
     check_regular(path, "results: ")
     try:
@@ -108,10 +117,11 @@ def read(path: Path, advice: str = OTHER_FILE) -> tuple[list[ResultRow], int]:
 
 
 def _move_damaged_lines(path: Path, advice: str) -> list[ResultRow]:
-    """Move damaged lines of the results file `path` to <path>.damaged with a warning. Return the undamaged rows.
+    """Move the damaged lines of a results file to another file. Return the undamaged rows.
 
-    A missing header or a missing line break at the end of the file is added. The caller must hold the lock. `advice`
-    ends the message of the UsageError that is raised if the file has other columns.
+    The other file is <path>.damaged. A warning is printed. A missing header or a missing line break at the end of the
+    file is added. The caller must hold the lock. `advice` ends the message of the UsageError that is raised if the file
+    has other columns.
     """
     content = path.read_bytes() if path.exists() else b""
     sound, damaged = _parse(path, content, advice)
@@ -135,7 +145,9 @@ def _join_lines(lines: Iterable[bytes]) -> bytes:
 
 
 def _parse(path: Path, content: bytes, advice: str) -> tuple[list[tuple[bytes, ResultRow]], list[bytes]]:
-    """Parse the `content` of the results file `path`. Return (undamaged lines as (line, row), damaged lines).
+    """Divide the lines of a results file into undamaged and damaged lines.
+
+    Return (undamaged lines as (line, row), damaged lines). `content` is the text of the file `path`.
 
     Headers are in neither list. A file that was joined from several has several headers. No value contains a line
     break, so each line is parsed alone, and a torn line damages no other line.
@@ -159,15 +171,19 @@ def _parse(path: Path, content: bytes, advice: str) -> tuple[list[tuple[bytes, R
 
 
 def _is_complete(row: ResultRow) -> bool:
-    """Return True if `row` was read from one whole line of a results file, not from a torn line or two joined lines.
+    """Return True if a row was read from one whole line of a results file.
 
-    The Run ID (last column) of such a row does not end with its Epochs (an earlier column).
+    The Run ID (last column) of such a row ends with its Epochs (an earlier column). In the row of a torn line or of two
+    joined lines, it does not.
     """
     return bool(row) and row["Run ID"].endswith(f"-{row['Epochs']}")
 
 
 def _parse_line(line: bytes) -> ResultRow:
-    """Parse a line of a results file to a dict from column name to value. Return {} if the line is damaged."""
+    """Return the values of a line of a results file by column name.
+
+    If the line is damaged, return {}.
+    """
     try:
         (values,) = csv.reader([line.decode()], strict=True)
         return dict(zip(COLUMNS, map(csv_text, values), strict=True)) if b"\0" not in line else {}

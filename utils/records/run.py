@@ -28,14 +28,20 @@ LOG_DIR_ADVICE = "pass another folder with --log-dir"
 
 
 class Run(RunPaths):
-    """Read access to the training run in the directory `path`, which another process may be training."""
+    """Read access to a training run, which another process may be training.
+
+    `path` is the directory of the run.
+    """
 
     def options(self) -> Options:
         """Return the options in config.yaml. Raises UsageError if the file is missing or damaged."""
         return from_flat(load_yaml(self.config))
 
     def status(self) -> dict[str, Any]:
-        """Return the content of status.json, or {} if the file does not exist. Raises UsageError if it is damaged."""
+        """Return the content of status.json, or {} if the file does not exist.
+
+        Raises UsageError if the file is damaged.
+        """
         check_regular(self.status_file)
         try:
             record = json.loads(self.status_file.read_text(encoding="utf-8"))
@@ -57,7 +63,10 @@ class Run(RunPaths):
             return False
 
     def lock_owner(self) -> str:
-        """Return a description of the process that holds the run's lock, such as "another process (pid 7 on 'a')"."""
+        """Return a description of the process that holds the run's lock.
+
+        An example is "another process (pid 7 on 'a')".
+        """
         try:
             record = json.loads(self.lock_file.read_text(encoding="utf-8"))
             return f"another process (pid {int(record['pid'])} on {record['host']!r:.80})"
@@ -66,7 +75,7 @@ class Run(RunPaths):
 
 
 def _check_status(record: dict[str, Any]) -> None:
-    """Raise ValueError if a value of `record`, the content of status.json, is invalid."""
+    """Raise ValueError if a value in the content of status.json is invalid."""
     checks: dict[str, Callable[[Any], bool]] = {
         "status": lambda value: value in STATUSES,
         "id": lambda value: isinstance(value, str),
@@ -78,7 +87,7 @@ def _check_status(record: dict[str, Any]) -> None:
 
 
 class LockedRun(Run):
-    """Run that this process trains. It holds the run's lock, so that no other process writes into the directory.
+    """Run that this process trains, locked so that no other process writes to it.
 
     The lock file records the machine, the pid and an id of the process. A copy of this object in another process has no
     lock and writes nothing.
@@ -126,9 +135,10 @@ class LockedRun(Run):
             raise RunFailed(f"{self.path} was taken over by {owner}; its file system does not share locks")
 
     def describe(self, options: Options, device_info: dict[str, Any]) -> None:
-        """Write `options` to config.yaml. Write the command, commit, versions and `device_info` to environment.json.
+        """Write the options of this run to config.yaml, and its metadata to environment.json.
 
-        A new run calls this before it writes anything else.
+        The metadata are the command, the commit, versions and `device_info`. A new run calls this before it writes
+        anything else.
         """
         if self._lock is None:
             return
@@ -137,7 +147,10 @@ class LockedRun(Run):
         write_text(self.environment, json.dumps(environment() | device_info, indent=2) + "\n")
 
     def set_status(self, status: str, **details: object) -> None:
-        """Write status.json with `status` (one of STATUSES), the current time, and `details` such as the epoch."""
+        """Write a status, the current time and details to status.json.
+
+        `status` is one of STATUSES. `details` has values such as the epoch.
+        """
         assert status in STATUSES
         if not self.is_held:
             return
@@ -146,7 +159,7 @@ class LockedRun(Run):
 
 
 def create(options: Options) -> LockedRun:
-    """Create the directory of a new training run with these options, and lock it.
+    """Create the directory of a new training run, and lock it.
 
     The directory is `base_directory(options)`, or if that is taken its first free sub-directory of 0, 1, …. Processes
     that call this at the same time get different directories. Raises UsageError if no directory can be made.
@@ -171,7 +184,10 @@ def create(options: Options) -> LockedRun:
 
 
 def _is_abandoned(path: Path) -> bool:
-    """Return True if the process that created the directory `path` ended before it wrote config.yaml."""
+    """Return True if a run directory was abandoned before its config.yaml was written.
+
+    The process that created the directory `path` has then ended.
+    """
     run = RunPaths(path)
     names = {entry.name for entry in path.iterdir() if not entry.name.endswith(".tmp")}
     return names <= {run.lock_file.name, run.logs.name, run.checkpoints.name}
@@ -179,10 +195,10 @@ def _is_abandoned(path: Path) -> bool:
 
 @contextmanager
 def exclusive_start(options: Options) -> Iterator[None]:
-    """Hold a lock in the `with` block, so that no other process starts a --resume auto run in the same --log-dir.
+    """Let only one process at a time start a --resume auto run in the same --log-dir.
 
-    If several processes start the same run at once, the first creates the run and the others find it. Raises UsageError
-    if --log-dir cannot be written.
+    A lock is held in the `with` block. If several processes start the same run at once, the first creates the run and
+    the others find it. Raises UsageError if --log-dir cannot be written.
     """
     root = _log_dir(options)
     try:
@@ -199,9 +215,10 @@ def _log_dir(options: Options) -> Path:
 
 
 def base_directory(options: Options) -> Path:
-    """Return the base directory of runs with these options: <log-dir>/<config stem>[/prune-rate=<k>]/<name>.
+    """Return the base directory of all runs with these options.
 
-    For a dry run, ",dry-run" is appended. The runs are in this directory and in its numbered sub-directories.
+    It is <log-dir>/<config stem>[/prune-rate=<k>]/<name>. For a dry run, ",dry-run" is appended. The runs are in this
+    directory and in its numbered sub-directories.
     """
     name = f"{options.run.name},dry-run" if options.run.dry_run else str(options.run.name)
     level = () if options.constraint.prune_rate is None else (f"prune-rate={options.constraint.prune_rate}",)
@@ -209,10 +226,10 @@ def base_directory(options: Options) -> Path:
 
 
 def lock_unfinished(options: Options, has_same_options: Callable[[Run], bool]) -> LockedRun | None:
-    """Lock and return the newest unfinished run with these options, or None. `has_same_options` compares the options.
+    """Lock and return the newest unfinished run with these options, or None.
 
-    The runs in `base_directory(options)` are searched. Raises RunInUse if another process is training one of the runs
-    with the same options.
+    `has_same_options` compares the options. The runs in `base_directory(options)` are searched. Raises RunInUse if
+    another process is training one of the runs with the same options.
     """
     locks = _locked_unfinished(options, has_same_options)
     if not locks:
@@ -224,15 +241,19 @@ def lock_unfinished(options: Options, has_same_options: Callable[[Run], bool]) -
 
 
 def check_none_in_training(options: Options, has_same_options: Callable[[Run], bool]) -> None:
-    """Raise RunInUse if another process is training a run with these options, which `has_same_options` compares."""
+    """Raise RunInUse if another process is training a run with these options.
+
+    `has_same_options` compares the options.
+    """
     for lock in _locked_unfinished(options, has_same_options).values():
         lock.close()
 
 
 def _locked_unfinished(options: Options, has_same_options: Callable[[Run], bool]) -> dict[Run, IO[str]]:
-    """Lock all unfinished runs with these options. Return a dict from run to lock file, newest run first.
+    """Lock all unfinished runs with these options, and return them with their lock files.
 
-    The runs in `base_directory(options)` are searched. `has_same_options(run)` compares the options of a run.
+    The newest run is first. The runs in `base_directory(options)` are searched. `has_same_options(run)` compares the
+    options of a run.
 
     Raises RunInUse if another process holds the lock of such a run.
     """
@@ -248,7 +269,7 @@ def _locked_unfinished(options: Options, has_same_options: Callable[[Run], bool]
 
 
 def lock_existing(path: Path) -> LockedRun:
-    """Lock and return the existing run at `path`, which is a run directory or a checkpoint in a run directory.
+    """Lock and return an existing run, given its directory or a checkpoint in its directory.
 
     Raises UsageError if there is no such run or another process holds its lock.
     """

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 
 class TensorBoard:
-    """Writer of TensorBoard event files in `directory`: metrics per epoch, histograms and hyperparameters.
+    """Writer of TensorBoard event files, with metrics, histograms and hyperparameters.
 
+    directory: folder of the event files.
     epoch: the last epoch that earlier event files contain.
     held_out: the split whose metrics are recorded in every epoch, "test" or "val".
     purge: TensorBoard ignores events of earlier files from this step on.
@@ -41,21 +42,27 @@ class TensorBoard:
         self._held_out_prefix = f"{held_out}/"
 
     def record(self, epoch: int, metrics: MetricsBySplit) -> None:
-        """Write each metric to TensorBoard as the scalar <split>/<name> at step `epoch`."""
+        """Write the metrics of an epoch to TensorBoard as scalars.
+
+        The scalar of a metric is <split>/<name>, its step `epoch`.
+        """
         for split, values in metrics.items():
             for name, value in values.items():
                 self._writer.add_scalar(f"{split}/{name}", value, epoch)
         self._epoch = epoch
 
     def histograms(self, epoch: int, tensors: Iterable[tuple[str, "Tensor"]]) -> None:
-        """Write one TensorBoard histogram per (name, tensor) at step `epoch`."""
+        """Write one TensorBoard histogram per tensor at step `epoch`.
+
+        `tensors` has pairs of (name, tensor).
+        """
         for name, tensor in tensors:
             self._writer.add_histogram(name, tensor.detach().float(), epoch)
 
     def curve(self, name: str, line: Line) -> None:
-        """Write the points of a chart's `line` to TensorBoard, as scalars with the tag <name>/<label of the line>.
+        """Write the points of a chart's line to TensorBoard as scalars.
 
-        A step must be an integer, so the step of a point is 100 x, rounded.
+        The tag is <name>/<label of the line>. A step must be an integer, so the step of a point is 100 x, rounded.
         """
         for x, y in zip(line.xs, line.ys, strict=True):
             self._writer.add_scalar(f"{name}/{line.label.replace(' ', '_')}", y, round(100 * x))
@@ -65,7 +72,7 @@ class TensorBoard:
         self._writer.flush()
 
     def close(self, final: Mapping[str, float]) -> None:
-        """Write the metrics `final` of a finished run to TensorBoard's hparams page, and close the event files.
+        """Write the final metrics to TensorBoard's hparams page, and close the event files.
 
         final: metric values by tag, empty if the run did not finish.
         """
@@ -93,14 +100,19 @@ def event_sizes(directory: Path) -> dict[str, int]:
 
 
 def check_event_sizes(sizes: Mapping[str, int]) -> None:
-    """Raise ValueError unless `sizes`, read from a checkpoint, maps names of event files to numbers of bytes."""
+    """Raise ValueError unless `sizes` maps names of event files to numbers of bytes.
+
+    `sizes` was read from a checkpoint.
+    """
     for name, size in sizes.items():
         if not isinstance(name, str) or type(size) is not int or size < 0:
             raise ValueError(f"{shown(name)} is {shown(size)}, a number of bytes expected")
 
 
 def truncate_events(directory: Path, sizes: Mapping[str, int] | None) -> None:
-    """Truncate each event file to its size in `sizes`, and remove the event files that are not in `sizes`.
+    """Truncate the event files of a run to the sizes that a checkpoint has recorded.
+
+    Event files that are not in `sizes` are removed.
 
     sizes: bytes per file name, as a checkpoint has recorded them. With None, as in older checkpoints, nothing is done.
     Prints a warning for a file that is missing or shorter.
