@@ -34,7 +34,7 @@ def _weight_counts(model: nn.Module) -> tuple[int, int]:
 
 
 def layer_table(model: nn.Module) -> str:
-    """Return a text table of the layers, with shapes, constraints and weight counts.
+    """Return a text table of the layers: weight shape, constraint and number of weights.
 
     Each layer has one line: name, weight shape, constraint, kept weights, all weights.
     """

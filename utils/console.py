@@ -10,7 +10,7 @@ from utils.text import visible
 
 
 def prepare_streams() -> None:
-    """Make stdout and stderr escape characters that they cannot encode.
+    """Make stdout and stderr write characters outside their encoding as escape sequences.
 
     Closed standard streams are replaced by the null device. Without the replacement, the next file that is opened gets
     the closed stream's descriptor, and whatever libraries print is written into that file.

@@ -149,7 +149,7 @@ class PickledArray:
         return f"of shape ({shape}) and dtype {escaped(code.decode('latin1') if isinstance(code, bytes) else code)}"
 
     def as_uint8(self, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
-        """Return the pickled array as a uint8 array, or None if it does not fit.
+        """Return the pickled array as uint8, or None if its type or shape is another.
 
         None means that the pickled array is not uint8, not C-ordered or not of `shape`. The bytes are not copied.
         """

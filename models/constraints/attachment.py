@@ -110,10 +110,7 @@ def _constrained(layer: Any, make: MakeConstraint) -> Any:
 
 
 def _recast(layer: nn.Module, kind: type[nn.Module]) -> Any:
-    """Return a copy of a layer that has another class.
-
-    The copy has the class `kind` and shares the parameters of `layer`.
-    """
+    """Return a copy of a layer as another module class, with shared parameters."""
     new = kind.__new__(kind)
     new.__dict__.update({k: copy.copy(v) for k, v in layer.__dict__.items()})
     return new

@@ -114,10 +114,7 @@ class BinaryWeight(Constraint):
         return super().train(mode)
 
     def _ones(self, weight: Tensor) -> OnesMatrix | None:
-        """Return the ones of the binarised weight as a sparse matrix, or None.
-
-        None means that a dense product must be used.
-        """
+        """Return the binarised weight as a sparse matrix, or None to use a dense product."""
         if self.training:
             # Used for one pass only, because torch's fused optimizers do not change tensor_version.
             after_clamp, self._ones_after_clamp = self._ones_after_clamp, None

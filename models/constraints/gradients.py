@@ -71,7 +71,7 @@ class ScaledSums(PassesGradient):
 
 
 class ScaledGradient(StraightThrough):
-    """Identity whose gradient is multiplied by a scale α (no paper).
+    """Identity whose backward pass multiplies the gradient by a scale α.
 
     forward:  y = x
     backward: dL/dx = α · dL/dy

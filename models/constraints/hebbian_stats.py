@@ -120,7 +120,7 @@ def _standardised(x: Tensor) -> Tensor:
 
 
 def _mean_product(x: Tensor, y: Tensor) -> Tensor:
-    """Return the absolute mean product of each pair of channels over the batch.
+    """Return |mean(x · y)| over the batch for each pair of channels.
 
     The result is |mean of x · y over the batch|, averaged over the positions. `x` is (B, groups, C, positions), `y` is
     (B, groups, O, positions). Returns (groups·O, C) in float64.

@@ -84,7 +84,7 @@ class SubnetWeight(Constraint):
         return mask.mul_(sign), alpha
 
     def _magnitude_and_sign(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Return |weight| and its signs (+1 for 0), with the strides of the scores."""
+        """Return |weight| and sign(weight), with +1 for 0, in the memory layout of the scores."""
         like = torch.empty_like(self.scores, dtype=weight.dtype)
         sign = like.copy_(weight).ge(0).to(weight.dtype).mul_(2).sub_(1)
         return like.abs_(), sign

@@ -64,7 +64,7 @@ def _fill_on_host(bits: list[Tensor], pruned: int, masks: list[Tensor]) -> None:
 
 
 def _fill_by_threshold(bits: list[Tensor], pruned: int, masks: list[Tensor]) -> list[int]:
-    """Fill masks that prune the smallest values of several CPU tensors together.
+    """Fill masks that prune the smallest values of all given CPU tensors together.
 
     A mask is 0 for the `pruned` smallest values of all tensors in `bits`, else 1. A mask can be all zeros. Returns the
     number of ones in each mask.

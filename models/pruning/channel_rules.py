@@ -190,7 +190,7 @@ def _couple_parts(split: Callable[[Tensor], Any], ids: Tensor, dim: int, couple:
 
 
 def _couple_equal_parts(positions: Tensor, ids: Tensor, couple: Couple) -> None:
-    """Couple the units (output channels) at the same position of equally long parts of axis 0.
+    """Couple the channels at equal positions when axis 0 is split into equal parts.
 
     `couple` records that these units can be pruned only together. `positions` (length,) has the indices of one part.
     `ids` (n, …) has the unit id of each value. Raises MixesUnits unless the part is one of the n / length blocks, or

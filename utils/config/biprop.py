@@ -47,7 +47,7 @@ USABLE: dict[str, Callable[[str], bool]] = {
 
 
 def is_foreign_folder(name: str, values: Any) -> bool:
-    """Return True if an option names a folder of the BIPROP authors' machines.
+    """Return True if an option names a folder that only BIPROP's authors have.
 
     The result is True only if the folder cannot be used here. The YAML files published with BIPROP name such folders.
     `values` has the options as attributes. The folder `data` is the user's own choice if the set is to be downloaded or

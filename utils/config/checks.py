@@ -25,7 +25,7 @@ class Given:
     chosen: Collection[str] = ()
 
     def wants_effect(self, name: str, options: Options) -> bool:
-        """Return True if the user should be warned when an option has no effect.
+        """Return True if a missing effect of an option deserves a warning.
 
         This requires that the user set the option `name`, to another value than the one that switches it off.
         """

@@ -44,7 +44,7 @@ def _values_text(selector: str, values: list[str]) -> str:
 
 
 def _values_with_option() -> Iterator[tuple[str, str, list[str]]]:
-    """Yield the options that have an effect only with certain values of another option.
+    """Yield each option that depends on another option, with the values it needs.
 
     Yields (selector, option, values). `option` has an effect only if the option `selector` has one of the values. For
     example, ("optimizer", "nesterov", ["sgd"]), because the registry row of sgd lists nesterov.

@@ -189,10 +189,7 @@ class ConstraintOptions:
 
     @property
     def layer_types(self) -> set[str]:
-        """Names of the constraints on the layers of the network.
-
-        They are values of conv_type. The first layer is included.
-        """
+        """Values of conv_type that the layers have, including that of the first layer."""
         first = "DenseConv" if self.first_layer_dense else self.first_layer_type or self.conv_type
         return {self.conv_type, first}
 
@@ -333,5 +330,5 @@ class RunOptions:
 
     @property
     def stem(self) -> str:
-        """File name, without suffix, of the YAML file of options that --config names."""
+        """Name of the YAML file given with --config, without folder and suffix."""
         return stem(self.config or "")

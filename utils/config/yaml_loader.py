@@ -23,9 +23,9 @@ TAG = "tag:yaml.org,2002:"
 
 
 class Bare(str):
-    """Number, date or truth value in YAML, kept as text.
+    """Unquoted YAML scalar, such as 0.10 or true, kept as text.
 
-    An example is 0.10. Messages show this text without quotes.
+    Messages show this text without quotes.
     """
 
     def __repr__(self) -> str:
