@@ -143,14 +143,14 @@ def test_all_additions_train_together(project: Path) -> None:
 
 
 @pytest.mark.slow
-def test_all_additions_join_the_tests_of_every_case(project: Path) -> None:
+def test_the_tests_of_every_case_pass_for_all_additions(project: Path) -> None:
     chosen = "TinyNet or TernaryConv or halving or stripes or registered or row or names_a_trainer"
     said = python(project, "-m", "pytest", "-q", "tests/unit/test_cases.py", "-k", chosen, "-p", "no:cacheprovider")
     assert "passed" in said or "[100%]" in said
 
 
 @pytest.mark.slow
-def test_an_addition_without_its_case_is_noticed(project: Path) -> None:
+def test_an_addition_without_a_test_case_fails_the_tests(project: Path) -> None:
     cases = project / "tests/cases.py"
     whole = cases.read_text()
     cases.write_text(whole.replace(CASES["LIGHT = ["], ""))

@@ -42,7 +42,7 @@ def listening(pid):
 
 
 @pytest.mark.skipif(not Path("/proc/net/tcp6").exists(), reason="needs Linux")
-def test_the_launcher_and_its_processes_listen_on_the_loopback_interface_alone(tmp_path, config):
+def test_the_launcher_and_its_processes_listen_only_on_the_loopback_interface(tmp_path, config):
     path = config(batch_size=50, epochs=1000, precision=None)
     words = ["--config", path, "--device", "cpu", "--log-dir", tmp_path / "runs", "--results", tmp_path / "r.csv"]
     environment = {key: value for key, value in os.environ.items() if not key.endswith("SOCKET_IFNAME")}

@@ -40,7 +40,9 @@ def living(config, tmp_path):
     process.communicate()
 
 
-def test_no_run_starts_beside_a_running_one_and_a_killed_one_can_be_resumed_at_once(living, program, config, tmp_path):
+def test_a_running_run_cannot_be_started_again_and_a_killed_run_can_be_resumed_immediately(
+    living, program, config, tmp_path
+):
     path = config(epochs=5000)
     code, out, err = program("--config", path, "--resume", "auto")
     who = f"another process (pid {living.pid} on '{platform.node()}')"

@@ -74,7 +74,7 @@ def test_a_status_of_another_run_does_not_make_a_run_finished(program, run):
 
 
 @pytest.mark.parametrize("lost", ["gone", "empty", "a row"])
-def test_missing_metrics_rows_are_warned_of(program, run, lost):
+def test_missing_metrics_rows_cause_a_warning(program, run, lost):
     path = run / "metrics.csv"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join({"gone": [], "empty": [], "a row": [lines[0], *lines[2:]]}[lost]))
@@ -101,7 +101,7 @@ def test_the_users_own_tables_are_ignored(program, run):
 
 
 @pytest.mark.parametrize("lost", ["gone", "empty", "cut"])
-def test_shortened_event_files_are_warned_of(program, run, lost):
+def test_shortened_event_files_cause_a_warning(program, run, lost):
     (path,) = (run / "logs").iterdir()
     whole = path.read_bytes()
     path.unlink()

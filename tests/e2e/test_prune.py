@@ -83,7 +83,7 @@ def accuracy(model, of):
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_levels_are_written_as_a_table_and_two_pictures_with_true_numbers(runs, run, tmp_path, name):
+def test_levels_are_written_as_a_table_and_two_charts_with_correct_numbers(runs, run, tmp_path, name):
     code, out, err = run(runs(name), "--percent", 0, 50, 95, "--repeat", 1, "--out", tmp_path)
     assert (code, err) == (0, "")
     rows, of = table(tmp_path), trained(runs(name))
@@ -133,7 +133,7 @@ def test_a_checkpoint_is_opened_at_the_density_of_its_epoch(runs, run, tmp_path)
         assert (code, err) == (0, "") and out.startswith(str(file)) and f"weights kept ({kept})" in out.splitlines()[0]
 
 
-def test_a_smaller_network_with_other_logits_is_not_written(runs, run, tmp_path, monkeypatch):
+def test_a_compact_network_with_other_logits_is_not_written(runs, run, tmp_path, monkeypatch):
     unpack = compact.unpack_network
 
     def broken(stored):
@@ -308,7 +308,7 @@ def test_an_existing_file_is_kept_without_force(runs, run, tmp_path):
 
 
 @pytest.mark.parametrize(("library", "ending"), [("plotly", "html"), ("matplotlib", "png")])
-def test_the_table_is_written_without_a_library_for_pictures(runs, run, tmp_path, monkeypatch, library, ending):
+def test_the_table_is_written_without_a_plotting_library(runs, run, tmp_path, monkeypatch, library, ending):
     monkeypatch.setitem(sys.modules, library, None)
     monkeypatch.delitem(sys.modules, "matplotlib.style", raising=False)
     code, out, err = run(runs("mlp"), "--percent", 50, "--repeat", 1, "--out", tmp_path / "out")
@@ -361,7 +361,7 @@ def test_an_existing_result_is_replaced_only_with_force(runs, run, tmp_path):
     assert (tmp_path / "pruning.csv").read_text() != before
 
 
-def test_nan_logits_are_not_a_small_difference():
+def test_nan_logits_exceed_the_tolerated_difference():
     one, images = torch.nn.Identity(), [torch.ones(2, 3), torch.full((2, 3), torch.nan)]
     assert not prune_levels.largest_difference(one, torch.nn.Flatten(), images) <= 1e-6
     assert prune_levels.largest_difference(one, torch.nn.Flatten(), images[:1]) == 0

@@ -82,7 +82,7 @@ def test_bad_input_is_reported_in_one_line(runs, tmp_path, capsys):
     assert not (tmp_path / "curves.png").exists()
 
 
-def test_the_epochs_are_those_of_metrics_csv(program, config, tmp_path):
+def test_curves_have_the_epochs_of_metrics_csv(program, config, tmp_path):
     program("--config", config(epochs=4), "--start-epoch", 1)
     program("--config", config(epochs=3), "--lr", 0.2)
     late, whole = (

@@ -121,7 +121,7 @@ def test_a_signal_stops_a_run_with_exit_code_75_and_it_resumes_bit_exactly(whole
     assert losses(run) == losses(expected)
 
 
-def test_a_second_ctrl_c_leaves_at_once(config, tmp_path):
+def test_a_second_ctrl_c_exits_immediately(config, tmp_path):
     process = start(tmp_path, "--config", config(epochs=500, arch="Conv4", batch_size=1437))
     run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
     wait_for(lambda: (run / "checkpoints/initial.pt").exists())
@@ -133,7 +133,9 @@ def test_a_second_ctrl_c_leaves_at_once(config, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
-def test_a_damaged_last_checkpoint_is_warned_of_and_an_earlier_one_used(program, whole, config, tmp_path, damage):
+def test_a_damaged_last_checkpoint_causes_a_warning_and_an_earlier_one_is_used(
+    program, whole, config, tmp_path, damage
+):
     expected, path = whole
     program("--config", path, "--save-every", 2)
     run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"

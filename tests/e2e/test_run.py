@@ -224,7 +224,7 @@ def test_pretrained_starts_from_the_stored_network_and_refuses_another(program, 
     assert code == 2 and "0.3 here; --prune-rate decides: pass --prune-rate 0.5" in err
 
 
-def test_batch_norm_options_without_batch_norm_are_warned_of(program, config):
+def test_batch_norm_options_without_batch_norm_cause_a_warning(program, config):
     words = ("--bn-eps", 0.1, "--bn-momentum", 0.5, "--check")
     _, _, err = program("--config", config(), *words)
     told = "on the command line has no effect without batch norm, which arch FC does not have"

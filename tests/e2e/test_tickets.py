@@ -144,11 +144,11 @@ def test_the_summary_names_the_layers_at_the_floor(trained):
     assert "2 of 1,776 weights kept" in out
 
 
-def test_the_summary_of_a_network_without_such_layers_names_no_floor(trained):
+def test_the_summary_mentions_no_floor_if_no_layer_is_at_the_floor(trained):
     assert "at the floor" not in trained("ss", epochs=1)[2]
 
 
-def test_a_lottery_trains_weights_then_scores_and_picks_its_best_epoch_among_the_latter(trained, tmp_path):
+def test_a_lottery_trains_weights_then_scores_and_picks_its_best_epoch_in_the_score_phase(trained, tmp_path):
     run, _, _ = trained("lottery", "--save-every", 1)
     states = [checkpoint(run, name)["model"] for name in ("initial", *(f"epoch_{n}" for n in range(1, 6)))]
     for epoch in range(5):

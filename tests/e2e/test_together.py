@@ -67,7 +67,7 @@ def distance(found, expected):
 
 @pytest.mark.parametrize("processes", PROCESSES)
 @pytest.mark.parametrize(("kind", "name"), EVERY)
-def test_several_processes_compute_the_same_training_as_one(kind, name, processes, outcomes):
+def test_training_with_several_processes_equals_training_with_one(kind, name, processes, outcomes):
     one, found, close = alone(kind, name), outcomes(processes)[0][kind][name], CLOSE[kind]
     assert len(one["losses"]) >= 16
     assert found["losses"] == pytest.approx(one["losses"], rel=close)

@@ -74,7 +74,7 @@ def losses_of(name):
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_losses_equal_the_recorded_ones(name):
+def test_losses_equal_the_recorded_values(name):
     found, recorded = losses_of(name), json.loads(FILE.read_text())[name]
     assert found == pytest.approx(recorded, rel=1e-4)
     assert len(recorded) == STEPS

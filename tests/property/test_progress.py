@@ -55,7 +55,7 @@ def transcribed(weight, strengths, keep_share, live_share):
 @FAST
 @given(SHAPES, SEEDS, LEVELS, SHARES, SHARES, st.booleans())
 @example((1, 1, 5, 5), 0, 1, 0.10, 0.15, False)
-def test_rewire_filters_follows_the_notebook_with_exact_counts(shape, seed, levels, one, other, last):
+def test_rewire_filters_equals_the_published_notebook_with_exact_counts(shape, seed, levels, one, other, last):
     keep, live = sorted((one, other))
     strengths = draw(shape, seed, levels)
     if last and len(shape) == 4:
@@ -72,7 +72,7 @@ def test_rewire_filters_follows_the_notebook_with_exact_counts(shape, seed, leve
 
 
 @pytest.mark.parametrize(("n", "counts"), [(9, (1, 1)), (25, (2, 3)), (49, (4, 7)), (400, (40, 60)), (1, (1, 1))])
-def test_filter_counts_at_the_shares_of_the_notebook(n, counts):
+def test_filter_counts_at_the_published_shares_equal_the_listed_counts(n, counts):
     assert filter_counts(n, 0.10, 0.15) == counts
 
 
@@ -81,7 +81,7 @@ def test_a_filter_is_a_kernel_or_the_inputs_of_a_linear_unit():
     assert filter_shape(torch.empty(10, 84)) == (10, 84)
 
 
-def test_without_growing_only_the_k1_best_are_kept():
+def test_without_growing_only_the_strongest_keep_share_is_kept():
     strengths = torch.arange(50.0).view(1, 2, 5, 5)
     rewiring = rewire_filters(strengths, strengths, keep_share=0.1, live_share=0.9, grows=False)
     assert rewiring.kept.nonzero().tolist() == [[0, 0, 4, 3], [0, 0, 4, 4], [0, 1, 4, 3], [0, 1, 4, 4]]
@@ -115,7 +115,7 @@ def test_prune_randomly_drops_each_weight_by_its_own_draw_and_redraws_kept_zeros
     assert (applied[rewiring.grown].abs() <= rewiring.bound).all()
 
 
-def test_the_control_keeps_15_percent_independently_and_redraws_kept_zeros():
+def test_the_random_control_keeps_15_percent_independently_and_redraws_kept_zeros():
     torch.manual_seed(0)
     rules, weight = rewiring_rules(drop="random", grow="random"), torch.randn(400, 1000)
     weight[:, :850] = 0
@@ -193,7 +193,7 @@ def test_the_number_replaced_is_the_fraction_rounded_down(fraction, replaced):
     assert int(rewiring.grown.sum()) == replaced and int(rewiring.kept.sum()) == 10 - replaced
 
 
-def test_of_equal_scores_the_first_are_kept_and_grown():
+def test_the_first_of_equal_scores_are_kept_and_grown():
     kept, grown = keep_and_grow(torch.zeros(2, 6), torch.zeros(2, 6), 2, 3)
     assert kept.tolist() == [[True, True, False, False, False, False]] * 2
     assert grown.tolist() == [[False, False, True, True, True, False]] * 2
@@ -233,7 +233,7 @@ def test_erdos_renyi_kernel_is_proportional_to_the_sum_of_the_sides():
     assert dense[1:4] == pytest.approx([scale * side for side in sides[1:4]], abs=1) and scale * sides[4] > 840
 
 
-def test_layers_rounded_up_the_most_give_what_the_smallest_layers_keep_too_many():
+def test_layers_rounded_up_the_most_compensate_for_the_minimum_of_one_in_small_layers():
     assert kept_per_layer([(1, 1), (1, 1), (8, 8), (1, 9)], 0.2, "uniform") == [1, 1, 12, 1]
 
 
@@ -349,6 +349,6 @@ def test_magnitude_and_magnitude_per_sign_differ_if_one_sign_has_smaller_weights
         } == dropped
 
 
-def test_rank_within_sign_of_equal_weights_zeros_and_nan():
+def test_rank_within_sign_handles_equal_weights_zeros_and_nan():
     assert rank_within_sign(torch.tensor([[2.0, 2.0, -1.0, 0.0, math.nan]])).tolist() == [[1.0, 0.5, 1.0, 0.0, 0.0]]
     assert rank_within_sign(torch.zeros(2, 3)).tolist() == [[0.0] * 3] * 2

@@ -74,7 +74,7 @@ def with_path(select, magnitudes, kept):
 @given(shapes=SHAPES, dtype=DTYPES, seed=SEEDS, levels=LEVELS, odd=st.booleans(), share=SHARES)
 @example(shapes=[[1], [1], [1]], dtype=torch.float32, seed=0, levels=1, odd=False, share=0.0)
 @example(shapes=[[5, 5], [5]], dtype=torch.float16, seed=0, levels=1, odd=False, share=0.9)
-def test_masks_are_those_of_a_sort_that_keeps_one_per_tensor(select, shapes, dtype, seed, levels, odd, share):
+def test_masks_equal_those_of_a_sort_that_keeps_one_per_tensor(select, shapes, dtype, seed, levels, odd, share):
     magnitudes = draw(shapes, dtype, seed, levels, odd=odd)
     total = sum(m.numel() for m in magnitudes)
     kept = max(1, round(share * total))

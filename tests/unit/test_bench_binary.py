@@ -29,7 +29,7 @@ class ListedBatches:
         yield from self.all[start:]
 
 
-def test_training_steps_of_the_source_equal_ours(monkeypatch):
+def test_training_steps_of_the_published_code_equal_ours(monkeypatch):
     monkeypatch.setattr(binary, "ONES", (0.05, 0.08, 0.08, 0.2))
     monkeypatch.setattr(binary, "RATE", 1.0)  # weights flip in these steps
     parts = loop_parts("BinaryConv", 30, 16, FLOAT32)
@@ -54,7 +54,7 @@ def test_training_steps_of_the_source_equal_ours(monkeypatch):
         torch.testing.assert_close(norm.state_dict(), theirs.state_dict(), rtol=1e-4, atol=1e-4)
 
 
-def test_the_source_has_an_unused_layer_and_norm():
+def test_the_published_code_has_an_unused_layer_and_norm():
     model = Source(6)
     model(torch.rand(4, 784)).sum().backward()
     unused = {name for name, parameter in model.named_parameters() if parameter.grad is None}
@@ -67,7 +67,7 @@ def test_the_weights_have_the_stated_fraction_of_ones():
         assert layer.constraint.count_kept(layer.weight) / layer.weight.numel() == pytest.approx(share, rel=0.4)
 
 
-def test_the_report_has_every_sample_and_the_ratios_to_ours(monkeypatch, tmp_path, capsys):
+def test_the_report_has_every_sample_and_the_ratios_to_our_times(monkeypatch, tmp_path, capsys):
     small = binary.samplers(FLOAT32, width=8, batch=4)
     assert all(work() > 0 for work in small.values())
     seconds = {"source": 0.6, "ours": 0.1, "dense": 0.2, "ours, bf16": 0.05}

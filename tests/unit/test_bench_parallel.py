@@ -106,7 +106,7 @@ def test_compression_reaches_the_replicas(monkeypatch):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_one_process_works_while_the_other_waits(monkeypatch, rank):
+def test_rank_1_waits_during_samples_of_one_process(monkeypatch, rank):
     monkeypatch.setattr(parallel, "assembled", lambda *args, **options: "a loop")
     monkeypatch.setattr(parallel, "our_samplers", lambda loop: (loop, None))
     monkeypatch.setattr(parallel, "synchronised", lambda here, sampler: sampler)
@@ -158,7 +158,7 @@ def test_a_disturbed_sample_is_repeated_by_all_processes(monkeypatch, share, tri
     assert synchronised(here, work)() == (10.0 if tries == 2 else 8.0) / 2 and len(here.calls) == 2 * tries
 
 
-def test_the_last_try_counts_even_if_disturbed(monkeypatch):
+def test_the_last_repeat_is_kept_even_if_disturbed(monkeypatch):
     monkeypatch.setattr(parallel, "TRIES", 4)
     here = TwoProcesses([1.0, 1.0, 1.0])
     assert synchronised(here, lambda: 3.0)() == 2.0 and len(here.calls) == 8

@@ -84,7 +84,7 @@ def test_layers_multiply_by_the_binary_weight_and_add_the_binary_bias(kind, on, 
 # gradients
 
 
-def test_straight_through_fails_gradcheck_and_its_surrogate_passes():
+def test_the_straight_through_gradient_fails_gradcheck_and_that_of_its_surrogate_passes():
     real = random(4, 3, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(lambda r: r.clone(), real)
     assert not torch.autograd.gradcheck(
@@ -93,7 +93,7 @@ def test_straight_through_fails_gradcheck_and_its_surrogate_passes():
 
 
 @pytest.mark.parametrize("kind", ["Linear", "Conv2d", "many ones"])
-def test_gradients_are_those_at_the_binary_weight_for_any_on_value(kind):
+def test_gradients_equal_those_of_a_plain_layer_with_the_binary_weight(kind):
     layer = nn.Conv2d(6, 5, 3) if kind == "Conv2d" else nn.Linear(6, 5)
     net = constrain(nn.Sequential(layer), "BinaryConv", initial_ones=0.9 if kind == "many ones" else 0.04)
     net[0].constraint.on_value = 1.5
@@ -109,7 +109,7 @@ def test_gradients_are_those_at_the_binary_weight_for_any_on_value(kind):
     torch.testing.assert_close(x.grad, other.grad)
 
 
-def test_weights_of_outputs_without_gradient_have_gradient_0():
+def test_an_output_without_gradient_gives_its_weights_a_zero_gradient():
     g, x = random(8, 4), random(4, 5, seed=1)
     g[[0, 3, 4, 7]] = 0
     found = product_of_rows(g, x, g.dtype)
@@ -227,7 +227,7 @@ def test_training_finds_the_ones_in_every_pass(looks):
     assert torch.equal(layer(torch.ones(1, 5)), torch.full((1, 6), 5.0))
 
 
-def test_ones_found_while_clamping_serve_only_the_next_pass(looks):
+def test_ones_found_while_clamping_are_used_only_in_the_next_pass(looks):
     layer = linear(torch.full((6, 5), -0.7))  # would be ones without the clamp
     layer.constraint.clamp_weight(layer.weight)
     assert layer.weight.count_nonzero() == 0 and len(looks) == 1

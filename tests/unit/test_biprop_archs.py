@@ -141,13 +141,13 @@ def test_a_wide_resnet_of_factor_two_and_a_half_truncates_its_widths():
         "Wide_VGG_Small_132": (23192, 82096, 124940, 176712, 307040, 7249120),
     }.items(),
 )
-def test_prunable_weights_at_other_widths(arch, counts):
+def test_architectures_have_the_listed_weight_counts_at_other_widths(arch, counts):
     for width_mult, count in zip((0.5, 1, 1.25, 1.5, 2, 10), counts, strict=True):
         model, _ = subnet(arch, width_mult=width_mult)
         assert sum(layer.total for layer in layer_counts(model)) == count, width_mult
 
 
-def test_the_published_vgg_of_width_1_25_is_wide_vgg_small_at_10():
+def test_wide_vgg_small_with_width_mult_10_has_the_published_widths():
     assert [c.shape[0] for c in layer_counts(subnet("Wide_VGG_Small", width_mult=10)[0])] == [
         160,
         160,

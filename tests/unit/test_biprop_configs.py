@@ -62,14 +62,14 @@ NETWORKS = first_of_each("arch", "set", "conv_type", "bn_type", "optimizer", "wi
 INITIALISATIONS = first_of_each("conv_type", "init", "scale_fan", "mode", "nonlinearity")
 
 
-def test_all_of_them_are_here():
+def test_the_table_has_all_170_configs():
     assert len(ROWS) == 170
     assert Counter(row["set"] for row in ROWS.values()) == {"CIFAR10": 109, "ImageNet": 59, "MNIST": 2}
     assert (len(LEFT_OPEN), len(RANDOM_GRAPHS), len(FORTY)) == (109, 5, 14)
 
 
 @pytest.mark.parametrize("config", ROWS)
-def test_every_value_arrives_or_its_change_is_said(config, parse):
+def test_every_value_of_a_config_is_kept_except_for_the_listed_changes(config, parse):
     options = parse(config, *overrides(config))
     got, row, changed = options.flat(), ROWS[config], CHANGED.get(config, {})
     written = {key: yaml.safe_load(row[key]) for key in KEYS if row[key]}
@@ -87,7 +87,7 @@ def test_every_value_arrives_or_its_change_is_said(config, parse):
 
 
 @pytest.mark.parametrize("config", ROWS)
-def test_those_that_leave_the_density_open_ask_for_it_and_no_other_does(config, parse):
+def test_only_configs_without_a_density_require_prune_rate(config, parse):
     if config in LEFT_OPEN:
         with pytest.raises(UsageError, match=r"\Aprune_rate: -1 in .*the fraction of weights kept, e.g. --prune-rate"):
             parse(config)
@@ -96,7 +96,7 @@ def test_those_that_leave_the_density_open_ask_for_it_and_no_other_does(config, 
 
 
 @pytest.mark.parametrize("config", dict.fromkeys(NETWORKS + INITIALISATIONS))
-def test_every_network_and_every_initialisation_takes_a_step(config, parse):
+def test_every_network_and_every_initialisation_trains_for_one_step(config, parse):
     model = take_a_step(parse(config, *overrides(config)))
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     if ROWS[config]["freeze_weights"]:  # batch norm too: as published, no config learns it
@@ -106,7 +106,7 @@ def test_every_network_and_every_initialisation_takes_a_step(config, parse):
 
 
 @pytest.mark.parametrize("config", FAILED_TO_BUILD_OR_RUN)
-def test_what_could_not_be_built_or_run_gives_logits_at_the_originals_size(config, parse):
+def test_configs_that_failed_in_biprop_give_1000_logits_on_imagenet(config, parse):
     whole = on_meta(parse(config, *overrides(config)), IMAGENET)
     assert logits_shape(whole, IMAGENET) == (2, 1000)
 
@@ -118,14 +118,14 @@ def test_the_small_resnets_give_ten_logits_instead_of_forty(config, parse):
 
 
 @pytest.mark.parametrize("config", RANDOM_GRAPHS)
-def test_a_random_graph_of_no_given_density_is_dense_and_of_a_given_one_is_masked(config, parse):
+def test_a_random_graph_is_dense_without_prune_rate_and_masked_with_prune_rate(config, parse):
     for words, density in (((), 1.0), (("--prune-rate", "0.3"), 0.3)):
         counts = layer_counts(build(parse(config, *words), spec_of("CIFAR10"))[0])
         assert {count.constraint for count in counts} == {"RandomMaskWeight"}
         assert all(abs(count.kept - density * count.total) <= 1 for count in counts)
 
 
-def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path):
+def test_exponents_without_a_decimal_point_are_read_as_numbers(tmp_path):
     """YAML 1.1 wants a dot: PyYAML reads `1e-4` as text, and the original handed that to the optimizer."""
     text = "arch: Conv4\nset: CIFAR10\nlr: 1e-4\nweight_decay: 5e-4\nmultigpu: 0\nlabel_smoothing: 1e-1\n"
     assert isinstance(yaml.safe_load(text)["lr"], str)
@@ -135,7 +135,7 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path):
     assert [got[key] for key in ("lr", "weight_decay", "label_smoothing", "multigpu")] == [1e-4, 5e-4, 0.1, [0]]
 
 
-def test_keys_that_the_original_never_read_are_named_and_change_nothing(tmp_path):
+def test_unused_keys_of_biprop_are_ignored_with_a_warning(tmp_path):
     path = tmp_path / "dead.yml"
     path.write_text("arch: Conv4\nset: CIFAR10\n")
     plain = args.parse(["--config", str(path)])

@@ -82,7 +82,7 @@ def test_the_constraint_is_on_every_layer_or_on_none(case):
 
 
 @EVERY
-def test_gradients_are_finite_and_on_exactly_the_trainable_parameters(case):
+def test_exactly_the_trainable_parameters_have_finite_gradients(case):
     model = built(case)
     model(images(case, 3)).square().sum().backward()
     for name, parameter in model.named_parameters():
@@ -96,7 +96,7 @@ def test_gradients_are_finite_and_on_exactly_the_trainable_parameters(case):
 
 @EVERY
 @pytest.mark.parametrize("training", [True, False])
-def test_an_empty_batch_passes_forward_and_back(case, training):
+def test_an_empty_batch_passes_forward_and_backward(case, training):
     model = built(case).train(training)
     logits = model(images(case, 0))
     logits.sum().backward()
@@ -136,7 +136,7 @@ def test_bake_gives_a_plain_network_of_equal_output(case):
 
 
 @EVERY
-def test_effective_weights_are_plus_or_minus_alpha_for_a_ticket_and_powers_of_two_for_shifts_and_else_the_weight(case):
+def test_effective_weights_have_the_values_and_the_count_of_their_constraint(case):
     plain = bake(built(case))
     for name, layer in constrained_layers(built(case)).items():
         effective = plain.get_submodule(name).weight
@@ -154,7 +154,7 @@ def test_effective_weights_are_plus_or_minus_alpha_for_a_ticket_and_powers_of_tw
 
 
 @EVERY
-def test_state_dict_round_trip(case):
+def test_the_state_dict_restores_the_network(case):
     model, other = settled(case), built(case, seed=5)
     assert differences(other, model.state_dict())
     other.load_state_dict(model.state_dict())
@@ -162,7 +162,7 @@ def test_state_dict_round_trip(case):
 
 
 @EVERY
-def test_biprop_state_dict_round_trip(case):
+def test_the_biprop_state_dict_restores_the_network(case):
     model, other = settled(case), built(case, seed=5)
     state = biprop_state_dict(model)
     load_biprop_state_dict(other, {f"module.{key}": value.clone() for key, value in state.items()})
@@ -171,7 +171,7 @@ def test_biprop_state_dict_round_trip(case):
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
-def test_every_method_accepts_its_case_and_trains_something(trainer):
+def test_every_method_has_trainable_parameters_and_a_finite_loss(trainer):
     case = next(case for case in CASES if case.conv_type == METHOD_CASES[trainer])
     method, model = make_method(trainer, weight_decay=1e-4), built(case)
     method.prepare(model)
@@ -203,7 +203,7 @@ def kind(arch):
     return arch
 
 
-def test_everything_registered_is_in_the_table():
+def test_everything_registered_has_a_case():
     for conv_type in ("DenseConv", "SubnetConv"):
         assert {kind(case.arch) for case in CASES if case.conv_type == conv_type} == {*map(kind, models.ARCHS)}
     assert {case.conv_type for case in CASES} == set(CONV_TYPES)
@@ -218,7 +218,7 @@ def choices(option):
     return list(args.FIELDS[option].metadata["allowed"])
 
 
-def test_the_pairs_of_sparse_rules_are_those_that_the_options_allow():
+def test_the_options_allow_exactly_the_pairs_of_sparse_rules_of_the_table():
     common = {"set": "digits", "arch": "Conv2", "conv_type": "SparseConv"}
     allowed = []
     for pair in itertools.product(choices("drop"), choices("grow"), (SPARSE_DENSITY, None)):
@@ -228,7 +228,7 @@ def test_the_pairs_of_sparse_rules_are_those_that_the_options_allow():
     assert sorted(allowed, key=str) == sorted(SPARSE_RULES, key=str)
 
 
-def test_the_choices_without_a_registry_work():
+def test_every_choice_of_norm_nonlinearity_and_mode_is_accepted():
     for norm in choices("norm"):
         models.build("MLP", num_classes=2, in_shape=(1, 2, 2), norm=norm)
     shape = torch.Size((4, 3))
@@ -238,7 +238,7 @@ def test_the_choices_without_a_registry_work():
     assert len(sides) == 2
 
 
-def test_warmup_has_an_effect_on_the_policies_that_its_option_names():
+def test_warmup_affects_exactly_the_policies_that_its_option_names():
     rates = {
         name: [[schedule(name, epochs=90, warmup=warmup)(epoch) for epoch in range(90)] for warmup in (0, 4)]
         for name in POLICIES
@@ -248,7 +248,7 @@ def test_warmup_has_an_effect_on_the_policies_that_its_option_names():
 
 
 @pytest.mark.parametrize("table", [models.ARCHS, CONV_TYPES, TRAINERS, OPTIMIZERS])
-def test_every_row_leads_to_a_class_and_lists_options_that_exist(table):
+def test_every_registry_row_names_a_class_and_existing_options(table):
     for name, row in table.items():
         assert isinstance(row.load(), type) or name == "DenseConv"
         assert set(row.options) <= args.FIELDS.keys()

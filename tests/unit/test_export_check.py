@@ -92,7 +92,7 @@ def test_powers_of_any_size_equal_float64():
     assert torch.equal(found, exact) and net[0].weight.max() > 1
 
 
-def test_the_sizes_of_tiles_and_parts_of_a_batch_change_nothing(monkeypatch):
+def test_tile_and_chunk_sizes_do_not_change_the_output(monkeypatch):
     net, content = shifted(deep())
     x = torch.randn(45, 1, 8, 8)
     whole, _ = run(net, content, x)
@@ -146,7 +146,7 @@ def test_plain_and_grouped_layers_are_refused_by_name():
             integer_network(net, content)
 
 
-def test_only_additions_and_shifts_are_computed():
+def test_an_integer_layer_uses_only_additions_subtractions_and_shifts():
     """An array that records its operations goes through a layer's sums."""
     seen = set()
 

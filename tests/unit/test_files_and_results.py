@@ -70,7 +70,7 @@ def test_a_results_file_of_another_program_is_refused(tmp_path, content):
     assert path.read_text() == content
 
 
-def test_checking_a_results_path_makes_its_folder_but_no_file(tmp_path):
+def test_checking_a_results_path_creates_its_folder_but_no_results_file(tmp_path):
     results.check(tmp_path / "deep/results.csv")
     assert [p.name for p in (tmp_path / "deep").iterdir()] == [".results.csv.lock"]
     (tmp_path / "file").write_text("")

@@ -177,7 +177,7 @@ def test_error_for_a_class_without_images_names_it_in_one_line(tmp_path):
 
 
 @pytest.mark.parametrize(("part", "here", "there"), [("train", "train", "val"), ("val", "val", "train")])
-def test_error_names_the_first_class_that_only_one_part_has(tmp_path, part, here, there):
+def test_error_names_the_first_class_that_is_missing_in_train_or_val(tmp_path, part, here, there):
     write_set(tmp_path)
     write_split(tmp_path / part, 1, classes=("dog", "bat"))
     with pytest.raises(UsageError, match=f"/{here} has a class folder 'bat', .*/{there} has none"):
@@ -194,7 +194,7 @@ def test_a_file_in_place_of_a_folder_is_an_error(tmp_path):
 # --- sizes
 
 
-def test_specs_of_sets_with_images_of_any_size():
+def test_specs_of_large_image_sets_hold_the_published_constants():
     assert SETS["ImageNet"].in_shape == (3, 224, 224) and SETS["ImageNet"].num_classes == 1000
     assert SETS["TinyImageNet"].in_shape == (3, 64, 64) and SETS["TinyImageNet"].num_classes == 200
     assert SETS["BigCIFAR10"].in_shape == (3, 128, 128) and SETS["BigCIFAR10"].num_classes == 10

@@ -72,19 +72,19 @@ def test_a_pass_with_images_leaves_the_network_unchanged():
 
 @pytest.mark.parametrize("images", [None, torch.ones(2, 3)])
 @pytest.mark.parametrize(("order", "message"), [("aba", "a is used 2 times"), ("abbb", "b is used 3 times")])
-def test_a_network_that_uses_a_layer_again_has_no_order(order, message, images):
+def test_a_network_that_reuses_a_layer_has_no_forward_order(order, message, images):
     assert list(layers_in_forward_order(Repeating("ba"), images)) == ["b", "a"]
     with pytest.raises(ValueError, match=f"no single order: {message}"):
         layers_in_forward_order(Repeating(order), images)
 
 
-def test_a_layer_with_two_names_has_the_first_one():
+def test_a_layer_with_two_names_is_listed_under_the_first():
     model = Repeating(["b", "alias"])
     model.alias = model.a
     assert list(layers_in_forward_order(model)) == list(layers_in_forward_order(model, torch.ones(2, 3))) == ["b", "a"]
 
 
-def test_a_network_of_one_layer_has_its_order():
+def test_a_single_layer_is_listed_under_the_empty_name():
     layer = nn.Linear(3, 3)
     assert layers_in_forward_order(layer) == layers_in_forward_order(layer, torch.ones(1, 3)) == {"": layer}
 

@@ -94,7 +94,7 @@ def selections(monkeypatch):
 
 
 @pytest.mark.parametrize("density", [0.05, 0.2, 0.3, 0.5, 0.9, 0.999, 1.0])
-def test_masks_alpha_and_effective_weights_are_those_of_the_numpy_transcription(density):
+def test_masks_alpha_and_effective_weights_equal_the_numpy_transcription(density):
     net = network(density)
     weights, scores = arrays(net)
     masks = sorted_masks(scores, density)
@@ -110,7 +110,7 @@ def test_masks_alpha_and_effective_weights_are_those_of_the_numpy_transcription(
     assert density > 0.99 or len(shares) == 3, "the layers compete"
 
 
-def test_score_gradients_are_g_w_sign_s():
+def test_score_gradients_are_effective_weight_gradient_times_weight_times_score_sign():
     net = network()
     weights, scores = arrays(net)
     plain = plain_of(net, effective(weights, sorted_masks(scores, 0.3)))
@@ -122,7 +122,7 @@ def test_score_gradients_are_g_w_sign_s():
         assert constraint.scores.grad[constraint.mask() == 0].any(), "the pruned have theirs"
 
 
-def test_a_layer_that_would_be_empty_keeps_its_largest_score_instead_of_the_smallest_kept():
+def test_an_empty_layer_gets_its_largest_score_in_exchange_for_the_smallest_kept_score():
     net = network(density=0.1)
     first, second, third = (c.scores.data for c in constraints(net))
     third.mul_(1e-6)
@@ -165,7 +165,7 @@ OURS = {
 
 
 @pytest.mark.parametrize("optimizer", RAW | OURS)
-def test_every_step_of_training_uses_the_masks_of_its_own_scores(optimizer):
+def test_every_training_step_uses_the_masks_of_the_current_scores(optimizer):
     net = network().train()
     step = (RAW | OURS)[optimizer]([p for p in net.parameters() if p.requires_grad])
     seen = []
@@ -365,7 +365,7 @@ def test_at_density_one_every_weight_is_plus_or_minus_alpha():
     assert np.allclose(bake(net)[5].weight.abs().detach(), net[5].weight.abs().mean())
 
 
-def test_a_selection_works_without_constrain():
+def test_a_global_selection_works_without_constrain():
     """GlobalSelection and GlobalSubnetWeight are enough."""
     chosen = GlobalSelection(0.5)
     low, high = (GlobalSubnetWeight(torch.ones(2, 2), selection=chosen) for _ in range(2))

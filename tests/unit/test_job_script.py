@@ -26,7 +26,7 @@ def test_a_saved_job_retries_to_requeue_itself_if_the_controller_refuses(refusal
 
 
 @pytest.mark.parametrize("code", [0, 1, 2])
-def test_other_exit_codes_are_the_jobs(code):
+def test_any_other_exit_code_becomes_that_of_the_job(code):
     words = ["bash", "-c", SCRIPT.format(refusals=0, code=code)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (code, "", "")

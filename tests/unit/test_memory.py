@@ -101,7 +101,9 @@ def test_out_of_memory_in_preparation_starts_no_run(program, config, tmp_path, m
 
 
 @pytest.mark.parametrize("error", [OF_TORCH, MemoryError()], ids=["torch", "python"])
-def test_out_of_memory_while_a_checkpoint_is_read(program, config, tmp_path, monkeypatch, capsys, error):
+def test_out_of_memory_while_a_checkpoint_is_read_ends_with_one_line(
+    program, config, tmp_path, monkeypatch, capsys, error
+):
     program("--config", config(), "--epochs", 1)
     run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
 
@@ -148,7 +150,9 @@ def test_a_full_address_space_ends_with_one_line(config, tmp_path, left):
 
 
 @pytest.mark.parametrize("error", [OF_TORCH, OF_NUMPY, MemoryError()], ids=["torch", "numpy", "python"])
-def test_out_of_memory_while_a_network_is_built_or_a_set_is_read(program, config, monkeypatch, error):
+def test_out_of_memory_while_a_network_is_built_or_a_set_is_read_ends_with_one_line(
+    program, config, monkeypatch, error
+):
     def fail(*_args, **_more):
         raise error
 

@@ -116,7 +116,7 @@ def test_the_density_of_an_epoch_does_not_depend_on_earlier_epochs():
         assert net[0].constraint.selection.density == pytest.approx(CURVE[epoch], abs=5e-5)
 
 
-def test_layers_with_selections_of_their_own_have_no_density_schedule():
+def test_layers_with_separate_selections_have_no_density_schedule():
     net, method = network("SubnetConv"), make_method("prune_score", prune_rate_epoch=10)
     method.prepare(net)
     method.before_epoch(net, 0)
@@ -156,7 +156,7 @@ def test_the_density_note_names_dense_and_falling_epochs(conv_type, trainer, opt
 
 
 @pytest.mark.parametrize("trainer", ["prune_score", "lottery", "ss", "binary"])
-def test_own_options_of_a_method_have_no_second_default(trainer):
+def test_options_of_a_method_are_required_arguments(trainer):
     with pytest.raises(TypeError, match="required keyword-only argument"):
         TRAINERS[trainer].load()()
 
@@ -181,7 +181,7 @@ def test_best_is_reset_in_the_first_epoch_of_the_final_density():
     assert resets(make_method("lottery", prune_rate_epoch=10, dense_epochs=6), network("SubnetConv")) == [6]
 
 
-def test_a_reset_drops_even_a_better_earlier_epoch():
+def test_a_reset_discards_even_a_better_earlier_epoch():
     net = network()
     setup = setup_of(net, make_method("prune_score", prune_rate_epoch=2), lr=1e-9)
     state, callbacks = TrainingState(), EpochObserver()

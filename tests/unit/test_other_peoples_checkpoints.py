@@ -93,7 +93,7 @@ def test_a_network_is_found_under_its_usual_keys(tmp_path, options, capsys, hold
 @pytest.mark.parametrize(
     ("first", "second"), [("model", "ema"), ("state_dict", "state_dict_ema"), ("net", "model_ema")]
 )
-def test_a_network_is_preferred_to_its_average_with_a_warning(tmp_path, options, capsys, first, second):
+def test_a_network_is_preferred_to_its_moving_average_with_a_warning(tmp_path, options, capsys, first, second):
     other = {key: torch.zeros_like(value) for key, value in state().items()}
     path = write({second: other, first: state()}, tmp_path / "net.pt")
     assert same(into(path, options, small_net(seed=1)), small_net())
@@ -154,7 +154,7 @@ FORGED = "ResNet18\x1b[2J\rerror: all is lost\nerror: forged"
     ],
     ids=lambda value: ascii(value)[:30] if isinstance(value, str) else "",
 )
-def test_an_unknown_option_value_of_a_file_is_not_advised(program, config, tmp_path, declared, message):
+def test_an_unknown_option_value_of_a_file_is_reported_without_advice(program, config, tmp_path, declared, message):
     path = write(original(small_net(), **declared), tmp_path / "net.pth")
     code, _, err = program("--config", config(arch="Conv2_BinAct", prune_rate=0.3), "--pretrained", path)
     assert code == 2 and message in err and "give" not in err and err.startswith("error: ")
@@ -184,7 +184,7 @@ def test_the_advised_flags_load_the_network(config, tmp_path, declared, ours):
     load_trained.check_declared(read_network(str(path)), parse([*words, *shlex.split(advice[0])]))
 
 
-def test_options_that_contradict_the_files_network_are_reported_too(config, tmp_path):
+def test_options_that_contradict_the_network_of_the_file_are_reported(config, tmp_path):
     path = write(original(small_net(), conv_type="GlobalSubnetConv"), tmp_path / "net.pth")
     options = parse(["--config", config(arch="Conv2_BinAct", prune_rate=0.3), "--pretrained", str(path)])
     with pytest.raises(UsageError, match=r"--conv-type GlobalSubnetConv to use .*; then .*prune_rate_epoch"):

@@ -48,7 +48,7 @@ def test_ranks_of_one_start_find_each_other_despite_entries_of_an_earlier_start(
     assert names[0] != names[1]
 
 
-def test_a_restart_is_known_by_any_machines_count_or_by_the_store(store):
+def test_a_restart_is_detected_by_a_restart_count_or_by_the_store(store):
     first, second = ProcessInfo(0, 2), ProcessInfo(1, 2)
     assert not rendezvous.is_restart(store, first, [[0], [0]]) and not rendezvous.is_restart(store, second, [[0], [0]])
     assert rendezvous.is_restart(store, first, [[0], [0]]) and not rendezvous.is_restart(store, second, [[0], [0]])

@@ -150,7 +150,7 @@ def test_the_malicious_files_do_run_when_loaded_unsafely(tmp_path, form):
     assert (tmp_path / "executed").exists()
 
 
-def test_the_allowed_globals_are_allowed_only_during_a_read(tmp_path):
+def test_allowed_globals_are_registered_only_while_a_file_is_read(tmp_path):
     path = write(original(small_net()), tmp_path / "net.pth")
     before = set(torch.serialization.get_safe_globals())
     checkpoints.read(path)
@@ -217,7 +217,7 @@ def test_a_path_without_a_checkpoint_is_refused(tmp_path):
     ],
     ids=str,
 )
-def test_a_file_without_tensors_by_name_holds_no_network(tmp_path, content):
+def test_a_file_without_named_tensors_is_refused(tmp_path, content):
     path = write(content, tmp_path / "net.pt")
     assert "holds no network: tensors by name are needed" in refusal(lambda: read_network(str(path)), path)
 

@@ -129,7 +129,7 @@ def test_a_blank_file_counts_as_empty(tmp_path, content):
     assert rows_with(path) == [1]
 
 
-def test_damaged_lines_of_a_runs_own_result_are_moved_too(file):
+def test_write_own_moves_damaged_lines_to_another_file(file):
     with file.open("ab") as there:
         there.write(CUT)
     results.write_own(file, row(3))

@@ -36,7 +36,7 @@ def test_check_detects_an_outdated_page(monkeypatch, tmp_path):
     assert scaling.main([]) == 0 and scaling.PAGE.read_text() == text
 
 
-def test_options_of_other_machines_print_a_table_and_keep_the_page(capsys):
+def test_options_of_other_machines_print_a_table_and_leave_the_page_unchanged(capsys):
     before = scaling.PAGE.read_text()
     assert scaling.main(["--between", "1e8"]) == 0
     said = capsys.readouterr().out
@@ -51,7 +51,7 @@ def test_all_reduce_is_a_ring_in_a_node_and_trees_between_nodes(gpus, seconds):
     assert all_reduce_seconds(1e6, gpus, ROUND) == pytest.approx(seconds)
 
 
-def test_a_step_waits_for_the_last_bucket_and_what_does_not_overlap():
+def test_exposed_communication_is_the_last_bucket_and_the_part_without_overlap():
     assert compute_seconds(NET, 8, ROUND) == pytest.approx(14e-3)
     used = all_reduce_seconds(4 * 6, 2, ROUND)
     first, last = all_reduce_seconds(4e6, 2, ROUND), all_reduce_seconds(1e6, 2, ROUND)

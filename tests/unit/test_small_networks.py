@@ -89,7 +89,7 @@ def test_dropout_follows_hidden_layers_only():
     ]
 
 
-def test_inverters_compute_their_formulas_and_clamp_v():
+def test_inverters_compute_their_formulas_and_soft_invert_clamps_v():
     x = torch.tensor([-1.0, 0.25, 1.0])
     assert HardInvert()(x).tolist() == [2, 0.75, 0]
     soft = SoftInvert()

@@ -323,7 +323,7 @@ def test_a_failed_cell_is_reported_with_its_last_line_and_the_others_run(childre
     assert "ticket lr=1: failed after 0 s: failed: as it was told to; 2 left, about 0 s" in capsys.readouterr().out
 
 
-def test_the_last_line_is_one_of_this_attempt(children):
+def test_the_reported_last_line_comes_from_the_current_attempt(children):
     cells, _ = children(1)
     log = cells[0].log
     log.write_text("from last time\n")
@@ -369,7 +369,7 @@ def test_a_signal_is_forwarded_as_sigterm_and_a_second_ctrl_c_as_sigint(children
         assert "asked" in cells[0].log.read_text()
 
 
-def test_stop_handles_signals_but_not_ignored_ones():
+def test_stop_records_signals_that_are_not_ignored():
     code = (
         "import os, signal, sys; from scripts.parts.sweep_children import Stop\n"
         "signal.signal(signal.SIGHUP, signal.SIG_IGN); stop = Stop().listen()\n"
@@ -413,7 +413,7 @@ def test_a_cell_that_another_sweep_runs_or_has_finished_is_skipped(children, tmp
         ((), 1, 1, 1),
     ],
 )
-def test_the_exit_code_tells_failed_and_unfinished_cells(config, capsys, asked, failing, left, code):
+def test_the_exit_code_distinguishes_failed_and_unfinished_cells(config, capsys, asked, failing, left, code):
     stop = sweep_children.Stop()
     stop.requests.extend(asked)
     failed = [(cell, "why") for cell in grid("--config", config())][:failing]
@@ -424,5 +424,5 @@ def test_the_exit_code_tells_failed_and_unfinished_cells(config, capsys, asked, 
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(4.4, "4 s"), (600, "10 min"), (9000, "2.5 h")])
-def test_durations_have_a_unit_of_their_size(seconds, text):
+def test_durations_are_printed_in_seconds_minutes_or_hours(seconds, text):
     assert sweep_children.duration(seconds) == text

@@ -67,7 +67,7 @@ def test_rows_of_later_epochs_from_an_interrupted_process_are_replaced(tmp_path)
     ],
     ids=range(6),
 )
-def test_a_file_that_is_no_such_table_is_renamed_with_a_warning(tmp_path, capsys, content):
+def test_a_file_that_is_not_a_valid_table_is_renamed_with_a_warning(tmp_path, capsys, content):
     (tmp_path / "sweep.csv").write_bytes(content)
     lines = record_table(tmp_path, "sweep", 3, curve(1))
     err = capsys.readouterr().err

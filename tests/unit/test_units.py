@@ -247,7 +247,7 @@ def test_a_layer_that_writes_two_groups_keeps_units_of_both():
 
 
 @pytest.mark.parametrize("seed", range(25))
-def test_units_that_are_inactive_on_the_images_are_traced_too(seed):
+def test_units_that_are_inactive_on_the_images_are_traced(seed):
     torch.manual_seed(seed)
     model = REMOVABLE["crelu mlp"]().double()
     with torch.no_grad():

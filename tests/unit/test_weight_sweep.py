@@ -95,7 +95,7 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_sweep_gives_the_scores_of_networks_with_rebuilt_weights(name):
+def test_a_sweep_equals_evaluations_of_networks_with_rebuilt_weights(name):
     arch, in_shape, settings = NETWORKS[name]
     model, method = network(arch, in_shape, **settings)
     batches = Two(Facts(in_shape))
@@ -155,7 +155,7 @@ def test_a_sweep_does_not_depend_on_the_order_of_registration(branches):
         )
 
 
-def test_the_layers_are_put_back_when_a_pass_fails():
+def test_the_layers_are_restored_when_a_pass_fails():
     model, _ = network("CircuitMLP", (1, 6, 5), **MLP)
     layers = constrained_layers(model)
     with pytest.raises(RuntimeError), scaled(model):
