@@ -1,7 +1,7 @@
-"""A constraint, an architecture, a data set, a trainer and an option are each added in the places that we promise.
+"""A constraint, an architecture, a data set, a trainer and an option can be added as the documentation states.
 
-Throw-away examples are added to a copy of the project: one new file, one row and one case each; an option is one field
-and its use. Nothing else in the copy is touched.
+Examples are added to a copy of the project: one new file, one registry row and one test case each. An option is one
+field and its use. Nothing else in the copy changes.
 """
 
 import shutil

@@ -1,4 +1,4 @@
-"""What the user did wrong: exit 2, what, where and what would be right, no traceback, nothing half-written."""
+"""Bad input: exit code 2, a message that states problem, place and remedy, no traceback, no files."""
 
 import subprocess
 import sys

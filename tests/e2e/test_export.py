@@ -1,4 +1,4 @@
-"""scripts/export.py: a few bits per weight hold the network of a run, and integers alone give its predictions."""
+"""scripts/export.py stores a network in a few bits per weight, and integer arithmetic gives its predictions."""
 
 import re
 import subprocess

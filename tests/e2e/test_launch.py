@@ -1,4 +1,4 @@
-"""--multigpu's launcher: its processes listen on the loopback interface alone."""
+"""The launcher of --multigpu: its processes listen only on the loopback interface."""
 
 import os
 import signal
@@ -62,5 +62,5 @@ def test_the_launcher_and_its_processes_listen_only_on_the_loopback_interface(tm
         if program.poll() is None:
             os.killpg(program.pid, signal.SIGKILL)
             program.communicate()
-    assert len(found) >= 3  # the store, and the processes for each other
+    assert len(found) >= 3  # the rendezvous store and the connections between the processes
     assert {address for _, address in found} <= LOOPBACK

@@ -1,4 +1,4 @@
-"""The lock of a run: its owner is named, it needs no clock, and it is free once its process is killed."""
+"""The lock of a run names its owner, needs no clock, and is free once its process is killed."""
 
 import json
 import os

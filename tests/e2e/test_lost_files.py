@@ -1,4 +1,4 @@
-"""A run with a missing file, or one of another run, is repaired where possible and else refused in one line."""
+"""A run with a missing file or a file of another run is repaired where possible and otherwise refused in one line."""
 
 import csv
 import shutil
@@ -28,7 +28,7 @@ def change(path, **changes):
 
 @pytest.fixture
 def leads(run):
-    """The run with an accuracy of 100 % in its second epoch, so that no later epoch is better."""
+    """The run with an accuracy of 100 % in its second epoch. No later epoch can be better."""
     for name in ("last", "best"):
         path = run / f"checkpoints/{name}.pt"
         state = torch.load(path, weights_only=True)["state"]

@@ -1,4 +1,4 @@
-"""scripts/prune.py on real runs of a few epochs: its files, the truth of its numbers, its refusals."""
+"""scripts/prune.py on real runs of a few epochs: files, correct numbers and refused input."""
 
 import csv
 import re
@@ -33,7 +33,7 @@ RUNS = {
     "ticket": {"arch": "FC", **TICKET},
 }
 
-FILES = {"mlp": "configs/prune/fashionmnist_mlp_pruning.yml"}  # published curves belong to this path
+FILES = {"mlp": "configs/prune/fashionmnist_mlp_pruning.yml"}  # the config whose published curves are drawn
 
 
 @pytest.fixture(scope="module")

@@ -101,7 +101,8 @@ def test_a_dry_run_completes_without_a_results_row(program, config, tmp_path):
     code, out, _ = program("--config", config(epochs=90), "--dry-run", 2)
     assert code == 0 and "epoch 1/1" in out
     assert not (tmp_path / "runs/results.csv").exists()
-    (row,) = rows(tmp_path / "runs/ticket/prune-rate=0.5/ticket,dry-run/metrics.csv")  # the name stays free
+    # a dry run does not use the name of the run
+    (row,) = rows(tmp_path / "runs/ticket/prune-rate=0.5/ticket,dry-run/metrics.csv")
     assert 0 <= float(row["test/acc@1"]) <= 100
 
 

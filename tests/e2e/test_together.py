@@ -1,4 +1,4 @@
-"""Two and three processes compute the same training as one."""
+"""Training with two and three processes equals training with one."""
 
 import os
 import subprocess
@@ -12,12 +12,12 @@ import torch
 from tests.together import CASES, in_float64, outcome
 from utils.distributed.runtime import ALONE
 
-pytestmark = pytest.mark.xdist_group("together")  # the processes are started once for all of these tests
+pytestmark = pytest.mark.xdist_group("together")  # all tests of this file share one start of the processes
 ROOT = Path(__file__).parents[2]
 CLOSE = {"float32": 1e-5, "float64": 1e-10}
-# rounding may flip one ReLU or one sign, after which all steps differ: compared in float64 alone
+# compared only in float64: in float32 rounding may flip a ReLU or a sign, after which all steps differ
 SENSITIVE = {"binary activations", "ticket of signs", "lottery", "dense", "residual", "circuit"}
-LOCAL = {"batch norm of each"}  # each rank normalises its own slice: not what one process computes
+LOCAL = {"batch norm of each"}  # each rank normalises its own slice, so the result differs from that of one process
 ONE = [name for name in CASES if name not in LOCAL]
 EVERY = [(kind, name) for name in ONE for kind in CLOSE if kind == "float64" or name not in SENSITIVE]
 PROCESSES = [2, pytest.param(3, marks=pytest.mark.slow)]

@@ -18,7 +18,7 @@ SEEDS, EPOCHS = st.integers(0, 2**64 - 1), st.integers(0, 10_000)
 SMALL = SetSpec((3, 5, 6), 10, (0.3, 0.6, 0.5), (0.2, 0.4, 0.3), True, SETS["CIFAR10"].reader)
 FAST, MIXED = (settings(deadline=None, max_examples=count) for count in (60, 25))
 NOISE = Augmentation(gaussian=True, std_gauss=0.2, p_clean=0.3, jsd=True)
-KINDS = {  # all combinations that prepare batches differently: (class, augmentation, margin of the spec)
+KINDS = {  # (class, augmentation, margin of the spec): every different way to prepare a batch
     "device": (DeviceBatches, Augmentation(), None),
     "device, noise and views": (DeviceBatches, NOISE, None),
     "workers": (WorkerBatches, Augmentation(), None),

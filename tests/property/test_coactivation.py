@@ -1,4 +1,4 @@
-"""Strengths of connections against loops, for any geometry, dtype and batch size."""
+"""Connection strengths equal those of loops for any geometry, dtype and batch size."""
 
 import itertools
 import subprocess
@@ -23,7 +23,7 @@ SEEDS = st.integers(0, 2**31)
 
 @st.composite
 def layers(draw):
-    """Draw a convolution and an image size that it can read."""
+    """Draw a convolution and an image size that fits it."""
     groups = draw(st.integers(1, 3))
     channels, filters = groups * draw(st.integers(1, 2)), groups * draw(st.integers(1, 3))
     padding = draw(st.tuples(st.integers(0, 2), st.integers(0, 2)) | st.sampled_from(["same", "valid"]))
@@ -37,7 +37,7 @@ def layers(draw):
 
 
 def ends(layer, size, batch, seed, dtype=torch.float32):
-    """Return an input that has zeros, and an output, of one dtype."""
+    """Return an input with zeros and an output of the same dtype."""
     generator = torch.Generator().manual_seed(seed)
     shape = (batch, layer.in_channels, *size) if isinstance(layer, nn.Conv2d) else (batch, layer.in_features)
     x = torch.randn(shape, generator=generator).round(decimals=1)
@@ -211,6 +211,6 @@ print((memory("VmHWM") - before) * 1024 / (x.nbytes + y.nbytes))
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads a process's peak from /proc")
 def test_coactivation_needs_less_memory_than_twice_the_activations():
-    """It is the resident memory of a process. The copies of the notebook would be 576 times the input."""
+    """The test measures the resident memory of a process. The copies of the notebook would be 576 times the input."""
     done = subprocess.run([sys.executable, "-c", PEAK], cwd=ROOT, capture_output=True, text=True, check=True)
     assert float(done.stdout) < 1

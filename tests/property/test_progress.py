@@ -1,4 +1,4 @@
-"""Rewiring keeps, drops and grows exact numbers for any shapes, shares, ties and rules."""
+"""Rewiring keeps, drops and grows exact numbers of connections for any shapes, shares, ties and rules."""
 
 import math
 from itertools import pairwise
@@ -37,7 +37,7 @@ def draw(shape, seed, levels):
     return torch.randint(0, levels, shape, generator=torch.Generator().manual_seed(seed)).double()
 
 
-# the notebook's rewiring
+# rewiring of the published notebook
 
 
 def transcribed(weight, strengths, keep_share, live_share):
@@ -149,10 +149,11 @@ def test_grown_weights_are_kaiming_uniform_over_the_number_grown():
     anew = torch.ones(100, 1000, dtype=torch.bool)
     drawn = Rewiring(~anew, anew, math.sqrt(6 / 20)).applied_to(torch.zeros(100, 1000))
     assert drawn.abs().max() == pytest.approx(math.sqrt(6 / 20), rel=1e-3) and drawn.mean().abs() < 0.01
-    assert drawn.std() == pytest.approx(math.sqrt(2 / 20), rel=0.01)  # the std of that bound
+    # standard deviation of a uniform draw within this bound
+    assert drawn.std() == pytest.approx(math.sqrt(2 / 20), rel=0.01)
 
 
-# rewiring that keeps a number
+# rewiring that keeps the number of connections
 
 
 @FAST

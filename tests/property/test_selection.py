@@ -1,4 +1,4 @@
-"""Selection over many tensors equals a sort, for any shapes, dtypes, memory formats and values."""
+"""Global selection over many tensors equals a sort for any shapes, dtypes, memory formats and values."""
 
 import math
 
@@ -24,12 +24,12 @@ PATHS = pytest.mark.parametrize("select", [topk_mask._fill_on_host, topk_mask._f
 
 
 def draw(shapes, dtype, seed, levels, *, odd=False):
-    """Return magnitudes with ties, in different memory formats; with `odd` also infinite ones and NaN."""
+    """Return magnitudes with ties in different memory formats. With `odd` some are infinite or NaN."""
     generator = torch.Generator().manual_seed(seed)
     drawn = []
     for number, shape in enumerate(shapes):
         values = torch.randint(0, levels, shape, generator=generator).to(dtype)
-        values += number % 3  # some tensors lie above others, which would be empty without the floor
+        values += number % 3  # some tensors exceed all values of others, whose masks would be empty without the floor
         if odd:
             values.view(-1)[torch.randint(0, 5, (values.numel(),), generator=generator) == 0] = math.inf
             values.view(-1)[torch.randint(0, 7, (values.numel(),), generator=generator) == 0] = math.nan

@@ -1,4 +1,4 @@
-"""A value means the same in a YAML file and on the command line, for every option, however it is spelled."""
+"""A value has the same meaning in a YAML file and on the command line, for every option and every spelling."""
 
 import tempfile
 from pathlib import Path
@@ -34,15 +34,15 @@ def result(option: Any, value: Any) -> object:
 @given(st.text("0123456789_+-.:,eExXobBnaiftyTFN~lus=<", min_size=1, max_size=12))
 @example("null")
 def test_any_text_has_the_same_value_in_yaml_and_on_the_command_line_or_is_refused(text: str) -> None:
-    same_on_both_ways(text)
+    check_equal_in_file_and_on_command_line(text)
 
 
 @pytest.mark.parametrize("text", SPELLINGS, ids=lambda text: text[:12])
 def test_text_that_other_yaml_readers_convert_has_the_value_of_the_command_line(text: str) -> None:
-    same_on_both_ways(text)
+    check_equal_in_file_and_on_command_line(text)
 
 
-def same_on_both_ways(text: str) -> None:
+def check_equal_in_file_and_on_command_line(text: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "c.yml")
         file.write_text(f"x: {text}\n")
@@ -53,7 +53,7 @@ def same_on_both_ways(text: str) -> None:
             return
     for name, option in FIELDS.items():
         kind = (get_args(option.type) or (option.type,))[0]
-        if kind is bool:  # the flag alone says it
+        if kind is bool:  # a boolean flag has no value on the command line
             continue
         typed, filed = result(option, text), result(option, read)
         if kind in (int, float):

@@ -1,4 +1,4 @@
-"""The binary activation: values, and gradient against numpy and its surrogate."""
+"""The binary activation: values, and gradients against numpy and the surrogate."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Advice is advice that our own parsers take, and what files say is told without being obeyed."""
+"""The parsers accept the advice of messages, and messages escape text from files."""
 
 import ast
 import pickle
@@ -32,7 +32,7 @@ OTHERS = {
     "--porcelain",
     "--untracked-files",
     "--no",
-}  # torchrun's, …
+}  # flags of torchrun and git
 
 
 def literals(path):
@@ -49,7 +49,7 @@ def sources():
 def test_messages_name_only_existing_flags():
     parsers = [*(ROOT / "scripts").glob("*.py"), ROOT / "utils/config/script_parser.py"]
     scripts = set().union(*(set(literals(path)) for path in parsers))
-    machine = {"--flops", "--layer", "--between"}  # scaling's, made of the fields of its Cluster
+    machine = {"--flops", "--layer", "--between"}  # flags of scripts/scaling.py, made from the fields of its Cluster
     sweep = {"--jobs", "--only", "--table"}
     known = {flag for name, option in FIELDS.items() for flag in flags(name, option)} | OTHERS | machine | sweep
     known |= {f"--{name.replace('_', '-')}" for name in DEAD} | {word for word in scripts if word.startswith("--")}
@@ -81,7 +81,7 @@ FAULTS = [
     ["--trainer", "sparse"],
     ["--jsd"],
 ]
-APPLIED = {  # what a message advises -> words that follow it
+APPLIED = {  # pattern of the advice in a message -> the arguments after following it
     r"did you mean (--config .+)\?": lambda m, argv: [w for w in argv if w not in m[1]] + shlex.split(m[1]),
     r"did you mean '(--[\w-]+)'\?": lambda m, argv: [m[1], *argv[1:]],
     r"did you mean '(\w+)'\?": lambda m, argv: [argv[0], m[1]],
@@ -120,7 +120,7 @@ def test_error_for_a_lower_case_architecture_suggests_its_name(config, name):
     assert name == name.lower() or f"did you mean {name!r}?" in line
 
 
-# --- what files say
+# --- text from files
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def small_cifar(monkeypatch):
 FORGED = "a\x1b[2J\rb\nerror: forged\u202e"
 
 
-def heard(work):
+def reported(work):
     lines = []
     code = exit_codes.run_program(work, report=lines.append)
     return code, lines
@@ -184,8 +184,9 @@ def test_a_line_break_in_a_quoted_name_cannot_forge_an_error_line():
     def several():
         raise UsageError("2 problems:\none\ntwo")
 
-    assert heard(work) == (2, ["error: file a\x1b[2J\rb\\nerror: forged\u202e is bad"])  # the stream escapes the rest
-    assert heard(several) == (2, ["error: 2 problems:\none\ntwo"])
+    # The stream escapes the other control characters.
+    assert reported(work) == (2, ["error: file a\x1b[2J\rb\\nerror: forged\u202e is bad"])
+    assert reported(several) == (2, ["error: 2 problems:\none\ntwo"])
 
 
 def test_a_hostile_global_of_a_pickle_is_reported_escaped_on_one_line(tmp_path, small_cifar):

@@ -1,4 +1,4 @@
-"""Options: what is declared, how the three sources combine, and that nothing is lost on the way."""
+"""Options: declarations, combination of default, file and command line, and lossless round trips."""
 
 import ast
 import dataclasses
@@ -40,7 +40,7 @@ def value(options: Options, name: str) -> object:
 
 
 def flags(name: str) -> list[str]:
-    """The flags an option should have, the one that switches a boolean off last."""
+    """Return the expected flags of an option. The last one switches a boolean off."""
     stem = name.replace("_", "-")
     off = [f"--{stem.removeprefix('no-')}" if stem.startswith("no-") else f"--no-{stem}"]
     return [*FIELDS[name].metadata["flags"], f"--{stem}", *(off if FIELDS[name].type is bool else [])]
@@ -206,7 +206,7 @@ ANY = ["-1e6", "0", "1e6"], ["-1000001", "1e7"]
 SHARE = ["0", "1"], ["-1e-9", "1.01"]
 PART = ["1e-9", "1"], ["0", "1.01"]
 EDGES = [
-    # (option, least and greatest that are right, the nearest that are wrong)
+    # (option, smallest and largest valid values, nearest invalid values)
     ("val_split", ["0", "0.99"], ["-0.01", "1"]),
     ("batch_size", ["1", "10000000"], ["0", "10000001"]),
     ("test_batch_size", ["1", "10000000"], ["0", "10000001"]),
@@ -282,7 +282,7 @@ def test_limits_of_dropout_are_enforced(parse: Any) -> None:
             parse({**DENSE, "arch": "MLP"}, f"--dropout={text}")
 
 
-# old command lines and old files
+# command lines and files of BIPROP
 
 
 DEAD = [
@@ -350,7 +350,7 @@ def test_tune_batchnorm_with_a_trained_batch_norm_parameter_causes_no_warning(
     assert parse({**SUBNET, "arch": "VGG_Small", "tune_batchnorm": True, **more}).warnings == ()
 
 
-# which file, and the name of the run
+# config file and name of the run
 
 
 def test_stem_and_default_name_of_a_run_come_from_the_config_file_name(parse: Any) -> None:

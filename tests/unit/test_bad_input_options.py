@@ -1,4 +1,4 @@
-"""The table of bad inputs: each gives one message that says what is wrong, where, and what would be right."""
+"""Table of bad inputs: the error for each states the problem, its place and the remedy in one line."""
 
 from pathlib import Path
 
@@ -15,9 +15,9 @@ SPARSE = DENSE + "conv_type: SparseConv\n"
 MLP = "set: digits\narch: MLP\n"
 HERE, FILE = "on the command line", "in c.yml"
 
-# (YAML, further words of the command line, what the one line of the message must contain)
+# (YAML, further arguments, parts of the one-line message)
 TABLE = [
-    # what is no option
+    # unknown options and unexpected arguments
     (DENSE, "--typo 5", ["--typo", "unknown option", HERE, "--help"]),
     (DENSE, "--prun-rate 0.5", ["--prun-rate", HERE, "did you mean '--prune-rate'"]),
     (DENSE, "--optim adam", ["--optim", HERE, "did you mean '--optimizer'"]),
@@ -153,7 +153,7 @@ TABLE = [
     (DENSE, "--first-layer-type SubnetConv", ["prune_rate", "must be given", "--prune-rate 0.5"]),
     (SUBNET.replace("0.5", "-1"), "", ["prune_rate", "-1", FILE, "must be given", "(-1 in a file means not given)"]),
     (SUBNET, "--prune-rate -1", ["prune_rate", "'-1'", HERE, "must be given"]),
-    # options that do not go together
+    # contradicting options
     (DENSE + "conv_type: ShiftQ\nweight_bits: 1\n", "", ["weight_bits: 1", FILE, "an int >= 2 and <= 8"]),
     (DENSE + "conv_type: ShiftPS\n", "--weight-bits 9", ["weight_bits", "'9'", HERE, "an int >= 2 and <= 8"]),
     (

@@ -1,4 +1,4 @@
-"""The benchmark: its reference computes the same as ours, its report has every sample. No time is asserted."""
+"""The benchmark: its reference equals our computation, and its report has every sample. No time is asserted."""
 
 import json
 import subprocess
@@ -124,7 +124,7 @@ def test_training_steps_of_the_reference_equal_ours(arch, optimizer):
 
 
 def test_reference_with_binary_activations_has_equal_logits():
-    # A forward pass only: sums of ±1 tie in max-pools and at a batch norm's mean, where rounding decides the rest.
+    # Only the forward pass: sums of ±1 tie in max-pools and at the mean of a batch norm, where rounding decides.
     model = small_network("Wide_VGG_Small")
     copied = reference.convert(model)
     images, _ = next(random_batches(1))

@@ -1,4 +1,4 @@
-"""The benchmark of the binary network: the source's step computes the same as ours. No time is asserted."""
+"""The benchmark of the binary network: a step of the published code equals ours. No time is asserted."""
 
 import json
 
@@ -17,7 +17,7 @@ FLOAT32 = Runtime(torch.device("cpu"), torch.float32)
 
 
 class ListedBatches:
-    """The batches of a loop in float64, in a list."""
+    """The batches of a training loop as a list in float64."""
 
     def __init__(self, batches):
         self.samples, self.all = batches.samples, [(x.double(), labels) for x, labels in batches.epoch(0)]
@@ -31,7 +31,7 @@ class ListedBatches:
 
 def test_training_steps_of_the_published_code_equal_ours(monkeypatch):
     monkeypatch.setattr(binary, "ONES", (0.05, 0.08, 0.08, 0.2))
-    monkeypatch.setattr(binary, "RATE", 1.0)  # weights flip in these steps
+    monkeypatch.setattr(binary, "RATE", 1.0)  # large enough that binary weights flip in these steps
     parts = loop_parts("BinaryConv", 30, 16, FLOAT32)
     parts.model.double()
     parts.train, source = ListedBatches(parts.train), SourceStep(30, torch.device("cpu"))

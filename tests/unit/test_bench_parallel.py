@@ -27,7 +27,7 @@ JOB = Job(SMALL, 4, 2, ("fp32",), 1)
 
 @pytest.fixture
 def group():
-    """A process group of this process alone, which sends the same as the first process of two."""
+    """A process group of one process, which sends the same as the first process of two."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
@@ -118,7 +118,7 @@ def test_rank_1_waits_during_samples_of_one_process(monkeypatch, rank):
 
 
 class TwoProcesses:
-    """A runtime of two processes; the other one contributes `theirs` to sums."""
+    """A runtime of two processes. The other process contributes `theirs` to sums."""
 
     device = torch.device("cpu")
 

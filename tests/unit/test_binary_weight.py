@@ -1,4 +1,4 @@
-"""BinaryConv: arithmetic against numpy, gradient against its surrogate, and products that skip zeros."""
+"""BinaryConv: values against numpy, gradients against the surrogate, and products that skip zeros."""
 
 import copy
 
@@ -23,7 +23,7 @@ def random(*shape, seed=0, dtype=torch.float32):
 
 
 def linear(weight, bias=None, **settings):
-    """Return a Linear layer with the constraint BinaryConv and this θ."""
+    """Return a Linear layer with the constraint BinaryConv and the given real weight θ."""
     net = nn.Sequential(nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None))
     constrain(net, "BinaryConv", **settings)
     with torch.no_grad():
@@ -135,7 +135,7 @@ def test_an_empty_batch_has_gradient_0(shape, ones):
 
 @pytest.fixture
 def products(monkeypatch):
-    """The kind of each product of a binary Linear layer: sparse or dense."""
+    """List of the kind of each product of a binary Linear layer: sparse or dense."""
     taken = []
     apply = module.ThroughOnes.apply
     monkeypatch.setattr(module.ThroughOnes, "apply", lambda *a: taken.append("sparse") or apply(*a))
@@ -223,12 +223,12 @@ def test_training_finds_the_ones_in_every_pass(looks):
     for _ in range(3):
         layer(random(2, 5))
     assert len(looks) == 3
-    layer.weight.data.fill_(1)  # without a trace, as fused optimizers write
+    layer.weight.data.fill_(1)  # without a change of the tensor version, as fused optimizers write
     assert torch.equal(layer(torch.ones(1, 5)), torch.full((1, 6), 5.0))
 
 
 def test_ones_found_while_clamping_are_used_only_in_the_next_pass(looks):
-    layer = linear(torch.full((6, 5), -0.7))  # would be ones without the clamp
+    layer = linear(torch.full((6, 5), -0.7))  # would be ones if the clamp did not set them to 0
     layer.constraint.clamp_weight(layer.weight)
     assert layer.weight.count_nonzero() == 0 and len(looks) == 1
     assert torch.equal(layer(torch.ones(1, 5)), torch.zeros(1, 6))

@@ -1,4 +1,4 @@
-"""Keys, shapes and counts of the architectures against BIPROP's, as measured in `tests/golden/biprop_archs.csv`.
+"""Keys, shapes and counts of the architectures equal those of BIPROP, recorded in `tests/golden/biprop_archs.csv`.
 
 A digest is the sha256 of the sorted lines `<key> <shape>` of the state dict of a SubnetConv network. Six rows have no
 digest: BIPROP cannot build or run these networks.
@@ -20,7 +20,7 @@ with (Path(__file__).parents[1] / "golden" / "biprop_archs.csv").open(newline=""
     ROWS = {row["arch"]: row for row in csv.DictReader(table)}
 KINDS = {"NonAffineBatchNorm": "nonaffine", "AffineBatchNorm": "affine", "LearnedBatchNorm": "affine"}
 RAN = [arch for arch, row in ROWS.items() if row["sha256_affine"]]
-REPAIRED = {  # arch -> shape of the logits here, for a batch of two
+REPAIRED = {  # arch -> shape of our logits for a batch of two
     "WideResNet18_3_BinAct": "2x1000",
     "cifarWideResNet18_2_BinAct": "2x10",
     "cifarWideResNet18_3_BinAct": "2x10",
@@ -37,7 +37,7 @@ def sizes(word):
 
 
 def built(arch, **options):
-    """Return (network, two images) of BIPROP's sizes, on the meta device."""
+    """Return a network and two images of BIPROP's sizes on the meta device."""
     row = ROWS[arch]
     classes = sizes(row["last3"].split()[-1] if row["last3"] else REPAIRED[arch].split("x")[1])[0]
     with torch.device("meta"):

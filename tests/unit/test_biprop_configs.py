@@ -1,6 +1,6 @@
-"""All 170 configs of BIPROP, as it had them, are read as they were meant, and train.
+"""All 170 configs of BIPROP are read in their original form and train.
 
-What differs from the file is in `CHANGED` and `NO_PATHS`, and said in a warning.
+`CHANGED` and `NO_PATHS` list the values that differ from the file, and the warnings about them.
 """
 
 from collections import Counter
@@ -16,13 +16,14 @@ from tests.steps import IMAGENET, logits_shape, on_meta, spec_of, take_a_step
 from trainers.experiment import build
 from utils.errors import UsageError
 
-NO_PATHS = {"data": "./datasets", "log_dir": None}  # folders of the authors' machines give way to the defaults
-CHANGED = {  # config -> what it is read as, and whether there is a warning
+NO_PATHS = {"data": "./datasets", "log_dir": None}  # folders of the authors' machines are replaced by the defaults
+CHANGED = {  # config -> {option: (value after parsing, part of the warning or None)}
     "smallscale/resnet18/resnet18-dense-BinAct-kn-unsigned.yaml": {
         "scale_fan": (False, "no effect without conv_type SubnetConv, GlobalSubnetConv, FixedSubnetConv"),
         "prune_rate": (None, None),
     },
-    "smallscale/resnet18/resnet18-dense.yaml": {"prune_rate": (None, None)},  # it says 0.0, the original's "none"
+    # the file has 0.0, which means no pruning in BIPROP
+    "smallscale/resnet18/resnet18-dense.yaml": {"prune_rate": (None, None)},
     "smallscale/vgg/vgg_small_bn_BinAct.yml": {
         "width_mult": (1.0, "no effect without arch Conv4Wide, Conv4Wide_BinAct, Conv6Wide or"),
     },
@@ -40,7 +41,7 @@ FAILED_TO_BUILD_OR_RUN = [
 
 @pytest.fixture
 def parse(tmp_path, monkeypatch):
-    for folder in NO_PATHS:  # also where the test machine happens to have one of the authors' folders
+    for folder in NO_PATHS:  # even if the test machine has one of the authors' folders
         monkeypatch.setitem(args.USABLE, folder, lambda path: False)
 
     def parse_(config, *words):
@@ -54,7 +55,7 @@ def overrides(config):
 
 
 def first_of_each(*keys):
-    """The first config of each combination of values."""
+    """Return the first config of each combination of values."""
     return list({tuple(row[key] for key in keys): config for config, row in reversed(ROWS.items())}.values())
 
 
@@ -99,7 +100,7 @@ def test_only_configs_without_a_density_require_prune_rate(config, parse):
 def test_every_network_and_every_initialisation_trains_for_one_step(config, parse):
     model = take_a_step(parse(config, *overrides(config)))
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
-    if ROWS[config]["freeze_weights"]:  # batch norm too: as published, no config learns it
+    if ROWS[config]["freeze_weights"]:  # batch norms are frozen as well: no published config trains them
         assert trained == {f"{layer.name}.constraint.scores" for layer in layer_counts(model)}
     else:
         assert trained == {name for name, _ in model.named_parameters()}
@@ -126,7 +127,7 @@ def test_a_random_graph_is_dense_without_prune_rate_and_masked_with_prune_rate(c
 
 
 def test_exponents_without_a_decimal_point_are_read_as_numbers(tmp_path):
-    """YAML 1.1 wants a dot: PyYAML reads `1e-4` as text, and the original handed that to the optimizer."""
+    """YAML 1.1 requires a decimal point: PyYAML reads `1e-4` as text, and BIPROP passed the text to the optimizer."""
     text = "arch: Conv4\nset: CIFAR10\nlr: 1e-4\nweight_decay: 5e-4\nmultigpu: 0\nlabel_smoothing: 1e-1\n"
     assert isinstance(yaml.safe_load(text)["lr"], str)
     path = tmp_path / "text.yml"

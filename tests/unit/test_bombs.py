@@ -229,7 +229,7 @@ def test_refused_files_take_no_memory(tmp_path):
 @pytest.mark.parametrize("read", [checkpoints.read, lambda path: [*cifar.read_pickle(cifar.CIFAR10, path, 1)]])
 def test_a_pickle_with_a_high_memo_index_takes_no_memory(tmp_path, read):
     path = tmp_path / "small"
-    path.write_bytes(b"\x80\x02Nr" + struct.pack("<I", 2**25) + b".")  # None, stored under memo index 2**25
+    path.write_bytes(b"\x80\x02Nr" + struct.pack("<I", 2**25) + b".")  # a pickle of None, stored under memo index 2**25
     tracemalloc.start()
     with pytest.raises(UsageError, match="small"):
         read(path)

@@ -1,4 +1,4 @@
-"""What every row of `tests/cases.py` must be able to do, and that nothing registered is missing from it."""
+"""Requirements on every row of `tests/cases.py`, and completeness of its tables."""
 
 import contextlib
 import copy
@@ -47,7 +47,7 @@ def images(case, count, seed=1):
 
 
 def settled(case):
-    """In evaluation mode, with running statistics of its own."""
+    """Return the network of a case in evaluation mode, with running statistics that differ from the initial ones."""
     model = built(case)
     with torch.no_grad():
         model(images(case, 3))
@@ -55,7 +55,7 @@ def settled(case):
 
 
 def drawn(model, case):
-    """The logits; a SampleSubnetConv draws the same every time."""
+    """Return the logits. A SampleSubnetConv draws the same masks in every call."""
     torch.manual_seed(0)
     return model(images(case, 3))
 
@@ -126,7 +126,7 @@ def layer_names(model):
 @EVERY
 def test_bake_gives_a_plain_network_of_equal_output(case):
     model = settled(case)
-    torch.manual_seed(0)  # what a SampleSubnetConv draws
+    torch.manual_seed(0)  # fixes the masks that a SampleSubnetConv draws
     plain = bake(model)
     assert not constrained_layers(plain) and not plain.training
     assert all(type(m) in (nn.Conv2d, nn.Linear) for m in weight_layers(plain).values())
@@ -188,7 +188,8 @@ def test_prune_score_refuses_a_network_without_scores():
 
 @pytest.mark.parametrize("name", SETS)
 def test_every_data_set_has_an_architecture_that_fits(name):
-    spec = replace(SETS[name], num_classes=SETS[name].num_classes or CLASSES)  # those of an ImageFolder are counted
+    # the classes of an ImageFolder are counted in its folder
+    spec = replace(SETS[name], num_classes=SETS[name].num_classes or CLASSES)
     options = {} if SET_CASES[name] == "FC" else NARROW
     model = models.build(SET_CASES[name], num_classes=spec.num_classes, in_shape=spec.in_shape, **options)
     assert model.eval()(torch.zeros(2, *spec.in_shape)).shape == (2, spec.num_classes)
@@ -196,7 +197,7 @@ def test_every_data_set_has_an_architecture_that_fits(name):
 
 
 def kind(arch):
-    """What tells an architecture from others: its name, but for the ResNets all of their plan except the sizes."""
+    """Return the kind of an architecture: its name, or for a ResNet its plan without the sizes."""
     plan = models.ARCHS[arch].arguments.get("plan")
     if isinstance(plan, ResNetPlan):
         return plan.stem, plan.bottleneck, plan.norm, plan.act, len(plan.widths)

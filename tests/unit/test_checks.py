@@ -1,4 +1,4 @@
-"""Checks of options against each other: each declares the options that it reads, and is skipped if one is wrong."""
+"""Checks across options: each declares the options that it reads, and is skipped if one of them is invalid."""
 
 import itertools
 from dataclasses import fields

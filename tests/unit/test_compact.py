@@ -1,4 +1,4 @@
-"""Every architecture without some units computes the same as with these units zero; the file of such a network."""
+"""Removing units of any architecture equals zeroing them, and the compact network is saved and loaded."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Constraints that change the bias, own the parameters of the weight, or cache what they compute."""
+"""Constraints that change the bias, own the parameters of the weight, or cache values."""
 
 import copy
 import re

@@ -1,4 +1,4 @@
-"""Layers on integers alone compute the same as in float64, where sums are exact too; other layers are refused."""
+"""Integer layers compute the same as float64 layers, whose sums are exact. Other layers are refused."""
 
 import copy
 
@@ -44,7 +44,7 @@ def shifted(net, bits=5, fixed=(16, 16), zeros=0.2, *, packed_bias=False):
 
 
 def run(net, content, x):
-    """Return the logits on integers and those in float64."""
+    """Return the logits of the integer network and those in float64."""
     network, last = integer_network(net, content)
     fixed = content["activation_bits"]
     ints = FixedPoint(*fixed).quantise(x.double()).mul(2.0 ** fixed[1]).to(torch.int64)

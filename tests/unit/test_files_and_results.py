@@ -1,4 +1,4 @@
-"""Locks, atomic writes, checkpoints and results that several processes share or a crash may cut short."""
+"""Locks, atomic writes, checkpoints and results tables under concurrent processes and crashes."""
 
 import csv
 import errno
@@ -229,14 +229,14 @@ def test_a_second_ctrl_c_exits_immediately(monkeypatch):
 
 
 def as_excel_saves_it(path):
-    """UTF-8 with a byte-order mark, lines that end in CR LF."""
+    """Return the content as Excel saves it: UTF-8 with a byte-order mark and CR LF line ends."""
     text = path.read_bytes().decode()
     path.write_bytes(text.replace("\n", "\r\n").encode("utf-8-sig"))
 
 
 @pytest.mark.parametrize("name", ["=1+1", "+x", "-x", "@SUM(1)", "'=1", "ünï, 实验", "plain"])
 def test_a_results_file_saved_by_excel_can_be_read_and_extended(program, config, tmp_path, name):
-    """Names come back as they were given, and none begins a formula in the file."""
+    """Names are read back unchanged, and no cell of the file begins a formula."""
     assert program("--config", config(epochs=1), f"--name={name}")[0] == 0
     path = tmp_path / "runs/results.csv"
     stored = read(path)[0]

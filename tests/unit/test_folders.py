@@ -1,4 +1,4 @@
-"""Data sets in folders of images: finding, counting and listing them, their faults, and decoding of image files."""
+"""Data sets in image folders: search, listing, faulty folders, and decoding of image files."""
 
 import os
 import warnings

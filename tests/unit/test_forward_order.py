@@ -1,4 +1,4 @@
-"""The order of the forward pass, where it is and where it is not the order in which layers are registered."""
+"""The order of the layers in the forward pass, which may differ from the order of registration."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from tests.cases import CASES, CLASSES
 
 
 class OutOfOrder(nn.Module):
-    """Registers its output layer first."""
+    """Network that registers its output layer first."""
 
     def __init__(self):
         super().__init__()
@@ -24,14 +24,14 @@ class OutOfOrder(nn.Module):
 
 
 class Branching(OutOfOrder):
-    """Has a branch on a value, which torch.fx cannot trace."""
+    """Network with a branch on a value, which torch.fx cannot trace."""
 
     def forward(self, x):
         return super().forward(x) if x.sum() > 0 else self.output(x[:, :1].expand(-1, 6))
 
 
 class Repeating(nn.Module):
-    """Uses its layers in the order of their names in `order`."""
+    """Network that uses its layers in the order of the names in `order`."""
 
     def __init__(self, order):
         super().__init__()

@@ -1,4 +1,4 @@
-"""A short form of tests/fuzz.py: generated configurations and command lines end in an exit code and short lines."""
+"""A short run of tests/fuzz.py: generated configurations and command lines end with an exit code and short lines."""
 
 import subprocess
 import sys

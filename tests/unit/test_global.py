@@ -1,4 +1,4 @@
-"""GlobalSubnetConv: against a numpy transcription of BIPROP's arithmetic with our repairs, and its cache."""
+"""GlobalSubnetConv equals a numpy transcription of BIPROP's arithmetic with our repairs. Tests of its cache."""
 
 import copy
 from functools import partial
@@ -151,7 +151,7 @@ def test_impossible_densities_are_refused(density):
         network(density)
 
 
-# masks in training, also with optimizers that write without a trace
+# masks in training, also with optimizers that do not change the tensor version
 
 RAW = {
     "torch's fused SGD": partial(torch.optim.SGD, lr=0.3, momentum=0.9, fused=True),
@@ -179,7 +179,7 @@ def test_every_training_step_uses_the_masks_of_the_current_scores(optimizer):
         logits.square().sum().backward()
         step.step()
         seen.append(np.concatenate([m.ravel() for m in masks]))
-    if optimizer != "adadelta":  # its first steps are tiny
+    if optimizer != "adadelta":  # the first steps of Adadelta are tiny
         assert all((a != b).any() for a, b in pairwise(seen)), "a stale mask would not have shown"
     assert np.array_equal(arrays(net)[0][0], weights[0])
 

@@ -1,4 +1,4 @@
-"""The structure of the code: floors of imports, no circles, and what each room leaves to the others."""
+"""The structure of the code: layers of imports, no import cycles, and forbidden patterns per package."""
 
 import importlib.util
 import re
@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FLOORS = {  # of the longest prefix of a module's name; docs/architecture.md draws them
+FLOORS = {  # layer of the longest prefix of a module's name; docs/architecture.md shows them
     "utils": 0,
     "utils.config": 1,
     "models.registry": 1,
@@ -40,7 +40,7 @@ SEPARATE = {("models", "data"), ("data", "models")}
 
 
 def load(name: str) -> ModuleType:
-    """Import a module of .ci/, which is no package."""
+    """Import a module of .ci/, which is not a package."""
     spec = importlib.util.spec_from_file_location(name, ROOT / ".ci" / f"{name}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -65,7 +65,7 @@ def floor(module: str) -> int:
 def test_modules_import_only_their_own_package_and_lower_layers(module: str) -> None:
     for other in GRAPH[module] - EMPTY:
         if module.startswith(f"{other}.") or other == "scripts":
-            continue  # a package's __init__ comes with every import of a module in it
+            continue  # every import of a module also imports the __init__ of its package
         same_room = floor(other) == floor(module) and (
             module.split(".")[0] == other.split(".")[0] or floor(module) == 1
         )

@@ -1,4 +1,4 @@
-"""Initial weights against the formulas of BIPROP, and their reproducibility."""
+"""Initial weights follow the formulas of BIPROP and are reproducible."""
 
 import math
 

@@ -43,7 +43,7 @@ KINDS = {
 
 @pytest.fixture(params=KINDS)
 def irregular_file(request, tmp_path):
-    """Return a path that is no regular file, and the end of the message about it."""
+    """Return a path that is not a regular file, and the end of the message about it."""
     path = tmp_path / f"strange-{request.param}.pt"
     if request.param == "FIFO":
         os.mkfifo(path)

@@ -1,4 +1,4 @@
-"""Every number has a least and a greatest value, checked where it is read, in a message that is short."""
+"""Every number has a lower and an upper limit. A value beyond them is refused in one short line."""
 
 import argparse
 import re
@@ -39,7 +39,7 @@ def test_every_numeric_option_has_a_lower_and_an_upper_limit() -> None:
     own = {option.name: option for option in fields(sweep.SweepOptions) if option.type is not bool}
     assert len(NUMBERS) > 50 and own.keys() == {"jobs", "only"}
     for name, option in (NUMBERS | own).items():
-        if name != "prune_rate":  # a rule of its own: > 0 and <= 1, or -1
+        if name != "prune_rate":  # has a separate rule: > 0 and <= 1, or -1
             assert re.fullmatch(r"(>=?) \S+ and (<=?) \S+", option.metadata["allowed"]), name
 
 

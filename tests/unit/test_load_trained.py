@@ -1,4 +1,4 @@
-"""`load_trained`: the network of a run, a checkpoint or a file, with and without the options that made it."""
+"""`load_trained` loads the network of a run, a checkpoint or a file, with or without stored options."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""WorkerBatches: the images and labels that they yield, and the life of the worker processes."""
+"""WorkerBatches: yielded images and labels, and start and end of the worker processes."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Out of memory anywhere: one line, which says what needs less, and exit code 1."""
+"""Out of memory ends a program with exit code 1 and one line that names the option to reduce."""
 
 import errno
 import json

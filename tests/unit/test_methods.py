@@ -1,4 +1,4 @@
-"""Training methods of scores without a run (density schedule, best epoch, lottery, ss), and the losses."""
+"""Training methods of scores without a complete run (density schedule, best epoch, lottery, ss), and the losses."""
 
 import copy
 from itertools import pairwise
@@ -130,7 +130,7 @@ FALLS = "the density of GlobalSubnetConv falls from 50 % to this value in 4 epoc
 @pytest.mark.parametrize("conv_type", ["SubnetConv", "GlobalSubnetConv"])
 @pytest.mark.parametrize(
     ("trainer", "options", "density", "constant", "falling"),
-    [  # the note where the density is constant, and where that of GlobalSubnetConv falls
+    [  # density note of a constant density, and of the falling density of GlobalSubnetConv
         (
             "prune_score",
             {"prune_rate_epoch": 4},

@@ -1,4 +1,4 @@
-"""A network that no memory can hold is refused before it is built; a default crop that makes it huge is warned of."""
+"""A network above the free memory is refused before it is built. A default crop that makes it huge causes a warning."""
 
 import resource
 from dataclasses import replace

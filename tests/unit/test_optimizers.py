@@ -25,7 +25,7 @@ def norms_of(model):
 
 
 def trainable(model):
-    """Which kinds of parameters are: scores, weight (of a layer), bn weight, bn bias, bias (of a layer)."""
+    """Return the kinds of trainable parameters: scores, weight or bias (of a layer), bn weight, bn bias."""
     norms = norms_of(model)
     kinds = set()
     for name, parameter in model.named_parameters():
@@ -70,7 +70,8 @@ def test_a_network_without_trainable_parameters_is_an_error():
 
 # freezing
 
-FREEZING = [  # learn_batchnorm, bn_bias_only, tune_batchnorm -> trainable, as measured; batch norm with weight and bias
+# (learn_batchnorm, bn_bias_only, tune_batchnorm, trainable kinds as measured); batch norm has weight and bias
+FREEZING = [
     (False, False, False, {"scores"}),
     (False, False, True, {"scores"}),
     (False, True, False, {"scores", "bn bias"}),
@@ -125,7 +126,7 @@ def test_without_freeze_weights_only_weights_with_scores_are_frozen():
 
 
 def after_one_step(name, weight_decay, grad=0.0, **options):
-    """Scores before and after a step of rate 0.1 with a constant gradient."""
+    """Return the scores before and after a step with learning rate 0.1 and a constant gradient."""
     torch.manual_seed(0)
     model = network(bn_type="NonAffineBatchNorm")
     optimizer = make_optimizer(name, parameter_groups(model, weight_decay=weight_decay), lr=0.1, **options)

@@ -1,4 +1,4 @@
-"""Checkpoints of other programs: where the network is, prefixes of its keys, and the advice if options differ."""
+"""Checkpoints of other programs: location of the network, key prefixes, and advice if options differ."""
 
 import shlex
 
@@ -18,7 +18,7 @@ from utils.errors import UsageError
 
 @pytest.fixture
 def options(config):
-    """Options of `small_net` that agree with what `original` declares."""
+    """Options of `small_net` that agree with those stored by `original`."""
     return parse(["--config", config()]).replace(arch="Conv2_BinAct", prune_rate=0.3)
 
 
@@ -54,7 +54,7 @@ def test_every_floating_point_dtype_is_converted(tmp_path, options, kind):
     assert all(torch.equal(theirs.to(kind).float(), ours) for theirs, ours in pairs)
 
 
-# --- names and holders
+# --- key prefixes and keys that hold the network
 
 
 PREFIXES = ["", "module.", "_orig_mod.", "model.", "net.", "module._orig_mod.", "_orig_mod.module.", "model.net."]
@@ -131,7 +131,7 @@ def test_no_architecture_has_a_layer_named_like_a_wrapper(arch):
     assert not [name for name, _ in net.named_parameters() if name.startswith(WRAPPERS)]
 
 
-# --- what a file says
+# --- options stored in a file
 
 
 FORGED = "ResNet18\x1b[2J\rerror: all is lost\nerror: forged"

@@ -1,4 +1,4 @@
-"""Paths as people write them: one meaning in flags, YAML and scripts; a folder that was chosen is never replaced."""
+"""Paths: equal expansion in flags, YAML and scripts. A folder that the user chose is never replaced."""
 
 import os
 from pathlib import Path
@@ -167,7 +167,7 @@ def test_every_config_name_gives_a_run_directory_inside_log_dir(parse: Any, tmp_
 
     (tmp_path / file).write_text(yaml.safe_dump({**DENSE, "log_dir": "logs", "dry_run": 1}))
     options = args.parse(["--config", file])
-    assert args.from_flat(options.flat()).flat() == options.flat()  # what is stored can be read again
+    assert args.from_flat(options.flat()).flat() == options.flat()  # the stored options can be read again
     made = runs.create(options).path.resolve()
     assert (tmp_path / "logs").resolve() in made.parents and "None" not in made.name
     assert all(part not in ("", ".", "..") and not part.startswith(".") for part in runs.base_directory(options).parts)

@@ -19,7 +19,7 @@ def store():
 
 
 def arrive(store, rank, attempt, *, seconds=20):
-    """Start a thread that waits for the other ranks as `rank`; return it and the list that gets its result."""
+    """Start a thread that waits for the other ranks as `rank`. Return the thread and the list of its results."""
     client, results = dist.TCPStore("127.0.0.1", store.port, is_master=False), []
     process = ProcessInfo(rank, 2, attempt=attempt)
 
@@ -38,7 +38,7 @@ def test_ranks_of_one_start_find_each_other_despite_entries_of_an_earlier_start(
     names = []
     for start in range(2):
         first, results = arrive(store, 0, start)
-        time.sleep(0.3)  # the entry that rank 1 of the earlier start has left must not be taken for a new one
+        time.sleep(0.3)  # the old entry of rank 1 from the earlier start must not count as a new entry
         assert first.is_alive()
         second, others = arrive(store, 1, 0)
         first.join()

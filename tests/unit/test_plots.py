@@ -1,4 +1,4 @@
-"""Charts: labels are drawn literally, and a chart that cannot be drawn is a warning."""
+"""Charts: labels are drawn literally, and a chart that cannot be drawn causes a warning."""
 
 import os
 import re
@@ -18,7 +18,7 @@ from utils.records.plots import Line, line_chart, line_page
 ROOT = Path(__file__).parents[2]
 PNG = b"\x89PNG\r\n\x1a\n"
 CURVE = Table([{"on": 0.0, "acc@1": 1.0}, {"on": 1.0, "acc@1": 2.0}], x="on", y="acc@1")
-TEXTS = {  # as it is given -> as it is drawn
+TEXTS = {  # label -> text that is drawn
     r"a$\bad{$b": r"a$\bad{$b",
     "cost $5_$": "cost $5_$",
     "$x^2$": "$x^2$",

@@ -25,7 +25,7 @@ MPI |= {"OMPI_COMM_WORLD_LOCAL_SIZE": "2"}
         (MPI, ProcessInfo(1, 2, 1, 2)),
         (MPI | SLURM | TORCHRUN, ProcessInfo(3, 4, 1, 2, "a", 7, 2)),
         (MPI | SLURM, ProcessInfo(5, 6, 0, 1, "gpu3", 20001)),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, ProcessInfo()),  # the batch script itself is no task
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, ProcessInfo()),  # the batch script itself is not a task
     ],
 )
 def test_the_rank_is_read_from_the_launchers_environment(env, process):

@@ -1,4 +1,4 @@
-"""What options say without being wrong: those that have no effect, and values that the original called otherwise."""
+"""Warnings about valid options: options without effect, and values that have another name than in BIPROP."""
 
 from pathlib import Path
 from typing import Any
@@ -238,7 +238,7 @@ def test_samplesubnetconv_ignores_prune_rate(parse: Any, rate: float | None) -> 
 
 
 RENAMED = [
-    # (the original's words, what they are here)
+    # (options of BIPROP, the same options here)
     ({"trainer": "anomaly"}, {"trainer": "default", "detect_anomaly": True}),
     ({"trainer": "parallel"}, {"trainer": "default", "detect_anomaly": False}),
     ({"set": "CIFAR10_gaussian", "p_clean": 0.5}, {"set": "CIFAR10", "gaussian_aug": True, "augmix": False}),

@@ -1,4 +1,4 @@
-"""Modules that several ranks exchange: synchronised batch norm, and dropout of the global batch."""
+"""Modules that are replaced for several ranks: synchronised batch norm, and dropout of the global batch."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""ResNets against the formulas of their papers and of BIPROP; read-outs, widths, head and errors."""
+"""ResNets equal the formulas of their papers and of BIPROP. Tests of read-outs, widths, head and errors."""
 
 import pytest
 import torch

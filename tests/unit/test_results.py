@@ -1,4 +1,4 @@
-"""results.csv after crashes: damaged lines are moved and warned of, sound rows are kept, lost rows are rebuilt."""
+"""results.csv after crashes: damaged lines are moved with a warning, intact rows are kept, lost rows are rebuilt."""
 
 import csv
 import errno
@@ -203,7 +203,8 @@ def test_rebuild_restores_a_lost_results_file_with_current_run_directories(progr
     assert program_of_results.main(["rebuild", str(tmp_path / "runs")]) == 0
     assert "rows added: 3, there before: 0" in capsys.readouterr().out
     rebuilt, damaged = results.read(file)
-    assert sorted(map(str, rebuilt)) == sorted(map(str, before)) and damaged == 0  # two may end within a second
+    # two runs may end within the same second
+    assert sorted(map(str, rebuilt)) == sorted(map(str, before)) and damaged == 0
     (tmp_path / "runs/ticket").rename(tmp_path / "runs/moved")
     (tmp_path / "runs/moved/prune-rate=0.5/ticket/0/result.csv").unlink()
     assert program_of_results.main(["rebuild", str(tmp_path / "runs"), "--results", str(tmp_path / "new.csv")]) == 0

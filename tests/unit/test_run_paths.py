@@ -1,4 +1,4 @@
-"""The kind of a path that names a trained network: a run directory, a checkpoint in one, or any other file."""
+"""Kinds of paths to a trained network: a run directory, a checkpoint in a run directory, or any other file."""
 
 import os
 from pathlib import Path
@@ -26,7 +26,7 @@ def test_a_run_directory_is_located(run):
 
 
 def test_a_checkpoint_is_located_in_its_run(run):
-    for path in (run.last, run.best, run.epoch_checkpoint(3)):  # whether the file exists or not
+    for path in (run.last, run.best, run.epoch_checkpoint(3)):  # even if the file does not exist
         located, checkpoint = locate_run(path)
         assert (located.path, checkpoint) == (run.path, path)
 

@@ -1,4 +1,4 @@
-"""DeepShift: arithmetic against numpy, gradients against those of their surrogates, and state."""
+"""DeepShift constraints: values against numpy, gradients against their surrogates, and state."""
 
 import copy
 import math
@@ -24,7 +24,7 @@ def q(weight=None, **options):
 
 
 def ps(shift, sign, **options):
-    """Return a constraint with these parameters."""
+    """Return a ShiftPS constraint with these parameters."""
     made = ShiftPSWeight(torch.zeros_like(shift), **options)
     made.shift.data, made.sign.data = shift.clone(), sign.clone()
     return made
@@ -137,7 +137,7 @@ def test_the_crude_update_overwrites_weights_and_biases_before_the_optimizer_ste
     made = q(shift_update="crude").train(training)
     assert made(weight) is weight and made.effective_bias(bias) is bias
     assert weight.tolist() == [[0.25, -1.0, 0.0]] and bias.tolist() == [0.5, -(2.0**-30)]
-    weight.data += 0.05  # lost: 0.3 is rounded to 0.25 again
+    weight.data += 0.05  # the update is lost: 0.3 is rounded to 0.25 again
     made.train(training)
     assert made(weight).tolist() == [[0.25, -1.0, pytest.approx(2.0**-4)]]
 

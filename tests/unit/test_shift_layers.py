@@ -218,7 +218,7 @@ def small(kind, seed=0):
     return constrain(model, kind, generator=torch.Generator().manual_seed(seed))
 
 
-FORMS = {  # contents of a checkpoint
+FORMS = {  # name -> content of a checkpoint
     "bare": lambda model: model.state_dict(),
     "ours": lambda model: {"model": model.state_dict(), "options": {"arch": "Conv2", "conv_type": "DenseConv"}},
     "biprop": lambda model: {"state_dict": original_state(model), "arch": "Conv2", "conv_type": "DenseConv"},

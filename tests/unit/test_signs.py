@@ -1,4 +1,4 @@
-"""Layers between binary activations: which layers they are, and that their sums are exact."""
+"""Layers between binary activations: detection of these layers, and their exact sums."""
 
 import copy
 from collections import Counter
@@ -44,11 +44,11 @@ def layers_between(model):
     return {name: layer for name, layer in constrained_layers(model).items() if layer.constraint.between_signs}
 
 
-# which layers
+# detection of the layers
 
 
 def sums_between_signs(logits):
-    """Return how many convolutions and products in autograd's graph have a binary activation before and after them."""
+    """Return the number of convolutions and products between two binary activations in autograd's graph."""
     through = ("MaxPool2DWithIndices", "Relu", "View", "ReshapeAlias", "UnsafeView")
     products = ("Convolution", "Mm", "Addmm")
 
@@ -123,7 +123,7 @@ class Tenth(Sign):
 
 
 class OfTenths(Functional):
-    """A network with a subclass of the binary activation whose values are not whole."""
+    """A network with a subclass of the binary activation whose values are not integers."""
 
     def __init__(self):
         super().__init__()
@@ -179,7 +179,7 @@ def seen(model, x, precision="fp32"):
 
 
 def exact_sign(layer, x):
-    """Return the signs of the exact outputs: the sums are those of whole numbers in float64."""
+    """Return the signs of the exact outputs, computed with sums of integers in float64."""
     signs, scale = layer.constraint.signs(layer.weight)
     multiply = F.linear if signs.dim() == 2 else lambda a, b: F.conv2d(a, b, padding=layer.padding)
     sums = multiply(x.double(), signs.double())

@@ -1,4 +1,4 @@
-"""Trainer `sparse`: when strengths are counted, how connections move, optimizer state of moved ones, resumption."""
+"""Trainer `sparse`: counting of strengths, moves of connections and their optimizer state, resumption."""
 
 import copy
 
@@ -65,7 +65,7 @@ class EpochObserver:
 
 
 class Observed(Sparse):
-    """Calls `look(method, when, step)` before a step, after its optimizer step ("trained") and after the method's."""
+    """Method that calls `look(method, when, step)` before, within and after a step (within: "trained")."""
 
     look = staticmethod(lambda method, when, step: None)
 
@@ -146,7 +146,7 @@ def test_layers_have_hooks_in_counted_training_steps_only():
     assert hooked == [0, 4]
     hooked.clear()
     run(network(DENSITY), 1, look, prune_rate=DENSITY, drop="magnitude", grow="gradient", progress_interval=2)
-    assert hooked == []  # these rules need no strengths
+    assert hooked == []  # these rules read no strengths
 
 
 def test_no_strengths_are_counted_after_the_last_move():

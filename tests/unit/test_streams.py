@@ -31,7 +31,7 @@ sys.exit(exit_codes.run_program(work))
 
 
 def python(text, redirection="", **env):
-    text = text.encode("ascii", "backslashreplace").decode()  # within literals it means the same
+    text = text.encode("ascii", "backslashreplace").decode()  # Unicode escapes in literals are equivalent
     command = f'exec "{sys.executable}" -c "$TEXT" {redirection}'
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG", "PYTHON"))}
     words = ["bash", "-c", f"set -o pipefail; {command.removeprefix('exec ') if '|' in redirection else command}"]

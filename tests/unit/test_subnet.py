@@ -1,4 +1,4 @@
-"""SubnetConv: arithmetic against numpy transcriptions, gradient, and evaluation cache."""
+"""SubnetConv: values against numpy transcriptions, gradients, and evaluation cache."""
 
 import copy
 import functools
@@ -57,7 +57,7 @@ def constraint_of(weight, density=0.5, seed=1, scores=None):
 
 @pytest.mark.parametrize(
     "n, density, kept",
-    [  # measured on BIPROP (reference 3.2), its last ones repaired: at least one weight
+    [  # measured on BIPROP (reference 3.2), but at least one weight in the last rows
         (1728, 0.3, 519),
         (36864, 0.1, 3687),
         (1000, 0.9, 901),

@@ -30,7 +30,7 @@ def grid(*argv):
 
 
 def run_of(cell, path, *, accuracy=90.0, epochs=None, run_id="a1", picked="test", **changes):
-    """A finished run of the cell, as main.py leaves it: its directory and its row."""
+    """Write the directory and the results row of a finished run of the cell, as main.py does."""
     precision = cell.options.run.precision.replace("auto", "bf16")
     options = cell.options.replace(seed=cell.options.run.seed or 7, precision=precision, resume=None, **changes)
     path.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ def run_of(cell, path, *, accuracy=90.0, epochs=None, run_id="a1", picked="test"
 
 @pytest.fixture
 def one(config, tmp_path, monkeypatch):
-    """Makes the one cell that a command line stands for, in an empty folder with a runs/ in it."""
+    """Return a function that makes the only cell of a command line, in a new folder with an empty runs/."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     path = config(seed=None, precision=None)
@@ -151,7 +151,7 @@ def test_a_finished_cell_is_recognised_by_its_configuration(one, tmp_path):
     cell = one("--seed", 3)
     run_of(cell, tmp_path / "r", name="another", log_dir="elsewhere", device="cpu")
     assert finished([cell])[0]["Last Epoch Test Top 1"] == "90.00"
-    assert finished([one()])[0]  # a cell without a seed leaves it open
+    assert finished([one()])[0]  # a cell without a seed matches a run with any seed
     assert finished([one("--seed", 3, "--precision", "bf16")])[0]
     others = ("--seed 4", "--seed 3 --lr 0.2", "--seed 3 --epochs 3", "--seed 3 --precision fp32")
     others += ("--seed 3 --pretrained x.pt", "--seed 3 --results other.csv")
@@ -297,7 +297,7 @@ if what in "56":
 
 @pytest.fixture
 def children(config, tmp_path, monkeypatch):
-    """Runs one cell for each learning rate given, with a program that takes it for what to do."""
+    """Return a function that runs one cell per learning rate. The learning rate selects what the program does."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sweep_children, "POLL_SECONDS", 0.01)
     monkeypatch.delenv("OMP_NUM_THREADS")
@@ -361,7 +361,7 @@ def test_a_signal_is_forwarded_as_sigterm_and_a_second_ctrl_c_as_sigint(children
 
     asking = threading.Thread(target=ask)
     asking.start()
-    cells, failed = children(4 + len(asked), 4, stop=stop)  # 6 does not heed the first
+    cells, failed = children(4 + len(asked), 4, stop=stop)  # child 6 ignores the first signal
     asking.join()
     assert failed == [] and not cells[1].log.exists()
     assert f"{signal.Signals(asked[0]).name}: the running cells save and stop" in capsys.readouterr().out

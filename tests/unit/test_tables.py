@@ -1,4 +1,4 @@
-"""Tables by epoch, their charts and curves in TensorBoard, also after a resumption."""
+"""Tables by epoch with their charts and TensorBoard curves, also after a resumption."""
 
 import csv
 
@@ -120,7 +120,8 @@ def test_event_files_of_unknown_size_are_kept_and_later_steps_purged_by_the_read
         board.record(epoch, {"test": {"loss": epoch}})
     board.close({})
     (first,) = tmp_path.iterdir()
-    first.rename(tmp_path / "events.out.tfevents.1.name.1.0")  # a reader goes by the seconds in the names
+    # TensorBoard orders event files by the time in their names
+    first.rename(tmp_path / "events.out.tfevents.1.name.1.0")
     sizes = event_sizes(tmp_path)
     truncate_events(tmp_path, None)
     assert event_sizes(tmp_path) == sizes

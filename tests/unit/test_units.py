@@ -1,4 +1,4 @@
-"""Pruning of units in networks outside models/: removed with the outputs of zeroing them, or refused with the cause."""
+"""Pruning of units in networks outside models/: removal equals zeroing, or the network is refused with the cause."""
 
 import copy
 

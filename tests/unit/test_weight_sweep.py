@@ -37,14 +37,14 @@ class Two(OneBatch):
 
 
 class Facts:
-    """A data set of images of this shape."""
+    """Spec of a data set with images of this shape."""
 
     def __init__(self, in_shape, num_classes=5):
         self.in_shape, self.num_classes = in_shape, num_classes
 
 
 def network(arch, in_shape, *, dense=(), ones=0.2, **options):
-    """Return a network that is binary but for the layers with the indices `dense`, and its method."""
+    """Return a network whose layers are binary except those with the indices `dense`, and its method."""
     torch.manual_seed(3)
     model = models.build(arch, num_classes=5, in_shape=in_shape, **options)
     initialise(model, "standard")
@@ -53,7 +53,7 @@ def network(arch, in_shape, *, dense=(), ones=0.2, **options):
     method = make_method("binary")
     method.prepare(model)
     for layer in constrained_layers(model).values():
-        nn.init.uniform_(layer.weight, 0, 0.5 / (1 - ones))  # above a half are as many as there are ones
+        nn.init.uniform_(layer.weight, 0, 0.5 / (1 - ones))  # the fraction `ones` of the weights exceeds one half
         if layer.bias is not None:
             nn.init.uniform_(layer.bias)
     return model, method
@@ -132,7 +132,7 @@ def test_a_sweep_reads_the_batches_once_and_computes_the_first_layer_once_per_ba
 
 
 class OutOfOrder(nn.Module):
-    """Registers its second layer first. With `branches` torch.fx cannot trace it."""
+    """Network that registers its second layer first. With `branches` torch.fx cannot trace the network."""
 
     def __init__(self, branches):
         super().__init__()

@@ -1,4 +1,4 @@
-"""YAML files that are no configuration: each is refused in one short line, at once."""
+"""YAML files that are not a configuration are refused quickly in one short line."""
 
 import os
 import time
@@ -20,7 +20,7 @@ MERGES = "a: &a {k: 1}\n" + "".join(
     for before, name in zip("abcdefgh", "bcdefghi", strict=True)
 )
 LONG = f"a: &a {'x' * 100_000}\nb: [{', '.join(['*a'] * 1000)}]\n"
-# name -> (what the file holds, what is said of it)
+# name -> (content of the file, part of the message)
 REFUSED = {
     "aliases of aliases": (
         LAUGHS + "lr: *i\n",
@@ -64,12 +64,12 @@ def test_an_invalid_yaml_file_is_refused_quickly_in_one_short_line(name: str, tm
     start = time.monotonic()
     with pytest.raises(UsageError, match=rf"\Aconfig: [^\n]*({reason})[^\n]*; pass a YAML file\Z") as error:
         args.parse(["--config", str(tmp_path / "c.yml")])
-    assert time.monotonic() - start < 20, "it takes a second where this is put right, and minutes where not"
+    assert time.monotonic() - start < 20, "the limits make this a second instead of minutes"
     assert len(str(error.value)) < 700
 
 
 def test_a_configuration_can_be_read_from_a_pipe() -> None:
-    ends = os.pipe()  # as the shell's <(command)
+    ends = os.pipe()  # as <(command) of the shell
     os.write(ends[1], DENSE.encode())
     os.close(ends[1])
     assert load_yaml(f"/dev/fd/{ends[0]}") == {"set": "digits", "arch": "Conv2"}
