@@ -70,8 +70,8 @@ def program(tmp_path, monkeypatch, capsys):
     def run(*argv):
         capsys.readouterr()
         code = main.main([str(a) for a in argv])
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
 
     yield run
     for number, handler in handlers.items():

@@ -123,7 +123,7 @@ class Report:
     slowest: tuple[float, str] = (0.0, "")
 
 
-def right(draw: random.Random, name: str) -> Any:
+def valid_value(draw: random.Random, name: str) -> Any:
     """Return a valid value of the option `name`."""
     option = FIELDS[name]
     kind, allowed = (get_args(option.type) or (option.type,))[0], option.metadata["allowed"]
@@ -138,7 +138,7 @@ def right(draw: random.Random, name: str) -> Any:
     return draw.choice([1, 2, 3, 8]) if kind is int else draw.choice([0.1, 0.5, 0.9, 1e-4, 1.0])
 
 
-def wrong(draw: random.Random, name: str) -> Any:
+def invalid_value(draw: random.Random, name: str) -> Any:
     """Return an extreme value, an odd value or a value of another type."""
     make = draw.randrange(4)
     if make == 0:
@@ -146,21 +146,21 @@ def wrong(draw: random.Random, name: str) -> Any:
         return large * draw.choice([1, -1]) if draw.random() < 0.7 else [1, large]
     if make == 1:
         return draw.choice(WORDS)
-    return draw.choice(OBJECTS) if make == 2 else right(draw, draw.choice(list(FIELDS)))
+    return draw.choice(OBJECTS) if make == 2 else valid_value(draw, draw.choice(list(FIELDS)))
 
 
 def values(draw: random.Random, count: int, chance: float) -> dict[str, Any]:
     """Return values of `count` options by name, each invalid with probability `chance`."""
     names = draw.sample(sorted(FIELDS.keys() - SEPARATE), count)
-    return {name: wrong(draw, name) if draw.random() < chance else right(draw, name) for name in names}
+    return {name: invalid_value(draw, name) if draw.random() < chance else valid_value(draw, name) for name in names}
 
 
-def as_words(draw: random.Random, chosen: dict[str, Any]) -> list[str]:
+def as_arguments(draw: random.Random, chosen: dict[str, Any]) -> list[str]:
     """Return the command-line arguments of the options, in any of their spellings."""
     words: list[str] = []
     for name, value in chosen.items():
         flag = draw.choice(flags(name, FIELDS[name]))
-        text = ",".join(map(short, value)) if isinstance(value, list) else short(value)
+        text = ",".join(map(shortened, value)) if isinstance(value, list) else shortened(value)
         together = draw.random() < 0.3 and flag.startswith("--")
         if isinstance(value, bool):
             words.append(flag)
@@ -169,7 +169,7 @@ def as_words(draw: random.Random, chosen: dict[str, Any]) -> list[str]:
     return words
 
 
-def short(value: Any) -> str:
+def shortened(value: Any) -> str:
     """Return str(value), also for an int with more decimal digits than Python prints."""
     return hex(value) if isinstance(value, int) and value.bit_length() > 10_000 else str(value)
 
@@ -199,17 +199,17 @@ def generate(draw: random.Random) -> Case:
         content["prune_rate"] = draw.choice([0.1, 0.5, -1])
         for path in ("log_dir", "results", "data", "pretrained"):
             content.pop(path, None)
-        return Case(written(content), ["--dry-run", "1", "--device", "cpu", "--workers", "0"], trains)
+        return Case(as_yaml(content), ["--dry-run", "1", "--device", "cpu", "--workers", "0"], trains)
     if draw.random() < 0.5:
         content |= {
             "conv_type": draw.choice([*FIELDS["conv_type"].metadata["allowed"]]),
             "prune_rate": draw.choice([0.5, -1]),
         }
     content |= values(draw, draw.randint(0, 6), draw.choice([0.0, 0.3, 1.0]))
-    text = written(content)
+    text = as_yaml(content)
     if draw.random() < 0.2:
         text = damaged(draw, text)
-    words = as_words(draw, values(draw, draw.randint(0, 4), draw.choice([0.0, 0.3, 1.0])))
+    words = as_arguments(draw, values(draw, draw.randint(0, 4), draw.choice([0.0, 0.3, 1.0])))
     if draw.random() < 0.1:
         words.insert(
             draw.randint(0, len(words)), draw.choice([*WORDS, "--lerning-rate", "-z", "--", "--seed=", "x.yml"])
@@ -217,7 +217,7 @@ def generate(draw: random.Random) -> Case:
     return Case(text, [*words, "--check"])
 
 
-def written(content: dict[str, Any]) -> bytes:
+def as_yaml(content: dict[str, Any]) -> bytes:
     """Return the options as YAML text."""
     lines = [f"{key}: {scalar(value)}\n" for key, value in content.items()]
     return "".join(lines).encode(errors="replace")
@@ -228,7 +228,7 @@ def scalar(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(scalar, value))}]"
     if isinstance(value, int) and not isinstance(value, bool):
-        return short(value)
+        return shortened(value)
     return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
 
 
@@ -259,31 +259,31 @@ def read(words: list[str]) -> None:
 
 def run(case: Case, name: str, report: Report) -> None:
     """Run a case in an empty folder and add its result to `report`."""
-    told = f"{name}: {case.text[:400]!r} {shlex.join(case.words)[:600]}"
+    case_text = f"{name}: {case.text[:400]!r} {shlex.join(case.words)[:600]}"
     words = ["--config", "c.yml", *case.words]
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         Path("c.yml").write_bytes(case.text)
         try:
             _, reading, _ = timed(lambda: read(words))
-            code, seconds, said = timed(lambda: main.main(words))
+            code, seconds, stderr = timed(lambda: main.main(words))
         except Exception:
-            report.faults.append(f"{told}\n{traceback.format_exc()}")
+            report.faults.append(f"{case_text}\n{traceback.format_exc()}")
             return
         left = sorted(str(path) for path in Path().rglob("*") if path.name != "c.yml")
     report.codes[code] += 1
-    report.slowest = max(report.slowest, (reading, told))
-    lines = said.splitlines()
-    wrong = {
+    report.slowest = max(report.slowest, (reading, case_text))
+    lines = stderr.splitlines()
+    faults = {
         f"exit code {code}": code not in (0, 1, 2) or (code == 1 and not case.trains),
         f"{reading:.1f} s to read": reading > LIMIT,
         f"{seconds:.1f} s in all": seconds > BUILDS,
         f"{len(lines)} lines": len(lines) > MOST_LINES,
         "a long line": any(len(line) > LONGEST_LINE for line in lines),
-        "a line that is not printable": not all(line.isprintable() for line in said.split("\n")),
+        "a line that is not printable": not all(line.isprintable() for line in stderr.split("\n")),
         "no word of what is wrong": code != 0 and not lines,
         f"files left: {left[:5]}": bool(left) and not (case.trains and code != 2),
     }
-    report.faults += [f"{told}\n  {what}; it said: {said[:600]}" for what, is_so in wrong.items() if is_so]
+    report.faults += [f"{case_text}\n  {what}; it said: {stderr[:600]}" for what, is_so in faults.items() if is_so]
 
 
 def fuzz(cases: range, seed: int, *, progress: bool = False) -> Report:

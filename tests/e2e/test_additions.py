@@ -137,16 +137,16 @@ def test_all_additions_train_together(project: Path) -> None:
     config.write_text(
         "set: stripes\narch: TinyNet\nconv_type: TernaryConv\ntrainer: halving\nprune_rate: 0.9\nepochs: 2\n"
     )
-    said = python(project, "main.py", "--config", str(config), "--loss-divisor", "4", "--lr", "0.5")
-    assert "TinyNet on stripes, trainer halving" in said and "test accuracy" in said
+    output = python(project, "main.py", "--config", str(config), "--loss-divisor", "4", "--lr", "0.5")
+    assert "TinyNet on stripes, trainer halving" in output and "test accuracy" in output
     assert "--loss-divisor" in python(project, "main.py", "--help")
 
 
 @pytest.mark.slow
 def test_the_tests_of_every_case_pass_for_all_additions(project: Path) -> None:
     chosen = "TinyNet or TernaryConv or halving or stripes or registered or row or names_a_trainer"
-    said = python(project, "-m", "pytest", "-q", "tests/unit/test_cases.py", "-k", chosen, "-p", "no:cacheprovider")
-    assert "passed" in said or "[100%]" in said
+    output = python(project, "-m", "pytest", "-q", "tests/unit/test_cases.py", "-k", chosen, "-p", "no:cacheprovider")
+    assert "passed" in output or "[100%]" in output
 
 
 @pytest.mark.slow

@@ -62,7 +62,7 @@ def test_the_command_of_every_config_is_accepted_without_a_warning(config):
 
 
 @pytest.mark.parametrize("config", [config for config in CONFIGS if config not in ORIGINALS])
-def test_the_command_of_every_config_missing_in_biprop_takes_a_step(config):
+def test_every_config_missing_in_biprop_trains_for_one_step(config):
     """test_biprop_configs.py trains the other configs. The next test shows that they equal BIPROP's files."""
     take_a_step(options(config))
 

@@ -46,8 +46,8 @@ def run(capsys):
     def call(*argv):
         capsys.readouterr()
         code = export.main([str(a) for a in argv])
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
 
     return call
 

@@ -27,7 +27,7 @@ def change(path, **changes):
 
 
 @pytest.fixture
-def leads(run):
+def run_led_by_epoch_2(run):
     """The run with an accuracy of 100 % in its second epoch. No later epoch can be better."""
     for name in ("last", "best"):
         path = run / f"checkpoints/{name}.pt"
@@ -37,8 +37,8 @@ def leads(run):
 
 
 @pytest.mark.parametrize("lost", ["gone", "damaged", "of another run"])
-def test_a_lost_best_checkpoint_is_restored_from_a_last_one_of_the_same_epoch(program, leads, lost):
-    best, last = leads / "checkpoints/best.pt", leads / "checkpoints/last.pt"
+def test_a_lost_best_checkpoint_is_restored_from_a_last_one_of_the_same_epoch(program, run_led_by_epoch_2, lost):
+    best, last = run_led_by_epoch_2 / "checkpoints/best.pt", run_led_by_epoch_2 / "checkpoints/last.pt"
     whole = torch.load(last, weights_only=True)
     if lost == "of another run":
         change(best, state=whole["state"] | {"best": whole["state"]["last"] | {"epoch": 2, "loss": 7.0}})
@@ -46,7 +46,7 @@ def test_a_lost_best_checkpoint_is_restored_from_a_last_one_of_the_same_epoch(pr
         best.unlink()
     if lost == "damaged":
         best.write_bytes(last.read_bytes()[:-900])
-    code, _, err = program("--resume", leads)
+    code, _, err = program("--resume", run_led_by_epoch_2)
     assert code == 0 and err.count("and epoch 2, the best so far, is written there") == 1
     back = torch.load(best, weights_only=True)
     assert back["epoch"] == 2 and back["state"] == whole["state"]

@@ -160,9 +160,9 @@ def two_launchers(folder, *more):
 
 def test_two_launchers_train_one_run_as_on_two_machines(tmp_path):
     started = two_launchers(tmp_path, "--epochs", 1)
-    said = [process.communicate(timeout=100)[0] for process in started]
+    output = [process.communicate(timeout=100)[0] for process in started]
     assert [process.returncode for process in started] == [0, 0]
-    assert sum(text.count("test accuracy") for text in said) == 1 and "rank 1 of 2" in "".join(said)
+    assert sum(text.count("test accuracy") for text in output) == 1 and "rank 1 of 2" in "".join(output)
     assert len(rows(tmp_path / "runs/results.csv")) == 1
 
 
@@ -171,9 +171,9 @@ def test_two_launchers_resume_after_a_worker_of_one_is_killed(tmp_path):
     started = two_launchers(tmp_path, "--epochs", 6)
     wait_until(lambda: (tmp_path / RUN / "metrics.csv").exists() and rows(tmp_path / RUN / "metrics.csv"))
     os.kill(children(started[1].pid)[-1], signal.SIGKILL)
-    said = "".join(process.communicate(timeout=100)[0] for process in started)
+    output = "".join(process.communicate(timeout=100)[0] for process in started)
     assert [process.returncode for process in started] == [0, 0]
-    assert "resuming from" in said and len(rows(tmp_path / "runs/results.csv")) == 1
+    assert "resuming from" in output and len(rows(tmp_path / "runs/results.csv")) == 1
     assert [int(float(row["epoch"])) for row in rows(tmp_path / RUN / "metrics.csv")] == [1, 2, 3, 4, 5, 6]
 
 

@@ -61,8 +61,8 @@ def run(capsys):
     def call(*argv):
         capsys.readouterr()
         code = prune.main([str(word) for word in argv])
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
 
     return call
 
@@ -198,14 +198,14 @@ def test_running_statistics_are_recomputed_on_request(runs):
     of = trained(runs("norms"))
     pruner = prune_levels.unit_pruner(of, None)
     plain, kept = prune_levels.pruned(of, pruner, 50, scope="layer")
-    anew, _ = prune_levels.pruned(of, pruner, 50, scope="layer", bn_batches=4)
-    assert not anew.training and torch.equal(plain.convs[0].weight, anew.convs[0].weight)
-    before = [of.model.convs[1].running_mean * kept[0], anew.convs[1].running_mean]
-    assert not torch.allclose(*before) and not anew.convs[1].running_mean[~kept[0]].any()
+    recomputed, _ = prune_levels.pruned(of, pruner, 50, scope="layer", bn_batches=4)
+    assert not recomputed.training and torch.equal(plain.convs[0].weight, recomputed.convs[0].weight)
+    before = [of.model.convs[1].running_mean * kept[0], recomputed.convs[1].running_mean]
+    assert not torch.allclose(*before) and not recomputed.convs[1].running_mean[~kept[0]].any()
     batches = torch.cat([images for (images, _), _ in zip(of.train.epoch(0), range(4), strict=False)])
     with torch.no_grad():
-        expected = anew.convs[0](batches).mean((0, 2, 3))
-    assert torch.allclose(anew.convs[1].running_mean, expected, atol=1e-5)
+        expected = recomputed.convs[0](batches).mean((0, 2, 3))
+    assert torch.allclose(recomputed.convs[1].running_mean, expected, atol=1e-5)
 
 
 def test_published_curves_are_dashed_for_their_configuration_only(runs, monkeypatch, tmp_path):

@@ -389,7 +389,7 @@ def test_a_full_disk_fails_in_one_line_and_keeps_the_last_checkpoint(config, tmp
     assert not list((run / "checkpoints").iterdir())
 
 
-def test_runs_started_at_once_get_their_own_directory_and_row(config, tmp_path):
+def test_concurrently_started_runs_get_separate_directories_and_rows(config, tmp_path):
     count = int(os.environ.get("FEATHERWEIGHT_RUNS", "4"))
     path = config(epochs=1)
     processes = [start(tmp_path, "--config", path) for _ in range(count)]

@@ -172,7 +172,7 @@ def test_a_closed_output_pipe_does_not_stop_the_run(config, tmp_path):
     ("content", "message"),
     [("Name,Acc\na,1\n", "other columns"), (None, "is a directory")],
 )
-def test_a_results_file_that_cannot_take_the_row_is_refused_before_training(
+def test_a_results_file_that_cannot_store_the_row_is_refused_before_training(
     program, config, tmp_path, content, message
 ):
     results = tmp_path / "mine.csv"

@@ -30,8 +30,8 @@ def start(tmp_path):
         command = [sys.executable, ROOT / "scripts/sweep.py", *map(str, argv)]
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         # nohup may make the tests ignore this signal
-        heard = functools.partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
-        started.append(subprocess.Popen(command, cwd=tmp_path, process_group=0, preexec_fn=heard, **pipes))
+        reset_sighup = functools.partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
+        started.append(subprocess.Popen(command, cwd=tmp_path, process_group=0, preexec_fn=reset_sighup, **pipes))
         return started[-1]
 
     yield begin
@@ -120,7 +120,7 @@ def test_a_killed_cell_is_resumed_and_a_closed_terminal_saves_a_running_one(star
     assert log.read_text().count("resuming from") == 2
 
 
-def test_two_sweeps_at_once_share_the_cells(start, config, tmp_path):
+def test_two_concurrent_sweeps_share_the_cells(start, config, tmp_path):
     argv = ("--config", config(epochs=1), "--seed", 1, 2)
     together = [ended(process) for process in (start(*argv), start(*argv))]
     assert {code for code, *_ in together} <= {0, 75} and not any(err for *_, err in together)

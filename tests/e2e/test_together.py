@@ -48,7 +48,7 @@ def outcomes(tmp_path_factory):
 
 
 @cache
-def alone(kind, name):
+def outcome_of_one_process(kind, name):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -68,7 +68,7 @@ def distance(found, expected):
 @pytest.mark.parametrize("processes", PROCESSES)
 @pytest.mark.parametrize(("kind", "name"), EVERY)
 def test_training_with_several_processes_equals_training_with_one(kind, name, processes, outcomes):
-    one, found, close = alone(kind, name), outcomes(processes)[0][kind][name], CLOSE[kind]
+    one, found, close = outcome_of_one_process(kind, name), outcomes(processes)[0][kind][name], CLOSE[kind]
     assert len(one["losses"]) >= 16
     assert found["losses"] == pytest.approx(one["losses"], rel=close)
     different = sum(int((found["kept"][at] != kept).sum()) for at, kept in one["kept"].items())

@@ -88,7 +88,7 @@ def test_masks_equal_those_of_a_sort_that_keeps_one_per_tensor(select, shapes, d
 @PATHS
 @FAST
 @given(shapes=SHAPES, seed=SEEDS, levels=LEVELS, share=SHARES)
-def test_keeping_one_per_tensor_changes_nothing_if_no_tensor_is_empty(select, shapes, seed, levels, share):
+def test_keeping_one_per_tensor_changes_nothing_if_every_mask_has_a_one(select, shapes, seed, levels, share):
     magnitudes = draw(shapes, torch.float32, seed, levels)
     kept = max(1, round(share * sum(m.numel() for m in magnitudes)))
     without = sorted_masks(magnitudes, kept, floor=False)

@@ -172,8 +172,8 @@ def test_an_exponentially_nested_list_is_shown_in_short():
     value = []
     for _ in range(60):
         value = [value, value]
-    told = shown(value)
-    assert told.startswith("[[[[") and len(told) < 300 and "\n" not in told
+    text_shown = shown(value)
+    assert text_shown.startswith("[[[[") and len(text_shown) < 300 and "\n" not in text_shown
     assert shown([1, "x", None]) == "[1, 'x', None]" and "\n" not in shown(torch.ones(3, 3))
 
 

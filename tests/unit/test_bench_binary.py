@@ -74,9 +74,9 @@ def test_the_report_has_every_sample_and_the_ratios_to_our_times(monkeypatch, tm
     works = {name: lambda s=s: s for name, s in seconds.items()}
     monkeypatch.setattr(binary, "samplers", lambda _runtime: works)
     assert bench.main(["--binary", "--repeat", "3", "--out", str(tmp_path / "b.json")]) == 0
-    said = capsys.readouterr().out
-    assert "source  600 ms per step" in said and "6.00x ours" in said
-    assert "target for the source: 5x; to ours in bf16 the ratio is 12.00x" in said
+    output = capsys.readouterr().out
+    assert "source  600 ms per step" in output and "6.00x ours" in output
+    assert "target for the source: 5x; to ours in bf16 the ratio is 12.00x" in output
     stored = json.loads((tmp_path / "b.json").read_text())["binary"]
     assert stored["samples"] == {name: [s] * 3 for name, s in seconds.items()}
     assert stored["summary"]["source"]["n"] == 3 and len(stored["ones"]) == 4

@@ -72,7 +72,7 @@ def test_only_the_gradients_of_the_scores_are_sent(group, who, size):
     assert found["used"] == 4 * len(scores)
 
 
-def test_gradients_of_trained_batch_norms_are_sent_too(group, monkeypatch):
+def test_gradients_of_trained_batch_norms_are_sent(group, monkeypatch):
     def with_norms(net, *, dense):
         model = models.build(net, num_classes=10, in_shape=(3, 32, 32), bn_type="LearnedBatchNorm")
         freeze_weights(constrain(model, "SubnetConv", density=0.5), learn_batchnorm=True)
@@ -208,6 +208,6 @@ def test_two_processes_measure_and_the_record_has_every_sample(monkeypatch, tmp_
     again = summary(efficiencies(found["samples"], 2)["ours/fp32/strong"])
     assert found["efficiency"]["ours/fp32/strong"] == again
     assert sum(found["sent"]["ours"]["gradients"]) == 4 * sum(scores_of(SMALL))
-    said = capsys.readouterr().out
-    assert f"{sum(scores_of(SMALL)):,} trained" in said and "target for two processes: 0.9" in said
-    assert "efficiency, median of 2" in said and f"{again['median']:.3f} (IQR {again['iqr']:.3f})" in said
+    output = capsys.readouterr().out
+    assert f"{sum(scores_of(SMALL)):,} trained" in output and "target for two processes: 0.9" in output
+    assert "efficiency, median of 2" in output and f"{again['median']:.3f} (IQR {again['iqr']:.3f})" in output

@@ -182,7 +182,7 @@ def test_autocast_applies_to_the_product_of_ones():
 
 
 @pytest.fixture
-def looks(monkeypatch):
+def searches(monkeypatch):
     calls = []
     monkeypatch.setattr(module, "find_ones", lambda weight, **how: calls.append(1) or find_ones(weight, **how))
     monkeypatch.setattr(module, "binarised", lambda real, on: calls.append(1) or binarised(real, on))
@@ -204,35 +204,35 @@ CHANGES = {
 
 @pytest.mark.parametrize("kind", ["Linear", "Conv2d"])
 @pytest.mark.parametrize("change", CHANGES)
-def test_evaluation_finds_the_ones_once_until_something_changes(looks, change, kind):
+def test_evaluation_finds_the_ones_once_until_something_changes(searches, change, kind):
     plain, x = (nn.Linear(6, 4), random(2, 6)) if kind == "Linear" else (nn.Conv2d(6, 4, 3), random(2, 6, 5, 5))
     plain.bias = None
     net = constrain(nn.Sequential(plain), "BinaryConv", initial_ones=0.0).eval()
     for _ in range(3):
         net(x)
-    assert len(looks) == 1
+    assert len(searches) == 1
     CHANGES[change](net[0])
     for _ in range(2):
         out = net(x)
-    assert len(looks) == 2
+    assert len(searches) == 2
     torch.testing.assert_close(out, bake(net)(x))
 
 
-def test_training_finds_the_ones_in_every_pass(looks):
+def test_training_finds_the_ones_in_every_pass(searches):
     layer = linear(torch.zeros(6, 5))
     for _ in range(3):
         layer(random(2, 5))
-    assert len(looks) == 3
+    assert len(searches) == 3
     layer.weight.data.fill_(1)  # without a change of the tensor version, as fused optimizers write
     assert torch.equal(layer(torch.ones(1, 5)), torch.full((1, 6), 5.0))
 
 
-def test_ones_found_while_clamping_are_used_only_in_the_next_pass(looks):
+def test_ones_found_while_clamping_are_used_only_in_the_next_pass(searches):
     layer = linear(torch.full((6, 5), -0.7))  # would be ones if the clamp did not set them to 0
     layer.constraint.clamp_weight(layer.weight)
-    assert layer.weight.count_nonzero() == 0 and len(looks) == 1
+    assert layer.weight.count_nonzero() == 0 and len(searches) == 1
     assert torch.equal(layer(torch.ones(1, 5)), torch.zeros(1, 6))
-    assert len(looks) == 1
+    assert len(searches) == 1
     layer.weight.data.fill_(1)
     assert torch.equal(layer(torch.ones(1, 5)), torch.full((1, 6), 5.0))
     layer.constraint.clamp_weight(layer.weight)

@@ -80,11 +80,11 @@ def test_every_value_of_a_config_is_kept_except_for_the_listed_changes(config, p
     expected |= {key: value for key, (value, _) in changed.items()}
     assert {key: got[key] for key in expected} == expected
 
-    said = {line.partition(":")[0]: line for line in options.warnings}
-    loud = {key: remark for key, (_, remark) in changed.items() if remark}
-    loud |= {key: "cannot be used here; using" for key in NO_PATHS if key in written}
-    assert said.keys() == loud.keys() and len(options.warnings) == len(said)
-    assert all(remark in said[key] for key, remark in loud.items())
+    warned = {line.partition(":")[0]: line for line in options.warnings}
+    expected_warnings = {key: remark for key, (_, remark) in changed.items() if remark}
+    expected_warnings |= {key: "cannot be used here; using" for key in NO_PATHS if key in written}
+    assert warned.keys() == expected_warnings.keys() and len(options.warnings) == len(warned)
+    assert all(remark in warned[key] for key, remark in expected_warnings.items())
 
 
 @pytest.mark.parametrize("config", ROWS)

@@ -124,7 +124,7 @@ def layer_names(model):
 
 
 @EVERY
-def test_bake_gives_a_plain_network_of_equal_output(case):
+def test_bake_returns_a_plain_network_with_equal_output(case):
     model = settled(case)
     torch.manual_seed(0)  # fixes the masks that a SampleSubnetConv draws
     plain = bake(model)

@@ -29,8 +29,8 @@ def run(capsys):
 
     def call(*argv):
         code = convert.main(["biprop", *map(str, argv)])
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
 
     return call
 

@@ -68,7 +68,7 @@ sys.exit(exit_codes.run_program(work))
     assert (done.returncode, done.stdout, done.stderr) == (7, "caught\n", "")
 
 
-def test_ctrl_c_during_the_work_of_a_script_lets_it_clean_up():
+def test_ctrl_c_during_a_script_runs_its_cleanup():
     program = f"""
 import sys
 from utils import exit_codes, stop_signal

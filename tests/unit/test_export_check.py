@@ -121,7 +121,7 @@ def test_sums_beyond_64_bits_are_refused(deep, bias, x):
 
 
 @pytest.mark.parametrize(
-    "between, told",
+    "between, message",
     [
         (nn.BatchNorm1d(5), "layer 1 is a BatchNorm1d, which cannot run on integers alone"),
         (nn.Tanh(), "layer 1 is a Tanh"),
@@ -129,9 +129,9 @@ def test_sums_beyond_64_bits_are_refused(deep, bias, x):
     ],
     ids=lambda case: type(case).__name__,
 )
-def test_a_layer_without_an_integer_form_is_refused_by_name(between, told):
+def test_a_layer_without_an_integer_form_is_refused_by_name(between, message):
     net, content = shifted(nn.Sequential(nn.Linear(7, 5), between, nn.Linear(5, 3)))
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         integer_network(net, content)
 
 

@@ -32,7 +32,7 @@ def append(path, number):
     results.append(path, row(number))
 
 
-def test_rows_appended_by_many_processes_at_once_are_all_kept(tmp_path):
+def test_rows_appended_by_concurrent_processes_are_all_kept(tmp_path):
     path = tmp_path / "results.csv"
     context = multiprocessing.get_context("fork")
     processes = [context.Process(target=append, args=(path, number)) for number in range(16)]

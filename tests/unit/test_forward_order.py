@@ -56,7 +56,7 @@ def test_layers_come_in_the_order_of_the_forward_pass_without_unused_ones(images
     assert list(layers_in_forward_order(model, images)) == FORWARD
 
 
-def test_a_network_that_cannot_be_traced_needs_images():
+def test_the_order_of_an_untraceable_network_requires_images():
     with pytest.raises(ValueError, match=r"order of the layers is unknown: torch.fx cannot trace Branching"):
         layers_in_forward_order(Branching())
     assert list(layers_in_forward_order(Branching(), torch.ones(2, 4))) == FORWARD

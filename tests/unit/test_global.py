@@ -210,12 +210,12 @@ def test_training_selects_once_per_forward_pass(selections):
 
 
 def test_a_training_pass_reads_the_scores_of_all_layers_once(monkeypatch):
-    looks, select = [], GlobalSelection._select
-    monkeypatch.setattr(GlobalSelection, "_select", lambda self: looks.append(self) or select(self))
+    selected, select = [], GlobalSelection._select
+    monkeypatch.setattr(GlobalSelection, "_select", lambda self: selected.append(self) or select(self))
     net = network().train()
     for count in (1, 2, 3):
         net(batch())
-        assert len(looks) == count
+        assert len(selected) == count
 
 
 def refill(tensor):
@@ -345,7 +345,7 @@ def test_a_first_layer_of_another_type_is_not_in_the_selection(first):
 
 
 @pytest.mark.parametrize("rest", ["SubnetConv", "SampleSubnetConv", "DenseConv"])
-def test_a_global_first_layer_alone_has_its_own_selection(rest):
+def test_a_single_global_first_layer_has_its_own_selection(rest):
     net = network(0.3, conv_type=rest, first_layer_type=GLOBAL)
     assert net[0].constraint.kept == 72 - int(0.7 * 72)
     assert np.array_equal(net[0].constraint.mask(), sorted_masks([net[0].constraint.scores.detach().numpy()], 0.3)[0])

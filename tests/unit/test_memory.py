@@ -165,7 +165,7 @@ def test_out_of_memory_while_a_network_is_built_or_a_set_is_read_ends_with_one_l
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOMEM, "Cannot allocate memory"), MemoryError()], ids=repr)
-def test_out_of_memory_while_an_image_is_decoded_does_not_name_the_image(monkeypatch, tmp_path, error):
+def test_an_out_of_memory_error_in_image_decoding_is_re_raised(monkeypatch, tmp_path, error):
     (tmp_path / "a.png").write_bytes(b"")
 
     def fail(_):

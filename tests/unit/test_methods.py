@@ -202,7 +202,7 @@ def snapshot(net):
 @pytest.mark.parametrize("conv_type", ["SubnetConv", "GlobalSubnetConv", "SampleSubnetConv"])
 @pytest.mark.parametrize("frozen", [True, False])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_lottery_trains_all_weights_first_and_then_scores_alone(conv_type, frozen, optimizer):
+def test_lottery_trains_all_weights_first_and_then_only_scores(conv_type, frozen, optimizer):
     net = network(conv_type, dense=("3",), bias=True)
     if frozen:
         freeze_weights(net, learn_batchnorm=True)
@@ -253,7 +253,7 @@ def test_the_optimizer_of_a_lottery_owns_every_weight_and_score_once():
     assert names == {f"{i}.{what}" for i in (0, 3) for what in ("weight", "bias", "constraint.scores")}
 
 
-def test_the_phase_of_a_lottery_depends_on_the_epoch_alone():
+def test_the_phase_of_a_lottery_depends_only_on_the_epoch():
     net, method = network("SubnetConv"), make_method("lottery", dense_epochs=2)
     method.prepare(net)
     for epoch, dense in ((0, True), (2, False), (1, True), (5, False)):

@@ -77,7 +77,7 @@ def test_ranks_with_conflicting_devices_are_refused(members, conflict):
 
 
 @pytest.mark.parametrize(
-    ("error", "gone"),
+    ("error", "is_loss"),
     [
         (
             dist.DistBackendError("NCCL error: remote process exited or there was a network error, ncclRemoteError"),
@@ -89,8 +89,8 @@ def test_ranks_with_conflicting_devices_are_refused(members, conflict):
         (RuntimeError("shapes do not match"), False),
     ],
 )
-def test_errors_of_a_lost_connection_are_recognised(error, gone):
-    assert rendezvous.is_connection_loss(error) == gone
+def test_errors_of_a_lost_connection_are_recognised(error, is_loss):
+    assert rendezvous.is_connection_loss(error) == is_loss
 
 
 def test_an_nccl_error_is_reported_with_its_last_error(store):

@@ -107,7 +107,7 @@ def test_a_failed_chart_warns_once(tmp_path, monkeypatch, capsys, failure):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_page_escapes_html_and_warns_if_it_fails(tmp_path, monkeypatch, capsys):
+def test_a_page_escapes_html_and_a_failed_page_causes_a_warning(tmp_path, monkeypatch, capsys):
     text = "<a href='x'>a</a></script> $x$ &amp; \udcff"
     assert line_page(tmp_path / "a.html", [Line(text, [0, 1], [1, 2], "C0--")], "x", "y", text)
     page = (tmp_path / "a.html").read_text(encoding="utf-8")

@@ -136,7 +136,7 @@ def test_write_own_moves_damaged_lines_to_another_file(file):
     assert rows_with(file) == [1, 2, 3] and file.with_name("results.csv.damaged").read_bytes() == CUT + b"\n"
 
 
-def test_a_last_row_without_a_line_end_is_sound(file):
+def test_a_last_row_without_a_line_end_is_valid(file):
     file.write_bytes(file.read_bytes().rstrip(b"\n"))
     results.append(file, row(3))
     assert rows_with(file) == [1, 2, 3] and not file.with_name("results.csv.damaged").exists()
@@ -158,7 +158,7 @@ def test_a_run_id_inside_a_torn_line_does_not_block_its_row(file):
     assert rows_with(file) == [1, 2, 3]
 
 
-def test_a_row_that_cannot_be_written_to_the_end_is_removed_again(file, monkeypatch):
+def test_a_row_is_removed_if_its_write_fails(file, monkeypatch):
     before = file.read_bytes()
 
     def refuse(number):
@@ -170,7 +170,7 @@ def test_a_row_that_cannot_be_written_to_the_end_is_removed_again(file, monkeypa
     assert file.read_bytes() == before
 
 
-def test_a_sweep_table_uses_all_sound_rows_and_warns_of_damaged_lines(program, config, tmp_path, capsys):
+def test_a_sweep_table_uses_all_valid_rows_and_warns_about_damaged_lines(program, config, tmp_path, capsys):
     path = config(epochs=1)
     for seed in (1, 2):
         assert program("--config", path, "--seed", seed)[0] == 0

@@ -39,8 +39,8 @@ def test_check_detects_an_outdated_page(monkeypatch, tmp_path):
 def test_options_of_other_machines_print_a_table_and_leave_the_page_unchanged(capsys):
     before = scaling.PAGE.read_text()
     assert scaling.main(["--between", "1e8"]) == 0
-    said = capsys.readouterr().out
-    assert "| Conv4 | 512 |" in said and said.strip() not in before and scaling.PAGE.read_text() == before
+    output = capsys.readouterr().out
+    assert "| Conv4 | 512 |" in output and output.strip() not in before and scaling.PAGE.read_text() == before
 
 
 @pytest.mark.parametrize(

@@ -203,10 +203,10 @@ def test_the_table_includes_exponents_outside_the_range_for_the_crude_update():
     assert sum(counts.values()) == sum(layer.weight.numel() for layer in weight_layers(net).values()) - 1
 
 
-@pytest.mark.parametrize(("epochs", "told"), [(1, [1]), (5, [1, 2, 3, 4, 5]), (25, [*range(2, 25, 2), 25])])
-def test_a_long_run_writes_the_table_for_some_epochs_and_the_last(epochs, told):
+@pytest.mark.parametrize(("epochs", "written"), [(1, [1]), (5, [1, 2, 3, 4, 5]), (25, [*range(2, 25, 2), 25])])
+def test_a_long_run_writes_the_table_for_some_epochs_and_the_last(epochs, written):
     net = network("ShiftQ").eval()
-    assert [e for e in range(1, epochs + 1) if Shift().tables(net, None, None, e, epochs)] == told
+    assert [e for e in range(1, epochs + 1) if Shift().tables(net, None, None, e, epochs)] == written
 
 
 # from a trained dense network

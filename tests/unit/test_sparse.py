@@ -64,7 +64,7 @@ class EpochObserver:
     def stopped(self, state): ...
 
 
-class Observed(Sparse):
+class ObservedSparse(Sparse):
     """Method that calls `look(method, when, step)` before, within and after a step (within: "trained")."""
 
     look = staticmethod(lambda method, when, step: None)
@@ -88,7 +88,7 @@ def setup_of(net, kind=Sparse, optimizer="sgd", weight_decay=1e-2, **rules):
 
 
 def run(net, epochs=2, look=None, state=None, **rules):
-    kind = type("Looking", (Observed,), {"look": staticmethod(look)}) if look else Sparse
+    kind = type("Looking", (ObservedSparse,), {"look": staticmethod(look)}) if look else Sparse
     setup = setup_of(net, kind, **rules)
     fit(setup, state or TrainingState(), epochs, EpochObserver())
     return setup

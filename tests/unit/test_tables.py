@@ -76,7 +76,7 @@ def test_a_file_that_is_not_a_valid_table_is_renamed_with_a_warning(tmp_path, ca
     assert [line.label for line in lines] == ["epoch 3"] and rows(tmp_path / "sweep.csv")[1:] == [["3", "0.0", "1"]]
 
 
-def test_a_table_that_cannot_be_written_is_a_warning(tmp_path, capsys):
+def test_a_table_that_cannot_be_written_causes_a_warning(tmp_path, capsys):
     assert record_table(tmp_path / "gone", "sweep", 3, curve(1)) == []
     message = "No such file or directory; the table of epoch 3 is left out"
     assert capsys.readouterr().err == f"warning: cannot write {tmp_path / 'gone/sweep.csv'}: {message}\n"

@@ -223,7 +223,7 @@ def remove_half(model, images):
 
 
 @pytest.mark.parametrize("name", REMOVABLE)
-def test_removing_units_gives_the_outputs_of_zeroing_them(name):
+def test_removing_units_gives_the_same_outputs_as_zeroing_them(name):
     torch.manual_seed(1)
     model, images = randomize_norms(REMOVABLE[name]()), torch.randn(16, *IMAGE, dtype=torch.float64)
     before, zeros, after, smaller = remove_half(model, images)

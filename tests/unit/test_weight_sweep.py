@@ -19,8 +19,8 @@ CPU = Runtime(torch.device("cpu"), torch.float32)
 VALUES = [0.0, 0.1, 1.0, 1.7, 4.0]
 
 
-class Two(OneBatch):
-    """Two batches of different images."""
+class TwoBatches(OneBatch):
+    """TwoBatches batches of different images."""
 
     def __init__(self, spec, samples=40):
         super().__init__(spec, samples)
@@ -36,7 +36,7 @@ class Two(OneBatch):
             yield images[1:].flip(1) * 2, labels[1:]
 
 
-class Facts:
+class ImageSpec:
     """Spec of a data set with images of this shape."""
 
     def __init__(self, in_shape, num_classes=5):
@@ -71,7 +71,7 @@ def rebuilt(model, on):
     return plain
 
 
-class Untouched(Binary):
+class BatchStatisticsEvaluation(Binary):
     """A method that evaluates with batch norms in training mode."""
 
     def before_evaluation(self, model):
@@ -98,9 +98,9 @@ NETWORKS = {
 def test_a_sweep_equals_evaluations_of_networks_with_rebuilt_weights(name):
     arch, in_shape, settings = NETWORKS[name]
     model, method = network(arch, in_shape, **settings)
-    batches = Two(Facts(in_shape))
+    batches = TwoBatches(ImageSpec(in_shape))
     for row, on in zip(weight_sweep(model, batches, method, CPU, VALUES), VALUES, strict=True):
-        expected = evaluate(rebuilt(model, on), batches, make_method(Untouched), CPU)
+        expected = evaluate(rebuilt(model, on), batches, make_method(BatchStatisticsEvaluation), CPU)
         assert row["on"] == on
         assert row["loss"] == pytest.approx(expected.loss, rel=1e-5)
         assert row["acc@1"] == pytest.approx(expected.top1, abs=1e-9)
@@ -109,7 +109,7 @@ def test_a_sweep_equals_evaluations_of_networks_with_rebuilt_weights(name):
 
 def test_a_sweep_at_1_is_an_evaluation_and_leaves_the_network_unchanged():
     model, method = network("CircuitMLP", (1, 6, 5), **MLP)
-    batches, state = Two(Facts((1, 6, 5))), copy.deepcopy(model.state_dict())
+    batches, state = TwoBatches(ImageSpec((1, 6, 5))), copy.deepcopy(model.state_dict())
     expected = evaluate(model, batches, method, CPU)
     (row,) = weight_sweep(model, batches, method, CPU, [1.0])
     assert (row["loss"], row["acc@1"]) == (expected.loss, expected.top1)
@@ -120,7 +120,7 @@ def test_a_sweep_at_1_is_an_evaluation_and_leaves_the_network_unchanged():
 
 def test_a_sweep_reads_the_batches_once_and_computes_the_first_layer_once_per_batch(monkeypatch):
     model, method = network("CircuitMLP", (1, 6, 5), **MLP)
-    batches, calls = Two(Facts((1, 6, 5))), []
+    batches, calls = TwoBatches(ImageSpec((1, 6, 5))), []
     for name, layer in constrained_layers(model).items():
         linear = layer.constraint.linear
         monkeypatch.setattr(layer.constraint, "linear", lambda *a, f=linear, n=name: calls.append(n) or f(*a))
@@ -148,10 +148,10 @@ def test_a_sweep_does_not_depend_on_the_order_of_registration(branches):
     torch.manual_seed(0)
     model, method = constrain(OutOfOrder(branches), "BinaryConv", initial_ones=0.3), make_method("binary")
     method.prepare(model)
-    batches = Two(Facts((1, 6, 5)))
+    batches = TwoBatches(ImageSpec((1, 6, 5)))
     for row in weight_sweep(model, batches, method, CPU, VALUES):
         assert row["loss"] == pytest.approx(
-            evaluate(rebuilt(model, row["on"]), batches, make_method(Untouched), CPU).loss, 1e-5
+            evaluate(rebuilt(model, row["on"]), batches, make_method(BatchStatisticsEvaluation), CPU).loss, 1e-5
         )
 
 
