@@ -1,6 +1,6 @@
 """Table of test cases for all architectures, constraints, training methods and data sets, small enough to run all.
 
-`test_cases.py` fails for whatever is registered and not in here, and does what all of them must be able to do.
+`test_cases.py` tests the requirements on every case, and fails if a registered name has no case.
 """
 
 from dataclasses import dataclass, field

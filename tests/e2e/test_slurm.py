@@ -177,5 +177,5 @@ def test_the_job_scripts_request_a_signal_an_appended_log_and_requeueing(script)
     for option, value in {"signal": "B:USR2@120", "open-mode": "a", "requeue": "requeue"}.items():
         assert re.search(rf"{option} +: {value}$", said, flags=re.M), said
     output = re.search(r" output +: (\S+)$", said, flags=re.M)
-    # Slurm creates no folders: without it the job would fail without a log
+    # Slurm does not create the folder of the log: without the folder the job fails and writes no log.
     assert output and (ROOT / output[1]).parent.is_dir()

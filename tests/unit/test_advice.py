@@ -32,7 +32,7 @@ OTHERS = {
     "--porcelain",
     "--untracked-files",
     "--no",
-}  # flags of torchrun and git
+}  # flags of torchrun, git and TensorBoard
 
 
 def literals(path):

@@ -1,4 +1,4 @@
-"""Exit codes and messages of programs: Ctrl-C at any moment, bad input, several problems at once."""
+"""Exit codes and messages of programs: Ctrl-C at any time, bad input, several problems."""
 
 import importlib
 import subprocess

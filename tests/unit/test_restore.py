@@ -23,9 +23,9 @@ KINDS = {
     "sgd": {},
     "sparse": {"conv_type": "SparseConv", "freeze_weights": None, "progress_interval": 5, "update_interval": 1},
 }
-# With these the run goes on as it was: the learning rate is set for every epoch, a setting that is missing comes from
-# the options, a CPU has no use for a GPU's generator, event files have their own tests, clocks may say anything, and
-# resumption does not read the descriptions of the network and of the data set.
+# Any value of these entries is accepted. The learning rate is set in every epoch. The options supply a missing setting.
+# A CPU ignores the generator of a GPU. Event files have separate tests. Times may have any value. Resumption does not
+# read the descriptions of the network and of the data set.
 FREE = {"events", "network", "data", "cuda", "seconds", "train_seconds", "train_images", "loss"}
 
 

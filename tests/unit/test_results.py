@@ -70,7 +70,7 @@ def test_a_damaged_line_is_moved_to_another_file_and_other_rows_are_kept(file, c
 
 
 def test_a_row_that_an_earlier_version_appended_to_a_torn_line_is_found(file):
-    """The earlier version ended the torn line first, but a CSV reader takes both lines for one row."""
+    """The earlier version ended the torn line first, but a CSV reader joins both lines to one row."""
     with file.open("ab") as there:
         there.write(CUT + b"\n" + line(8) + b"\n")
     assert [r["Run ID"][31] for r in results.read(file)[0]] == ["1", "2", "8"]

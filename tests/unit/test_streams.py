@@ -1,4 +1,4 @@
-"""Text is escaped where a stream cannot encode it, and a closed or full stream ends no program."""
+"""Text that a stream cannot encode is escaped, and a closed or full stream does not end a program."""
 
 import ast
 import io

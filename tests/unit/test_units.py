@@ -277,7 +277,7 @@ def into_buffer(n, x):
 
 
 def with_images(middle):
-    """`middle` also receives the images. What it adds to the units is 0 for ordinary images."""
+    """Return a network whose function `middle` also gets the images, and adds 0 to the units for ordinary images."""
     return Net(lambda n, x: n.out(head(n.b(middle(n.a(x), x)))), a=conv(3, 6), b=conv(6, 6), out=nn.Linear(6, 4))
 
 
@@ -289,7 +289,7 @@ def masked(n, x):
 
 
 def hooked(**hooks):
-    """Return a network with a hook on one of its layers, by the name of the method that registers the hook."""
+    """Return a network with hooks: {method that registers the hook: (layer, hook)}."""
     model = two_convs(lambda _, x: x)
     for method, (layer, hook) in hooks.items():
         getattr(model.get_submodule(layer), method)(hook)
