@@ -1,4 +1,4 @@
-"""BIPROP's 170 configs: config -> its row of `tests/golden/biprop_configs.csv`. An empty cell is a key it lacks."""
+"""BIPROP's 170 configs: the rows of `tests/golden/biprop_configs.csv` by path. An empty cell is a missing key."""
 
 import csv
 from pathlib import Path
@@ -10,7 +10,7 @@ LEFT_OPEN = [config for config, row in ROWS.items() if "needs --prune-rate" in r
 
 
 def write(config, folder):
-    """The file as BIPROP has it, under `folder`; returns its path."""
+    """Write a config in BIPROP's original form under `folder` and return its path."""
     path = folder / Path(config).name
     path.write_text("".join(f"{key}: {ROWS[config][key]}\n" for key in KEYS if ROWS[config][key]))
     return str(path)

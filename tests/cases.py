@@ -1,12 +1,12 @@
-"""The one table that every architecture, constraint, training method and data set must join; light enough to run all.
+"""Table of test cases for all architectures, constraints, training methods and data sets, small enough to run all.
 
-`test_cases.py` fails for whatever is registered and not in here, and does what all of them must be able to do.
+`test_cases.py` tests the requirements on every case, and fails if a registered name has no case.
 """
 
 from dataclasses import dataclass, field
 from typing import Any
 
-CLASSES = 7  # unlike any width, so that a wrong axis shows
+CLASSES = 7  # differs from every width, so that a wrong axis is noticed
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Case:
 
 NARROW = {"width_mult": 0.125}
 THIN = {"width_mult": 1 / 16}
-LIGHT = [  # (arch, in_shape, options): the smallest image that the pools allow, not square where that costs nothing
+LIGHT = [  # (arch, in_shape, options): the smallest image that the pools allow, not square where this is possible
     ("FC", (1, 5, 3), NARROW),
     ("MLP", (2, 4, 4), {"hidden": (9, 8)}),
     ("MLP", (1, 4, 4), {"hidden": (9,), "bias": True, "activation": "tanh", "norm": "batch_norm"}),
@@ -70,7 +70,7 @@ LIGHT = [  # (arch, in_shape, options): the smallest image that the pools allow,
     ("ResNet50_BinAct_v2", (1, 32, 32), THIN),
 ]
 CASES = [Case(arch, shape, kind, options) for arch, shape, options in LIGHT for kind in ("DenseConv", "SubnetConv")]
-FEW = [  # a constraint knows no architecture: biases, batch norms and convolutions are all that the others must meet
+FEW = [  # other constraints depend only on the presence of biases, batch norms and convolutions
     ("MLP", (1, 4, 4), {"hidden": (9,), "bias": True, "activation": "tanh", "norm": "batch_norm"}),
     ("Conv2_BinAct", (1, 8, 6), NARROW),
 ]
@@ -78,7 +78,7 @@ FEW = [  # a constraint knows no architecture: biases, batch norms and convoluti
 
 @dataclass(frozen=True)
 class ConstraintCase:
-    """A conv_type: the parameters of each layer that gradient descent moves, and the effective weights that are not 0.
+    """A conv_type: the trained parameters of each layer, and the kind of its non-zero effective weights.
 
     values: "weight" (the layer's own), "alpha" (one magnitude), "powers" (of two) or "" (anything).
     """
@@ -103,7 +103,7 @@ CONSTRAINT_CASES = {
 OTHERS = CONSTRAINT_CASES.keys() - {"DenseConv", "SubnetConv"}
 CASES += [Case(arch, shape, kind, options) for arch, shape, options in FEW for kind in sorted(OTHERS)]
 
-METHOD_CASES = {  # trainer -> a conv_type that it trains
+METHOD_CASES = {  # trainer -> a conv_type that it can train
     "default": "DenseConv",
     "binary": "BinaryConv",
     "prune_score": "SubnetConv",
@@ -113,13 +113,14 @@ METHOD_CASES = {  # trainer -> a conv_type that it trains
     "sparse": "SparseConv",
 }
 
-SET_CASES = {"digits": "Conv2", "MNIST": "FC", "FashionMNIST": "Conv4", "CIFAR10": "VGG_Small"}  # set -> an arch for it
+# data set -> an architecture that fits
+SET_CASES = {"digits": "Conv2", "MNIST": "FC", "FashionMNIST": "Conv4", "CIFAR10": "VGG_Small"}
 SET_CASES |= {"CIFAR100": "Conv6", "SVHN": "Conv4", "BigCIFAR10": "Conv8", "TinyImageNet": "Conv8"}
 SET_CASES |= {"ImageNet": "Conv8", "ImageFolder": "Conv8"}
 
 SPARSE_DENSITY = 0.3
 COUNTED, GROWTHS = ("hebbian", "correlation", "magnitude"), ("hebbian", "random", "gradient")
-SPARSE_RULES = [  # (drop, grow, density) that trainer sparse takes; without a density connections progress by filter
+SPARSE_RULES = [  # (drop, grow, density) that trainer sparse accepts; without a density it rewires filter by filter
     *((drop, grow, SPARSE_DENSITY) for drop in (*COUNTED, "magnitude_per_sign", "random") for grow in GROWTHS),
     *((drop, grow, None) for drop in COUNTED for grow in (*GROWTHS, "none")),
     ("random", "random", None),

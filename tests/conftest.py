@@ -1,8 +1,8 @@
-"""What every test shares: one torch thread (the suite runs on several processes), small configs on the digits."""
+"""Shared fixtures: one torch thread (the suite runs in several processes) and small configs on the digits."""
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded, here and in the programs that tests start
+os.environ["OMP_NUM_THREADS"] = "1"  # set before torch is imported, here and in the programs that tests start
 
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +28,7 @@ TICKET = {
 
 @pytest.fixture
 def on_threads():
-    """`with on_threads(n)`: torch computes on n threads."""
+    """Context manager: torch computes on n threads within `with on_threads(n)`."""
     import torch
 
     @contextmanager
@@ -45,7 +45,7 @@ def on_threads():
 
 @pytest.fixture
 def config(tmp_path):
-    """Writes a config of a quick ticket on the digits, changed by what is given, and returns its path."""
+    """Return a function that writes a config of a quick ticket on the digits, with changes, and returns its path."""
 
     def write(name="ticket.yml", **changes):
         path = tmp_path / name
@@ -58,7 +58,7 @@ def config(tmp_path):
 
 @pytest.fixture
 def program(tmp_path, monkeypatch, capsys):
-    """Runs main.py in this process, in an empty folder; returns (exit code, standard output, standard error)."""
+    """Return a function that runs main.py in this process and in an empty folder: (exit code, stdout, stderr)."""
     import signal
 
     import main
@@ -70,8 +70,8 @@ def program(tmp_path, monkeypatch, capsys):
     def run(*argv):
         capsys.readouterr()
         code = main.main([str(a) for a in argv])
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
 
     yield run
     for number, handler in handlers.items():

@@ -16,7 +16,7 @@ CLOCKS = ("train/images_per_second", "train/elapsed_seconds")
 
 
 def shown(logs: Path) -> dict[str, list[Any]]:
-    """Return {tag: [(step, value), ...]} in the order of steps, without the tags of clocks.
+    """Return {tag: [(step, value), ...]} in the order of steps, without the tags that hold times.
 
     A point that is written twice occurs twice. The tags of plugins such as hparams have their content as value.
     """

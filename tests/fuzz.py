@@ -1,10 +1,10 @@
-"""Generate configurations and command lines, right and wrong, and run them in this process through main.py.
+"""Generate valid and invalid configurations and command lines, and run them in this process through main.py.
 
 python tests/fuzz.py --cases 20000 --seed 0
 
-A case ends well when main.py returns 0, 1 or 2, prints short printable lines and leaves no file where it must not.
-Reading the options may take `LIMIT` seconds of the processor, and the whole case `BUILDS`. Every case is drawn from its
-own number: `--only SEED:NUMBER` repeats one. Exits with 1 where a case ends badly.
+A case passes if main.py returns 0, 1 or 2, prints short printable lines and writes no unexpected file. Parsing the
+options may take `LIMIT` seconds of CPU time, and the whole case `BUILDS` seconds. Each case is drawn from its own
+number, so `--only SEED:NUMBER` repeats a case. The exit code is 1 if a case fails.
 """
 
 import argparse
@@ -35,8 +35,8 @@ from args import FIELDS  # noqa: E402
 from utils.config.fields import Ints, flags  # noqa: E402
 from utils.errors import UsageError  # noqa: E402
 
-LIMIT, BUILDS = 2.0, 30.0  # seconds of the processor
-HANGS = 120  # seconds of the clock
+LIMIT, BUILDS = 2.0, 30.0  # seconds of CPU time
+HANGS = 120  # seconds of wall-clock time
 LONGEST_LINE, MOST_LINES = 2000, 120
 SMALL = ("FC", "MLP", "CircuitMLP", "Conv2", "Conv2_BinAct", "LeNet5_Caffe", "cResNet20")
 SEPARATE = {
@@ -48,7 +48,7 @@ SEPARATE = {
     "multigpu",
     "download",
     "device",
-}  # given by the case itself
+}  # set by the case itself
 LARGE = (10**6, 10**12, 2**31, 2**40, 2**63, 2**64, 10**30, 10**309, 10**5000)
 WORDS = (
     "",
@@ -107,7 +107,7 @@ OBJECTS = (
 
 @dataclass
 class Case:
-    """One call of main.py: the text of its YAML file and its words, besides --config."""
+    """One call of main.py: the text of the YAML file and the arguments besides --config."""
 
     text: bytes
     words: list[str]
@@ -116,15 +116,15 @@ class Case:
 
 @dataclass
 class Report:
-    """Counts of exit codes, faults in words, and the slowest case."""
+    """Counts of exit codes, descriptions of the faults, and the slowest case."""
 
     codes: Counter[int] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
     slowest: tuple[float, str] = (0.0, "")
 
 
-def right(draw: random.Random, name: str) -> Any:
-    """Return a value that the option `name` takes by itself."""
+def valid_value(draw: random.Random, name: str) -> Any:
+    """Return a valid value of the option `name`."""
     option = FIELDS[name]
     kind, allowed = (get_args(option.type) or (option.type,))[0], option.metadata["allowed"]
     if not isinstance(allowed, str):
@@ -138,29 +138,29 @@ def right(draw: random.Random, name: str) -> Any:
     return draw.choice([1, 2, 3, 8]) if kind is int else draw.choice([0.1, 0.5, 0.9, 1e-4, 1.0])
 
 
-def wrong(draw: random.Random, name: str) -> Any:
-    """Return a value that is extreme, odd or of another type."""
+def invalid_value(draw: random.Random, name: str) -> Any:
+    """Return an extreme value, an odd value or a value of another type."""
     make = draw.randrange(4)
     if make == 0:
         large = draw.choice(LARGE)
         return large * draw.choice([1, -1]) if draw.random() < 0.7 else [1, large]
     if make == 1:
         return draw.choice(WORDS)
-    return draw.choice(OBJECTS) if make == 2 else right(draw, draw.choice(list(FIELDS)))
+    return draw.choice(OBJECTS) if make == 2 else valid_value(draw, draw.choice(list(FIELDS)))
 
 
 def values(draw: random.Random, count: int, chance: float) -> dict[str, Any]:
-    """Return `count` options by name, each wrong with probability `chance`."""
+    """Return values of `count` options by name, each invalid with probability `chance`."""
     names = draw.sample(sorted(FIELDS.keys() - SEPARATE), count)
-    return {name: wrong(draw, name) if draw.random() < chance else right(draw, name) for name in names}
+    return {name: invalid_value(draw, name) if draw.random() < chance else valid_value(draw, name) for name in names}
 
 
-def as_words(draw: random.Random, chosen: dict[str, Any]) -> list[str]:
-    """Return options as they are typed, in any of their spellings."""
+def as_arguments(draw: random.Random, chosen: dict[str, Any]) -> list[str]:
+    """Return the command-line arguments of the options, in any of their spellings."""
     words: list[str] = []
     for name, value in chosen.items():
         flag = draw.choice(flags(name, FIELDS[name]))
-        text = ",".join(map(short, value)) if isinstance(value, list) else short(value)
+        text = ",".join(map(shortened, value)) if isinstance(value, list) else shortened(value)
         together = draw.random() < 0.3 and flag.startswith("--")
         if isinstance(value, bool):
             words.append(flag)
@@ -169,13 +169,13 @@ def as_words(draw: random.Random, chosen: dict[str, Any]) -> list[str]:
     return words
 
 
-def short(value: Any) -> str:
-    """Return str(value), also of an int that Python refuses to print in decimal."""
+def shortened(value: Any) -> str:
+    """Return str(value), also for an int with more decimal digits than Python prints."""
     return hex(value) if isinstance(value, int) and value.bit_length() > 10_000 else str(value)
 
 
 def damaged(draw: random.Random, text: bytes) -> bytes:
-    """Return the text of a file with a few bytes lost, repeated or put in."""
+    """Return the text of a file with a few bytes removed, repeated or inserted."""
     data = bytearray(text)
     for _ in range(draw.randint(1, 4)):
         place = draw.randint(0, len(data))
@@ -190,7 +190,7 @@ def damaged(draw: random.Random, text: bytes) -> bytes:
 def generate(draw: random.Random) -> Case:
     """Return a random case: base options, changes in the file and on the command line, and sometimes a damaged file."""
     content = {"arch": draw.choice([*FIELDS["arch"].metadata["allowed"]]), "set": "digits"}
-    if trains := draw.random() < 0.03:  # right values alone, of a network that takes a step at once
+    if trains := draw.random() < 0.03:  # only valid values, of a network that trains a step quickly
         content |= {"arch": draw.choice(SMALL), "epochs": 1, "batch_size": 16} | values(draw, draw.randint(0, 8), 0.0)
         content |= {"set": "digits", "arch": draw.choice(SMALL), "name": "x", "seed": 1}
         if "MLP" in content["arch"]:
@@ -199,17 +199,17 @@ def generate(draw: random.Random) -> Case:
         content["prune_rate"] = draw.choice([0.1, 0.5, -1])
         for path in ("log_dir", "results", "data", "pretrained"):
             content.pop(path, None)
-        return Case(written(content), ["--dry-run", "1", "--device", "cpu", "--workers", "0"], trains)
+        return Case(as_yaml(content), ["--dry-run", "1", "--device", "cpu", "--workers", "0"], trains)
     if draw.random() < 0.5:
         content |= {
             "conv_type": draw.choice([*FIELDS["conv_type"].metadata["allowed"]]),
             "prune_rate": draw.choice([0.5, -1]),
         }
     content |= values(draw, draw.randint(0, 6), draw.choice([0.0, 0.3, 1.0]))
-    text = written(content)
+    text = as_yaml(content)
     if draw.random() < 0.2:
         text = damaged(draw, text)
-    words = as_words(draw, values(draw, draw.randint(0, 4), draw.choice([0.0, 0.3, 1.0])))
+    words = as_arguments(draw, values(draw, draw.randint(0, 4), draw.choice([0.0, 0.3, 1.0])))
     if draw.random() < 0.1:
         words.insert(
             draw.randint(0, len(words)), draw.choice([*WORDS, "--lerning-rate", "-z", "--", "--seed=", "x.yml"])
@@ -217,7 +217,7 @@ def generate(draw: random.Random) -> Case:
     return Case(text, [*words, "--check"])
 
 
-def written(content: dict[str, Any]) -> bytes:
+def as_yaml(content: dict[str, Any]) -> bytes:
     """Return the options as YAML text."""
     lines = [f"{key}: {scalar(value)}\n" for key, value in content.items()]
     return "".join(lines).encode(errors="replace")
@@ -228,12 +228,12 @@ def scalar(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(scalar, value))}]"
     if isinstance(value, int) and not isinstance(value, bool):
-        return short(value)
+        return shortened(value)
     return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
 
 
 def timed(work: Callable[[], int | None]) -> tuple[int, float, str]:
-    """Return the exit code of `work`, its seconds of the processor and its standard error; raises what it raises."""
+    """Return the exit code, the CPU seconds and the standard error of `work`. Exceptions of `work` propagate."""
     err, start = io.StringIO(), time.process_time()
     signal.signal(signal.SIGALRM, hangs)
     signal.alarm(HANGS)
@@ -252,42 +252,42 @@ def hangs(_number: int, _frame: object) -> None:
 
 
 def read(words: list[str]) -> None:
-    """Read the options and do nothing with them."""
+    """Parse the options without running anything."""
     with contextlib.suppress(UsageError):
         args.parse(words)
 
 
 def run(case: Case, name: str, report: Report) -> None:
-    """Run a case in an empty folder and add to `report` how it ended."""
-    told = f"{name}: {case.text[:400]!r} {shlex.join(case.words)[:600]}"
+    """Run a case in an empty folder and add its result to `report`."""
+    case_text = f"{name}: {case.text[:400]!r} {shlex.join(case.words)[:600]}"
     words = ["--config", "c.yml", *case.words]
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         Path("c.yml").write_bytes(case.text)
         try:
             _, reading, _ = timed(lambda: read(words))
-            code, seconds, said = timed(lambda: main.main(words))
+            code, seconds, stderr = timed(lambda: main.main(words))
         except Exception:
-            report.faults.append(f"{told}\n{traceback.format_exc()}")
+            report.faults.append(f"{case_text}\n{traceback.format_exc()}")
             return
         left = sorted(str(path) for path in Path().rglob("*") if path.name != "c.yml")
     report.codes[code] += 1
-    report.slowest = max(report.slowest, (reading, told))
-    lines = said.splitlines()
-    wrong = {
+    report.slowest = max(report.slowest, (reading, case_text))
+    lines = stderr.splitlines()
+    faults = {
         f"exit code {code}": code not in (0, 1, 2) or (code == 1 and not case.trains),
         f"{reading:.1f} s to read": reading > LIMIT,
         f"{seconds:.1f} s in all": seconds > BUILDS,
         f"{len(lines)} lines": len(lines) > MOST_LINES,
         "a long line": any(len(line) > LONGEST_LINE for line in lines),
-        "a line that is not printable": not all(line.isprintable() for line in said.split("\n")),
+        "a line that is not printable": not all(line.isprintable() for line in stderr.split("\n")),
         "no word of what is wrong": code != 0 and not lines,
         f"files left: {left[:5]}": bool(left) and not (case.trains and code != 2),
     }
-    report.faults += [f"{told}\n  {what}; it said: {said[:600]}" for what, is_so in wrong.items() if is_so]
+    report.faults += [f"{case_text}\n  {what}; it said: {stderr[:600]}" for what, is_so in faults.items() if is_so]
 
 
 def fuzz(cases: range, seed: int, *, progress: bool = False) -> Report:
-    """Run the cases of these numbers, each drawn from (seed, number)."""
+    """Run the cases with the given numbers, each drawn from (seed, number)."""
     report = Report()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     for number in cases:

@@ -1,10 +1,10 @@
-"""Kill runs at random, resume them, and compare all that they store with an uninterrupted run.
+"""Kill runs at random, resume them, and compare all stored files with those of an uninterrupted run.
 
     python tests/kills.py --kills 100 --seed 0
 
-Each kill is a run of its own, of one of the trainers in `CASES`. SIGKILL, SIGTERM, SIGUSR2 or SIGINT ends it at a
-random moment, or SIGKILL ends it at a random write, which also reaches moments too short for a timer. Then --resume
-auto continues it until it is done. The table counts, by trainer, the runs whose checkpoints, metrics, tables, results
+Each kill is a separate run of one of the trainers in `CASES`. SIGKILL, SIGTERM, SIGUSR2 or SIGINT ends the run at a
+random time, or SIGKILL ends it at a random write, which reaches moments too short for a timer. Then --resume auto
+continues the run until the end. The table counts, by trainer, the runs whose checkpoints, metrics, tables, results
 row and event files equal those of an uninterrupted run. The exit code is 1 if a run differs.
 """
 
@@ -12,8 +12,8 @@ import os
 import sys
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded
-if __name__ == "__main__":  # run as a file: the project is one level up
+os.environ["OMP_NUM_THREADS"] = "1"  # set before torch is imported
+if __name__ == "__main__":  # The project is one level up if this file runs as a script.
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse
@@ -32,7 +32,7 @@ import main
 from tests import events
 
 CLOCKS = ("train/images_per_second", "train/elapsed_seconds", "Date Finished", "Images/s", "Seconds", "Run ID")
-CLOCKS += ("Commit",)  # which may change while this program runs
+CLOCKS += ("Commit",)  # the commit of the project may change while this program runs
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 WRITES = {"os.rename", "os.truncate", "os.remove", "os.mkdir"}
 COMMON = {"set": "digits", "epochs": 4, "batch_size": 128, "seed": 1, "precision": "fp32", "print_freq": 1}
@@ -105,7 +105,7 @@ def finished_run(folder: Path) -> Path | None:
 
 
 def stored(run: Path, folder: Path) -> dict[str, Any]:
-    """Return all that a finished run has stored, without clocks and the sizes of its event files."""
+    """Return the content of all files of a finished run, without times and the sizes of the event files."""
     content: dict[str, Any] = {
         path.name: table(path) for path in [*run.glob("*.csv"), *folder.glob("runs/results.csv")]
     }
@@ -119,7 +119,7 @@ def stored(run: Path, folder: Path) -> dict[str, Any]:
 
 
 def table(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV file without the columns of clocks."""
+    """Return the rows of a CSV file without the columns that hold times."""
     with path.open(newline="") as file:
         return [{name: value for name, value in row.items() if name not in CLOCKS} for row in csv.DictReader(file)]
 
@@ -136,7 +136,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 def differences(run: Path, folder: Path, whole: dict[str, Any]) -> list[str]:
-    """Return the names of all content that differs from `whole`, that of the uninterrupted run."""
+    """Return the names of all content that differs from `whole`, the content of the uninterrupted run."""
     content = stored(run, folder)
     names = sorted(content.keys() | whole.keys())
     shared = content.keys() & whole.keys()
@@ -147,7 +147,7 @@ def differences(run: Path, folder: Path, whole: dict[str, Any]) -> list[str]:
 
 
 class Case:
-    """A trainer with the content, duration (seconds) and number of writes of its uninterrupted run."""
+    """A trainer with the content, duration in seconds and number of writes of its uninterrupted run."""
 
     def __init__(self, name: str, home: Path) -> None:
         self.home = home / name
@@ -163,7 +163,7 @@ class Case:
         self.whole, self.writes = stored(run, folder), int((folder / "writes").read_text())
 
     def kill(self, number: int, moments: random.Random) -> tuple[str, list[str]]:
-        """Kill one run and resume it until it is done. Return (how it was killed, the names of differing content)."""
+        """Kill one run and resume it until it is finished. Return (how it was killed, names of differing content)."""
         folder = self.home / str(number)
         folder.mkdir()
         argv = ("--config", str(self.config), "--resume", "auto")
@@ -186,7 +186,7 @@ class Case:
 
 
 def kill_all(kills: int, seed: int, home: Path) -> dict[str, list[tuple[str, list[str]]]]:
-    """Return by trainer, for each of its runs, how it was killed and which content differs."""
+    """Return {trainer: [(how a run was killed, names of differing content), ...]}."""
     import matplotlib.figure  # noqa: F401 imported here once, not in every child process
     import torch.utils.tensorboard  # noqa: F401
 

@@ -36,7 +36,7 @@ def original_state(model, module=True):
 
 
 def original(model, module=True, **changes):
-    """Return what BIPROP's main.py stores after epoch 7 of an MPT-1/32 run with cosine_lr, with `changes`.
+    """Return the checkpoint of BIPROP's main.py after epoch 7 of an MPT-1/32 run with cosine_lr, with `changes`.
 
     The learning rate is a numpy float64, as in BIPROP.
     """

@@ -1,4 +1,4 @@
-"""Full sets of the options of trainer `sparse`, for tests that set a few of them."""
+"""Complete options of trainer `sparse` for tests that change a few of them."""
 
 from dataclasses import fields
 from typing import Any
@@ -10,10 +10,10 @@ DEFAULTS = from_flat({"arch": "FC", "set": "digits"}).flat()
 
 
 def rewiring_options(**changes: Any) -> dict[str, Any]:
-    """Return the default of every option of `RewiringRules`, but `changes`."""
+    """Return the default of every option of `RewiringRules`, with `changes`."""
     return {field.name: DEFAULTS[field.name] for field in fields(RewiringRules)} | changes
 
 
 def rewiring_rules(**changes: Any) -> RewiringRules:
-    """Return the rules of the default options, but `changes`."""
+    """Return the rewiring rules of the default options with `changes`."""
     return RewiringRules(**rewiring_options(**changes))

@@ -1,4 +1,4 @@
-"""One training step and one evaluation of the run that options describe, on random images: no data set is read."""
+"""One training step and one evaluation of a configured run on random images, without reading a data set."""
 
 import math
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from trainers.schedules import schedule
 from trainers.training_state import TrainingState
 from utils.distributed.runtime import Runtime
 
-LIGHT = 5_500_000  # weights: a step of a larger network takes more than a second of one core
+LIGHT = 5_500_000  # number of weights: a step of a larger network takes more than a second on one core
 
 
 SMALL_IMAGENET = replace(data.SETS["CIFAR10"], in_shape=(3, 64, 64))

@@ -8,7 +8,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-if __name__ == "__main__":  # run as a file: the project is one level up
+if __name__ == "__main__":  # The project is one level up if this file runs as a script.
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
@@ -81,7 +81,7 @@ class LastEpoch:
 
 @contextmanager
 def in_float64():
-    """Compute in float64 what is computed in float32: rounding then flips no sign and swaps no two scores."""
+    """Replace float32 by float64, so that rounding flips no sign and swaps no two scores."""
     single = torch.Tensor.float
     torch.set_default_dtype(torch.float64)
     torch.Tensor.float = torch.Tensor.double

@@ -1,7 +1,7 @@
-"""A constraint, an architecture, a data set, a trainer and an option are each added in the places that we promise.
+"""A constraint, an architecture, a data set, a trainer and an option can be added as the documentation states.
 
-Throw-away examples are added to a copy of the project: one new file, one row and one case each; an option is one field
-and its use. Nothing else in the copy is touched.
+Examples are added to a copy of the project: one new file, one registry row and one test case each. An option is one
+field and its use. Nothing else in the copy changes.
 """
 
 import shutil
@@ -137,20 +137,20 @@ def test_all_additions_train_together(project: Path) -> None:
     config.write_text(
         "set: stripes\narch: TinyNet\nconv_type: TernaryConv\ntrainer: halving\nprune_rate: 0.9\nepochs: 2\n"
     )
-    said = python(project, "main.py", "--config", str(config), "--loss-divisor", "4", "--lr", "0.5")
-    assert "TinyNet on stripes, trainer halving" in said and "test accuracy" in said
+    output = python(project, "main.py", "--config", str(config), "--loss-divisor", "4", "--lr", "0.5")
+    assert "TinyNet on stripes, trainer halving" in output and "test accuracy" in output
     assert "--loss-divisor" in python(project, "main.py", "--help")
 
 
 @pytest.mark.slow
-def test_all_additions_join_the_tests_of_every_case(project: Path) -> None:
+def test_the_tests_of_every_case_pass_for_all_additions(project: Path) -> None:
     chosen = "TinyNet or TernaryConv or halving or stripes or registered or row or names_a_trainer"
-    said = python(project, "-m", "pytest", "-q", "tests/unit/test_cases.py", "-k", chosen, "-p", "no:cacheprovider")
-    assert "passed" in said or "[100%]" in said
+    output = python(project, "-m", "pytest", "-q", "tests/unit/test_cases.py", "-k", chosen, "-p", "no:cacheprovider")
+    assert "passed" in output or "[100%]" in output
 
 
 @pytest.mark.slow
-def test_an_addition_without_its_case_is_noticed(project: Path) -> None:
+def test_an_addition_without_a_test_case_fails_the_tests(project: Path) -> None:
     cases = project / "tests/cases.py"
     whole = cases.read_text()
     cases.write_text(whole.replace(CASES["LIGHT = ["], ""))

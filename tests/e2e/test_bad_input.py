@@ -1,4 +1,4 @@
-"""What the user did wrong: exit 2, what, where and what would be right, no traceback, nothing half-written."""
+"""Bad input: exit code 2, a message that states problem, place and remedy, no traceback, no files."""
 
 import subprocess
 import sys
@@ -36,7 +36,7 @@ TABLE = [  # (changes to the config, command line, parts of the message)
 @pytest.mark.parametrize(
     ("changes", "words", "parts"), TABLE, ids=[" ".join(map(str, row[1])) or str(row[0]) for row in TABLE]
 )
-def test_bad_input_is_answered_and_nothing_is_left(program, config, tmp_path, changes, words, parts):
+def test_bad_input_is_refused_and_leaves_no_files(program, config, tmp_path, changes, words, parts):
     path = config(**changes)
     code, out, err = program("--config", path, *words)
     assert code == 2, err
@@ -46,7 +46,7 @@ def test_bad_input_is_answered_and_nothing_is_left(program, config, tmp_path, ch
     assert [p.name for p in tmp_path.iterdir()] == ["ticket.yml"]
 
 
-def test_the_program_itself_exits_with_2_before_torch_is_loaded(tmp_path):
+def test_bad_input_ends_main_with_exit_code_2_before_torch_is_imported(tmp_path):
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was loaded')")
     command = [sys.executable, ROOT / "main.py", "--config", "none.yml", "--epochs", "x"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(tmp_path)})

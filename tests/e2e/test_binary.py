@@ -1,4 +1,4 @@
-"""Whole runs of networks of zeros and ones: accuracy, weight sweeps, statistics, histograms, resumption to the bit."""
+"""Complete runs of binary networks: accuracy, weight sweeps, statistics, histograms, bit-exact resumption."""
 
 import csv
 import re

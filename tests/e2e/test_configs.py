@@ -1,4 +1,4 @@
-"""Shipped configs: each one trains, states its source, and has the meaning of BIPROP's file of the same path."""
+"""Shipped configs: each trains, states its source, and has the meaning of BIPROP's file at the same path."""
 
 import csv
 import re
@@ -62,8 +62,8 @@ def test_the_command_of_every_config_is_accepted_without_a_warning(config):
 
 
 @pytest.mark.parametrize("config", [config for config in CONFIGS if config not in ORIGINALS])
-def test_the_command_of_every_config_missing_in_biprop_takes_a_step(config):
-    """test_biprop_configs.py trains the others: they mean the same as BIPROP's files, which the next test shows."""
+def test_every_config_missing_in_biprop_trains_for_one_step(config):
+    """test_biprop_configs.py trains the other configs. The next test shows that they equal BIPROP's files."""
     take_a_step(options(config))
 
 
@@ -114,7 +114,7 @@ def test_a_published_row_is_a_runnable_command(row):
     "row", [row for row in TARGETS if row["table"].startswith("repository")], ids=lambda row: row["row"]
 )
 def test_a_row_of_deepshifts_repository_uses_its_initial_weights_and_schedule(row):
-    """It converts torch's initial weights; lr is 0.01 on MNIST and falls at epochs 80, 120, 160, 180 on CIFAR-10."""
+    """torch's initial weights are converted. lr is 0.01 on MNIST and falls at epochs 80, 120, 160, 180 on CIFAR-10."""
     read = args.parse(["--config", row["config"], *shlex.split(row["overrides"])])
     assert (read.model.init, row["overrides"]) == ("standard", "")
     assert read.constraint.conv_type != "ShiftPS" or read.constraint.shift_init == "weights"

@@ -1,4 +1,4 @@
-"""scripts/export.py: a few bits per weight hold the network of a run, and integers alone give its predictions."""
+"""scripts/export.py stores a network in a few bits per weight, and integer arithmetic gives its predictions."""
 
 import re
 import subprocess
@@ -46,8 +46,8 @@ def run(capsys):
     def call(*argv):
         capsys.readouterr()
         code = export.main([str(a) for a in argv])
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
 
     return call
 
@@ -70,7 +70,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_export_holds_the_network_to_the_bit_and_runs_on_integers(trained, run, tmp_path, way):
+def test_the_export_stores_the_network_bit_exactly_and_runs_on_integers(trained, run, tmp_path, way):
     directory, out = trained(**WAYS[way]), tmp_path / "shift.pt"
     code, told, err = run("shift", directory, out)
     assert (code, err) == (0, "")
@@ -100,7 +100,7 @@ def test_a_named_checkpoint_is_exported_and_an_existing_file_is_kept_without_for
     assert sorted(p.name for p in tmp_path.iterdir() if "tmp" in p.name) == []
 
 
-def test_a_network_with_other_layers_is_exported_and_the_check_names_them(trained, run, tmp_path):
+def test_a_network_with_unsupported_layers_is_exported_and_refused_by_the_check(trained, run, tmp_path):
     out = tmp_path / "shift.pt"
     for changes, told in (
         ({"norm": "batch_norm"}, "layer linear.1 is a BatchNorm1d, which cannot run on integers alone"),
@@ -128,7 +128,7 @@ def test_a_diverged_network_is_not_exported(trained, run, tmp_path):
     assert not (tmp_path / "shift.pt").exists()
 
 
-def test_a_differing_prediction_is_exit_code_1(trained, run, tmp_path, monkeypatch):
+def test_a_differing_prediction_causes_exit_code_1(trained, run, tmp_path, monkeypatch):
     from scripts.parts.export_check import IntegerLayer
 
     out, real = tmp_path / "shift.pt", IntegerLayer.forward
@@ -138,7 +138,7 @@ def test_a_differing_prediction_is_exit_code_1(trained, run, tmp_path, monkeypat
     assert (code, err) == (1, "") and not re.search("float64 on 50,", told)
 
 
-def test_bad_input_is_answered_in_one_line(program, config, trained, run, tmp_path):
+def test_bad_input_is_reported_in_one_line(program, config, trained, run, tmp_path):
     dense = trained(conv_type="DenseConv")
     out, gone = tmp_path / "out.pt", tmp_path / "gone"
     wanted = "pass a directory with config.yaml, or a checkpoint of a run"
@@ -160,7 +160,7 @@ def test_bad_input_is_answered_in_one_line(program, config, trained, run, tmp_pa
     assert not out.exists()
 
 
-def test_a_damaged_file_and_too_many_images_are_one_line(trained, run, tmp_path):
+def test_a_damaged_file_and_too_many_images_are_reported_in_one_line(trained, run, tmp_path):
     out = tmp_path / "shift.pt"
     run("shift", trained(), out)
     for count, told in (

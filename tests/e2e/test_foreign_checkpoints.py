@@ -1,4 +1,4 @@
-"""A checkpoint or config.yaml of another run is refused wherever it is read, with the options that differ."""
+"""Every reader refuses a checkpoint or config.yaml of another run and names the options that differ."""
 
 import csv
 import shutil

@@ -74,7 +74,7 @@ def test_a_run_killed_after_its_last_epoch_keeps_its_curves(program, tmp_path, n
     assert events.hparams_sessions(run / "logs") == 1
 
 
-def test_an_extended_run_has_one_end_in_its_event_files(program, config, tmp_path):
+def test_an_extended_run_has_one_hparams_session_in_its_event_files(program, config, tmp_path):
     program("--config", config())
     run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
     assert program("--resume", run, "--epochs", 3)[0] == 0

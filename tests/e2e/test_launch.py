@@ -1,4 +1,4 @@
-"""--multigpu's launcher: its processes listen on the loopback interface alone."""
+"""The launcher of --multigpu: its processes listen only on the loopback interface."""
 
 import os
 import signal
@@ -42,7 +42,7 @@ def listening(pid):
 
 
 @pytest.mark.skipif(not Path("/proc/net/tcp6").exists(), reason="needs Linux")
-def test_the_launcher_and_its_processes_listen_on_the_loopback_interface_alone(tmp_path, config):
+def test_the_launcher_and_its_processes_listen_only_on_the_loopback_interface(tmp_path, config):
     path = config(batch_size=50, epochs=1000, precision=None)
     words = ["--config", path, "--device", "cpu", "--log-dir", tmp_path / "runs", "--results", tmp_path / "r.csv"]
     environment = {key: value for key, value in os.environ.items() if not key.endswith("SOCKET_IFNAME")}
@@ -62,5 +62,5 @@ def test_the_launcher_and_its_processes_listen_on_the_loopback_interface_alone(t
         if program.poll() is None:
             os.killpg(program.pid, signal.SIGKILL)
             program.communicate()
-    assert len(found) >= 3  # the store, and the processes for each other
+    assert len(found) >= 3  # the rendezvous store and the connections between the processes
     assert {address for _, address in found} <= LOOPBACK

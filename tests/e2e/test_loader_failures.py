@@ -1,4 +1,4 @@
-"""Runs whose worker processes lack resources or hang: one line, the exit code, the status, and no process left."""
+"""Runs whose workers lack resources or hang end with one line, an exit code, a status and no leftover process."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The lock of a run: its owner is named, it needs no clock, and it is free once its process is killed."""
+"""The lock of a run names its owner, needs no clock, and is free once its process is killed."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def start(folder, *argv):
 
 
 @pytest.fixture
-def living(config, tmp_path):
+def running_process(config, tmp_path):
     """A process on this machine that trains a long run."""
     process = start(tmp_path, "--config", config(epochs=5000))
     end = time.monotonic() + 60
@@ -40,23 +40,25 @@ def living(config, tmp_path):
     process.communicate()
 
 
-def test_no_run_starts_beside_a_running_one_and_a_killed_one_can_be_resumed_at_once(living, program, config, tmp_path):
+def test_a_running_run_cannot_be_started_again_and_a_killed_run_can_be_resumed_immediately(
+    running_process, program, config, tmp_path
+):
     path = config(epochs=5000)
     code, out, err = program("--config", path, "--resume", "auto")
-    who = f"another process (pid {living.pid} on '{platform.node()}')"
+    who = f"another process (pid {running_process.pid} on '{platform.node()}')"
     assert (code, out, err) == (69, "", f"{BASE} is being trained by {who}; nothing was started\n")
     code, _, err = program("--resume", BASE)
     assert code == 2 and err.endswith(f"is in use by {who}\n")
     assert [path.name for path in (tmp_path / BASE).iterdir() if path.name.isdigit()] == []
-    living.kill()
-    living.wait()
+    running_process.kill()
+    running_process.wait()
     go_on = start(tmp_path, "--config", path, "--resume", "auto")
     assert "resuming from" in go_on.stdout.readline()
     go_on.kill()
     go_on.communicate()
 
 
-def test_a_sweep_skips_a_cell_that_another_process_trains(living, config, tmp_path, monkeypatch, capsys):
+def test_a_sweep_skips_a_cell_that_another_process_trains(running_process, config, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     before = {number: signal.getsignal(number) for number in (15, 10, 2, 1, 12)}
     try:
@@ -97,7 +99,7 @@ def test_a_directory_abandoned_before_config_yaml_is_reused(program, config, tmp
     assert (tmp_path / "runs/ticket/prune-rate=0.5/mine/0/config.yaml").exists()
 
 
-def test_a_run_taken_over_without_a_shared_lock_is_left_to_the_other_process(program, config, tmp_path, monkeypatch):
+def test_a_run_taken_over_by_another_process_ends_with_an_error(program, config, tmp_path, monkeypatch):
     """On a network file system without shared locks a second process gets the lock too. The first one then ends."""
     run = tmp_path / BASE
     theirs = json.dumps({"host": "elsewhere", "pid": 7, "process": "0"})

@@ -1,4 +1,4 @@
-"""A run with a missing file, or one of another run, is repaired where possible and else refused in one line."""
+"""A run with a missing file or a file of another run is repaired where possible and otherwise refused in one line."""
 
 import csv
 import shutil
@@ -27,8 +27,8 @@ def change(path, **changes):
 
 
 @pytest.fixture
-def leads(run):
-    """The run with an accuracy of 100 % in its second epoch, so that no later epoch is better."""
+def run_led_by_epoch_2(run):
+    """The run with an accuracy of 100 % in its second epoch. No later epoch can be better."""
     for name in ("last", "best"):
         path = run / f"checkpoints/{name}.pt"
         state = torch.load(path, weights_only=True)["state"]
@@ -37,8 +37,8 @@ def leads(run):
 
 
 @pytest.mark.parametrize("lost", ["gone", "damaged", "of another run"])
-def test_a_lost_best_checkpoint_is_restored_from_a_last_one_of_the_same_epoch(program, leads, lost):
-    best, last = leads / "checkpoints/best.pt", leads / "checkpoints/last.pt"
+def test_a_lost_best_checkpoint_is_restored_from_a_last_one_of_the_same_epoch(program, run_led_by_epoch_2, lost):
+    best, last = run_led_by_epoch_2 / "checkpoints/best.pt", run_led_by_epoch_2 / "checkpoints/last.pt"
     whole = torch.load(last, weights_only=True)
     if lost == "of another run":
         change(best, state=whole["state"] | {"best": whole["state"]["last"] | {"epoch": 2, "loss": 7.0}})
@@ -46,7 +46,7 @@ def test_a_lost_best_checkpoint_is_restored_from_a_last_one_of_the_same_epoch(pr
         best.unlink()
     if lost == "damaged":
         best.write_bytes(last.read_bytes()[:-900])
-    code, _, err = program("--resume", leads)
+    code, _, err = program("--resume", run_led_by_epoch_2)
     assert code == 0 and err.count("and epoch 2, the best so far, is written there") == 1
     back = torch.load(best, weights_only=True)
     assert back["epoch"] == 2 and back["state"] == whole["state"]
@@ -74,7 +74,7 @@ def test_a_status_of_another_run_does_not_make_a_run_finished(program, run):
 
 
 @pytest.mark.parametrize("lost", ["gone", "empty", "a row"])
-def test_missing_metrics_rows_are_warned_of(program, run, lost):
+def test_missing_metrics_rows_cause_a_warning(program, run, lost):
     path = run / "metrics.csv"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join({"gone": [], "empty": [], "a row": [lines[0], *lines[2:]]}[lost]))
@@ -101,7 +101,7 @@ def test_the_users_own_tables_are_ignored(program, run):
 
 
 @pytest.mark.parametrize("lost", ["gone", "empty", "cut"])
-def test_shortened_event_files_are_warned_of(program, run, lost):
+def test_shortened_event_files_cause_a_warning(program, run, lost):
     (path,) = (run / "logs").iterdir()
     whole = path.read_bytes()
     path.unlink()

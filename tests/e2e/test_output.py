@@ -1,4 +1,4 @@
-"""Whole programs on ASCII streams and on closed or full ones."""
+"""Complete programs with ASCII, closed or full output streams."""
 
 import io
 import subprocess

@@ -1,4 +1,4 @@
-"""parallel_main.py under torch's own launcher: one run of several processes, its failures and its resumption."""
+"""parallel_main.py under torchrun: one run of several processes, its failures and its resumption."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ ENV = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "OMPI")
 
 
 def command(processes, *more, program="parallel_main.py", launch=()):
-    """Return the command that runs the program in so many processes."""
+    """Return the command that runs the program in `processes` processes."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *launch]
     return [str(word) for word in [sys.executable, *(torchrun * (processes > 1)), ROOT / program, *TYPED, *more]]
 
@@ -79,7 +79,7 @@ def test_a_killed_run_resumes_with_the_same_or_another_number_of_processes(tmp_p
     with subprocess.Popen(
         command(before, "--epochs", 4, "--save-minutes", 1e-6), cwd=parts, env=ENV, stdout=subprocess.DEVNULL
     ) as process:
-        last = parts / RUN / "checkpoints/last.pt"  # saved whenever they look: within the epoch as well
+        last = parts / RUN / "checkpoints/last.pt"  # saved at every check, also within the epoch
         wait_until(lambda: last.exists() and torch.load(last, weights_only=True)["step"] == 10)
         for child in children(process.pid):
             os.kill(child, signal.SIGKILL)
@@ -119,7 +119,7 @@ def test_without_restarts_a_killed_rank_ends_the_run_soon(tmp_path):
         os.kill(children(process.pid)[-1], signal.SIGKILL)
         _, err = process.communicate(timeout=30)
     assert process.returncode != 0 and not (tmp_path / "runs/results.csv").exists()
-    assert b'parallel_main.py", line' not in err  # a traceback of ours
+    assert b'parallel_main.py", line' not in err  # no traceback of this program
 
 
 @pytest.mark.parametrize(
@@ -160,9 +160,9 @@ def two_launchers(folder, *more):
 
 def test_two_launchers_train_one_run_as_on_two_machines(tmp_path):
     started = two_launchers(tmp_path, "--epochs", 1)
-    said = [process.communicate(timeout=100)[0] for process in started]
+    output = [process.communicate(timeout=100)[0] for process in started]
     assert [process.returncode for process in started] == [0, 0]
-    assert sum(text.count("test accuracy") for text in said) == 1 and "rank 1 of 2" in "".join(said)
+    assert sum(text.count("test accuracy") for text in output) == 1 and "rank 1 of 2" in "".join(output)
     assert len(rows(tmp_path / "runs/results.csv")) == 1
 
 
@@ -171,9 +171,9 @@ def test_two_launchers_resume_after_a_worker_of_one_is_killed(tmp_path):
     started = two_launchers(tmp_path, "--epochs", 6)
     wait_until(lambda: (tmp_path / RUN / "metrics.csv").exists() and rows(tmp_path / RUN / "metrics.csv"))
     os.kill(children(started[1].pid)[-1], signal.SIGKILL)
-    said = "".join(process.communicate(timeout=100)[0] for process in started)
+    output = "".join(process.communicate(timeout=100)[0] for process in started)
     assert [process.returncode for process in started] == [0, 0]
-    assert "resuming from" in said and len(rows(tmp_path / "runs/results.csv")) == 1
+    assert "resuming from" in output and len(rows(tmp_path / "runs/results.csv")) == 1
     assert [int(float(row["epoch"])) for row in rows(tmp_path / RUN / "metrics.csv")] == [1, 2, 3, 4, 5, 6]
 
 

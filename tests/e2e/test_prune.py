@@ -1,4 +1,4 @@
-"""scripts/prune.py on real runs of a few epochs: its files, the truth of its numbers, its refusals."""
+"""scripts/prune.py on real runs of a few epochs: files, correct numbers and refused input."""
 
 import csv
 import re
@@ -33,7 +33,7 @@ RUNS = {
     "ticket": {"arch": "FC", **TICKET},
 }
 
-FILES = {"mlp": "configs/prune/fashionmnist_mlp_pruning.yml"}  # published curves belong to this path
+FILES = {"mlp": "configs/prune/fashionmnist_mlp_pruning.yml"}  # the config whose published curves are drawn
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +61,8 @@ def run(capsys):
     def call(*argv):
         capsys.readouterr()
         code = prune.main([str(word) for word in argv])
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
 
     return call
 
@@ -83,7 +83,7 @@ def accuracy(model, of):
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_levels_are_written_as_a_table_and_two_pictures_with_true_numbers(runs, run, tmp_path, name):
+def test_levels_are_written_as_a_table_and_two_charts_with_correct_numbers(runs, run, tmp_path, name):
     code, out, err = run(runs(name), "--percent", 0, 50, 95, "--repeat", 1, "--out", tmp_path)
     assert (code, err) == (0, "")
     rows, of = table(tmp_path), trained(runs(name))
@@ -133,7 +133,7 @@ def test_a_checkpoint_is_opened_at_the_density_of_its_epoch(runs, run, tmp_path)
         assert (code, err) == (0, "") and out.startswith(str(file)) and f"weights kept ({kept})" in out.splitlines()[0]
 
 
-def test_a_smaller_network_with_other_logits_is_not_written(runs, run, tmp_path, monkeypatch):
+def test_a_compact_network_with_other_logits_is_not_written(runs, run, tmp_path, monkeypatch):
     unpack = compact.unpack_network
 
     def broken(stored):
@@ -198,14 +198,14 @@ def test_running_statistics_are_recomputed_on_request(runs):
     of = trained(runs("norms"))
     pruner = prune_levels.unit_pruner(of, None)
     plain, kept = prune_levels.pruned(of, pruner, 50, scope="layer")
-    anew, _ = prune_levels.pruned(of, pruner, 50, scope="layer", bn_batches=4)
-    assert not anew.training and torch.equal(plain.convs[0].weight, anew.convs[0].weight)
-    before = [of.model.convs[1].running_mean * kept[0], anew.convs[1].running_mean]
-    assert not torch.allclose(*before) and not anew.convs[1].running_mean[~kept[0]].any()
+    recomputed, _ = prune_levels.pruned(of, pruner, 50, scope="layer", bn_batches=4)
+    assert not recomputed.training and torch.equal(plain.convs[0].weight, recomputed.convs[0].weight)
+    before = [of.model.convs[1].running_mean * kept[0], recomputed.convs[1].running_mean]
+    assert not torch.allclose(*before) and not recomputed.convs[1].running_mean[~kept[0]].any()
     batches = torch.cat([images for (images, _), _ in zip(of.train.epoch(0), range(4), strict=False)])
     with torch.no_grad():
-        expected = anew.convs[0](batches).mean((0, 2, 3))
-    assert torch.allclose(anew.convs[1].running_mean, expected, atol=1e-5)
+        expected = recomputed.convs[0](batches).mean((0, 2, 3))
+    assert torch.allclose(recomputed.convs[1].running_mean, expected, atol=1e-5)
 
 
 def test_published_curves_are_dashed_for_their_configuration_only(runs, monkeypatch, tmp_path):
@@ -308,7 +308,7 @@ def test_an_existing_file_is_kept_without_force(runs, run, tmp_path):
 
 
 @pytest.mark.parametrize(("library", "ending"), [("plotly", "html"), ("matplotlib", "png")])
-def test_the_table_is_written_without_a_library_for_pictures(runs, run, tmp_path, monkeypatch, library, ending):
+def test_the_table_is_written_without_a_plotting_library(runs, run, tmp_path, monkeypatch, library, ending):
     monkeypatch.setitem(sys.modules, library, None)
     monkeypatch.delitem(sys.modules, "matplotlib.style", raising=False)
     code, out, err = run(runs("mlp"), "--percent", 50, "--repeat", 1, "--out", tmp_path / "out")
@@ -361,7 +361,7 @@ def test_an_existing_result_is_replaced_only_with_force(runs, run, tmp_path):
     assert (tmp_path / "pruning.csv").read_text() != before
 
 
-def test_nan_logits_are_not_a_small_difference():
+def test_nan_logits_exceed_the_tolerated_difference():
     one, images = torch.nn.Identity(), [torch.ones(2, 3), torch.full((2, 3), torch.nan)]
     assert not prune_levels.largest_difference(one, torch.nn.Flatten(), images) <= 1e-6
     assert prune_levels.largest_difference(one, torch.nn.Flatten(), images[:1]) == 0

@@ -96,7 +96,7 @@ def test_the_readmes_conversion_keeps_every_tensor(tmp_path, biprop_network):
     assert all(torch.equal(value, biprop_network.state_dict()[key]) for key, value in state.items())
 
 
-def test_every_script_of_the_readme_has_a_test_here():
+def test_every_script_of_the_readme_is_tested_in_this_file():
     kinds = ("sweep", "mpt_cifar", "prune", "export", "convert")
     assert all(any(kind in command for kind in kinds) for command in SCRIPTS) and len(SCRIPTS) >= 7
 
@@ -128,7 +128,7 @@ def test_the_python_of_the_readme_runs():
         assert len(weight.round(decimals=6).unique()) == 3 and layer.weight.grad[weight == 0].any()
 
 
-def test_the_tables_of_the_pages_are_those_of_the_records(monkeypatch):
+def test_the_tables_of_the_pages_equal_those_of_the_records(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     import readme
 

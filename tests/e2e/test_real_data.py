@@ -75,7 +75,7 @@ def script(name, *words, cwd):
 
 
 @needs_data
-def test_an_exported_shift_network_predicts_mnist_with_integers_alone(tmp_path):
+def test_an_exported_shift_network_predicts_mnist_with_integer_arithmetic(tmp_path):
     """The predictions on 1,000 test images are those of the float network."""
     config = ROOT / "configs/shift/mnist_lenet_ps.yml"
     row = train(tmp_path, "--config", config, "--data", DATA, "--epochs", 1, "--low-data", 0.2)

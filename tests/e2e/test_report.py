@@ -1,4 +1,4 @@
-"""Curves of several runs in one picture."""
+"""Curves of several runs in one chart."""
 
 import csv
 
@@ -11,7 +11,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @pytest.fixture
 def runs(program, config, tmp_path):
-    """Two seeds of a ticket, and one with another density."""
+    """Two seeds of a ticket and a third run with another density."""
     for words in (("--seed", 1), ("--seed", 2), ("--seed", 1, "--prune-rate", 0.2, "--epochs", 3)):
         assert program("--config", config(), *words)[0] == 0
     return [str(p.parent) for p in sorted((tmp_path / "runs").rglob("metrics.csv"))]
@@ -82,7 +82,7 @@ def test_bad_input_is_reported_in_one_line(runs, tmp_path, capsys):
     assert not (tmp_path / "curves.png").exists()
 
 
-def test_the_epochs_are_those_of_metrics_csv(program, config, tmp_path):
+def test_curves_have_the_epochs_of_metrics_csv(program, config, tmp_path):
     program("--config", config(epochs=4), "--start-epoch", 1)
     program("--config", config(epochs=3), "--lr", 0.2)
     late, whole = (

@@ -81,7 +81,8 @@ def test_a_run_killed_at_random_moments_ends_with_equal_weights_and_one_row(whol
         process.send_signal(signal.SIGKILL)
         process.communicate()
         status = run / "status.json"
-        if status.exists() and json.loads(status.read_text())["status"] == "done":  # --resume auto would begin another
+        # --resume auto would start a new run
+        if status.exists() and json.loads(status.read_text())["status"] == "done":
             break
     else:
         code = start(tmp_path, "--config", path, "--resume", "auto")
@@ -99,9 +100,7 @@ def test_a_run_killed_at_random_moments_ends_with_equal_weights_and_one_row(whol
 def test_a_signal_stops_a_run_with_exit_code_75_and_it_resumes_bit_exactly(whole, tmp_path, number):
     expected, path = whole
     run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
-    popen = {
-        "preexec_fn": lambda: signal.signal(number, signal.SIG_DFL)
-    }  # nohup may have switched it off for the tests
+    popen = {"preexec_fn": lambda: signal.signal(number, signal.SIG_DFL)}  # nohup may make the tests ignore SIGHUP
     process = start(tmp_path, "--config", path, **({} if number == signal.SIGINT else popen))
     wait_for(lambda: (run / "checkpoints/initial.pt").exists())
     time.sleep(0.3)
@@ -121,7 +120,7 @@ def test_a_signal_stops_a_run_with_exit_code_75_and_it_resumes_bit_exactly(whole
     assert losses(run) == losses(expected)
 
 
-def test_a_second_ctrl_c_leaves_at_once(config, tmp_path):
+def test_a_second_ctrl_c_exits_immediately(config, tmp_path):
     process = start(tmp_path, "--config", config(epochs=500, arch="Conv4", batch_size=1437))
     run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
     wait_for(lambda: (run / "checkpoints/initial.pt").exists())
@@ -133,7 +132,9 @@ def test_a_second_ctrl_c_leaves_at_once(config, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
-def test_a_damaged_last_checkpoint_is_warned_of_and_an_earlier_one_used(program, whole, config, tmp_path, damage):
+def test_a_damaged_last_checkpoint_causes_a_warning_and_an_earlier_one_is_used(
+    program, whole, config, tmp_path, damage
+):
     expected, path = whole
     program("--config", path, "--save-every", 2)
     run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
@@ -141,7 +142,7 @@ def test_a_damaged_last_checkpoint_is_warned_of_and_an_earlier_one_used(program,
     data = bytearray(last.read_bytes())
     if damage == "flipped":
         data[len(data) // 2] ^= 1
-    last.unlink()  # it may be the same file as epoch_6.pt or best.pt
+    last.unlink()  # last.pt may be the same file as epoch_6.pt or best.pt
     last.write_bytes({"cut": data[: len(data) // 2], "flipped": data, "empty": b""}[damage])
     (run / "checkpoints/epoch_6.pt").unlink()
     (run / "status.json").write_text('{"status": "running"}')
@@ -373,7 +374,7 @@ def test_a_run_directory_in_use_is_not_touched(program, config, tmp_path):
 
 def test_a_full_disk_fails_in_one_line_and_keeps_the_last_checkpoint(config, tmp_path):
     path = config(epochs=3)
-    limit = 200_000  # bytes a file may have: a checkpoint of this network has more
+    limit = 200_000  # limit of the file size in bytes: a checkpoint of this network is larger
 
     def small_disk():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -388,7 +389,7 @@ def test_a_full_disk_fails_in_one_line_and_keeps_the_last_checkpoint(config, tmp
     assert not list((run / "checkpoints").iterdir())
 
 
-def test_runs_started_at_once_get_their_own_directory_and_row(config, tmp_path):
+def test_concurrently_started_runs_get_separate_directories_and_rows(config, tmp_path):
     count = int(os.environ.get("FEATHERWEIGHT_RUNS", "4"))
     path = config(epochs=1)
     processes = [start(tmp_path, "--config", path) for _ in range(count)]

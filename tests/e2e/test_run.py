@@ -101,7 +101,8 @@ def test_a_dry_run_completes_without_a_results_row(program, config, tmp_path):
     code, out, _ = program("--config", config(epochs=90), "--dry-run", 2)
     assert code == 0 and "epoch 1/1" in out
     assert not (tmp_path / "runs/results.csv").exists()
-    (row,) = rows(tmp_path / "runs/ticket/prune-rate=0.5/ticket,dry-run/metrics.csv")  # the name stays free
+    # a dry run does not use the name of the run
+    (row,) = rows(tmp_path / "runs/ticket/prune-rate=0.5/ticket,dry-run/metrics.csv")
     assert 0 <= float(row["test/acc@1"]) <= 100
 
 
@@ -171,7 +172,7 @@ def test_a_closed_output_pipe_does_not_stop_the_run(config, tmp_path):
     ("content", "message"),
     [("Name,Acc\na,1\n", "other columns"), (None, "is a directory")],
 )
-def test_a_results_file_that_cannot_take_the_row_is_refused_before_training(
+def test_a_results_file_that_cannot_store_the_row_is_refused_before_training(
     program, config, tmp_path, content, message
 ):
     results = tmp_path / "mine.csv"
@@ -224,7 +225,7 @@ def test_pretrained_starts_from_the_stored_network_and_refuses_another(program, 
     assert code == 2 and "0.3 here; --prune-rate decides: pass --prune-rate 0.5" in err
 
 
-def test_batch_norm_options_without_batch_norm_are_warned_of(program, config):
+def test_batch_norm_options_without_batch_norm_cause_a_warning(program, config):
     words = ("--bn-eps", 0.1, "--bn-momentum", 0.5, "--check")
     _, _, err = program("--config", config(), *words)
     told = "on the command line has no effect without batch norm, which arch FC does not have"

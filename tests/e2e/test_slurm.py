@@ -115,7 +115,7 @@ def test_a_job_on_two_nodes_equals_one_process(submit, program, config, tmp_path
 def test_a_signalled_job_saves_requeues_itself_and_ends_with_one_row(submit, config, tmp_path):
     job = submit("--nodes=2", "--ntasks-per-node=1", TRAIN, "--config", config(**LONG))
     wait_for(lambda: epochs(tmp_path) >= 2)
-    slurm("scancel", "--batch", "--signal=USR2", job)  # what --signal=B:USR2@120 does two minutes before the end
+    slurm("scancel", "--batch", "--signal=USR2", job)  # as --signal=B:USR2@120 does two minutes before the time limit
     restart_now(job, tmp_path)
     assert statuses(tmp_path) == ["stopped"] and epochs(tmp_path) < LONG["epochs"]
     assert ended(job) == ["COMPLETED"], log(tmp_path, job)
@@ -177,4 +177,5 @@ def test_the_job_scripts_request_a_signal_an_appended_log_and_requeueing(script)
     for option, value in {"signal": "B:USR2@120", "open-mode": "a", "requeue": "requeue"}.items():
         assert re.search(rf"{option} +: {value}$", said, flags=re.M), said
     output = re.search(r" output +: (\S+)$", said, flags=re.M)
-    assert output and (ROOT / output[1]).parent.is_dir()  # Slurm makes no folders: the job would fail unheard
+    # Slurm does not create the folder of the log: without the folder the job fails and writes no log.
+    assert output and (ROOT / output[1]).parent.is_dir()

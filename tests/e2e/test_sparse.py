@@ -1,4 +1,4 @@
-"""Whole runs of trainer `sparse`: number of connections, records, printed densities, resumption to the bit."""
+"""Complete runs of trainer `sparse`: number of connections, records, printed densities, bit-exact resumption."""
 
 import csv
 from pathlib import Path

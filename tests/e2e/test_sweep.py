@@ -23,14 +23,15 @@ DENSE = {"conv_type": None, "prune_rate": None, "freeze_weights": None}
 
 @pytest.fixture
 def start(tmp_path):
-    """Starts scripts/sweep.py in an empty folder, as a terminal does; kills what a failing test leaves."""
+    """Return a function that starts scripts/sweep.py in an empty folder. Leftover processes are killed at the end."""
     started = []
 
     def begin(*argv):
         command = [sys.executable, ROOT / "scripts/sweep.py", *map(str, argv)]
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        heard = functools.partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)  # also where the tests are under nohup
-        started.append(subprocess.Popen(command, cwd=tmp_path, process_group=0, preexec_fn=heard, **pipes))
+        # nohup may make the tests ignore this signal
+        reset_sighup = functools.partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
+        started.append(subprocess.Popen(command, cwd=tmp_path, process_group=0, preexec_fn=reset_sighup, **pipes))
         return started[-1]
 
     yield begin
@@ -90,7 +91,7 @@ def test_ctrl_c_saves_the_running_cells_and_the_same_command_resumes_them(start,
     argv = ("--config", config(epochs=40), "--seed", 1, 2, 3, "--jobs", 2)
     process = start(*argv)
     wait_for(lambda: len(list((tmp_path / "runs").rglob("initial.pt"))) == 2, process)
-    os.killpg(process.pid, signal.SIGINT)  # a terminal's Ctrl-C reaches the whole group
+    os.killpg(process.pid, signal.SIGINT)  # Ctrl-C in a terminal reaches the whole process group
     code, out, err = ended(process)
     assert (code, err) == (75, "") and "stopped by SIGINT, cells left: 3" in out
     assert statuses(tmp_path) == ["stopped", "stopped"] and not (tmp_path / "runs/results.csv").exists()
@@ -119,7 +120,7 @@ def test_a_killed_cell_is_resumed_and_a_closed_terminal_saves_a_running_one(star
     assert log.read_text().count("resuming from") == 2
 
 
-def test_two_sweeps_at_once_share_the_cells(start, config, tmp_path):
+def test_two_concurrent_sweeps_share_the_cells(start, config, tmp_path):
     argv = ("--config", config(epochs=1), "--seed", 1, 2)
     together = [ended(process) for process in (start(*argv), start(*argv))]
     assert {code for code, *_ in together} <= {0, 75} and not any(err for *_, err in together)

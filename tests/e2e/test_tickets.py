@@ -1,4 +1,4 @@
-"""Whole runs of GlobalSubnetConv, lottery, SampleSubnetConv and ss: densities, records, resumption to the bit."""
+"""Complete runs of GlobalSubnetConv, lottery, SampleSubnetConv and ss: densities, records, bit-exact resumption."""
 
 import csv
 import json
@@ -61,12 +61,12 @@ def stop_after(monkeypatch, steps):
 
 
 STOPS = [
-    ("global", STEPS + 7),  # in the middle of the schedule and of an epoch
+    ("global", STEPS + 7),  # within the density schedule and within an epoch
     ("global", 2 * STEPS),  # between two epochs of the schedule
-    ("global", 3 * STEPS + 5),  # in the epoch after the reset of the best one
+    ("global", 3 * STEPS + 5),  # in the epoch after the reset of the best epoch
     ("lottery", STEPS + 1),  # in the dense phase
-    ("lottery", 2 * STEPS),  # between the dense phase and the scores
-    ("lottery", 2 * STEPS + 9),  # in the phase of scores, with momentum for some of the parameters only
+    ("lottery", 2 * STEPS),  # between the dense phase and the score phase
+    ("lottery", 2 * STEPS + 9),  # in the score phase, when only some parameters have a momentum buffer
     ("global lottery", STEPS + 3),
     ("sample", STEPS + 11),
     ("ss", STEPS + 2),
@@ -84,7 +84,7 @@ def test_a_run_stopped_anywhere_resumes_to_the_bit(program, trained, tmp_path, m
     run = tmp_path / "again" / expected.relative_to(tmp_path)
     status = json.loads((run / "status.json").read_text())
     assert (status["epoch"], status["step"]) == divmod(steps, STEPS)
-    torch.manual_seed(99)  # another state of the generator than in a fresh process
+    torch.manual_seed(99)  # differs from the generator state of a new process
     assert program("--resume", run)[0] == 0
     for name in ("last", "best"):
         assert same(checkpoint(run, name)["model"], checkpoint(expected, name)["model"]), name
@@ -144,11 +144,11 @@ def test_the_summary_names_the_layers_at_the_floor(trained):
     assert "2 of 1,776 weights kept" in out
 
 
-def test_the_summary_of_a_network_without_such_layers_names_no_floor(trained):
+def test_the_summary_mentions_no_floor_if_no_layer_is_at_the_floor(trained):
     assert "at the floor" not in trained("ss", epochs=1)[2]
 
 
-def test_a_lottery_trains_weights_then_scores_and_picks_its_best_epoch_among_the_latter(trained, tmp_path):
+def test_a_lottery_trains_weights_then_scores_and_picks_its_best_epoch_in_the_score_phase(trained, tmp_path):
     run, _, _ = trained("lottery", "--save-every", 1)
     states = [checkpoint(run, name)["model"] for name in ("initial", *(f"epoch_{n}" for n in range(1, 6)))]
     for epoch in range(5):

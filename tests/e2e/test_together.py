@@ -1,4 +1,4 @@
-"""Two and three processes compute the same training as one."""
+"""Training with two and three processes equals training with one."""
 
 import os
 import subprocess
@@ -12,12 +12,12 @@ import torch
 from tests.together import CASES, in_float64, outcome
 from utils.distributed.runtime import ALONE
 
-pytestmark = pytest.mark.xdist_group("together")  # the processes are started once for all of these tests
+pytestmark = pytest.mark.xdist_group("together")  # all tests of this file share one start of the processes
 ROOT = Path(__file__).parents[2]
 CLOSE = {"float32": 1e-5, "float64": 1e-10}
-# rounding may flip one ReLU or one sign, after which all steps differ: compared in float64 alone
+# compared only in float64: in float32 rounding may flip a ReLU or a sign, after which all steps differ
 SENSITIVE = {"binary activations", "ticket of signs", "lottery", "dense", "residual", "circuit"}
-LOCAL = {"batch norm of each"}  # each rank normalises its own slice: not what one process computes
+LOCAL = {"batch norm of each"}  # each rank normalises its own slice, so the result differs from that of one process
 ONE = [name for name in CASES if name not in LOCAL]
 EVERY = [(kind, name) for name in ONE for kind in CLOSE if kind == "float64" or name not in SENSITIVE]
 PROCESSES = [2, pytest.param(3, marks=pytest.mark.slow)]
@@ -48,7 +48,7 @@ def outcomes(tmp_path_factory):
 
 
 @cache
-def alone(kind, name):
+def outcome_of_one_process(kind, name):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -67,8 +67,8 @@ def distance(found, expected):
 
 @pytest.mark.parametrize("processes", PROCESSES)
 @pytest.mark.parametrize(("kind", "name"), EVERY)
-def test_several_processes_compute_the_same_training_as_one(kind, name, processes, outcomes):
-    one, found, close = alone(kind, name), outcomes(processes)[0][kind][name], CLOSE[kind]
+def test_training_with_several_processes_equals_training_with_one(kind, name, processes, outcomes):
+    one, found, close = outcome_of_one_process(kind, name), outcomes(processes)[0][kind][name], CLOSE[kind]
     assert len(one["losses"]) >= 16
     assert found["losses"] == pytest.approx(one["losses"], rel=close)
     different = sum(int((found["kept"][at] != kept).sum()) for at, kept in one["kept"].items())

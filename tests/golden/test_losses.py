@@ -1,4 +1,4 @@
-"""The losses of ten training steps equal the recorded ones: no change of the mathematics goes unnoticed.
+"""The losses of ten training steps equal recorded values, so that a change of the computation is noticed.
 
 After an intended change, `python -m tests.golden.test_losses` in the root of the project rewrites losses.json.
 """
@@ -20,7 +20,7 @@ from utils.distributed.runtime import Runtime
 
 FILE = Path(__file__).with_name("losses.json")
 STEPS, BATCH, CLASSES = 10, 32, 10
-BIAS = 0.0173  # of batch norms: at 0 a rounding error would decide the sign of an activation
+BIAS = 0.0173  # bias of the batch norms: at 0 a rounding error would decide the sign of an activation
 # MPT-1/1 starts from ±1 weights: their sums are exact in any order, so ties in max-pooling stay ties.
 RUNS = {  # (arch, conv_type, trainer, optimizer, learning rate, init)
     "MPT-1/32": ("Conv2", "SubnetConv", "prune_score", "sgd", 0.1, "kaiming_normal"),
@@ -74,7 +74,7 @@ def losses_of(name):
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_losses_equal_the_recorded_ones(name):
+def test_losses_equal_the_recorded_values(name):
     found, recorded = losses_of(name), json.loads(FILE.read_text())[name]
     assert found == pytest.approx(recorded, rel=1e-4)
     assert len(recorded) == STEPS

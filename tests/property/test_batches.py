@@ -18,7 +18,7 @@ SEEDS, EPOCHS = st.integers(0, 2**64 - 1), st.integers(0, 10_000)
 SMALL = SetSpec((3, 5, 6), 10, (0.3, 0.6, 0.5), (0.2, 0.4, 0.3), True, SETS["CIFAR10"].reader)
 FAST, MIXED = (settings(deadline=None, max_examples=count) for count in (60, 25))
 NOISE = Augmentation(gaussian=True, std_gauss=0.2, p_clean=0.3, jsd=True)
-KINDS = {  # all combinations that prepare batches differently: (class, augmentation, margin of the spec)
+KINDS = {  # (class, augmentation, margin of the spec): every different way to prepare a batch
     "device": (DeviceBatches, Augmentation(), None),
     "device, noise and views": (DeviceBatches, NOISE, None),
     "workers": (WorkerBatches, Augmentation(), None),
@@ -68,7 +68,7 @@ def test_a_later_start_yields_the_remaining_batches_of_the_epoch(kind, count, si
 
 @MIXED
 @given(ANY, COUNTS, SIZES, SEEDS, EPOCHS, st.integers(0, 2**31))
-def test_an_epoch_depends_on_seed_and_epoch_alone(kind, count, size, seed, epoch, disturbance):
+def test_batches_of_an_epoch_depend_only_on_seed_and_epoch(kind, count, size, seed, epoch, disturbance):
     fresh, used = batches_of(kind, count, size, seed), batches_of(kind, count, size, seed)
     list(used.epoch(epoch + 1))
     torch.manual_seed(disturbance)
@@ -81,10 +81,10 @@ def test_an_epoch_depends_on_seed_and_epoch_alone(kind, count, size, seed, epoch
 def test_the_batch_size_does_not_change_order_or_images(kind, count, size, other, seed, epoch):
     first, second = (list(batches_of(kind, count, s, seed).epoch(epoch)) for s in (size, other))
     for i in (0, 1):
-        assert torch.equal(together(first, i), together(second, i))
+        assert torch.equal(concatenated(first, i), concatenated(second, i))
 
 
-def together(batches, i):
+def concatenated(batches, i):
     """Return the images (i = 0, with the views of each image adjacent) or the labels (i = 1) of all batches."""
     parts = [batch[i] if i else batch[0].unflatten(0, (-1, len(batch[1]))).transpose(0, 1) for batch in batches]
     return torch.cat(parts)

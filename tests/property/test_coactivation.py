@@ -1,4 +1,4 @@
-"""Strengths of connections against loops, for any geometry, dtype and batch size."""
+"""Connection strengths equal those of loops for any geometry, dtype and batch size."""
 
 import itertools
 import subprocess
@@ -23,7 +23,7 @@ SEEDS = st.integers(0, 2**31)
 
 @st.composite
 def layers(draw):
-    """Draw a convolution and an image size that it can read."""
+    """Draw a convolution and an image size that fits it."""
     groups = draw(st.integers(1, 3))
     channels, filters = groups * draw(st.integers(1, 2)), groups * draw(st.integers(1, 3))
     padding = draw(st.tuples(st.integers(0, 2), st.integers(0, 2)) | st.sampled_from(["same", "valid"]))
@@ -36,8 +36,8 @@ def layers(draw):
     return layer, size
 
 
-def ends(layer, size, batch, seed, dtype=torch.float32):
-    """Return an input that has zeros, and an output, of one dtype."""
+def input_and_output(layer, size, batch, seed, dtype=torch.float32):
+    """Return an input with zeros and an output of the same dtype."""
     generator = torch.Generator().manual_seed(seed)
     shape = (batch, layer.in_channels, *size) if isinstance(layer, nn.Conv2d) else (batch, layer.in_features)
     x = torch.randn(shape, generator=generator).round(decimals=1)
@@ -85,7 +85,7 @@ def correlated(layer, x, y):
 @given(layers(), st.integers(1, 4), SEEDS, st.booleans())
 def test_convolution_counts_equal_those_of_a_loop_for_any_geometry(made, batch, seed, last):
     layer, size = made
-    x, y = ends(layer, size, batch, seed)
+    x, y = input_and_output(layer, size, batch, seed)
     form = torch.channels_last if last else torch.contiguous_format
     found = coactivation(layer, x.to(memory_format=form), y.to(memory_format=form))
     assert found.dtype == torch.float64 and found.shape == layer.weight.shape
@@ -96,7 +96,7 @@ def test_convolution_counts_equal_those_of_a_loop_for_any_geometry(made, batch, 
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 9), SEEDS)
 def test_linear_counts_equal_those_of_a_loop(inputs, outputs, batch, seed):
     layer = nn.Linear(inputs, outputs)
-    x, y = ends(layer, (), batch, seed)
+    x, y = input_and_output(layer, (), batch, seed)
     assert np.array_equal(coactivation(layer, x, y).numpy(), counted(layer, x.numpy(), y.numpy()))
     some = x.reshape(batch, 1, inputs).expand(-1, 3, -1), y.reshape(batch, 1, outputs).expand(-1, 3, -1)
     assert torch.equal(coactivation(layer, *some), 3 * coactivation(layer, x, y))
@@ -106,7 +106,7 @@ def test_linear_counts_equal_those_of_a_loop(inputs, outputs, batch, seed):
 @given(layers(), st.integers(1, 6), SEEDS)
 def test_convolution_correlations_equal_those_of_numpy_for_any_geometry(made, batch, seed):
     layer, size = made
-    x, y = ends(layer, size, batch, seed)
+    x, y = input_and_output(layer, size, batch, seed)
     x[:, 0], x[0, :, 0] = 0.1, 0.0  # constant over the batch, though 0.1 has no exact mean
     found = correlation(layer, x, y)
     expected = correlated(layer, x.numpy(), y.numpy()) if batch > 1 else np.zeros(layer.weight.shape)
@@ -117,7 +117,7 @@ def test_convolution_correlations_equal_those_of_numpy_for_any_geometry(made, ba
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(2, 9), SEEDS)
 def test_linear_correlations_equal_those_of_numpy(inputs, outputs, batch, seed):
     layer = nn.Linear(inputs, outputs)
-    x, y = ends(layer, (), batch, seed)
+    x, y = input_and_output(layer, (), batch, seed)
     expected = correlated(layer, x.numpy(), y.numpy())
     np.testing.assert_allclose(correlation(layer, x, y).numpy(), expected, rtol=1e-5, atol=1e-6)
     assert correlation(layer, x, y).max() <= 1 + 1e-6
@@ -139,7 +139,7 @@ def test_linear_correlations_are_averaged_over_the_middle_axes(inputs, outputs, 
 @given(layers(), SEEDS, st.integers(1, 20))
 def test_splitting_the_batch_changes_no_count(made, seed, bound):
     layer, size = made
-    x, y = ends(layer, size, 5, seed)
+    x, y = input_and_output(layer, size, 5, seed)
     whole, calls = coactivation(layer, x, y), []
     actual = torch.ops.aten.convolution_backward
     with pytest.MonkeyPatch.context() as patched:
@@ -174,7 +174,7 @@ def test_bfloat16_and_autocast_count_in_float32(strength):
     """A bfloat16 count would stop at 256."""
     torch.manual_seed(0)
     for layer, size in ((nn.Conv2d(2, 3, 3, padding=1), (9, 9)), (nn.Linear(4, 3), ())):
-        x, y = ends(layer, size, 700, 3, torch.bfloat16)
+        x, y = input_and_output(layer, size, 700, 3, torch.bfloat16)
         expected = strength(layer, x.float(), y.float())
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert torch.equal(strength(layer, x, y), expected)
@@ -211,6 +211,6 @@ print((memory("VmHWM") - before) * 1024 / (x.nbytes + y.nbytes))
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads a process's peak from /proc")
 def test_coactivation_needs_less_memory_than_twice_the_activations():
-    """It is the resident memory of a process. The copies of the notebook would be 576 times the input."""
+    """The test measures the resident memory of a process. The copies of the notebook would be 576 times the input."""
     done = subprocess.run([sys.executable, "-c", PEAK], cwd=ROOT, capture_output=True, text=True, check=True)
     assert float(done.stdout) < 1

@@ -17,7 +17,7 @@ DTYPES = st.sampled_from([torch.float32, torch.float64])
 
 
 def drawn(rows, columns, share, seed, dtype=torch.float32):
-    """Return numbers of both signs; about `share` of them have a magnitude of ½ or more."""
+    """Return numbers of both signs. About the fraction `share` has a magnitude of at least ½."""
     generator = torch.Generator().manual_seed(seed)
     large = torch.rand(rows, columns, generator=generator) < share
     small = torch.rand(rows, columns, generator=generator).mul_(0.49)

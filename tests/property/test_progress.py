@@ -1,4 +1,4 @@
-"""Rewiring keeps, drops and grows exact numbers for any shapes, shares, ties and rules."""
+"""Rewiring keeps, drops and grows exact numbers of connections for any shapes, shares, ties and rules."""
 
 import math
 from itertools import pairwise
@@ -37,32 +37,32 @@ def draw(shape, seed, levels):
     return torch.randint(0, levels, shape, generator=torch.Generator().manual_seed(seed)).double()
 
 
-# the notebook's rewiring
+# rewiring of the published notebook
 
 
-def transcribed(weight, strengths, keep_share, live_share):
+def notebook_rewiring(weight, strengths, keep_share, live_share):
     """Return (kept, grown) by the notebook's loop over filters in numpy, with ordered ties."""
-    stays, anew = np.zeros(weight.shape, bool), np.zeros(weight.shape, bool)
+    kept, grown = np.zeros(weight.shape, bool), np.zeros(weight.shape, bool)
     for index in np.ndindex(weight.shape[: 2 if weight.ndim == 4 else 1]):
         flat = strengths[index].ravel()
         k1, k2 = (max(int(share * flat.size), 1) for share in (keep_share, live_share))
         order = sorted(range(flat.size), key=lambda i: (-flat[i], i))
-        stays[index].ravel()[order[:k1]] = True
-        anew[index].ravel()[order[k1:k2]] = True
-    return stays, anew
+        kept[index].ravel()[order[:k1]] = True
+        grown[index].ravel()[order[k1:k2]] = True
+    return kept, grown
 
 
 @FAST
 @given(SHAPES, SEEDS, LEVELS, SHARES, SHARES, st.booleans())
 @example((1, 1, 5, 5), 0, 1, 0.10, 0.15, False)
-def test_rewire_filters_follows_the_notebook_with_exact_counts(shape, seed, levels, one, other, last):
+def test_rewire_filters_equals_the_published_notebook_with_exact_counts(shape, seed, levels, one, other, last):
     keep, live = sorted((one, other))
     strengths = draw(shape, seed, levels)
     if last and len(shape) == 4:
         strengths = strengths.contiguous(memory_format=torch.channels_last)
     rewiring = rewire_filters(strengths, strengths, keep_share=keep, live_share=live, grows=True)
-    stays, anew = transcribed(strengths.numpy(), strengths.numpy(), keep, live)
-    assert np.array_equal(rewiring.kept.numpy(), stays) and np.array_equal(rewiring.grown.numpy(), anew)
+    kept, grown = notebook_rewiring(strengths.numpy(), strengths.numpy(), keep, live)
+    assert np.array_equal(rewiring.kept.numpy(), kept) and np.array_equal(rewiring.grown.numpy(), grown)
     rows, n = filter_shape(strengths)
     k1, k2 = filter_counts(n, keep, live)
     assert (rewiring.kept.reshape(rows, n).sum(1) == k1).all() and (
@@ -72,7 +72,7 @@ def test_rewire_filters_follows_the_notebook_with_exact_counts(shape, seed, leve
 
 
 @pytest.mark.parametrize(("n", "counts"), [(9, (1, 1)), (25, (2, 3)), (49, (4, 7)), (400, (40, 60)), (1, (1, 1))])
-def test_filter_counts_at_the_shares_of_the_notebook(n, counts):
+def test_filter_counts_at_the_published_shares_equal_the_listed_counts(n, counts):
     assert filter_counts(n, 0.10, 0.15) == counts
 
 
@@ -81,14 +81,14 @@ def test_a_filter_is_a_kernel_or_the_inputs_of_a_linear_unit():
     assert filter_shape(torch.empty(10, 84)) == (10, 84)
 
 
-def test_without_growing_only_the_k1_best_are_kept():
+def test_without_growing_only_the_strongest_keep_share_is_kept():
     strengths = torch.arange(50.0).view(1, 2, 5, 5)
     rewiring = rewire_filters(strengths, strengths, keep_share=0.1, live_share=0.9, grows=False)
     assert rewiring.kept.nonzero().tolist() == [[0, 0, 4, 3], [0, 0, 4, 4], [0, 1, 4, 3], [0, 1, 4, 4]]
     assert not rewiring.grown.any()
 
 
-def transcribed_control(weight, uniform, zeroed):
+def notebook_control(weight, uniform, zeroed):
     """Return the weights of the notebook's control before redrawing, and the mask of redrawn ones, in numpy."""
     after, redrawn = weight.copy(), np.zeros(weight.shape, bool)
     for index in np.ndindex(weight.shape):
@@ -105,7 +105,7 @@ def test_prune_randomly_drops_each_weight_by_its_own_draw_and_redraws_kept_zeros
     torch.manual_seed(seed)
     weight, uniform = torch.randn(shape) * (torch.rand(shape) >= zeros), torch.rand(shape)
     rewiring = prune_randomly(weight, uniform, live)
-    after, redrawn = transcribed_control(weight.numpy(), uniform.double().numpy(), 1 - live)
+    after, redrawn = notebook_control(weight.numpy(), uniform.double().numpy(), 1 - live)
     new = int(redrawn.sum())
     assert np.array_equal(rewiring.grown.numpy(), redrawn)
     assert np.array_equal(torch.where(rewiring.kept, weight, 0).numpy(), after)
@@ -115,7 +115,7 @@ def test_prune_randomly_drops_each_weight_by_its_own_draw_and_redraws_kept_zeros
     assert (applied[rewiring.grown].abs() <= rewiring.bound).all()
 
 
-def test_the_control_keeps_15_percent_independently_and_redraws_kept_zeros():
+def test_the_random_control_keeps_15_percent_independently_and_redraws_kept_zeros():
     torch.manual_seed(0)
     rules, weight = rewiring_rules(drop="random", grow="random"), torch.randn(400, 1000)
     weight[:, :850] = 0
@@ -146,13 +146,14 @@ def test_a_rewiring_keeps_draws_within_its_bound_and_zeroes_the_others(shape, se
 
 def test_grown_weights_are_kaiming_uniform_over_the_number_grown():
     torch.manual_seed(0)
-    anew = torch.ones(100, 1000, dtype=torch.bool)
-    drawn = Rewiring(~anew, anew, math.sqrt(6 / 20)).applied_to(torch.zeros(100, 1000))
+    grown = torch.ones(100, 1000, dtype=torch.bool)
+    drawn = Rewiring(~grown, grown, math.sqrt(6 / 20)).applied_to(torch.zeros(100, 1000))
     assert drawn.abs().max() == pytest.approx(math.sqrt(6 / 20), rel=1e-3) and drawn.mean().abs() < 0.01
-    assert drawn.std() == pytest.approx(math.sqrt(2 / 20), rel=0.01)  # the std of that bound
+    # standard deviation of a uniform draw within this bound
+    assert drawn.std() == pytest.approx(math.sqrt(2 / 20), rel=0.01)
 
 
-# rewiring that keeps a number
+# rewiring that keeps the number of connections
 
 
 @FAST
@@ -170,8 +171,8 @@ def test_replace_connections_leaves_exactly_the_target(shape, seed, drop_levels,
     assert int((rewiring.kept | rewiring.grown).sum()) == (target if grows else min(count, target))
     if not grows:
         assert not rewiring.grown.any()
-        gone = live & ~rewiring.kept
-        assert not gone.any() or not rewiring.kept.any() or drop[gone].max() <= drop[rewiring.kept].min()
+        dropped = live & ~rewiring.kept
+        assert not dropped.any() or not rewiring.kept.any() or drop[dropped].max() <= drop[rewiring.kept].min()
 
 
 def test_replace_connections_drops_the_worst_and_grows_the_best_of_the_others():
@@ -179,7 +180,7 @@ def test_replace_connections_drops_the_worst_and_grows_the_best_of_the_others():
     drop = torch.tensor([[4.0, 3, 2, 1, 9, 9, 9, 9]])  # absent connections cannot be kept
     grow = torch.tensor([[9.0, 9, 5, 0, 1, 4, 6, 2]])
     rewiring = replace_connections(mask, drop, grow, target=4, fraction=0.5, grows=True)
-    # 2 and 3 are dropped; 6 (score 6) grows, and 2 (score 5) grows again at once and keeps its weight
+    # Indices 2 and 3 are dropped. Index 6 (score 6) grows. Index 2 (score 5) grows again and keeps its weight.
     assert rewiring.kept.tolist() == [[True, True, True, False, False, False, False, False]]
     assert rewiring.grown.tolist() == [[False, False, False, False, False, False, True, False]]
 
@@ -193,7 +194,7 @@ def test_the_number_replaced_is_the_fraction_rounded_down(fraction, replaced):
     assert int(rewiring.grown.sum()) == replaced and int(rewiring.kept.sum()) == 10 - replaced
 
 
-def test_of_equal_scores_the_first_are_kept_and_grown():
+def test_the_first_of_equal_scores_are_kept_and_grown():
     kept, grown = keep_and_grow(torch.zeros(2, 6), torch.zeros(2, 6), 2, 3)
     assert kept.tolist() == [[True, True, False, False, False, False]] * 2
     assert grown.tolist() == [[False, False, True, True, True, False]] * 2
@@ -233,7 +234,7 @@ def test_erdos_renyi_kernel_is_proportional_to_the_sum_of_the_sides():
     assert dense[1:4] == pytest.approx([scale * side for side in sides[1:4]], abs=1) and scale * sides[4] > 840
 
 
-def test_layers_rounded_up_the_most_give_what_the_smallest_layers_keep_too_many():
+def test_layers_rounded_up_the_most_compensate_for_the_minimum_of_one_in_small_layers():
     assert kept_per_layer([(1, 1), (1, 1), (8, 8), (1, 9)], 0.2, "uniform") == [1, 1, 12, 1]
 
 
@@ -292,7 +293,7 @@ def test_random_rules_draw_from_the_generator_of_torch_each_time():
 # SET's own drop rule
 
 
-def transcribed_set(weight, live, replaced):
+def set_algorithm(weight, live, replaced):
     """Return the drops of SET's algorithm 1 in numpy: zeros first, then the weights of each sign closest to 0.
 
     The fraction dropped of each sign is that of all live weights, rounded down or up so that `replaced` are dropped.
@@ -333,7 +334,7 @@ def test_magnitude_per_sign_drops_the_same_fraction_of_each_sign_as_set_does(
         live.float(), rank_within_sign(weight), torch.zeros(1, n), target=kept, fraction=0.0, grows=False
     )
     dropped = {*(live & ~rewiring.kept)[0].nonzero().flatten().tolist()}
-    found, dead = transcribed_set(weight[0].numpy(), live[0].numpy(), count - kept)
+    found, dead = set_algorithm(weight[0].numpy(), live[0].numpy(), count - kept)
     assert len(dropped) == count - kept
     signs = tuple({i for i in dropped if s * weight[0, i] > 0} for s in (1, -1))
     assert signs in found and dropped - signs[0] - signs[1] <= {*dead}
@@ -349,6 +350,6 @@ def test_magnitude_and_magnitude_per_sign_differ_if_one_sign_has_smaller_weights
         } == dropped
 
 
-def test_rank_within_sign_of_equal_weights_zeros_and_nan():
+def test_rank_within_sign_handles_equal_weights_zeros_and_nan():
     assert rank_within_sign(torch.tensor([[2.0, 2.0, -1.0, 0.0, math.nan]])).tolist() == [[1.0, 0.5, 1.0, 0.0, 0.0]]
     assert rank_within_sign(torch.zeros(2, 3)).tolist() == [[0.0] * 3] * 2

@@ -1,4 +1,4 @@
-"""Selection over many tensors equals a sort, for any shapes, dtypes, memory formats and values."""
+"""Global selection over many tensors equals a sort for any shapes, dtypes, memory formats and values."""
 
 import math
 
@@ -24,12 +24,12 @@ PATHS = pytest.mark.parametrize("select", [topk_mask._fill_on_host, topk_mask._f
 
 
 def draw(shapes, dtype, seed, levels, *, odd=False):
-    """Return magnitudes with ties, in different memory formats; with `odd` also infinite ones and NaN."""
+    """Return magnitudes with ties in different memory formats. With `odd` some are infinite or NaN."""
     generator = torch.Generator().manual_seed(seed)
     drawn = []
     for number, shape in enumerate(shapes):
         values = torch.randint(0, levels, shape, generator=generator).to(dtype)
-        values += number % 3  # some tensors lie above others, which would be empty without the floor
+        values += number % 3  # some tensors exceed all values of others, whose masks would be empty without the floor
         if odd:
             values.view(-1)[torch.randint(0, 5, (values.numel(),), generator=generator) == 0] = math.inf
             values.view(-1)[torch.randint(0, 7, (values.numel(),), generator=generator) == 0] = math.nan
@@ -74,7 +74,7 @@ def with_path(select, magnitudes, kept):
 @given(shapes=SHAPES, dtype=DTYPES, seed=SEEDS, levels=LEVELS, odd=st.booleans(), share=SHARES)
 @example(shapes=[[1], [1], [1]], dtype=torch.float32, seed=0, levels=1, odd=False, share=0.0)
 @example(shapes=[[5, 5], [5]], dtype=torch.float16, seed=0, levels=1, odd=False, share=0.9)
-def test_masks_are_those_of_a_sort_that_keeps_one_per_tensor(select, shapes, dtype, seed, levels, odd, share):
+def test_masks_equal_those_of_a_sort_that_keeps_one_per_tensor(select, shapes, dtype, seed, levels, odd, share):
     magnitudes = draw(shapes, dtype, seed, levels, odd=odd)
     total = sum(m.numel() for m in magnitudes)
     kept = max(1, round(share * total))
@@ -88,7 +88,7 @@ def test_masks_are_those_of_a_sort_that_keeps_one_per_tensor(select, shapes, dty
 @PATHS
 @FAST
 @given(shapes=SHAPES, seed=SEEDS, levels=LEVELS, share=SHARES)
-def test_keeping_one_per_tensor_changes_nothing_if_no_tensor_is_empty(select, shapes, seed, levels, share):
+def test_keeping_one_per_tensor_changes_nothing_if_every_mask_has_a_one(select, shapes, seed, levels, share):
     magnitudes = draw(shapes, torch.float32, seed, levels)
     kept = max(1, round(share * sum(m.numel() for m in magnitudes)))
     without = sorted_masks(magnitudes, kept, floor=False)

@@ -27,7 +27,7 @@ def allowed(weight_bits, lowest):
 
 @FAST
 @given(VALUES, BITS, BOTH, BOTH)
-def test_every_weight_of_q_is_zero_or_a_signed_power_of_two_in_range(values, bits, training, stochastic):
+def test_every_weight_of_shift_q_is_zero_or_a_signed_power_of_two_in_range(values, bits, training, stochastic):
     weight = torch.nn.Parameter(matrix(values))
     signs = torch.sign(weight.detach())
     rounding = "stochastic" if stochastic else "deterministic"
@@ -48,7 +48,7 @@ def test_the_crude_update_gives_a_neighbouring_power_of_two_for_any_bits(values,
 
 @FAST
 @given(SMALL, SMALL, BITS, BOTH, BOTH)
-def test_every_weight_of_ps_is_zero_or_a_signed_power_of_two_in_range(shifts, signs, bits, training, stochastic):
+def test_every_weight_of_shift_ps_is_zero_or_a_signed_power_of_two_in_range(shifts, signs, bits, training, stochastic):
     n = min(len(shifts), len(signs))
     rounding = "stochastic" if stochastic else "deterministic"
     made = ShiftPSWeight(torch.zeros(n, 1), weight_bits=bits, rounding=rounding).train(training)
@@ -61,7 +61,7 @@ def test_every_weight_of_ps_is_zero_or_a_signed_power_of_two_in_range(shifts, si
 
 @FAST
 @given(VALUES, BITS)
-def test_from_dense_rounds_as_q_does_within_the_range_of_ps(values, bits):
+def test_from_dense_rounds_like_shift_q_within_the_range_of_shift_ps(values, bits):
     weight = matrix(values)
     made = ShiftPSWeight(weight, weight_bits=bits, shift_init="weights").eval()
     assert torch.equal(made(), power_of_two(weight, 2 - 2 ** (bits - 1)))
@@ -75,7 +75,8 @@ def test_power_of_two_follows_its_formula(values, bits):
     clamped = np.clip(np.abs(w), np.float32(2.0**lowest), np.float32(1))
     expected = np.sign(w) * np.exp2(np.round(np.log2(clamped)))
     found = power_of_two(weight, lowest).numpy()
-    near = np.abs(np.log2(clamped) % 1 - 0.5) < 1e-4  # there the last bit of log2 decides, and libraries differ in it
+    # rounding depends on the last bit of log2 there, and libraries differ in this bit
+    near = np.abs(np.log2(clamped) % 1 - 0.5) < 1e-4
     assert np.array_equal(found[~near], expected[~near])
     w = w.copy()
     assert np.array_equal(power_of_two(weight, lowest, clamp_x=True).numpy(), found)

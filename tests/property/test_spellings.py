@@ -1,4 +1,4 @@
-"""A value means the same in a YAML file and on the command line, for every option, however it is spelled."""
+"""A value has the same meaning in a YAML file and on the command line, for every option and every spelling."""
 
 import tempfile
 from pathlib import Path
@@ -33,16 +33,16 @@ def result(option: Any, value: Any) -> object:
 
 @given(st.text("0123456789_+-.:,eExXobBnaiftyTFN~lus=<", min_size=1, max_size=12))
 @example("null")
-def test_any_text_means_the_same_on_both_ways_or_is_refused(text: str) -> None:
-    same_on_both_ways(text)
+def test_any_text_has_the_same_value_in_yaml_and_on_the_command_line_or_is_refused(text: str) -> None:
+    check_equal_in_file_and_on_command_line(text)
 
 
 @pytest.mark.parametrize("text", SPELLINGS, ids=lambda text: text[:12])
-def test_what_other_readers_of_yaml_bend_means_the_same_on_both_ways(text: str) -> None:
-    same_on_both_ways(text)
+def test_text_that_other_yaml_readers_convert_has_the_value_of_the_command_line(text: str) -> None:
+    check_equal_in_file_and_on_command_line(text)
 
 
-def same_on_both_ways(text: str) -> None:
+def check_equal_in_file_and_on_command_line(text: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "c.yml")
         file.write_text(f"x: {text}\n")
@@ -53,7 +53,7 @@ def same_on_both_ways(text: str) -> None:
             return
     for name, option in FIELDS.items():
         kind = (get_args(option.type) or (option.type,))[0]
-        if kind is bool:  # the flag alone says it
+        if kind is bool:  # a boolean flag has no value on the command line
             continue
         typed, filed = result(option, text), result(option, read)
         if kind in (int, float):
@@ -71,7 +71,7 @@ def same_on_both_ways(text: str) -> None:
     ],
 )
 @pytest.mark.parametrize("name", ["seed", "epochs", "hidden"])
-def test_ints_are_decimal_or_refused_with_their_line(
+def test_ints_of_a_file_are_decimal_or_refused_with_the_line_number(
     tmp_path: Path, name: str, text: str, expected: int | None
 ) -> None:
     file = tmp_path / "c.yml"
@@ -87,7 +87,9 @@ def test_ints_are_decimal_or_refused_with_their_line(
 
 
 @pytest.mark.parametrize(("text", "expected"), [(".5", 0.5), ("05", 5.0), ("1e-1", 0.1), ("1_0", 10.0), (".inf", None)])
-def test_floats_are_those_of_the_command_line(tmp_path: Path, text: str, expected: float | None) -> None:
+def test_floats_of_a_file_have_the_syntax_of_the_command_line(
+    tmp_path: Path, text: str, expected: float | None
+) -> None:
     file = tmp_path / "c.yml"
     file.write_text(f"set: digits\narch: Conv2\nlr: {text}\n")
     if expected is not None:
@@ -98,14 +100,14 @@ def test_floats_are_those_of_the_command_line(tmp_path: Path, text: str, expecte
 
 
 @pytest.mark.parametrize("text", ["7", "010", "2001-01-01", "yes", "1e3", "0x10"])
-def test_text_is_what_is_written(tmp_path: Path, text: str) -> None:
+def test_text_options_keep_unquoted_values_as_written(tmp_path: Path, text: str) -> None:
     file = tmp_path / "c.yml"
     file.write_text(f"set: digits\narch: Conv2\nname: {text}\n")
     assert args.parse(["--config", str(file)]).run.name == text
 
 
 @pytest.mark.parametrize("text", ["no", "off", "false", "~", "None", "0"])
-def test_a_choice_is_no_truth_value(tmp_path: Path, text: str) -> None:
+def test_error_for_an_invalid_choice_quotes_the_text_of_the_file(tmp_path: Path, text: str) -> None:
     file = tmp_path / "c.yml"
     file.write_text(f"set: digits\narch: MLP\noptimizer: {text}\n")
     with pytest.raises(
@@ -115,7 +117,7 @@ def test_a_choice_is_no_truth_value(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["yes", "no", "on", "off", "true", "false", "True", "FALSE", "On"])
-def test_truth_values_are_yaml_s(tmp_path: Path, text: str) -> None:
+def test_booleans_accept_the_spellings_of_yaml(tmp_path: Path, text: str) -> None:
     file = tmp_path / "c.yml"
     file.write_text(f"set: digits\narch: Conv2\nnesterov: {text}\n")
     assert args.parse(["--config", str(file)]).optim.nesterov == (text.lower() in ("yes", "on", "true"))

@@ -1,4 +1,4 @@
-"""The binary activation: values, and gradient against numpy and its surrogate."""
+"""The binary activation: values, and gradients against numpy and the surrogate."""
 
 import numpy as np
 import pytest
@@ -27,23 +27,23 @@ def test_sign_is_minus_one_zero_or_one():
     assert Sign()(x).tolist() == [-1, -1, 0, 0, 1, 1]
 
 
-def test_values_after_a_relu_are_zero_and_one():
+def test_sign_after_a_relu_is_zero_or_one():
     assert set(Sign()(torch.relu(torch.randn(100))).unique().tolist()) == {0, 1}
 
 
-def test_the_gradient_is_the_one_measured_on_biprop():
+def test_the_gradient_equals_values_measured_on_biprop():
     x = torch.tensor([0.0, 0.25, -0.5, 1.0, -1.0, 1.5, -7.0])
     assert gradient(x).tolist() == [2, 1.5, 1, 0, 0, 0, 0]
 
 
-def test_the_gradient_is_that_of_the_numpy_formula():
+def test_the_gradient_equals_the_numpy_formula():
     x, g = (torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
     a = x.numpy()
     expected = g.numpy() * np.where(np.abs(a) <= 1, 2 * (1 - np.abs(a)), 0)
     np.testing.assert_allclose(gradient(x, g), expected, rtol=1e-6, atol=1e-7)
 
 
-def test_straight_through_fails_gradcheck_and_its_surrogate_passes():
+def test_the_straight_through_gradient_fails_gradcheck_and_that_of_its_surrogate_passes():
     x = torch.tensor([-1.7, -0.8, -0.3, 0.2, 0.9, 1.4], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(surrogate, x)
     assert not torch.autograd.gradcheck(BinarySign.apply, x, raise_exception=False)

@@ -1,4 +1,4 @@
-"""Advice is advice that our own parsers take, and what files say is told without being obeyed."""
+"""The parsers accept the advice of messages, and messages escape text from files."""
 
 import ast
 import pickle
@@ -32,7 +32,7 @@ OTHERS = {
     "--porcelain",
     "--untracked-files",
     "--no",
-}  # torchrun's, …
+}  # flags of torchrun, git and TensorBoard
 
 
 def literals(path):
@@ -46,10 +46,10 @@ def sources():
     return [*ROOT.glob("*.py"), *(path for room in rooms for path in (ROOT / room).rglob("*.py"))]
 
 
-def test_every_flag_that_a_message_names_is_one_that_a_parser_takes():
+def test_messages_name_only_existing_flags():
     parsers = [*(ROOT / "scripts").glob("*.py"), ROOT / "utils/config/script_parser.py"]
     scripts = set().union(*(set(literals(path)) for path in parsers))
-    machine = {"--flops", "--layer", "--between"}  # scaling's, made of the fields of its Cluster
+    machine = {"--flops", "--layer", "--between"}  # flags of scripts/scaling.py, made from the fields of its Cluster
     sweep = {"--jobs", "--only", "--table"}
     known = {flag for name, option in FIELDS.items() for flag in flags(name, option)} | OTHERS | machine | sweep
     known |= {f"--{name.replace('_', '-')}" for name in DEAD} | {word for word in scripts if word.startswith("--")}
@@ -81,7 +81,7 @@ FAULTS = [
     ["--trainer", "sparse"],
     ["--jsd"],
 ]
-APPLIED = {  # what a message advises -> words that follow it
+APPLIED = {  # pattern of the advice in a message -> the arguments after following it
     r"did you mean (--config .+)\?": lambda m, argv: [w for w in argv if w not in m[1]] + shlex.split(m[1]),
     r"did you mean '(--[\w-]+)'\?": lambda m, argv: [m[1], *argv[1:]],
     r"did you mean '(\w+)'\?": lambda m, argv: [argv[0], m[1]],
@@ -99,7 +99,7 @@ def problems(argv, config):
 
 
 @pytest.mark.parametrize("argv", FAULTS, ids=" ".join)
-def test_what_a_fault_is_answered_with_is_taken(config, tmp_path, monkeypatch, argv):
+def test_the_advice_of_an_error_message_resolves_the_error(config, tmp_path, monkeypatch, argv):
     monkeypatch.chdir(tmp_path)
     for name in ("my config.yml", "$(reboot).yaml"):
         config(name)
@@ -115,12 +115,12 @@ def test_what_a_fault_is_answered_with_is_taken(config, tmp_path, monkeypatch, a
 
 
 @pytest.mark.parametrize("name", ARCHS)
-def test_every_architecture_is_named_by_its_lower_case(config, name):
+def test_error_for_a_lower_case_architecture_suggests_its_name(config, name):
     (line,) = problems(["--arch", name.lower()], config()) or [None]
     assert name == name.lower() or f"did you mean {name!r}?" in line
 
 
-# --- what files say
+# --- text from files
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def small_cifar(monkeypatch):
 FORGED = "a\x1b[2J\rb\nerror: forged\u202e"
 
 
-def heard(work):
+def reported(work):
     lines = []
     code = exit_codes.run_program(work, report=lines.append)
     return code, lines
@@ -142,7 +142,7 @@ def heard(work):
     [{FORGED: 1}, {"arch": FORGED}, {"lr": FORGED}, {"name": FORGED}, {"prune_rate": FORGED}, {"epochs": "9" * 10_000}],
     ids=["key", "choice", "number", "text", "rate", "long"],
 )
-def test_values_of_a_config_are_told_on_one_line(program, config, tmp_path, values):
+def test_hostile_config_values_are_reported_escaped_on_one_line(program, config, tmp_path, values):
     path = tmp_path / "config.yml"
     known = {key: value for key, value in yaml.safe_load(Path(config()).read_text()).items() if key not in values}
     path.write_text(yaml.safe_dump(known | values))
@@ -151,14 +151,14 @@ def test_values_of_a_config_are_told_on_one_line(program, config, tmp_path, valu
     assert not {"\x1b", "\r", "\u202e"} & {*err} and len(err) < 1600
 
 
-def test_a_tag_of_yaml_is_told_on_one_line(program, tmp_path):
+def test_a_hostile_yaml_tag_is_reported_escaped_on_one_line(program, tmp_path):
     path = tmp_path / "config.yml"
     path.write_text("arch: !%1b[2J%0aerror:%20forged x\n")
     code, _, err = program("--config", path)
     assert (code, err.count("\n")) == (2, 1) and "\x1b" not in err and "\\x1b[2J\\nerror: forged" in err
 
 
-def test_columns_of_metrics_are_told_on_one_line(program, config, tmp_path, capsys):
+def test_a_hostile_metrics_column_is_reported_escaped_on_one_line(program, config, tmp_path, capsys):
     program("--config", config(epochs=1))
     path = tmp_path / "runs/ticket/prune-rate=0.5/ticket/metrics.csv"
     header, row = path.read_text().splitlines()
@@ -168,27 +168,28 @@ def test_columns_of_metrics_are_told_on_one_line(program, config, tmp_path, caps
     assert err.count("\n") == 1 and "a\\x1b[2J\\rb\\nerror: forged\\u202e" in err
 
 
-def test_a_value_of_lists_within_lists_is_told_at_once():
+def test_an_exponentially_nested_list_is_shown_in_short():
     value = []
     for _ in range(60):
         value = [value, value]
-    told = shown(value)
-    assert told.startswith("[[[[") and len(told) < 300 and "\n" not in told
+    text_shown = shown(value)
+    assert text_shown.startswith("[[[[") and len(text_shown) < 300 and "\n" not in text_shown
     assert shown([1, "x", None]) == "[1, 'x', None]" and "\n" not in shown(torch.ones(3, 3))
 
 
-def test_a_line_that_a_message_quotes_cannot_forge_another():
+def test_a_line_break_in_a_quoted_name_cannot_forge_an_error_line():
     def work():
         raise UsageError(f"file {FORGED} is bad")
 
     def several():
         raise UsageError("2 problems:\none\ntwo")
 
-    assert heard(work) == (2, ["error: file a\x1b[2J\rb\\nerror: forged\u202e is bad"])  # the stream escapes the rest
-    assert heard(several) == (2, ["error: 2 problems:\none\ntwo"])
+    # The stream escapes the other control characters.
+    assert reported(work) == (2, ["error: file a\x1b[2J\rb\\nerror: forged\u202e is bad"])
+    assert reported(several) == (2, ["error: 2 problems:\none\ntwo"])
 
 
-def test_what_a_hostile_pickle_names_is_told_on_one_line(tmp_path, small_cifar):
+def test_a_hostile_global_of_a_pickle_is_reported_escaped_on_one_line(tmp_path, small_cifar):
     write_cifar_py(tmp_path)
     name = "x\x1b[2J\nerror: forged" + "y" * 10**5
     text = b"\x8c\2os" + b"X" + struct.pack("<I", len(name)) + name.encode() + b"\x93."
@@ -198,7 +199,7 @@ def test_what_a_hostile_pickle_names_is_told_on_one_line(tmp_path, small_cifar):
     assert not {"\n", "\x1b"} & {*str(caught.value)} and len(str(caught.value)) < 600
 
 
-def test_a_shape_that_no_text_can_hold_is_told_on_one_line(tmp_path, small_cifar):
+def test_an_exponentially_nested_array_shape_is_reported_on_one_line(tmp_path, small_cifar):
     """Fifty tuples, each twice in the next one."""
     write_cifar_py(tmp_path)
     path, shape = tmp_path / "cifar-10-batches-py/data_batch_1", ()

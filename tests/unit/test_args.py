@@ -1,4 +1,4 @@
-"""Options: what is declared, how the three sources combine, and that nothing is lost on the way."""
+"""Options: declarations, combination of default, file and command line, and lossless round trips."""
 
 import ast
 import dataclasses
@@ -40,7 +40,7 @@ def value(options: Options, name: str) -> object:
 
 
 def flags(name: str) -> list[str]:
-    """The flags an option should have, the one that switches a boolean off last."""
+    """Return the expected flags of an option. The last one switches a boolean off."""
     stem = name.replace("_", "-")
     off = [f"--{stem.removeprefix('no-')}" if stem.startswith("no-") else f"--no-{stem}"]
     return [*FIELDS[name].metadata["flags"], f"--{stem}", *(off if FIELDS[name].type is bool else [])]
@@ -49,19 +49,19 @@ def flags(name: str) -> list[str]:
 # declarations
 
 
-def test_every_option_has_a_help_a_known_type_and_a_default_that_it_would_accept() -> None:
+def test_every_option_has_a_help_text_and_a_valid_default() -> None:
     for name, option in FIELDS.items():
         assert option.metadata["text"], name
         if option.default is not dataclasses.MISSING:
             assert value(args.from_flat({**DENSE, name: option.default}), name) == option.default, name
 
 
-def test_no_flag_means_two_options() -> None:
+def test_every_flag_belongs_to_one_option() -> None:
     spellings = [flag for name in FIELDS for flag in flags(name)]
     assert len(spellings) == len(set(spellings))
 
 
-def test_the_options_that_leave_a_run_the_same_are_these() -> None:
+def test_options_that_do_not_affect_training_are_marked() -> None:
     same = {name for name, option in FIELDS.items() if not option.metadata["maths"]}
     assert same == {
         *("data", "download", "workers", "epochs", "config", "name", "log_dir", "results", "resume", "evaluate"),
@@ -94,14 +94,14 @@ def test_help_lists_every_option_once_with_type_default_and_range(capsys: pytest
     assert max(len(line) for line in text.splitlines()) <= 120
 
 
-def test_args_imports_neither_torch_nor_another_module_of_ours() -> None:
+def test_args_imports_only_the_standard_library_yaml_and_utils() -> None:
     nodes = [*ast.walk(ast.parse((ROOT / "args.py").read_text()))]
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     names |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
     assert {name.split(".")[0] for name in names} <= {*sys.stdlib_module_names, "yaml", "utils"}
 
 
-def test_importing_args_looks_at_no_command_line() -> None:
+def test_importing_args_does_not_parse_the_command_line() -> None:
     code = "import sys; sys.argv = ['x', '--help']; import args; print('fine')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout == "fine\n"
@@ -110,12 +110,12 @@ def test_importing_args_looks_at_no_command_line() -> None:
 # the three sources
 
 
-def test_the_command_line_beats_the_file_and_the_file_beats_the_default(parse: Any) -> None:
+def test_the_command_line_overrides_the_file_and_the_file_overrides_the_default(parse: Any) -> None:
     options = parse({**DENSE, "lr": 0.2, "momentum": 0.5}, "--lr", "0.3")
     assert (options.optim.lr, options.optim.momentum, options.optim.epochs) == (0.3, 0.5, 90)
 
 
-def test_the_last_of_repeated_flags_counts(parse: Any) -> None:
+def test_the_last_of_repeated_flags_applies(parse: Any) -> None:
     options = parse(DENSE, "--epochs=5", "--epochs", "7", "--nesterov", "--no-nesterov")
     assert (options.optim.epochs, options.optim.nesterov) == (7, False)
 
@@ -149,12 +149,12 @@ def test_the_last_of_repeated_flags_counts(parse: Any) -> None:
         (["--results", "a=b_c.csv"], "results", "a=b_c.csv"),
     ],
 )
-def test_a_flag_in_each_spelling(parse: Any, words: list[str], name: str, expected: object) -> None:
+def test_every_spelling_of_a_flag_sets_its_option(parse: Any, words: list[str], name: str, expected: object) -> None:
     got = value(parse(DENSE, *words), name)
     assert (got, type(got)) == (expected, type(expected))
 
 
-def test_a_flag_that_is_on_in_the_file_can_be_switched_off(parse: Any) -> None:
+def test_the_command_line_can_switch_off_a_flag_of_the_file(parse: Any) -> None:
     assert not parse({**DENSE, "grad_clip": True}, "--no-grad-clip").optim.grad_clip
     assert not parse({**DENSE, "no_bn_decay": True}, "--bn-decay").optim.no_bn_decay
 
@@ -191,7 +191,9 @@ def test_prune_rate_with_an_underscore_is_the_fraction_kept(parse: Any, written:
         ("arch: MLP\nnorm: none", "norm", "none"),
     ],
 )
-def test_a_yaml_value_becomes_the_declared_type(parse: Any, line: str, name: str, expected: object) -> None:
+def test_a_yaml_value_is_converted_to_the_type_of_its_option(
+    parse: Any, line: str, name: str, expected: object
+) -> None:
     head = "set: digits\n" if "arch" in line else "set: digits\narch: Conv2\n"
     got = value(parse(head + line), name)
     assert (got, type(got)) == (expected, type(expected))
@@ -204,7 +206,7 @@ ANY = ["-1e6", "0", "1e6"], ["-1000001", "1e7"]
 SHARE = ["0", "1"], ["-1e-9", "1.01"]
 PART = ["1e-9", "1"], ["0", "1.01"]
 EDGES = [
-    # (option, least and greatest that are right, the nearest that are wrong)
+    # (option, smallest and largest valid values, nearest invalid values)
     ("val_split", ["0", "0.99"], ["-0.01", "1"]),
     ("batch_size", ["1", "10000000"], ["0", "10000001"]),
     ("test_batch_size", ["1", "10000000"], ["0", "10000001"]),
@@ -257,7 +259,7 @@ EDGES = [
 
 
 @pytest.mark.parametrize(("name", "right", "wrong"), EDGES, ids=[edge[0] for edge in EDGES])
-def test_both_edges_of_every_range(parse: Any, name: str, right: list[str], wrong: list[str]) -> None:
+def test_limits_of_every_range_are_enforced(parse: Any, name: str, right: list[str], wrong: list[str]) -> None:
     content = {**SUBNET, "conv_type": "SampleSubnetConv"} if name == "score_init_constant" else SUBNET
     for text in right:
         parse(content, f"--{name}={text}")
@@ -266,13 +268,13 @@ def test_both_edges_of_every_range(parse: Any, name: str, right: list[str], wron
             parse(content, f"--{name}={text}")
 
 
-def test_no_range_is_missing_from_the_edges() -> None:
+def test_limits_of_every_option_with_a_range_are_tested() -> None:
     allowed = {name: option.metadata["allowed"] for name, option in FIELDS.items()}
     limited = {name for name, text in allowed.items() if text and isinstance(text, str)}
     assert limited - {edge[0] for edge in EDGES} == {"hidden", "dropout"}
 
 
-def test_the_edges_of_dropout_which_needs_a_perceptron(parse: Any) -> None:
+def test_limits_of_dropout_are_enforced(parse: Any) -> None:
     for text in ("0", "0.99"):
         assert parse({**DENSE, "arch": "MLP"}, f"--dropout={text}").model.dropout == float(text)
     for text in ("-1e-9", "1"):
@@ -280,7 +282,7 @@ def test_the_edges_of_dropout_which_needs_a_perceptron(parse: Any) -> None:
             parse({**DENSE, "arch": "MLP"}, f"--dropout={text}")
 
 
-# old command lines and old files
+# command lines and files of BIPROP
 
 
 DEAD = [
@@ -295,18 +297,18 @@ DEAD += ["--random-subnet", "--debug", "--debug --debug"]
 
 
 @pytest.mark.parametrize("words", DEAD)
-def test_a_dead_option_is_taken_with_one_warning(parse: Any, words: str) -> None:
+def test_an_obsolete_option_is_accepted_with_one_warning(parse: Any, words: str) -> None:
     options = parse(DENSE, *words.split())
     assert len(options.warnings) == 1
     assert "has no effect here" in options.warnings[0]
 
 
-def test_a_dead_option_in_the_file_too(parse: Any) -> None:
+def test_an_obsolete_option_in_the_file_causes_a_warning(parse: Any) -> None:
     assert len(parse({**DENSE, "world_size": 1, "rank": 0}, "--rank", "0").warnings) == 2
 
 
 @pytest.mark.parametrize("rate", [None, -1, 0, 0.0, 1])
-def test_dense_takes_the_originals_words_for_no_pruning_in_silence(parse: Any, rate: float | None) -> None:
+def test_dense_networks_accept_biprops_values_for_no_pruning_without_a_warning(parse: Any, rate: float | None) -> None:
     options = parse({**DENSE, "prune_rate": rate})
     assert (options.constraint.prune_rate, options.constraint.density, options.warnings) == (None, 1.0, ())
 
@@ -331,7 +333,9 @@ def test_dense_takes_the_originals_words_for_no_pruning_in_silence(parse: Any, r
         ),
     ],
 )
-def test_what_has_no_effect_is_said_once_and_ignored(parse: Any, content: dict[str, object], warning: str) -> None:
+def test_an_option_without_effect_in_the_file_is_ignored_with_one_warning(
+    parse: Any, content: dict[str, object], warning: str
+) -> None:
     options = parse(content)
     assert options.warnings == (warning,)
     ignored = {"prune_rate": None, "scale_fan": False}
@@ -340,27 +344,29 @@ def test_what_has_no_effect_is_said_once_and_ignored(parse: Any, content: dict[s
 
 
 @pytest.mark.parametrize("more", [{"learn_batchnorm": True}, {"bn_bias_only": True}])
-def test_tuning_batch_norm_with_something_to_tune_is_no_warning(parse: Any, more: dict[str, bool]) -> None:
+def test_tune_batchnorm_with_a_trained_batch_norm_parameter_causes_no_warning(
+    parse: Any, more: dict[str, bool]
+) -> None:
     assert parse({**SUBNET, "arch": "VGG_Small", "tune_batchnorm": True, **more}).warnings == ()
 
 
-# which file, and the name of the run
+# config file and name of the run
 
 
-def test_name_and_stem_come_from_the_config(parse: Any) -> None:
+def test_stem_and_default_name_of_a_run_come_from_the_config_file_name(parse: Any) -> None:
     options = parse(DENSE)
     assert (options.run.config, options.run.stem, options.run.name) == ("c.yml", "c", "c")
     assert parse(DENSE, "--name", "mine").run.name == "mine"
 
 
-def test_a_stored_configuration_keeps_the_stem_it_came_from(parse: Any) -> None:
+def test_a_stored_configuration_keeps_the_stem_of_its_original_file(parse: Any) -> None:
     options = parse({**DENSE, "config": "configs/quickstart.yml"})
     assert (options.run.config, options.run.stem) == ("configs/quickstart.yml", "quickstart")
     assert parse({**DENSE, "config": None}).run.config == "c.yml"
 
 
 @pytest.mark.parametrize("path", ["run", "run/checkpoints/last.pt", "run/"])
-def test_resume_without_config_reads_what_the_run_keeps(parse: Any, path: str) -> None:
+def test_resume_without_config_reads_the_configuration_of_the_run(parse: Any, path: str) -> None:
     stored = parse(SUBNET, "--pretrained", "old.pt", "--start-epoch", "3", "--lr=0.5")
     Path("run/checkpoints").mkdir(parents=True)
     Path("run/config.yaml").write_text(yaml.safe_dump(stored.flat()))
@@ -383,11 +389,11 @@ def test_resume_auto_needs_the_config(parse: Any) -> None:
 
 
 @pytest.mark.parametrize("words", [["--resume", "auto"], ["--pretrained", "a.pt"]])
-def test_evaluate_takes_a_network_from_either(parse: Any, words: list[str]) -> None:
+def test_evaluate_accepts_resume_or_pretrained(parse: Any, words: list[str]) -> None:
     assert parse(DENSE, "-e", *words).run.evaluate
 
 
-def test_load_yaml_merges_and_nests_as_yaml_does(tmp_path: Path) -> None:
+def test_load_yaml_supports_merge_keys_and_nested_mappings(tmp_path: Path) -> None:
     (tmp_path / "c.yml").write_text("a-b: &x {k: 1}\nc: {<<: *x, k: 2}\n")
     assert load_yaml(tmp_path / "c.yml") == {"a_b": {"k": "1"}, "c": {"k": "2"}}
 
@@ -418,27 +424,27 @@ changes = st.fixed_dictionaries(
 
 
 @given(changes)
-def test_flat_and_from_flat_are_inverse_also_through_yaml(values: dict[str, Any]) -> None:
+def test_from_flat_inverts_flat_directly_and_through_yaml(values: dict[str, Any]) -> None:
     options = args.from_flat({**SUBNET, **values})
     assert {name: options.flat()[name] for name in values} == values
     assert args.from_flat(options.flat()) == options
     assert args.from_flat(yaml.safe_load(yaml.safe_dump(options.flat()))) == options
 
 
-def test_from_flat_refuses_what_a_file_may_not_hold() -> None:
+def test_from_flat_refuses_invalid_and_missing_values() -> None:
     with pytest.raises(UsageError, match="epochs: 0 in the stored configuration, but it must be an int >= 1"):
         args.from_flat({**DENSE, "epochs": 0})
     with pytest.raises(UsageError, match="arch: no value"):
         args.from_flat({"set": "digits"})
 
 
-def test_flat_has_every_option_in_plain_values() -> None:
+def test_flat_returns_every_option_as_a_plain_value() -> None:
     flat = args.from_flat({**DENSE, "multigpu": [0]}).flat()
     assert [*flat] == [*FIELDS]
     assert flat["multigpu"] == [0]
 
 
-def test_replace_gives_a_new_object_and_knows_its_names() -> None:
+def test_replace_returns_new_options_and_refuses_unknown_names() -> None:
     old = args.from_flat(SUBNET)
     new = old.replace(seed=5, lr=0.2, prune_rate=0.25)
     assert (new.run.seed, new.optim.lr, new.constraint.density) == (5, 0.2, 0.25)
@@ -452,7 +458,7 @@ def test_options_are_frozen() -> None:
         args.from_flat(DENSE).optim.lr = 1.0  # type: ignore[misc]
 
 
-def test_training_changes_names_old_and_new() -> None:
+def test_training_changes_lists_old_and_new_values() -> None:
     old = args.from_flat(SUBNET)
     assert args.training_changes(old, old.replace(epochs=7, name="other", device="cpu", histograms=True)) == []
     assert args.training_changes(old, old.replace(lr=0.2, seed=1)) == [
@@ -465,12 +471,12 @@ def test_training_changes_names_old_and_new() -> None:
     ("name", "expected"),
     [("prun_rate", " (did you mean 'prune_rate'?)"), ("PRUNE_RATE", " (did you mean 'prune_rate'?)"), ("zzz", "")],
 )
-def test_nearest(name: str, expected: str) -> None:
+def test_nearest_suggests_the_most_similar_name(name: str, expected: str) -> None:
     assert nearest(name, ["lr", "prune_rate"]) == expected
     assert nearest(name, []) == ""
 
 
-def test_width_mult_has_no_effect_but_a_warning_where_the_original_ignored_it(tmp_path, monkeypatch):
+def test_width_mult_is_ignored_with_a_warning_if_biprop_ignored_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("vgg_small_bn_BinAct.yml").write_text("arch: VGG_Small_bn_BinAct\nset: CIFAR10\nwidth_mult: 10\n")
     options = args.parse(["--config", "vgg_small_bn_BinAct.yml"])

@@ -59,7 +59,7 @@ def test_a_width_that_leaves_no_channel_is_refused():
     assert build(width_mult=1 / 64).convs[0].out_channels == 1
 
 
-def test_widths_are_truncated():
+def test_fractional_widths_are_truncated():
     assert [layer.weight.shape[0] for layer in weight_layers(build(width_mult=0.1249)).values()] == [7, 7, 31, 31, 3]
 
 
@@ -109,7 +109,7 @@ def test_layers_named_dense_get_no_constraint():
 @pytest.mark.parametrize(
     "conv_type, first, expected", [("SubnetConv", "DenseConv", LAYERS[1:]), ("DenseConv", "SubnetConv", LAYERS[:1])]
 )
-def test_the_first_layer_may_have_another_type(conv_type, first, expected):
+def test_first_layer_type_sets_the_constraint_of_the_first_layer(conv_type, first, expected):
     assert list(constrained_layers(constrain(build(), conv_type, density=0.5, first_layer_type=first))) == expected
 
 
@@ -132,7 +132,7 @@ def test_constrain_refuses_bad_arguments(arguments, message):
 
 
 @pytest.mark.parametrize("name", ["nothing", "convs", "convs.1", "", "linear.0.weight"])
-def test_attaching_to_a_name_that_is_no_layer_is_an_error(name):
+def test_attaching_to_a_name_without_a_plain_layer_is_an_error(name):
     with pytest.raises(
         ValueError, match=f"no plain Conv2d or Linear is called '{name}' in this network; there are convs.0"
     ):

@@ -80,7 +80,7 @@ def test_noisy_batches_are_the_cropped_images_plus_noise():
     """Images are cropped once. BIPROP crops them twice."""
     batches = batches_of(gaussian=True, std_gauss=0.05, p_clean=0)
     difference = pixels(batches)[0] - cropped(batches)
-    inner = np.abs(cropped(batches) - 127) < 80  # far enough from 0 and 255 that nothing is clamped
+    inner = np.abs(cropped(batches) - 127) < 80  # far enough from 0 and 255 to avoid clamping
     assert abs(difference[inner].std() / 255 / 0.05 - 1) < 0.05
     assert np.array_equal(pixels(batches)[1], pixels(batches_of())[1])
 

@@ -1,4 +1,4 @@
-"""The table of bad inputs: each gives one message that says what is wrong, where, and what would be right."""
+"""Table of bad inputs: the error for each states the problem, its place and the remedy in one line."""
 
 from pathlib import Path
 
@@ -15,9 +15,9 @@ SPARSE = DENSE + "conv_type: SparseConv\n"
 MLP = "set: digits\narch: MLP\n"
 HERE, FILE = "on the command line", "in c.yml"
 
-# (YAML, further words of the command line, what the one line of the message must contain)
+# (YAML, further arguments, parts of the one-line message)
 TABLE = [
-    # what is no option
+    # unknown options and unexpected arguments
     (DENSE, "--typo 5", ["--typo", "unknown option", HERE, "--help"]),
     (DENSE, "--prun-rate 0.5", ["--prun-rate", HERE, "did you mean '--prune-rate'"]),
     (DENSE, "--optim adam", ["--optim", HERE, "did you mean '--optimizer'"]),
@@ -153,7 +153,7 @@ TABLE = [
     (DENSE, "--first-layer-type SubnetConv", ["prune_rate", "must be given", "--prune-rate 0.5"]),
     (SUBNET.replace("0.5", "-1"), "", ["prune_rate", "-1", FILE, "must be given", "(-1 in a file means not given)"]),
     (SUBNET, "--prune-rate -1", ["prune_rate", "'-1'", HERE, "must be given"]),
-    # options that do not go together
+    # contradicting options
     (DENSE + "conv_type: ShiftQ\nweight_bits: 1\n", "", ["weight_bits: 1", FILE, "an int >= 2 and <= 8"]),
     (DENSE + "conv_type: ShiftPS\n", "--weight-bits 9", ["weight_bits", "'9'", HERE, "an int >= 2 and <= 8"]),
     (
@@ -263,7 +263,7 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("text", "words", "parts"), TABLE, ids=[f"{row[0][-20:]!r} {row[1]}" for row in TABLE])
-def test_a_bad_input_gives_one_line_that_says_what_where_and_what_is_right(
+def test_error_for_a_bad_input_states_problem_place_and_remedy_in_one_line(
     text: str, words: str, parts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -275,7 +275,7 @@ def test_a_bad_input_gives_one_line_that_says_what_where_and_what_is_right(
 
 
 @pytest.mark.parametrize("word", ["--config=missing.yml", "--config=.", "--config", "", "--resume=auto"])
-def test_without_a_readable_config_only_that_is_said(
+def test_a_missing_or_unreadable_config_is_the_only_reported_problem(
     word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -283,13 +283,13 @@ def test_without_a_readable_config_only_that_is_said(
         args.parse([word] if word else [])
 
 
-def test_bytes_that_are_no_text_are_one_line_too(tmp_path: Path) -> None:
+def test_a_config_that_is_not_utf_8_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "c.yml").write_bytes(b"set: \xff\xfe\n")
     with pytest.raises(UsageError, match=r"\Aconfig: [^\n]*pass a YAML file\Z"):
         args.parse(["--config", str(tmp_path / "c.yml")])
 
 
-def test_all_problems_of_file_and_command_line_come_together(tmp_path: Path) -> None:
+def test_all_problems_of_file_and_command_line_are_reported_together(tmp_path: Path) -> None:
     (tmp_path / "c.yml").write_text("set: digit\narch: Conv2\nlr: fast\ntypo: 1\n")
     with pytest.raises(UsageError) as error:
         args.parse(["--config", str(tmp_path / "c.yml"), "--epochs", "0", "--what", "--nesterov", "--momentum=0", "x"])
@@ -300,13 +300,13 @@ def test_all_problems_of_file_and_command_line_come_together(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("words", [["one", "two"], ["--typo=5", "two"], ["-x", "5", "two"]])
-def test_only_the_word_after_an_unknown_option_is_taken_for_its_value(words: list[str], tmp_path: Path) -> None:
+def test_only_the_word_after_an_unknown_option_counts_as_its_value(words: list[str], tmp_path: Path) -> None:
     (tmp_path / "c.yml").write_text(DENSE)
     with pytest.raises(UsageError, match=r"\A2 problems:\n[^\n]*\n'two': unexpected argument[^\n]*\Z"):
         args.parse(["--config", str(tmp_path / "c.yml"), *words])
 
 
-def test_a_wrong_value_hides_the_rules_that_look_at_it(tmp_path: Path) -> None:
+def test_checks_that_read_an_invalid_value_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "c.yml").write_text(
         "set: digits\narch: Conv2\nconv_type: Subnet\ntrainer: prune_score\nscale_fan: true\n"
     )
@@ -321,7 +321,7 @@ def test_a_wrong_value_hides_the_rules_that_look_at_it(tmp_path: Path) -> None:
         (["--conv-type", "no", "--epochs", "4", "--start-epoch", "4"], {"conv_type", "start_epoch"}),
     ],
 )
-def test_a_value_that_is_wrong_by_itself_is_reported_beside_a_wrong_conv_type(
+def test_an_independent_error_is_reported_beside_an_invalid_conv_type(
     words: list[str], names: set[str], tmp_path: Path
 ) -> None:
     (tmp_path / "c.yml").write_text(DENSE)
@@ -330,7 +330,7 @@ def test_a_value_that_is_wrong_by_itself_is_reported_beside_a_wrong_conv_type(
     assert {line.partition(":")[0] for line in str(error.value).splitlines()} == {"2 problems"} | names
 
 
-def test_an_unreadable_file_leaves_the_command_line_to_be_judged() -> None:
+def test_the_command_line_is_checked_even_if_the_config_cannot_be_read() -> None:
     with pytest.raises(UsageError) as error:
         args.parse(["--config", "/missing.yml", "--lr=0", "--multigpu=0", "--device=cpu", "--evaluate", "--bias"])
     assert [line.partition(":")[0] for line in str(error.value).splitlines()] == [

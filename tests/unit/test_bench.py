@@ -1,4 +1,4 @@
-"""The benchmark: its reference computes the same as ours, its report has every sample. No time is asserted."""
+"""The benchmark: its reference equals our computation, and its report has every sample. No time is asserted."""
 
 import json
 import subprocess
@@ -69,7 +69,7 @@ def test_reference_weight_equals_ours_except_for_the_divisor(shape, density):
     assert int(expected.count_nonzero()) == kept
 
 
-def test_the_divisors_differ_in_these_cases():
+def test_kept_count_can_exceed_the_divisor_of_the_reference_by_one():
     assert [kept_count(n, k) - int(k * n) for n, k in ((1728, 0.3), (2560, 0.8), (1000, 0.9), (288, 0.5))] == [
         1,
         1,
@@ -123,8 +123,8 @@ def test_training_steps_of_the_reference_equal_ours(arch, optimizer):
         assert step.evaluate()[0] == pytest.approx(F.cross_entropy(model.eval()(images), labels).item(), rel=1e-8)
 
 
-def test_reference_with_binary_activations_has_our_logits():
-    # A forward pass only: sums of ±1 tie in max-pools and at a batch norm's mean, where rounding decides the rest.
+def test_reference_with_binary_activations_has_equal_logits():
+    # Only the forward pass: sums of ±1 tie in max-pools and at the mean of a batch norm, where rounding decides.
     model = small_network("Wide_VGG_Small")
     copied = reference.convert(model)
     images, _ = next(random_batches(1))
@@ -166,7 +166,7 @@ def test_reference_trains_on_shifted_and_flipped_images():
     assert {column > 15 for _, column in places} == {False, True} and len(places) > 20
 
 
-def test_ours_runs_the_training_loop_without_output(monkeypatch, capsys):
+def test_our_contender_runs_the_training_loop_without_output(monkeypatch, capsys):
     monkeypatch.setattr(contenders, "EVALUATED", 2)
     model = contenders.network("Wide_VGG_Small_132", dense=False)
     assembled = contenders.parts(model, "sgd", FLOAT32, 2, dense=False)
@@ -194,7 +194,7 @@ def test_contenders_take_turns_after_one_round_of_warm_up():
     assert samples == {name: [0.5, 0.5, 0.5] for name in "abc"}
 
 
-def test_seconds_are_per_batch(monkeypatch):
+def test_timed_returns_seconds_per_batch(monkeypatch):
     clock = iter([10.0, 14.0])
     monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
     order = []

@@ -1,4 +1,4 @@
-"""The benchmark of the binary network: the source's step computes the same as ours. No time is asserted."""
+"""The benchmark of the binary network: a step of the published code equals ours. No time is asserted."""
 
 import json
 
@@ -17,7 +17,7 @@ FLOAT32 = Runtime(torch.device("cpu"), torch.float32)
 
 
 class ListedBatches:
-    """The batches of a loop in float64, in a list."""
+    """The batches of a training loop as a list in float64."""
 
     def __init__(self, batches):
         self.samples, self.all = batches.samples, [(x.double(), labels) for x, labels in batches.epoch(0)]
@@ -29,9 +29,9 @@ class ListedBatches:
         yield from self.all[start:]
 
 
-def test_training_steps_of_the_source_equal_ours(monkeypatch):
+def test_training_steps_of_the_published_code_equal_ours(monkeypatch):
     monkeypatch.setattr(binary, "ONES", (0.05, 0.08, 0.08, 0.2))
-    monkeypatch.setattr(binary, "RATE", 1.0)  # weights flip in these steps
+    monkeypatch.setattr(binary, "RATE", 1.0)  # large enough that binary weights flip in these steps
     parts = loop_parts("BinaryConv", 30, 16, FLOAT32)
     parts.model.double()
     parts.train, source = ListedBatches(parts.train), SourceStep(30, torch.device("cpu"))
@@ -54,7 +54,7 @@ def test_training_steps_of_the_source_equal_ours(monkeypatch):
         torch.testing.assert_close(norm.state_dict(), theirs.state_dict(), rtol=1e-4, atol=1e-4)
 
 
-def test_the_source_has_an_unused_layer_and_norm():
+def test_the_published_code_has_an_unused_layer_and_norm():
     model = Source(6)
     model(torch.rand(4, 784)).sum().backward()
     unused = {name for name, parameter in model.named_parameters() if parameter.grad is None}
@@ -67,16 +67,16 @@ def test_the_weights_have_the_stated_fraction_of_ones():
         assert layer.constraint.count_kept(layer.weight) / layer.weight.numel() == pytest.approx(share, rel=0.4)
 
 
-def test_the_report_has_every_sample_and_the_ratios_to_ours(monkeypatch, tmp_path, capsys):
+def test_the_report_has_every_sample_and_the_ratios_to_our_times(monkeypatch, tmp_path, capsys):
     small = binary.samplers(FLOAT32, width=8, batch=4)
     assert all(work() > 0 for work in small.values())
     seconds = {"source": 0.6, "ours": 0.1, "dense": 0.2, "ours, bf16": 0.05}
     works = {name: lambda s=s: s for name, s in seconds.items()}
     monkeypatch.setattr(binary, "samplers", lambda _runtime: works)
     assert bench.main(["--binary", "--repeat", "3", "--out", str(tmp_path / "b.json")]) == 0
-    said = capsys.readouterr().out
-    assert "source  600 ms per step" in said and "6.00x ours" in said
-    assert "target for the source: 5x; to ours in bf16 the ratio is 12.00x" in said
+    output = capsys.readouterr().out
+    assert "source  600 ms per step" in output and "6.00x ours" in output
+    assert "target for the source: 5x; to ours in bf16 the ratio is 12.00x" in output
     stored = json.loads((tmp_path / "b.json").read_text())["binary"]
     assert stored["samples"] == {name: [s] * 3 for name, s in seconds.items()}
     assert stored["summary"]["source"]["n"] == 3 and len(stored["ones"]) == 4

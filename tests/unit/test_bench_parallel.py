@@ -27,7 +27,7 @@ JOB = Job(SMALL, 4, 2, ("fp32",), 1)
 
 @pytest.fixture
 def group():
-    """A process group of this process alone, which sends the same as the first process of two."""
+    """A process group of one process, which sends the same as the first process of two."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
@@ -72,7 +72,7 @@ def test_only_the_gradients_of_the_scores_are_sent(group, who, size):
     assert found["used"] == 4 * len(scores)
 
 
-def test_gradients_of_trained_batch_norms_are_sent_too(group, monkeypatch):
+def test_gradients_of_trained_batch_norms_are_sent(group, monkeypatch):
     def with_norms(net, *, dense):
         model = models.build(net, num_classes=10, in_shape=(3, 32, 32), bn_type="LearnedBatchNorm")
         freeze_weights(constrain(model, "SubnetConv", density=0.5), learn_batchnorm=True)
@@ -106,7 +106,7 @@ def test_compression_reaches_the_replicas(monkeypatch):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_one_process_works_while_the_other_waits(monkeypatch, rank):
+def test_rank_1_waits_during_samples_of_one_process(monkeypatch, rank):
     monkeypatch.setattr(parallel, "assembled", lambda *args, **options: "a loop")
     monkeypatch.setattr(parallel, "our_samplers", lambda loop: (loop, None))
     monkeypatch.setattr(parallel, "synchronised", lambda here, sampler: sampler)
@@ -118,7 +118,7 @@ def test_one_process_works_while_the_other_waits(monkeypatch, rank):
 
 
 class TwoProcesses:
-    """A runtime of two processes; the other one contributes `theirs` to sums."""
+    """A runtime of two processes. The other process contributes `theirs` to sums."""
 
     device = torch.device("cpu")
 
@@ -158,7 +158,7 @@ def test_a_disturbed_sample_is_repeated_by_all_processes(monkeypatch, share, tri
     assert synchronised(here, work)() == (10.0 if tries == 2 else 8.0) / 2 and len(here.calls) == 2 * tries
 
 
-def test_the_last_try_counts_even_if_disturbed(monkeypatch):
+def test_the_last_repeat_is_kept_even_if_disturbed(monkeypatch):
     monkeypatch.setattr(parallel, "TRIES", 4)
     here = TwoProcesses([1.0, 1.0, 1.0])
     assert synchronised(here, lambda: 3.0)() == 2.0 and len(here.calls) == 8
@@ -208,6 +208,6 @@ def test_two_processes_measure_and_the_record_has_every_sample(monkeypatch, tmp_
     again = summary(efficiencies(found["samples"], 2)["ours/fp32/strong"])
     assert found["efficiency"]["ours/fp32/strong"] == again
     assert sum(found["sent"]["ours"]["gradients"]) == 4 * sum(scores_of(SMALL))
-    said = capsys.readouterr().out
-    assert f"{sum(scores_of(SMALL)):,} trained" in said and "target for two processes: 0.9" in said
-    assert "efficiency, median of 2" in said and f"{again['median']:.3f} (IQR {again['iqr']:.3f})" in said
+    output = capsys.readouterr().out
+    assert f"{sum(scores_of(SMALL)):,} trained" in output and "target for two processes: 0.9" in output
+    assert "efficiency, median of 2" in output and f"{again['median']:.3f} (IQR {again['iqr']:.3f})" in output

@@ -1,4 +1,4 @@
-"""bench.py --strengths: the samplers do their work, and the table has their cost relative to a step."""
+"""bench.py --strengths: the samplers run, and the table has their cost relative to a step."""
 
 import json
 

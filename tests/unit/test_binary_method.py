@@ -194,7 +194,7 @@ def test_a_batch_of_one_image_is_evaluated_with_running_statistics():
 
 
 @pytest.mark.parametrize("every, epochs, swept", [(2, 5, [2, 4, 5]), (2, 4, [2, 4]), (10, 3, [3]), (1, 2, [1, 2])])
-def test_weight_sweeps_come_every_sweep_every_epochs_and_after_the_last(every, epochs, swept):
+def test_weight_sweeps_run_every_sweep_every_epochs_and_after_the_last_epoch(every, epochs, swept):
     callbacks = TableKeeper()
     fit(setup_of(make_method("binary", sweep_on="0.5:2:0.5", sweep_every=every)), TrainingState(), epochs, callbacks)
     assert [epoch for epoch, tables in callbacks.by_epoch.items() if "weight_sweep" in tables] == swept
@@ -271,7 +271,7 @@ def test_without_histograms_nothing_is_sampled():
         ("0.5:0.8:0.1", [0.5, 0.6, 0.7, 0.8]),
     ],
 )
-def test_stepped_gives_the_numbers_from_start_to_stop(text, numbers):
+def test_stepped_returns_the_numbers_from_start_to_stop(text, numbers):
     assert stepped(text) == numbers
 
 
@@ -297,6 +297,6 @@ def test_the_default_sweep_has_41_values():
         "0:1:inf",
     ],
 )
-def test_stepped_refuses_a_text_that_is_no_range(text):
+def test_stepped_refuses_an_invalid_range(text):
     with pytest.raises(ValueError):
         stepped(text)

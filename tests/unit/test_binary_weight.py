@@ -1,4 +1,4 @@
-"""BinaryConv: arithmetic against numpy, gradient against its surrogate, and products that skip zeros."""
+"""BinaryConv: values against numpy, gradients against the surrogate, and products that skip zeros."""
 
 import copy
 
@@ -23,7 +23,7 @@ def random(*shape, seed=0, dtype=torch.float32):
 
 
 def linear(weight, bias=None, **settings):
-    """Return a Linear layer with the constraint BinaryConv and this θ."""
+    """Return a Linear layer with the constraint BinaryConv and the given real weight θ."""
     net = nn.Sequential(nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None))
     constrain(net, "BinaryConv", **settings)
     with torch.no_grad():
@@ -84,7 +84,7 @@ def test_layers_multiply_by_the_binary_weight_and_add_the_binary_bias(kind, on, 
 # gradients
 
 
-def test_straight_through_fails_gradcheck_and_its_surrogate_passes():
+def test_the_straight_through_gradient_fails_gradcheck_and_that_of_its_surrogate_passes():
     real = random(4, 3, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(lambda r: r.clone(), real)
     assert not torch.autograd.gradcheck(
@@ -93,7 +93,7 @@ def test_straight_through_fails_gradcheck_and_its_surrogate_passes():
 
 
 @pytest.mark.parametrize("kind", ["Linear", "Conv2d", "many ones"])
-def test_gradients_are_those_at_the_binary_weight_for_any_on_value(kind):
+def test_gradients_equal_those_of_a_plain_layer_with_the_binary_weight(kind):
     layer = nn.Conv2d(6, 5, 3) if kind == "Conv2d" else nn.Linear(6, 5)
     net = constrain(nn.Sequential(layer), "BinaryConv", initial_ones=0.9 if kind == "many ones" else 0.04)
     net[0].constraint.on_value = 1.5
@@ -109,7 +109,7 @@ def test_gradients_are_those_at_the_binary_weight_for_any_on_value(kind):
     torch.testing.assert_close(x.grad, other.grad)
 
 
-def test_weights_of_outputs_without_gradient_have_gradient_0():
+def test_an_output_without_gradient_gives_its_weights_a_zero_gradient():
     g, x = random(8, 4), random(4, 5, seed=1)
     g[[0, 3, 4, 7]] = 0
     found = product_of_rows(g, x, g.dtype)
@@ -135,7 +135,7 @@ def test_an_empty_batch_has_gradient_0(shape, ones):
 
 @pytest.fixture
 def products(monkeypatch):
-    """The kind of each product of a binary Linear layer: sparse or dense."""
+    """List of the kind of each product of a binary Linear layer: sparse or dense."""
     taken = []
     apply = module.ThroughOnes.apply
     monkeypatch.setattr(module.ThroughOnes, "apply", lambda *a: taken.append("sparse") or apply(*a))
@@ -182,7 +182,7 @@ def test_autocast_applies_to_the_product_of_ones():
 
 
 @pytest.fixture
-def looks(monkeypatch):
+def searches(monkeypatch):
     calls = []
     monkeypatch.setattr(module, "find_ones", lambda weight, **how: calls.append(1) or find_ones(weight, **how))
     monkeypatch.setattr(module, "binarised", lambda real, on: calls.append(1) or binarised(real, on))
@@ -204,35 +204,35 @@ CHANGES = {
 
 @pytest.mark.parametrize("kind", ["Linear", "Conv2d"])
 @pytest.mark.parametrize("change", CHANGES)
-def test_evaluation_finds_the_ones_once_until_something_changes(looks, change, kind):
+def test_evaluation_finds_the_ones_once_until_something_changes(searches, change, kind):
     plain, x = (nn.Linear(6, 4), random(2, 6)) if kind == "Linear" else (nn.Conv2d(6, 4, 3), random(2, 6, 5, 5))
     plain.bias = None
     net = constrain(nn.Sequential(plain), "BinaryConv", initial_ones=0.0).eval()
     for _ in range(3):
         net(x)
-    assert len(looks) == 1
+    assert len(searches) == 1
     CHANGES[change](net[0])
     for _ in range(2):
         out = net(x)
-    assert len(looks) == 2
+    assert len(searches) == 2
     torch.testing.assert_close(out, bake(net)(x))
 
 
-def test_training_finds_the_ones_in_every_pass(looks):
+def test_training_finds_the_ones_in_every_pass(searches):
     layer = linear(torch.zeros(6, 5))
     for _ in range(3):
         layer(random(2, 5))
-    assert len(looks) == 3
-    layer.weight.data.fill_(1)  # without a trace, as fused optimizers write
+    assert len(searches) == 3
+    layer.weight.data.fill_(1)  # without a change of the tensor version, as fused optimizers write
     assert torch.equal(layer(torch.ones(1, 5)), torch.full((1, 6), 5.0))
 
 
-def test_ones_found_while_clamping_serve_only_the_next_pass(looks):
-    layer = linear(torch.full((6, 5), -0.7))  # would be ones without the clamp
+def test_ones_found_while_clamping_are_used_only_in_the_next_pass(searches):
+    layer = linear(torch.full((6, 5), -0.7))  # would be ones if the clamp did not set them to 0
     layer.constraint.clamp_weight(layer.weight)
-    assert layer.weight.count_nonzero() == 0 and len(looks) == 1
+    assert layer.weight.count_nonzero() == 0 and len(searches) == 1
     assert torch.equal(layer(torch.ones(1, 5)), torch.zeros(1, 6))
-    assert len(looks) == 1
+    assert len(searches) == 1
     layer.weight.data.fill_(1)
     assert torch.equal(layer(torch.ones(1, 5)), torch.full((1, 6), 5.0))
     layer.constraint.clamp_weight(layer.weight)

@@ -1,4 +1,4 @@
-"""Keys, shapes and counts of the architectures against BIPROP's, as measured in `tests/golden/biprop_archs.csv`.
+"""Keys, shapes and counts of the architectures equal those of BIPROP, recorded in `tests/golden/biprop_archs.csv`.
 
 A digest is the sha256 of the sorted lines `<key> <shape>` of the state dict of a SubnetConv network. Six rows have no
 digest: BIPROP cannot build or run these networks.
@@ -20,7 +20,7 @@ with (Path(__file__).parents[1] / "golden" / "biprop_archs.csv").open(newline=""
     ROWS = {row["arch"]: row for row in csv.DictReader(table)}
 KINDS = {"NonAffineBatchNorm": "nonaffine", "AffineBatchNorm": "affine", "LearnedBatchNorm": "affine"}
 RAN = [arch for arch, row in ROWS.items() if row["sha256_affine"]]
-REPAIRED = {  # arch -> shape of the logits here, for a batch of two
+REPAIRED = {  # arch -> shape of our logits for a batch of two
     "WideResNet18_3_BinAct": "2x1000",
     "cifarWideResNet18_2_BinAct": "2x10",
     "cifarWideResNet18_3_BinAct": "2x10",
@@ -37,7 +37,7 @@ def sizes(word):
 
 
 def built(arch, **options):
-    """Return (network, two images) of BIPROP's sizes, on the meta device."""
+    """Return a network and two images of BIPROP's sizes on the meta device."""
     row = ROWS[arch]
     classes = sizes(row["last3"].split()[-1] if row["last3"] else REPAIRED[arch].split("x")[1])[0]
     with torch.device("meta"):
@@ -141,13 +141,13 @@ def test_a_wide_resnet_of_factor_two_and_a_half_truncates_its_widths():
         "Wide_VGG_Small_132": (23192, 82096, 124940, 176712, 307040, 7249120),
     }.items(),
 )
-def test_prunable_weights_at_other_widths(arch, counts):
+def test_architectures_have_the_listed_weight_counts_at_other_widths(arch, counts):
     for width_mult, count in zip((0.5, 1, 1.25, 1.5, 2, 10), counts, strict=True):
         model, _ = subnet(arch, width_mult=width_mult)
         assert sum(layer.total for layer in layer_counts(model)) == count, width_mult
 
 
-def test_the_published_vgg_of_width_1_25_is_wide_vgg_small_at_10():
+def test_wide_vgg_small_with_width_mult_10_has_the_published_widths():
     assert [c.shape[0] for c in layer_counts(subnet("Wide_VGG_Small", width_mult=10)[0])] == [
         160,
         160,

@@ -1,6 +1,6 @@
-"""All 170 configs of BIPROP, as it had them, are read as they were meant, and train.
+"""All 170 configs of BIPROP are read in their original form and train.
 
-What differs from the file is in `CHANGED` and `NO_PATHS`, and said in a warning.
+`CHANGED` and `NO_PATHS` list the values that differ from the file, and the warnings about them.
 """
 
 from collections import Counter
@@ -16,13 +16,14 @@ from tests.steps import IMAGENET, logits_shape, on_meta, spec_of, take_a_step
 from trainers.experiment import build
 from utils.errors import UsageError
 
-NO_PATHS = {"data": "./datasets", "log_dir": None}  # folders of the authors' machines give way to the defaults
-CHANGED = {  # config -> what it is read as, and whether there is a warning
+NO_PATHS = {"data": "./datasets", "log_dir": None}  # folders of the authors' machines are replaced by the defaults
+CHANGED = {  # config -> {option: (value after parsing, part of the warning or None)}
     "smallscale/resnet18/resnet18-dense-BinAct-kn-unsigned.yaml": {
         "scale_fan": (False, "no effect without conv_type SubnetConv, GlobalSubnetConv, FixedSubnetConv"),
         "prune_rate": (None, None),
     },
-    "smallscale/resnet18/resnet18-dense.yaml": {"prune_rate": (None, None)},  # it says 0.0, the original's "none"
+    # the file has 0.0, which means no pruning in BIPROP
+    "smallscale/resnet18/resnet18-dense.yaml": {"prune_rate": (None, None)},
     "smallscale/vgg/vgg_small_bn_BinAct.yml": {
         "width_mult": (1.0, "no effect without arch Conv4Wide, Conv4Wide_BinAct, Conv6Wide or"),
     },
@@ -40,7 +41,7 @@ FAILED_TO_BUILD_OR_RUN = [
 
 @pytest.fixture
 def parse(tmp_path, monkeypatch):
-    for folder in NO_PATHS:  # also where the test machine happens to have one of the authors' folders
+    for folder in NO_PATHS:  # even if the test machine has one of the authors' folders
         monkeypatch.setitem(args.USABLE, folder, lambda path: False)
 
     def parse_(config, *words):
@@ -54,7 +55,7 @@ def overrides(config):
 
 
 def first_of_each(*keys):
-    """The first config of each combination of values."""
+    """Return the first config of each combination of values."""
     return list({tuple(row[key] for key in keys): config for config, row in reversed(ROWS.items())}.values())
 
 
@@ -62,14 +63,14 @@ NETWORKS = first_of_each("arch", "set", "conv_type", "bn_type", "optimizer", "wi
 INITIALISATIONS = first_of_each("conv_type", "init", "scale_fan", "mode", "nonlinearity")
 
 
-def test_all_of_them_are_here():
+def test_the_table_has_all_170_configs():
     assert len(ROWS) == 170
     assert Counter(row["set"] for row in ROWS.values()) == {"CIFAR10": 109, "ImageNet": 59, "MNIST": 2}
     assert (len(LEFT_OPEN), len(RANDOM_GRAPHS), len(FORTY)) == (109, 5, 14)
 
 
 @pytest.mark.parametrize("config", ROWS)
-def test_every_value_arrives_or_its_change_is_said(config, parse):
+def test_every_value_of_a_config_is_kept_except_for_the_listed_changes(config, parse):
     options = parse(config, *overrides(config))
     got, row, changed = options.flat(), ROWS[config], CHANGED.get(config, {})
     written = {key: yaml.safe_load(row[key]) for key in KEYS if row[key]}
@@ -79,15 +80,15 @@ def test_every_value_arrives_or_its_change_is_said(config, parse):
     expected |= {key: value for key, (value, _) in changed.items()}
     assert {key: got[key] for key in expected} == expected
 
-    said = {line.partition(":")[0]: line for line in options.warnings}
-    loud = {key: remark for key, (_, remark) in changed.items() if remark}
-    loud |= {key: "cannot be used here; using" for key in NO_PATHS if key in written}
-    assert said.keys() == loud.keys() and len(options.warnings) == len(said)
-    assert all(remark in said[key] for key, remark in loud.items())
+    warned = {line.partition(":")[0]: line for line in options.warnings}
+    expected_warnings = {key: remark for key, (_, remark) in changed.items() if remark}
+    expected_warnings |= {key: "cannot be used here; using" for key in NO_PATHS if key in written}
+    assert warned.keys() == expected_warnings.keys() and len(options.warnings) == len(warned)
+    assert all(remark in warned[key] for key, remark in expected_warnings.items())
 
 
 @pytest.mark.parametrize("config", ROWS)
-def test_those_that_leave_the_density_open_ask_for_it_and_no_other_does(config, parse):
+def test_only_configs_without_a_density_require_prune_rate(config, parse):
     if config in LEFT_OPEN:
         with pytest.raises(UsageError, match=r"\Aprune_rate: -1 in .*the fraction of weights kept, e.g. --prune-rate"):
             parse(config)
@@ -96,17 +97,17 @@ def test_those_that_leave_the_density_open_ask_for_it_and_no_other_does(config, 
 
 
 @pytest.mark.parametrize("config", dict.fromkeys(NETWORKS + INITIALISATIONS))
-def test_every_network_and_every_initialisation_takes_a_step(config, parse):
+def test_every_network_and_every_initialisation_trains_for_one_step(config, parse):
     model = take_a_step(parse(config, *overrides(config)))
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
-    if ROWS[config]["freeze_weights"]:  # batch norm too: as published, no config learns it
+    if ROWS[config]["freeze_weights"]:  # batch norms are frozen as well: no published config trains them
         assert trained == {f"{layer.name}.constraint.scores" for layer in layer_counts(model)}
     else:
         assert trained == {name for name, _ in model.named_parameters()}
 
 
 @pytest.mark.parametrize("config", FAILED_TO_BUILD_OR_RUN)
-def test_what_could_not_be_built_or_run_gives_logits_at_the_originals_size(config, parse):
+def test_configs_that_failed_in_biprop_give_1000_logits_on_imagenet(config, parse):
     whole = on_meta(parse(config, *overrides(config)), IMAGENET)
     assert logits_shape(whole, IMAGENET) == (2, 1000)
 
@@ -118,15 +119,15 @@ def test_the_small_resnets_give_ten_logits_instead_of_forty(config, parse):
 
 
 @pytest.mark.parametrize("config", RANDOM_GRAPHS)
-def test_a_random_graph_of_no_given_density_is_dense_and_of_a_given_one_is_masked(config, parse):
+def test_a_random_graph_is_dense_without_prune_rate_and_masked_with_prune_rate(config, parse):
     for words, density in (((), 1.0), (("--prune-rate", "0.3"), 0.3)):
         counts = layer_counts(build(parse(config, *words), spec_of("CIFAR10"))[0])
         assert {count.constraint for count in counts} == {"RandomMaskWeight"}
         assert all(abs(count.kept - density * count.total) <= 1 for count in counts)
 
 
-def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path):
-    """YAML 1.1 wants a dot: PyYAML reads `1e-4` as text, and the original handed that to the optimizer."""
+def test_exponents_without_a_decimal_point_are_read_as_numbers(tmp_path):
+    """YAML 1.1 requires a decimal point: PyYAML reads `1e-4` as text, and BIPROP passed the text to the optimizer."""
     text = "arch: Conv4\nset: CIFAR10\nlr: 1e-4\nweight_decay: 5e-4\nmultigpu: 0\nlabel_smoothing: 1e-1\n"
     assert isinstance(yaml.safe_load(text)["lr"], str)
     path = tmp_path / "text.yml"
@@ -135,7 +136,7 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path):
     assert [got[key] for key in ("lr", "weight_decay", "label_smoothing", "multigpu")] == [1e-4, 5e-4, 0.1, [0]]
 
 
-def test_keys_that_the_original_never_read_are_named_and_change_nothing(tmp_path):
+def test_unused_keys_of_biprop_are_ignored_with_a_warning(tmp_path):
     path = tmp_path / "dead.yml"
     path.write_text("arch: Conv4\nset: CIFAR10\n")
     plain = args.parse(["--config", str(path)])

@@ -170,7 +170,7 @@ def test_an_image_whose_header_declares_too_many_pixels_is_refused(tmp_path, siz
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_run_with_a_decompression_bomb_ends_with_the_name_of_the_image(program, config, tmp_path, workers):
+def test_error_of_a_run_names_an_image_that_is_a_decompression_bomb(program, config, tmp_path, workers):
     write_set(tmp_path / "set")
     for part in ("train/bee/000.png", "val/bee/000.png"):
         (tmp_path / "set" / part).write_bytes(png(12_000, 9_000))
@@ -207,7 +207,7 @@ READING = """
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
-def test_refused_files_take_no_memory(tmp_path):
+def test_refused_files_allocate_little_memory(tmp_path):
     """The files are small, but a checkpoint would take 128 MiB, a gz with a wrong header 64 MiB and SVHN 123 MB."""
     deflated(tmp_path / "net.pt", ZEROS)
     write_mnist(tmp_path, compress=True)
@@ -227,9 +227,9 @@ def test_refused_files_take_no_memory(tmp_path):
 
 
 @pytest.mark.parametrize("read", [checkpoints.read, lambda path: [*cifar.read_pickle(cifar.CIFAR10, path, 1)]])
-def test_a_pickle_with_a_high_memo_index_takes_no_memory(tmp_path, read):
+def test_a_pickle_with_a_high_memo_index_allocates_little_memory(tmp_path, read):
     path = tmp_path / "small"
-    path.write_bytes(b"\x80\x02Nr" + struct.pack("<I", 2**25) + b".")  # None, stored under memo index 2**25
+    path.write_bytes(b"\x80\x02Nr" + struct.pack("<I", 2**25) + b".")  # a pickle of None, stored under memo index 2**25
     tracemalloc.start()
     with pytest.raises(UsageError, match="small"):
         read(path)

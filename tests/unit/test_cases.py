@@ -1,4 +1,4 @@
-"""What every row of `tests/cases.py` must be able to do, and that nothing registered is missing from it."""
+"""Requirements on every row of `tests/cases.py`, and completeness of its tables."""
 
 import contextlib
 import copy
@@ -47,7 +47,7 @@ def images(case, count, seed=1):
 
 
 def settled(case):
-    """In evaluation mode, with running statistics of its own."""
+    """Return the network of a case in evaluation mode, with running statistics that differ from the initial ones."""
     model = built(case)
     with torch.no_grad():
         model(images(case, 3))
@@ -55,7 +55,7 @@ def settled(case):
 
 
 def drawn(model, case):
-    """The logits; a SampleSubnetConv draws the same every time."""
+    """Return the logits. A SampleSubnetConv draws the same masks in every call."""
     torch.manual_seed(0)
     return model(images(case, 3))
 
@@ -82,7 +82,7 @@ def test_the_constraint_is_on_every_layer_or_on_none(case):
 
 
 @EVERY
-def test_gradients_are_finite_and_on_exactly_the_trainable_parameters(case):
+def test_exactly_the_trainable_parameters_have_finite_gradients(case):
     model = built(case)
     model(images(case, 3)).square().sum().backward()
     for name, parameter in model.named_parameters():
@@ -96,7 +96,7 @@ def test_gradients_are_finite_and_on_exactly_the_trainable_parameters(case):
 
 @EVERY
 @pytest.mark.parametrize("training", [True, False])
-def test_an_empty_batch_passes_forward_and_back(case, training):
+def test_an_empty_batch_passes_forward_and_backward(case, training):
     model = built(case).train(training)
     logits = model(images(case, 0))
     logits.sum().backward()
@@ -124,9 +124,9 @@ def layer_names(model):
 
 
 @EVERY
-def test_bake_gives_a_plain_network_of_equal_output(case):
+def test_bake_returns_a_plain_network_with_equal_output(case):
     model = settled(case)
-    torch.manual_seed(0)  # what a SampleSubnetConv draws
+    torch.manual_seed(0)  # fixes the masks that a SampleSubnetConv draws
     plain = bake(model)
     assert not constrained_layers(plain) and not plain.training
     assert all(type(m) in (nn.Conv2d, nn.Linear) for m in weight_layers(plain).values())
@@ -136,7 +136,7 @@ def test_bake_gives_a_plain_network_of_equal_output(case):
 
 
 @EVERY
-def test_effective_weights_are_plus_or_minus_alpha_for_a_ticket_and_powers_of_two_for_shifts_and_else_the_weight(case):
+def test_effective_weights_have_the_values_and_the_count_of_their_constraint(case):
     plain = bake(built(case))
     for name, layer in constrained_layers(built(case)).items():
         effective = plain.get_submodule(name).weight
@@ -154,7 +154,7 @@ def test_effective_weights_are_plus_or_minus_alpha_for_a_ticket_and_powers_of_tw
 
 
 @EVERY
-def test_state_dict_round_trip(case):
+def test_the_state_dict_restores_the_network(case):
     model, other = settled(case), built(case, seed=5)
     assert differences(other, model.state_dict())
     other.load_state_dict(model.state_dict())
@@ -162,7 +162,7 @@ def test_state_dict_round_trip(case):
 
 
 @EVERY
-def test_biprop_state_dict_round_trip(case):
+def test_the_biprop_state_dict_restores_the_network(case):
     model, other = settled(case), built(case, seed=5)
     state = biprop_state_dict(model)
     load_biprop_state_dict(other, {f"module.{key}": value.clone() for key, value in state.items()})
@@ -171,7 +171,7 @@ def test_biprop_state_dict_round_trip(case):
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
-def test_every_method_accepts_its_case_and_trains_something(trainer):
+def test_every_method_has_trainable_parameters_and_a_finite_loss(trainer):
     case = next(case for case in CASES if case.conv_type == METHOD_CASES[trainer])
     method, model = make_method(trainer, weight_decay=1e-4), built(case)
     method.prepare(model)
@@ -188,7 +188,8 @@ def test_prune_score_refuses_a_network_without_scores():
 
 @pytest.mark.parametrize("name", SETS)
 def test_every_data_set_has_an_architecture_that_fits(name):
-    spec = replace(SETS[name], num_classes=SETS[name].num_classes or CLASSES)  # those of an ImageFolder are counted
+    # the classes of an ImageFolder are counted in its folder
+    spec = replace(SETS[name], num_classes=SETS[name].num_classes or CLASSES)
     options = {} if SET_CASES[name] == "FC" else NARROW
     model = models.build(SET_CASES[name], num_classes=spec.num_classes, in_shape=spec.in_shape, **options)
     assert model.eval()(torch.zeros(2, *spec.in_shape)).shape == (2, spec.num_classes)
@@ -196,14 +197,14 @@ def test_every_data_set_has_an_architecture_that_fits(name):
 
 
 def kind(arch):
-    """What tells an architecture from others: its name, but for the ResNets all of their plan except the sizes."""
+    """Return the kind of an architecture: its name, or for a ResNet its plan without the sizes."""
     plan = models.ARCHS[arch].arguments.get("plan")
     if isinstance(plan, ResNetPlan):
         return plan.stem, plan.bottleneck, plan.norm, plan.act, len(plan.widths)
     return arch
 
 
-def test_everything_registered_is_in_the_table():
+def test_everything_registered_has_a_case():
     for conv_type in ("DenseConv", "SubnetConv"):
         assert {kind(case.arch) for case in CASES if case.conv_type == conv_type} == {*map(kind, models.ARCHS)}
     assert {case.conv_type for case in CASES} == set(CONV_TYPES)
@@ -218,7 +219,7 @@ def choices(option):
     return list(args.FIELDS[option].metadata["allowed"])
 
 
-def test_the_pairs_of_sparse_rules_are_those_that_the_options_allow():
+def test_the_options_allow_exactly_the_pairs_of_sparse_rules_of_the_table():
     common = {"set": "digits", "arch": "Conv2", "conv_type": "SparseConv"}
     allowed = []
     for pair in itertools.product(choices("drop"), choices("grow"), (SPARSE_DENSITY, None)):
@@ -228,7 +229,7 @@ def test_the_pairs_of_sparse_rules_are_those_that_the_options_allow():
     assert sorted(allowed, key=str) == sorted(SPARSE_RULES, key=str)
 
 
-def test_the_choices_without_a_registry_work():
+def test_every_choice_of_norm_nonlinearity_and_mode_is_accepted():
     for norm in choices("norm"):
         models.build("MLP", num_classes=2, in_shape=(1, 2, 2), norm=norm)
     shape = torch.Size((4, 3))
@@ -238,7 +239,7 @@ def test_the_choices_without_a_registry_work():
     assert len(sides) == 2
 
 
-def test_warmup_has_an_effect_on_the_policies_that_its_option_names():
+def test_warmup_affects_exactly_the_policies_that_its_option_names():
     rates = {
         name: [[schedule(name, epochs=90, warmup=warmup)(epoch) for epoch in range(90)] for warmup in (0, 4)]
         for name in POLICIES
@@ -248,7 +249,7 @@ def test_warmup_has_an_effect_on_the_policies_that_its_option_names():
 
 
 @pytest.mark.parametrize("table", [models.ARCHS, CONV_TYPES, TRAINERS, OPTIMIZERS])
-def test_every_row_leads_to_a_class_and_lists_options_that_exist(table):
+def test_every_registry_row_names_a_class_and_existing_options(table):
     for name, row in table.items():
         assert isinstance(row.load(), type) or name == "DenseConv"
         assert set(row.options) <= args.FIELDS.keys()

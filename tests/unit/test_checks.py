@@ -1,4 +1,4 @@
-"""Checks of options against each other: each declares the options that it reads, and is skipped if one is wrong."""
+"""Checks across options: each declares the options that it reads, and is skipped if one of them is invalid."""
 
 import itertools
 from dataclasses import fields
@@ -70,7 +70,7 @@ def test_a_check_declares_every_option_that_it_reads(check: Check) -> None:
 VARIED = varied()
 
 
-def test_a_check_that_reads_a_wrong_value_is_skipped(tmp_path: Path) -> None:
+def test_a_check_that_reads_an_invalid_value_is_skipped(tmp_path: Path) -> None:
     config = tmp_path / "c.yml"
     config.write_text("set: digits\narch: Conv2\nnesterov: true\nmomentum: 0\n")
     with pytest.raises(UsageError, match=r"\Anesterov: [^\n]*it needs momentum > 0\Z"):
@@ -79,21 +79,21 @@ def test_a_check_that_reads_a_wrong_value_is_skipped(tmp_path: Path) -> None:
         args.parse(["--config", str(config), "--momentum", "2"])
 
 
-def test_a_need_is_written_as_it_is_read() -> None:
+def test_a_need_matches_its_values_and_prints_its_parsed_text() -> None:
     need = Need.parse("lr_policy constant_lr, cosine_lr or cos_multi_lr")
     assert str(need) == "lr_policy constant_lr, cosine_lr or cos_multi_lr"
     assert need.is_met("cosine_lr") and not need.is_met("multistep_lr")
     assert Need.parse("augmix").is_met(True) and not Need.parse("augmix").is_met(False)
 
 
-def test_every_need_names_an_option_and_values_that_it_can_have() -> None:
+def test_every_need_names_an_existing_option_and_its_valid_values() -> None:
     needs = [option.metadata["needs"] for option in FIELDS.values() if option.metadata["needs"]]
     assert len(needs) > 10
     for need in needs:
         assert set(need.values) <= set(FIELDS[need.option].metadata["allowed"] if need.values else ())
 
 
-def test_a_check_cannot_read_an_option_that_does_not_exist() -> None:
+def test_a_check_of_a_misspelled_option_raises_attribute_error() -> None:
     with pytest.raises(AttributeError):
         Check(("lr",), frozenset(["lr"]), lambda o, _: o.optim.learning_rat).function(PLAIN, Given())
 

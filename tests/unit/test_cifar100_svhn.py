@@ -239,7 +239,7 @@ PRESENT = {
 
 
 @pytest.mark.parametrize("name", PRESENT)
-def test_mean_and_std_are_those_of_the_real_set(name, monkeypatch):
+def test_mean_and_std_equal_those_of_the_real_set(name, monkeypatch):
     if not REAL or not PRESENT[name]():
         pytest.skip(f"FEATHERWEIGHT_DATA names no folder with {name}")
     monkeypatch.setattr(cifar, "IMAGES_PER_FILE", 10_000)

@@ -29,14 +29,14 @@ def test_cifar100_names_are_in_the_alphabetical_order_of_the_labels(tmp_path):
     assert list(names) == sorted(names) and (names[0], names[49], names[99]) == ("apple", "mountain", "worm")
 
 
-def test_fashion_mnist_names_are_those_of_torchvision():
+def test_fashion_mnist_names_equal_those_of_torchvision():
     from utils.torch_compat import import_torchvision
 
     assert list(FASHION) == import_torchvision().datasets.FashionMNIST.classes
 
 
 @pytest.mark.skipif(not META.is_file(), reason="FEATHERWEIGHT_DATA names no folder with CIFAR10")
-def test_cifar10_names_are_those_of_the_official_archive():
+def test_cifar10_names_equal_those_of_the_official_archive():
     assert tuple(META.read_text().split()) == CIFAR10
 
 

@@ -1,4 +1,4 @@
-"""Every architecture without some units computes the same as with these units zero; the file of such a network."""
+"""Removing units of any architecture equals zeroing them, and the compact network is saved and loaded."""
 
 import copy
 
@@ -45,7 +45,7 @@ def halved(model, images, percent=50):
 
 
 @pytest.mark.parametrize(("arch", "in_shape", "options"), NETS, ids=[f"{n[0]}-{i}" for i, n in enumerate(NETS)])
-def test_the_smaller_network_has_the_logits_of_the_one_with_zeros(arch, in_shape, options):
+def test_the_compact_network_has_the_logits_of_the_zeroed_network(arch, in_shape, options):
     model, images = built(arch, in_shape, options), torch.randn(4, *in_shape)
     zeros, groups, kept = halved(model, images)
     smaller = channel_cut.compacted(zeros, groups, kept)
@@ -93,7 +93,7 @@ def test_a_channel_before_a_flatten_is_a_block_of_inputs_of_the_next_layer():
     assert as_lists(second.readers) == {"linear.0": [unit for unit in every for _ in range(4 * 3)]}
 
 
-def test_added_channels_are_one_group_with_all_its_norms():
+def test_channels_joined_by_an_addition_form_one_group_with_their_norms():
     model = built("cResNet20", (3, 8, 8), {"width_mult": 0.25})
     stem = channel_groups.unit_groups(model, torch.randn(2, 3, 8, 8))[0]
     assert list(stem.writers) == ["conv1", "layer1.0.conv2", "layer1.1.conv2", "layer1.2.conv2"]

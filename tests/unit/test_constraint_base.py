@@ -1,4 +1,4 @@
-"""Constraints that change the bias, own the parameters of the weight, or cache what they compute."""
+"""Constraints that change the bias, own the parameters of the weight, or cache values."""
 
 import copy
 import re
@@ -164,7 +164,7 @@ def test_a_cached_value_is_computed_again_in_evaluation_when_its_key_changes(cha
 
 
 @pytest.mark.parametrize(("in_training", "calls"), [(False, 3), (True, 1)])
-def test_training_computes_a_cached_value_in_every_pass_unless_asked_otherwise(in_training, calls):
+def test_training_computes_a_cached_value_in_every_pass_unless_caching_is_requested(in_training, calls):
     layer = network(lambda weight: Masked(weight, in_training))[2]
     for _ in range(3):
         assert not layer.constraint(layer.weight).requires_grad

@@ -1,4 +1,4 @@
-"""scripts/convert.py keeps the network in both directions and loses no file."""
+"""scripts/convert.py keeps the network in both directions and never loses a file."""
 
 import subprocess
 import sys
@@ -29,8 +29,8 @@ def run(capsys):
 
     def call(*argv):
         code = convert.main(["biprop", *map(str, argv)])
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
 
     return call
 
@@ -80,7 +80,7 @@ def test_a_1x1_weight_named_fc_is_linear_and_a_1x1_shortcut_is_not():
     assert equal(to_biprop(from_biprop(theirs)), theirs)
 
 
-# into ours
+# from BIPROP's format to ours
 
 
 @pytest.mark.parametrize("module", [True, False], ids=["module", "bare keys"])
@@ -131,7 +131,7 @@ def test_missing_entries_of_a_biprop_checkpoint_are_left_out(run, tmp_path):
         assert "acc@1" not in made["state"].get("last", {})
 
 
-# into theirs
+# from our format to BIPROP's
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -140,7 +140,8 @@ def test_our_checkpoint_converts_to_biprops_old_format_and_back(run, tmp_path, a
     out, back = tmp_path / "model_best.pth", tmp_path / "back.pt"
     code, told, _ = run(write(ours(model), tmp_path / "last.pt"), out)
     assert code == 0 and told.endswith("prune_rate 0.3; for --pretrained in BIPROP, with --multigpu\n")
-    assert out.read_bytes().startswith(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19")  # torch < 1.6 reads no other
+    # the only format that torch < 1.6 reads
+    assert out.read_bytes().startswith(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19")
     content = torch.load(out, weights_only=True)
     assert equal(content["state_dict"], original_state(model))
     load_biprop_state_dict(target, content["state_dict"])

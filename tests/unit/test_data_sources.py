@@ -136,7 +136,7 @@ def test_digits_are_split_as_documented(tmp_path):
     assert DIGITS_FILE.stat().st_size < 100_000
 
 
-def test_digits_constants_are_those_of_the_training_part(tmp_path):
+def test_digits_mean_and_std_equal_those_of_the_training_split(tmp_path):
     pixels = load("digits", tmp_path).train.images / 255
     assert SETS["digits"].mean[0] == pytest.approx(pixels.mean(), abs=1e-5)
     assert SETS["digits"].std[0] == pytest.approx(pixels.std(), abs=1e-5)
@@ -369,7 +369,7 @@ def test_a_complete_archive_format_is_preferred_to_an_incomplete_one(tmp_path):
     assert_cifar(load("CIFAR10", tmp_path), *written)
 
 
-def test_a_folder_in_place_of_a_file_is_an_error_that_names_it(tmp_path):
+def test_error_names_a_folder_in_place_of_a_file(tmp_path):
     write_cifar_bin(tmp_path)
     write_cifar_py(tmp_path / "python")
     write_mnist(tmp_path / "MNIST/raw")

@@ -1,4 +1,4 @@
-"""Exit codes and messages of programs: Ctrl-C at any moment, bad input, several problems at once."""
+"""Exit codes and messages of programs: Ctrl-C at any time, bad input, several problems."""
 
 import importlib
 import subprocess
@@ -47,7 +47,7 @@ def test_ctrl_c_while_a_script_imports_prints_one_line(name):
     assert done.stderr == "interrupted before it began; nothing was saved\n"
 
 
-def test_ctrl_c_raises_again_after_the_imports_and_an_ignored_sigint_stays_ignored():
+def test_ctrl_c_raises_keyboard_interrupt_after_the_imports_and_an_ignored_sigint_stays_ignored():
     program = f"""
 import signal, sys
 from utils import exit_codes, stop_signal
@@ -68,7 +68,7 @@ sys.exit(exit_codes.run_program(work))
     assert (done.returncode, done.stdout, done.stderr) == (7, "caught\n", "")
 
 
-def test_ctrl_c_during_the_work_of_a_script_lets_it_clean_up():
+def test_ctrl_c_during_a_script_runs_its_cleanup():
     program = f"""
 import sys
 from utils import exit_codes, stop_signal
@@ -117,7 +117,7 @@ def test_a_script_reports_unknown_arguments_in_one_line(name, words, capsys):
 
 
 @pytest.mark.parametrize("count", [2, 20, 21, 1000, 1502])
-def test_each_of_many_problems_has_a_line(capsys, count):
+def test_the_first_20_of_many_problems_are_listed_one_per_line(capsys, count):
     problems = [f"option{i}: unknown" for i in range(count)]
     error = combined_error(problems)
 

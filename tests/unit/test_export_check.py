@@ -1,4 +1,4 @@
-"""Layers on integers alone compute the same as in float64, where sums are exact too; other layers are refused."""
+"""Integer layers compute the same as float64 layers, whose sums are exact. Other layers are refused."""
 
 import copy
 
@@ -44,7 +44,7 @@ def shifted(net, bits=5, fixed=(16, 16), zeros=0.2, *, packed_bias=False):
 
 
 def run(net, content, x):
-    """Return the logits on integers and those in float64."""
+    """Return the logits of the integer network and those in float64."""
     network, last = integer_network(net, content)
     fixed = content["activation_bits"]
     ints = FixedPoint(*fixed).quantise(x.double()).mul(2.0 ** fixed[1]).to(torch.int64)
@@ -92,7 +92,7 @@ def test_powers_of_any_size_equal_float64():
     assert torch.equal(found, exact) and net[0].weight.max() > 1
 
 
-def test_the_sizes_of_tiles_and_parts_of_a_batch_change_nothing(monkeypatch):
+def test_tile_and_chunk_sizes_do_not_change_the_output(monkeypatch):
     net, content = shifted(deep())
     x = torch.randn(45, 1, 8, 8)
     whole, _ = run(net, content, x)
@@ -121,7 +121,7 @@ def test_sums_beyond_64_bits_are_refused(deep, bias, x):
 
 
 @pytest.mark.parametrize(
-    "between, told",
+    "between, message",
     [
         (nn.BatchNorm1d(5), "layer 1 is a BatchNorm1d, which cannot run on integers alone"),
         (nn.Tanh(), "layer 1 is a Tanh"),
@@ -129,9 +129,9 @@ def test_sums_beyond_64_bits_are_refused(deep, bias, x):
     ],
     ids=lambda case: type(case).__name__,
 )
-def test_a_layer_without_an_integer_form_is_refused_by_name(between, told):
+def test_a_layer_without_an_integer_form_is_refused_by_name(between, message):
     net, content = shifted(nn.Sequential(nn.Linear(7, 5), between, nn.Linear(5, 3)))
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         integer_network(net, content)
 
 
@@ -146,7 +146,7 @@ def test_plain_and_grouped_layers_are_refused_by_name():
             integer_network(net, content)
 
 
-def test_only_additions_and_shifts_are_computed():
+def test_an_integer_layer_uses_only_additions_subtractions_and_shifts():
     """An array that records its operations goes through a layer's sums."""
     seen = set()
 

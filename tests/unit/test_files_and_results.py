@@ -1,4 +1,4 @@
-"""Locks, atomic writes, checkpoints and results that several processes share or a crash may cut short."""
+"""Locks, atomic writes, checkpoints and results tables under concurrent processes and crashes."""
 
 import csv
 import errno
@@ -32,7 +32,7 @@ def append(path, number):
     results.append(path, row(number))
 
 
-def test_rows_appended_by_many_processes_at_once_are_all_kept(tmp_path):
+def test_rows_appended_by_concurrent_processes_are_all_kept(tmp_path):
     path = tmp_path / "results.csv"
     context = multiprocessing.get_context("fork")
     processes = [context.Process(target=append, args=(path, number)) for number in range(16)]
@@ -70,7 +70,7 @@ def test_a_results_file_of_another_program_is_refused(tmp_path, content):
     assert path.read_text() == content
 
 
-def test_checking_a_results_path_makes_its_folder_but_no_file(tmp_path):
+def test_checking_a_results_path_creates_its_folder_but_no_results_file(tmp_path):
     results.check(tmp_path / "deep/results.csv")
     assert [p.name for p in (tmp_path / "deep").iterdir()] == [".results.csv.lock"]
     (tmp_path / "file").write_text("")
@@ -229,14 +229,14 @@ def test_a_second_ctrl_c_exits_immediately(monkeypatch):
 
 
 def as_excel_saves_it(path):
-    """UTF-8 with a byte-order mark, lines that end in CR LF."""
+    """Return the content as Excel saves it: UTF-8 with a byte-order mark and CR LF line ends."""
     text = path.read_bytes().decode()
     path.write_bytes(text.replace("\n", "\r\n").encode("utf-8-sig"))
 
 
 @pytest.mark.parametrize("name", ["=1+1", "+x", "-x", "@SUM(1)", "'=1", "ünï, 实验", "plain"])
 def test_a_results_file_saved_by_excel_can_be_read_and_extended(program, config, tmp_path, name):
-    """Names come back as they were given, and none begins a formula in the file."""
+    """Names are read back unchanged, and no cell of the file begins a formula."""
     assert program("--config", config(epochs=1), f"--name={name}")[0] == 0
     path = tmp_path / "runs/results.csv"
     stored = read(path)[0]

@@ -1,4 +1,4 @@
-"""Data sets in folders of images: finding, counting and listing them, their faults, and decoding of image files."""
+"""Data sets in image folders: search, listing, faulty folders, and decoding of image files."""
 
 import os
 import warnings
@@ -146,7 +146,7 @@ def test_error_for_a_faulty_annotation_names_the_line(tiny, fault):
 # --- faulty folders
 
 
-def test_error_for_missing_folders_names_them(tmp_path):
+def test_error_for_missing_folders_names_the_folders(tmp_path):
     for call in (spec, load):
         with pytest.raises(UsageError, match=r"ImageFolder was not found under .*train, val in .*train, test in") as e:
             call("ImageFolder", tmp_path / "nowhere")
@@ -167,7 +167,7 @@ def test_a_train_folder_without_classes_is_an_error(tmp_path):
             call("ImageFolder", tmp_path)
 
 
-def test_error_for_a_class_without_images_names_it_in_one_line(tmp_path):
+def test_error_for_a_class_without_images_names_the_class_in_one_line(tmp_path):
     write_set(tmp_path)
     for path in (tmp_path / "val/bee").iterdir():
         path.rename(path.with_suffix(".txt"))
@@ -177,7 +177,7 @@ def test_error_for_a_class_without_images_names_it_in_one_line(tmp_path):
 
 
 @pytest.mark.parametrize(("part", "here", "there"), [("train", "train", "val"), ("val", "val", "train")])
-def test_error_names_the_first_class_that_only_one_part_has(tmp_path, part, here, there):
+def test_error_names_the_first_class_that_is_missing_in_train_or_val(tmp_path, part, here, there):
     write_set(tmp_path)
     write_split(tmp_path / part, 1, classes=("dog", "bat"))
     with pytest.raises(UsageError, match=f"/{here} has a class folder 'bat', .*/{there} has none"):
@@ -194,7 +194,7 @@ def test_a_file_in_place_of_a_folder_is_an_error(tmp_path):
 # --- sizes
 
 
-def test_specs_of_sets_with_images_of_any_size():
+def test_specs_of_large_image_sets_hold_the_published_constants():
     assert SETS["ImageNet"].in_shape == (3, 224, 224) and SETS["ImageNet"].num_classes == 1000
     assert SETS["TinyImageNet"].in_shape == (3, 64, 64) and SETS["TinyImageNet"].num_classes == 200
     assert SETS["BigCIFAR10"].in_shape == (3, 128, 128) and SETS["BigCIFAR10"].num_classes == 10
@@ -289,7 +289,7 @@ def broken_files(tmp_path):
 
 
 @pytest.mark.parametrize("fault", ["empty", "text", "cut png", "cut jpg", "flipped png", "bad chunk", "floats"])
-def test_error_for_a_broken_image_names_it_in_one_line(tmp_path, fault):
+def test_error_for_a_broken_image_names_the_image_in_one_line(tmp_path, fault):
     content, message = broken_files(tmp_path)[fault]
     (tmp_path / "x.png").write_bytes(content)
     with pytest.raises(RunFailed, match=message) as caught:
@@ -298,7 +298,7 @@ def test_error_for_a_broken_image_names_it_in_one_line(tmp_path, fault):
     assert "\n" not in str(caught.value)
 
 
-def test_error_for_a_deleted_image_names_it(tmp_path):
+def test_error_for_a_deleted_image_names_the_image(tmp_path):
     with pytest.raises(RunFailed, match=r"gone.png: cannot be decoded: .*No such file"):
         decode(str(tmp_path / "gone.png"))
 

@@ -1,4 +1,4 @@
-"""The order of the forward pass, where it is and where it is not the order in which layers are registered."""
+"""The order of the layers in the forward pass, which may differ from the order of registration."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from tests.cases import CASES, CLASSES
 
 
 class OutOfOrder(nn.Module):
-    """Registers its output layer first."""
+    """Network that registers its output layer first."""
 
     def __init__(self):
         super().__init__()
@@ -24,14 +24,14 @@ class OutOfOrder(nn.Module):
 
 
 class Branching(OutOfOrder):
-    """Has a branch on a value, which torch.fx cannot trace."""
+    """Network with a branch on a value, which torch.fx cannot trace."""
 
     def forward(self, x):
         return super().forward(x) if x.sum() > 0 else self.output(x[:, :1].expand(-1, 6))
 
 
 class Repeating(nn.Module):
-    """Uses its layers in the order of their names in `order`."""
+    """Network that uses its layers in the order of the names in `order`."""
 
     def __init__(self, order):
         super().__init__()
@@ -56,7 +56,7 @@ def test_layers_come_in_the_order_of_the_forward_pass_without_unused_ones(images
     assert list(layers_in_forward_order(model, images)) == FORWARD
 
 
-def test_a_network_that_cannot_be_traced_needs_images():
+def test_the_order_of_an_untraceable_network_requires_images():
     with pytest.raises(ValueError, match=r"order of the layers is unknown: torch.fx cannot trace Branching"):
         layers_in_forward_order(Branching())
     assert list(layers_in_forward_order(Branching(), torch.ones(2, 4))) == FORWARD
@@ -72,19 +72,19 @@ def test_a_pass_with_images_leaves_the_network_unchanged():
 
 @pytest.mark.parametrize("images", [None, torch.ones(2, 3)])
 @pytest.mark.parametrize(("order", "message"), [("aba", "a is used 2 times"), ("abbb", "b is used 3 times")])
-def test_a_network_that_uses_a_layer_again_has_no_order(order, message, images):
+def test_a_network_that_reuses_a_layer_has_no_forward_order(order, message, images):
     assert list(layers_in_forward_order(Repeating("ba"), images)) == ["b", "a"]
     with pytest.raises(ValueError, match=f"no single order: {message}"):
         layers_in_forward_order(Repeating(order), images)
 
 
-def test_a_layer_with_two_names_has_the_first_one():
+def test_a_layer_with_two_names_is_listed_under_the_first():
     model = Repeating(["b", "alias"])
     model.alias = model.a
     assert list(layers_in_forward_order(model)) == list(layers_in_forward_order(model, torch.ones(2, 3))) == ["b", "a"]
 
 
-def test_a_network_of_one_layer_has_its_order():
+def test_a_single_layer_is_listed_under_the_empty_name():
     layer = nn.Linear(3, 3)
     assert layers_in_forward_order(layer) == layers_in_forward_order(layer, torch.ones(1, 3)) == {"": layer}
 

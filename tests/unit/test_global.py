@@ -1,4 +1,4 @@
-"""GlobalSubnetConv: against a numpy transcription of BIPROP's arithmetic with our repairs, and its cache."""
+"""GlobalSubnetConv equals a numpy transcription of BIPROP's arithmetic with our repairs. Tests of its cache."""
 
 import copy
 from functools import partial
@@ -94,7 +94,7 @@ def selections(monkeypatch):
 
 
 @pytest.mark.parametrize("density", [0.05, 0.2, 0.3, 0.5, 0.9, 0.999, 1.0])
-def test_masks_alpha_and_effective_weights_are_those_of_the_numpy_transcription(density):
+def test_masks_alpha_and_effective_weights_equal_the_numpy_transcription(density):
     net = network(density)
     weights, scores = arrays(net)
     masks = sorted_masks(scores, density)
@@ -110,7 +110,7 @@ def test_masks_alpha_and_effective_weights_are_those_of_the_numpy_transcription(
     assert density > 0.99 or len(shares) == 3, "the layers compete"
 
 
-def test_score_gradients_are_g_w_sign_s():
+def test_score_gradients_are_effective_weight_gradient_times_weight_times_score_sign():
     net = network()
     weights, scores = arrays(net)
     plain = plain_of(net, effective(weights, sorted_masks(scores, 0.3)))
@@ -122,7 +122,7 @@ def test_score_gradients_are_g_w_sign_s():
         assert constraint.scores.grad[constraint.mask() == 0].any(), "the pruned have theirs"
 
 
-def test_a_layer_that_would_be_empty_keeps_its_largest_score_instead_of_the_smallest_kept():
+def test_an_empty_layer_gets_its_largest_score_in_exchange_for_the_smallest_kept_score():
     net = network(density=0.1)
     first, second, third = (c.scores.data for c in constraints(net))
     third.mul_(1e-6)
@@ -151,7 +151,7 @@ def test_impossible_densities_are_refused(density):
         network(density)
 
 
-# masks in training, also with optimizers that write without a trace
+# masks in training, also with optimizers that do not change the tensor version
 
 RAW = {
     "torch's fused SGD": partial(torch.optim.SGD, lr=0.3, momentum=0.9, fused=True),
@@ -165,7 +165,7 @@ OURS = {
 
 
 @pytest.mark.parametrize("optimizer", RAW | OURS)
-def test_every_step_of_training_uses_the_masks_of_its_own_scores(optimizer):
+def test_every_training_step_uses_the_masks_of_the_current_scores(optimizer):
     net = network().train()
     step = (RAW | OURS)[optimizer]([p for p in net.parameters() if p.requires_grad])
     seen = []
@@ -179,7 +179,7 @@ def test_every_step_of_training_uses_the_masks_of_its_own_scores(optimizer):
         logits.square().sum().backward()
         step.step()
         seen.append(np.concatenate([m.ravel() for m in masks]))
-    if optimizer != "adadelta":  # its first steps are tiny
+    if optimizer != "adadelta":  # the first steps of Adadelta are tiny
         assert all((a != b).any() for a, b in pairwise(seen)), "a stale mask would not have shown"
     assert np.array_equal(arrays(net)[0][0], weights[0])
 
@@ -210,12 +210,12 @@ def test_training_selects_once_per_forward_pass(selections):
 
 
 def test_a_training_pass_reads_the_scores_of_all_layers_once(monkeypatch):
-    looks, select = [], GlobalSelection._select
-    monkeypatch.setattr(GlobalSelection, "_select", lambda self: looks.append(self) or select(self))
+    selected, select = [], GlobalSelection._select
+    monkeypatch.setattr(GlobalSelection, "_select", lambda self: selected.append(self) or select(self))
     net = network().train()
     for count in (1, 2, 3):
         net(batch())
-        assert len(looks) == count
+        assert len(selected) == count
 
 
 def refill(tensor):
@@ -345,7 +345,7 @@ def test_a_first_layer_of_another_type_is_not_in_the_selection(first):
 
 
 @pytest.mark.parametrize("rest", ["SubnetConv", "SampleSubnetConv", "DenseConv"])
-def test_a_global_first_layer_alone_has_its_own_selection(rest):
+def test_a_single_global_first_layer_has_its_own_selection(rest):
     net = network(0.3, conv_type=rest, first_layer_type=GLOBAL)
     assert net[0].constraint.kept == 72 - int(0.7 * 72)
     assert np.array_equal(net[0].constraint.mask(), sorted_masks([net[0].constraint.scores.detach().numpy()], 0.3)[0])
@@ -365,7 +365,7 @@ def test_at_density_one_every_weight_is_plus_or_minus_alpha():
     assert np.allclose(bake(net)[5].weight.abs().detach(), net[5].weight.abs().mean())
 
 
-def test_a_selection_works_without_constrain():
+def test_a_global_selection_works_without_constrain():
     """GlobalSelection and GlobalSubnetWeight are enough."""
     chosen = GlobalSelection(0.5)
     low, high = (GlobalSubnetWeight(torch.ones(2, 2), selection=chosen) for _ in range(2))

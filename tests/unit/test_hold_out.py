@@ -13,7 +13,7 @@ from utils.errors import UsageError
 
 def numbered(labels):
     """Return a split in which the one pixel of each image is its index."""
-    labels = np.array(labels, np.int64)  # a copy: hold_out works in place
+    labels = np.array(labels, np.int64)  # a copy, because hold_out works in place
     return Split(np.arange(len(labels), dtype=np.uint8).reshape(-1, 1, 1, 1).copy(), labels)
 
 

@@ -1,4 +1,4 @@
-"""The structure of the code: floors of imports, no circles, and what each room leaves to the others."""
+"""The structure of the code: layers of imports, no import cycles, and forbidden patterns per package."""
 
 import importlib.util
 import re
@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FLOORS = {  # of the longest prefix of a module's name; docs/architecture.md draws them
+FLOORS = {  # layer of the longest prefix of a module's name; docs/architecture.md shows them
     "utils": 0,
     "utils.config": 1,
     "models.registry": 1,
@@ -40,7 +40,7 @@ SEPARATE = {("models", "data"), ("data", "models")}
 
 
 def load(name: str) -> ModuleType:
-    """Import a module of .ci/, which is no package."""
+    """Import a module of .ci/, which is not a package."""
     spec = importlib.util.spec_from_file_location(name, ROOT / ".ci" / f"{name}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -62,10 +62,10 @@ def floor(module: str) -> int:
 
 
 @pytest.mark.parametrize("module", GRAPH)
-def test_imports_point_downwards(module: str) -> None:
+def test_modules_import_only_their_own_package_and_lower_layers(module: str) -> None:
     for other in GRAPH[module] - EMPTY:
         if module.startswith(f"{other}.") or other == "scripts":
-            continue  # a package's __init__ comes with every import of a module in it
+            continue  # every import of a module also imports the __init__ of its package
         same_room = floor(other) == floor(module) and (
             module.split(".")[0] == other.split(".")[0] or floor(module) == 1
         )
@@ -74,7 +74,7 @@ def test_imports_point_downwards(module: str) -> None:
         assert (module.split(".")[0], other.split(".")[0]) not in SEPARATE
 
 
-def test_no_module_imports_itself_through_others() -> None:
+def test_imports_have_no_cycles() -> None:
     assert house.circles(GRAPH) == []
 
 
@@ -93,7 +93,7 @@ FORBIDDEN = [  # (files, pattern, why)
 
 
 @pytest.mark.parametrize(("files", "pattern", "why"), FORBIDDEN)
-def test_each_room_leaves_to_the_others_what_is_theirs(files, pattern, why):
+def test_forbidden_patterns_do_not_occur_in_the_code(files, pattern, why):
     braces = re.search(r"\{(.*)\}", files)
     globs = [files.replace(braces[0], part) for part in braces[1].split(",")] if braces else [files]
     found = [p for glob in globs for p in ROOT.glob(glob) if p in FILES]
@@ -104,18 +104,18 @@ def test_each_room_leaves_to_the_others_what_is_theirs(files, pattern, why):
         assert hit is None, f"{path.name}: {hit and hit[0]!r}: {why}"
 
 
-def test_what_a_method_adds_is_short():
+def test_every_training_method_has_at_most_120_lines():
     methods = [path for path in FILES if path.parent.name == "methods" and path.name != "base.py"]
     assert len(methods) >= 6
     assert [(p.name, n) for p in methods if (n := p.read_text().count("\n")) > 120] == []
 
 
-def test_only_the_loop_trains():
+def test_only_the_training_loop_calls_backward():
     hits = [path for path, text in CODE.items() if ".backward()" in text and path.parts[0] != "scripts"]
     assert hits == [Path("trainers/loop.py")]
 
 
-def test_options_and_registries_are_read_without_torch_and_numpy() -> None:
+def test_importing_args_and_registries_imports_neither_torch_nor_numpy() -> None:
     code = "import sys, args, trainers.registry; print([m for m in ('torch', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

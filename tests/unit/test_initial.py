@@ -1,4 +1,4 @@
-"""Initial weights against the formulas of BIPROP, and their reproducibility."""
+"""Initial weights follow the formulas of BIPROP and are reproducible."""
 
 import math
 
@@ -83,7 +83,7 @@ def test_scale_fan_applies_to_the_same_inits_as_in_biprop(init):
 
 
 @pytest.mark.parametrize("init", INITIALISERS)
-def test_mode_and_gain_apply_to_the_kaiming_family_alone(init):
+def test_mode_and_gain_apply_only_to_the_kaiming_family(init):
     kaiming = init in (*SCALED, "kaiming_uniform")
     assert_agrees(init, drawn(init, mode="fan_out"), scale_of(init, fan=FAN_OUT if kaiming else FAN_IN))
     assert_agrees(init, drawn(init, nonlinearity="tanh"), scale_of(init, gain=5 / 3 if kaiming else math.sqrt(2)))

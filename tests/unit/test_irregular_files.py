@@ -43,7 +43,7 @@ KINDS = {
 
 @pytest.fixture(params=KINDS)
 def irregular_file(request, tmp_path):
-    """Return a path that is no regular file, and the end of the message about it."""
+    """Return a path that is not a regular file, and the end of the message about it."""
     path = tmp_path / f"strange-{request.param}.pt"
     if request.param == "FIFO":
         os.mkfifo(path)
@@ -175,7 +175,7 @@ def test_an_irregular_file_of_a_data_set_is_refused(program, config, tmp_path, i
 
 
 @pytest.mark.parametrize("inside", ["", "sub"])
-def test_a_dangling_link_is_no_output_folder(program, config, tmp_path, inside):
+def test_a_dangling_link_as_output_folder_is_refused(program, config, tmp_path, inside):
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     place = tmp_path / "link" / inside
     assert not writable(str(place))
@@ -187,7 +187,7 @@ def test_a_dangling_link_is_no_output_folder(program, config, tmp_path, inside):
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_a_file_in_the_place_of_the_run_directory_is_named(program, config, tmp_path):
+def test_error_names_a_dangling_link_in_place_of_the_log_directory(program, config, tmp_path):
     (tmp_path / "runs").symlink_to("nowhere")
     for words in ((), ("--resume", "auto")):
         code, _, err = program("--config", config(), "--results", tmp_path / "results.csv", *words)

@@ -19,14 +19,14 @@ run bash -c 'exit {code}'
 def test_a_saved_job_retries_to_requeue_itself_if_the_controller_refuses(refusals, asked):
     words = ["bash", "-c", SCRIPT.format(refusals=refusals, code=75)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    said = done.stdout.splitlines()
-    assert done.returncode == 75 and said[0] == "saved: requeueing the job"
-    assert said.count("asked: requeue 7") == asked and said.count("waits 5") == min(refusals, 4)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 75 and lines[0] == "saved: requeueing the job"
+    assert lines.count("asked: requeue 7") == asked and lines.count("waits 5") == min(refusals, 4)
     assert ("did not requeue job 7" in done.stderr) is (refusals == 9)
 
 
 @pytest.mark.parametrize("code", [0, 1, 2])
-def test_other_exit_codes_are_the_jobs(code):
+def test_any_other_exit_code_becomes_that_of_the_job(code):
     words = ["bash", "-c", SCRIPT.format(refusals=0, code=code)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (code, "", "")

@@ -1,4 +1,4 @@
-"""Every number has a least and a greatest value, checked where it is read, in a message that is short."""
+"""Every number has a lower and an upper limit. A value beyond them is refused in one short line."""
 
 import argparse
 import re
@@ -35,16 +35,16 @@ TOO_LARGE = [
 BASE = "set: digits\narch: MLP\n"
 
 
-def test_every_number_has_both_limits() -> None:
+def test_every_numeric_option_has_a_lower_and_an_upper_limit() -> None:
     own = {option.name: option for option in fields(sweep.SweepOptions) if option.type is not bool}
     assert len(NUMBERS) > 50 and own.keys() == {"jobs", "only"}
     for name, option in (NUMBERS | own).items():
-        if name != "prune_rate":  # a rule of its own: > 0 and <= 1, or -1
+        if name != "prune_rate":  # has a separate rule: > 0 and <= 1, or -1
             assert re.fullmatch(r"(>=?) \S+ and (<=?) \S+", option.metadata["allowed"]), name
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-def test_no_number_is_so_large(name: str, tmp_path: Path) -> None:
+def test_an_excessive_number_is_refused_in_one_short_line(name: str, tmp_path: Path) -> None:
     file = tmp_path / "c.yml"
     for text in TOO_LARGE:
         file.write_text(BASE)
@@ -60,7 +60,9 @@ def test_no_number_is_so_large(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["[1, 1" + "0" * 30 + "]", "[[1]]", "[" + "1," * 2000 + "1]", "[0x" + "f" * 5000 + "]"]
 )
-def test_no_number_in_a_list_is_so_large_and_no_list_so_long(name: str, text: str, tmp_path: Path) -> None:
+def test_a_list_with_an_excessive_number_or_length_is_refused_in_one_short_line(
+    name: str, text: str, tmp_path: Path
+) -> None:
     file = tmp_path / "c.yml"
     file.write_text(f"{BASE}{name}: {text}\n")
     with pytest.raises(UsageError, match=rf"\A{name}: [^\n]*a list of ints [^\n]*\Z") as error:
@@ -68,7 +70,7 @@ def test_no_number_in_a_list_is_so_large_and_no_list_so_long(name: str, text: st
     assert len(str(error.value)) < 600
 
 
-def test_a_python_integer_of_any_size_is_refused_too() -> None:
+def test_from_flat_refuses_huge_python_integers() -> None:
     with pytest.raises(UsageError, match=r"\Aarch: a number of thousands of digits in [^\n]*one of FC, [^\n]*\Z"):
         args.from_flat({"set": "digits", "arch": 10**5000})
     for value in (10**400, 10**5000, -(10**400)):
@@ -79,7 +81,7 @@ def test_a_python_integer_of_any_size_is_refused_too() -> None:
 @pytest.mark.parametrize(
     "text", ["0:1e308:1e308", "0:1e7:1e7", "1e308:1e308:1", "0:1:1e-320", f"0:1:{'9' * 5000}e-9999"]
 )
-def test_the_values_of_a_sweep_are_of_a_size_that_a_weight_can_have(text: str) -> None:
+def test_stepped_refuses_too_large_values_and_too_small_steps(text: str) -> None:
     with pytest.raises((ValueError, OverflowError)):
         stepped(text)
     assert stepped(f"0:{LARGEST_STEP}:{LARGEST_STEP}") == [0, LARGEST_STEP]
@@ -102,7 +104,7 @@ def takes_numbers(action: Any) -> bool:
 
 
 @pytest.mark.parametrize("script", [prune, export, convert, bench])
-def test_the_numbers_of_a_script_have_limits_too(script: Any) -> None:
+def test_numeric_arguments_of_scripts_have_limits(script: Any) -> None:
     numbers = [action for action in actions(script.parser()) if takes_numbers(action)]
     assert len(numbers) == {prune: 5, export: 1, convert: 0, bench: 4}[script]
     for action in numbers:
@@ -111,7 +113,7 @@ def test_the_numbers_of_a_script_have_limits_too(script: Any) -> None:
                 action.type(text)
 
 
-def test_no_program_takes_a_number_or_a_path_as_it_comes() -> None:
+def test_only_paths_py_converts_arguments_without_a_check() -> None:
     files = [
         *ROOT.glob("*.py"),
         *(path for room in ("data", "models", "scripts", "trainers", "utils") for path in (ROOT / room).rglob("*.py")),
@@ -120,7 +122,7 @@ def test_no_program_takes_a_number_or_a_path_as_it_comes() -> None:
     assert len(files) > 90 and found == {"paths.py"}
 
 
-def test_a_sweep_and_the_page_on_scaling_refuse_them_in_one_line(
+def test_sweep_scaling_and_readme_refuse_bad_arguments_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "c.yml").write_text(BASE)
@@ -133,9 +135,7 @@ def test_a_sweep_and_the_page_on_scaling_refuse_them_in_one_line(
         assert err.startswith("error: ") and err.count("\n") == 1
 
 
-def test_a_grid_of_a_million_cells_is_refused_before_one_is_made(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_grid_of_a_million_cells_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "c.yml").write_text(BASE)
     many = [str(number) for number in range(1, 1001)]
     assert sweep.main(["--config", str(tmp_path / "c.yml"), "--seed", *many, "--batch-size", *many]) == 2

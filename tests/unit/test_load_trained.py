@@ -1,4 +1,4 @@
-"""`load_trained`: the network of a run, a checkpoint or a file, with and without the options that made it."""
+"""`load_trained` loads the network of a run, a checkpoint or a file, with or without stored options."""
 
 import shutil
 
@@ -62,7 +62,7 @@ def test_a_checkpoint_of_a_run_loads_by_its_path(run):
     assert trained.epoch == 1 and has_state(trained.model, state_of(run.epoch_checkpoint(1)))
 
 
-def test_a_checkpoint_loads_away_from_its_run(run, tmp_path):
+def test_a_checkpoint_loads_outside_its_run_directory(run, tmp_path):
     moved = tmp_path / "moved.pt"
     shutil.copy(run.last, moved)
     trained = load_trained(moved)

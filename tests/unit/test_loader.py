@@ -1,4 +1,4 @@
-"""WorkerBatches: the images and labels that they yield, and the life of the worker processes."""
+"""WorkerBatches: yielded images and labels, and start and end of the worker processes."""
 
 import os
 import signal
@@ -221,7 +221,7 @@ def test_a_killed_worker_ends_the_epoch_with_an_error_of_one_line(folder):
     assert "\n" not in str(caught.value)
 
 
-def test_there_are_no_more_workers_than_batches(folder):
+def test_the_number_of_workers_is_at_most_the_number_of_batches(folder):
     batches = batches_of(folder, workers=500)
     assert len(pixels(batches)[1]) == 12 and len(workers_of(batches)) == 3
 

@@ -83,7 +83,7 @@ def test_every_pass_draws_from_the_generator_of_torch(training):
     assert torch.equal(net(batch()), first) and not torch.equal(first, second)
 
 
-def test_gradients_are_g_w_p_1_minus_p_for_scores_and_g_b_for_weights():
+def test_gradients_use_the_sigmoid_derivative_for_scores_and_the_mask_for_weights():
     constraint = SampleSubnetWeight(torch.zeros(6, 5), generator=torch.Generator().manual_seed(1))
     weight, g = random(6, 5, seed=2).requires_grad_(), random(6, 5, seed=3)
     constraint.scores.data = random(6, 5, seed=4)
@@ -95,7 +95,7 @@ def test_gradients_are_g_w_p_1_minus_p_for_scores_and_g_b_for_weights():
     assert torch.equal(weight.grad, g * kept) and 0 < kept.sum() < 30
 
 
-def test_the_gradient_is_that_of_the_expectation_and_fails_gradcheck():
+def test_the_score_gradient_equals_that_of_the_expected_mask_and_fails_gradcheck():
     scores, weight, g = (random(4, 3, seed=s, dtype=torch.float64) for s in range(3))
     scores.requires_grad_()
     (found,) = torch.autograd.grad(weight * ThroughSampling.apply(torch.sigmoid(scores)), scores, g)
@@ -195,7 +195,7 @@ def test_masked_weights_have_no_effect_and_no_gradient():
         assert (net.get_submodule(name).weight.grad * mask).any()
 
 
-def test_fixed_scores_are_buffers_and_training_changes_neither_them_nor_the_mask():
+def test_fixed_scores_are_buffers_and_training_does_not_change_scores_or_mask():
     net = network("FixedSubnetConv", density=0.3)
     before, mask = copy.deepcopy(net.state_dict()), net[0].constraint.mask().clone()
     assert not [name for name, _ in net.named_parameters() if "scores" in name]
@@ -214,7 +214,7 @@ MASK_CHANGES = {
 
 
 @pytest.mark.parametrize("change", MASK_CHANGES)
-def test_the_mask_is_computed_once_and_again_when_the_scores_change(change):
+def test_the_mask_is_computed_once_until_the_scores_change(change):
     constraint = FixedSubnetWeight(random(6, 5), density=0.4, generator=torch.Generator().manual_seed(0))
     before = constraint.mask()
     assert constraint.mask() is before
@@ -229,7 +229,7 @@ def test_the_mask_changes_with_the_density():
     assert (constraint.mask().sum(), constraint.kept) == (6, 6)
 
 
-def test_a_stored_mask_in_place_of_the_scores_gives_that_mask():
+def test_a_mask_loaded_in_place_of_the_scores_becomes_the_mask():
     """BIPROP stores the mask of a FixedSubnetConv in place of its scores."""
     constraint = FixedSubnetWeight(random(6, 5), density=0.4)
     mask = constraint.mask().clone()

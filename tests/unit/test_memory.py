@@ -1,4 +1,4 @@
-"""Out of memory anywhere: one line, which says what needs less, and exit code 1."""
+"""Out of memory ends a program with exit code 1 and one line that names the option to reduce."""
 
 import errno
 import json
@@ -101,7 +101,9 @@ def test_out_of_memory_in_preparation_starts_no_run(program, config, tmp_path, m
 
 
 @pytest.mark.parametrize("error", [OF_TORCH, MemoryError()], ids=["torch", "python"])
-def test_out_of_memory_while_a_checkpoint_is_read(program, config, tmp_path, monkeypatch, capsys, error):
+def test_out_of_memory_while_a_checkpoint_is_read_ends_with_one_line(
+    program, config, tmp_path, monkeypatch, capsys, error
+):
     program("--config", config(), "--epochs", 1)
     run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
 
@@ -148,7 +150,9 @@ def test_a_full_address_space_ends_with_one_line(config, tmp_path, left):
 
 
 @pytest.mark.parametrize("error", [OF_TORCH, OF_NUMPY, MemoryError()], ids=["torch", "numpy", "python"])
-def test_out_of_memory_while_a_network_is_built_or_a_set_is_read(program, config, monkeypatch, error):
+def test_out_of_memory_while_a_network_is_built_or_a_set_is_read_ends_with_one_line(
+    program, config, monkeypatch, error
+):
     def fail(*_args, **_more):
         raise error
 
@@ -161,7 +165,7 @@ def test_out_of_memory_while_a_network_is_built_or_a_set_is_read(program, config
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOMEM, "Cannot allocate memory"), MemoryError()], ids=repr)
-def test_out_of_memory_while_an_image_is_decoded_does_not_name_the_image(monkeypatch, tmp_path, error):
+def test_an_out_of_memory_error_in_image_decoding_is_re_raised(monkeypatch, tmp_path, error):
     (tmp_path / "a.png").write_bytes(b"")
 
     def fail(_):

@@ -1,4 +1,4 @@
-"""Training methods of scores without a run (density schedule, best epoch, lottery, ss), and the losses."""
+"""Training methods of scores without a complete run (density schedule, best epoch, lottery, ss), and the losses."""
 
 import copy
 from itertools import pairwise
@@ -116,7 +116,7 @@ def test_the_density_of_an_epoch_does_not_depend_on_earlier_epochs():
         assert net[0].constraint.selection.density == pytest.approx(CURVE[epoch], abs=5e-5)
 
 
-def test_layers_with_selections_of_their_own_have_no_density_schedule():
+def test_layers_with_separate_selections_have_no_density_schedule():
     net, method = network("SubnetConv"), make_method("prune_score", prune_rate_epoch=10)
     method.prepare(net)
     method.before_epoch(net, 0)
@@ -130,7 +130,7 @@ FALLS = "the density of GlobalSubnetConv falls from 50 % to this value in 4 epoc
 @pytest.mark.parametrize("conv_type", ["SubnetConv", "GlobalSubnetConv"])
 @pytest.mark.parametrize(
     ("trainer", "options", "density", "constant", "falling"),
-    [  # the note where the density is constant, and where that of GlobalSubnetConv falls
+    [  # density note of a constant density, and of the falling density of GlobalSubnetConv
         (
             "prune_score",
             {"prune_rate_epoch": 4},
@@ -156,7 +156,7 @@ def test_the_density_note_names_dense_and_falling_epochs(conv_type, trainer, opt
 
 
 @pytest.mark.parametrize("trainer", ["prune_score", "lottery", "ss", "binary"])
-def test_own_options_of_a_method_have_no_second_default(trainer):
+def test_options_of_a_method_are_required_arguments(trainer):
     with pytest.raises(TypeError, match="required keyword-only argument"):
         TRAINERS[trainer].load()()
 
@@ -181,7 +181,7 @@ def test_best_is_reset_in_the_first_epoch_of_the_final_density():
     assert resets(make_method("lottery", prune_rate_epoch=10, dense_epochs=6), network("SubnetConv")) == [6]
 
 
-def test_a_reset_drops_even_a_better_earlier_epoch():
+def test_a_reset_discards_even_a_better_earlier_epoch():
     net = network()
     setup = setup_of(net, make_method("prune_score", prune_rate_epoch=2), lr=1e-9)
     state, callbacks = TrainingState(), EpochObserver()
@@ -202,7 +202,7 @@ def snapshot(net):
 @pytest.mark.parametrize("conv_type", ["SubnetConv", "GlobalSubnetConv", "SampleSubnetConv"])
 @pytest.mark.parametrize("frozen", [True, False])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_lottery_trains_all_weights_first_and_then_scores_alone(conv_type, frozen, optimizer):
+def test_lottery_trains_all_weights_first_and_then_only_scores(conv_type, frozen, optimizer):
     net = network(conv_type, dense=("3",), bias=True)
     if frozen:
         freeze_weights(net, learn_batchnorm=True)
@@ -253,7 +253,7 @@ def test_the_optimizer_of_a_lottery_owns_every_weight_and_score_once():
     assert names == {f"{i}.{what}" for i in (0, 3) for what in ("weight", "bias", "constraint.scores")}
 
 
-def test_the_phase_of_a_lottery_depends_on_the_epoch_alone():
+def test_the_phase_of_a_lottery_depends_only_on_the_epoch():
     net, method = network("SubnetConv"), make_method("lottery", dense_epochs=2)
     method.prepare(net)
     for epoch, dense in ((0, True), (2, False), (1, True), (5, False)):

@@ -1,4 +1,4 @@
-"""A network that no memory can hold is refused before it is built; a default crop that makes it huge is warned of."""
+"""A network above the free memory is refused before it is built. A default crop that makes it huge causes a warning."""
 
 import resource
 from dataclasses import replace
@@ -122,7 +122,7 @@ def test_the_check_changes_no_initial_weight(monkeypatch: pytest.MonkeyPatch) ->
         ("ResNet18", None, ""),
     ],
 )
-def test_a_default_crop_that_makes_a_layer_huge_is_warned_of(
+def test_a_default_crop_that_makes_a_layer_huge_causes_a_warning(
     counted: list[bool], capsys: pytest.CaptureFixture[str], arch: str, size: int | None, warning: str
 ) -> None:
     options = args.from_flat({"set": "ImageFolder", "arch": arch, "image_size": size})

@@ -25,7 +25,7 @@ def norms_of(model):
 
 
 def trainable(model):
-    """Which kinds of parameters are: scores, weight (of a layer), bn weight, bn bias, bias (of a layer)."""
+    """Return the kinds of trainable parameters: scores, weight or bias (of a layer), bn weight, bn bias."""
     norms = norms_of(model)
     kinds = set()
     for name, parameter in model.named_parameters():
@@ -37,7 +37,7 @@ def trainable(model):
 # groups
 
 
-def test_batch_norms_are_one_group_by_type_not_by_name():
+def test_batch_norm_parameters_are_grouped_by_type_and_not_by_name():
     model = network()
     assert not any("bn" in name for name, _ in model.named_parameters())
     norms, rest = parameter_groups(model, weight_decay=0.01)
@@ -48,12 +48,12 @@ def test_batch_norms_are_one_group_by_type_not_by_name():
 
 
 @pytest.mark.parametrize("no_bn_decay", [False, True])
-def test_no_bn_decay_spares_batch_norms_alone(no_bn_decay):
+def test_no_bn_decay_exempts_only_batch_norms_from_weight_decay(no_bn_decay):
     norms, rest = parameter_groups(network(), weight_decay=0.01, no_bn_decay=no_bn_decay)
     assert (norms["weight_decay"], rest["weight_decay"]) == (0.0 if no_bn_decay else 0.01, 0.01)
 
 
-def test_groups_hold_each_trainable_parameter_once_and_empty_ones_are_left_out():
+def test_groups_hold_each_trainable_parameter_once_and_empty_groups_are_omitted():
     (rest,) = parameter_groups(network(bn_type="NonAffineBatchNorm"), weight_decay=0)
     assert len(rest["params"]) == 5
     dense = network(conv_type="DenseConv")
@@ -61,7 +61,7 @@ def test_groups_hold_each_trainable_parameter_once_and_empty_ones_are_left_out()
     assert sorted(id(p) for g in groups for p in g["params"]) == sorted(id(p) for p in dense.parameters())
 
 
-def test_nothing_trainable_is_an_error():
+def test_a_network_without_trainable_parameters_is_an_error():
     model = network(bn_type="NonAffineBatchNorm")
     freeze_weights(model, learn_batchnorm=True, tune_batchnorm=True)
     with pytest.raises(ValueError, match="nothing would be trained: freeze_weights"):
@@ -70,7 +70,8 @@ def test_nothing_trainable_is_an_error():
 
 # freezing
 
-FREEZING = [  # learn_batchnorm, bn_bias_only, tune_batchnorm -> trainable, as measured; batch norm with weight and bias
+# (learn_batchnorm, bn_bias_only, tune_batchnorm, trainable kinds as measured); batch norm has weight and bias
+FREEZING = [
     (False, False, False, {"scores"}),
     (False, False, True, {"scores"}),
     (False, True, False, {"scores", "bn bias"}),
@@ -84,7 +85,9 @@ FREEZING = [  # learn_batchnorm, bn_bias_only, tune_batchnorm -> trainable, as m
 
 @pytest.mark.parametrize("learn, bias_only, tune, expected", FREEZING)
 @pytest.mark.parametrize("arch, bn_type", [("Conv2_BinAct", True), ("Conv2_BinAct", False), ("Conv2", True)])
-def test_freezing(learn, bias_only, tune, expected, arch, bn_type):
+def test_freeze_weights_keeps_scores_and_the_requested_batch_norm_parameters_trainable(
+    learn, bias_only, tune, expected, arch, bn_type
+):
     model = network(arch, "AffineBatchNorm" if bn_type else "NonAffineBatchNorm")
     freeze_weights(model, learn_batchnorm=learn, bn_bias_only=bias_only, tune_batchnorm=tune)
     affine = arch == "Conv2_BinAct" and bn_type
@@ -92,14 +95,14 @@ def test_freezing(learn, bias_only, tune, expected, arch, bn_type):
 
 
 @pytest.mark.parametrize("learn, bias_only, tune, expected", FREEZING)
-def test_a_dense_head_is_frozen_too(learn, bias_only, tune, expected):
+def test_freeze_weights_freezes_a_dense_head(learn, bias_only, tune, expected):
     model = models.build("MLP", num_classes=3, in_shape=(1, 4, 4), hidden=(5,), bias=True, norm="batch_norm")
     constrain(model, "SubnetConv", density=0.5, dense=("linear.3",))
     freeze_weights(model, learn_batchnorm=learn, bn_bias_only=bias_only, tune_batchnorm=tune)
     assert trainable(model) == expected
 
 
-def test_a_dense_network_keeps_nothing_but_its_batch_norms():
+def test_freeze_weights_keeps_only_the_batch_norms_of_a_dense_network_trainable():
     model = network(conv_type="DenseConv")
     freeze_weights(model)
     assert trainable(model) == set()
@@ -107,14 +110,14 @@ def test_a_dense_network_keeps_nothing_but_its_batch_norms():
     assert trainable(model) == {"bn weight", "bn bias"}
 
 
-def test_freezing_can_be_done_again():
+def test_a_second_call_of_freeze_weights_overrides_the_first():
     model = network()
     freeze_weights(model, learn_batchnorm=True, tune_batchnorm=True)
     freeze_weights(model)
     assert trainable(model) == {"scores"}
 
 
-def test_without_freezing_only_the_weights_under_scores_are_frozen():
+def test_without_freeze_weights_only_weights_with_scores_are_frozen():
     assert trainable(network()) == {"scores", "bn weight", "bn bias"}
     assert trainable(network(dense=("linear.0",))) == {"scores", "bn weight", "bn bias", "weight"}
 
@@ -123,7 +126,7 @@ def test_without_freezing_only_the_weights_under_scores_are_frozen():
 
 
 def after_one_step(name, weight_decay, grad=0.0, **options):
-    """Scores before and after a step of rate 0.1 with a constant gradient."""
+    """Return the scores before and after a step with learning rate 0.1 and a constant gradient."""
     torch.manual_seed(0)
     model = network(bn_type="NonAffineBatchNorm")
     optimizer = make_optimizer(name, parameter_groups(model, weight_decay=weight_decay), lr=0.1, **options)
@@ -135,14 +138,14 @@ def after_one_step(name, weight_decay, grad=0.0, **options):
 
 
 @pytest.mark.parametrize("name, shrink", [("sgd", 0.98), ("adamw", 0.98), ("adam", 1), ("radam", 1), ("adadelta", 1)])
-def test_weight_decay_acts_on_scores_under_sgd_and_adamw_alone(name, shrink):
+def test_weight_decay_shrinks_scores_only_under_sgd_and_adamw(name, shrink):
     for old, new in zip(*after_one_step(name, 0.2), strict=True):
         torch.testing.assert_close(new, old * shrink)
     assert {"sgd", "adamw", "adam", "radam", "adadelta"} == OPTIMIZERS.keys()
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_step_goes_against_the_gradient_at_the_rate_given(name):
+def test_a_step_follows_the_negative_gradient_at_the_learning_rate(name):
     sizes = {"sgd": 0.1 * 0.5, "adam": 0.1, "adamw": 0.1, "radam": 0.1 * 0.5, "adadelta": None}
     for old, new in zip(*after_one_step(name, 0.0, grad=0.5), strict=True):
         assert (new < old).all()
@@ -150,24 +153,24 @@ def test_a_step_goes_against_the_gradient_at_the_rate_given(name):
             torch.testing.assert_close(old - new, torch.full_like(old, sizes[name]), rtol=1e-4, atol=1e-6)
 
 
-def test_momentum_and_nesterov_reach_sgd():
+def test_sgd_applies_momentum_and_nesterov():
     for nesterov, factor in ((False, 1.0), (True, 1.8)):
         old, new = after_one_step("sgd", 0.0, grad=0.5, momentum=0.8, nesterov=nesterov)
         torch.testing.assert_close(old[0] - new[0], torch.full_like(old[0], 0.05 * factor), rtol=1e-4, atol=1e-6)
 
 
-def test_set_rate_sets_every_group():
+def test_set_learning_rate_sets_every_group():
     optimizer = make_optimizer("adam", parameter_groups(network(), weight_decay=0), lr=0.1)
     set_learning_rate(optimizer, 0.025)
     assert [group["lr"] for group in optimizer.param_groups] == [0.025, 0.025]
 
 
-def test_adams_constants_are_the_originals():
+def test_adam_has_the_constants_of_biprop():
     (group, _) = make_optimizer("adam", parameter_groups(network(), weight_decay=0.5), lr=0.1).param_groups
     assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.9, 0.999), 1e-8, 0)
 
 
-def test_an_unknown_optimizer_is_answered_with_the_nearest():
+def test_an_unknown_optimizer_is_refused_with_the_nearest_name():
     with pytest.raises(ValueError, match=r"optimizer: 'sdg' is unknown .*'sgd'"):
         make_optimizer("sdg", [], lr=0.1)
 
@@ -182,7 +185,7 @@ PLAIN = {
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_each_optimizer_steps_as_torchs_own_also_from_a_stored_state(name):
+def test_each_optimizer_equals_that_of_torch_before_and_after_loading_its_state(name):
     decay = {"sgd": 0.0}.get(name, 0.1)
     ours, theirs = (nn.Parameter(torch.linspace(-1, 1, 6).reshape(2, 3)) for _ in range(2))
 

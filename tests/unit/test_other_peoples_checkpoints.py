@@ -1,4 +1,4 @@
-"""Checkpoints of other programs: where the network is, prefixes of its keys, and the advice if options differ."""
+"""Checkpoints of other programs: location of the network, key prefixes, and advice if options differ."""
 
 import shlex
 
@@ -18,7 +18,7 @@ from utils.errors import UsageError
 
 @pytest.fixture
 def options(config):
-    """Options of `small_net` that agree with what `original` declares."""
+    """Options of `small_net` that agree with those stored by `original`."""
     return parse(["--config", config()]).replace(arch="Conv2_BinAct", prune_rate=0.3)
 
 
@@ -54,7 +54,7 @@ def test_every_floating_point_dtype_is_converted(tmp_path, options, kind):
     assert all(torch.equal(theirs.to(kind).float(), ours) for theirs, ours in pairs)
 
 
-# --- names and holders
+# --- key prefixes and keys that hold the network
 
 
 PREFIXES = ["", "module.", "_orig_mod.", "model.", "net.", "module._orig_mod.", "_orig_mod.module.", "model.net."]
@@ -93,7 +93,7 @@ def test_a_network_is_found_under_its_usual_keys(tmp_path, options, capsys, hold
 @pytest.mark.parametrize(
     ("first", "second"), [("model", "ema"), ("state_dict", "state_dict_ema"), ("net", "model_ema")]
 )
-def test_a_network_is_preferred_to_its_average_with_a_warning(tmp_path, options, capsys, first, second):
+def test_a_network_is_preferred_to_its_moving_average_with_a_warning(tmp_path, options, capsys, first, second):
     other = {key: torch.zeros_like(value) for key, value in state().items()}
     path = write({second: other, first: state()}, tmp_path / "net.pt")
     assert same(into(path, options, small_net(seed=1)), small_net())
@@ -131,7 +131,7 @@ def test_no_architecture_has_a_layer_named_like_a_wrapper(arch):
     assert not [name for name, _ in net.named_parameters() if name.startswith(WRAPPERS)]
 
 
-# --- what a file says
+# --- options stored in a file
 
 
 FORGED = "ResNet18\x1b[2J\rerror: all is lost\nerror: forged"
@@ -154,7 +154,7 @@ FORGED = "ResNet18\x1b[2J\rerror: all is lost\nerror: forged"
     ],
     ids=lambda value: ascii(value)[:30] if isinstance(value, str) else "",
 )
-def test_an_unknown_option_value_of_a_file_is_not_advised(program, config, tmp_path, declared, message):
+def test_an_unknown_option_value_of_a_file_is_reported_without_advice(program, config, tmp_path, declared, message):
     path = write(original(small_net(), **declared), tmp_path / "net.pth")
     code, _, err = program("--config", config(arch="Conv2_BinAct", prune_rate=0.3), "--pretrained", path)
     assert code == 2 and message in err and "give" not in err and err.startswith("error: ")
@@ -184,7 +184,7 @@ def test_the_advised_flags_load_the_network(config, tmp_path, declared, ours):
     load_trained.check_declared(read_network(str(path)), parse([*words, *shlex.split(advice[0])]))
 
 
-def test_options_that_contradict_the_files_network_are_reported_too(config, tmp_path):
+def test_options_that_contradict_the_network_of_the_file_are_reported(config, tmp_path):
     path = write(original(small_net(), conv_type="GlobalSubnetConv"), tmp_path / "net.pth")
     options = parse(["--config", config(arch="Conv2_BinAct", prune_rate=0.3), "--pretrained", str(path)])
     with pytest.raises(UsageError, match=r"--conv-type GlobalSubnetConv to use .*; then .*prune_rate_epoch"):

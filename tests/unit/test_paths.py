@@ -1,4 +1,4 @@
-"""Paths as people write them: one meaning in flags, YAML and scripts; a folder that was chosen is never replaced."""
+"""Paths: equal expansion in flags, YAML and scripts. A folder that the user chose is never replaced."""
 
 import os
 from pathlib import Path
@@ -48,7 +48,7 @@ OLD = ("resume", "pretrained")
         ("cost$", "cost$"),
     ],
 )
-def test_a_path_means_the_same_in_the_file_and_on_the_command_line(
+def test_a_path_is_expanded_alike_in_the_file_and_on_the_command_line(
     parse: Any, tmp_path: Path, name: str, written: str, meant: str
 ) -> None:
     meant = meant.format(home=tmp_path / "home")
@@ -72,14 +72,14 @@ WRONG = [
 
 @pytest.mark.parametrize("name", [*NEW, *OLD, "log_dir"])
 @pytest.mark.parametrize(("written", "reason"), WRONG, ids=[row[0][:9] for row in WRONG])
-def test_a_path_that_cannot_be_is_one_line(parse: Any, name: str, written: str, reason: str) -> None:
+def test_an_impossible_path_is_refused_in_one_line(parse: Any, name: str, written: str, reason: str) -> None:
     for content, words in (({**DENSE, name: written}, []), (DENSE, [f"--{name}={written}"])):
         with pytest.raises(UsageError, match=rf"\A{name}: [^\n]*{reason}[^\n]*\Z"):
             parse(content, *words)
 
 
 @pytest.mark.parametrize(("written", "reason"), WRONG[:-1], ids=[row[0][:9] for row in WRONG[:-1]])
-def test_the_config_and_the_scripts_take_paths_alike(
+def test_config_and_scripts_refuse_impossible_paths_in_one_line(
     parse: Any, written: str, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(UsageError, match=rf"\Aconfig: [^\n]*{reason}[^\n]*\Z"):
@@ -108,7 +108,7 @@ def test_files_in_the_home_folder_are_found(parse: Any, tmp_path: Path) -> None:
     assert args.parse(["--resume", "$HOME/run/"]).run.resume == f"{tmp_path}/home/run/"
 
 
-def test_what_exists_is_read_under_its_own_name_and_never_written_to(parse: Any) -> None:
+def test_an_existing_path_that_cannot_be_expanded_can_be_read_but_not_written(parse: Any) -> None:
     for folder in ("a$NOWHERE", "~x", "$SCRATCH"):
         Path(folder).mkdir()
     assert [expanded(name, existing=True) for name in ("a$NOWHERE", "~x")] == ["a$NOWHERE", "~x"]
@@ -118,14 +118,14 @@ def test_what_exists_is_read_under_its_own_name_and_never_written_to(parse: Any)
 
 
 @pytest.mark.parametrize("text", ["${HOME/x", "a/${", "$(pwd)/x", "x$(hostname)"])
-def test_what_only_a_shell_understands_names_no_folder(parse: Any, text: str) -> None:
+def test_other_shell_syntax_in_a_path_is_refused(parse: Any, text: str) -> None:
     for name in ("data", "results", "pretrained"):
         with pytest.raises(UsageError, match=f"{name}: .* is not a variable"):
             parse({**DENSE, name: text})
     assert parse({**DENSE, "data": "cost$5 $/a$"}).data.data == "cost$5 $/a$"
 
 
-def test_a_tilde_alone_is_null_in_yaml_and_home_elsewhere_so_it_is_refused_there(parse: Any, tmp_path: Path) -> None:
+def test_a_bare_tilde_is_refused_in_yaml_and_means_home_on_the_command_line(parse: Any, tmp_path: Path) -> None:
     Path("t.yml").write_text("set: digits\narch: Conv2\npretrained: ~\n")
     with pytest.raises(UsageError, match=r"pretrained: ~ in t.yml, line 3, but YAML reads it as no value: write null"):
         args.parse(["--config", "t.yml"])
@@ -157,24 +157,24 @@ def test_a_tilde_alone_is_null_in_yaml_and_home_elsewhere_so_it_is_refused_there
         ("None.yml", "config"),
     ],
 )
-def test_the_stem_of_a_config_is_the_name_of_a_folder(file: str, expected: str) -> None:
+def test_the_stem_of_a_config_is_a_valid_folder_name(file: str, expected: str) -> None:
     assert stem(file) == expected
 
 
 @pytest.mark.parametrize("file", ["..yml", "...yml", ".yml", "x" * 250 + ".yml", "None.yml", " .yml"])
-def test_no_config_leaves_the_log_directory(parse: Any, tmp_path: Path, file: str) -> None:
+def test_every_config_name_gives_a_run_directory_inside_log_dir(parse: Any, tmp_path: Path, file: str) -> None:
     from utils.records import run as runs
 
     (tmp_path / file).write_text(yaml.safe_dump({**DENSE, "log_dir": "logs", "dry_run": 1}))
     options = args.parse(["--config", file])
-    assert args.from_flat(options.flat()).flat() == options.flat()  # what is stored can be read again
+    assert args.from_flat(options.flat()).flat() == options.flat()  # the stored options can be read again
     made = runs.create(options).path.resolve()
     assert (tmp_path / "logs").resolve() in made.parents and "None" not in made.name
     assert all(part not in ("", ".", "..") and not part.startswith(".") for part in runs.base_directory(options).parts)
 
 
 @pytest.mark.parametrize("name", [".", "..", ".hidden", "a/b", "x" * 100, "é" * 101, "实" * 67, "~/x"])
-def test_a_name_that_cannot_be_a_folder_is_blamed_itself(parse: Any, name: str) -> None:
+def test_a_run_name_that_is_not_a_valid_folder_name_is_refused(parse: Any, name: str) -> None:
     for content, words in (({**DENSE, "name": name}, []), (DENSE, [f"--name={name}"])):
         with pytest.raises(UsageError, match=r"\Aname: [^\n]*one path component of at most 99 characters[^\n]*\Z"):
             parse(content, *words)
@@ -191,7 +191,7 @@ def test_a_run_named_checkpoints_is_found(parse: Any, path: str) -> None:
 # folders
 
 
-def test_a_folder_from_the_command_line_stays_and_hushes_the_file(parse: Any, tmp_path: Path) -> None:
+def test_folders_of_the_command_line_are_used_without_a_warning_about_the_file(parse: Any, tmp_path: Path) -> None:
     options = parse(
         {**DENSE, "data": "/mnt/nowhere", "log_dir": "/dev/null/x"}, "--data=/no/where", f"--log-dir={tmp_path}/a/b"
     )
@@ -199,7 +199,7 @@ def test_a_folder_from_the_command_line_stays_and_hushes_the_file(parse: Any, tm
 
 
 @pytest.mark.parametrize("held", ["MNIST", "train_32x32.mat"])
-def test_folders_that_exist_and_relative_ones_stay_as_the_file_has_them(parse: Any, tmp_path: Path, held: str) -> None:
+def test_existing_and_relative_folders_of_the_file_are_kept(parse: Any, tmp_path: Path, held: str) -> None:
     (tmp_path / held).mkdir()
     for folder in (str(tmp_path), "not/yet/there"):
         options = parse({**DENSE, "data": folder, "log_dir": folder})
@@ -207,7 +207,7 @@ def test_folders_that_exist_and_relative_ones_stay_as_the_file_has_them(parse: A
 
 
 @pytest.mark.parametrize("folder", ["/no/such/folder", "", "/mnt/mine", "/mnt/disk2/datasets"])
-def test_a_folder_of_the_user_s_own_is_never_replaced(parse: Any, tmp_path: Path, folder: str) -> None:
+def test_a_folder_of_the_user_is_never_replaced_by_the_default(parse: Any, tmp_path: Path, folder: str) -> None:
     folder = folder or str(tmp_path)
     options = parse({**DENSE, "data": folder})
     assert (options.data.data, options.warnings) == (folder, ())
@@ -221,7 +221,9 @@ THEIRS = "/mnt/disk1/datasets"  # in 87 of BIPROP's files
 
 
 @pytest.mark.parametrize("folder", [THEIRS, f"{THEIRS}/", "/mnt"])
-def test_a_folder_of_biprop_s_authors_gives_way_to_the_default(parse: Any, monkeypatch: Any, folder: str) -> None:
+def test_an_unusable_folder_of_biprops_authors_is_replaced_by_the_default(
+    parse: Any, monkeypatch: Any, folder: str
+) -> None:
     monkeypatch.setitem(args.USABLE, "data", lambda path: False)
     options = parse({**DENSE, "data": folder})
     warning = f"data: {folder!r} in c.yml cannot be used here; using ./datasets"
@@ -241,7 +243,7 @@ def test_a_folder_of_biprop_s_authors_gives_way_to_the_default(parse: Any, monke
         ({}, ("--set", "ImageFolder")),
     ],
 )
-def test_what_is_downloaded_or_one_s_own_images_is_never_looked_for_elsewhere(
+def test_the_data_folder_of_a_download_or_an_image_folder_is_never_replaced(
     parse: Any, monkeypatch: Any, content: dict[str, object], words: tuple[str, ...]
 ) -> None:
     monkeypatch.setitem(args.USABLE, "data", lambda path: False)
@@ -249,7 +251,7 @@ def test_what_is_downloaded_or_one_s_own_images_is_never_looked_for_elsewhere(
     assert (options.data.data, options.warnings) == (THEIRS, ())
 
 
-def test_the_file_that_is_in_the_way_of_a_run_is_named(program, config, tmp_path):
+def test_error_names_the_file_that_blocks_the_run_directory(program, config, tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs/ticket").write_text("")
     code, _, err = program(

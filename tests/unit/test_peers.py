@@ -19,7 +19,7 @@ def store():
 
 
 def arrive(store, rank, attempt, *, seconds=20):
-    """Start a thread that waits for the other ranks as `rank`; return it and the list that gets its result."""
+    """Start a thread that waits for the other ranks as `rank`. Return the thread and the list of its results."""
     client, results = dist.TCPStore("127.0.0.1", store.port, is_master=False), []
     process = ProcessInfo(rank, 2, attempt=attempt)
 
@@ -38,7 +38,7 @@ def test_ranks_of_one_start_find_each_other_despite_entries_of_an_earlier_start(
     names = []
     for start in range(2):
         first, results = arrive(store, 0, start)
-        time.sleep(0.3)  # the entry that rank 1 of the earlier start has left must not be taken for a new one
+        time.sleep(0.3)  # the old entry of rank 1 from the earlier start must not count as a new entry
         assert first.is_alive()
         second, others = arrive(store, 1, 0)
         first.join()
@@ -48,7 +48,7 @@ def test_ranks_of_one_start_find_each_other_despite_entries_of_an_earlier_start(
     assert names[0] != names[1]
 
 
-def test_a_restart_is_known_by_any_machines_count_or_by_the_store(store):
+def test_a_restart_is_detected_by_a_restart_count_or_by_the_store(store):
     first, second = ProcessInfo(0, 2), ProcessInfo(1, 2)
     assert not rendezvous.is_restart(store, first, [[0], [0]]) and not rendezvous.is_restart(store, second, [[0], [0]])
     assert rendezvous.is_restart(store, first, [[0], [0]]) and not rendezvous.is_restart(store, second, [[0], [0]])
@@ -77,7 +77,7 @@ def test_ranks_with_conflicting_devices_are_refused(members, conflict):
 
 
 @pytest.mark.parametrize(
-    ("error", "gone"),
+    ("error", "is_loss"),
     [
         (
             dist.DistBackendError("NCCL error: remote process exited or there was a network error, ncclRemoteError"),
@@ -89,8 +89,8 @@ def test_ranks_with_conflicting_devices_are_refused(members, conflict):
         (RuntimeError("shapes do not match"), False),
     ],
 )
-def test_errors_of_a_lost_connection_are_recognised(error, gone):
-    assert rendezvous.is_connection_loss(error) == gone
+def test_errors_of_a_lost_connection_are_recognised(error, is_loss):
+    assert rendezvous.is_connection_loss(error) == is_loss
 
 
 def test_an_nccl_error_is_reported_with_its_last_error(store):

@@ -1,4 +1,4 @@
-"""Charts: labels are drawn literally, and a chart that cannot be drawn is a warning."""
+"""Charts: labels are drawn literally, and a chart that cannot be drawn causes a warning."""
 
 import os
 import re
@@ -18,7 +18,7 @@ from utils.records.plots import Line, line_chart, line_page
 ROOT = Path(__file__).parents[2]
 PNG = b"\x89PNG\r\n\x1a\n"
 CURVE = Table([{"on": 0.0, "acc@1": 1.0}, {"on": 1.0, "acc@1": 2.0}], x="on", y="acc@1")
-TEXTS = {  # as it is given -> as it is drawn
+TEXTS = {  # label -> text that is drawn
     r"a$\bad{$b": r"a$\bad{$b",
     "cost $5_$": "cost $5_$",
     "$x^2$": "$x^2$",
@@ -107,7 +107,7 @@ def test_a_failed_chart_warns_once(tmp_path, monkeypatch, capsys, failure):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_page_escapes_html_and_warns_if_it_fails(tmp_path, monkeypatch, capsys):
+def test_a_page_escapes_html_and_a_failed_page_causes_a_warning(tmp_path, monkeypatch, capsys):
     text = "<a href='x'>a</a></script> $x$ &amp; \udcff"
     assert line_page(tmp_path / "a.html", [Line(text, [0, 1], [1, 2], "C0--")], "x", "y", text)
     page = (tmp_path / "a.html").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Checkpoints of BIPROP and of this program: which load, which are refused and how. Their code never runs."""
+"""Checkpoints of BIPROP and of this program are loaded or refused in one line. Their code never runs."""
 
 import os
 import pickle
@@ -19,14 +19,14 @@ from utils.records import checkpoints
 
 @pytest.fixture
 def options(config):
-    """Options of `small_net` that agree with what `original` declares."""
+    """Options of `small_net` that agree with those stored by `original`."""
     return parse(["--config", config()]).replace(arch="Conv2_BinAct", prune_rate=0.3)
 
 
 def into(path, options, model, whole=True):
     stored = read_network(str(path))
     check_declared(stored, options)
-    print(f"{path}: {load_weights(stored, model, whole=whole)}")  # as the program does
+    print(f"{path}: {load_weights(stored, model, whole=whole)}")  # as main.py does
     return model
 
 
@@ -43,7 +43,7 @@ def refusal(act, path):
     return message
 
 
-# whose files
+# accepted formats
 
 
 @pytest.mark.parametrize("module", [True, False], ids=["module", "bare keys"])
@@ -95,7 +95,7 @@ def test_a_run_directory_gives_its_newest_readable_checkpoint(tmp_path, options,
     assert capsys.readouterr().err.endswith(f"{folder / 'epoch_1.pt'} is used instead\n")
 
 
-# what is refused unexecuted
+# malicious files
 
 
 class Attack:
@@ -150,7 +150,7 @@ def test_the_malicious_files_do_run_when_loaded_unsafely(tmp_path, form):
     assert (tmp_path / "executed").exists()
 
 
-def test_the_allowed_globals_are_allowed_only_during_a_read(tmp_path):
+def test_allowed_globals_are_registered_only_while_a_file_is_read(tmp_path):
     path = write(original(small_net()), tmp_path / "net.pth")
     before = set(torch.serialization.get_safe_globals())
     checkpoints.read(path)
@@ -159,7 +159,7 @@ def test_the_allowed_globals_are_allowed_only_during_a_read(tmp_path):
         checkpoints.load(path)
 
 
-# what is no checkpoint
+# files that are not checkpoints
 
 
 def flipped(data):
@@ -168,7 +168,7 @@ def flipped(data):
 
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 134078869\n"
-BROKEN = {  # what is done to the bytes of a good file in the legacy format or not -> the message
+BROKEN = {  # (damage to the bytes of a valid file, legacy format or not) -> message
     "cut zip": (False, lambda data: data[: len(data) // 2], "cannot be read: damaged or cut short"),
     "flipped bit": (False, flipped, "cannot be read: damaged at"),
     "cut legacy tensor": (True, lambda data: data[:-5], "cannot be read: "),
@@ -217,12 +217,12 @@ def test_a_path_without_a_checkpoint_is_refused(tmp_path):
     ],
     ids=str,
 )
-def test_a_file_without_tensors_by_name_holds_no_network(tmp_path, content):
+def test_a_file_without_named_tensors_is_refused(tmp_path, content):
     path = write(content, tmp_path / "net.pt")
     assert "holds no network: tensors by name are needed" in refusal(lambda: read_network(str(path)), path)
 
 
-# what fits
+# missing, unused and mismatched tensors
 
 
 def test_a_head_of_another_size_is_left_out_for_training_and_refused_for_testing(tmp_path, options, capsys):
@@ -281,7 +281,7 @@ def test_a_file_with_no_matching_tensor_but_a_counter_is_refused(tmp_path, optio
         assert all(part in message for part in ("does not fit this network at all: ", "and 2", "unused: "))
 
 
-# whether it is the network asked for
+# checkpoints of another network
 
 
 @pytest.mark.parametrize(
@@ -349,7 +349,7 @@ def test_biprops_small_resnets_need_the_readout_original40(tmp_path, options):
     into(path, options.replace(arch="cResNet20", readout="original40"), model)
 
 
-# the program
+# complete runs
 
 
 def test_a_biprop_checkpoint_can_be_tested_and_trained(program, config, tmp_path):

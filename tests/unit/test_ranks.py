@@ -25,7 +25,7 @@ MPI |= {"OMPI_COMM_WORLD_LOCAL_SIZE": "2"}
         (MPI, ProcessInfo(1, 2, 1, 2)),
         (MPI | SLURM | TORCHRUN, ProcessInfo(3, 4, 1, 2, "a", 7, 2)),
         (MPI | SLURM, ProcessInfo(5, 6, 0, 1, "gpu3", 20001)),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, ProcessInfo()),  # the batch script itself is no task
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, ProcessInfo()),  # the batch script itself is not a task
     ],
 )
 def test_the_rank_is_read_from_the_launchers_environment(env, process):
@@ -35,7 +35,7 @@ def test_the_rank_is_read_from_the_launchers_environment(env, process):
 @pytest.mark.parametrize(
     ("tasks", "counts"), [("2(x3),1", [2, 2, 2, 1]), ("4", [4]), ("1,3(x2)", [1, 3, 3])], ids=["a", "b", "c"]
 )
-def test_the_local_world_follows_from_slurms_tasks_per_node(tasks, counts):
+def test_the_local_world_size_is_read_from_slurms_tasks_per_node(tasks, counts):
     found = [
         launcher_env.detect_process(SLURM | {"SLURM_STEP_TASKS_PER_NODE": tasks, "SLURM_NODEID": str(node)}).local_world
         for node in range(len(counts))
@@ -59,7 +59,7 @@ def test_a_contradictory_environment_is_refused(env, message):
 
 @pytest.mark.parametrize("total", [2, 3, 7, 120])
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_the_slices_of_all_ranks_make_the_batch(total, world):
+def test_the_slices_of_all_ranks_partition_the_batch(total, world):
     slices = [BatchSlice.of(total, rank, world) for rank in range(world)]
     rows = [row for one in slices for row in range(total)[one.rows]]
     assert rows == [*range(total)]
@@ -71,7 +71,7 @@ def test_the_slices_of_all_ranks_make_the_batch(total, world):
     ("batch", "images", "world", "nearest"),
     [(100, 1437, 3, "99 or 102"), (256, 257, 2, "254 or 258"), (1, 10, 2, "2"), (8, 9, 4, "12")],
 )
-def test_a_batch_size_that_cannot_be_sliced_is_refused_with_the_nearest_that_can(batch, images, world, nearest):
+def test_a_batch_size_that_cannot_be_sliced_is_refused_with_the_nearest_valid_sizes(batch, images, world, nearest):
     with pytest.raises(UsageError, match="batch_size") as refused:
         check_batch(batch, images, world)
     assert refused.value.args[0].split("; ")[-1] == f"use {nearest}"

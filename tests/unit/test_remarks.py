@@ -1,4 +1,4 @@
-"""What options say without being wrong: those that have no effect, and values that the original called otherwise."""
+"""Warnings about valid options: options without effect, and values that have another name than in BIPROP."""
 
 from pathlib import Path
 from typing import Any
@@ -154,7 +154,7 @@ PRUNE_RATE = "prune_rate: '0.5' {} conv_type SubnetConv, GlobalSubnetConv, Fixed
         ),
     ],
 )
-def test_what_was_typed_without_effect_is_said_once(
+def test_an_option_without_effect_on_the_command_line_causes_one_warning(
     parse: Any, content: dict[str, object], words: str, warning: str
 ) -> None:
     assert parse(content, *words.split()).warnings == (warning.format("on the command line has no effect without"),)
@@ -207,7 +207,7 @@ def test_what_was_typed_without_effect_is_said_once(
         ({**SPARSE, "first_layer_dense": True}, "--density 0.2 --drop magnitude --grow hebbian --update-interval 9"),
     ],
 )
-def test_what_has_its_effect_or_stands_in_a_file_for_another_run_is_taken_in_silence(
+def test_options_with_an_effect_and_unused_options_of_a_file_cause_no_warning(
     parse: Any, content: dict[str, object], words: str
 ) -> None:
     assert parse(content, *words.split()).warnings == ()
@@ -220,25 +220,25 @@ def test_what_has_its_effect_or_stands_in_a_file_for_another_run_is_taken_in_sil
         ({**DENSE, "prune_rate": 0.5}, PRUNE_RATE.replace("'", "")),
     ],
 )
-def test_options_in_a_file_that_users_expect_to_have_an_effect_are_warned_of(
+def test_gaussian_aug_and_prune_rate_without_effect_in_a_file_cause_a_warning(
     parse: Any, content: dict[str, object], warning: str
 ) -> None:
     assert parse(content).warnings == (warning.format("in c.yml has no effect without"),)
 
 
 @pytest.mark.parametrize("rate", [None, -1])
-def test_rgconv_without_a_prune_rate_keeps_all(parse: Any, rate: float | None) -> None:
+def test_rgconv_without_a_prune_rate_keeps_every_weight(parse: Any, rate: float | None) -> None:
     options = parse({**DENSE, "conv_type": "RGConv", "prune_rate": rate})
     assert (options.constraint.prune_rate, options.constraint.density, options.warnings) == (None, 1.0, ())
 
 
 @pytest.mark.parametrize("rate", [None, -1, 0, 0.3])
-def test_samplesubnetconv_has_no_prune_rate(parse: Any, rate: float | None) -> None:
+def test_samplesubnetconv_ignores_prune_rate(parse: Any, rate: float | None) -> None:
     assert parse({**DENSE, "conv_type": "SampleSubnetConv", "prune_rate": rate}).constraint.prune_rate is None
 
 
 RENAMED = [
-    # (the original's words, what they are here)
+    # (options of BIPROP, the same options here)
     ({"trainer": "anomaly"}, {"trainer": "default", "detect_anomaly": True}),
     ({"trainer": "parallel"}, {"trainer": "default", "detect_anomaly": False}),
     ({"set": "CIFAR10_gaussian", "p_clean": 0.5}, {"set": "CIFAR10", "gaussian_aug": True, "augmix": False}),
@@ -248,7 +248,7 @@ RENAMED = [
 
 @pytest.mark.parametrize("typed", [False, True])
 @pytest.mark.parametrize(("theirs", "ours"), RENAMED)
-def test_values_of_the_original_are_taken_under_their_names_here(
+def test_renamed_values_of_biprop_are_translated_with_a_warning(
     parse: Any, theirs: dict[str, object], ours: dict[str, object], typed: bool
 ) -> None:
     words = [f"--{name.replace('_', '-')}={text}" for name, text in theirs.items()] if typed else []
@@ -260,5 +260,5 @@ def test_values_of_the_original_are_taken_under_their_names_here(
     assert args.from_flat(options.flat()).flat() == options.flat() and not args.from_flat(options.flat()).warnings
 
 
-def test_every_renamed_value_is_in_that_table() -> None:
+def test_every_renamed_value_is_tested() -> None:
     assert {next(iter(theirs.items())) for theirs, _ in RENAMED} == args.RENAMED.keys()

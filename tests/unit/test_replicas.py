@@ -1,4 +1,4 @@
-"""Modules that several ranks exchange: synchronised batch norm, and dropout of the global batch."""
+"""Modules that are replaced for several ranks: synchronised batch norm, and dropout of the global batch."""
 
 from dataclasses import replace
 
@@ -31,7 +31,7 @@ def test_synchronised_batch_norms_share_parameters_and_keep_keys_and_mode(fused,
     assert list(before) == list(after) and all(before[key] is after[key] for key in before)
 
 
-def test_replicas_exchange_dropout_and_keep_the_state_dict_keys():
+def test_replicas_replace_dropout_layers_and_keep_the_state_dict_keys():
     model = network("MNISTNet")
     kinds = [type(m) for m in model.modules() if isinstance(m, nn.Dropout | nn.Dropout2d)]
     keys, order = list(model.state_dict()), [name for name, _ in model.named_modules()]
@@ -43,7 +43,7 @@ def test_replicas_exchange_dropout_and_keep_the_state_dict_keys():
 
 @pytest.mark.parametrize(("spatial", "shape"), [(False, (5,)), (False, (2, 3, 3)), (True, (4, 2, 2))])
 @pytest.mark.parametrize("views", [1, 3])
-def test_the_ranks_dropouts_make_that_of_the_global_batch(spatial, shape, views):
+def test_the_dropout_masks_of_all_ranks_join_to_that_of_the_global_batch(spatial, shape, views):
     dropout, images = GlobalDropout(0.5, spatial=spatial), torch.randn(views, 7, *shape)
 
     def of_rank(rank, world):
@@ -59,7 +59,7 @@ def test_the_ranks_dropouts_make_that_of_the_global_batch(spatial, shape, views)
     assert torch.equal(dropout.eval()(images[0]), images[0])
 
 
-def test_the_next_slice_reaches_every_dropout():
+def test_next_slice_sets_the_batch_slice_of_every_dropout_layer():
     class Batches:
         def share(self, step):
             return BatchSlice.of(10 + step, 0, 2)

@@ -1,4 +1,4 @@
-"""ResNets against the formulas of their papers and of BIPROP; read-outs, widths, head and errors."""
+"""ResNets equal the formulas of their papers and of BIPROP. Tests of read-outs, widths, head and errors."""
 
 import pytest
 import torch
@@ -195,7 +195,7 @@ def test_width_mult_truncates_every_width(arch, width_mult, widths, middle):
 
 
 @pytest.mark.parametrize("arch", ["cResNet18", "ResNet50_v2", "cResNet20_BinAct"])
-def test_the_head_alone_has_a_bias_and_only_with_head_bias(arch):
+def test_only_the_head_has_a_bias_and_only_with_head_bias(arch):
     for head_bias in (False, True):
         model = built(arch, size=32, head_bias=head_bias)
         biased = [name for name, layer in weight_layers(model).items() if layer.bias is not None]

@@ -23,14 +23,14 @@ KINDS = {
     "sgd": {},
     "sparse": {"conv_type": "SparseConv", "freeze_weights": None, "progress_interval": 5, "update_interval": 1},
 }
-# With these the run goes on as it was: the learning rate is set for every epoch, a setting that is missing comes from
-# the options, a CPU has no use for a GPU's generator, event files have their own tests, clocks may say anything, and
-# resumption does not read the descriptions of the network and of the data set.
+# Any value of these entries is accepted. The learning rate is set in every epoch. The options supply a missing setting.
+# A CPU ignores the generator of a GPU. Event files have separate tests. Times may have any value. Resumption does not
+# read the descriptions of the network and of the data set.
 FREE = {"events", "network", "data", "cuda", "seconds", "train_seconds", "train_images", "loss"}
 
 
 def others(value):
-    """Yield wrong values to put in place of `value`."""
+    """Yield invalid replacements of `value`."""
     yield from (None, "text", -1, LARGE, [], {"a": {}}, torch.full((3,), 2.0), torch.tensor(1j))
     if isinstance(value, torch.Tensor) and value.ndim:
         yield value[..., :1].clone()
@@ -66,9 +66,9 @@ def is_free(place, new, value):
     number = [*map(type, new)] == [int]
     if (new and new[0] is value) or (new == ({"a": {}},) and place[0] == "method"):
         return True
-    if place[0] == "options" and len(place) > 1:  # one that is missing has its default, as in any configuration
+    if place[0] == "options" and len(place) > 1:  # a missing option has its default, as in any configuration
         return place[1] not in ("lr", "seed", "arch", "prune_rate", "conv_type", "epochs") or not new
-    if place[:3] in [("rng", "numpy", 4), ("rng", "python", 2)]:  # a spare Gaussian number
+    if place[:3] in [("rng", "numpy", 4), ("rng", "python", 2)]:  # the cached second Gaussian number of the generator
         return number
     same_count = number and place[0] == "state" and new[0] == LARGE and not names & {"acc@1", "acc@5", "epoch"}
     rate = "lr" in names and "param_groups" in names and number and new[0] == LARGE
@@ -77,7 +77,7 @@ def is_free(place, new, value):
 
 @pytest.fixture
 def made(program, config, tmp_path):
-    """Function that trains a run for an epoch and returns (its options, parts to restore, its checkpoint)."""
+    """Return a function that trains a run for an epoch and returns (options, parts to restore, checkpoint)."""
 
     def make(kind, **changes):
         path = config(**{"name": f"{kind}.yml", "epochs": 1} | changes)

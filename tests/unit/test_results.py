@@ -1,4 +1,4 @@
-"""results.csv after crashes: damaged lines are moved and warned of, sound rows are kept, lost rows are rebuilt."""
+"""results.csv after crashes: damaged lines are moved with a warning, intact rows are kept, lost rows are rebuilt."""
 
 import csv
 import errno
@@ -70,7 +70,7 @@ def test_a_damaged_line_is_moved_to_another_file_and_other_rows_are_kept(file, c
 
 
 def test_a_row_that_an_earlier_version_appended_to_a_torn_line_is_found(file):
-    """The earlier version ended the torn line first, but a CSV reader takes both lines for one row."""
+    """The earlier version ended the torn line first, but a CSV reader joins both lines to one row."""
     with file.open("ab") as there:
         there.write(CUT + b"\n" + line(8) + b"\n")
     assert [r["Run ID"][31] for r in results.read(file)[0]] == ["1", "2", "8"]
@@ -129,14 +129,14 @@ def test_a_blank_file_counts_as_empty(tmp_path, content):
     assert rows_with(path) == [1]
 
 
-def test_damaged_lines_of_a_runs_own_result_are_moved_too(file):
+def test_write_own_moves_damaged_lines_to_another_file(file):
     with file.open("ab") as there:
         there.write(CUT)
     results.write_own(file, row(3))
     assert rows_with(file) == [1, 2, 3] and file.with_name("results.csv.damaged").read_bytes() == CUT + b"\n"
 
 
-def test_a_last_row_without_a_line_end_is_sound(file):
+def test_a_last_row_without_a_line_end_is_valid(file):
     file.write_bytes(file.read_bytes().rstrip(b"\n"))
     results.append(file, row(3))
     assert rows_with(file) == [1, 2, 3] and not file.with_name("results.csv.damaged").exists()
@@ -158,7 +158,7 @@ def test_a_run_id_inside_a_torn_line_does_not_block_its_row(file):
     assert rows_with(file) == [1, 2, 3]
 
 
-def test_a_row_that_cannot_be_written_to_the_end_is_removed_again(file, monkeypatch):
+def test_a_row_is_removed_if_its_write_fails(file, monkeypatch):
     before = file.read_bytes()
 
     def refuse(number):
@@ -170,7 +170,7 @@ def test_a_row_that_cannot_be_written_to_the_end_is_removed_again(file, monkeypa
     assert file.read_bytes() == before
 
 
-def test_a_sweep_table_uses_all_sound_rows_and_warns_of_damaged_lines(program, config, tmp_path, capsys):
+def test_a_sweep_table_uses_all_valid_rows_and_warns_about_damaged_lines(program, config, tmp_path, capsys):
     path = config(epochs=1)
     for seed in (1, 2):
         assert program("--config", path, "--seed", seed)[0] == 0
@@ -203,7 +203,8 @@ def test_rebuild_restores_a_lost_results_file_with_current_run_directories(progr
     assert program_of_results.main(["rebuild", str(tmp_path / "runs")]) == 0
     assert "rows added: 3, there before: 0" in capsys.readouterr().out
     rebuilt, damaged = results.read(file)
-    assert sorted(map(str, rebuilt)) == sorted(map(str, before)) and damaged == 0  # two may end within a second
+    # two runs may end within the same second
+    assert sorted(map(str, rebuilt)) == sorted(map(str, before)) and damaged == 0
     (tmp_path / "runs/ticket").rename(tmp_path / "runs/moved")
     (tmp_path / "runs/moved/prune-rate=0.5/ticket/0/result.csv").unlink()
     assert program_of_results.main(["rebuild", str(tmp_path / "runs"), "--results", str(tmp_path / "new.csv")]) == 0

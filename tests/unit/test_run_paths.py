@@ -1,4 +1,4 @@
-"""The kind of a path that names a trained network: a run directory, a checkpoint in one, or any other file."""
+"""Kinds of paths to a trained network: a run directory, a checkpoint in a run directory, or any other file."""
 
 import os
 from pathlib import Path
@@ -26,12 +26,12 @@ def test_a_run_directory_is_located(run):
 
 
 def test_a_checkpoint_is_located_in_its_run(run):
-    for path in (run.last, run.best, run.epoch_checkpoint(3)):  # whether the file exists or not
+    for path in (run.last, run.best, run.epoch_checkpoint(3)):  # even if the file does not exist
         located, checkpoint = locate_run(path)
         assert (located.path, checkpoint) == (run.path, path)
 
 
-def test_a_file_elsewhere_is_in_no_run(run, tmp_path):
+def test_a_file_outside_a_run_belongs_to_no_run(run, tmp_path):
     run.config.unlink()
     for path in (run.last, tmp_path / "model_best.pth", Path("gone.pt")):
         assert locate(path) == (None, path)
@@ -63,7 +63,7 @@ def test_a_folder_that_cannot_be_read_holds_no_run(run):
 @pytest.mark.parametrize(
     "name", ["last.pt", "best.pt", "initial.pt", "status.json", "config.yaml", "metrics.csv", "checkpoints"]
 )
-def test_file_names_of_a_run_are_spelled_once(name):
+def test_file_names_of_a_run_are_defined_only_in_run_paths(name):
     """The texts of messages and of the help may name a file, so only quoted names count."""
     owners = {"utils/run_paths.py"}
     files = [path for folder in ("trainers", "models", "data", "utils") for path in (ROOT / folder).rglob("*.py")]

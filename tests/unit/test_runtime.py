@@ -35,7 +35,7 @@ def test_a_missing_device_is_refused(monkeypatch, device, gpus, message):
         runtime.choose(device, "auto", gpus, deterministic=False)
 
 
-def test_autocast_is_on_only_where_precision_is_not_fp32():
+def test_autocast_is_enabled_only_for_bf16():
     layer, x = torch.nn.Linear(4, 4), torch.randn(2, 4)
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         with runtime.choose("cpu", precision, None, deterministic=False).precision():
@@ -43,7 +43,7 @@ def test_autocast_is_on_only_where_precision_is_not_fp32():
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_float32_is_never_tf32_whatever_was_chosen_before(precision):
+def test_choosing_a_runtime_always_disables_tf32(precision):
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     runtime.choose("cpu", precision, None, deterministic=False).at("bf16")
     assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32

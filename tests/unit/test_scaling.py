@@ -1,4 +1,4 @@
-"""docs/scaling.md agrees with the records, the networks and the formulas, and the formulas are right."""
+"""docs/scaling.md agrees with the records, the networks and the formulas. Tests of the formulas."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from scripts.scaling import (
     weak_efficiency,
 )
 
-# round numbers: an image takes 1 ms, a layer 1 ms; 2 GPUs a node
+# round numbers: 1 ms per image, 1 ms per layer, 2 GPUs per node
 ROUND = Cluster(1e9, 1e-3, 2, 1e9, 1e8, latency_inside=1e-5, latency_between=1e-4)
 NET = Net(flops=1e6, buckets=(1_000_000, 250_000), layers=6, norms=3, batch=16, images=100)
 
@@ -36,11 +36,11 @@ def test_check_detects_an_outdated_page(monkeypatch, tmp_path):
     assert scaling.main([]) == 0 and scaling.PAGE.read_text() == text
 
 
-def test_options_of_other_machines_print_a_table_and_keep_the_page(capsys):
+def test_options_of_other_machines_print_a_table_and_leave_the_page_unchanged(capsys):
     before = scaling.PAGE.read_text()
     assert scaling.main(["--between", "1e8"]) == 0
-    said = capsys.readouterr().out
-    assert "| Conv4 | 512 |" in said and said.strip() not in before and scaling.PAGE.read_text() == before
+    output = capsys.readouterr().out
+    assert "| Conv4 | 512 |" in output and output.strip() not in before and scaling.PAGE.read_text() == before
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_all_reduce_is_a_ring_in_a_node_and_trees_between_nodes(gpus, seconds):
     assert all_reduce_seconds(1e6, gpus, ROUND) == pytest.approx(seconds)
 
 
-def test_a_step_waits_for_the_last_bucket_and_what_does_not_overlap():
+def test_exposed_communication_is_the_last_bucket_and_the_part_without_overlap():
     assert compute_seconds(NET, 8, ROUND) == pytest.approx(14e-3)
     used = all_reduce_seconds(4 * 6, 2, ROUND)
     first, last = all_reduce_seconds(4e6, 2, ROUND), all_reduce_seconds(1e6, 2, ROUND)
@@ -82,7 +82,7 @@ def test_counted_message_sizes_equal_the_measured_ones():
             assert sent["gradients"] == [number * bucket for bucket in net.buckets]
             assert (sent["trained"], sent["used"]) == (net.trained, 4 * net.layers)
     assert [net.norms for net in nets.values()] == [0, 20, 53] and nets["ResNet-50"].layers == 54
-    assert nets["ResNet-50"].flops == pytest.approx(3 * 2 * 4.1e9, rel=0.02)  # 4.1·10⁹ multiplications forward
+    assert nets["ResNet-50"].flops == pytest.approx(3 * 2 * 4.1e9, rel=0.02)  # 4.1·10⁹ multiplications per forward pass
 
 
 def test_less_than_one_image_per_gpu_is_marked_as_refused():

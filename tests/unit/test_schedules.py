@@ -52,7 +52,7 @@ def test_every_policy_equals_its_formula_in_every_epoch(name, epochs, warmup):
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_factors_are_plain_floats_and_depend_on_the_epoch_alone(name):
+def test_factors_are_plain_floats_and_depend_only_on_the_epoch(name):
     factor = schedule(name, epochs=100, warmup=5)
     forwards = [factor(epoch) for epoch in range(100)]
     assert [factor(epoch) for epoch in reversed(range(100))] == forwards[::-1]

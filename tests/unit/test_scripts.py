@@ -1,4 +1,4 @@
-"""The commands in scripts/: how they start, end on Ctrl-C, and depend on each other."""
+"""The commands in scripts/: start, end on Ctrl-C, and dependencies among them."""
 
 import ast
 import os
@@ -46,7 +46,7 @@ def test_a_command_starts_through_start_py(path):
 
 def test_ctrl_c_ends_a_command_with_one_line(capsys):
     old = signal.getsignal(signal.SIGINT)
-    stop_signal.exit_on_interrupt()  # as start.prepare does it while libraries load
+    stop_signal.exit_on_interrupt()  # as start.prepare sets it while libraries load
 
     @command
     def main(argv):

@@ -108,7 +108,7 @@ def test_folders_named_train_and_test_are_not_read_as_cifar100(tmp_path):
 
 
 def run_unpack_command(message):
-    """Run the command that an error message advises."""
+    """Run the unpack command of an error message."""
     command = message.partition("not unpacked: ")[2]
     words = shlex.split(command)
     if words[0] == "unzip":
@@ -203,7 +203,7 @@ def test_idx_file_with_a_dotted_name_and_gz_is_decompressed(tmp_path):
 
 @pytest.mark.parametrize("name", [name for name in SETS if name not in ("digits", "BigCIFAR10")])
 def test_error_names_an_archive_with_a_generic_name(tmp_path, name):
-    (tmp_path / "archive.zip").write_bytes(b"")  # the name of every Kaggle download
+    (tmp_path / "archive.zip").write_bytes(b"")  # Kaggle gives every download this name
     with pytest.raises(UsageError, match=r"its archive .*archive\.zip is not unpacked: unzip "):
         load(name, tmp_path)
 
@@ -214,4 +214,5 @@ def test_error_explains_the_nested_archives_of_imagenet(tmp_path, part, advice):
     path.write_bytes(b"")
     with pytest.raises(UsageError, match=f"its archive {re.escape(str(path))} is not unpacked.*{advice}") as caught:
         load("ImageNet", tmp_path)
-    assert "tar -xf" not in str(caught.value)  # tar alone would leave a thousand archives, or images without classes
+    # a single tar command would leave a thousand archives, or images without class folders
+    assert "tar -xf" not in str(caught.value)

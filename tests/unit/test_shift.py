@@ -1,4 +1,4 @@
-"""DeepShift: arithmetic against numpy, gradients against those of their surrogates, and state."""
+"""DeepShift constraints: values against numpy, gradients against their surrogates, and state."""
 
 import copy
 import math
@@ -24,7 +24,7 @@ def q(weight=None, **options):
 
 
 def ps(shift, sign, **options):
-    """Return a constraint with these parameters."""
+    """Return a ShiftPS constraint with these parameters."""
     made = ShiftPSWeight(torch.zeros_like(shift), **options)
     made.shift.data, made.sign.data = shift.clone(), sign.clone()
     return made
@@ -78,7 +78,7 @@ def test_impossible_bits_are_refused(kind, bits):
 # gradients
 
 
-def test_gradients_of_ps_are_those_of_the_formula():
+def test_gradients_of_shift_ps_equal_the_formula():
     shift, sign, g = random(6, 5) * 3 - 4, random(6, 5, seed=1), random(6, 5, seed=2)
     made = ps(shift, sign)
     made().backward(g)
@@ -89,7 +89,7 @@ def test_gradients_of_ps_are_those_of_the_formula():
     assert {*s.ravel()} == {-1, 0, 1}
 
 
-def test_gradients_of_ps_are_those_of_the_surrogate_and_fail_gradcheck():
+def test_gradients_of_shift_ps_equal_those_of_the_surrogate_and_fail_gradcheck():
     p, signs, g = (random(4, 3, seed=i, dtype=torch.float64) for i in range(3))
     shift, sign = (torch.round(p * 2) - 5).requires_grad_(), (signs * 2).requires_grad_()
     s = torch.sign(torch.round(sign.detach()))
@@ -104,7 +104,7 @@ def test_gradients_of_ps_are_those_of_the_surrogate_and_fail_gradcheck():
 
 @pytest.mark.parametrize("update", ["ste", "crude"])
 @pytest.mark.parametrize("training", [True, False])
-def test_gradients_of_q_pass_straight_through_also_where_values_are_clamped(update, training):
+def test_gradients_of_shift_q_pass_straight_through_even_for_clamped_values(update, training):
     weight, g = nn.Parameter(torch.tensor([[-3.0, 0.3, 0.0, 1e-9, 1.0]])), random(1, 5)
     q(shift_update=update).train(training)(weight).backward(g)
     assert torch.equal(weight.grad, g)
@@ -122,7 +122,7 @@ def test_rounding_fails_gradcheck_and_its_surrogate_passes():
 # ShiftQ
 
 
-def test_the_weight_of_q_is_clamped_in_place_in_training_only():
+def test_the_weight_of_shift_q_is_clamped_in_place_in_training_only():
     values = [[-3.0, 0.3, 0.0, -1e-9]]
     weight = nn.Parameter(torch.tensor(values))
     assert q().eval()(weight).tolist() == [[-1.0, 0.25, 0.0, -(2.0**-15)]]
@@ -137,7 +137,7 @@ def test_the_crude_update_overwrites_weights_and_biases_before_the_optimizer_ste
     made = q(shift_update="crude").train(training)
     assert made(weight) is weight and made.effective_bias(bias) is bias
     assert weight.tolist() == [[0.25, -1.0, 0.0]] and bias.tolist() == [0.5, -(2.0**-30)]
-    weight.data += 0.05  # lost: 0.3 is rounded to 0.25 again
+    weight.data += 0.05  # the update is lost: 0.3 is rounded to 0.25 again
     made.train(training)
     assert made(weight).tolist() == [[0.25, -1.0, pytest.approx(2.0**-4)]]
 
@@ -159,7 +159,7 @@ def test_the_crude_update_clamps_nothing(bits):
         (ShiftPSWeight, "conv", True, True),
     ],
 )
-def test_the_default_rounds_the_inputs_and_biases_that_the_code_of_the_paper_rounds(kind, layer, inputs, bias):
+def test_inputs_and_biases_are_rounded_by_default_as_in_the_published_code(kind, layer, inputs, bias):
     weight, value = torch.zeros(2, 3) if layer == "linear" else torch.zeros(2, 3, 1, 1), torch.tensor([0.1, -0.1])
     rounded_value = FixedPoint(16, 16).quantise(value)
     made, given = kind(weight), kind(weight, activation_bits=(16, 16))
@@ -217,7 +217,7 @@ def test_a_bias_is_fixed_point_unless_crude():
         assert effective.tolist() == [0.5, -0.75, 3.0] and torch.equal(bias.grad, g)
 
 
-def test_the_hook_rounds_the_input_of_a_layer():
+def test_the_forward_pre_hook_rounds_the_input_of_a_layer():
     layer = nn.Linear(3, 2)
     layer.register_forward_pre_hook(q(activation_bits=(3, 1)).input_quantiser())
     x = torch.tensor([[0.7, -0.7, 9.0]])
@@ -237,7 +237,7 @@ def test_nan_stays_nan():
 
 
 @pytest.mark.parametrize("bits, lowest", [(2, 0), (3, -2), (5, -14), (8, -126)])
-def test_initial_values_of_ps_are_those_of_the_published_code(bits, lowest):
+def test_initial_values_of_shift_ps_equal_those_of_the_published_code(bits, lowest):
     generator = torch.Generator().manual_seed(3)
     linear = ShiftPSWeight(torch.zeros(90, 80), weight_bits=bits, generator=generator)
     conv = ShiftPSWeight(torch.zeros(40, 20, 3, 3), weight_bits=bits, generator=generator)
@@ -276,7 +276,7 @@ def test_from_dense_gives_the_rounded_logarithm_and_the_sign():
 # cache
 
 
-def test_evaluation_computes_the_weight_once_and_again_when_it_has_changed(monkeypatch):
+def test_evaluation_computes_the_weight_once_until_a_parameter_changes(monkeypatch):
     calls = []
     real = torch.Tensor.exp2_
     monkeypatch.setattr(torch.Tensor, "exp2_", lambda x: calls.append(1) or real(x))
@@ -297,7 +297,7 @@ def test_evaluation_computes_the_weight_once_and_again_when_it_has_changed(monke
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_effective_weight_keeps_the_memory_format_also_with_one_input_channel(training):
+def test_the_effective_weight_keeps_the_memory_format_even_with_one_input_channel(training):
     weight = nn.Parameter(random(8, 1, 3, 3).to(memory_format=torch.channels_last))
     made = ShiftPSWeight(weight.detach()).to(memory_format=torch.channels_last)
     made.shift.data = weight.detach()

@@ -62,7 +62,7 @@ def published_output(net, x):
 
 @KINDS
 @pytest.mark.parametrize("training", [True, False])
-def test_layers_compute_the_output_of_the_code_of_the_paper(kind, training):
+def test_layer_outputs_equal_those_of_the_published_code(kind, training):
     net = network(kind).double().train(training)
     found = net(batch().double())
     torch.testing.assert_close(found, published_output(net, batch().double()), rtol=0, atol=1e-12)
@@ -107,7 +107,7 @@ def test_baking_and_copying_keep_the_fixed_point_of_inputs(kind, options):
     assert not torch.equal(free(batch()), expected)
 
 
-def test_crude_weights_and_biases_are_powers_of_two_when_baked():
+def test_baking_crude_weights_and_biases_gives_powers_of_two():
     net = network("ShiftQ", shift_update="crude")
     before = {name: value.clone() for name, value in net.state_dict().items()}
     plain = bake(net)
@@ -116,7 +116,7 @@ def test_crude_weights_and_biases_are_powers_of_two_when_baked():
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())  # bake overwrites a copy
 
 
-def test_the_parameters_of_ps_replace_the_weight():
+def test_the_shift_and_sign_of_shift_ps_replace_the_weight():
     net = network("ShiftPS")
     names = ["0.bias", "0.constraint.shift", "0.constraint.sign", "3.bias", "3.constraint.shift", "3.constraint.sign"]
     assert [name for name, _ in net.named_parameters()] == names
@@ -203,10 +203,10 @@ def test_the_table_includes_exponents_outside_the_range_for_the_crude_update():
     assert sum(counts.values()) == sum(layer.weight.numel() for layer in weight_layers(net).values()) - 1
 
 
-@pytest.mark.parametrize(("epochs", "told"), [(1, [1]), (5, [1, 2, 3, 4, 5]), (25, [*range(2, 25, 2), 25])])
-def test_a_long_run_writes_the_table_for_some_epochs_and_the_last(epochs, told):
+@pytest.mark.parametrize(("epochs", "written"), [(1, [1]), (5, [1, 2, 3, 4, 5]), (25, [*range(2, 25, 2), 25])])
+def test_a_long_run_writes_the_table_for_some_epochs_and_the_last(epochs, written):
     net = network("ShiftQ").eval()
-    assert [e for e in range(1, epochs + 1) if Shift().tables(net, None, None, e, epochs)] == told
+    assert [e for e in range(1, epochs + 1) if Shift().tables(net, None, None, e, epochs)] == written
 
 
 # from a trained dense network
@@ -218,7 +218,7 @@ def small(kind, seed=0):
     return constrain(model, kind, generator=torch.Generator().manual_seed(seed))
 
 
-FORMS = {  # contents of a checkpoint
+FORMS = {  # name -> content of a checkpoint
     "bare": lambda model: model.state_dict(),
     "ours": lambda model: {"model": model.state_dict(), "options": {"arch": "Conv2", "conv_type": "DenseConv"}},
     "biprop": lambda model: {"state_dict": original_state(model), "arch": "Conv2", "conv_type": "DenseConv"},
@@ -228,7 +228,7 @@ FORMS = {  # contents of a checkpoint
 @KINDS
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("whole", [True, False])
-def test_a_dense_network_becomes_a_shift_network(config, tmp_path, capsys, kind, form, whole):
+def test_a_dense_checkpoint_loads_into_a_shift_network(config, tmp_path, capsys, kind, form, whole):
     dense, model = small("DenseConv", seed=1), small(kind)
     options = args.parse(["--config", config(arch="Conv2", conv_type=kind, freeze_weights=None, prune_rate=None)])
     stored = read_network(str(write(FORMS[form](dense), tmp_path / "dense.pt")))
@@ -242,14 +242,14 @@ def test_a_dense_network_becomes_a_shift_network(config, tmp_path, capsys, kind,
         assert torch.equal(layer.constraint(layer.weight), power_of_two(weight, lowest)), name
 
 
-def test_a_dense_layer_of_another_shape_is_named(config, tmp_path):
+def test_error_names_a_dense_layer_of_another_shape(config, tmp_path):
     dense = small("DenseConv").state_dict() | {"linear.4.weight": torch.ones(9, 32)}
     stored = read_network(str(write(dense, tmp_path / "dense.pt")))
     with pytest.raises(UsageError, match=r"of another shape: linear\.4\.shift has shape \[9, 32, 1, 1\], not \[3, 32"):
         load_trained.load_weights(stored, small("ShiftPS"), whole=True)
 
 
-def test_a_shift_network_does_not_become_a_dense_one(config, tmp_path):
+def test_a_shift_checkpoint_is_refused_for_a_dense_network(config, tmp_path):
     options = args.parse(["--config", config(arch="Conv2", conv_type="DenseConv", freeze_weights=None)])
     content = {"model": small("ShiftQ").state_dict(), "options": {"arch": "Conv2", "conv_type": "ShiftQ"}}
     with pytest.raises(UsageError, match=r"conv_type: ShiftQ in .*, DenseConv here"):

@@ -1,4 +1,4 @@
-"""Layers between binary activations: which layers they are, and that their sums are exact."""
+"""Layers between binary activations: detection of these layers, and their exact sums."""
 
 import copy
 from collections import Counter
@@ -44,11 +44,11 @@ def layers_between(model):
     return {name: layer for name, layer in constrained_layers(model).items() if layer.constraint.between_signs}
 
 
-# which layers
+# detection of the layers
 
 
 def sums_between_signs(logits):
-    """Return how many convolutions and products in autograd's graph have a binary activation before and after them."""
+    """Return the number of convolutions and products between two binary activations in autograd's graph."""
     through = ("MaxPool2DWithIndices", "Relu", "View", "ReshapeAlias", "UnsafeView")
     products = ("Convolution", "Mm", "Addmm")
 
@@ -85,7 +85,7 @@ def test_sign_layers_finds_every_layer_between_signs_in_every_architecture(arch)
 
 @pytest.mark.parametrize("norm", ["none", "batch_norm", "hard_invert"])
 @pytest.mark.parametrize("norm_last", [False, True])
-def test_sign_layers_of_an_mlp(norm, norm_last):
+def test_sign_layers_finds_the_layers_between_signs_of_an_mlp(norm, norm_last):
     model = models.build(
         "MLP", num_classes=5, in_shape=(1, 4, 4), hidden=(9, 8), activation="sign", norm=norm, norm_last=norm_last
     )
@@ -123,7 +123,7 @@ class Tenth(Sign):
 
 
 class OfTenths(Functional):
-    """A network with a subclass of the binary activation whose values are not whole."""
+    """A network with a subclass of the binary activation whose values are not integers."""
 
     def __init__(self):
         super().__init__()
@@ -150,7 +150,7 @@ class Twofold(Reused):
 @pytest.mark.parametrize(
     "kind, expected", [(Reused, 0), (ByValue, 0), (Twofold, 0), (OfTenths, 0), (InPlace, 0), (Functional, 1)]
 )
-def test_sign_layers_of_unusual_networks(kind, expected):
+def test_sign_layers_omits_a_layer_if_its_inputs_or_uses_may_not_be_signs(kind, expected):
     model = kind()
     assert len(sign_layers(model)) == expected
     attach(model, lambda weight: SubnetWeight(weight, density=0.5), ["layer"])
@@ -179,7 +179,7 @@ def seen(model, x, precision="fp32"):
 
 
 def exact_sign(layer, x):
-    """Return the signs of the exact outputs: the sums are those of whole numbers in float64."""
+    """Return the signs of the exact outputs, computed with sums of integers in float64."""
     signs, scale = layer.constraint.signs(layer.weight)
     multiply = F.linear if signs.dim() == 2 else lambda a, b: F.conv2d(a, b, padding=layer.padding)
     sums = multiply(x.double(), signs.double())
@@ -192,7 +192,7 @@ def exact_sign(layer, x):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", NETS)
-def test_the_signs_of_outputs_are_those_of_exact_sums(name, threads, layout, precision, on_threads):
+def test_the_signs_of_outputs_equal_those_of_exact_sums(name, threads, layout, precision, on_threads):
     model, x = net(name), images(name)
     if x.shape[1] > 1:
         model, x = model.to(memory_format=LAYOUTS[layout]), x.contiguous(memory_format=LAYOUTS[layout])
@@ -236,7 +236,7 @@ def between(layer, conv_type):
 @pytest.mark.parametrize("conv_type", ["SubnetConv", "GlobalSubnetConv", "BinaryConv"])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("kind", ["conv", "strided", "circular", "linear"])
-def test_values_and_gradients_are_those_of_the_effective_weight(kind, bias, conv_type):
+def test_values_and_gradients_equal_those_of_the_effective_weight(kind, bias, conv_type):
     layer, shape = {
         "conv": (nn.Conv2d(6, 5, 3, padding=1, bias=bias), (3, 6, 5, 4)),
         "strided": (nn.Conv2d(6, 4, 2, stride=2, dilation=2, groups=2, bias=bias), (3, 6, 7, 7)),

@@ -35,7 +35,7 @@ def constrained(layers, kind, **settings):
 @EVERY_NETWORK
 @EVERY_COUNT
 @pytest.mark.parametrize("training", [True, False])
-def test_every_constraint_takes_tiny_batches_forward_and_backward(kind, settings, layers, count, training):
+def test_every_constraint_supports_tiny_batches_forward_and_backward(kind, settings, layers, count, training):
     model, shape = constrained(layers, kind, **settings)
     model.train(training)
     several = torch.randn(3, *shape)
@@ -57,7 +57,7 @@ def test_every_constraint_takes_tiny_batches_forward_and_backward(kind, settings
 @pytest.mark.parametrize("strength", [coactivation, correlation])
 @EVERY_NETWORK
 @EVERY_COUNT
-def test_strengths_of_zero_images_are_zero_and_correlations_of_one_image_too(strength, layers, count):
+def test_strengths_of_zero_images_and_correlations_of_one_image_are_zero(strength, layers, count):
     model, shape = constrained(layers, "SparseConv")
     strengths = ConnectionStrengths(constrained_layers(model), correlated=strength is correlation)
     strengths.attach(ALONE)

@@ -89,7 +89,7 @@ def test_dropout_follows_hidden_layers_only():
     ]
 
 
-def test_inverters_compute_their_formulas_and_clamp_v():
+def test_inverters_compute_their_formulas_and_soft_invert_clamps_v():
     x = torch.tensor([-1.0, 0.25, 1.0])
     assert HardInvert()(x).tolist() == [2, 0.75, 0]
     soft = SoftInvert()
@@ -99,9 +99,9 @@ def test_inverters_compute_their_formulas_and_clamp_v():
     torch.testing.assert_close(soft(x), x * 0.75 + (1 - x) * 0.25)
     soft(x).sum().backward()
     torch.testing.assert_close(soft.v.grad, (1 - 2 * x).sum())
-    for wild, clamped in ((-3.0, 0.0), (1.5, 1.0)):
+    for outside, clamped in ((-3.0, 0.0), (1.5, 1.0)):
         with torch.no_grad():
-            soft.v.fill_(wild)
+            soft.v.fill_(outside)
         torch.testing.assert_close(soft(x), x * (1 - clamped) + (1 - x) * clamped)
         assert soft.v == clamped
     assert len({SoftInvert().v.item() for _ in range(4)}) == 4

@@ -1,4 +1,4 @@
-"""Trainer `sparse`: when strengths are counted, how connections move, optimizer state of moved ones, resumption."""
+"""Trainer `sparse`: counting of strengths, moves of connections and their optimizer state, resumption."""
 
 import copy
 
@@ -64,8 +64,8 @@ class EpochObserver:
     def stopped(self, state): ...
 
 
-class Observed(Sparse):
-    """Calls `look(method, when, step)` before a step, after its optimizer step ("trained") and after the method's."""
+class ObservedSparse(Sparse):
+    """Method that calls `look(method, when, step)` before, within and after a step (within: "trained")."""
 
     look = staticmethod(lambda method, when, step: None)
 
@@ -88,7 +88,7 @@ def setup_of(net, kind=Sparse, optimizer="sgd", weight_decay=1e-2, **rules):
 
 
 def run(net, epochs=2, look=None, state=None, **rules):
-    kind = type("Looking", (Observed,), {"look": staticmethod(look)}) if look else Sparse
+    kind = type("Looking", (ObservedSparse,), {"look": staticmethod(look)}) if look else Sparse
     setup = setup_of(net, kind, **rules)
     fit(setup, state or TrainingState(), epochs, EpochObserver())
     return setup
@@ -146,10 +146,10 @@ def test_layers_have_hooks_in_counted_training_steps_only():
     assert hooked == [0, 4]
     hooked.clear()
     run(network(DENSITY), 1, look, prune_rate=DENSITY, drop="magnitude", grow="gradient", progress_interval=2)
-    assert hooked == []  # these rules need no strengths
+    assert hooked == []  # these rules read no strengths
 
 
-def test_nothing_is_counted_after_the_last_move():
+def test_no_strengths_are_counted_after_the_last_move():
     counted = []
 
     def look(method, when, step):
@@ -202,7 +202,7 @@ def test_without_a_density_connections_move_at_the_end_of_every_epoch(capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_a_warning_names_a_run_without_moves(capsys):
+def test_a_run_without_moves_causes_a_warning(capsys):
     assert moves(1, DENSITY) == []
     assert "no rewiring will take place: one is due every 100 steps until step 4\n" in capsys.readouterr().err
     assert moves(1, 0.1, density_schedule="cubic") == []
@@ -475,7 +475,7 @@ def test_a_run_stopped_between_any_two_batches_resumes_to_the_bit(rules, stop):
         assert torch.equal(one, other), name
 
 
-def test_the_state_of_the_method_is_strengths_by_layer():
+def test_the_state_of_the_method_has_the_strengths_of_every_layer():
     setup, state = setup_of(network()), TrainingState()
     fit(setup, state, 1, EpochObserver(stop=lambda: state.step == 2))
     state = setup.method.state_dict()

@@ -1,4 +1,4 @@
-"""Text is escaped where a stream cannot encode it, and a closed or full stream ends no program."""
+"""Text that a stream cannot encode is escaped, and a closed or full stream does not end a program."""
 
 import ast
 import io
@@ -31,7 +31,7 @@ sys.exit(exit_codes.run_program(work))
 
 
 def python(text, redirection="", **env):
-    text = text.encode("ascii", "backslashreplace").decode()  # within literals it means the same
+    text = text.encode("ascii", "backslashreplace").decode()  # Unicode escapes in literals are equivalent
     command = f'exec "{sys.executable}" -c "$TEXT" {redirection}'
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG", "PYTHON"))}
     words = ["bash", "-c", f"set -o pipefail; {command.removeprefix('exec ') if '|' in redirection else command}"]
@@ -156,7 +156,7 @@ def test_a_value_from_a_file_is_escaped_on_one_line(text, shown):
     assert escaped(text) == shown
 
 
-def test_line_breaks_and_tabs_of_our_messages_stay():
+def test_visible_keeps_line_feeds_and_tabs_of_a_message():
     assert visible("2 problems:\n\tone\r\n") == "2 problems:\n\tone\\r\n"
 
 
@@ -181,6 +181,6 @@ def test_a_formula_is_stored_as_text_and_read_back_unchanged(value, stored):
     assert (csv_cell(value), csv_text(stored)) == (stored, value)
 
 
-def test_numbers_paths_and_none_as_csv_cells():
+def test_csv_cell_keeps_numbers_and_none_and_escapes_paths():
     assert [csv_cell(value) for value in (-1, -0.5, True, None)] == [-1, -0.5, True, None]
     assert csv_cell(Path("=a/b")) == "'=a/b" and csv_cell("\udcff") == "\\udcff"

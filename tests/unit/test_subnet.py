@@ -1,4 +1,4 @@
-"""SubnetConv: arithmetic against numpy transcriptions, gradient, and evaluation cache."""
+"""SubnetConv: values against numpy transcriptions, gradients, and evaluation cache."""
 
 import copy
 import functools
@@ -57,7 +57,7 @@ def constraint_of(weight, density=0.5, seed=1, scores=None):
 
 @pytest.mark.parametrize(
     "n, density, kept",
-    [  # measured on BIPROP (reference 3.2), its last ones repaired: at least one weight
+    [  # measured on BIPROP (reference 3.2), but at least one weight in the last rows
         (1728, 0.3, 519),
         (36864, 0.1, 3687),
         (1000, 0.9, 901),
@@ -72,7 +72,7 @@ def constraint_of(weight, density=0.5, seed=1, scores=None):
         (10, 1e-300, 1),
     ],
 )
-def test_kept_count_is_that_of_biprop_and_at_least_one(n, density, kept):
+def test_kept_count_equals_that_of_biprop_and_is_at_least_one(n, density, kept):
     assert kept_count(n, density) == kept
     assert constraint_of(torch.zeros(n, 1), density).kept == kept
 
@@ -99,7 +99,7 @@ def test_the_mask_keeps_the_largest_of_distinct_scores(select, dtype, shape):
 @PATHS
 @DTYPES
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last], ids=str)
-def test_of_equal_scores_the_lowest_row_major_index_is_pruned_first(select, dtype, memory):
+def test_equal_scores_are_pruned_in_row_major_order(select, dtype, memory):
     magnitude = torch.randint(0, 3, (4, 3, 2, 2), generator=torch.Generator().manual_seed(0)).to(dtype)
     magnitude = magnitude.contiguous(memory_format=memory)
     for kept in range(1, magnitude.numel()):
@@ -129,7 +129,7 @@ def test_subnormal_scores_are_ordered():
     assert keep_largest(magnitude, 2).tolist() == [1, 0, 0, 1]
 
 
-def test_the_device_decides_which_selection_runs(monkeypatch):
+def test_the_device_determines_the_selection_algorithm(monkeypatch):
     used = []
     for name in ("_fill_on_host", "_fill_on_device"):
         monkeypatch.setattr(topk_mask, name, lambda bits, pruned, mask, name=name: used.append(name))
@@ -160,7 +160,7 @@ def test_selection_does_not_change_the_scores():
 
 @pytest.mark.parametrize("density", [1e-6, 0.1, 0.3, 0.5, 0.8, 0.999, 1.0])
 @pytest.mark.parametrize("shape", [(1, 1), (3, 4), (64, 3, 3, 3), (7, 5, 1, 1)], ids=str)
-def test_the_effective_weight_is_that_of_the_numpy_transcription(shape, density):
+def test_the_effective_weight_equals_the_numpy_transcription(shape, density):
     weight, scores = random(*shape), random(*shape, seed=1)
     found = constraint_of(weight, density, scores=scores).effective_weight(weight)
     expected = numpy_effective(weight.numpy(), scores.numpy(), density)
@@ -227,7 +227,7 @@ def test_initial_scores_depend_on_the_fan_in_and_the_generator():
 # gradients
 
 
-def test_the_gradient_of_the_scores_is_g_w_sign_s():
+def test_the_score_gradient_is_effective_weight_gradient_times_weight_times_score_sign():
     weight, scores, g = random(6, 5), random(6, 5, seed=1), random(6, 5, seed=2)
     scores[0, 0] = 0
     constraint = constraint_of(weight, 0.3, scores=scores)
@@ -248,7 +248,7 @@ def straight_through(scores, weight):
     )
 
 
-def test_straight_through_fails_gradcheck_and_its_surrogate_passes():
+def test_the_straight_through_gradient_fails_gradcheck_and_that_of_its_surrogate_passes():
     scores = random(5, 4, dtype=torch.float64).requires_grad_()
     weight = random(5, 4, seed=1, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda s: weight * s.abs(), scores)

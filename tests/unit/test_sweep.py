@@ -30,7 +30,7 @@ def grid(*argv):
 
 
 def run_of(cell, path, *, accuracy=90.0, epochs=None, run_id="a1", picked="test", **changes):
-    """A finished run of the cell, as main.py leaves it: its directory and its row."""
+    """Write the directory and the results row of a finished run of the cell, as main.py does."""
     precision = cell.options.run.precision.replace("auto", "bf16")
     options = cell.options.replace(seed=cell.options.run.seed or 7, precision=precision, resume=None, **changes)
     path.mkdir(parents=True, exist_ok=True)
@@ -43,8 +43,8 @@ def run_of(cell, path, *, accuracy=90.0, epochs=None, run_id="a1", picked="test"
 
 
 @pytest.fixture
-def one(config, tmp_path, monkeypatch):
-    """Makes the one cell that a command line stands for, in an empty folder with a runs/ in it."""
+def one_cell(config, tmp_path, monkeypatch):
+    """Return a function that makes the only cell of a command line, in a new folder with an empty runs/."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     path = config(seed=None, precision=None)
@@ -146,26 +146,26 @@ def test_a_warning_of_several_cells_is_printed_once(config, capsys):
     assert capsys.readouterr().err.count("prune_rate: '0.5' on the command line has no effect") == 1
 
 
-def test_a_finished_cell_is_recognised_by_its_configuration(one, tmp_path):
-    assert finished([one()]) == [None]
-    cell = one("--seed", 3)
+def test_a_finished_cell_is_recognised_by_its_configuration(one_cell, tmp_path):
+    assert finished([one_cell()]) == [None]
+    cell = one_cell("--seed", 3)
     run_of(cell, tmp_path / "r", name="another", log_dir="elsewhere", device="cpu")
     assert finished([cell])[0]["Last Epoch Test Top 1"] == "90.00"
-    assert finished([one()])[0]  # a cell without a seed leaves it open
-    assert finished([one("--seed", 3, "--precision", "bf16")])[0]
+    assert finished([one_cell()])[0]  # a cell without a seed matches a run with any seed
+    assert finished([one_cell("--seed", 3, "--precision", "bf16")])[0]
     others = ("--seed 4", "--seed 3 --lr 0.2", "--seed 3 --epochs 3", "--seed 3 --precision fp32")
     others += ("--seed 3 --pretrained x.pt", "--seed 3 --results other.csv")
-    assert finished([one(*typed.split()) for typed in others]) == [None] * len(others)
+    assert finished([one_cell(*typed.split()) for typed in others]) == [None] * len(others)
 
 
-def test_the_newest_row_of_a_cell_counts(one, tmp_path):
+def test_the_newest_row_of_a_cell_counts(one_cell, tmp_path):
     for number, accuracy in enumerate((91.0, 92.0)):
-        run_of(one(), tmp_path / str(number), accuracy=accuracy, run_id=f"a{number}")
-    assert finished([one()])[0]["Last Epoch Test Top 1"] == "92.00"
+        run_of(one_cell(), tmp_path / str(number), accuracy=accuracy, run_id=f"a{number}")
+    assert finished([one_cell()])[0]["Last Epoch Test Top 1"] == "92.00"
 
 
-def test_an_extended_run_counts_for_its_first_length_only(one, tmp_path):
-    short, long = one("--epochs", 2), one("--epochs", 5)
+def test_an_extended_run_counts_for_its_first_length_only(one_cell, tmp_path):
+    short, long = one_cell("--epochs", 2), one_cell("--epochs", 5)
     run_of(short, tmp_path / "r")
     run_of(long, tmp_path / "r")
     assert [row and row["Epochs"] for row in finished([short, long])] == ["2", None]
@@ -173,9 +173,9 @@ def test_an_extended_run_counts_for_its_first_length_only(one, tmp_path):
 
 
 @pytest.mark.parametrize("loss", ["gone", "another", "unreadable"])
-def test_rows_whose_run_is_gone_are_ignored_with_a_warning(one, tmp_path, loss):
-    run_of(one(), tmp_path / "r")
-    run_of(one(), tmp_path / "other", run_id="b2", lr=0.7)
+def test_rows_whose_run_is_gone_are_ignored_with_a_warning(one_cell, tmp_path, loss):
+    run_of(one_cell(), tmp_path / "r")
+    run_of(one_cell(), tmp_path / "other", run_id="b2", lr=0.7)
     if loss == "gone":
         (tmp_path / "r/config.yaml").unlink()
     elif loss == "another":
@@ -183,32 +183,34 @@ def test_rows_whose_run_is_gone_are_ignored_with_a_warning(one, tmp_path, loss):
     else:
         (tmp_path / "r/config.yaml").write_text("arch: [")
         sweep_cells._read.cache_clear()
-    assert finished([one()]) == [None]
-    assert file_warnings([one(), one()]) == [
+    assert finished([one_cell()]) == [None]
+    assert file_warnings([one_cell(), one_cell()]) == [
         "runs/results.csv: rows ignored because their run directory is gone or holds another run: 1"
     ]
 
 
 @pytest.mark.parametrize("accuracy", ["", "n/a", "nan", "9e9", "'=1+1"])
-def test_a_row_whose_accuracy_is_not_a_percentage_is_ignored_with_a_warning(one, tmp_path, accuracy):
-    run_of(one(), tmp_path / "r", accuracy=87.5)
+def test_a_row_whose_accuracy_is_not_a_percentage_is_ignored_with_a_warning(one_cell, tmp_path, accuracy):
+    run_of(one_cell(), tmp_path / "r", accuracy=87.5)
     path = tmp_path / "runs/results.csv"
     path.write_text(path.read_text().replace("87.50", accuracy))
-    assert finished([one()]) == [None]
-    assert file_warnings([one()]) == ["runs/results.csv: rows ignored because their accuracy is not a percentage: 1"]
+    assert finished([one_cell()]) == [None]
+    assert file_warnings([one_cell()]) == [
+        "runs/results.csv: rows ignored because their accuracy is not a percentage: 1"
+    ]
 
 
-def test_a_truncated_row_is_skipped_and_a_foreign_table_is_refused(one, tmp_path):
-    run_of(one(), tmp_path / "r")
+def test_a_truncated_row_is_skipped_and_a_foreign_table_is_refused(one_cell, tmp_path):
+    run_of(one_cell(), tmp_path / "r")
     path = tmp_path / "runs/results.csv"
     whole = path.read_text()
     path.write_text(whole + whole.splitlines()[1][:40])
-    assert finished([one()])[0]
+    assert finished([one_cell()])[0]
     damaged = "runs/results.csv: damaged lines: 1; scripts/results.py rebuild restores their rows"
-    assert file_warnings([one()]) == [damaged]
+    assert file_warnings([one_cell()]) == [damaged]
     path.write_text("Name,Acc\na,1\n")
     with pytest.raises(UsageError, match=r"runs/results.csv has other columns than main.py writes"):
-        finished([one()])
+        finished([one_cell()])
 
 
 def row(accuracy, picked="test", precision="bf16", **facts):
@@ -297,7 +299,7 @@ if what in "56":
 
 @pytest.fixture
 def children(config, tmp_path, monkeypatch):
-    """Runs one cell for each learning rate given, with a program that takes it for what to do."""
+    """Return a function that runs one cell per learning rate. The learning rate selects what the program does."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sweep_children, "POLL_SECONDS", 0.01)
     monkeypatch.delenv("OMP_NUM_THREADS")
@@ -323,7 +325,7 @@ def test_a_failed_cell_is_reported_with_its_last_line_and_the_others_run(childre
     assert "ticket lr=1: failed after 0 s: failed: as it was told to; 2 left, about 0 s" in capsys.readouterr().out
 
 
-def test_the_last_line_is_one_of_this_attempt(children):
+def test_the_reported_last_line_comes_from_the_current_attempt(children):
     cells, _ = children(1)
     log = cells[0].log
     log.write_text("from last time\n")
@@ -361,7 +363,7 @@ def test_a_signal_is_forwarded_as_sigterm_and_a_second_ctrl_c_as_sigint(children
 
     asking = threading.Thread(target=ask)
     asking.start()
-    cells, failed = children(4 + len(asked), 4, stop=stop)  # 6 does not heed the first
+    cells, failed = children(4 + len(asked), 4, stop=stop)  # child 6 ignores the first signal
     asking.join()
     assert failed == [] and not cells[1].log.exists()
     assert f"{signal.Signals(asked[0]).name}: the running cells save and stop" in capsys.readouterr().out
@@ -369,7 +371,7 @@ def test_a_signal_is_forwarded_as_sigterm_and_a_second_ctrl_c_as_sigint(children
         assert "asked" in cells[0].log.read_text()
 
 
-def test_stop_handles_signals_but_not_ignored_ones():
+def test_stop_records_signals_that_are_not_ignored():
     code = (
         "import os, signal, sys; from scripts.parts.sweep_children import Stop\n"
         "signal.signal(signal.SIGHUP, signal.SIG_IGN); stop = Stop().listen()\n"
@@ -413,7 +415,7 @@ def test_a_cell_that_another_sweep_runs_or_has_finished_is_skipped(children, tmp
         ((), 1, 1, 1),
     ],
 )
-def test_the_exit_code_tells_failed_and_unfinished_cells(config, capsys, asked, failing, left, code):
+def test_the_exit_code_distinguishes_failed_and_unfinished_cells(config, capsys, asked, failing, left, code):
     stop = sweep_children.Stop()
     stop.requests.extend(asked)
     failed = [(cell, "why") for cell in grid("--config", config())][:failing]
@@ -424,5 +426,5 @@ def test_the_exit_code_tells_failed_and_unfinished_cells(config, capsys, asked, 
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(4.4, "4 s"), (600, "10 min"), (9000, "2.5 h")])
-def test_durations_have_a_unit_of_their_size(seconds, text):
+def test_durations_are_printed_in_seconds_minutes_or_hours(seconds, text):
     assert sweep_children.duration(seconds) == text

@@ -1,4 +1,4 @@
-"""Tables by epoch, their charts and curves in TensorBoard, also after a resumption."""
+"""Tables by epoch with their charts and TensorBoard curves, also after a resumption."""
 
 import csv
 
@@ -67,7 +67,7 @@ def test_rows_of_later_epochs_from_an_interrupted_process_are_replaced(tmp_path)
     ],
     ids=range(6),
 )
-def test_a_file_that_is_no_such_table_is_renamed_with_a_warning(tmp_path, capsys, content):
+def test_a_file_that_is_not_a_valid_table_is_renamed_with_a_warning(tmp_path, capsys, content):
     (tmp_path / "sweep.csv").write_bytes(content)
     lines = record_table(tmp_path, "sweep", 3, curve(1))
     err = capsys.readouterr().err
@@ -76,7 +76,7 @@ def test_a_file_that_is_no_such_table_is_renamed_with_a_warning(tmp_path, capsys
     assert [line.label for line in lines] == ["epoch 3"] and rows(tmp_path / "sweep.csv")[1:] == [["3", "0.0", "1"]]
 
 
-def test_a_table_that_cannot_be_written_is_a_warning(tmp_path, capsys):
+def test_a_table_that_cannot_be_written_causes_a_warning(tmp_path, capsys):
     assert record_table(tmp_path / "gone", "sweep", 3, curve(1)) == []
     message = "No such file or directory; the table of epoch 3 is left out"
     assert capsys.readouterr().err == f"warning: cannot write {tmp_path / 'gone/sweep.csv'}: {message}\n"
@@ -120,7 +120,8 @@ def test_event_files_of_unknown_size_are_kept_and_later_steps_purged_by_the_read
         board.record(epoch, {"test": {"loss": epoch}})
     board.close({})
     (first,) = tmp_path.iterdir()
-    first.rename(tmp_path / "events.out.tfevents.1.name.1.0")  # a reader goes by the seconds in the names
+    # TensorBoard orders event files by the time in their names
+    first.rename(tmp_path / "events.out.tfevents.1.name.1.0")
     sizes = event_sizes(tmp_path)
     truncate_events(tmp_path, None)
     assert event_sizes(tmp_path) == sizes

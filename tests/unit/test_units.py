@@ -1,4 +1,4 @@
-"""Pruning of units in networks outside models/: removed with the outputs of zeroing them, or refused with the cause."""
+"""Pruning of units in networks outside models/: removal equals zeroing, or the network is refused with the cause."""
 
 import copy
 
@@ -223,7 +223,7 @@ def remove_half(model, images):
 
 
 @pytest.mark.parametrize("name", REMOVABLE)
-def test_removing_units_gives_the_outputs_of_zeroing_them(name):
+def test_removing_units_gives_the_same_outputs_as_zeroing_them(name):
     torch.manual_seed(1)
     model, images = randomize_norms(REMOVABLE[name]()), torch.randn(16, *IMAGE, dtype=torch.float64)
     before, zeros, after, smaller = remove_half(model, images)
@@ -247,7 +247,7 @@ def test_a_layer_that_writes_two_groups_keeps_units_of_both():
 
 
 @pytest.mark.parametrize("seed", range(25))
-def test_units_that_are_inactive_on_the_images_are_traced_too(seed):
+def test_units_that_are_inactive_on_the_images_are_traced(seed):
     torch.manual_seed(seed)
     model = REMOVABLE["crelu mlp"]().double()
     with torch.no_grad():
@@ -277,7 +277,7 @@ def into_buffer(n, x):
 
 
 def with_images(middle):
-    """`middle` also receives the images. What it adds to the units is 0 for ordinary images."""
+    """Return a network whose function `middle` also gets the images, and adds 0 to the units for ordinary images."""
     return Net(lambda n, x: n.out(head(n.b(middle(n.a(x), x)))), a=conv(3, 6), b=conv(6, 6), out=nn.Linear(6, 4))
 
 
@@ -289,7 +289,7 @@ def masked(n, x):
 
 
 def hooked(**hooks):
-    """Return a network with a hook on one of its layers, by the name of the method that registers the hook."""
+    """Return a network with hooks: {method that registers the hook: (layer, hook)}."""
     model = two_convs(lambda _, x: x)
     for method, (layer, hook) in hooks.items():
         getattr(model.get_submodule(layer), method)(hook)

@@ -63,13 +63,13 @@ def check(name):
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_a_classifier_loses_units_with_equal_logits_or_is_refused(name):
+def test_removing_or_zeroing_units_gives_equal_logits_or_the_classifier_is_refused(name):
     check(name)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted({*REMOVABLE, *REFUSED} - {*QUICK}))
-def test_every_other_classifier_loses_units_with_equal_logits_or_is_refused(name):
+def test_removing_or_zeroing_units_of_every_other_classifier_gives_equal_logits_or_is_refused(name):
     check(name)
 
 

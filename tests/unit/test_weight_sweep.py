@@ -19,8 +19,8 @@ CPU = Runtime(torch.device("cpu"), torch.float32)
 VALUES = [0.0, 0.1, 1.0, 1.7, 4.0]
 
 
-class Two(OneBatch):
-    """Two batches of different images."""
+class TwoBatches(OneBatch):
+    """TwoBatches batches of different images."""
 
     def __init__(self, spec, samples=40):
         super().__init__(spec, samples)
@@ -36,15 +36,15 @@ class Two(OneBatch):
             yield images[1:].flip(1) * 2, labels[1:]
 
 
-class Facts:
-    """A data set of images of this shape."""
+class ImageSpec:
+    """Spec of a data set with images of this shape."""
 
     def __init__(self, in_shape, num_classes=5):
         self.in_shape, self.num_classes = in_shape, num_classes
 
 
 def network(arch, in_shape, *, dense=(), ones=0.2, **options):
-    """Return a network that is binary but for the layers with the indices `dense`, and its method."""
+    """Return a network whose layers are binary except those with the indices `dense`, and its method."""
     torch.manual_seed(3)
     model = models.build(arch, num_classes=5, in_shape=in_shape, **options)
     initialise(model, "standard")
@@ -53,7 +53,7 @@ def network(arch, in_shape, *, dense=(), ones=0.2, **options):
     method = make_method("binary")
     method.prepare(model)
     for layer in constrained_layers(model).values():
-        nn.init.uniform_(layer.weight, 0, 0.5 / (1 - ones))  # above a half are as many as there are ones
+        nn.init.uniform_(layer.weight, 0, 0.5 / (1 - ones))  # the fraction `ones` of the weights exceeds one half
         if layer.bias is not None:
             nn.init.uniform_(layer.bias)
     return model, method
@@ -71,7 +71,7 @@ def rebuilt(model, on):
     return plain
 
 
-class Untouched(Binary):
+class BatchStatisticsEvaluation(Binary):
     """A method that evaluates with batch norms in training mode."""
 
     def before_evaluation(self, model):
@@ -95,12 +95,12 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_sweep_gives_the_scores_of_networks_with_rebuilt_weights(name):
+def test_a_sweep_equals_evaluations_of_networks_with_rebuilt_weights(name):
     arch, in_shape, settings = NETWORKS[name]
     model, method = network(arch, in_shape, **settings)
-    batches = Two(Facts(in_shape))
+    batches = TwoBatches(ImageSpec(in_shape))
     for row, on in zip(weight_sweep(model, batches, method, CPU, VALUES), VALUES, strict=True):
-        expected = evaluate(rebuilt(model, on), batches, make_method(Untouched), CPU)
+        expected = evaluate(rebuilt(model, on), batches, make_method(BatchStatisticsEvaluation), CPU)
         assert row["on"] == on
         assert row["loss"] == pytest.approx(expected.loss, rel=1e-5)
         assert row["acc@1"] == pytest.approx(expected.top1, abs=1e-9)
@@ -109,7 +109,7 @@ def test_a_sweep_gives_the_scores_of_networks_with_rebuilt_weights(name):
 
 def test_a_sweep_at_1_is_an_evaluation_and_leaves_the_network_unchanged():
     model, method = network("CircuitMLP", (1, 6, 5), **MLP)
-    batches, state = Two(Facts((1, 6, 5))), copy.deepcopy(model.state_dict())
+    batches, state = TwoBatches(ImageSpec((1, 6, 5))), copy.deepcopy(model.state_dict())
     expected = evaluate(model, batches, method, CPU)
     (row,) = weight_sweep(model, batches, method, CPU, [1.0])
     assert (row["loss"], row["acc@1"]) == (expected.loss, expected.top1)
@@ -120,7 +120,7 @@ def test_a_sweep_at_1_is_an_evaluation_and_leaves_the_network_unchanged():
 
 def test_a_sweep_reads_the_batches_once_and_computes_the_first_layer_once_per_batch(monkeypatch):
     model, method = network("CircuitMLP", (1, 6, 5), **MLP)
-    batches, calls = Two(Facts((1, 6, 5))), []
+    batches, calls = TwoBatches(ImageSpec((1, 6, 5))), []
     for name, layer in constrained_layers(model).items():
         linear = layer.constraint.linear
         monkeypatch.setattr(layer.constraint, "linear", lambda *a, f=linear, n=name: calls.append(n) or f(*a))
@@ -132,7 +132,7 @@ def test_a_sweep_reads_the_batches_once_and_computes_the_first_layer_once_per_ba
 
 
 class OutOfOrder(nn.Module):
-    """Registers its second layer first. With `branches` torch.fx cannot trace it."""
+    """Network that registers its second layer first. With `branches` torch.fx cannot trace the network."""
 
     def __init__(self, branches):
         super().__init__()
@@ -148,14 +148,14 @@ def test_a_sweep_does_not_depend_on_the_order_of_registration(branches):
     torch.manual_seed(0)
     model, method = constrain(OutOfOrder(branches), "BinaryConv", initial_ones=0.3), make_method("binary")
     method.prepare(model)
-    batches = Two(Facts((1, 6, 5)))
+    batches = TwoBatches(ImageSpec((1, 6, 5)))
     for row in weight_sweep(model, batches, method, CPU, VALUES):
         assert row["loss"] == pytest.approx(
-            evaluate(rebuilt(model, row["on"]), batches, make_method(Untouched), CPU).loss, 1e-5
+            evaluate(rebuilt(model, row["on"]), batches, make_method(BatchStatisticsEvaluation), CPU).loss, 1e-5
         )
 
 
-def test_the_layers_are_put_back_when_a_pass_fails():
+def test_the_layers_are_restored_when_a_pass_fails():
     model, _ = network("CircuitMLP", (1, 6, 5), **MLP)
     layers = constrained_layers(model)
     with pytest.raises(RuntimeError), scaled(model):

@@ -1,4 +1,4 @@
-"""Worker processes: batches arrive in order or an error of one line explains why not, and no process is left."""
+"""Worker processes yield batches in order or raise a one-line error, and leave no process behind."""
 
 import errno
 import gc
@@ -209,7 +209,7 @@ def test_deleted_workers_leave_no_descriptors_and_no_processes(monkeypatch):
     def descriptors():
         return len(list(Path("/proc/self/fd").iterdir()))
 
-    gc.collect()  # closes what other tests left open
+    gc.collect()  # closes descriptors that other tests left open
     before = descriptors()
     pool = start_workers(count=4)
     processes = pool.processes
@@ -217,4 +217,4 @@ def test_deleted_workers_leave_no_descriptors_and_no_processes(monkeypatch):
     del pool
     assert_end(processes)
     del processes[:]
-    assert descriptors() <= before  # fewer if other objects were collected meanwhile
+    assert descriptors() <= before  # fewer descriptors if other objects were collected meanwhile

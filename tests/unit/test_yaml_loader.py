@@ -1,4 +1,4 @@
-"""YAML files that are no configuration: each is refused in one short line, at once."""
+"""YAML files that are not a configuration are refused quickly in one short line."""
 
 import os
 import time
@@ -20,7 +20,7 @@ MERGES = "a: &a {k: 1}\n" + "".join(
     for before, name in zip("abcdefgh", "bcdefghi", strict=True)
 )
 LONG = f"a: &a {'x' * 100_000}\nb: [{', '.join(['*a'] * 1000)}]\n"
-# name -> (what the file holds, what is said of it)
+# name -> (content of the file, part of the message)
 REFUSED = {
     "aliases of aliases": (
         LAUGHS + "lr: *i\n",
@@ -58,25 +58,25 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_no_file_takes_long_or_says_much(name: str, tmp_path: Path) -> None:
+def test_an_invalid_yaml_file_is_refused_quickly_in_one_short_line(name: str, tmp_path: Path) -> None:
     content, reason = REFUSED[name]
     (tmp_path / "c.yml").write_bytes(content.encode() if isinstance(content, str) else content)
     start = time.monotonic()
     with pytest.raises(UsageError, match=rf"\Aconfig: [^\n]*({reason})[^\n]*; pass a YAML file\Z") as error:
         args.parse(["--config", str(tmp_path / "c.yml")])
-    assert time.monotonic() - start < 20, "it takes a second where this is put right, and minutes where not"
+    assert time.monotonic() - start < 20, "the limits make this a second instead of minutes"
     assert len(str(error.value)) < 700
 
 
-def test_what_the_output_of_a_command_holds_is_taken() -> None:
-    ends = os.pipe()  # as the shell's <(command)
+def test_a_configuration_can_be_read_from_a_pipe() -> None:
+    ends = os.pipe()  # as <(command) of the shell
     os.write(ends[1], DENSE.encode())
     os.close(ends[1])
     assert load_yaml(f"/dev/fd/{ends[0]}") == {"set": "digits", "arch": "Conv2"}
     os.close(ends[0])
 
 
-def test_many_wrong_keys_are_counted_and_a_few_listed(tmp_path: Path) -> None:
+def test_many_unknown_keys_are_counted_and_the_first_ones_listed(tmp_path: Path) -> None:
     (tmp_path / "c.yml").write_text(DENSE + "".join(f"lr_{i}: 1\n" for i in range(2000)))
     with pytest.raises(UsageError) as error:
         args.parse(["--config", str(tmp_path / "c.yml")])
@@ -85,7 +85,7 @@ def test_many_wrong_keys_are_counted_and_a_few_listed(tmp_path: Path) -> None:
     assert lines[0].startswith("lr_0: unknown option in ") and "line 3 (did you mean 'lr'?)" in lines[0]
 
 
-def test_a_forged_line_stays_within_its_own(tmp_path: Path) -> None:
+def test_a_line_break_in_a_key_cannot_forge_an_error_line(tmp_path: Path) -> None:
     (tmp_path / "c.yml").write_text(DENSE + '"x\\nerror: forged": 1\n? ' + "k" * 900 + "\n: 1\n")
     with pytest.raises(UsageError) as error:
         args.parse(["--config", str(tmp_path / "c.yml")])
@@ -95,18 +95,18 @@ def test_a_forged_line_stays_within_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_a_byte_order_mark_and_windows_ends_of_lines_are_taken(tmp_path: Path, start: bytes, end: str) -> None:
+def test_a_byte_order_mark_and_crlf_line_ends_are_accepted(tmp_path: Path, start: bytes, end: str) -> None:
     (tmp_path / "c.yml").write_bytes(start + DENSE.replace("\n", end).encode())
     assert load_yaml(tmp_path / "c.yml") == {"set": "digits", "arch": "Conv2"}
 
 
-def test_anchors_and_merges_are_taken(tmp_path: Path) -> None:
+def test_anchors_and_aliases_are_supported(tmp_path: Path) -> None:
     (tmp_path / "c.yml").write_text("set: digits\narch: MLP\nhidden: &h [30, 20]\nactivation_bits: *h\n")
     options = args.parse(["--config", str(tmp_path / "c.yml"), "--activation-bits", "8,8"])
     assert options.model.hidden == (30, 20)
 
 
-def test_values_are_as_they_are_written(tmp_path: Path) -> None:
+def test_unquoted_values_except_null_are_read_as_text(tmp_path: Path) -> None:
     (tmp_path / "c.yml").write_text(
         "a: 010\nb: 1:30\nc: 2001-01-01\nd: no\ne: '010'\nf: ~\ng: null\nh:\ni: [08, 0x1f]\n"
     )
@@ -116,7 +116,7 @@ def test_values_are_as_they_are_written(tmp_path: Path) -> None:
     assert [isinstance(value, Bare) for value in content.values()] == [True] * 4 + [False, True] + [False] * 3
 
 
-def test_a_value_in_a_message_is_short() -> None:
+def test_long_values_are_shortened_in_messages() -> None:
     for value in (10**5000, "9" * 5000, ["x" * 100] * 1000, "\0" * 500, {1: "y" * 10**6}):
         assert len(shown(value)) < 240 and shown(value).isprintable()
     assert nearest("lr" * 10**6, ["lr"]) == ""
