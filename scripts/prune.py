@@ -74,7 +74,7 @@ def checked(argv: Sequence[str]) -> argparse.Namespace:
     if options.method != ["unit"] or len(options.percent) != 1:
         raise UsageError("--compact: it writes one network; pass --method unit and one --percent, such as 50")
     if options.out is not None:
-        raise UsageError("--out: --compact writes no other file; leave out one of the two")
+        raise UsageError("--out: it contradicts --compact, which writes only its own file; leave out one of the two")
     check_new(options.compact, force=options.force, option="--compact: ")
     return options
 
@@ -151,7 +151,8 @@ def write_compact(options: argparse.Namespace, trained: Trained) -> None:
     exact = levels.largest_difference(copy.deepcopy(model).double(), copy.deepcopy(rebuilt).double(), doubles)
     if not exact <= TOLERANCE:
         raise RunFailed(
-            f"nothing is written: logits of the smaller network differ by {exact:.2g} from the network with zeros"
+            f"nothing is written: the logits of the smaller network and of the network with its pruned units set to 0 "
+            f"differ by {exact:.2g}, at most {TOLERANCE:g} allowed"
         )
     before, zeros = trained.model, levels.row(trained, "zeros", percent, model, model)
     compacted = levels.row(trained, "compact", percent, rebuilt, rebuilt)
@@ -160,8 +161,8 @@ def write_compact(options: argparse.Namespace, trained: Trained) -> None:
     say(report.table(rows))
     single = levels.largest_difference(model, rebuilt, images)
     say(
-        f"largest difference between the logits with and without the zeros: {single:.2g} in float32, {exact:.2g} in "
-        f"float64, on {sum(map(len, images)):,} images"
+        f"largest difference between the logits with pruned units removed and set to 0: {single:.2g} in float32, "
+        f"{exact:.2g} in float64, on {sum(map(len, images)):,} images"
     )
     with writing(options.compact):
         write_atomic(options.compact, lambda file: torch.save(stored, file))

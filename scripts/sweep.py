@@ -155,7 +155,7 @@ def outcome(stop: Stop, failed: Sequence[tuple[Cell, str]], left: int) -> int:
         warn(f"failed: {cell.label}: {reason}")
     if left:
         cause = f"stopped by {stop.reason}, " if stop.requests else ""
-        say(f"{cause}cells left: {left}; the same command continues")
+        say(f"{cause}cells left: {left}; run the same command to continue")
         if stop.requests:
             return Stopped.exit_code
     if failed:
@@ -198,7 +198,7 @@ def _main(argv: Sequence[str]) -> int:
     return sweep(*checked(argv))
 
 
-main = command(_main, interrupted="interrupted; the same command continues")
+main = command(_main, interrupted="interrupted; run the same command to continue")
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -127,12 +127,10 @@ def test_what_only_a_shell_understands_names_no_folder(parse: Any, text: str) ->
 
 def test_a_tilde_alone_is_null_in_yaml_and_home_elsewhere_so_it_is_refused_there(parse: Any, tmp_path: Path) -> None:
     Path("t.yml").write_text("set: digits\narch: Conv2\npretrained: ~\n")
-    with pytest.raises(UsageError, match=r"pretrained: ~ in t.yml, line 3, but YAML reads it as no value: write null"):
+    with pytest.raises(UsageError, match=r"pretrained: ~ in t.yml, line 3, but YAML reads ~ as null; write null"):
         args.parse(["--config", "t.yml"])
     Path("t.yml").write_text("set: digits\narch: Conv2\ndata: ~\n")
-    with pytest.raises(
-        UsageError, match=r"data: ~ in t.yml, line 3, but YAML reads it as no value: leave it out, or write"
-    ):
+    with pytest.raises(UsageError, match=r"data: ~ in t.yml, line 3, but YAML reads ~ as null; leave it out, or write"):
         args.parse(["--config", "t.yml"])
     assert parse(DENSE, "--pretrained=~").run.pretrained == str(tmp_path / "home")
     assert parse({**DENSE, "pretrained": None}).run.pretrained is None
