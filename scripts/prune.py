@@ -45,22 +45,23 @@ def parser() -> Parser:
     """Return the parser of the command line."""
     top, some = Parser(__doc__), count(1_000_000, least=0)
     top.add_run()
-    top.add_argument("--method", nargs="+", choices=METHODS, default=list(METHODS), help="default: weight unit")
+    what = "remove single weights or whole units, such as channels; default: both"
+    top.add_argument("--method", nargs="+", choices=METHODS, default=list(METHODS), help=what)
     percent = limited(float, ">= 0 and <= 100")
     top.add_argument("--percent", nargs="+", type=percent, default=PERCENT, help="percent to remove per hidden layer")
     top.add_argument("--scope", choices=criteria.SCOPES, default="layer", help="global: all hidden layers together")
-    criterion = "default: magnitude for weights, l2 (the norm) for units"
+    criterion = "the lowest are removed; default: magnitude for weights, l2 (the norm) for units"
     top.add_argument("--criterion", choices=criteria.CRITERIA, help=criterion)
     top.add_argument(
-        "--recalibrate-bn", type=some, default=0, metavar="N", help="recompute running statistics on N batches"
+        "--recalibrate-bn", type=some, default=0, metavar="N", help="recompute batch-norm statistics on N batches"
     )
     top.add_argument("--finetune", type=some, default=0, metavar="E", help="train for E epochs after pruning")
     top.add_argument("--data", type=new_path, metavar="DIR", help="folder of the data sets; default: the run's")
     top.add_device("auto")
-    top.add_argument("--seed", type=count(2**63 - 1, least=0), default=0, help="seed of the criterion random")
+    top.add_argument("--seed", type=count(2**63 - 1, least=0), default=0, help="seed of --criterion random")
     top.add_repeat(21)
-    top.add_argument("--out", type=new_path, metavar="DIR", help="default: RUN/pruning")
-    top.add_argument("--compact", type=new_path, metavar="OUT", help="write the smaller network for one --percent")
+    top.add_argument("--out", type=new_path, metavar="DIR", help="folder of the report; default: RUN/pruning")
+    top.add_argument("--compact", type=new_path, metavar="OUT", help="write the network without the pruned units")
     top.add_force()
     return top
 
