@@ -134,7 +134,7 @@ def test_a_damaged_lock_file_names_no_owner(tmp_path, text):
 
 def test_help_and_readme_list_exit_code_69():
     help_text = subprocess.run([sys.executable, ROOT / "main.py", "--help"], capture_output=True, text=True).stdout
-    assert "69 another process is training this run" in help_text
+    assert "69   another process is training this run" in help_text
     assert re.search(r"^\| 69 \|", (ROOT / "README.md").read_text(), re.M)
 
 
