@@ -56,7 +56,7 @@ TABLE = [
     (
         SUBNET + "epochs: 10\n",
         GLOBAL,
-        ["prune_rate_epoch: 10 by default", "before the run ends", "10 (0: no sched"],
+        ["prune_rate_epoch: 10 by default", "before the run ends", "< epochs (10); 0: no sched"],
     ),
     (
         SUBNET,
