@@ -169,9 +169,9 @@ def check(content: dict[str, Any], path: Path, data: str, images: int) -> tuple[
         if faulty := [name for name, bias in biases.items() if isinstance(bias, Tensor) and bias.dtype != torch.int64]:
             raise UsageError(f"the bias of {faulty[0]} does not consist of integers")
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
-        missing = "an entry is missing: " if isinstance(error, KeyError) else ""
+        fault = "" if isinstance(error, ValueError | RuntimeError) else "an entry is missing or wrong: "
         reason = (str(error) or repr(error)).splitlines()[-1].strip()
-        raise UsageError(f"{path} is damaged: {missing}{reason}") from error
+        raise UsageError(f"{path} is damaged: {fault}{reason}") from error
     network, last = integer_network(plain, content)
     x, labels = first_images(options.replace(data=data), images)
     with torch.no_grad():

@@ -67,7 +67,7 @@ def signs_and_shifts(packed: dict[str, Any], bits: int) -> tuple[Tensor, Tensor]
     """
     shape, bits = torch.Size(packed["shape"]), packed.get("bits", bits)
     if len(packed["codes"]) != -(-bits * shape.numel() // 8):
-        raise ValueError(f"{shape.numel():,} weights of {bits} bits have {len(packed['codes']):,} bytes")
+        raise ValueError(f"{shape.numel():,} weights of {bits} bits have {len(packed['codes']):,} bytes of codes")
     codes = unpack(packed["codes"], bits, shape.numel())
     shift = codes % 2 ** (bits - 1)
     sign = 1 - 2 * (codes >> (bits - 1))

@@ -185,9 +185,7 @@ def test_fixed_point_does_not_overflow_in_any_dtype(dtype):
 @pytest.mark.parametrize("bits", [(1, 8), (1, 0), (0, 16), (26, 0), (32, 0), (40, 40), (2, 31), (16, -1)])
 @pytest.mark.parametrize("kind", [ShiftQWeight, ShiftPSWeight])
 def test_degenerate_and_inexact_fixed_points_are_refused(kind, bits):
-    told = (
-        f"activation_bits: {bits[0]},{bits[1]} given; it must be two ints: bits before the point, sign included (>= 2"
-    )
+    told = f"activation_bits: {bits[0]},{bits[1]} given; it must be two ints: bits before the binary point, sign incl"
     with pytest.raises(ValueError, match=re.escape(told)):
         kind(torch.zeros(2, 2), activation_bits=bits)
 
