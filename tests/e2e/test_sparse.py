@@ -121,7 +121,7 @@ def test_epoch_lines_state_the_density_if_it_falls(program, sparse, words, comin
     [
         (["--density", 2], "prune_rate: '2' on the command line, but it must be a float > 0 and <= 1"),
         (["--conv-type", "DenseConv", "--trainer", "sparse"], "conv_type SparseConv"),
-        (["--density", 0.1, "--grow", "none"], "as many must grow as are dropped"),
+        (["--density", 0.1, "--grow", "none"], "as many connections must grow as are dropped"),
         (["--first-layer-dense", "--arch", "MLP", "--last-layer-dense", "--hidden", 5], "would constrain no layer"),
     ],
 )
