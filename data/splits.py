@@ -19,7 +19,7 @@ def hold_out(split: AnySplit, fraction: float) -> tuple[AnySplit, AnySplit]:
     count = round(fraction * len(split)) if 0 <= fraction <= 1 else -1
     if not 0 < count < len(split):
         raise UsageError(
-            f"val_split: {fraction} of {len(split)} training images must leave at least one image on both sides"
+            f"val_split: {fraction} of {len(split)} training images leaves none for training or none for validation"
         )
     chosen = stratified(split.labels, count, HOLD_OUT_SEED)
     val = split.copied(chosen)

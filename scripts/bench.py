@@ -53,17 +53,19 @@ def parser() -> Parser:
     """Return the parser of the command line."""
     top = Parser(__doc__)
     nets, acts = list(networks.TARGETS), list(OPTIMIZER)
-    top.add_argument("--nets", type=_comma, default=nets, help=f"default: {','.join(nets)}")
-    top.add_argument("--acts", type=_comma, default=acts, help="default: 1/32,1/1; 1/1 has binary activations too")
-    top.add_argument("--precision", type=_comma, default=["bf16", "fp32"], help="of ours and dense; default: bf16,fp32")
+    top.add_argument("--nets", type=_comma, default=nets, help=f"architectures; default: {','.join(nets)}")
+    top.add_argument("--acts", type=_comma, default=acts, help="bits of weights/activations; default: 1/32,1/1")
+    top.add_argument(
+        "--precision", type=_comma, default=["bf16", "fp32"], help="formats of ours and dense; default: bf16,fp32"
+    )
     top.add_repeat(7)
-    top.add_argument("--batch-size", type=count(10_000_000), default=128, help="default: 128")
-    top.add_argument("--threads", type=count(1_024), help="default: torch's number of threads")
+    top.add_argument("--batch-size", type=count(10_000_000), default=128, help="images per step; default: 128")
+    top.add_argument("--threads", type=count(1_024), help="CPU threads; default: torch's number")
     top.add_device("cpu")
     other = top.add_mutually_exclusive_group()
     other.add_argument("--startup", action="store_true", help="measure the start of the program instead")
-    other.add_argument("--binary", action="store_true", help="measure the network of zeros and ones instead")
-    other.add_argument("--strengths", action="store_true", help="measure the counting of connection strengths instead")
+    other.add_argument("--binary", action="store_true", help="measure BinaryConv (weights of 0 and 1) instead")
+    other.add_argument("--strengths", action="store_true", help="measure SparseConv's co-activation counts instead")
     several = f"measure several processes against one on {parallel.NET} instead"
     other.add_argument("--parallel", action="store_true", help=several)
     processes = "number of processes for --parallel, with one thread each unless --threads; default: 2"

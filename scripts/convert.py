@@ -10,7 +10,8 @@ To BIPROP: OUT holds the same under BIPROP's keys and shapes. The keys begin wit
 checkpoints only with --multigpu, which adds that prefix. The file format is that of torch before 1.6, because BIPROP
 was written for torch 1.3. OUT has no optimizer state.
 
-Equal tensors make equal networks except for α: BIPROP divides by int(k·n), this program by the number of weights kept.
+Equal tensors make equal networks except for α, the mean magnitude of the kept weights of a layer of n weights: BIPROP
+divides their sum by int(prune_rate · n), this program by the number of weights kept.
 """
 
 import sys
@@ -90,9 +91,9 @@ def convert(source: str, target: Path, *, force: bool) -> str:
 def parser() -> Parser:
     """Return the parser of the command line."""
     top = Parser(__doc__)
-    top.add_argument("program", choices=["biprop"], help="the other program")
-    top.add_argument("file", metavar="FILE", type=old_path)
-    top.add_argument("out", metavar="OUT", type=new_path)
+    top.add_argument("program", choices=["biprop"], help="the other program, BIPROP")
+    top.add_argument("file", metavar="FILE", type=old_path, help="checkpoint to convert")
+    top.add_argument("out", metavar="OUT", type=new_path, help="file to write")
     top.add_force()
     return top
 

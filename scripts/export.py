@@ -22,8 +22,8 @@ A packed tensor is a dict:
     zeros      int64: row-major indices of the weights that are zero, whatever their code
     zero_code  if true, `zeros` is empty, and the shift 2^(b-1) - 1, which ShiftPS never uses, means zero
     bits, largest
-               only with shift_update crude, whose powers no option limits: `bits` replaces b, and the weight is
-               ± 2^(largest - n)
+               only with shift_update crude, which does not limit the weights' powers of two: `bits` replaces b, and
+               the weight is ± 2^(largest - n)
 
 The inputs and biases of every layer in OUT are fixed-point numbers. Training differs from that if activation_bits is
 not set: Linear layers of ShiftPS then have unrounded inputs, and all Linear layers have unrounded biases.
@@ -142,10 +142,10 @@ def parser() -> Parser:
     programs = top.add_subparsers(dest="program", required=True)
     shift = programs.add_parser("shift", help="write a run's network as packed integers")
     shift.add_run()
-    shift.add_argument("out", metavar="OUT", type=new_path)
+    shift.add_argument("out", metavar="OUT", type=new_path, help="file to write")
     shift.add_force()
     checker = programs.add_parser("check", help="run such a file on integers alone and compare its predictions")
-    checker.add_argument("out", metavar="OUT", type=old_path)
+    checker.add_argument("out", metavar="OUT", type=old_path, help="exported file")
     checker.add_argument("--data", type=new_path, default="./datasets", help="folder of the data sets")
     checker.add_argument("--images", type=count(1_000_000), default=1000, help="number of test images; default: 1000")
     return top

@@ -45,22 +45,23 @@ def parser() -> Parser:
     """Return the parser of the command line."""
     top, some = Parser(__doc__), count(1_000_000, least=0)
     top.add_run()
-    top.add_argument("--method", nargs="+", choices=METHODS, default=list(METHODS), help="default: weight unit")
+    what = "remove single weights or whole units, such as channels; default: both"
+    top.add_argument("--method", nargs="+", choices=METHODS, default=list(METHODS), help=what)
     percent = limited(float, ">= 0 and <= 100")
     top.add_argument("--percent", nargs="+", type=percent, default=PERCENT, help="percent to remove per hidden layer")
     top.add_argument("--scope", choices=criteria.SCOPES, default="layer", help="global: all hidden layers together")
-    criterion = "default: magnitude for weights, l2 (the norm) for units"
+    criterion = "the lowest are removed; default: magnitude for weights, l2 (the norm) for units"
     top.add_argument("--criterion", choices=criteria.CRITERIA, help=criterion)
     top.add_argument(
-        "--recalibrate-bn", type=some, default=0, metavar="N", help="recompute running statistics on N batches"
+        "--recalibrate-bn", type=some, default=0, metavar="N", help="recompute batch-norm statistics on N batches"
     )
     top.add_argument("--finetune", type=some, default=0, metavar="E", help="train for E epochs after pruning")
     top.add_argument("--data", type=new_path, metavar="DIR", help="folder of the data sets; default: the run's")
     top.add_device("auto")
-    top.add_argument("--seed", type=count(2**63 - 1, least=0), default=0, help="seed of the criterion random")
+    top.add_argument("--seed", type=count(2**63 - 1, least=0), default=0, help="seed of --criterion random")
     top.add_repeat(21)
-    top.add_argument("--out", type=new_path, metavar="DIR", help="default: RUN/pruning")
-    top.add_argument("--compact", type=new_path, metavar="OUT", help="write the smaller network for one --percent")
+    top.add_argument("--out", type=new_path, metavar="DIR", help="folder of the report; default: RUN/pruning")
+    top.add_argument("--compact", type=new_path, metavar="OUT", help="write the network without the pruned units")
     top.add_force()
     return top
 
@@ -74,7 +75,7 @@ def checked(argv: Sequence[str]) -> argparse.Namespace:
     if options.method != ["unit"] or len(options.percent) != 1:
         raise UsageError("--compact: it writes one network; pass --method unit and one --percent, such as 50")
     if options.out is not None:
-        raise UsageError("--out: --compact writes no other file; leave out one of the two")
+        raise UsageError("--out: it contradicts --compact, which writes only its own file; leave out one of the two")
     check_new(options.compact, force=options.force, option="--compact: ")
     return options
 
@@ -151,7 +152,8 @@ def write_compact(options: argparse.Namespace, trained: Trained) -> None:
     exact = levels.largest_difference(copy.deepcopy(model).double(), copy.deepcopy(rebuilt).double(), doubles)
     if not exact <= TOLERANCE:
         raise RunFailed(
-            f"nothing is written: logits of the smaller network differ by {exact:.2g} from the network with zeros"
+            f"nothing is written: the logits of the smaller network and of the network with its pruned units set to 0 "
+            f"differ by {exact:.2g}, at most {TOLERANCE:g} allowed"
         )
     before, zeros = trained.model, levels.row(trained, "zeros", percent, model, model)
     compacted = levels.row(trained, "compact", percent, rebuilt, rebuilt)
@@ -160,8 +162,8 @@ def write_compact(options: argparse.Namespace, trained: Trained) -> None:
     say(report.table(rows))
     single = levels.largest_difference(model, rebuilt, images)
     say(
-        f"largest difference between the logits with and without the zeros: {single:.2g} in float32, {exact:.2g} in "
-        f"float64, on {sum(map(len, images)):,} images"
+        f"largest difference between the logits with pruned units removed and set to 0: {single:.2g} in float32, "
+        f"{exact:.2g} in float64, on {sum(map(len, images)):,} images"
     )
     with writing(options.compact):
         write_atomic(options.compact, lambda file: torch.save(stored, file))

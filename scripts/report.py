@@ -108,8 +108,8 @@ def table(curves_by_label: Curves) -> str:
 def parser() -> Parser:
     """Return the parser of the command line."""
     top = Parser(__doc__)
-    top.add_run("runs", nargs="+")
-    top.add_argument("--measure", default="test/acc@1", help="default: test/acc@1")
+    top.add_run("runs", "directory of a run", nargs="+")
+    top.add_argument("--measure", default="test/acc@1", help="column of metrics.csv; default: test/acc@1")
     top.add_argument("--title", default="", help="title of the picture")
     top.add_out("report.png")
     return top

@@ -5,7 +5,8 @@
 
 Every option of `python main.py --help` is accepted. An option with one value is fixed; an option with several values is
 an axis of the grid. One combination is a cell. The first axis varies slowest. If an option is given twice, the second
-one counts. The table has the density (kept %) by config, with mean ± standard deviation over the seeds.
+one counts. The table has one row per density (kept %) and one column per config, with the mean ± standard deviation of
+the accuracy over the seeds.
 
 A finished cell is skipped. A cell is finished if the results file (--results) has its row and the config.yaml in the
 run directory of that row has the same configuration and seed. A cell that was stopped or killed is resumed. A cell that
@@ -15,9 +16,9 @@ are finished, prints the table again. The output of each cell goes to a file in 
 These options cannot be used in a sweep: --resume, --evaluate, --check, main.py's --dry-run N, and --start-epoch, which
 a config file may set.
 
-Exit codes: 0 every cell is finished; 1 a cell failed; 2 bad input, nothing was started; 75 the same command continues:
-SIGTERM, SIGUSR2, SIGHUP or Ctrl-C stopped the sweep after its cells saved, or another sweep runs the cells that are
-left; 130 interrupted before a cell was started.
+Exit codes: 0 every cell is finished; 1 a cell failed; 2 bad input, nothing was started; 75 cells are left, because
+SIGTERM, SIGUSR2, SIGHUP or Ctrl-C stopped the sweep after its cells saved, or because another sweep runs them: run the
+same command to continue; 130 interrupted before a cell was started.
 """
 
 import sys
@@ -155,7 +156,7 @@ def outcome(stop: Stop, failed: Sequence[tuple[Cell, str]], left: int) -> int:
         warn(f"failed: {cell.label}: {reason}")
     if left:
         cause = f"stopped by {stop.reason}, " if stop.requests else ""
-        say(f"{cause}cells left: {left}; the same command continues")
+        say(f"{cause}cells left: {left}; run the same command to continue")
         if stop.requests:
             return Stopped.exit_code
     if failed:
@@ -198,7 +199,7 @@ def _main(argv: Sequence[str]) -> int:
     return sweep(*checked(argv))
 
 
-main = command(_main, interrupted="interrupted; the same command continues")
+main = command(_main, interrupted="interrupted; run the same command to continue")
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -116,7 +116,7 @@ class RunRecorder(SignalCallbacks):
         # A constant density is printed once, before the first epoch.
         kept = f"  kept {100 * metrics['train']['kept']:.2f}%" if method.density_note() else ""
         if method.resets_best(state.epoch - 1):
-            say("from this epoch on the network is the requested one: the best epoch before does not count")
+            say("the density has its final value from this epoch on: earlier epochs do not count as the best")
         say(
             f"epoch {state.epoch}/{epochs}  train loss {train.loss:.4f} acc@1 {train.top1:.2f}%"
             f"  {split} loss {held_out.loss:.4f} acc@1 {held_out.top1:.2f}%"

@@ -96,8 +96,8 @@ def _state_dict(content: Mapping[Any, Any], path: str) -> tuple[str, Mapping[str
     found = [*_state_dicts(content, MOST_NESTED)]
     if not found:
         keys = ", ".join(escaped(key, LONGEST_KEY) for key in [*content][:MOST_KEYS])
-        needed = "tensors by name are needed, bare, in `state_dict` or in `model`"
-        raise UsageError(f"{path} holds no network: {needed}" + (f"; it has {keys}" if keys else ""))
+        needed = "it must be a state dict, or have one as its entry `state_dict` or `model`"
+        raise UsageError(f"{path} holds no network: {needed}" + (f"; its entries are {keys}" if keys else ""))
     if len(found) > 1:
         names = [key for key, _ in found]
         warn(f"{path} holds {len(found)} networks: {names[0]} is used, not {', '.join(names[1:])}")
@@ -136,6 +136,6 @@ def _unwrapped(state: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
         while wrapper := next((w for w in WRAPPERS if name.startswith(w)), None):
             name = name.removeprefix(wrapper)
         if name in plain:
-            raise UsageError(f"{path} holds several networks: {escaped(name)} is in it twice, under other wrappers")
+            raise UsageError(f"{path} holds several networks: it has {escaped(name)} twice, with different prefixes")
         plain[name] = value
     return plain

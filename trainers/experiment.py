@@ -131,7 +131,7 @@ def _train_with_status(
                 recorder.save(state, is_best=best_is_lost)
             fit(setup, state, epochs, recorder)
             if state.epoch < epochs:
-                reason = recorder.stop_reason or "a signal to another process"
+                reason = recorder.stop_reason or "a signal to another process of the run"
                 raise Stopped(f"stopped by {reason} and saved; {_resume_advice(setup.runtime, run)}")
             final = _finish(options, setup, run, state, image_set)
         finally:

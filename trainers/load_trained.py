@@ -131,7 +131,7 @@ def load_weights(stored: StoredNetwork, model: nn.Module, *, whole: bool) -> str
     if all(key.endswith("num_batches_tracked") for key in match.loaded):
         raise UsageError(f"{stored.path} does not fit this network at all: {report}")
     if whole and not match.complete:
-        raise UsageError(f"{stored.path} does not hold all of this network: {report}")
+        raise UsageError(f"{stored.path} does not hold exactly this network: {report}")
     _check_numbers(stored.path, match.merged, model)
     try:
         model.load_state_dict(match.merged)
@@ -175,7 +175,7 @@ def _match_report(match: BipropMatch) -> str:
     Example: "60 of 62 tensors match; not in the file: fc.bias; of another shape: fc.weight".
     """
     total = len(match.loaded) + len(match.missing) + len(match.reshaped)
-    groups = {"not in the file": match.missing, "of another shape": match.reshaped, "unused": match.unused}
+    groups = {"not in the file": match.missing, "of another shape": match.reshaped, "only in the file": match.unused}
     report = [f"{len(match.loaded)} of {total} tensors match"]
     for group, names in groups.items():
         more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
@@ -198,7 +198,7 @@ def check_declared(stored: StoredNetwork, options: Options) -> None:
         raise UsageError(f"{'; '.join(faults)}; {_advice(differing, options)}")
     undeclared = [name for name in DECLARED if name not in stored.declared and given[name] is not None]
     if undeclared:
-        warn(f"{stored.path} does not have its {' and '.join(undeclared)}: the options given here decide")
+        warn(f"{stored.path} does not record its {' and '.join(undeclared)}; it is loaded with the options given here")
 
 
 def _advice(differing: Mapping[str, Any], options: Options) -> str:
@@ -209,12 +209,9 @@ def _advice(differing: Mapping[str, Any], options: Options) -> str:
     """
     problems = _problems(options.flat() | {"pretrained": "FILE", "resume": None} | dict(differing))
     if unknown := {name: value for name, value in differing.items() if name in problems}:
-        return "; ".join(f"this program has no {n} {escaped(v)}{_nearest_value(n, v)}" for n, v in unknown.items())
-    flags = {f"--{name.replace('_', '-')}": str(value) for name, value in differing.items()}
-    command = " ".join(f"{flag} {shlex.quote(value)}" for flag, value in flags.items())
-    verb = "decide" if len(flags) > 1 else "decides"
-    advice = f"{' and '.join(flags)} {verb}: pass {command} to use the file's network"
-    return "; then ".join([advice, *problems.values()])
+        return "; ".join(f"not supported: {n} {escaped(v)}{_nearest_value(n, v)}" for n, v in unknown.items())
+    flags = [f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in differing.items()]
+    return "; with that, also wrong: ".join([f"pass {' '.join(flags)} to use the file's network", *problems.values()])
 
 
 def _problems(values: Mapping[str, object]) -> dict[str, str]:

@@ -40,7 +40,7 @@ def check(options: Options, spec: data.SetSpec, build_options: dict[str, Any]) -
             raise UsageError(
                 f"{deciding[0]}: {options.model.arch} on {options.data.set} would have {weights:,} weights, which "
                 f"need {_gigabytes(needed)} of memory; {_gigabytes(free)} are free on this {memory}; "
-                f"{' and '.join(deciding)} {'decide' if len(deciding) > 1 else 'decides'}"
+                f"change {' or '.join(deciding)}"
             )
     if options.data.image_size is None and spec.margin is not None:
         _warn_of_crop(options, spec, model, weights)

@@ -23,7 +23,7 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, no_bn_decay: bool
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in of_norms]
     if not norms and not rest:
         raise ValueError(
-            "nothing would be trained: freeze_weights leaves no score and no batch norm; try --no-freeze-weights"
+            "nothing would be trained: freeze_weights leaves neither scores nor batch norm; pass --no-freeze-weights"
         )
     groups = [
         {"params": norms, "weight_decay": 0.0 if no_bn_decay else weight_decay},

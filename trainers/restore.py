@@ -221,8 +221,8 @@ def read_best_epoch(run: Run, checkpoint: Checkpoint) -> int | None:
         raise RunFailed(f"{error}; nothing was changed") from error
     except UsageError as error:
         complaint = str(error)
-    replacement = f", and epoch {checkpoint['epoch']}, the best so far, is written there" if is_best(checkpoint) else ""
-    warn(f"{complaint}: the best epoch is picked again from here on{replacement}")
+    first = f"epoch {checkpoint['epoch']} (saved as best.pt now) and" if is_best(checkpoint) else "the"
+    warn(f"{complaint}: the best epoch is picked again, among {first} later epochs")
     return None
 
 

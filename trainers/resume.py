@@ -70,13 +70,14 @@ def find_resume_point(options: Options) -> ResumePoint:
         return ResumePoint(options, run, finished=True)
     if checkpoint is None or path is None:
         if status.get("epoch", 0) > (options.optim.start_epoch or 0):
-            raise UsageError(f"resume: {run.path} has trained {status['epoch']} epochs and has no readable checkpoint")
+            lost = f"has trained {status['epoch']} epochs and has no readable checkpoint"
+            raise UsageError(f"resume: {run.path} {lost}; start a new run without --resume")
         say(f"{run.path} has no checkpoint yet: it starts from the beginning")
         return ResumePoint(options, run)
     _check_tables(run, options.optim.start_epoch or 0, checkpoint["epoch"])
     if options.optim.epochs > epochs:
         change = f"epochs: {epochs} in the run, {options.optim.epochs} now"
-        warn(f"{change}: the learning rates from here on may differ from those of a run that was started with as many")
+        warn(f"{change}: a run that was started with {options.optim.epochs} epochs may have had other learning rates")
     batches = f" and {checkpoint['step']} batches" if checkpoint["step"] else ""
     say(f"resuming from {path}: {checkpoint['epoch']} epochs{batches} done")
     return ResumePoint(options, run, checkpoint, path, extended=options.optim.epochs > run_options.optim.epochs)
@@ -132,7 +133,7 @@ def read_requested(options: Options) -> tuple[Options, dict[str, Any], Path]:
     options = _resumed_options(options, run_options.replace(**overrides), run)
     found = _requested_checkpoint(run, options.run.resume)
     if found is None:
-        raise UsageError(f"resume: {run.path} has no readable checkpoint")
+        raise UsageError(f"resume: {run.path} has no readable checkpoint; pass another run")
     check_same_run(*found, run_options)
     return options, *found
 
@@ -172,7 +173,7 @@ def _is_requested(options: Options, run: Run) -> bool:
     """
     changes = _changes(options, run)
     if changes:
-        say(f"skipped, another run: {run.path} ({'; '.join(changes)})")
+        say(f"--resume auto does not resume {run.path}: {'; '.join(changes)}")
     return not changes
 
 
@@ -218,10 +219,12 @@ def _resumed_options(options: Options, run_options: Options, run: Run) -> Option
     """
     options = _with_run_options(options, run_options)
     if changes := training_changes(run_options, options):
-        raise UsageError(f"resume: {run.path} is another run: {'; '.join(changes)}; start a new one without --resume")
+        raise UsageError(
+            f"resume: {run.path} has other options: {'; '.join(changes)}; start a new one without --resume"
+        )
     if options.optim.epochs < run_options.optim.epochs and not options.run.evaluate:
         change = f"epochs: {run_options.optim.epochs} in the run, {options.optim.epochs} now"
-        raise UsageError(f"resume: {change}; the number can only grow")
+        raise UsageError(f"resume: {change}; pass --epochs {run_options.optim.epochs} or more")
     return options
 
 

@@ -47,7 +47,7 @@ def layer_table(model: nn.Module) -> str:
         "  ".join(f"{cell:{a}{w}}" for cell, a, w in zip(row, aligned, widths, strict=True)).rstrip() for row in rows
     ]
     total, kept = parameter_counts(model)
-    return "\n".join([*lines, f"{kept_in_words(model)}; {total:,} parameters in all, {kept:,} with what is kept"])
+    return "\n".join([*lines, f"{kept_in_words(model)}; {total:,} parameters, {kept:,} without the pruned weights"])
 
 
 def resolved(options: Options) -> str:
@@ -81,14 +81,14 @@ def summary(
     if tests is None:
         accuracy = f"best {best:.2f} % (epoch {state.best['epoch']}, picked on the test set)"
     else:
-        picked = f"picked on the validation share: {state.best['acc@1']:.2f} % there"
-        accuracy = f"{best:.2f} % (epoch {state.best['epoch']}, {picked})"
+        picked = f"picked on the validation share with {state.best['acc@1']:.2f} %"
+        accuracy = f"best {best:.2f} % (epoch {state.best['epoch']}, {picked})"
     minimal = [c.name for c in layer_counts(model) if c.constraint == "GlobalSubnetWeight" and c.kept == 1]
     lines = ["", f"network        {options.model.arch}, {kept_in_words(model)}"]
     if minimal:
-        lines.append(f"at the floor   {', '.join(minimal)}: one weight kept, the minimum of the global selection")
+        lines.append(f"one weight     kept in {', '.join(minimal)}, the minimum per layer with GlobalSubnetConv")
     speed = f"{_training_speed(state):,.0f} images/s in training, {state.seconds:.1f} s in all"
-    dry = " (a dry run: no row of results)" if options.run.dry_run else ""
+    dry = " (dry run: no row added to the results)" if options.run.dry_run else ""
     curves = f"tensorboard --logdir {shlex.quote(str(run.logs))}"
     lines += [f"test accuracy  {accuracy}, last {last:.2f} %", f"speed          {speed}"]
     lines += [f"run directory  {run.path}{dry}", f"curves         {curves}"]

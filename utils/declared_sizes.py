@@ -26,7 +26,7 @@ def check(path: Path, declared: int) -> None:
     """
     size = path.stat().st_size
     if declared > max(ALWAYS_ALLOWED, MAX_RATIO * size):
-        raise UsageError(f"{path}: declares {declared:,} bytes of data in a file of {size:,}")
+        raise UsageError(f"{path}: declares {declared:,} bytes of data, too many for its size of {size:,} bytes")
 
 
 def matlab_size(file: IO[bytes]) -> int:
@@ -88,7 +88,7 @@ def check_tensors(path: Path, content: object) -> None:
         entry = todo.pop()
         if isinstance(entry, torch.Tensor):
             if entry.numel() * entry.element_size() > size:
-                raise ValueError(f"it has a tensor of {entry.numel():,} numbers in {size:,} bytes")
+                raise ValueError(f"it has a tensor of {entry.numel():,} numbers, but only {size:,} bytes")
         elif isinstance(entry, Mapping | list | tuple) and id(entry) not in seen:
             seen.add(id(entry))
             todo += entry.values() if isinstance(entry, Mapping) else entry
@@ -97,7 +97,7 @@ def check_tensors(path: Path, content: object) -> None:
 def _compare(path: Path, declared: int) -> None:
     size = path.stat().st_size
     if declared > size:
-        raise ValueError(f"it declares {declared:,} bytes of data and has {size:,}")
+        raise ValueError(f"it declares {declared:,} bytes of data, but has only {size:,}")
 
 
 class _Placeholder(dict[Any, Any]):

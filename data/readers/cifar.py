@@ -124,7 +124,8 @@ def read_pickle(cifar: CifarSet, path: Path, count: int) -> Iterator[Chunk]:
         raise UsageError(f"{path}: not a {kind}: {expected}")
     planes = data.as_uint8((count, IMAGE_BYTES))
     if planes is None or len(labels) != count:
-        raise UsageError(f"{path}: {len(labels)} labels and an array {data}; {count} of each expected")
+        wanted = f"{count} labels and shape {(count, IMAGE_BYTES)} of dtype u1 expected"
+        raise UsageError(f"{path}: {len(labels)} labels and an array {data}; {wanted}")
     yield planes, np.array(labels)
 
 

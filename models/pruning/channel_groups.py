@@ -143,7 +143,7 @@ def _check_removal(model: nn.Module, groups: Sequence[UnitGroup], images: Tensor
         if name in masks:
             one = one[masks[name]]
         if one.shape != other.shape or not float((one - other).abs().max()) <= TOLERANCE * (1 + float(one.abs().max())):
-            raise ValueError(f"{REFUSAL}{name or 'the network'} computes something else after units are removed")
+            raise ValueError(f"{REFUSAL}{name or 'the network'} computes other values after units are removed")
     if len(actual) < len(expected):
         place = expected[len(actual)][0] or "its end"
         raise ValueError(f"{REFUSAL}after units are removed, the network fails before {place}: {error}")

@@ -104,13 +104,13 @@ def float_network(content: dict[str, Any], options: Options) -> nn.Module:
     model, _ = build(options.replace(seed=0))
     layers = shift_layers(model)
     if list(layers) != list(content["layers"]):
-        raise UsageError("its layers are not those of the network of its options")
+        raise UsageError("its layers are not those of the network that its options describe")
     constraint = next(iter(layers.values())).constraint
     fixed = [constraint.fixed_point.integer, constraint.fixed_point.fraction]
     if (content["weight_bits"], list(content["activation_bits"])) != (constraint.weight_bits, fixed):
-        raise UsageError("its bits are not those of the network of its options")
+        raise UsageError("its weight_bits or activation_bits are not those of its options")
     if any(list(content["layers"][name]["shape"]) != list(weight_shape(layer)) for name, layer in layers.items()):
-        raise UsageError("its weights do not have the shapes of the network of its options")
+        raise UsageError("its weights do not have the shapes of the network that its options describe")
     plain: nn.Module = bake(model.eval()).double()
     state = dict(content["rest"])
     bits, (_, fraction) = content["weight_bits"], content["activation_bits"]
@@ -169,7 +169,9 @@ def check(content: dict[str, Any], path: Path, data: str, images: int) -> tuple[
         if faulty := [name for name, bias in biases.items() if isinstance(bias, Tensor) and bias.dtype != torch.int64]:
             raise UsageError(f"the bias of {faulty[0]} does not consist of integers")
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
-        raise UsageError(f"{path} is damaged: {(str(error) or repr(error)).splitlines()[0]}") from error
+        fault = "" if isinstance(error, ValueError | RuntimeError) else "an entry is missing or wrong: "
+        reason = (str(error) or repr(error)).splitlines()[-1].strip()
+        raise UsageError(f"{path} is damaged: {fault}{reason}") from error
     network, last = integer_network(plain, content)
     x, labels = first_images(options.replace(data=data), images)
     with torch.no_grad():
@@ -182,7 +184,7 @@ def check(content: dict[str, Any], path: Path, data: str, images: int) -> tuple[
     lines = [
         f"{len(x)} test images of {options.data.set}, accuracy {100 * guess.eq(labels).double().mean():.2f} % on int64 "
         "additions and shifts alone",
-        f"predictions as in float64 on {same}, all logits equal on {equal}; as in float32 on "
+        f"predictions equal those in float64 on {same} images, all logits on {equal}; those in float32 on "
         f"{int(guess.eq(single.argmax(1)).sum())}",
         f"{int_ms:.2f} ms per image on integers (numpy, 1 thread), {float_ms:.2f} in float32 (torch, "
         f"{torch.get_num_threads()} threads): {int_ms / float_ms:.0f} times slower",

@@ -22,7 +22,9 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
     """Return the `count` integers (int64) that `pack` concatenated. Raises ValueError if `packed` has another size."""
     if packed.shape != (-(-bits * count // 8),) or packed.dtype != torch.uint8:
-        raise ValueError(f"codes of {bits} bits for {count} weights are not {list(packed.shape)} of {packed.dtype}")
+        raise ValueError(
+            f"codes are {packed.dtype} {list(packed.shape)}, uint8 of {bits} bits for {count} weights expected"
+        )
     flat = np.unpackbits(packed.numpy(), count=bits * count).reshape(count, bits)
     return torch.from_numpy(np.packbits(flat, axis=1)[:, 0].astype(np.int64) >> (8 - bits))
 
@@ -65,12 +67,12 @@ def signs_and_shifts(packed: dict[str, Any], bits: int) -> tuple[Tensor, Tensor]
     """
     shape, bits = torch.Size(packed["shape"]), packed.get("bits", bits)
     if len(packed["codes"]) != -(-bits * shape.numel() // 8):
-        raise ValueError(f"a tensor of {shape.numel():,} weights has {len(packed['codes']):,} bytes")
+        raise ValueError(f"{shape.numel():,} weights of {bits} bits have {len(packed['codes']):,} bytes of codes")
     codes = unpack(packed["codes"], bits, shape.numel())
     shift = codes % 2 ** (bits - 1)
     sign = 1 - 2 * (codes >> (bits - 1))
     if packed["zeros"].dtype != torch.int64 or packed["zeros"].dim() != 1 or type(packed["zero_code"]) is not bool:
-        raise ValueError("zeros is not a list of indices, or zero_code is neither true nor false")
+        raise ValueError("its entry zeros is no 1-D tensor of int64, or zero_code is no bool")
     sign[packed["zeros"]] = 0
     if packed["zero_code"]:
         sign[shift == 2 ** (bits - 1) - 1] = 0

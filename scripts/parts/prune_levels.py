@@ -83,7 +83,8 @@ def opened(run: str, data_folder: Path | None, runtime: Runtime) -> Trained:
     trained = load_trained(run, data=str(data_folder)) if data_folder else load_trained(run)
     options = trained.options
     if record.status().get("status") != "done":
-        warn(f"{record.path} is not finished: {trained.path} is from epoch {trained.epoch} of {options.optim.epochs}")
+        status = f"{record.path} is not finished, says its status.json"
+        warn(f"{status}: {trained.path} is from epoch {trained.epoch} of {options.optim.epochs}")
     plain, image_set = bake(trained.model), load_set(options)
     check_classes(trained, image_set.spec)
     runtime.put(plain)

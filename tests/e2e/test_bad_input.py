@@ -24,7 +24,7 @@ TABLE = [  # (changes to the config, command line, parts of the message)
         ["trainer", "it needs conv_type SubnetConv"],
     ),
     ({"arch": "MLP", "hidden": []}, (), ["hidden", "list of ints"]),
-    ({}, ("--val-split", 0.0001), ["val_split", "at least one image"]),
+    ({}, ("--val-split", 0.0001), ["val_split", "none for validation"]),
     ({}, ("--multigpu", 9, "--device", "auto"), ["multigpu: 9, but this machine has no GPU"]),
     ({}, ("--resume", "nowhere"), ["resume: nowhere does not exist", "pass a directory with config.yaml"]),
     ({}, ("--evaluate", "--pretrained", "nothing.pt"), ["nothing.pt does not exist"]),

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 SHIFT = {"conv_type": "ShiftQ", "freeze_weights": None, "prune_rate": None, "arch": "MLP", "hidden": [20], "bias": True}
 SHIFT |= {"epochs": 1, "init": "standard", "lr_policy": None}
 DONE = r"100 test images of digits, accuracy [\d.]+ % on int64 additions and shifts alone\n"
-DONE += r"predictions as in float64 on 100, all logits equal on 100; as in float32 on \d+\n"
+DONE += r"predictions equal those in float64 on 100 images, all logits on 100; those in float32 on \d+\n"
 DONE += (
     r"[\d.]+ ms per image on integers \(numpy, 1 thread\), [\d.]+ in float32 \(torch, \d+ threads\): \d+ times slower\n"
 )

@@ -68,7 +68,7 @@ def test_a_sweep_skips_a_cell_that_another_process_trains(running_process, confi
             signal.signal(number, handler)
     output = capsys.readouterr()
     assert code == 75 and "ticket: skipped, another process is training it\n" in output.out and not output.err
-    assert "cells left: 1; the same command continues" in output.out and "failed" not in output.out
+    assert "cells left: 1; run the same command to continue" in output.out and "failed" not in output.out
 
 
 def test_one_of_several_processes_that_start_the_same_run_trains_it(config, tmp_path):
@@ -116,7 +116,7 @@ def test_a_run_taken_over_by_another_process_ends_with_an_error(program, config,
     code, _, err = program("--config", config(epochs=4))
     owner = "another process (pid 7 on 'elsewhere')"
     assert code == 1
-    assert err == f"failed: {BASE} was taken over by {owner}; its file system does not share locks\n"
+    assert err == f"failed: {BASE} is now trained by {owner}; its file system shares no locks: start runs once\n"
     assert json.loads((run / "status.json").read_text())["status"] == "running" and len(epochs) == 2
     monkeypatch.undo()
     assert program_in(tmp_path, "--config", config(epochs=4), "--resume", "auto") == 0

@@ -323,7 +323,9 @@ def test_an_unfinished_run_is_pruned_with_a_warning(runs, run, tmp_path):
     shutil.copytree(runs("mlp"), copied)
     (copied / "status.json").write_text('{"status": "stopped"}')
     code, _, err = run(copied, "--percent", 50, "--repeat", 1)
-    assert code == 0 and re.fullmatch(r"warning: \S+ is not finished: \S+last.pt is from epoch 3 of 3\n", err)
+    assert code == 0 and re.fullmatch(
+        r"warning: \S+ is not finished, says its status.json: \S+last.pt is from epoch 3 of 3\n", err
+    )
     assert (copied / "pruning" / "pruning.csv").exists()
 
 

@@ -58,7 +58,7 @@ QUICK = {
 EXPECTED = {
     "prune": "written: ",
     "export.py shift": "times smaller",
-    "export.py check": "as in float64 on 300, all logits",
+    "export.py check": "in float64 on 300 images, all logits on 300",
 }
 
 

@@ -195,7 +195,7 @@ def test_a_trained_run_without_checkpoints_is_not_restarted(program, config, tmp
     assert code == 0 and "is finished already" in out
     not_done(run)
     code, _, err = program("--resume", run)
-    assert code == 2 and err.splitlines()[-1].endswith("has trained 2 epochs and has no readable checkpoint")
+    assert code == 2 and err.splitlines()[-1].endswith("has no readable checkpoint; start a new run without --resume")
     assert contents(run) == before
 
 
@@ -221,7 +221,7 @@ def test_a_trained_run_without_best_checkpoint_reports_its_last_epoch_as_best(pr
         best.write_bytes(b"PK")
     (tmp_path / "runs/results.csv").unlink()
     code, _, err = program("--resume", run)
-    assert code == 0 and "the best epoch is picked again from here on" in err
+    assert code == 0 and "the best epoch is picked again, among " in err
     assert torch.load(best, weights_only=True)["epoch"] == 3
     with (tmp_path / "runs/results.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
@@ -293,7 +293,8 @@ def test_resume_auto_skips_unfinished_runs_with_other_options(program, config, t
     base = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
     code, out, _ = program("--config", path, "--seed", 5, "--resume", "auto")
     assert (
-        code == 0 and f"skipped, another run: {(base / '0').relative_to(tmp_path)} (seed: 1 in the run, 5 now)" in out
+        code == 0
+        and f"--resume auto does not resume {(base / '0').relative_to(tmp_path)}: seed: 1 in the run, 5 now" in out
     )
     assert [json.loads((p / "status.json").read_text())["status"] for p in (base, base / "0")] == ["done", "stopped"]
 
@@ -308,7 +309,7 @@ def test_resume_auto_skips_an_unfinished_run_with_another_pretrained_file(progra
         patched.setattr("trainers.callbacks.RunRecorder.stop_asked", lambda self: True)
         assert program(*auto, first)[0] == 75
     code, out, _ = program(*auto, last)
-    assert code == 0 and f"skipped, another run: runs/ticket/prune-rate=0.5/more (pretrained: '{first}'" in out
+    assert code == 0 and f"--resume auto does not resume runs/ticket/prune-rate=0.5/more: pretrained: '{first}'" in out
     assert [json.loads((p / "status.json").read_text())["status"] for p in (base / "more", base / "more/0")] == [
         "stopped",
         "done",

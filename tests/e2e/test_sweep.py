@@ -136,7 +136,7 @@ def test_an_unfinished_run_of_another_length_is_not_resumed(program, config, tmp
         assert program("--config", path, "--resume", "auto")[0] == 75
     for epochs in (1, 4):
         code, out, _ = program("--config", path, "--epochs", epochs, "--resume", "auto")
-        assert code == 0 and f"(epochs: 3 in the run, {epochs} now)" in out and "a new run starts" in out
+        assert code == 0 and f": epochs: 3 in the run, {epochs} now" in out and "a new run starts" in out
     assert statuses(tmp_path) == ["done", "done", "stopped"]
 
 

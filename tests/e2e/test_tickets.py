@@ -122,7 +122,7 @@ def test_a_global_run_has_its_scheduled_densities_and_every_checkpoint_evaluates
     assert "89.98 % pruned; the density of GlobalSubnetConv falls from 50 % to this value in 3 epochs" in out
     assert ["kept 50.00%" in line for line in out.splitlines() if line.startswith("epoch 1/")] == [True]
     lines = out.splitlines()
-    at = lines.index("from this epoch on the network is the requested one: the best epoch before does not count")
+    at = lines.index("the density has its final value from this epoch on: earlier epochs do not count as the best")
     assert lines[at + 1].startswith("epoch 4/5") and f"(best {accuracies[3]:.2f}% in epoch 4)" in lines[at + 1]
 
 
@@ -140,12 +140,12 @@ def test_a_checkpoint_from_within_an_epoch_is_evaluated_in_the_state_of_that_epo
 
 def test_the_summary_names_the_layers_at_the_floor(trained):
     _, _, out = trained("ss", epochs=1, prune_rate=0.001, score_l1=0)
-    assert "at the floor   linear.0, linear.3: one weight kept, the minimum of the global selection" in out
+    assert "one weight     kept in linear.0, linear.3, the minimum per layer with GlobalSubnetConv" in out
     assert "2 of 1,776 weights kept" in out
 
 
 def test_the_summary_mentions_no_floor_if_no_layer_is_at_the_floor(trained):
-    assert "at the floor" not in trained("ss", epochs=1)[2]
+    assert "one weight" not in trained("ss", epochs=1)[2]
 
 
 def test_a_lottery_trains_weights_then_scores_and_picks_its_best_epoch_in_the_score_phase(trained, tmp_path):

@@ -210,6 +210,6 @@ def test_an_exponentially_nested_array_shape_is_reported_on_one_line(tmp_path, s
     array += b"(K\1" + pickle.dumps(shape, protocol=2)[2:-1] + dtype + b"\x89X\0\0\0\0tb"
     path.write_bytes(b"\x80\2}(X\4\0\0\0data" + array + b"X\6\0\0\0labels](K\1eu.")
     with pytest.raises(
-        UsageError, match=r"1 labels and an array of shape \(a tuple, a tuple\) and dtype u1; 6 of each"
+        UsageError, match=r"1 labels and an array of shape \(a tuple, a tuple\) and dtype u1; 6 labels and shape"
     ):
         load("CIFAR10", tmp_path)

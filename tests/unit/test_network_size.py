@@ -41,12 +41,12 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
             {**MLP, "hidden": [10_000_000, 10_000_000]},
             None,
             "hidden: MLP on digits would have 100,000,740,000,000 weights, which need 1,200,008.9 GB of memory; "
-            "10.0 GB are free on this machine; hidden decides",
+            "10.0 GB are free on this machine; change hidden",
         ),
         (
             {**MLP, "set": "ImageFolder", "image_size": 4096, "hidden": [4000]},
             replace(FOLDER, in_shape=(3, 4096, 4096)),
-            r"hidden: MLP on ImageFolder would have 201,326,600,000 weights, .* GB of memory; .* hidden and image_size",
+            r"hidden: MLP on ImageFolder would have 201,326,600,000 weights, .* GB of memory; .* hidden or image_size",
         ),
         (
             {**MLP, "set": "CIFAR10", "arch": "Conv8Wide", "width_mult": 100},

@@ -127,12 +127,10 @@ def test_other_shell_syntax_in_a_path_is_refused(parse: Any, text: str) -> None:
 
 def test_a_bare_tilde_is_refused_in_yaml_and_means_home_on_the_command_line(parse: Any, tmp_path: Path) -> None:
     Path("t.yml").write_text("set: digits\narch: Conv2\npretrained: ~\n")
-    with pytest.raises(UsageError, match=r"pretrained: ~ in t.yml, line 3, but YAML reads it as no value: write null"):
+    with pytest.raises(UsageError, match=r"pretrained: ~ in t.yml, line 3, but YAML reads ~ as null; write null"):
         args.parse(["--config", "t.yml"])
     Path("t.yml").write_text("set: digits\narch: Conv2\ndata: ~\n")
-    with pytest.raises(
-        UsageError, match=r"data: ~ in t.yml, line 3, but YAML reads it as no value: leave it out, or write"
-    ):
+    with pytest.raises(UsageError, match=r"data: ~ in t.yml, line 3, but YAML reads ~ as null; leave it out, or write"):
         args.parse(["--config", "t.yml"])
     assert parse(DENSE, "--pretrained=~").run.pretrained == str(tmp_path / "home")
     assert parse({**DENSE, "pretrained": None}).run.pretrained is None

@@ -55,7 +55,7 @@ def test_every_format_of_biprop_loads_bit_exactly(tmp_path, options, capsys, mod
     path = write(age(original(source, module)), tmp_path / "model_best.pth", **form)
     into(path, options, target)
     assert same(target, source) and torch.equal(logits(target), logits(source))
-    warned = "" if age is dict else f"warning: {path} does not have its conv_type and prune_rate: the options given"
+    warned = "" if age is dict else f"warning: {path} does not record its conv_type and prune_rate; it is loaded"
     assert capsys.readouterr().err.startswith(warned) and read_network(str(path)).is_native is False
 
 
@@ -67,7 +67,8 @@ def test_a_bare_state_dict_loads_with_a_warning(tmp_path, options, capsys, wrap)
     for state in (source.state_dict(), original_state(source)):
         assert same(into(write(wrap(state), tmp_path / "net.pt"), options, small_net(seed=1)), source)
     assert (
-        "does not have its arch and conv_type and prune_rate: the options given here decide" in capsys.readouterr().err
+        "does not record its arch and conv_type and prune_rate; it is loaded with the options given here"
+        in capsys.readouterr().err
     )
 
 
@@ -219,7 +220,7 @@ def test_a_path_without_a_checkpoint_is_refused(tmp_path):
 )
 def test_a_file_without_named_tensors_is_refused(tmp_path, content):
     path = write(content, tmp_path / "net.pt")
-    assert "holds no network: tensors by name are needed" in refusal(lambda: read_network(str(path)), path)
+    assert "holds no network: it must be a state dict, or have one" in refusal(lambda: read_network(str(path)), path)
 
 
 # missing, unused and mismatched tensors
@@ -232,7 +233,7 @@ def test_a_head_of_another_size_is_left_out_for_training_and_refused_for_testing
     shapes = "has shape [9, 32, 1, 1], not [3, 32, 1, 1]"
     found = f"28 of 30 tensors match; of another shape: linear.6.weight {shapes}, linear.6.scores {shapes}"
     message = refusal(lambda: into(path, options, target), path)
-    assert message == f"{path} does not hold all of this network: {found}"
+    assert message == f"{path} does not hold exactly this network: {found}"
     assert all(torch.equal(value, before[key]) for key, value in target.state_dict().items())
     into(path, options, target, whole=False)
     assert capsys.readouterr().out == f"{path}: {found}\n"
@@ -254,7 +255,7 @@ def test_missing_and_unused_tensors_are_reported(tmp_path, options, capsys):
     assert capsys.readouterr().out == f"{path}: 25 of 30 tensors match; not in the file: {named}\n"
     assert named in refusal(lambda: into(path, options, subnet), path)
     path = write(original_state(subnet), tmp_path / "subnet.pt")
-    assert f"25 of 25 tensors match; unused: {named}" in refusal(lambda: into(path, options, dense), path)
+    assert f"25 of 25 tensors match; only in the file: {named}" in refusal(lambda: into(path, options, dense), path)
 
 
 def test_a_file_without_num_batches_tracked_is_complete(tmp_path, options):
@@ -278,7 +279,7 @@ def test_a_file_with_no_matching_tensor_but_a_counter_is_refused(tmp_path, optio
     for state in ({"features.0.weight": torch.ones(3)}, {"other": torch.ones(2)} | counter):
         path = write(state, tmp_path / "net.pt")
         message = refusal(lambda path=path: into(path, options, small_net(), whole=whole), path)
-        assert all(part in message for part in ("does not fit this network at all: ", "and 2", "unused: "))
+        assert all(part in message for part in ("does not fit this network at all: ", "and 2", "only in the file: "))
 
 
 # checkpoints of another network
@@ -288,21 +289,21 @@ def test_a_file_with_no_matching_tensor_but_a_counter_is_refused(tmp_path, optio
     ("theirs", "ours", "wanted"),
     [
         ({"conv_type": "DenseConv"}, {}, ["conv_type: DenseConv in ", ", SubnetConv here", "--conv-type DenseConv"]),
-        ({}, {"arch": "Conv2"}, ["arch: Conv2_BinAct in ", "Conv2 here; --arch decides: pass --arch Conv2_BinAct to"]),
+        ({}, {"arch": "Conv2"}, ["arch: Conv2_BinAct in ", "Conv2 here; pass --arch Conv2_BinAct to"]),
         (
             {"prune_rate": 0.300001},
             {},
-            ["prune_rate: 0.300001 in", "0.3 here; --prune-rate decides: pass --prune-rate"],
+            ["prune_rate: 0.300001 in", "0.3 here; pass --prune-rate"],
         ),
         ({"conv_type": "GlobalSubnetConv"}, {}, ["GlobalSubnetConv in", "pass --conv-type GlobalSubnetConv to use"]),
         ({}, {"conv_type": "GlobalSubnetConv"}, ["conv_type: SubnetConv in", "GlobalSubnetConv here"]),
         ({"conv_type": "SampleSubnetConv"}, {"conv_type": "FixedSubnetConv"}, ["FixedSubnetConv here"]),
         ({"conv_type": "GlobalSubnetConv"}, {"conv_type": "FixedSubnetConv"}, ["FixedSubnetConv here"]),
-        ({}, {"conv_type": "FixedSubnetConv", "prune_rate": 0.7}, ["--prune-rate decides: pass --prune-rate 0.3 to"]),
+        ({}, {"conv_type": "FixedSubnetConv", "prune_rate": 0.7}, ["pass --prune-rate 0.3 to"]),
         (
             {},
             {"conv_type": "DenseConv", "prune_rate": None},
-            ["None here", "--conv-type and --prune-rate decide: pass --conv-type SubnetConv --prune-rate 0.3 to use"],
+            ["None here", "pass --conv-type SubnetConv --prune-rate 0.3 to use"],
         ),
     ],
 )
@@ -344,7 +345,7 @@ def test_the_same_network_loads_without_a_warning(tmp_path, options, capsys, the
 def test_biprops_small_resnets_need_the_readout_original40(tmp_path, options):
     model = constrain(models.build("cResNet20", num_classes=3, in_shape=(3, 32, 32)), "SubnetConv", density=0.3)
     path = write(original(model, arch="cResNet20"), tmp_path / "net.pth")
-    with pytest.raises(UsageError, match=r"readout: original40 in .*, pooled here; --readout decides"):
+    with pytest.raises(UsageError, match=r"readout: original40 in .*, pooled here; pass --readout"):
         into(path, options.replace(arch="cResNet20"), model)
     into(path, options.replace(arch="cResNet20", readout="original40"), model)
 

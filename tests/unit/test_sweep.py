@@ -422,7 +422,7 @@ def test_the_exit_code_distinguishes_failed_and_unfinished_cells(config, capsys,
     assert sweep.outcome(stop, failed, left) == code
     said = capsys.readouterr()
     assert ("failed: ticket: why" in said.err) == bool(failing)
-    assert ("the same command continues" in said.out) == bool(left)
+    assert ("run the same command to continue" in said.out) == bool(left)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(4.4, "4 s"), (600, "10 min"), (9000, "2.5 h")])

@@ -346,8 +346,8 @@ REFUSED = {  # (network, part of the message)
         two_convs(lambda _, x: x.reshape(-1, 6, 6, 5)),
         "after units are removed, the network fails before b: ",
     ),
-    "written slice": (two_convs(lambda _, x: torch.cat([x[:, 3:], x[:, :3]], 1)), "b computes something else after"),
-    "written width": (two_convs(lambda _, x: x / x.shape[1]), "b computes something else after units are removed"),
+    "written slice": (two_convs(lambda _, x: torch.cat([x[:, 3:], x[:, :3]], 1)), "b computes other values after"),
+    "written width": (two_convs(lambda _, x: x / x.shape[1]), "b computes other values after units are removed"),
     "unequal split": (
         two_convs(lambda _, x: torch.cat(x.split([2, 4], 1), 1)),
         "takes an unequal part of the units",

@@ -24,12 +24,12 @@ LONG = f"a: &a {'x' * 100_000}\nb: [{', '.join(['*a'] * 1000)}]\n"
 REFUSED = {
     "aliases of aliases": (
         LAUGHS + "lr: *i\n",
-        r"line \d cannot be read: with its aliases expanded it has more than 250,000",
+        r"line \d cannot be read: its aliases \(\*name\) expand to more than 250,000",
     ),
-    "merges of merges": (MERGES, r"line \d cannot be read: with its aliases expanded it has more than 250,000"),
-    "a long text many times": (LONG, "with its aliases expanded it has more than 250,000 characters"),
-    "a list within itself": ("a: &a [*a]\n", "with its aliases expanded"),
-    "a mapping within itself": ("&a\na: *a\n", "with its aliases expanded"),
+    "merges of merges": (MERGES, r"line \d cannot be read: its aliases \(\*name\) expand to more than 250,000"),
+    "a long text many times": (LONG, r"its aliases \(\*name\) expand to more than 250,000 characters"),
+    "a list within itself": ("a: &a [*a]\n", "its aliases .* expand to"),
+    "a mapping within itself": ("&a\na: *a\n", "its aliases .* expand to"),
     "20,000 keys": ("".join(f"k{i}: 1\n" for i in range(20_000)), "it holds more than 5,000 values"),
     "a long list": ("hidden: [" + "1," * 100_000 + "1]", "it holds more than 5,000 values"),
     "deep lists": ("a: " + "[" * 100_000, "it is more than 20 levels deep"),
@@ -43,7 +43,7 @@ REFUSED = {
     ),
     "aliases as a key": (
         LAUGHS + "? *i\n: 1\n",
-        "line 10 cannot be read: a list or a mapping cannot be a key|aliases expanded",
+        "line 10 cannot be read: a list or a mapping cannot be a key|its aliases .* expand to",
     ),
     "a huge file": ("#" * 300_000, "more than 250,000 bytes; a configuration has a few thousand"),
     "bytes": (bytes(range(256)), "it is not text: it has a zero byte"),

@@ -60,7 +60,8 @@ class Sparse(Method):
         if self._interval > self._end:
             density = f"; the density stays at {100 * schedules.DENSITY_START:g} %"
             stays = density if rules.density_schedule == "cubic" else ""
-            warn(f"no rewiring will take place: one is due every {self._interval} steps until step {self._end}{stays}")
+            due = f"the first is due after step {self._interval}, the last step that may rewire is {self._end}"
+            warn(f"no rewiring will take place: {due}{stays}")
         with torch.no_grad():
             for layer in self._layers.values():
                 layer.weight.mul_(layer.constraint.mask)

@@ -78,7 +78,7 @@ def prune_rate(o: Options, _given: Given) -> str:
 def prune_rate_epoch(o: Options, _given: Given) -> str:
     c, epochs = o.constraint, o.optim.epochs
     if c.density_falls and c.prune_rate_epoch >= epochs and not o.run.dry_run:
-        return f"the density must reach prune_rate before the run ends: it must be < epochs, {epochs} (0: no schedule)"
+        return f"the density must reach prune_rate before the run ends: it must be < epochs ({epochs}); 0: no schedule"
     return ""
 
 
@@ -176,7 +176,7 @@ def sparse_hold(o: Options, _given: Given) -> str:
 def keep_share(o: Options, _given: Given) -> str:
     c = o.constraint
     if c.keep_share > c.live_share and c.rewires_filters and c.drop != "random":
-        return f"it must be at most live_share, {c.live_share}"
+        return f"it must be at most live_share ({c.live_share})"
     return ""
 
 
@@ -186,9 +186,9 @@ def dense_epochs(o: Options, _given: Given) -> str:
     if o.optim.trainer != "lottery" or o.run.dry_run:
         return ""
     if dense >= epochs:
-        return f"it must be < epochs, {epochs}"
+        return f"it must be < epochs ({epochs})"
     if c.density_falls and c.prune_rate_epoch < epochs <= dense + c.prune_rate_epoch:
-        return f"dense_epochs + prune_rate_epoch must be < epochs, {epochs}"
+        return f"dense_epochs + prune_rate_epoch must be < epochs ({epochs})"
     return ""
 
 
@@ -200,7 +200,7 @@ def nesterov(o: Options, _given: Given) -> str:
 @ERRORS.add("start_epoch", "epochs resume")
 def start_epoch(o: Options, given: Given) -> str:
     if o.optim.start_epoch is not None and o.optim.start_epoch >= o.optim.epochs:
-        return f"it must be < epochs, {o.optim.epochs}"
+        return f"it must be < epochs ({o.optim.epochs})"
     if "start_epoch" in given.typed and o.optim.start_epoch is not None and o.run.resume:
         return "a resumed run continues where it stopped; leave out start_epoch or resume"
     return ""

@@ -142,7 +142,7 @@ def cast(option: Any, value: Any) -> Any:
     path = option.metadata["path"]
     if path and value == "~" and isinstance(value, Bare):
         nothing = "write null, or" if nullable else "leave it out, or write"
-        raise UsageError(f"YAML reads it as no value: {nothing} ~/ for the home folder")
+        raise UsageError(f"YAML reads ~ as null; {nothing} ~/ for the home folder")
     if nullable and (value is None or (isinstance(value, str) and value in NULLS and not (path and value == "~"))):
         return None
     if value == "None" and (nullable or path):

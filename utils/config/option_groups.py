@@ -27,7 +27,11 @@ from utils.paths import stem
 from utils.steps import STEPS
 
 PIXEL_TEXT = """scale of the pixels: standard (mean 0, standard deviation 1 over the set), unit (0 to 1), signed
-(-1 to 1), binary (1 from half of full brightness on, else 0)"""
+(-1 to 1), binary (1 from half of the full brightness, 0 below)"""
+NORM_TEXT = "normalisation of the hidden layers; hard_invert: 1 - x, soft_invert: learned between x and 1 - x"
+SHIFT_UPDATE_TEXT = "ste: each forward pass rounds a copy of the weights; crude: it rounds the weights in place"
+TRAINER_TEXT = """training method; default: that of conv_type, lottery: dense training before that of scores, ss: with a
+penalty on the scores"""
 DECAY = "weight decay (decoupled for adamw); it acts on scores too, as in BIPROP"
 
 
@@ -43,7 +47,7 @@ class DataOptions:
     test_batch_size: int | None = opt(None, "images per evaluation step", ">= 1 and <= 1e7", unset="batch_size")
     pixels: str = opt("standard", PIXEL_TEXT, PIXELS)
     workers: int = opt(
-        4, "data-loading processes for sets with image_size, and for augmix", ">= 0 and <= 256", "-j", maths=False
+        4, "data-loading processes, for augmix and sets with image_size; 0: none", ">= 0 and <= 256", "-j", maths=False
     )
     image_size: int | None = opt(
         None,
@@ -59,12 +63,12 @@ class DataOptions:
     )
     p_clean: float = opt(1.0, "share of the training images without noise", ">= 0 and <= 1", needs="gaussian_aug")
     augmix: bool = opt(False, "apply AugMix to training images")
-    all_augmix_augmentations: bool = opt(False, "change color, contrast, brightness and sharpness too", needs="augmix")
-    mixture_width: int = opt(3, "number of augmentation chains per image", ">= 1 and <= 100", needs="augmix")
+    all_augmix_augmentations: bool = opt(False, "add color, contrast, brightness, sharpness to AugMix", needs="augmix")
+    mixture_width: int = opt(3, "number of AugMix chains per image", ">= 1 and <= 100", needs="augmix")
     mixture_depth: int = opt(
-        -1, "operations per chain; 0 and -1 draw 1 to 3 at random", ">= -1 and <= 100", needs="augmix"
+        -1, "operations per AugMix chain; 0 and -1: 1 to 3 at random", ">= -1 and <= 100", needs="augmix"
     )
-    aug_severity: int = opt(3, "strength of the operations", ">= 1 and <= 10", needs="augmix")
+    aug_severity: int = opt(3, "strength of the AugMix operations", ">= 1 and <= 10", needs="augmix")
     jsd: bool = opt(
         False, "add the Jensen-Shannon loss over one clean and two augmented views; needs augmix or gaussian_aug"
     )
@@ -82,10 +86,10 @@ class ModelOptions:
     )
     bias: bool = opt(False, "biases in all layers", strict=True)
     activation: str | None = opt(None, "activation function", ACTIVATIONS, unset="that of the arch", strict=True)
-    norm: str | None = opt(None, "normalisation of the hidden layers", MLP_NORMS, unset="that of the arch", strict=True)
+    norm: str | None = opt(None, NORM_TEXT, MLP_NORMS, unset="that of the arch", strict=True)
     dropout: float = opt(0.0, "dropout probability after each hidden layer", ">= 0 and < 1", strict=True)
-    readout: str = opt("pooled", "pooled has one output per class, original40 BIPROP's four", READOUTS, strict=True)
-    bn_type: str = opt("LearnedBatchNorm", "kind of batch norm; NonAffineBatchNorm has no weight and no bias", BN_TYPES)
+    readout: str = opt("pooled", "outputs per class: pooled 1, original40 4, as in BIPROP", READOUTS, strict=True)
+    bn_type: str = opt("LearnedBatchNorm", "NonAffineBatchNorm has no weight and no bias, the others do", BN_TYPES)
     bn_weight_init: float | None = opt(
         None, "initial weight of every batch norm", ">= -1e6 and <= 1e6", unset="1", warn_in_files=True
     )
@@ -97,16 +101,16 @@ class ModelOptions:
         None, "momentum of batch norm, as torch defines it", "> 0 and <= 1", unset="0.1", warn_in_files=True
     )
     init: str = opt("kaiming_normal", "distribution of the initial weights", INITS)
-    mode: str = opt("fan_in", "fan by which init scales the weights", ["fan_in", "fan_out"])
-    nonlinearity: str = opt("relu", "nonlinearity by whose gain init scales the weights", GAINS)
-    scale_fan: bool = opt(False, "multiply the fan in init by (1 - prune_rate), as BIPROP does", warn_in_files=True)
+    mode: str = opt("fan_in", "fan that scales the initial weights", ["fan_in", "fan_out"])
+    nonlinearity: str = opt("relu", "nonlinearity whose gain scales the initial weights", GAINS)
+    scale_fan: bool = opt(False, "multiply mode's fan by (1 - prune_rate), as in BIPROP", warn_in_files=True)
 
 
 @dataclass(frozen=True)
 class ConstraintOptions:
     """Options of pruning, rewiring, freezing and quantization of the weights."""
 
-    conv_type: str = opt("DenseConv", "constraint on the weights of the layers", CONV_TYPES)
+    conv_type: str = opt("DenseConv", "constraint on the weights of the layers, explained in README.md", CONV_TYPES)
     prune_rate: float | None = opt(
         None,
         "fraction of the weights that is KEPT, > 0 and <= 1 (the name is historic)",
@@ -115,7 +119,7 @@ class ConstraintOptions:
         warn_in_files=True,
     )
     prune_rate_epoch: int = opt(
-        10, "GlobalSubnetConv: epochs over which the density falls from 0.5 to prune_rate", ">= 0 and <= 1e6"
+        10, "GlobalSubnetConv: epochs in which the density falls from 0.5 to prune_rate; 0: constant", ">= 0 and <= 1e6"
     )
     score_init_constant: float | None = opt(
         None, "initial score of every weight", ">= -1e6 and <= 1e6", unset="random", strict=True
@@ -125,9 +129,15 @@ class ConstraintOptions:
     last_layer_dense: bool = opt(False, "leave the last layer unconstrained")
     first_layer_type: str | None = opt(None, "conv_type of the first layer", CONV_TYPES, unset="conv_type")
     drop: str = opt(
-        "hebbian", "criterion whose lowest connections are dropped; SET uses magnitude_per_sign", DROP_CRITERIA
+        "hebbian",
+        "criterion for dropping connections, lowest first; hebbian: co-activation, magnitude_per_sign: as in SET",
+        DROP_CRITERIA,
     )
-    grow: str = opt("hebbian", "criterion whose highest connections are grown", GROW_CRITERIA)
+    grow: str = opt(
+        "hebbian",
+        "criterion for growing connections, highest first; hebbian: co-activation, none: grow no connection",
+        GROW_CRITERIA,
+    )
     update_interval: int = opt(
         20, "steps between updates of the statistics that hebbian and correlation use", ">= 1 and <= 1e9"
     )
@@ -141,15 +151,19 @@ class ConstraintOptions:
         0.3, "fraction of connections that the first rewiring replaces; decays to 0 by a cosine", "> 0 and <= 1"
     )
     keep_share: float = opt(
-        0.1, "without prune_rate: fraction of each filter's weights that a rewiring keeps", "> 0 and <= 1"
+        0.1,
+        "without prune_rate: fraction of each filter's weights, highest by drop, that rewiring keeps",
+        "> 0 and <= 1",
     )
     live_share: float = opt(
         0.15,
-        "without prune_rate: fraction of each filter's weights that a rewiring keeps or grows; with drop "
-        "random, the probability that it keeps a weight",
+        "without prune_rate: fraction of each filter's weights that a rewiring keeps or grows; the others become 0; "
+        "with drop random, the probability that a weight is kept",
         "> 0 and <= 1",
     )
-    layer_density: str = opt("uniform", "distribution of prune_rate over the layers", LAYER_DENSITIES)
+    layer_density: str = opt(
+        "uniform", "density of each layer: prune_rate, or higher in small ones (erdos_renyi_kernel)", LAYER_DENSITIES
+    )
     density_schedule: str = opt(
         "constant", "schedule of the density; cubic falls from 0.5 to prune_rate", DENSITY_SCHEDULES
     )
@@ -159,12 +173,12 @@ class ConstraintOptions:
     tune_batchnorm: bool = opt(
         False, "with learn_batchnorm or bn_bias_only: freeze the scores", needs="freeze_weights", warn_in_files=True
     )
-    bn_bias_only: bool = opt(False, "train the biases of batch norm too", needs="freeze_weights", warn_in_files=True)
+    bn_bias_only: bool = opt(False, "also train batch norm, biases only", needs="freeze_weights", warn_in_files=True)
     weight_bits: int = opt(5, "bits per weight, for sign and shift", ">= 2 and <= 8")
     rounding: str = opt("deterministic", "rounding of shifts in training", ROUNDINGS)
     activation_bits: tuple[int, ...] | None = opt(
         None,
-        "bits before and after the binary point of inputs and biases, such as 16,16",
+        "fixed-point bits of inputs and biases, before and after the binary point, such as 16,16",
         ">= 0 and <= 64",
         unset="16,16 in most layers",
     )
@@ -175,7 +189,7 @@ class ConstraintOptions:
         needs="conv_type ShiftQ or ShiftPS",
         unset="all",
     )
-    shift_update: str = opt("ste", "ste rounds a copy of the weights, crude the weights themselves", SHIFT_UPDATES)
+    shift_update: str = opt("ste", SHIFT_UPDATE_TEXT, SHIFT_UPDATES)
     shift_init: str = opt("uniform", "initial shifts and signs: random (uniform), or rounded weights", SHIFT_INITS)
     freeze_sign: bool = opt(False, "train only the shifts")
 
@@ -244,25 +258,23 @@ class ConstraintOptions:
 class OptimOptions:
     """Options of the training method, the optimizer and the learning-rate schedule."""
 
-    trainer: str = opt("default", "training method; default stands for the one that conv_type needs", TRAINERS)
+    trainer: str = opt("default", TRAINER_TEXT, TRAINERS)
     dense_epochs: int = opt(6, "epochs of dense training before the weights are frozen", ">= 1 and <= 1e6")
-    score_l1: float = opt(1e-8, "factor of the sum of sigmoid(scores) in the loss", ">= 0 and <= 1e6")
-    epsilon: float = opt(1.0, "probability that a step replaces the ones by a larger value", ">= 0 and <= 1")
-    random_mag: float = opt(0.0, "epsilon's larger value is drawn from 1 to 1 + random_mag", ">= 0 and <= 1e6")
-    sweep_on: str = opt("0:4:0.1", f"values that replace the ones in evaluations, {STEPS}", maths=False)
+    score_l1: float = opt(1e-8, "factor of the penalty sum(sigmoid(scores)) in the loss", ">= 0 and <= 1e6")
+    epsilon: float = opt(1.0, "probability that random_mag applies in a training step", ">= 0 and <= 1")
+    random_mag: float = opt(0.0, "weights of 1 become 1 + U(0, random_mag) in training; 0: never", ">= 0 and <= 1e6")
+    sweep_on: str = opt("0:4:0.1", f"extra evaluations with the weights of 1 set to each value: {STEPS}", maths=False)
     sweep_every: int = opt(
-        10, "epochs between the evaluations of sweep_on; the last epoch has them too", ">= 1 and <= 1e6", maths=False
+        10, "epochs between the evaluations of sweep_on; also after the last epoch", ">= 1 and <= 1e6", maths=False
     )
     optimizer: str = opt("sgd", "optimizer", OPTIMIZERS)
     lr: float = opt(0.1, "learning rate", "> 0 and <= 1e6", "--learning-rate")
     lr_policy: str = opt("constant_lr", "learning-rate schedule", POLICIES)
-    lr_adjust: int = opt(
-        20, "epochs between the steps of the schedule", ">= 1 and <= 1e6", needs="lr_policy multistep_lr"
-    )
-    lr_gamma: float = opt(0.1, "factor of each step of the schedule", "> 0 and <= 1000", needs="lr_policy multistep_lr")
+    lr_adjust: int = opt(20, "epochs between learning-rate steps", ">= 1 and <= 1e6", needs="lr_policy multistep_lr")
+    lr_gamma: float = opt(0.1, "factor of each learning-rate step", "> 0 and <= 1000", needs="lr_policy multistep_lr")
     warmup_length: int = opt(
         0,
-        "epochs of learning-rate warm-up",
+        "epochs of linear learning-rate warm-up",
         ">= 0 and <= 1e6",
         needs="lr_policy constant_lr, cosine_lr or cos_multi_lr",
     )
@@ -276,7 +288,9 @@ class OptimOptions:
     label_smoothing: float | None = opt(None, "share of each label spread over all classes", ">= 0 and < 1", unset="0")
     grad_clip: bool = opt(False, "clamp every element of the gradient to [-1, 1]")
     epochs: int = opt(90, "number of training epochs", ">= 1 and <= 1e6", maths=False)
-    start_epoch: int | None = opt(None, "start a new run at this epoch of its schedules", ">= 0 and <= 1e6", unset="0")
+    start_epoch: int | None = opt(
+        None, "epoch, from 0, at which a new run starts; schedules skip earlier epochs", ">= 0 and <= 1e6", unset="0"
+    )
 
 
 @dataclass(frozen=True)
@@ -298,9 +312,11 @@ class RunOptions:
     )
     pretrained: str | None = opt(None, "checkpoint or run directory whose network is loaded", maths=False, path="old")
     save_minutes: float = opt(
-        10.0, "minutes between checkpoints in an epoch; 0 saves none", ">= 0 and <= 1e6", maths=False
+        10.0, "minutes between checkpoints within an epoch; 0: only at its end", ">= 0 and <= 1e6", maths=False
     )
-    save_every: int = opt(-1, "epochs between checkpoints to keep; 0 and -1 keep none", ">= -1 and <= 1e6", maths=False)
+    save_every: int = opt(
+        -1, "epochs between checkpoints kept besides last and best; 0 and -1: none", ">= -1 and <= 1e6", maths=False
+    )
     histograms: bool = opt(False, "log histograms of weights, scores and gradients to TensorBoard", maths=False)
     detect_anomaly: bool = opt(False, "let autograd report the operation that produced a NaN; slow", maths=False)
     print_freq: int = opt(
@@ -311,15 +327,15 @@ class RunOptions:
         maths=False,
     )
     dry_run: int | None = opt(
-        None, "run one epoch of this many batches, with all that follows an epoch", ">= 1 and <= 1e9"
+        None, "test run: one epoch of this many batches, with evaluation; it adds no row to results", ">= 1 and <= 1e9"
     )
     check: bool = opt(False, "validate the options, print them and the layers, and exit", maths=False)
     precision: str = opt(
-        "auto", "auto: bf16 if the hardware supports it, but fp32 for ShiftQ and ShiftPS", ["auto", "fp32", "bf16"]
+        "auto", "number format; auto: bf16 if supported, but fp32 for ShiftQ and ShiftPS", ["auto", "fp32", "bf16"]
     )
     device: str = opt("auto", "device to compute on", ["auto", "cpu", "cuda"], maths=False)
     multigpu: tuple[int, ...] | None = opt(
-        None, "GPUs to use, such as 0,1; one process each", ">= 0 and <= 1023", maths=False
+        None, "numbers of the GPUs to use, such as 0,1; one process each", ">= 0 and <= 1023", maths=False
     )
     sync_bn: bool = opt(False, "with several processes: batch norm uses statistics of the global batch")
     grad_compression: str = opt("none", "with several processes: compression of exchanged gradients", GRAD_COMPRESSIONS)

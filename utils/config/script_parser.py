@@ -42,13 +42,15 @@ class Parser(argparse.ArgumentParser):
         """Raise UsageError with `message`. argparse calls this method for bad input."""
         raise UsageError(f"{message}; see --help")
 
-    def add_run(self, name: str = "run", **more: Any) -> None:
+    def add_run(
+        self, name: str = "run", text: str = "directory of a run, or one of its checkpoints", **more: Any
+    ) -> None:
         """Add the positional argument RUN, the path of a run directory or checkpoint."""
-        self.add_argument(name, metavar="RUN", type=old_path, **more)
+        self.add_argument(name, metavar="RUN", type=old_path, help=text, **more)
 
     def add_out(self, default: str) -> None:
         """Add --out, the path of the file to write."""
-        self.add_argument("--out", type=new_path, default=Path(default), help=f"default: {default}")
+        self.add_argument("--out", type=new_path, default=Path(default), help=f"file to write; default: {default}")
 
     def add_force(self) -> None:
         """Add --force, which allows the script to replace an existing file."""
@@ -56,11 +58,12 @@ class Parser(argparse.ArgumentParser):
 
     def add_device(self, default: str) -> None:
         """Add --device, the device to compute on: auto, cpu or cuda."""
-        self.add_argument("--device", choices=["auto", "cpu", "cuda"], default=default, help=f"default: {default}")
+        text = f"device to compute on; default: {default}"
+        self.add_argument("--device", choices=["auto", "cpu", "cuda"], default=default, help=text)
 
     def add_repeat(self, default: int) -> None:
         """Add --repeat, the number of timings of each variant that a benchmark compares."""
-        text = f"timings of each variant; default: {default}"
+        text = f"number of timings of each variant; default: {default}"
         self.add_argument("--repeat", type=count(10_000), default=default, help=text)
 
     def add_check(self) -> None:

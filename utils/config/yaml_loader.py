@@ -94,7 +94,7 @@ def _expanded_length(node: yaml.Node, known: dict[int, int]) -> int:
         )
         known[id(node)] = 1 + inner
     if known[id(node)] > CHARACTERS:
-        raise _error(f"with its aliases expanded it has more than {CHARACTERS:,} characters", node)
+        raise _error(f"its aliases (*name) expand to more than {CHARACTERS:,} characters", node)
     return known[id(node)]
 
 

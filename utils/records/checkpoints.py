@@ -123,8 +123,9 @@ def _as_usage_error(path: Path) -> Iterator[None]:
     except Exception as error:  # a damaged or malicious pickle can raise any type
         if out_of_memory.is_out_of_memory(error):
             raise RunFailed(f"{path} cannot be read: {out_of_memory.message(error)}; nothing was changed") from error
-        reason = getattr(error, "strerror", None) or escaped(str(error).partition("\n")[0], 300) or "damaged"
-        message = f"{path} cannot be read: {reason}"
+        reason = getattr(error, "strerror", None) or escaped(str(error).partition("\n")[0], 300) or type(error).__name__
+        damaged = "" if isinstance(error, OSError | ValueError | RuntimeError) else "damaged: "
+        message = f"{path} cannot be read: {damaged}{reason}"
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a damaged zip points outside itself
             raise ReadFailed(message) from error
         raise UsageError(message) from error

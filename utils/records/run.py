@@ -132,7 +132,7 @@ class LockedRun(Run):
         """Raise RunFailed if another process has taken over the directory of this run."""
         if not self.is_held:
             owner = self.lock_owner()
-            raise RunFailed(f"{self.path} was taken over by {owner}; its file system does not share locks")
+            raise RunFailed(f"{self.path} is now trained by {owner}; its file system shares no locks: start runs once")
 
     def describe(self, options: Options, device_info: dict[str, Any]) -> None:
         """Write the options of this run to config.yaml, and its metadata to environment.json.
