@@ -47,7 +47,11 @@ class DataOptions:
     test_batch_size: int | None = opt(None, "images per evaluation step", ">= 1 and <= 1e7", unset="batch_size")
     pixels: str = opt("standard", PIXEL_TEXT, PIXELS)
     workers: int = opt(
-        4, "data-loading processes, for augmix and sets with image_size; 0: none", ">= 0 and <= 256", "-j", maths=False
+        4,
+        "processes that load images, for augmix and sets with image_size; 0: the main process",
+        ">= 0 and <= 256",
+        "-j",
+        maths=False,
     )
     image_size: int | None = opt(
         None,
@@ -88,7 +92,9 @@ class ModelOptions:
     activation: str | None = opt(None, "activation function", ACTIVATIONS, unset="that of the arch", strict=True)
     norm: str | None = opt(None, NORM_TEXT, MLP_NORMS, unset="that of the arch", strict=True)
     dropout: float = opt(0.0, "dropout probability after each hidden layer", ">= 0 and < 1", strict=True)
-    readout: str = opt("pooled", "outputs per class: pooled 1, original40 4, as in BIPROP", READOUTS, strict=True)
+    readout: str = opt(
+        "pooled", "pooled: one output per class; original40: four per class, as in BIPROP's code", READOUTS, strict=True
+    )
     bn_type: str = opt("LearnedBatchNorm", "NonAffineBatchNorm has no weight and no bias, the others do", BN_TYPES)
     bn_weight_init: float | None = opt(
         None, "initial weight of every batch norm", ">= -1e6 and <= 1e6", unset="1", warn_in_files=True
@@ -119,7 +125,9 @@ class ConstraintOptions:
         warn_in_files=True,
     )
     prune_rate_epoch: int = opt(
-        10, "GlobalSubnetConv: epochs in which the density falls from 0.5 to prune_rate; 0: constant", ">= 0 and <= 1e6"
+        10,
+        "epochs until the density of GlobalSubnetConv has fallen from 0.5 to prune_rate; 0: constant density",
+        ">= 0 and <= 1e6",
     )
     score_init_constant: float | None = opt(
         None, "initial score of every weight", ">= -1e6 and <= 1e6", unset="random", strict=True
@@ -130,12 +138,12 @@ class ConstraintOptions:
     first_layer_type: str | None = opt(None, "conv_type of the first layer", CONV_TYPES, unset="conv_type")
     drop: str = opt(
         "hebbian",
-        "criterion for dropping connections, lowest first; hebbian: co-activation, magnitude_per_sign: as in SET",
+        "connections with the lowest score are dropped; hebbian: co-activation, magnitude_per_sign: as in SET",
         DROP_CRITERIA,
     )
     grow: str = opt(
         "hebbian",
-        "criterion for growing connections, highest first; hebbian: co-activation, none: grow no connection",
+        "connections with the highest score are grown; hebbian: co-activation, none: no connection grows",
         GROW_CRITERIA,
     )
     update_interval: int = opt(
@@ -152,17 +160,19 @@ class ConstraintOptions:
     )
     keep_share: float = opt(
         0.1,
-        "without prune_rate: fraction of each filter's weights, highest by drop, that rewiring keeps",
+        "without prune_rate: fraction of each filter's weights that a rewiring does not drop",
         "> 0 and <= 1",
     )
     live_share: float = opt(
         0.15,
-        "without prune_rate: fraction of each filter's weights that a rewiring keeps or grows; the others become 0; "
-        "with drop random, the probability that a weight is kept",
+        "without prune_rate: fraction of each filter's weights that are nonzero after a rewiring; with drop random, "
+        "the probability that a weight is nonzero",
         "> 0 and <= 1",
     )
     layer_density: str = opt(
-        "uniform", "density of each layer: prune_rate, or higher in small ones (erdos_renyi_kernel)", LAYER_DENSITIES
+        "uniform",
+        "density of the layers: prune_rate in each, or higher in small layers (erdos_renyi_kernel)",
+        LAYER_DENSITIES,
     )
     density_schedule: str = opt(
         "constant", "schedule of the density; cubic falls from 0.5 to prune_rate", DENSITY_SCHEDULES
@@ -173,7 +183,9 @@ class ConstraintOptions:
     tune_batchnorm: bool = opt(
         False, "with learn_batchnorm or bn_bias_only: freeze the scores", needs="freeze_weights", warn_in_files=True
     )
-    bn_bias_only: bool = opt(False, "also train batch norm, biases only", needs="freeze_weights", warn_in_files=True)
+    bn_bias_only: bool = opt(
+        False, "train the biases of batch norm too, but not its weights", needs="freeze_weights", warn_in_files=True
+    )
     weight_bits: int = opt(5, "bits per weight, for sign and shift", ">= 2 and <= 8")
     rounding: str = opt("deterministic", "rounding of shifts in training", ROUNDINGS)
     activation_bits: tuple[int, ...] | None = opt(
@@ -184,7 +196,7 @@ class ConstraintOptions:
     )
     shift_depth: int | None = opt(
         None,
-        "number of constrained layers, counted from the output",
+        "constrain only so many layers, counted from the output; the others stay dense",
         ">= 1 and <= 1000",
         needs="conv_type ShiftQ or ShiftPS",
         unset="all",
@@ -262,10 +274,12 @@ class OptimOptions:
     dense_epochs: int = opt(6, "epochs of dense training before the weights are frozen", ">= 1 and <= 1e6")
     score_l1: float = opt(1e-8, "factor of the penalty sum(sigmoid(scores)) in the loss", ">= 0 and <= 1e6")
     epsilon: float = opt(1.0, "probability that random_mag applies in a training step", ">= 0 and <= 1")
-    random_mag: float = opt(0.0, "weights of 1 become 1 + U(0, random_mag) in training; 0: never", ">= 0 and <= 1e6")
-    sweep_on: str = opt("0:4:0.1", f"extra evaluations with the weights of 1 set to each value: {STEPS}", maths=False)
+    random_mag: float = opt(
+        0.0, "weights of 1 get a random value from 1 to 1 + random_mag in a training step; 0: never", ">= 0 and <= 1e6"
+    )
+    sweep_on: str = opt("0:4:0.1", f"values that replace the weights of 1 in extra evaluations: {STEPS}", maths=False)
     sweep_every: int = opt(
-        10, "epochs between the evaluations of sweep_on; also after the last epoch", ">= 1 and <= 1e6", maths=False
+        10, "epochs between these evaluations; the last epoch has them too", ">= 1 and <= 1e6", maths=False
     )
     optimizer: str = opt("sgd", "optimizer", OPTIMIZERS)
     lr: float = opt(0.1, "learning rate", "> 0 and <= 1e6", "--learning-rate")
