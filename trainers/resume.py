@@ -161,7 +161,9 @@ def check_same_run(checkpoint: Mapping[str, Any], path: Path, run_options: Optio
         changes = [f"{n}: {shown(before[n])} in the checkpoint, {shown(after[n])} in config.yaml" for n in differing]
         raise UsageError(f"resume: {path} is of another run than the config.yaml beside it: {'; '.join(changes)}")
     if checkpoint["epoch"] > epochs:
-        raise UsageError(f"{path} is damaged: its epoch, {checkpoint['epoch']}, is above its number of epochs, {epochs}")
+        raise UsageError(
+            f"{path} is damaged: its epoch, {checkpoint['epoch']}, is above its number of epochs, {epochs}"
+        )
     training_state(path, checkpoint)
     return epochs
 

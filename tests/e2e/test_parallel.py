@@ -233,6 +233,7 @@ def test_only_gradients_of_scores_are_sent(tmp_path):
 
 
 BYTES = """
+import gc
 import os
 import torch
 import torch.distributed as dist
@@ -270,6 +271,7 @@ with rendezvous.process_group(here, 60):
     halved = bytes_of(Replicas(here, compression="bf16").wrap(net))
     scores = sum(p.numel() for n, p in net.named_parameters() if n.endswith("scores"))
     weights = sum(p.numel() for n, p in net.named_parameters() if n.endswith("weight"))
+    gc.collect()  # a DDP network with a hook, left to the end of the interpreter, aborts one process in ten
     if process.rank == 0:
         print("sent", scores, weights, sent, halved)
 """
