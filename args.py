@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from types import SimpleNamespace
 
-from utils.config.biprop import ALIASES, DEAD, RENAMED, USABLE, is_foreign_folder
+from utils.config.biprop import ALIASES, DEAD, FOLDERS, RENAMED, is_foreign_folder
 from utils.config.checks import Given, failures
 from utils.config.config_file import config_path
 from utils.config.contradictions import ERRORS
@@ -88,7 +88,7 @@ def _replace_foreign_folders(reader: Reader) -> None:
 
     The YAML files published with BIPROP name such folders. Each replacement adds a warning to `reader`.
     """
-    for name in USABLE:
+    for name in FOLDERS:
         if name not in reader.bad | reader.typed.keys() and is_foreign_folder(name, reader.values):
             default = FIELDS[name].default
             reader.warnings.append(f"{reader.origins[name]} cannot be used here; using {default or 'runs'}")

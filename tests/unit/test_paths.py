@@ -222,13 +222,13 @@ THEIRS = "/mnt/disk1/datasets"  # in 87 of BIPROP's files
 
 @pytest.mark.parametrize("folder", [THEIRS, f"{THEIRS}/", "/mnt"])
 def test_a_folder_of_biprop_s_authors_gives_way_to_the_default(parse: Any, monkeypatch: Any, folder: str) -> None:
-    monkeypatch.setitem(args.USABLE, "data", lambda path: False)
+    monkeypatch.setitem(args.FOLDERS, "data", (args.FOLDERS["data"][0], lambda path: False))
     options = parse({**DENSE, "data": folder})
     warning = f"data: {folder!r} in c.yml cannot be used here; using ./datasets"
     assert (options.data.data, options.warnings) == ("./datasets", (warning,))
     assert parse({**DENSE, "data": folder}, "--data", folder).data.data == folder
     log = "/home/vivekr/prod/hidden-networks/runs/baseline"
-    monkeypatch.setitem(args.USABLE, "log_dir", lambda path: False)
+    monkeypatch.setitem(args.FOLDERS, "log_dir", (args.FOLDERS["log_dir"][0], lambda path: False))
     assert parse({**DENSE, "log_dir": log}).run.log_dir is None
 
 
@@ -244,7 +244,7 @@ def test_a_folder_of_biprop_s_authors_gives_way_to_the_default(parse: Any, monke
 def test_what_is_downloaded_or_one_s_own_images_is_never_looked_for_elsewhere(
     parse: Any, monkeypatch: Any, content: dict[str, object], words: tuple[str, ...]
 ) -> None:
-    monkeypatch.setitem(args.USABLE, "data", lambda path: False)
+    monkeypatch.setitem(args.FOLDERS, "data", (args.FOLDERS["data"][0], lambda path: False))
     options = parse({**DENSE, "data": THEIRS, **content}, *words)
     assert (options.data.data, options.warnings) == (THEIRS, ())
 

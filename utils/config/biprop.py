@@ -8,14 +8,8 @@ from typing import Any
 from utils.files import writable
 
 ALIASES = {"density": "prune_rate"}
-DEAD = [
-    "world_size",
-    "rank",
-    "random_subnet",
-    "debug",
-    "multistep_lr_adjust",
-    "multistep_lr_gamma",
-]  # BIPROP's options without an effect here
+# BIPROP's options without an effect here
+DEAD = ["world_size", "rank", "random_subnet", "debug", "multistep_lr_adjust", "multistep_lr_gamma"]
 RENAMED: Mapping[tuple[str, str], Mapping[str, object]] = {  # (option, value) of BIPROP -> options here
     ("trainer", "anomaly"): {"trainer": "default", "detect_anomaly": True},
     ("trainer", "parallel"): {"trainer": "default"},
@@ -39,11 +33,10 @@ def holds_sets(folder: str) -> bool:
         return False
 
 
-PUBLISHED = {"data": r"/mnt(/disk1/datasets|/xnor-ssd)?", "log_dir": r"/home(/vivekr/.+)"}  # folders in BIPROP's files
-USABLE: dict[str, Callable[[str], bool]] = {
-    "data": holds_sets,
-    "log_dir": writable,
-}  # option -> function that tests whether a folder can be used here
+FOLDERS: dict[str, tuple[str, Callable[[str], bool]]] = {
+    "data": (r"/mnt(/disk1/datasets|/xnor-ssd)?", holds_sets),
+    "log_dir": (r"/home(/vivekr/.+)", writable),
+}  # option -> (folders in BIPROP's files, function that tests whether a folder can be used here)
 
 
 def is_foreign_folder(name: str, values: Any) -> bool:
@@ -53,7 +46,7 @@ def is_foreign_folder(name: str, values: Any) -> bool:
     `values` has the options as attributes. The folder `data` is the user's own choice if the set is to be downloaded or
     is an ImageFolder, which BIPROP does not have.
     """
-    folder = getattr(values, name)
-    if not folder or not re.fullmatch(PUBLISHED[name], folder.rstrip("/")) or USABLE[name](folder):
+    folder, (published, is_usable) = getattr(values, name), FOLDERS[name]
+    if not folder or not re.fullmatch(published, folder.rstrip("/")) or is_usable(folder):
         return False
     return name != "data" or not (values.download or values.set == "ImageFolder")
