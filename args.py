@@ -108,13 +108,13 @@ def _checked(reader: Reader) -> Options:
         option = FIELDS[name]
         setattr(values, name, next(iter(option.metadata["allowed"])) if option.default is MISSING else option.default)
     options, given = Options.of(values), Given(reader.typed.keys(), reader.chosen)
-    for check, right in failures([*row_checks(strict=True), *ERRORS.checks], options, given, reader.bad):
+    for check, right in failures([*row_checks(strict=True), *ERRORS], options, given, reader.bad):
         name = check.options[0]
         reader.problems.append(f"{reader.origins[name]}{reader.lines.get(name, '')}{BUT}{right}")
     if reader.problems:
         raise combined_error(reader.problems)
     without_effect: dict[str, str] = {}  # option -> warning with the first reason
-    for check, missing in failures([*row_checks(strict=False), *MISSING_EFFECTS.checks], options, given):
+    for check, missing in failures([*row_checks(strict=False), *MISSING_EFFECTS], options, given):
         for name in check.options:
             if given.wants_effect(name, options):
                 without_effect.setdefault(name, f"{reader.origins[name]} has no effect without {missing}")
