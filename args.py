@@ -12,6 +12,7 @@ from utils.config.config_file import config_path
 from utils.config.contradictions import ERRORS
 from utils.config.effects import MISSING_EFFECTS, needs, row_checks
 from utils.config.fields import help_lines
+from utils.config.option_groups import RUNS
 from utils.config.options import FIELDS, GROUPS, Options
 from utils.config.reader import BUT, TYPED, Reader
 from utils.config.yaml_loader import read
@@ -91,7 +92,7 @@ def _replace_foreign_folders(reader: Reader) -> None:
     for name in FOLDERS:
         if name not in reader.bad | reader.typed.keys() and is_foreign_folder(name, reader.values):
             default = FIELDS[name].default
-            reader.warnings.append(f"{reader.origins[name]} cannot be used here; using {default or 'runs'}")
+            reader.warnings.append(f"{reader.origins[name]} cannot be used here; using {default or RUNS}")
             setattr(reader.values, name, default)
 
 

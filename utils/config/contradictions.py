@@ -3,10 +3,11 @@
 The whole message is "<option>: <value> in FILE, but <what the function returns>".
 """
 
-from models.constraints.registry import CONV_TYPES, DENSITY_START, FIXED_POINT, is_fixed_point
+from models.constraints.registry import CONV_TYPES, DENSITY_START, FIXED_POINT, REWIRING_END, is_fixed_point
 from models.registry import BN_TYPES, INITS
 from trainers.registry import TRAINERS
 from utils.config.checks import LAYER_TYPES, Checks, Function, Given
+from utils.config.option_groups import SHIFT_TYPES
 from utils.config.options import Options
 from utils.files import writable
 from utils.paths import LONGEST_NAME
@@ -38,7 +39,7 @@ def first_layer(o: Options, _given: Given) -> str:
 @ERRORS.add("first_layer_type", "shift_depth conv_type")
 def first_layer_and_depth(o: Options, _given: Given) -> str:
     c = o.constraint
-    if c.shift_depth and c.first_layer_type and CONV_TYPES[c.conv_type].trainer == "shift":
+    if c.shift_depth and c.first_layer_type and c.conv_type in SHIFT_TYPES:
         return "it contradicts shift_depth, which picks the layers to constrain; leave out one of the two"
     return ""
 
@@ -211,7 +212,7 @@ def start_epoch(o: Options, given: Given) -> str:
 def start_before_density_is_reached(o: Options, _given: Given) -> str:
     c, start, epochs = o.constraint, o.optim.start_epoch, o.optim.epochs
     falls = c.rewires_layers and c.density_schedule == "cubic"
-    if falls and start is not None and (c.progress_until or 0.75) * epochs <= start < epochs:
+    if falls and start is not None and (c.progress_until or REWIRING_END) * epochs <= start < epochs:
         return "density_schedule cubic ends before this epoch; it must be < progress_until * epochs"
     return ""
 

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from utils import exit_codes
 from utils.config.fields import NOUNS, fits, plain
+from utils.config.option_groups import DEVICES
 from utils.errors import UsageError
 from utils.paths import expanded
 from utils.text import shown
@@ -56,7 +57,7 @@ class Parser(argparse.ArgumentParser):
 
     def add_device(self, default: str) -> None:
         """Add --device, the device to compute on: auto, cpu or cuda."""
-        self.add_argument("--device", choices=["auto", "cpu", "cuda"], default=default, help=f"default: {default}")
+        self.add_argument("--device", choices=DEVICES, default=default, help=f"default: {default}")
 
     def add_repeat(self, default: int) -> None:
         """Add --repeat, the number of timings of each variant that a benchmark compares."""

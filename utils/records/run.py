@@ -200,7 +200,7 @@ def exclusive_start(options: Options) -> Iterator[None]:
     A lock is held in the `with` block. If several processes start the same run at once, the first creates the run and
     the others find it. Raises UsageError if --log-dir cannot be written.
     """
-    root = _log_dir(options)
+    root = options.run.root
     try:
         root.mkdir(parents=True, exist_ok=True)
         (root / ".start.lock").touch()
@@ -208,10 +208,6 @@ def exclusive_start(options: Options) -> Iterator[None]:
         raise UsageError(f"log_dir: cannot write {root}: {mkdir_failure(root, error)}; {LOG_DIR_ADVICE}") from error
     with locked(root / ".start.lock"):
         yield
-
-
-def _log_dir(options: Options) -> Path:
-    return Path(options.run.log_dir or "runs")
 
 
 def base_directory(options: Options) -> Path:
@@ -222,7 +218,7 @@ def base_directory(options: Options) -> Path:
     """
     name = f"{options.run.name},dry-run" if options.run.dry_run else str(options.run.name)
     level = () if options.constraint.prune_rate is None else (f"prune-rate={options.constraint.prune_rate}",)
-    return _log_dir(options).joinpath(options.run.stem, *level, name)
+    return options.run.root.joinpath(options.run.stem, *level, name)
 
 
 def lock_unfinished(options: Options, has_same_options: Callable[[Run], bool]) -> LockedRun | None:
