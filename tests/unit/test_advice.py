@@ -131,10 +131,11 @@ def small_cifar(monkeypatch):
 FORGED = "a\x1b[2J\rb\nerror: forged\u202e"
 
 
-def heard(work):
+@pytest.fixture
+def heard(monkeypatch):
     lines = []
-    code = exit_codes.run_program(work, report=lines.append)
-    return code, lines
+    monkeypatch.setattr(exit_codes.console, "write_error", lines.append)
+    return lambda work: (exit_codes.run_program(work), [lines.pop()])
 
 
 @pytest.mark.parametrize(
@@ -177,7 +178,7 @@ def test_a_value_of_lists_within_lists_is_told_at_once():
     assert shown([1, "x", None]) == "[1, 'x', None]" and "\n" not in shown(torch.ones(3, 3))
 
 
-def test_a_line_that_a_message_quotes_cannot_forge_another():
+def test_a_line_that_a_message_quotes_cannot_forge_another(heard):
     def work():
         raise UsageError(f"file {FORGED} is bad")
 
