@@ -4,11 +4,11 @@ import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
+from pathlib import Path
 from types import SimpleNamespace
 
 from utils.config.biprop import ALIASES, DEAD, FOLDERS, RENAMED, is_foreign_folder
 from utils.config.checks import Given, failures
-from utils.config.config_file import config_path
 from utils.config.contradictions import ERRORS
 from utils.config.effects import MISSING_EFFECTS, needs, row_checks
 from utils.config.fields import help_lines
@@ -17,7 +17,8 @@ from utils.config.options import FIELDS, GROUPS, Options
 from utils.config.reader import BUT, TYPED, Reader
 from utils.config.yaml_loader import read
 from utils.errors import UsageError
-from utils.paths import stem
+from utils.paths import expanded, stem
+from utils.run_paths import locate_run
 from utils.text import combined_error, shown
 
 __all__ = ["FIELDS", "Options", "from_flat", "help_text", "parse", "training_changes"]
@@ -37,7 +38,7 @@ def parse(argv: Sequence[str]) -> Options:
     reader = Reader(FIELDS, DEAD, RENAMED)
     reader.command_line(argv)
     try:
-        path = config_path(reader.typed)
+        path = _config_path(reader.typed)
         reader.take("config", path, TYPED)  # a run's config.yaml replaces this by the original file
         _read_file(reader, path)
     except UsageError as error:
@@ -60,6 +61,29 @@ def from_flat(values: Mapping[str, object]) -> Options:
     for name, value in values.items():
         reader.take(name, value, "in the stored configuration")
     return _checked(reader)
+
+
+def _config_path(typed: Mapping[str, list[str]]) -> str:
+    """Return the path of the YAML file of options.
+
+    It is the file after --config, else config.yaml of the run to resume. `typed` maps each option on the command line
+    to the list of texts given for it. Raises UsageError if the command line names no file.
+    """
+    if config := typed.get("config", [""])[-1]:
+        return _expanded("config", config)
+    if (resumed := typed.get("resume", ["auto"])[-1] or "auto") == "auto":
+        raise UsageError(f"config: no YAML file {TYPED}; pass --config FILE, or --resume with a run's directory")
+    try:
+        return str(locate_run(Path(_expanded("resume", resumed)), "resume: ")[0].config)
+    except UsageError as error:
+        raise UsageError(f"{error}; --pretrained takes any checkpoint file") from error
+
+
+def _expanded(name: str, text: str) -> str:
+    try:
+        return expanded(text, existing=True)
+    except UsageError as error:
+        raise UsageError(f"{name}: {shown(text)} {TYPED}{BUT}{error}; pass another path") from error
 
 
 def _read_file(reader: Reader, path: str) -> None:
