@@ -75,6 +75,7 @@ def _intact_rows(path: Path, epoch: int, numeric_columns: tuple[str, ...]) -> li
     `numeric_columns` counts as damaged. Raises OSError if the file cannot be read.
     """
     try:
+        check_regular(path)
         rows = _rows_before(path, epoch)
         for row in rows:
             _ = [float(row[column]) for column in numeric_columns if column]
@@ -91,12 +92,11 @@ def earlier_rows(path: Path, epoch: int) -> list[TableRow]:
 
     If the file does not exist, return no rows. Raises UsageError if the file is damaged or cannot be read.
     """
+    check_regular(path)
     try:
         return _rows_before(path, epoch)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    except UsageError:
-        raise
     except (KeyError, ValueError):
         message = f"{path} is damaged: it is not a table with whole numbers as epochs; move it away to continue"
         raise UsageError(message) from None
@@ -108,7 +108,6 @@ def _rows_before(path: Path, epoch: int) -> list[TableRow]:
     If the file does not exist, return no rows. Raises OSError if the file cannot be read, KeyError or ValueError if it
     is damaged.
     """
-    check_regular(path)
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows: list[TableRow] = [dict(row) for row in csv.DictReader(file, strict=True)]
