@@ -7,7 +7,6 @@ from models.constraints.registry import CONV_TYPES, DENSITY_START, FIXED_POINT, 
 from models.registry import BN_TYPES, INITS
 from trainers.registry import TRAINERS
 from utils.config.checks import LAYER_TYPES, Checks, Function, Given
-from utils.config.option_groups import SHIFT_TYPES
 from utils.config.options import Options
 from utils.files import writable
 from utils.paths import LONGEST_NAME
@@ -39,7 +38,7 @@ def first_layer(o: Options, _given: Given) -> str:
 @ERRORS.add("first_layer_type", "shift_depth conv_type")
 def first_layer_and_depth(o: Options, _given: Given) -> str:
     c = o.constraint
-    if c.shift_depth and c.first_layer_type and c.conv_type in SHIFT_TYPES:
+    if c.shift_depth and c.first_layer_type and CONV_TYPES[c.conv_type].trainer == "shift":
         return "it contradicts shift_depth, which picks the layers to constrain; leave out one of the two"
     return ""
 

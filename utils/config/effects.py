@@ -14,7 +14,6 @@ from models.registry import ARCHS, BN_TYPES, INITS
 from trainers.registry import OPTIMIZERS, TRAINERS
 from utils.config.checks import LAYER_TYPES, Check, Checks, Function, Given
 from utils.config.fields import Need
-from utils.config.option_groups import FALLING_TYPES
 from utils.config.options import FIELDS, Options
 from utils.registry import either
 
@@ -165,8 +164,8 @@ def scale_fan(o: Options, _given: Given) -> str:
 
 @MISSING_EFFECTS.add("prune_rate_epoch", f"{LAYER_TYPES} prune_rate")
 def falling_density(o: Options, _given: Given) -> str:
-    types = either(FALLING_TYPES)
-    return "" if o.constraint.density_falls else f"conv_type {types} and a prune_rate below {DENSITY_START}"
+    names = either(name for name, row in CONV_TYPES.items() if row.density_falls)
+    return "" if o.constraint.density_falls else f"conv_type {names} and a prune_rate below {DENSITY_START}"
 
 
 @MISSING_EFFECTS.add("init", f"{LAYER_TYPES} last_layer_dense")
