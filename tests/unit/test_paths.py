@@ -9,7 +9,9 @@ import yaml
 
 import args
 from args import Options
+from data.registry import SETS
 from scripts import convert, export, prune, report, sweep
+from utils.config.biprop import holds_sets
 from utils.errors import UsageError
 from utils.paths import expanded, stem
 
@@ -196,6 +198,13 @@ def test_a_folder_from_the_command_line_stays_and_hushes_the_file(parse: Any, tm
         {**DENSE, "data": "/mnt/nowhere", "log_dir": "/dev/null/x"}, "--data=/no/where", f"--log-dir={tmp_path}/a/b"
     )
     assert (options.data.data, options.run.log_dir, options.warnings) == ("/no/where", f"{tmp_path}/a/b", ())
+
+
+@pytest.mark.parametrize("held", [*SETS, "cifar-100-python", "tiny-imagenet-200", "fashion-mnist", "train", "training"])
+def test_a_published_folder_with_a_set_in_it_can_be_used(tmp_path: Path, held: str) -> None:
+    assert not holds_sets(str(tmp_path / "missing"))
+    (tmp_path / held).mkdir()
+    assert holds_sets(str(tmp_path)) is (held != "training")
 
 
 @pytest.mark.parametrize("held", ["MNIST", "train_32x32.mat"])

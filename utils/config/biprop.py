@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from data.registry import SETS
 from utils.files import writable
 
 ALIASES = {"density": "prune_rate"}
@@ -17,20 +18,21 @@ RENAMED: Mapping[tuple[str, str], Mapping[str, object]] = {  # (option, value) o
     ("set", "CIFAR10_augmix"): {"set": "CIFAR10", "augmix": True},
 }
 
-SET_FOLDERS = {"cifar10", "cifar-10-batches-py", "cifar-10-batches-bin", "cifar100", "cifar-100-python", "mnist"}
-SET_FOLDERS |= {"cifar-100-binary", "fashionmnist", "svhn", "imagenet", "tinyimagenet", "tiny-imagenet-200", "train"}
-SET_FOLDERS |= {"train_32x32.mat"}  # SVHN has no folder of its own
+OTHER_NAMES = {"train", "train_32x32.mat"}  # files of ImageNet and SVHN that need no folder of the set's name
 
 
 def holds_sets(folder: str) -> bool:
     """Return True if `folder` contains the folder or file of a known data set.
 
-    BIPROP's files name /mnt, which exists on every Linux machine, so existence alone says nothing.
+    The folder's name begins with the name of the set, as in cifar-10-batches-py. BIPROP's files name /mnt, which exists
+    on every Linux machine, so existence alone says nothing.
     """
+    sets = tuple(name.lower() for name in SETS)
     try:
-        return any(entry.name.lower() in SET_FOLDERS for entry in os.scandir(folder))
+        names = [entry.name.lower() for entry in os.scandir(folder)]
     except OSError:
         return False
+    return any(name in OTHER_NAMES or re.sub("[-_]", "", name).startswith(sets) for name in names)
 
 
 FOLDERS: dict[str, tuple[str, Callable[[str], bool]]] = {
