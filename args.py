@@ -16,9 +16,10 @@ from utils.config.option_groups import RUNS
 from utils.config.options import FIELDS, GROUPS, Options
 from utils.config.reader import BUT, TYPED, Reader
 from utils.config.yaml_loader import read
-from utils.errors import UsageError
+from utils.errors import RunFailed, RunInUse, Stopped, UsageError
 from utils.paths import expanded, stem
 from utils.run_paths import locate_run
+from utils.stop_signal import INTERRUPT_EXIT_CODE
 from utils.text import combined_error, shown
 
 __all__ = ["FIELDS", "Options", "from_flat", "help_text", "parse", "training_changes"]
@@ -175,18 +176,19 @@ def training_changes(old: Options, new: Options) -> list[str]:
     return [f"{name}: {shown(before[name])} in the run, {shown(after[name])} now" for name in names]
 
 
-HELP = """usage: python main.py --config FILE [options]
+HELP = f"""usage: python main.py --config FILE [options]
 
 Train a network with constrained weights. Each option is also a key of the YAML file: --prune-rate is prune_rate there.
 The command line overrides the file, and the file overrides the default. ~, ~user and $NAME in paths are expanded.
-{}
+{{}}
 Exit codes:
   0    success
-  1    the run failed
-  2    bad input
-  69   another process is training this run (only with --resume auto)
-  75   stopped by SIGTERM, SIGUSR2, SIGHUP or Ctrl-C after saving a checkpoint; --resume continues the run
-  130  ended by Ctrl-C before there was anything to save, or by a second Ctrl-C
+  {RunFailed.exit_code:<3}  the run failed
+  {UsageError.exit_code:<3}  bad input
+  {RunInUse.exit_code:<3}  another process is training this run (only with --resume auto)
+  {Stopped.exit_code:<3}  stopped by SIGTERM, SIGUSR2, SIGHUP or Ctrl-C after saving a checkpoint; \
+--resume continues the run
+  {INTERRUPT_EXIT_CODE:<3}  ended by Ctrl-C before there was anything to save, or by a second Ctrl-C
 
 Example: python main.py --config configs/quickstart.yml --prune-rate 0.3 --seed 1"""
 
