@@ -5,7 +5,7 @@ import platform
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,6 +16,8 @@ from utils.distributed import launcher_env
 from utils.distributed.launcher_env import ProcessInfo
 from utils.errors import SilentExit, UsageError, exit_code
 from utils.processor import cpu_features, cpu_fields, usable_cores
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Runtime:
         whole[ends[self.process.rank] - len(rows) : ends[self.process.rank]] = rows
         return self.total(whole)
 
-    def run_on_first(self, work: Callable[[], Any]) -> Any:
+    def run_on_first(self, work: Callable[[], T]) -> T:
         """Call `work` on rank 0 only, and return its result on every rank.
 
         The other ranks get a pickled copy. If `work` raises an exception, rank 0 raises it, and the other ranks raise
@@ -90,20 +92,20 @@ class Runtime:
         """
         if self.alone:
             return work()
-        result, error = None, None
+        message: list[Any] = [None, None]  # result, exit code
+        error = None
         if self.first:
             try:
-                result = work()
+                message[0] = work()
             except Exception as failure:
-                error = failure
-        message = [(result, None if error is None else exit_code(error))]
+                error, message[1] = failure, exit_code(failure)
         dist.broadcast_object_list(message, src=0, device=self.device)
         if error is not None:
             raise error
-        copy, code = message[0]
-        if code is not None:
-            raise SilentExit(code)
-        return result if self.first else copy
+        if message[1] is not None:
+            raise SilentExit(message[1])
+        result: T = message[0]
+        return result
 
     def preserve_generators(self) -> AbstractContextManager[Any]:
         """Context manager that restores the state of torch's random generators at its end.
