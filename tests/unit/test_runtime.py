@@ -18,8 +18,13 @@ def _restore_determinism():
 
 
 def test_precision_auto_is_bf16_where_the_hardware_has_it(monkeypatch):
-    for flags, expected in (("avx512f avx512_bf16", "bf16"), ("avx512f amx_bf16", "bf16"), ("avx512f", "fp32")):
-        text = f"processor\t: 0\nflags\t\t: fpu {flags}\n\nprocessor\t: 1\n"
+    x86 = (
+        ("flags", "avx512f avx512_bf16", "bf16"),
+        ("flags", "avx512f amx_bf16", "bf16"),
+        ("flags", "avx512f", "fp32"),
+    )
+    for field, flags, expected in (*x86, ("Features", "asimd bf16", "bf16"), ("Features", "asimd", "fp32")):
+        text = f"processor\t: 0\n{field}\t\t: fpu {flags}\n\nprocessor\t: 1\n"
         monkeypatch.setattr(processor.Path, "read_text", lambda self, encoding, text=text: text)
         assert runtime.choose("cpu", "auto", None, deterministic=False).precision_name == expected
         assert runtime.choose("cpu", "fp32", None, deterministic=False).dtype == torch.float32

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from models.constraints.attachment import constrained_layers
 from models.constraints.connection_update import Rewiring
-from models.constraints.registry import DENSITY_START, REWIRING_END, REWIRING_INTERVAL
+from models.constraints.registry import DENSITY_START, REWIRE_EVERY, REWIRE_UNTIL
 from models.constraints.rewiring_rules import RewiringRules
 from models.constraints.sparse import SparseWeight
 from trainers import schedules
@@ -56,8 +56,8 @@ class Sparse(Method):
         self, model: nn.Module, optimizer: torch.optim.Optimizer, steps_per_epoch: int, epochs: int, runtime: Runtime
     ) -> None:
         rules, self._optimizer, self._steps_per_epoch, self._runtime = self._rules, optimizer, steps_per_epoch, runtime
-        self._interval = rules.progress_interval or (steps_per_epoch if rules.by_filter else REWIRING_INTERVAL)
-        self._end = int((rules.progress_until or (1.0 if rules.by_filter else REWIRING_END)) * steps_per_epoch * epochs)
+        self._interval = rules.progress_interval or (steps_per_epoch if rules.by_filter else REWIRE_EVERY)
+        self._end = int((rules.progress_until or (1.0 if rules.by_filter else REWIRE_UNTIL)) * steps_per_epoch * epochs)
         if self._interval > self._end:
             stays = f"; the density stays at {100 * DENSITY_START:g} %" if rules.density_schedule == "cubic" else ""
             warn(f"no rewiring will take place: one is due every {self._interval} steps until step {self._end}{stays}")

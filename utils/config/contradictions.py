@@ -3,7 +3,7 @@
 The whole message is "<option>: <value> in FILE, but <what the function returns>".
 """
 
-from models.constraints.registry import CONV_TYPES, DENSITY_START, FIXED_POINT, REWIRING_END, is_fixed_point
+from models.constraints.registry import CONV_TYPES, DENSITY_START, FIXED_POINT, REWIRE_UNTIL, is_fixed_point
 from models.registry import BN_TYPES, INITS
 from trainers.registry import TRAINERS
 from utils.config.checks import LAYER_TYPES, Checks, Function, Given
@@ -18,10 +18,11 @@ FRACTION_KEPT = "it must be a float > 0 and <= 1: the fraction of weights kept"
 
 
 def _needs_affine(name: str) -> Function:
-    message = "bn_type {} has neither weight nor bias; it needs another bn_type"
-    return lambda o, _given: (
-        message.format(o.model.bn_type) if o.value(name) is not None and not BN_TYPES[o.model.bn_type] else ""
-    )
+    def check(o: Options, _given: Given) -> str:
+        fault = f"bn_type {o.model.bn_type} has neither weight nor bias; it needs another bn_type"
+        return "" if o.value(name) is None or BN_TYPES[o.model.bn_type] else fault
+
+    return check
 
 
 for _name in ("bn_weight_init", "bn_bias_init"):
@@ -211,7 +212,7 @@ def start_epoch(o: Options, given: Given) -> str:
 def start_before_density_is_reached(o: Options, _given: Given) -> str:
     c, start, epochs = o.constraint, o.optim.start_epoch, o.optim.epochs
     falls = c.rewires_layers and c.density_schedule == "cubic"
-    if falls and start is not None and (c.progress_until or REWIRING_END) * epochs <= start < epochs:
+    if falls and start is not None and (c.progress_until or REWIRE_UNTIL) * epochs <= start < epochs:
         return "density_schedule cubic ends before this epoch; it must be < progress_until * epochs"
     return ""
 

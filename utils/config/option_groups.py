@@ -15,8 +15,8 @@ from models.constraints.registry import (
     DROP_CRITERIA,
     GROW_CRITERIA,
     LAYER_DENSITIES,
-    REWIRING_END,
-    REWIRING_INTERVAL,
+    REWIRE_EVERY,
+    REWIRE_UNTIL,
     ROUNDINGS,
     SHIFT_INITS,
     SHIFT_UPDATES,
@@ -36,9 +36,11 @@ RUNS = "runs"  # the default folder of the run directories
 DECAY = "weight decay (decoupled for adamw); it acts on scores too, as in BIPROP"
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "bf16")
-SHIFT_TYPES = [name for name, row in CONV_TYPES.items() if row.trainer == "shift"]
-FALLING_TYPES = [name for name, row in CONV_TYPES.items() if row.density_falls]
-FP32_TYPES = [name for name, row in CONV_TYPES.items() if row.needs_fp32]
+# Names of the registry rows with a property, for help texts.
+SIZED_SETS = ", ".join(name for name, row in SETS.items() if row.margin is not None)
+SHIFT_TYPES = either(name for name, row in CONV_TYPES.items() if row.trainer == "shift")
+FALLING = either(name for name, row in CONV_TYPES.items() if row.density_falls)
+FP32_TYPES = " and ".join(name for name, row in CONV_TYPES.items() if row.needs_fp32)
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,7 @@ class DataOptions:
         4, "data-loading processes for sets with image_size, and for augmix", ">= 0 and <= 256", "-j", maths=False
     )
     image_size: int | None = opt(
-        None,
-        f"image height and width of {', '.join(name for name, row in SETS.items() if row.margin is not None)}",
-        ">= 8 and <= 4096",
-        unset="that of the set",
+        None, f"image height and width of {SIZED_SETS}", ">= 8 and <= 4096", unset="that of the set"
     )
     low_data: float = opt(1.0, "share of the training images that is used", "> 0 and <= 1")
     one_batch: bool = opt(False, "train on a single batch, one step per epoch, to test whether the network fits it")
@@ -125,9 +124,7 @@ class ConstraintOptions:
         warn_in_files=True,
     )
     prune_rate_epoch: int = opt(
-        10,
-        f"{either(FALLING_TYPES)}: epochs over which the density falls from {DENSITY_START} to prune_rate",
-        ">= 0 and <= 1e6",
+        10, f"{FALLING}: epochs over which the density falls from {DENSITY_START} to prune_rate", ">= 0 and <= 1e6"
     )
     score_init_constant: float | None = opt(
         None, "initial score of every weight", ">= -1e6 and <= 1e6", unset="random", strict=True
@@ -144,16 +141,13 @@ class ConstraintOptions:
         20, "steps between updates of the statistics that hebbian and correlation use", ">= 1 and <= 1e9"
     )
     progress_interval: int | None = opt(
-        None,
-        "steps between rewirings",
-        ">= 1 and <= 1e9",
-        unset=f"{REWIRING_INTERVAL} with a prune_rate, else one epoch",
+        None, "steps between rewirings", ">= 1 and <= 1e9", unset=f"{REWIRE_EVERY} with a prune_rate, else one epoch"
     )
     progress_until: float | None = opt(
         None,
         "fraction of training after which rewiring stops",
         "> 0 and <= 1",
-        unset=f"{REWIRING_END} with a prune_rate, else 1",
+        unset=f"{REWIRE_UNTIL} with a prune_rate, else 1",
     )
     drop_fraction: float = opt(
         0.3, "fraction of connections that the first rewiring replaces; decays to 0 by a cosine", "> 0 and <= 1"
@@ -190,7 +184,7 @@ class ConstraintOptions:
         None,
         "number of constrained layers, counted from the output",
         ">= 1 and <= 1000",
-        needs=f"conv_type {either(SHIFT_TYPES)}",
+        needs=f"conv_type {SHIFT_TYPES}",
         unset="all",
     )
     shift_update: str = opt("ste", "ste rounds a copy of the weights, crude the weights themselves", SHIFT_UPDATES)
@@ -332,9 +326,7 @@ class RunOptions:
         None, "run one epoch of this many batches, with all that follows an epoch", ">= 1 and <= 1e9"
     )
     check: bool = opt(False, "validate the options, print them and the layers, and exit", maths=False)
-    precision: str = opt(
-        "auto", f"auto: bf16 if the hardware supports it, but fp32 for {' and '.join(FP32_TYPES)}", PRECISIONS
-    )
+    precision: str = opt("auto", f"auto: bf16 if the hardware supports it, but fp32 for {FP32_TYPES}", PRECISIONS)
     device: str = opt("auto", "device to compute on", DEVICES, maths=False)
     multigpu: tuple[int, ...] | None = opt(
         None, "GPUs to use, such as 0,1; one process each", ">= 0 and <= 1023", maths=False
