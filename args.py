@@ -4,19 +4,22 @@ import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
+from pathlib import Path
 from types import SimpleNamespace
 
-from utils.config.biprop import ALIASES, DEAD, RENAMED, USABLE, is_foreign_folder
+from utils.config.biprop import ALIASES, DEAD, FOLDERS, RENAMED, is_foreign_folder
 from utils.config.checks import Given, failures
-from utils.config.config_file import config_path
 from utils.config.contradictions import ERRORS
 from utils.config.effects import MISSING_EFFECTS, needs, row_checks
 from utils.config.fields import help_lines
+from utils.config.option_groups import RUNS
 from utils.config.options import FIELDS, GROUPS, Options
 from utils.config.reader import BUT, TYPED, Reader
 from utils.config.yaml_loader import read
-from utils.errors import UsageError
-from utils.paths import stem
+from utils.errors import RunFailed, RunInUse, Stopped, UsageError
+from utils.paths import expanded, stem
+from utils.run_paths import locate_run
+from utils.stop_signal import INTERRUPT_EXIT_CODE
 from utils.text import combined_error, shown
 
 __all__ = ["FIELDS", "Options", "from_flat", "help_text", "parse", "training_changes"]
@@ -36,7 +39,7 @@ def parse(argv: Sequence[str]) -> Options:
     reader = Reader(FIELDS, DEAD, RENAMED)
     reader.command_line(argv)
     try:
-        path = config_path(reader.typed)
+        path = _config_path(reader.typed)
         reader.take("config", path, TYPED)  # a run's config.yaml replaces this by the original file
         _read_file(reader, path)
     except UsageError as error:
@@ -59,6 +62,29 @@ def from_flat(values: Mapping[str, object]) -> Options:
     for name, value in values.items():
         reader.take(name, value, "in the stored configuration")
     return _checked(reader)
+
+
+def _config_path(typed: Mapping[str, list[str]]) -> str:
+    """Return the path of the YAML file of options.
+
+    It is the file after --config, else config.yaml of the run to resume. `typed` maps each option on the command line
+    to the list of texts given for it. Raises UsageError if the command line names no file.
+    """
+    if config := typed.get("config", [""])[-1]:
+        return _expanded("config", config)
+    if (resumed := typed.get("resume", ["auto"])[-1] or "auto") == "auto":
+        raise UsageError(f"config: no YAML file {TYPED}; pass --config FILE, or --resume with a run's directory")
+    try:
+        return str(locate_run(Path(_expanded("resume", resumed)), "resume: ")[0].config)
+    except UsageError as error:
+        raise UsageError(f"{error}; --pretrained takes any checkpoint file") from error
+
+
+def _expanded(name: str, text: str) -> str:
+    try:
+        return expanded(text, existing=True)
+    except UsageError as error:
+        raise UsageError(f"{name}: {shown(text)} {TYPED}{BUT}{error}; pass another path") from error
 
 
 def _read_file(reader: Reader, path: str) -> None:
@@ -88,10 +114,10 @@ def _replace_foreign_folders(reader: Reader) -> None:
 
     The YAML files published with BIPROP name such folders. Each replacement adds a warning to `reader`.
     """
-    for name in USABLE:
+    for name in FOLDERS:
         if name not in reader.bad | reader.typed.keys() and is_foreign_folder(name, reader.values):
             default = FIELDS[name].default
-            reader.warnings.append(f"{reader.origins[name]} cannot be used here; using {default or 'runs'}")
+            reader.warnings.append(f"{reader.origins[name]} cannot be used here; using {default or RUNS}")
             setattr(reader.values, name, default)
 
 
@@ -108,13 +134,13 @@ def _checked(reader: Reader) -> Options:
         option = FIELDS[name]
         setattr(values, name, next(iter(option.metadata["allowed"])) if option.default is MISSING else option.default)
     options, given = Options.of(values), Given(reader.typed.keys(), reader.chosen)
-    for check, right in failures([*row_checks(strict=True), *ERRORS.checks], options, given, reader.bad):
+    for check, right in failures([*row_checks(strict=True), *ERRORS], options, given, reader.bad):
         name = check.options[0]
         reader.problems.append(f"{reader.origins[name]}{reader.lines.get(name, '')}{BUT}{right}")
     if reader.problems:
         raise combined_error(reader.problems)
     without_effect: dict[str, str] = {}  # option -> warning with the first reason
-    for check, missing in failures([*row_checks(strict=False), *MISSING_EFFECTS.checks], options, given):
+    for check, missing in failures([*row_checks(strict=False), *MISSING_EFFECTS], options, given):
         for name in check.options:
             if given.wants_effect(name, options):
                 without_effect.setdefault(name, f"{reader.origins[name]} has no effect without {missing}")
@@ -150,18 +176,19 @@ def training_changes(old: Options, new: Options) -> list[str]:
     return [f"{name}: {shown(before[name])} in the run, {shown(after[name])} now" for name in names]
 
 
-HELP = """usage: python main.py --config FILE [options]
+HELP = f"""usage: python main.py --config FILE [options]
 
 Train a network with constrained weights. Each option is also a key of the YAML file: --prune-rate is prune_rate there.
 The command line overrides the file, and the file overrides the default. ~, ~user and $NAME in paths are expanded.
-{}
+{{}}
 Exit codes:
   0    success
-  1    the run failed
-  2    bad input
-  69   another process is training this run (only with --resume auto)
-  75   stopped by SIGTERM, SIGUSR2, SIGHUP or Ctrl-C after saving a checkpoint; --resume continues the run
-  130  ended by Ctrl-C before there was anything to save, or by a second Ctrl-C
+  {RunFailed.exit_code:<3}  the run failed
+  {UsageError.exit_code:<3}  bad input
+  {RunInUse.exit_code:<3}  another process is training this run (only with --resume auto)
+  {Stopped.exit_code:<3}  stopped by SIGTERM, SIGUSR2, SIGHUP or Ctrl-C after saving a checkpoint; \
+--resume continues the run
+  {INTERRUPT_EXIT_CODE:<3}  ended by Ctrl-C before there was anything to save, or by a second Ctrl-C
 
 Example: python main.py --config configs/quickstart.yml --prune-rate 0.3 --seed 1"""
 

@@ -55,14 +55,20 @@ from scripts.parts.export_check import check
 from scripts.parts.export_packed import FORMAT, pack_any_powers, pack_powers, read
 from trainers.load_trained import load_trained
 from trainers.methods.shift import shift_layers
-from utils.config.options import NAMES
+from utils.config.options import GROUP_OF
 from utils.config.script_parser import Parser, command, count, new_path, old_path
 from utils.console import say
 from utils.errors import UsageError
 from utils.files import check_new, write_atomic, writing
 from utils.run_paths import locate_run
 
-STORED = ("set", "pixels", "image_size", *NAMES["model"], *NAMES["constraint"])  # options that define the network
+# Options that define the network.
+STORED = (
+    "set",
+    "pixels",
+    "image_size",
+    *(name for name, group in GROUP_OF.items() if group in ("model", "constraint")),
+)
 
 
 def packed_layer(layer: Any) -> dict[str, Any]:

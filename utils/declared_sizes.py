@@ -13,9 +13,7 @@ from utils.errors import UsageError
 from utils.python_compat import PythonUnpickler
 
 ALWAYS_ALLOWED = 64 << 20  # bytes of content that a file of any size may declare
-MAX_RATIO = (
-    100  # declared bytes per byte of a compressed file, above ALWAYS_ALLOWED; the published data sets have at most 5
-)
+MAX_RATIO = 100  # declared bytes per byte of a compressed file, above ALWAYS_ALLOWED; published data sets have up to 5
 
 
 def check(path: Path, declared: int) -> None:

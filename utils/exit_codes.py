@@ -10,14 +10,12 @@ INTERRUPTED = "interrupted; no file is half-written"
 
 
 def run_program(
-    work: Callable[[], int | None],
-    report: Callable[[str], None] = console.write_error,
-    interrupted: str = "interrupted before training began; nothing was saved",
+    work: Callable[[], int | None], interrupted: str = "interrupted before training began; nothing was saved"
 ) -> int:
     """Run the whole program and return its exit code.
 
-    The program is `work()`. An exception in it becomes one line of text, which `report` prints. After Ctrl-C, the line
-    is `interrupted`.
+    The program is `work()`. An exception in it becomes one line of text on standard error. After Ctrl-C, the line is
+    `interrupted`.
 
     An exception that is not expected, see `is_expected`, points to a fault of this program and is raised again. `work`
     returns its exit code, or None for 0.
@@ -29,12 +27,12 @@ def run_program(
     except SilentExit as error:
         return error.exit_code
     except KeyboardInterrupt:
-        report(interrupted)
+        console.write_error(interrupted)
         return stop_signal.INTERRUPT_EXIT_CODE
     except Exception as error:
         if not isinstance(error, UsageError | RunInUse | Stopped) and not is_expected(error):
             raise
-        report(_message(error))
+        console.write_error(_message(error))
         return exit_code(error)
     finally:
         console.flush()

@@ -3,7 +3,8 @@
 import ctypes
 import os
 import platform
-from pathlib import Path
+
+from utils.processor import cpu_fields
 
 # Parameters of mallopt (malloc.h). They make malloc keep large blocks instead of returning them to the system after
 # every step. Getting them back takes 10-20 % of a float32 training step and half of an evaluation on a CPU.
@@ -32,11 +33,7 @@ def tune(*, distributed: bool = False) -> None:
 
 
 def _is_zen4() -> bool:
-    try:
-        first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
-        pairs = (line.partition(":") for line in first.splitlines())
-        fields = {key.strip(): value.strip() for key, _, value in pairs}
-        family, model = int(fields["cpu family"]), int(fields["model"])
-    except (OSError, KeyError, ValueError):
-        return False
-    return fields.get("vendor_id") == "AuthenticAMD" and family == 25 and (0x10 <= model < 0x20 or 0x60 <= model < 0xB0)
+    fields = cpu_fields()
+    vendor, family, model = (fields.get(name, "") for name in ("vendor_id", "cpu family", "model"))
+    is_family = (vendor, family) == ("AuthenticAMD", "25") and model.isdigit()
+    return is_family and (0x10 <= int(model) < 0x20 or 0x60 <= int(model) < 0xB0)

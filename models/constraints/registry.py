@@ -10,6 +10,8 @@ from typing import Any
 from utils.registry import load_object
 
 DENSITY_START = 0.5  # initial density of the density schedules of GlobalSubnetConv and SparseConv
+# Defaults of SparseConv with a prune_rate. Without one, it rewires every epoch until the end.
+REWIRE_EVERY, REWIRE_UNTIL = 100, 0.75  # steps between rewirings, fraction of training after which they stop
 LAYER_DENSITIES = ("uniform", "erdos_renyi_kernel")
 DENSITY_SCHEDULES = ("constant", "cubic")
 ROUNDINGS = ("deterministic", "stochastic")

@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from args import FIELDS
 from models.constraints.apply import constrain
 from models.constraints.hebbian_stats import coactivation, correlation
 from scripts.benchmarks.contenders import RATE
 from trainers.optimizers import make_optimizer
+from utils.config.option_groups import ConstraintOptions
 from utils.distributed.runtime import Runtime
 from utils.timing import Sampler, timed
 
 CHANNELS, SIDE, BATCH = 64, 16, 128
-UPDATE_INTERVAL: int = FIELDS["update_interval"].default
+UPDATE_INTERVAL = ConstraintOptions.update_interval
 CONDITIONS = {"channels": CHANNELS, "side": SIDE, "batch": BATCH, "update_interval": UPDATE_INTERVAL}
 TARGET = 5.0  # % of a step
 

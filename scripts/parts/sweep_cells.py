@@ -49,7 +49,7 @@ class Cell:
         run, constraint = self.options.run, self.options.constraint
         named = {"prune-rate": constraint.prune_rate, "seed": run.seed}
         parts = [run.stem, *(f"{name}={value}" for name, value in named.items() if value is not None), self.key]
-        return Path(run.log_dir or "runs") / "sweep-logs" / f"{','.join(parts)}.log"
+        return run.root / "sweep-logs" / f"{','.join(parts)}.log"
 
 
 def finished(cells: Sequence[Cell]) -> list[ResultRow | None]:

@@ -15,6 +15,7 @@ from scripts.parts.sweep_cells import Cell, accuracy, finished
 from utils.console import say
 from utils.errors import RunInUse, Stopped
 from utils.files import try_lock
+from utils.processor import usable_cores
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 # 130 and the negative codes: a signal ended the child before training began, with nothing to save.
@@ -109,8 +110,7 @@ def threads(jobs: int) -> dict[str, str]:
 
     Several processes with all threads each slow each other down.
     """
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return {"OMP_NUM_THREADS": str(max(1, count // jobs))} if jobs > 1 else {}
+    return {"OMP_NUM_THREADS": str(max(1, usable_cores() // jobs))} if jobs > 1 else {}
 
 
 def start(cell: Cell, program: Path, environment: dict[str, str]) -> Child | None:

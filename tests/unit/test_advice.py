@@ -131,10 +131,11 @@ def small_cifar(monkeypatch):
 FORGED = "a\x1b[2J\rb\nerror: forged\u202e"
 
 
-def reported(work):
+@pytest.fixture
+def reported(monkeypatch):
     lines = []
-    code = exit_codes.run_program(work, report=lines.append)
-    return code, lines
+    monkeypatch.setattr(exit_codes.console, "write_error", lines.append)
+    return lambda work: (exit_codes.run_program(work), [lines.pop()])
 
 
 @pytest.mark.parametrize(
@@ -177,7 +178,7 @@ def test_an_exponentially_nested_list_is_shown_in_short():
     assert shown([1, "x", None]) == "[1, 'x', None]" and "\n" not in shown(torch.ones(3, 3))
 
 
-def test_a_line_break_in_a_quoted_name_cannot_forge_an_error_line():
+def test_a_line_break_in_a_quoted_name_cannot_forge_an_error_line(reported):
     def work():
         raise UsageError(f"file {FORGED} is bad")
 

@@ -42,7 +42,7 @@ FAILED_TO_BUILD_OR_RUN = [
 @pytest.fixture
 def parse(tmp_path, monkeypatch):
     for folder in NO_PATHS:  # even if the test machine has one of the authors' folders
-        monkeypatch.setitem(args.USABLE, folder, lambda path: False)
+        monkeypatch.setitem(args.FOLDERS, folder, (args.FOLDERS[folder][0], lambda path: False))
 
     def parse_(config, *words):
         return args.parse(["--config", write(config, tmp_path), "--seed", "1", *words])

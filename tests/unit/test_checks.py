@@ -16,7 +16,7 @@ from utils.config.fields import Need
 from utils.config.options import GROUPS, Options
 from utils.errors import UsageError
 
-CHECKS = [*row_checks(strict=True), *row_checks(strict=False), *ERRORS.checks, *MISSING_EFFECTS.checks]
+CHECKS = [*row_checks(strict=True), *row_checks(strict=False), *ERRORS, *MISSING_EFFECTS]
 
 
 class Recorder:

@@ -9,7 +9,9 @@ import yaml
 
 import args
 from args import Options
+from data.registry import SETS
 from scripts import convert, export, prune, report, sweep
+from utils.config.biprop import holds_sets
 from utils.errors import UsageError
 from utils.paths import expanded, stem
 
@@ -196,6 +198,13 @@ def test_folders_of_the_command_line_are_used_without_a_warning_about_the_file(p
     assert (options.data.data, options.run.log_dir, options.warnings) == ("/no/where", f"{tmp_path}/a/b", ())
 
 
+@pytest.mark.parametrize("held", [*SETS, "cifar-100-python", "tiny-imagenet-200", "fashion-mnist", "train", "training"])
+def test_a_published_folder_with_a_set_in_it_can_be_used(tmp_path: Path, held: str) -> None:
+    assert not holds_sets(str(tmp_path / "missing"))
+    (tmp_path / held).mkdir()
+    assert holds_sets(str(tmp_path)) is (held != "training")
+
+
 @pytest.mark.parametrize("held", ["MNIST", "train_32x32.mat"])
 def test_existing_and_relative_folders_of_the_file_are_kept(parse: Any, tmp_path: Path, held: str) -> None:
     (tmp_path / held).mkdir()
@@ -222,13 +231,13 @@ THEIRS = "/mnt/disk1/datasets"  # in 87 of BIPROP's files
 def test_an_unusable_folder_of_biprops_authors_is_replaced_by_the_default(
     parse: Any, monkeypatch: Any, folder: str
 ) -> None:
-    monkeypatch.setitem(args.USABLE, "data", lambda path: False)
+    monkeypatch.setitem(args.FOLDERS, "data", (args.FOLDERS["data"][0], lambda path: False))
     options = parse({**DENSE, "data": folder})
     warning = f"data: {folder!r} in c.yml cannot be used here; using ./datasets"
     assert (options.data.data, options.warnings) == ("./datasets", (warning,))
     assert parse({**DENSE, "data": folder}, "--data", folder).data.data == folder
     log = "/home/vivekr/prod/hidden-networks/runs/baseline"
-    monkeypatch.setitem(args.USABLE, "log_dir", lambda path: False)
+    monkeypatch.setitem(args.FOLDERS, "log_dir", (args.FOLDERS["log_dir"][0], lambda path: False))
     assert parse({**DENSE, "log_dir": log}).run.log_dir is None
 
 
@@ -244,7 +253,7 @@ def test_an_unusable_folder_of_biprops_authors_is_replaced_by_the_default(
 def test_the_data_folder_of_a_download_or_an_image_folder_is_never_replaced(
     parse: Any, monkeypatch: Any, content: dict[str, object], words: tuple[str, ...]
 ) -> None:
-    monkeypatch.setitem(args.USABLE, "data", lambda path: False)
+    monkeypatch.setitem(args.FOLDERS, "data", (args.FOLDERS["data"][0], lambda path: False))
     options = parse({**DENSE, "data": THEIRS, **content}, *words)
     assert (options.data.data, options.warnings) == (THEIRS, ())
 

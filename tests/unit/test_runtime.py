@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils import process_setup, random_state
+from utils import process_setup, processor, random_state
 from utils.distributed import runtime
 from utils.errors import UsageError
 
@@ -18,8 +18,14 @@ def _restore_determinism():
 
 
 def test_precision_auto_is_bf16_where_the_hardware_has_it(monkeypatch):
-    for flags, expected in (("avx512f avx512_bf16", "bf16"), ("avx512f amx_bf16", "bf16"), ("avx512f", "fp32")):
-        monkeypatch.setattr(runtime, "_cpuinfo", lambda flags=flags: [f"flags\t\t: fpu {flags}"])
+    x86 = (
+        ("flags", "avx512f avx512_bf16", "bf16"),
+        ("flags", "avx512f amx_bf16", "bf16"),
+        ("flags", "avx512f", "fp32"),
+    )
+    for field, flags, expected in (*x86, ("Features", "asimd bf16", "bf16"), ("Features", "asimd", "fp32")):
+        text = f"processor\t: 0\n{field}\t\t: fpu {flags}\n\nprocessor\t: 1\n"
+        monkeypatch.setattr(processor.Path, "read_text", lambda self, encoding, text=text: text)
         assert runtime.choose("cpu", "auto", None, deterministic=False).precision_name == expected
         assert runtime.choose("cpu", "fp32", None, deterministic=False).dtype == torch.float32
         assert runtime.choose("cpu", "bf16", None, deterministic=False).dtype == torch.bfloat16
@@ -74,9 +80,9 @@ def test_tuning_sets_numpys_kernels_on_zen4_only(monkeypatch):
     monkeypatch.delenv("NPY_DISABLE_CPU_FEATURES", raising=False)
     for family, model, expected in (("25", "17", True), ("26", "2", False), ("25", "1", False)):
         text = f"vendor_id\t: AuthenticAMD\ncpu family\t: {family}\nmodel\t\t: {model}\n\nvendor_id: x\n"
-        monkeypatch.setattr(process_setup.Path, "read_text", lambda self, encoding, text=text: text)
+        monkeypatch.setattr(processor.Path, "read_text", lambda self, encoding, text=text: text)
         assert process_setup._is_zen4() is expected
-    monkeypatch.setattr(process_setup.Path, "read_text", lambda self, encoding: "processor: 0")
+    monkeypatch.setattr(processor.Path, "read_text", lambda self, encoding: "processor: 0")
     assert process_setup._is_zen4() is False
     monkeypatch.setattr(process_setup, "_is_zen4", lambda: True)
     process_setup.tune()

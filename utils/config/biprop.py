@@ -5,17 +5,12 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from data.registry import SETS
 from utils.files import writable
 
 ALIASES = {"density": "prune_rate"}
-DEAD = [
-    "world_size",
-    "rank",
-    "random_subnet",
-    "debug",
-    "multistep_lr_adjust",
-    "multistep_lr_gamma",
-]  # BIPROP's options without an effect here
+# BIPROP's options without an effect here
+DEAD = ["world_size", "rank", "random_subnet", "debug", "multistep_lr_adjust", "multistep_lr_gamma"]
 RENAMED: Mapping[tuple[str, str], Mapping[str, object]] = {  # (option, value) of BIPROP -> options here
     ("trainer", "anomaly"): {"trainer": "default", "detect_anomaly": True},
     ("trainer", "parallel"): {"trainer": "default"},
@@ -23,27 +18,27 @@ RENAMED: Mapping[tuple[str, str], Mapping[str, object]] = {  # (option, value) o
     ("set", "CIFAR10_augmix"): {"set": "CIFAR10", "augmix": True},
 }
 
-SET_FOLDERS = {"cifar10", "cifar-10-batches-py", "cifar-10-batches-bin", "cifar100", "cifar-100-python", "mnist"}
-SET_FOLDERS |= {"cifar-100-binary", "fashionmnist", "svhn", "imagenet", "tinyimagenet", "tiny-imagenet-200", "train"}
-SET_FOLDERS |= {"train_32x32.mat"}  # SVHN has no folder of its own
+OTHER_NAMES = {"train", "train_32x32.mat"}  # files of ImageNet and SVHN that need no folder of the set's name
 
 
 def holds_sets(folder: str) -> bool:
     """Return True if `folder` contains the folder or file of a known data set.
 
-    BIPROP's files name /mnt, which exists on every Linux machine, so existence alone says nothing.
+    The folder's name begins with the name of the set, as in cifar-10-batches-py. BIPROP's files name /mnt, which exists
+    on every Linux machine, so existence alone says nothing.
     """
+    sets = tuple(name.lower() for name in SETS)
     try:
-        return any(entry.name.lower() in SET_FOLDERS for entry in os.scandir(folder))
+        names = [entry.name.lower() for entry in os.scandir(folder)]
     except OSError:
         return False
+    return any(name in OTHER_NAMES or re.sub("[-_]", "", name).startswith(sets) for name in names)
 
 
-PUBLISHED = {"data": r"/mnt(/disk1/datasets|/xnor-ssd)?", "log_dir": r"/home(/vivekr/.+)"}  # folders in BIPROP's files
-USABLE: dict[str, Callable[[str], bool]] = {
-    "data": holds_sets,
-    "log_dir": writable,
-}  # option -> function that tests whether a folder can be used here
+FOLDERS: dict[str, tuple[str, Callable[[str], bool]]] = {
+    "data": (r"/mnt(/disk1/datasets|/xnor-ssd)?", holds_sets),
+    "log_dir": (r"/home(/vivekr/.+)", writable),
+}  # option -> (folders in BIPROP's files, function that tests whether a folder can be used here)
 
 
 def is_foreign_folder(name: str, values: Any) -> bool:
@@ -53,7 +48,7 @@ def is_foreign_folder(name: str, values: Any) -> bool:
     `values` has the options as attributes. The folder `data` is the user's own choice if the set is to be downloaded or
     is an ImageFolder, which BIPROP does not have.
     """
-    folder = getattr(values, name)
-    if not folder or not re.fullmatch(PUBLISHED[name], folder.rstrip("/")) or USABLE[name](folder):
+    folder, (published, is_usable) = getattr(values, name), FOLDERS[name]
+    if not folder or not re.fullmatch(published, folder.rstrip("/")) or is_usable(folder):
         return False
     return name != "data" or not (values.download or values.set == "ImageFolder")

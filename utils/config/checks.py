@@ -4,7 +4,7 @@ A check is skipped if one of these options has an invalid value by itself.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import MISSING, dataclass, field
+from dataclasses import MISSING, dataclass
 
 from utils.config.options import FIELDS, Options
 
@@ -52,14 +52,11 @@ class Check:
     function: Function
 
 
-@dataclass
-class Checks:
+class Checks(list[Check]):
     """List of checks of option values.
 
     The decorator `add` appends a function to the list.
     """
-
-    checks: list[Check] = field(default_factory=list)
 
     def add(self, options: str, reads: str = "") -> Callable[[Function], Function]:
         """Return a decorator that adds a function to the list of checks.
@@ -70,7 +67,7 @@ class Checks:
 
         def register(function: Function) -> Function:
             names = options.split()
-            self.checks.append(Check(tuple(names), frozenset([*names, *reads.split()]), function))
+            self.append(Check(tuple(names), frozenset([*names, *reads.split()]), function))
             return function
 
         return register

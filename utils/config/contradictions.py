@@ -3,24 +3,26 @@
 The whole message is "<option>: <value> in FILE, but <what the function returns>".
 """
 
-import re
-
-from models.constraints.registry import CONV_TYPES, DENSITY_START, FIXED_POINT, is_fixed_point
-from models.registry import INITS
+from models.constraints.registry import CONV_TYPES, DENSITY_START, FIXED_POINT, REWIRE_UNTIL, is_fixed_point
+from models.registry import BN_TYPES, INITS
 from trainers.registry import TRAINERS
 from utils.config.checks import LAYER_TYPES, Checks, Function, Given
 from utils.config.options import Options
 from utils.files import writable
+from utils.paths import LONGEST_NAME
 from utils.registry import either
-from utils.steps import LARGEST_STEP, STEPS, stepped
+from utils.steps import LARGEST_STEP, MOST_STEPS, STEPS, stepped
 
 ERRORS = Checks()
 FRACTION_KEPT = "it must be a float > 0 and <= 1: the fraction of weights kept"
 
 
 def _needs_affine(name: str) -> Function:
-    message = "bn_type NonAffineBatchNorm has neither weight nor bias; it needs another bn_type"
-    return lambda o, _given: message if o.value(name) is not None and o.model.bn_type == "NonAffineBatchNorm" else ""
+    def check(o: Options, _given: Given) -> str:
+        fault = f"bn_type {o.model.bn_type} has neither weight nor bias; it needs another bn_type"
+        return "" if o.value(name) is None or BN_TYPES[o.model.bn_type] else fault
+
+    return check
 
 
 for _name in ("bn_weight_init", "bn_bias_init"):
@@ -135,7 +137,7 @@ def sweep_on(o: Options, _given: Given) -> str:
     try:
         stepped(o.optim.sweep_on)
     except (ValueError, OverflowError):
-        return f"it must be {STEPS}, such as 0:4:0.1, with at most 1000 numbers from 0 to {LARGEST_STEP}"
+        return f"it must be {STEPS}, such as 0:4:0.1, with at most {MOST_STEPS} numbers from 0 to {LARGEST_STEP}"
     return ""
 
 
@@ -210,7 +212,7 @@ def start_epoch(o: Options, given: Given) -> str:
 def start_before_density_is_reached(o: Options, _given: Given) -> str:
     c, start, epochs = o.constraint, o.optim.start_epoch, o.optim.epochs
     falls = c.rewires_layers and c.density_schedule == "cubic"
-    if falls and start is not None and (c.progress_until or 0.75) * epochs <= start < epochs:
+    if falls and start is not None and (c.progress_until or REWIRE_UNTIL) * epochs <= start < epochs:
         return "density_schedule cubic ends before this epoch; it must be < progress_until * epochs"
     return ""
 
@@ -231,9 +233,9 @@ def evaluate(o: Options, _given: Given) -> str:
 
 @ERRORS.add("name")
 def name(o: Options, _given: Given) -> str:
-    text = o.run.name or "-"
-    if not re.fullmatch(r"(?!\.)[^/]{1,99}", text) or len(text.encode()) > 200:  # options are appended to it
-        return "it must be one path component of at most 99 characters (200 bytes) that does not begin with a dot"
+    text, most = o.run.name or "-", LONGEST_NAME
+    if text[0] == "." or "/" in text or len(text) > most or len(text.encode()) > 200:  # options are appended to it
+        return f"it must be one path component of at most {most} characters (200 bytes) that does not begin with a dot"
     return ""
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from data.registry import SETS
 from models.constraints.registry import CONV_TYPES, DENSITY_START, DROP_CRITERIA, GROW_CRITERIA
-from models.registry import ARCHS, INITS
+from models.registry import ARCHS, BN_TYPES, INITS
 from trainers.registry import OPTIMIZERS, TRAINERS
 from utils.config.checks import LAYER_TYPES, Check, Checks, Function, Given
 from utils.config.fields import Need
@@ -75,31 +75,25 @@ def row_checks(*, strict: bool) -> list[Check]:
     for selector, option, values in _values_with_option():
         if FIELDS[option].metadata["strict"] == strict:
             _, reads, selected = REGISTRIES[selector]
-            function = (_error_check if strict else _warning_check)(selector, option, values, selected)
+            function = _row_check(option, _values_text(selector, values), {*values}, selected)
             checks.append(Check((option,), frozenset([option, *reads.split()]), function))
     return checks
 
 
-def _error_check(selector: str, option: str, values: list[str], selected: Selection) -> Function:
-    """Return a check that fails if an option is set without effect.
-
-    It fails if `option` is not at its default and none of `values` is selected.
-    """
-
-    def check(o: Options, _given: Given) -> str:
-        if o.value(option) == FIELDS[option].default or selected(o) & {*values}:
-            return ""
-        return f"it needs {_values_text(selector, values)}, not {either(sorted(selected(o)))}"
-
-    return check
-
-
-def _warning_check(selector: str, _option: str, values: list[str], selected: Selection) -> Function:
+def _row_check(option: str, needed: str, values: set[str], selected: Selection) -> Function:
     """Return a check that fails if none of `values` is selected.
 
-    The check does not depend on the value of the option.
+    `needed` is the text for them. The check of a strict option passes where the option is at its default.
     """
-    return lambda o, _given: "" if selected(o) & {*values} else _values_text(selector, values)
+    default, strict = FIELDS[option].default, FIELDS[option].metadata["strict"]
+
+    def check(o: Options, _given: Given) -> str:
+        names = selected(o)
+        if names & values or (strict and o.value(option) == default):
+            return ""
+        return f"it needs {needed}, not {either(sorted(names))}" if strict else needed
+
+    return check
 
 
 def _need_check(need: Need) -> Function:
@@ -119,8 +113,7 @@ def batch_norm(o: Options, _given: Given) -> str:
 
 @MISSING_EFFECTS.add("learn_batchnorm tune_batchnorm bn_bias_only", "arch norm bn_type")
 def trained_batch_norm(o: Options, given: Given) -> str:
-    affine = o.model.bn_type != "NonAffineBatchNorm"
-    return batch_norm(o, given) or ("" if affine else "a bn_type with weight and bias")
+    return batch_norm(o, given) or ("" if BN_TYPES[o.model.bn_type] else "a bn_type with weight and bias")
 
 
 @MISSING_EFFECTS.add("tune_batchnorm", "freeze_weights learn_batchnorm bn_bias_only")
@@ -205,8 +198,10 @@ def kept_share(o: Options, _given: Given) -> str:
 @MISSING_EFFECTS.add("update_interval", f"drop grow {LAYER_TYPES}")
 def update_interval(o: Options, _given: Given) -> str:
     c = o.constraint
-    counted = DROP_CRITERIA[c.drop].strengths or GROW_CRITERIA[c.grow].strengths
-    return "" if counted else "drop hebbian or correlation, or grow hebbian"
+    if DROP_CRITERIA[c.drop].strengths or GROW_CRITERIA[c.grow].strengths:
+        return ""
+    drops, grows = ([n for n, row in table.items() if row.strengths] for table in (DROP_CRITERIA, GROW_CRITERIA))
+    return f"drop {either(drops)}, or grow {either(grows)}"
 
 
 @MISSING_EFFECTS.add("weight_bits", f"shift_update {LAYER_TYPES}")

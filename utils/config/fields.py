@@ -5,7 +5,7 @@ import operator
 import shutil
 import textwrap
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import MISSING, dataclass, field
+from dataclasses import MISSING, Field, dataclass, field
 from typing import Any, get_args
 
 from utils.config.yaml_loader import NULLS, Bare
@@ -99,7 +99,7 @@ def opt(
     )
 
 
-def wanted(option: Any) -> str:
+def wanted(option: Field[Any]) -> str:
     """Return text that describes an option's allowed values, such as "an int >= 1"."""
     kind, allowed = (get_args(option.type) or (option.type,))[0], option.metadata["allowed"]
     if not isinstance(allowed, str):
@@ -132,7 +132,7 @@ def plain(kind: Any, value: Any) -> Any:
     return kind(value)
 
 
-def cast(option: Any, value: Any) -> Any:
+def cast(option: Field[Any], value: Any) -> Any:
     """Convert a value to the type of its option and check its limits.
 
     `value` comes from YAML or the command line. Raises ValueError, TypeError or OverflowError if the value does not
@@ -158,7 +158,7 @@ def cast(option: Any, value: Any) -> Any:
     return items if kind == Ints else items[0]
 
 
-def flags(name: str, option: Any = None) -> list[str]:
+def flags(name: str, option: Field[Any] | None = None) -> list[str]:
     """Return all flags of an option, such as ["-b", "--batch-size"].
 
     The last flag of a boolean option turns the option off. `option` is the declaration of the option `name`, or None
@@ -173,7 +173,7 @@ def flags(name: str, option: Any = None) -> list[str]:
     return [*option.metadata["flags"], long, off]
 
 
-def help_lines(options: Iterable[Any], needs: Mapping[str, str]) -> list[str]:
+def help_lines(options: Iterable[Field[Any]], needs: Mapping[str, str]) -> list[str]:
     """Return the lines that --help prints for some options.
 
     They have the flags, the description, the type with range or choices, and the default. `needs` maps an option's name

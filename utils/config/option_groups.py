@@ -5,6 +5,7 @@ flag `--prune-rate`.
 """
 
 from dataclasses import MISSING, dataclass
+from pathlib import Path
 
 from data.registry import PIXELS, SETS
 from models.constraints.registry import (
@@ -14,6 +15,8 @@ from models.constraints.registry import (
     DROP_CRITERIA,
     GROW_CRITERIA,
     LAYER_DENSITIES,
+    REWIRE_EVERY,
+    REWIRE_UNTIL,
     ROUNDINGS,
     SHIFT_INITS,
     SHIFT_UPDATES,
@@ -24,6 +27,7 @@ from trainers.registry import GRAD_COMPRESSIONS, OPTIMIZERS, TRAINERS
 from trainers.schedules import POLICIES
 from utils.config.fields import opt
 from utils.paths import stem
+from utils.registry import either
 from utils.steps import STEPS
 
 PIXEL_TEXT = """scale of the pixels: standard (mean 0, standard deviation 1 over the set), unit (0 to 1), signed
@@ -32,7 +36,15 @@ NORM_TEXT = "normalisation of the hidden layers; hard_invert: 1 - x, soft_invert
 SHIFT_UPDATE_TEXT = "ste: each forward pass rounds a copy of the weights; crude: it rounds the weights in place"
 TRAINER_TEXT = """training method; default: that of conv_type, lottery: dense training before that of scores, ss: with a
 penalty on the scores"""
+RUNS = "runs"  # the default folder of the run directories
 DECAY = "weight decay (decoupled for adamw); it acts on scores too, as in BIPROP"
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("auto", "fp32", "bf16")
+# Names of the registry rows with a property, for help texts.
+SIZED_SETS = ", ".join(name for name, row in SETS.items() if row.margin is not None)
+SHIFT_TYPES = either(name for name, row in CONV_TYPES.items() if row.trainer == "shift")
+FALLING = either(name for name, row in CONV_TYPES.items() if row.density_falls)
+FP32_TYPES = " and ".join(name for name, row in CONV_TYPES.items() if row.needs_fp32)
 
 
 @dataclass(frozen=True)
@@ -54,10 +66,7 @@ class DataOptions:
         maths=False,
     )
     image_size: int | None = opt(
-        None,
-        "image height and width of ImageNet, TinyImageNet, BigCIFAR10, ImageFolder",
-        ">= 8 and <= 4096",
-        unset="that of the set",
+        None, f"image height and width of {SIZED_SETS}", ">= 8 and <= 4096", unset="that of the set"
     )
     low_data: float = opt(1.0, "share of the training images that is used", "> 0 and <= 1")
     one_batch: bool = opt(False, "train on a single batch, one step per epoch, to test whether the network fits it")
@@ -126,7 +135,7 @@ class ConstraintOptions:
     )
     prune_rate_epoch: int = opt(
         10,
-        "epochs until the density of GlobalSubnetConv has fallen from 0.5 to prune_rate; 0: constant density",
+        f"epochs until the density of {FALLING} has fallen from {DENSITY_START} to prune_rate; 0: constant density",
         ">= 0 and <= 1e6",
     )
     score_init_constant: float | None = opt(
@@ -150,10 +159,13 @@ class ConstraintOptions:
         20, "steps between updates of the statistics that hebbian and correlation use", ">= 1 and <= 1e9"
     )
     progress_interval: int | None = opt(
-        None, "steps between rewirings", ">= 1 and <= 1e9", unset="100 with a prune_rate, else one epoch"
+        None, "steps between rewirings", ">= 1 and <= 1e9", unset=f"{REWIRE_EVERY} with a prune_rate, else one epoch"
     )
     progress_until: float | None = opt(
-        None, "fraction of training after which rewiring stops", "> 0 and <= 1", unset="0.75 with a prune_rate, else 1"
+        None,
+        "fraction of training after which rewiring stops",
+        "> 0 and <= 1",
+        unset=f"{REWIRE_UNTIL} with a prune_rate, else 1",
     )
     drop_fraction: float = opt(
         0.3, "fraction of connections that the first rewiring replaces; decays to 0 by a cosine", "> 0 and <= 1"
@@ -175,7 +187,7 @@ class ConstraintOptions:
         LAYER_DENSITIES,
     )
     density_schedule: str = opt(
-        "constant", "schedule of the density; cubic falls from 0.5 to prune_rate", DENSITY_SCHEDULES
+        "constant", f"schedule of the density; cubic falls from {DENSITY_START} to prune_rate", DENSITY_SCHEDULES
     )
     sparse_hold: bool = opt(True, "keep dropped weights at 0; if off, they are set to 0 once and train on")
     freeze_weights: bool = opt(False, "train only the scores; weights, biases and batch norms are frozen")
@@ -198,7 +210,7 @@ class ConstraintOptions:
         None,
         "constrain only so many layers, counted from the output; the others stay dense",
         ">= 1 and <= 1000",
-        needs="conv_type ShiftQ or ShiftPS",
+        needs=f"conv_type {SHIFT_TYPES}",
         unset="all",
     )
     shift_update: str = opt("ste", SHIFT_UPDATE_TEXT, SHIFT_UPDATES)
@@ -313,8 +325,8 @@ class RunOptions:
 
     config: str | None = opt(None, "YAML file of options; without it, --resume must name a run", maths=False)
     name: str | None = opt(None, "name of the run, for its directory", maths=False, unset="name of the YAML file")
-    log_dir: str | None = opt(None, "root of the run directories", maths=False, path="new", unset="runs")
-    results: str = opt("runs/results.csv", "CSV table with one row per finished run", maths=False, path="new")
+    log_dir: str | None = opt(None, "root of the run directories", maths=False, path="new", unset=RUNS)
+    results: str = opt(f"{RUNS}/results.csv", "CSV table with one row per finished run", maths=False, path="new")
     seed: int | None = opt(
         None, "random seed", ">= 0 and < 9223372036854775808", unset="drawn, and stored with the run"
     )
@@ -345,9 +357,9 @@ class RunOptions:
     )
     check: bool = opt(False, "validate the options, print them and the layers, and exit", maths=False)
     precision: str = opt(
-        "auto", "number format; auto: bf16 if supported, but fp32 for ShiftQ and ShiftPS", ["auto", "fp32", "bf16"]
+        "auto", f"number format; auto: bf16 if supported, but fp32 for {FP32_TYPES}", PRECISIONS
     )
-    device: str = opt("auto", "device to compute on", ["auto", "cpu", "cuda"], maths=False)
+    device: str = opt("auto", "device to compute on", DEVICES, maths=False)
     multigpu: tuple[int, ...] | None = opt(
         None, "numbers of the GPUs to use, such as 0,1; one process each", ">= 0 and <= 1023", maths=False
     )
@@ -357,6 +369,11 @@ class RunOptions:
         300.0, "with several processes: seconds to wait for all to start", "> 0 and <= 1e6", maths=False
     )
     deterministic: bool = opt(False, "use only deterministic kernels", maths=False)
+
+    @property
+    def root(self) -> Path:
+        """Folder of the run directories."""
+        return Path(self.log_dir or RUNS)
 
     @property
     def stem(self) -> str:

@@ -14,9 +14,8 @@ GROUPS = {
     "optim": OptimOptions,
     "run": RunOptions,
 }
-NAMES = {group: [option.name for option in fields(kind)] for group, kind in GROUPS.items()}
-GROUP_OF = {name: group for group, names in NAMES.items() for name in names}
-FIELDS: dict[str, Any] = {option.name: option for kind in GROUPS.values() for option in fields(kind)}
+FIELDS = {option.name: option for kind in GROUPS.values() for option in fields(kind)}
+GROUP_OF = {option.name: group for group, kind in GROUPS.items() for option in fields(kind)}
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,8 @@ class Options:
         `values` has every option as an attribute.
         """
         groups: dict[str, Any] = {
-            group: kind(**{name: getattr(values, name) for name in NAMES[group]}) for group, kind in GROUPS.items()
+            group: kind(**{option.name: getattr(values, option.name) for option in fields(kind)})
+            for group, kind in GROUPS.items()
         }
         return cls(**groups, warnings=tuple(dict.fromkeys(warnings)))
 
@@ -63,8 +63,10 @@ class Options:
         """
         if unknown := values.keys() - FIELDS.keys():
             raise TypeError(f"no such option: {sorted(unknown)}")
-        own = {group: {name: values[name] for name in names if name in values} for group, names in NAMES.items()}
-        return replace(self, **{group: replace(getattr(self, group), **own[group]) for group in NAMES})
+        changed: dict[str, dict[str, Any]] = {GROUP_OF[name]: {} for name in values}
+        for name, value in values.items():
+            changed[GROUP_OF[name]][name] = value
+        return replace(self, **{group: replace(getattr(self, group), **own) for group, own in changed.items()})
 
     @property
     def trainer(self) -> str:

@@ -5,7 +5,7 @@ import itertools
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING
+from dataclasses import MISSING, Field
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,7 +29,7 @@ class Reader:
     bad: names of the options whose values are invalid.
     """
 
-    def __init__(self, declared: Mapping[str, Any], dead: Sequence[str], renamed: Renamed) -> None:
+    def __init__(self, declared: Mapping[str, Field[Any]], dead: Sequence[str], renamed: Renamed) -> None:
         self.declared, self.dead, self.renamed = declared, dead, renamed
         self.values = SimpleNamespace(**{name: option.default for name, option in declared.items()})
         self.typed: dict[str, list[Any]] = {}
@@ -37,9 +37,8 @@ class Reader:
         self.bad: set[str] = set()
         self.problems: list[str] = []
         self.warnings: list[str] = []
-        self.origins = {
-            name: f"{name}: {self._default(name)}" for name in declared
-        }  # beginnings of messages: name, value and source
+        # beginnings of messages: name, value and source
+        self.origins = {name: f"{name}: {self._default(name)}" for name in declared}
         self.lines: dict[str, str] = {}  # option -> ", line N" of the file, for messages
         self.spellings = {
             flag[2:].replace("-", "_"): name for name, option in declared.items() for flag in flags(name, option)

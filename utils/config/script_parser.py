@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from utils import exit_codes
 from utils.config.fields import NOUNS, fits, plain
+from utils.config.option_groups import DEVICES
 from utils.errors import UsageError
 from utils.paths import expanded
 from utils.text import shown
@@ -59,7 +60,7 @@ class Parser(argparse.ArgumentParser):
     def add_device(self, default: str) -> None:
         """Add --device, the device to compute on: auto, cpu or cuda."""
         text = f"device to compute on; default: {default}"
-        self.add_argument("--device", choices=["auto", "cpu", "cuda"], default=default, help=text)
+        self.add_argument("--device", choices=DEVICES, default=default, help=text)
 
     def add_repeat(self, default: int) -> None:
         """Add --repeat, the number of timings of each variant that a benchmark compares."""

@@ -4,6 +4,7 @@ YAML 1.1 reads 010 as 8, 1:30 as 90 and 1_0 as 10. As text, a number means the s
 """
 
 import codecs
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +89,9 @@ def _expanded_length(node: yaml.Node, known: dict[int, int]) -> int:
     """
     if id(node) not in known:
         known[id(node)] = CHARACTERS  # for a node that contains itself
-        parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
-        inner = (
-            len(parts) if isinstance(node, yaml.ScalarNode) else sum(_expanded_length(part, known) for part in parts)
-        )
-        known[id(node)] = 1 + inner
+        parts = itertools.chain(*node.value) if isinstance(node, yaml.MappingNode) else node.value
+        is_scalar = isinstance(node, yaml.ScalarNode)
+        known[id(node)] = 1 + (len(node.value) if is_scalar else sum(_expanded_length(part, known) for part in parts))
     if known[id(node)] > CHARACTERS:
         raise _error(f"its aliases (*name) expand to more than {CHARACTERS:,} characters", node)
     return known[id(node)]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from utils.errors import SilentExit, UsageError
 
+LOOPBACK = "127.0.0.1"
 PORT = 29500  # torch's default
 # Seconds that silent processes wait before they exit: a launcher reports the first exit as the cause, and the process
 # that prints the message has to be first.
@@ -27,7 +28,7 @@ class ProcessInfo:
     world: int = 1
     local_rank: int = 0
     local_world: int = 1
-    address: str = "127.0.0.1"
+    address: str = LOOPBACK
     port: int = PORT
     attempt: int = 0
 
@@ -96,7 +97,7 @@ def _torchrun(env: Mapping[str, str]) -> ProcessInfo:
         world=int(env["WORLD_SIZE"]),
         local_rank=int(env.get("LOCAL_RANK", env["RANK"])),
         local_world=int(env.get("LOCAL_WORLD_SIZE", env["WORLD_SIZE"])),
-        address=env.get("MASTER_ADDR", "127.0.0.1"),
+        address=env.get("MASTER_ADDR", LOOPBACK),
         port=int(env.get("MASTER_PORT", PORT)),
         attempt=int(env.get("TORCHELASTIC_RESTART_COUNT", 0)),
     )
@@ -115,7 +116,7 @@ def _slurm(env: Mapping[str, str]) -> ProcessInfo:
         world=world,
         local_rank=int(env["SLURM_LOCALID"]),
         local_world=_local_tasks(env),
-        address=env.get("MASTER_ADDR") or (_first_node(nodes) if world > 1 else "127.0.0.1"),
+        address=env.get("MASTER_ADDR") or (_first_node(nodes) if world > 1 else LOOPBACK),
         port=int(env.get("MASTER_PORT", port)),
     )
 
@@ -164,6 +165,6 @@ def _open_mpi(env: Mapping[str, str]) -> ProcessInfo:
         world=world,
         local_rank=int(env["OMPI_COMM_WORLD_LOCAL_RANK"]),
         local_world=local_world,
-        address=env.get("MASTER_ADDR", "127.0.0.1"),
+        address=env.get("MASTER_ADDR", LOOPBACK),
         port=int(env.get("MASTER_PORT", PORT)),
     )

@@ -5,8 +5,7 @@ import platform
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,6 +15,9 @@ from args import Options
 from utils.distributed import launcher_env
 from utils.distributed.launcher_env import ProcessInfo
 from utils.errors import SilentExit, UsageError, exit_code
+from utils.processor import cpu_features, cpu_fields, usable_cores
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Runtime:
         whole[ends[self.process.rank] - len(rows) : ends[self.process.rank]] = rows
         return self.total(whole)
 
-    def run_on_first(self, work: Callable[[], Any]) -> Any:
+    def run_on_first(self, work: Callable[[], T]) -> T:
         """Call `work` on rank 0 only, and return its result on every rank.
 
         The other ranks get a pickled copy. If `work` raises an exception, rank 0 raises it, and the other ranks raise
@@ -90,20 +92,20 @@ class Runtime:
         """
         if self.alone:
             return work()
-        result, error = None, None
+        message: list[Any] = [None, None]  # result, exit code
+        error = None
         if self.first:
             try:
-                result = work()
+                message[0] = work()
             except Exception as failure:
-                error = failure
-        message = [(result, None if error is None else exit_code(error))]
+                error, message[1] = failure, exit_code(failure)
         dist.broadcast_object_list(message, src=0, device=self.device)
         if error is not None:
             raise error
-        copy, code = message[0]
-        if code is not None:
-            raise SilentExit(code)
-        return result if self.first else copy
+        if message[1] is not None:
+            raise SilentExit(message[1])
+        result: T = message[0]
+        return result
 
     def preserve_generators(self) -> AbstractContextManager[Any]:
         """Context manager that restores the state of torch's random generators at its end.
@@ -147,7 +149,8 @@ class Runtime:
         processes = "" if self.alone else f" × {self.process.world} processes"
         if self.device.type == "cuda":
             return f"{self.device} ({torch.cuda.get_device_name(self.device)}){processes}"
-        return f"cpu ({_processor()}, {torch.get_num_threads()} threads){processes}"
+        name = cpu_fields().get("model name") or platform.processor() or platform.machine()
+        return f"cpu ({name}, {torch.get_num_threads()} threads){processes}"
 
 
 ALONE = Runtime(torch.device("cpu"), torch.float32)  # default: one process on the CPU
@@ -184,7 +187,7 @@ def choose(
         # For the same losses with the same seed, cuDNN must not choose algorithms by timing or sum in varying order.
         torch.backends.cudnn.deterministic = True
     elif process.local_world > 1 and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, _usable_cores() // process.local_world))  # surplus threads wait for each other
+        torch.set_num_threads(max(1, usable_cores() // process.local_world))  # surplus threads wait for each other
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -192,16 +195,12 @@ def choose(
     return Runtime(chosen, torch.float32, process).at("bf16" if bf16 else "fp32")
 
 
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _device(device: str, gpus: tuple[int, ...] | None, process: ProcessInfo) -> torch.device:
     """Return the torch device of this process.
 
     `device` and `gpus` are the values of --device and --multigpu. Raises UsageError if there are too few GPUs.
     """
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    count = _gpu_count()
     if gpus:
         if len(gpus) < process.local_world:
             raise UsageError(
@@ -218,9 +217,13 @@ def _device(device: str, gpus: tuple[int, ...] | None, process: ProcessInfo) -> 
     return torch.device("cuda", 0 if count == 1 else process.local_rank)  # srun may show each process only one GPU
 
 
+def _gpu_count() -> int:
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 def check_gpus(gpus: tuple[int, ...]) -> None:
     """Raise UsageError if one of the GPU indices `gpus` does not exist on this machine."""
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    count = _gpu_count()
     for gpu in gpus:
         if gpu >= count:
             raise UsageError(f"multigpu: {gpu}, but this machine has {count or 'no'} GPU; --device cpu runs on the CPU")
@@ -230,19 +233,4 @@ def has_bf16(device: torch.device) -> bool:
     """Return True if a device multiplies bfloat16 matrices in hardware, which halves the time of float32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return _cpu_flag("avx512_bf16") or _cpu_flag("amx_bf16") or (platform.machine() == "aarch64" and _cpu_flag("bf16"))
-
-
-def _cpu_flag(flag: str) -> bool:
-    """Return True if /proc/cpuinfo lists the CPU feature `flag`."""
-    return any(flag in line.split() for line in _cpuinfo() if line.lower().startswith(("flags", "features")))
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-
-
-def _processor() -> str:
-    names = [line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return not cpu_features().isdisjoint(["avx512_bf16", "amx_bf16", "bf16"])  # bf16: ARM's name

@@ -12,9 +12,9 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from utils.distributed.launcher_env import LOOPBACK
 from utils.errors import SilentExit, Stopped
 
-LOOPBACK = "127.0.0.1"
 PROGRAM = Path(__file__).resolve().parents[2] / "parallel_main.py"
 
 

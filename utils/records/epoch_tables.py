@@ -11,6 +11,7 @@ from utils.files import check_regular, write_text
 from utils.records.plots import Line, line_chart
 
 TableRow = dict[str, float | str]
+DAMAGE = (KeyError, ValueError, csv.Error)  # errors of reading a damaged table
 MOST_DRAWN = 10  # lines per chart: more would be hard to distinguish, and drawing would take longer with each epoch
 
 
@@ -75,10 +76,11 @@ def _intact_rows(path: Path, epoch: int, numeric_columns: tuple[str, ...]) -> li
     `numeric_columns` counts as damaged. Raises OSError if the file cannot be read.
     """
     try:
+        check_regular(path)
         rows = _rows_before(path, epoch)
         for row in rows:
             _ = [float(row[column]) for column in numeric_columns if column]
-    except (KeyError, ValueError):
+    except DAMAGE:
         renamed = path.with_name(f"{path.name}.damaged")
         path.replace(renamed)
         warn(f"{path} is damaged: it was renamed to {renamed.name}, and a new table begins with epoch {epoch}")
@@ -91,13 +93,12 @@ def earlier_rows(path: Path, epoch: int) -> list[TableRow]:
 
     If the file does not exist, return no rows. Raises UsageError if the file is damaged or cannot be read.
     """
+    check_regular(path)
     try:
         return _rows_before(path, epoch)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    except UsageError:
-        raise
-    except (KeyError, ValueError):
+    except DAMAGE:
         message = f"{path} is damaged: it is not a table with whole numbers as epochs; move it away to continue"
         raise UsageError(message) from None
 
@@ -105,17 +106,14 @@ def earlier_rows(path: Path, epoch: int) -> list[TableRow]:
 def _rows_before(path: Path, epoch: int) -> list[TableRow]:
     """Return the rows of epochs before `epoch` in a CSV file.
 
-    If the file does not exist, return no rows. Raises OSError if the file cannot be read, KeyError or ValueError if it
-    is damaged.
+    If the file does not exist, return no rows. Raises OSError if the file cannot be read, one of DAMAGE if it is
+    damaged.
     """
-    check_regular(path)
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows: list[TableRow] = [dict(row) for row in csv.DictReader(file, strict=True)]
     except FileNotFoundError:
         return []
-    except csv.Error as error:
-        raise ValueError(error) from error
     if any(None in row or None in row.values() for row in rows):
         raise ValueError("a line has too few or too many values")
     return [row for row in rows if int(row["epoch"]) < epoch]

@@ -44,16 +44,12 @@ class Run(RunPaths):
         """
         check_regular(self.status_file)
         try:
-            record = json.loads(self.status_file.read_text(encoding="utf-8"))
-            if not isinstance(record, dict):
-                raise ValueError(f"a JSON object is expected, {shown(record)} found")
-            _check_status(record)
+            return _checked_status(json.loads(self.status_file.read_text(encoding="utf-8")))
         except (FileNotFoundError, NotADirectoryError):
             return {}
         except (OSError, ValueError, RecursionError) as error:
             reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
             raise UsageError(f"{self.status_file} is damaged: {reason}; move it away to continue") from error
-        return record
 
     def is_done(self) -> bool:
         """Return True if status.json is readable and its status is "done"."""
@@ -74,16 +70,16 @@ class Run(RunPaths):
             return "another process"
 
 
-def _check_status(record: dict[str, Any]) -> None:
-    """Raise ValueError if a value in the content of status.json is invalid."""
-    checks: dict[str, Callable[[Any], bool]] = {
-        "status": lambda value: value in STATUSES,
-        "id": lambda value: isinstance(value, str),
-        **dict.fromkeys(COUNTS, lambda value: type(value) is int and value >= 0),
-    }
-    for name, is_valid in checks.items():
-        if name in record and not is_valid(record[name]):
+def _checked_status(record: Any) -> dict[str, Any]:
+    """Return the content of status.json, or raise ValueError if one of its values is invalid."""
+    if not isinstance(record, dict):
+        raise ValueError(f"a JSON object is expected, {shown(record)} found")
+    valid = {"status": record.get("status") in STATUSES, "id": isinstance(record.get("id"), str)}
+    valid |= {name: type(record.get(name)) is int and record[name] >= 0 for name in COUNTS}
+    for name, is_valid in valid.items():
+        if name in record and not is_valid:
             raise ValueError(f"{name} is {shown(record[name])}")
+    return record
 
 
 class LockedRun(Run):
@@ -200,7 +196,7 @@ def exclusive_start(options: Options) -> Iterator[None]:
     A lock is held in the `with` block. If several processes start the same run at once, the first creates the run and
     the others find it. Raises UsageError if --log-dir cannot be written.
     """
-    root = _log_dir(options)
+    root = options.run.root
     try:
         root.mkdir(parents=True, exist_ok=True)
         (root / ".start.lock").touch()
@@ -208,10 +204,6 @@ def exclusive_start(options: Options) -> Iterator[None]:
         raise UsageError(f"log_dir: cannot write {root}: {mkdir_failure(root, error)}; {LOG_DIR_ADVICE}") from error
     with locked(root / ".start.lock"):
         yield
-
-
-def _log_dir(options: Options) -> Path:
-    return Path(options.run.log_dir or "runs")
 
 
 def base_directory(options: Options) -> Path:
@@ -222,7 +214,7 @@ def base_directory(options: Options) -> Path:
     """
     name = f"{options.run.name},dry-run" if options.run.dry_run else str(options.run.name)
     level = () if options.constraint.prune_rate is None else (f"prune-rate={options.constraint.prune_rate}",)
-    return _log_dir(options).joinpath(options.run.stem, *level, name)
+    return options.run.root.joinpath(options.run.stem, *level, name)
 
 
 def lock_unfinished(options: Options, has_same_options: Callable[[Run], bool]) -> LockedRun | None:

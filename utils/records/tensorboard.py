@@ -37,7 +37,8 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer: Any = SummaryWriter(str(directory), purge_step=purge)  # torch's annotations are incomplete
-        self._hparams = {key: _hparam(value) for key, value in hparams.items()}
+        kinds = bool | int | float | str  # the types that TensorBoard accepts
+        self._hparams = {key: value if isinstance(value, kinds) else str(value) for key, value in hparams.items()}
         self._epoch = epoch
         self._held_out_prefix = f"{held_out}/"
 
@@ -87,11 +88,6 @@ class TensorBoard:
                 if not name.startswith(self._held_out_prefix):  # these were recorded with the last epoch
                     self._writer.add_scalar(name, value, self._epoch + 1)
         self._writer.close()
-
-
-def _hparam(value: object) -> bool | int | float | str:
-    """Return `value` as a type that TensorBoard accepts as a hyperparameter."""
-    return value if isinstance(value, bool | int | float | str) else str(value)
 
 
 def event_sizes(directory: Path) -> dict[str, int]:
