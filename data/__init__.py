@@ -15,7 +15,7 @@ from data.registry import PIXELS, SETS, SetSpec
 from data.types import NO_AUGMENTATION, AnySplit, Augmentation, FileSplit, ImageSet, Split
 from utils.errors import UsageError
 from utils.paths import expanded
-from utils.registry import load_object, lookup
+from utils.registry import lookup
 from utils.text import shown
 
 if TYPE_CHECKING:
@@ -40,8 +40,10 @@ def spec(name: str, root: str | Path, *, image_size: int | None = None, pixels: 
             raise UsageError(f"image_size: {image_size} given, at least 1 expected")
         found = replace(found, in_shape=(channels, image_size, image_size))
     if not found.num_classes:
+        from data.readers.folders import count_classes  # only here: it imports numpy
+
         with _data_folder(name, root) as folder:
-            found = replace(found, num_classes=load_object("data.readers.folders:count_classes")(folder))
+            found = replace(found, num_classes=count_classes(name, folder))
     return found
 
 
@@ -63,7 +65,7 @@ def load(
     """
     description = spec(name, root, image_size=image_size, pixels=pixels)
     with _data_folder(name, root) as folder:
-        train, test = description.read(folder, download)
+        train, test = description.load()(folder, download)
     from data.splits import hold_out, reduced  # only here: they import numpy
 
     val = None

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.readers import missing_hints
+from data.registry import SETS
 from utils.errors import UsageError
 from utils.files import check_regular
 from utils.text import escaped
@@ -57,9 +58,7 @@ class Location:
         return [name for name in self.names if self.find(name) is None]
 
 
-def find_set_files(
-    name: str, root: Path, locations: Sequence[Location], download: bool, *, downloadable: bool = True
-) -> list[Path]:
+def find_set_files(name: str, root: Path, locations: Sequence[Location], download: bool) -> list[Path]:
     """Find the files of a data set, and return their paths.
 
     The files are those in the first of `locations` that has all files. If no location is complete and `download` is
@@ -67,12 +66,11 @@ def find_set_files(
     cannot be downloaded.
     """
     files = first_complete(locations)
-    if files is None and download and downloadable:
+    if files is None and download and SETS[name].downloads:
         download_set(name, root)
         files = first_complete(locations)
     if files is None:
-        advice = ", or add --download" if downloadable else "; it has no download"
-        raise UsageError(missing_message(name, root, locations, advice))
+        raise UsageError(missing_message(name, root, locations))
     return files
 
 
@@ -84,11 +82,8 @@ def first_complete(locations: Sequence[Location]) -> list[Path] | None:
     return next((location.existing_files() for location in locations if not location.missing_names()), None)
 
 
-def missing_message(name: str, root: Path, locations: Sequence[Location], advice: str) -> str:
-    """Return the error message for a data set of which no location has all files.
-
-    `advice` ends the message if no file was found.
-    """
+def missing_message(name: str, root: Path, locations: Sequence[Location]) -> str:
+    """Return the error message for a data set of which no location has all files."""
     incomplete = next((location for location in locations if location.existing_files()), None)
     if incomplete is not None:
         return f"{name} in {incomplete.folder} is not complete: {', '.join(incomplete.missing_names())} not found"
@@ -97,6 +92,7 @@ def missing_message(name: str, root: Path, locations: Sequence[Location], advice
         searched.setdefault(location.names, []).append(str(location.folder))
     if hint := missing_hints.find_hint(name, root, [*searched]):
         return f"{name} was not found under {root}; {hint}"
+    advice = ", or add --download" if SETS[name].downloads else "; it has no download"
     looked = "; or ".join(f"{', '.join(names)} in {' or '.join(folders)}" for names, folders in searched.items())
     return f"{name} was not found under {root}. Looked for {looked}. Pass its folder with --data{advice}"
 
