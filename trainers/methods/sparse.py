@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from models.constraints.attachment import constrained_layers
 from models.constraints.connection_update import Rewiring
+from models.constraints.registry import DENSITY_START
 from models.constraints.rewiring_rules import RewiringRules
 from models.constraints.sparse import SparseWeight
 from trainers import schedules
@@ -58,8 +59,7 @@ class Sparse(Method):
         self._interval = rules.progress_interval or (steps_per_epoch if rules.by_filter else 100)
         self._end = int((rules.progress_until or (1.0 if rules.by_filter else 0.75)) * steps_per_epoch * epochs)
         if self._interval > self._end:
-            density = f"; the density stays at {100 * schedules.DENSITY_START:g} %"
-            stays = density if rules.density_schedule == "cubic" else ""
+            stays = f"; the density stays at {100 * DENSITY_START:g} %" if rules.density_schedule == "cubic" else ""
             warn(f"no rewiring will take place: one is due every {self._interval} steps until step {self._end}{stays}")
         with torch.no_grad():
             for layer in self._layers.values():
@@ -100,7 +100,7 @@ class Sparse(Method):
 
     def _connection_counts(self, steps: int) -> list[int]:
         """Return the number of connections (unmasked weights) of each layer after `steps` training steps."""
-        start, final = schedules.DENSITY_START, self._rules.prune_rate or 1.0
+        start, final = DENSITY_START, self._rules.prune_rate or 1.0
         now = schedules.density(steps, final, self._last) if steps else max(start, final)
         left = (now - final) / (start - final) if final < start else 0.0
         return self._rules.target_counts([layer.weight.shape for layer in self._layers.values()], start, left)
