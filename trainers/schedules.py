@@ -82,7 +82,7 @@ POLICIES: dict[str, Policy] = {
 }
 
 
-def schedule(name: str, *, epochs: int, warmup: int = 0, step: int = 20, gamma: float = 0.1) -> Callable[[int], float]:
+def schedule(name: str, *, epochs: int, warmup: int = 0, step: int = 1, gamma: float = 1.0) -> Callable[[int], float]:
     """Return the learning-rate schedule `name`, a function from epoch to factor.
 
     Epochs are counted from 0. The factor multiplies the base rate. `step` and `gamma` are for multistep_lr. Raises

@@ -31,8 +31,13 @@ def idx_locations(name: str, root: Path) -> list[Location]:
     parents = {part.lower().replace("-", "") for part in root.resolve().parts[-2:]}
     if not SAME_FILE_NAMES & parents - {name.lower()}:
         folders += [root / "raw", root]
-    # Both train-images-idx3-ubyte and train-images.idx3-ubyte are in use.
-    return [Location(path, FILES, ("", ".gz"), lambda name: (name, name.replace("-idx", ".idx"))) for path in folders]
+    return [Location(path, FILES, idx_spellings) for path in folders]
+
+
+def idx_spellings(name: str) -> tuple[str, ...]:
+    """Return the names that an idx file may have: both train-images-idx3-ubyte and train-images.idx3-ubyte are in use."""
+    dotted = name.replace("-idx", ".idx")
+    return name, f"{name}.gz", dotted, f"{dotted}.gz"
 
 
 def read_idx_set(name: str, root: Path, download: bool) -> tuple[Split, Split]:

@@ -27,12 +27,11 @@ class Location:
 
     All these files must be in the folder.
 
-    suffixes: endings that may follow each name, such as ".gz". spellings: function from a name to all its spellings.
+    spellings: function from a name to all file names that it may have.
     """
 
     folder: Path
     names: tuple[str, ...]
-    suffixes: tuple[str, ...] = ("",)
     spellings: Callable[[str], tuple[str, ...]] = lambda name: (name,)
 
     def find(self, name: str) -> Path | None:
@@ -41,8 +40,7 @@ class Location:
         A file in a folder of the same name, as in some archives, is found too. Raises UsageError for a FIFO, a device
         or a broken link.
         """
-        candidates = [self.folder / (spelling + end) for spelling in self.spellings(name) for end in self.suffixes]
-        existing = [path for path in candidates if path.exists()]
+        existing = [path for spelling in self.spellings(name) if (path := self.folder / spelling).exists()]
         nested = [path / path.name for path in existing if (path / path.name).is_file()]
         files = [path for path in [*existing, *nested] if not path.is_dir()]
         if files:
