@@ -35,7 +35,7 @@ def idx_locations(name: str, root: Path) -> list[Location]:
 
 
 def idx_spellings(name: str) -> tuple[str, ...]:
-    """Return the names that an idx file may have: both train-images-idx3-ubyte and train-images.idx3-ubyte are in use."""
+    """Return the names that an idx file may have, such as train-images.idx3-ubyte for train-images-idx3-ubyte."""
     dotted = name.replace("-idx", ".idx")
     return name, f"{name}.gz", dotted, f"{dotted}.gz"
 

@@ -240,10 +240,7 @@ def test_the_choices_without_a_registry_work():
 
 def test_warmup_has_an_effect_on_the_policies_that_its_option_names():
     rates = {
-        name: [
-            [schedule(name, epochs=90, warmup=warmup, step=20, gamma=0.1)(epoch) for epoch in range(90)]
-            for warmup in (0, 4)
-        ]
+        name: [[*map(schedule(name, epochs=90, warmup=warmup, step=20, gamma=0.1), range(90))] for warmup in (0, 4)]
         for name in POLICIES
     }
     warmed = args.FIELDS["warmup_length"].metadata["needs"].values
