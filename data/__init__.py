@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 from data.registry import PIXELS, SETS, SetSpec
-from data.types import NO_AUGMENTATION, AnySplit, Augmentation, FileSplit, ImageSet, Split
+from data.types import NO_AUGMENTATION, AnySplit, Augmentation, BatchOptions, FileSplit, ImageSet, Split
 from utils.errors import UsageError
 from utils.paths import expanded
 from utils.registry import lookup
@@ -87,26 +87,18 @@ def _data_folder(name: str, root: str | Path) -> Iterator[Path]:
         raise UsageError(f"data: {name} cannot be read under {str(root)[:200]}: {error.strerror or error}") from error
 
 
-def make_batches(
-    split: AnySplit,
-    spec: SetSpec,
-    *,
-    train: bool,
-    augmentation: Augmentation = NO_AUGMENTATION,
-    workers: int = 0,
-    **options: Any,
-) -> Batches:
+def make_batches(split: AnySplit, spec: SetSpec, *, workers: int = 0, **options: Unpack[BatchOptions]) -> Batches:
     """Return an iterator over the batches of a split.
 
     `spec` is the description of the data set. The device prepares batches of images that are in memory, have the same
     size and are not transformed one by one. Loader processes prepare all other batches, or this process without
     `workers`.
-    train, augmentation, options: the arguments of `data.device_batches.Batches`.
+    options: the arguments of `data.device_batches.Batches`.
     """
     from data.device_batches import DeviceBatches
 
-    options |= {"train": train, "augmentation": augmentation}
-    if isinstance(split, FileSplit) or spec.margin is not None or (train and augmentation.augmix):
+    mixes = options["train"] and options.get("augmentation", NO_AUGMENTATION).augmix
+    if isinstance(split, FileSplit) or spec.margin is not None or mixes:
         from data.worker_batches import WorkerBatches  # only here: it imports PIL, which is slow to import
 
         return WorkerBatches(split, spec, workers=workers, **options)

@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data.registry import SetSpec
 from data.transforms import add_noise, crop_flip, draw_crops, normalise, scale_and_shift
-from data.types import NO_AUGMENTATION, Augmentation, Split
+from data.types import NO_AUGMENTATION, Augmentation, BatchOptions, Split
 from utils.distributed.batch_slice import BatchSlice
 
 
@@ -180,7 +180,7 @@ class DeviceBatches(Batches):
     The device shuffles, crops and flips the images. Raises ValueError for AugMix, which transforms images one by one.
     """
 
-    def __init__(self, split: Split, spec: SetSpec, **options: Any) -> None:
+    def __init__(self, split: Split, spec: SetSpec, **options: Unpack[BatchOptions]) -> None:
         super().__init__(len(split), spec, **options)
         if self.augmentation.augmix:
             raise ValueError("augmix: WorkerBatches transforms images one by one; DeviceBatches does not")

@@ -31,7 +31,7 @@ def find_parts(name: str, root: Path) -> tuple[Path, Path]:
 
     Raises UsageError if they are missing.
     """
-    folders = [*(root / folder for folder in FOLDERS[name]), root]
+    folders = [*(root / folder for folder in FOLDERS.get(name, ())), root]
     evaluation_folders = ("val", "test") if name == "ImageFolder" else ("val",)
     locations = [Location(folder, ("train", other)) for folder in folders for other in evaluation_folders]
     train, val = find_set_files(name, root, locations, download=False)
