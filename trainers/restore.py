@@ -209,7 +209,9 @@ def read_best_epoch(run: Run, checkpoint: Checkpoint) -> int | None:
     best = checkpoint["state"]["best"]
     try:
         content = checkpoints.load(run.best)
-        if not best or content["epoch"] > checkpoint["epoch"] or _recorded_best(content) == best:
+        state = content.get("state")
+        recorded = state.get("best") if isinstance(state, Mapping) else None
+        if not best or content["epoch"] > checkpoint["epoch"] or recorded == best:
             return int(content["epoch"])
         complaint = f"{run.best} is not from the best epoch of this run"
     except checkpoints.ReadFailed as error:
@@ -219,15 +221,6 @@ def read_best_epoch(run: Run, checkpoint: Checkpoint) -> int | None:
     replacement = f", and epoch {checkpoint['epoch']}, the best so far, is written there" if is_best(checkpoint) else ""
     warn(f"{complaint}: the best epoch is picked again from here on{replacement}")
     return None
-
-
-def _recorded_best(checkpoint: Checkpoint) -> object:
-    """Return the metrics of the run's best epoch so far, from a checkpoint.
-
-    `checkpoint` stores them in its entry `state`. Return None for a checkpoint without this entry.
-    """
-    state = checkpoint.get("state")
-    return state.get("best") if isinstance(state, Mapping) else None
 
 
 def is_best(checkpoint: Checkpoint) -> bool:
