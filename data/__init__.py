@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 from data.registry import PIXELS, SETS, SetSpec
-from data.types import NO_AUGMENTATION, AnySplit, Augmentation, FileSplit, ImageSet, Split
+from data.types import NO_AUGMENTATION, AnySplit, Augmentation, BatchOptions, FileSplit, ImageSet, Split
 from utils.errors import UsageError
 from utils.paths import expanded
-from utils.registry import load_object, lookup
+from utils.registry import lookup
 from utils.text import shown
 
 if TYPE_CHECKING:
@@ -40,8 +40,10 @@ def spec(name: str, root: str | Path, *, image_size: int | None = None, pixels: 
             raise UsageError(f"image_size: {image_size} given, at least 1 expected")
         found = replace(found, in_shape=(channels, image_size, image_size))
     if not found.num_classes:
+        from data.readers.folders import count_classes  # only here: it imports numpy
+
         with _data_folder(name, root) as folder:
-            found = replace(found, num_classes=load_object("data.readers.folders:count_classes")(folder))
+            found = replace(found, num_classes=count_classes(name, folder))
     return found
 
 
@@ -63,7 +65,7 @@ def load(
     """
     description = spec(name, root, image_size=image_size, pixels=pixels)
     with _data_folder(name, root) as folder:
-        train, test = description.read(folder, download)
+        train, test = description.load()(folder, download)
     from data.splits import hold_out, reduced  # only here: they import numpy
 
     val = None
@@ -85,26 +87,18 @@ def _data_folder(name: str, root: str | Path) -> Iterator[Path]:
         raise UsageError(f"data: {name} cannot be read under {str(root)[:200]}: {error.strerror or error}") from error
 
 
-def make_batches(
-    split: AnySplit,
-    spec: SetSpec,
-    *,
-    train: bool,
-    augmentation: Augmentation = NO_AUGMENTATION,
-    workers: int = 0,
-    **options: Any,
-) -> Batches:
+def make_batches(split: AnySplit, spec: SetSpec, *, workers: int = 0, **options: Unpack[BatchOptions]) -> Batches:
     """Return an iterator over the batches of a split.
 
     `spec` is the description of the data set. The device prepares batches of images that are in memory, have the same
     size and are not transformed one by one. Loader processes prepare all other batches, or this process without
     `workers`.
-    train, augmentation, options: the arguments of `data.device_batches.Batches`.
+    options: the arguments of `data.device_batches.Batches`.
     """
     from data.device_batches import DeviceBatches
 
-    options |= {"train": train, "augmentation": augmentation}
-    if isinstance(split, FileSplit) or spec.margin is not None or (train and augmentation.augmix):
+    mixes = options["train"] and options.get("augmentation", NO_AUGMENTATION).augmix
+    if isinstance(split, FileSplit) or spec.margin is not None or mixes:
         from data.worker_batches import WorkerBatches  # only here: it imports PIL, which is slow to import
 
         return WorkerBatches(split, spec, workers=workers, **options)

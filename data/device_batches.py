@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data.registry import SetSpec
 from data.transforms import add_noise, crop_flip, draw_crops, normalise, scale_and_shift
-from data.types import NO_AUGMENTATION, Augmentation, Split
+from data.types import NO_AUGMENTATION, Augmentation, BatchOptions, Split
 from utils.distributed.batch_slice import BatchSlice
 
 
@@ -40,16 +40,6 @@ class EpochPlan:
 
     order: Tensor
     crops: tuple[Tensor, Tensor] | None
-
-    @classmethod
-    def sample(cls, count: int, augment: bool, generator: torch.Generator) -> "EpochPlan":
-        """Sample the random image order, crops and flips of a training epoch.
-
-        There are `count` images, with one crop and one flip per image if `augment` is true. The CPU samples the whole
-        epoch at once. The result is therefore the same on every device and after a resume.
-        """
-        order = torch.randperm(count, generator=generator)
-        return cls(order, draw_crops(count, generator) if augment else None)
 
     def to(self, device: torch.device) -> "EpochPlan":
         """Return a copy of this EpochPlan with its tensors on `device`."""
@@ -133,16 +123,19 @@ class Batches(ABC):
         """
 
     def epoch_plan(self, epoch: int) -> EpochPlan | None:
-        """Sample the random image order, crops and flips of a training epoch on the CPU.
+        """Sample the random image order, crops and flips of a training epoch.
 
+        The CPU samples the whole epoch at once. The result is therefore the same on every device and after a resume.
         Returns None for evaluation.
         """
         if self.seed is None:
             return None
-        plan = EpochPlan.sample(self.count, self.augment, epoch_generator(self.seed, epoch))
-        if not self.one_batch:
-            return plan
-        return EpochPlan(EpochPlan.sample(self.count, False, epoch_generator(self.seed, 0)).order, plan.crops)
+        generator = epoch_generator(self.seed, epoch)
+        order = torch.randperm(self.count, generator=generator)
+        crops = draw_crops(self.count, generator) if self.augment else None
+        if self.one_batch:
+            order = torch.randperm(self.count, generator=epoch_generator(self.seed, 0))
+        return EpochPlan(order, crops)
 
     def share(self, number: int) -> BatchSlice:
         """Return the slice of a global training batch that this rank processes.
@@ -187,7 +180,7 @@ class DeviceBatches(Batches):
     The device shuffles, crops and flips the images. Raises ValueError for AugMix, which transforms images one by one.
     """
 
-    def __init__(self, split: Split, spec: SetSpec, **options: Any) -> None:
+    def __init__(self, split: Split, spec: SetSpec, **options: Unpack[BatchOptions]) -> None:
         super().__init__(len(split), spec, **options)
         if self.augmentation.augmix:
             raise ValueError("augmix: WorkerBatches transforms images one by one; DeviceBatches does not")

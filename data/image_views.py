@@ -101,16 +101,14 @@ def views_transform(spec: SetSpec, augmentation: Augmentation, *, train: bool) -
     The transform maps a PIL image to a uint8 tensor (views, height, width, channels).
     There is one view, or in training with augmix and jsd three: the clean image and two AugMix versions.
     """
-    crop, mix = crop_transform(spec, train=train), augmix_transform(augmentation)
+    crop = crop_transform(spec, train=train)
+    if not (train and augmentation.augmix):
+        return lambda image: crop(image).permute(1, 2, 0).unsqueeze(0)
+    mix = augmix_transform(augmentation)
 
     def transform(image: Image) -> Tensor:
         clean = crop(image)
-        if not (train and augmentation.augmix):
-            views = [clean]
-        elif augmentation.jsd:
-            views = [clean, mix(clean), mix(clean)]
-        else:
-            views = [mix(clean)]
+        views = [clean, mix(clean), mix(clean)] if augmentation.jsd else [mix(clean)]
         return torch.stack(views).permute(0, 2, 3, 1)
 
     return transform

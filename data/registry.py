@@ -6,14 +6,12 @@ To add a data set, add a reader in data/readers, a row in SETS and a case in tes
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from utils.registry import load_object, lookup
 
-PIXELS: dict[
-    str, tuple[float, float] | None
-] = {  # (mean, std) of pixels in [0, 1]; None stands for mean and std of the set
+# Scaling -> (mean, std) of pixels in [0, 1]; None stands for mean and std of the set
+PIXELS: dict[str, tuple[float, float] | None] = {
     "standard": None,
     "unit": (0.0, 1.0),
     "signed": (0.5, 0.5),
@@ -46,13 +44,9 @@ class SetSpec:
     downloads: bool = True
     binary: bool = False
 
-    def read(self, root: Path, download: bool) -> Any:
-        """Read the files of this data set, and return its training split and its test split.
-
-        The files are below the folder `root`. With `download`, missing files are downloaded. Raises UsageError if a
-        file is missing or damaged.
-        """
-        return load_object(self.reader)(root, download)
+    def load(self) -> Any:
+        """Import and return the reader."""
+        return load_object(self.reader)
 
     def pixels(self, kind: str) -> SetSpec:
         """Return a copy of this description with another scaling of the pixel values.

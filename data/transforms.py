@@ -11,12 +11,12 @@ from utils.distributed.batch_slice import BatchSlice
 CROP_PAD = 4  # pixels on each side, as is usual for CIFAR-10 (arXiv:1512.03385, section 4.2)
 
 
-def draw_crops(count: int, generator: torch.Generator, pad: int = CROP_PAD) -> tuple[Tensor, Tensor]:
+def draw_crops(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw uniformly random crop offsets and flips for `count` images.
 
-    offsets: int64 (count, 2), row and column in 0..2 pad. flips: bool (count,).
+    offsets: int64 (count, 2), row and column in 0..2 CROP_PAD. flips: bool (count,).
     """
-    offsets = torch.randint(0, 2 * pad + 1, (count, 2), generator=generator)
+    offsets = torch.randint(0, 2 * CROP_PAD + 1, (count, 2), generator=generator)
     return offsets, torch.randint(0, 2, (count,), generator=generator).bool()
 
 

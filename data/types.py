@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Required, TypedDict
 
 from data.registry import SetSpec
 from utils.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
 
@@ -126,3 +127,16 @@ class Augmentation:
 
 
 NO_AUGMENTATION = Augmentation()
+
+
+class BatchOptions(TypedDict, total=False):
+    """Keyword arguments of all batch iterators, which `data.device_batches.Batches` explains."""
+
+    device: Required[torch.device | str]
+    batch_size: Required[int]
+    seed: Required[int | None]
+    train: Required[bool]
+    limit: int | None
+    augmentation: Augmentation
+    one_batch: bool
+    part: tuple[int, int]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import PIL.Image
@@ -13,7 +13,7 @@ from torch import Tensor
 from data.device_batches import Batches, derived_seed
 from data.image_views import Image, decode, views_transform
 from data.registry import SetSpec
-from data.types import AnySplit, Augmentation, FileSplit
+from data.types import AnySplit, Augmentation, BatchOptions, FileSplit
 from data.workers import Workers
 
 BatchKey = tuple[int, NDArray[np.intp]]  # (epoch, rows of the split)
@@ -79,7 +79,7 @@ class WorkerBatches(Batches):
     decoded, or if a worker process cannot be started or dies.
     """
 
-    def __init__(self, split: AnySplit, spec: SetSpec, *, workers: int = 0, **options: Any) -> None:
+    def __init__(self, split: AnySplit, spec: SetSpec, *, workers: int = 0, **options: Unpack[BatchOptions]) -> None:
         super().__init__(len(split), spec, **options)
         self.augment = False  # ViewBatches crops each image, so the epoch plan has no crops
         self.labels = torch.from_numpy(split.labels)

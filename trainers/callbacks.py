@@ -9,6 +9,7 @@ from args import Options
 from trainers import summary
 from trainers.loop import Callbacks, TrainingSetup
 from trainers.metrics import Metrics
+from trainers.registry import TRAINERS
 from trainers.training_state import TrainingState
 from utils.console import say
 from utils.random_state import rng_state
@@ -84,6 +85,7 @@ class RunRecorder(SignalCallbacks):
         `tables` maps file name to table. Only tables that are curves are drawn.
         """
         self._run.check_held()
+        assert tables.keys() <= {*TRAINERS[self._options.trainer].tables}, "a table is missing in the trainer's row"
         for name, table in tables.items():
             for line in record_table(self._run.path, name, epoch, table)[-1:]:  # earlier epochs are recorded already
                 self._tensorboard().curve(name, line)
@@ -152,6 +154,8 @@ class RunRecorder(SignalCallbacks):
     def _checkpoint(self, state: TrainingState) -> dict[str, Any]:
         """Return the entries of a checkpoint, such as weights, optimizer state and options."""
         setup = self._setup
+        if self._board is not None:
+            self._board.flush()  # so that the event files have their final sizes
         return {
             "epoch": state.epoch,
             "step": state.step,
@@ -161,15 +165,9 @@ class RunRecorder(SignalCallbacks):
             "method": setup.method.state_dict(),
             "rng": rng_state(),
             "options": self._options.flat(),
-            "events": self._event_sizes(),
+            "events": event_sizes(self._run.logs),
             **self._description,
         }
-
-    def _event_sizes(self) -> dict[str, int]:
-        """Write all pending events to disk and return the size in bytes of each TensorBoard event file."""
-        if self._board is not None:
-            self._board.flush()
-        return event_sizes(self._run.logs)
 
     def close(self, final: dict[str, float]) -> None:
         """Write the `final` metrics to TensorBoard's hparams page and close the event files.

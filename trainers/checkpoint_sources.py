@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from models.biprop_keys import to_biprop
+from models.constraints.registry import CONV_TYPES
 from models.registry import ARCHS
 from trainers.resume import check_same_run
 from utils.console import warn
@@ -18,7 +19,6 @@ from utils.records.run import Run
 from utils.run_paths import locate
 from utils.text import escaped
 
-WITHOUT_DENSITY = ("DenseConv", "SampleSubnetConv")  # prune_rate in a BIPROP file is not the density of these
 STATE_KEYS = (  # keys of a state dict in the file of another program; if a file has several, the first one counts
     *("model", "state_dict", "model_state_dict", "net", "network", "weights"),
     *("params", "model_state", "network_state_dict", "net_state_dict", "state"),
@@ -81,8 +81,9 @@ def network_in(content: Any, path: str) -> StoredNetwork:
     arch = ARCHS.get(declared.get("arch", ""))
     if not is_native and arch and "readout" in arch.options:
         declared["readout"] = "original40"  # the only readout of BIPROP
-    density = options.get("prune_rate")
-    if isinstance(density, int | float) and declared.get("conv_type") not in WITHOUT_DENSITY:
+    row, density = CONV_TYPES.get(declared.get("conv_type", "")), options.get("prune_rate")
+    # A conv_type without a density also has a prune_rate in a file of BIPROP.
+    if isinstance(density, int | float) and not (row and row.density == "unused"):
         declared["prune_rate"] = density
     return StoredNetwork(path, content, to_biprop(_unwrapped(state, path)), declared, is_native)
 

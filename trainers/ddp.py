@@ -17,7 +17,7 @@ from utils.console import say, warn
 from utils.distributed.batch_slice import BatchSlice
 from utils.distributed.runtime import ALONE, Runtime
 from utils.registry import load_object, lookup
-from utils.torch_compat import AnyBatchNorm
+from utils.torch_compat import NO_BUFFER_SYNC, AnyBatchNorm
 
 
 def bf16(group: Any, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
@@ -131,7 +131,7 @@ class Replicas:
         network = DistributedDataParallel(
             model,
             device_ids=[device] if device.type == "cuda" else None,
-            forward_sync_buffers=False,
+            **NO_BUFFER_SYNC,
             # No parameter is unused. Without the search DDP rebuilds its buckets after the first step, and three ranks
             # then sum in another order: a resumed run would differ in its last bits.
             find_unused_parameters=True,

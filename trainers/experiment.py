@@ -169,12 +169,13 @@ def _finish(
         last = evaluate(setup.model, test, setup.method, runtime)
         setup.model.load_state_dict(runtime.run_on_first(lambda: checkpoints.load(run.best)["model"]))
         tests = (last, evaluate(setup.model, test, setup.method, runtime))
+    finished = summary.finished_run(options, setup, state, tests, run)
     if runtime.first and not options.run.dry_run:
-        row = result_row(summary.finished_run(options, setup, state, tests, run))
+        row = result_row(finished)
         results.write_own(run.result, row)
         results.append(Path(options.run.results), row)
-    say(summary.summary(options, setup.model, state, tests, run))
-    return summary.final_metrics(state, tests)
+    say(summary.summary(finished, setup.model))
+    return dict(zip(("test/acc@1", "test/best_acc@1"), finished.test_accuracies, strict=True))
 
 
 def test_only(options: Options, runtime: Runtime) -> None:

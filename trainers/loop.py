@@ -145,9 +145,7 @@ def train_on_batch(
     model, method, optimizer = setup.model, setup.method, setup.optimizer
     share = setup.replicas.next_slice(setup.train, step, len(labels))
     method.before_step(model, step)
-    with setup.runtime.precision():
-        logits = network(images)
-    logits = logits.float()  # autocast may return bfloat16, in which the loss would be too coarse
+    logits = forward(network, images, setup.runtime)
     loss = method.loss(logits, labels)
     optimizer.zero_grad()
     (loss * share.weight).backward()  # weighted, so that the average over ranks is the mean over the global batch
@@ -157,6 +155,16 @@ def train_on_batch(
     method.after_step(model, step)
     add_batch(sums, loss.detach(), logits.detach(), labels)
     return share.total
+
+
+def forward(network: nn.Module, images: Tensor, runtime: Runtime) -> Tensor:
+    """Return the logits of a batch in float32, computed in the precision of the run.
+
+    Autocast may compute logits in bfloat16, in which the loss would be too coarse.
+    """
+    with runtime.precision():
+        logits: Tensor = network(images)
+    return logits.float()
 
 
 @torch.no_grad()
@@ -170,9 +178,7 @@ def evaluate(model: nn.Module, batches: Batches, method: Method, runtime: Runtim
     sums = torch.zeros(4, dtype=torch.float64, device=runtime.device)
     with runtime.preserve_generators(), out_of_memory.explained("an evaluation", out_of_memory.EVALUATION_ADVICE):
         for images, labels in batches.epoch(0):
-            with runtime.precision():
-                logits = model(images)
-            logits = logits.float()
+            logits = forward(model, images, runtime)
             add_batch(sums, method.loss(logits, labels), logits, labels)
     return metrics_of(runtime.total(sums).tolist())
 

@@ -33,7 +33,7 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, no_bn_decay: bool
 
 
 def make_optimizer(
-    name: str, groups: Groups, *, lr: float, momentum: float = 0.9, nesterov: bool = False, eps: float | None = None
+    name: str, groups: Groups, *, lr: float, momentum: float = 0.0, nesterov: bool = False, eps: float | None = None
 ) -> torch.optim.Optimizer:
     """Create the optimizer `name` for these parameter groups.
 

@@ -19,11 +19,13 @@ class Trainer:
     method: path "package.module:class" of the Method.
     options: names of the command-line options that the constructor takes.
     variant_of: for a method that no conv_type selects by default: the method whose conv_types it can train.
+    tables: names of the tables that its hook `tables` returns.
     """
 
     method: str
     options: tuple[str, ...] = ()
     variant_of: str = ""
+    tables: tuple[str, ...] = ()
 
     def load(self) -> Any:
         """Import and return the class of the training method."""
@@ -39,9 +41,13 @@ TRAINERS = {
     "prune_score": Trainer("trainers.methods.prune_score:PruneScore", ("prune_rate_epoch",)),
     "lottery": Trainer("trainers.methods.prune_score:Lottery", ("prune_rate_epoch", "dense_epochs"), "prune_score"),
     "ss": Trainer("trainers.methods.prune_score:SparseScores", ("prune_rate_epoch", "score_l1"), "prune_score"),
-    "binary": Trainer("trainers.methods.binary:Binary", ("epsilon", "random_mag", "sweep_on", "sweep_every")),
+    "binary": Trainer(
+        "trainers.methods.binary:Binary",
+        ("epsilon", "random_mag", "sweep_on", "sweep_every"),
+        tables=("weight_sweep", "statistics"),
+    ),
     "sparse": Trainer("trainers.methods.sparse:Sparse", ("prune_rate", *SPARSE_OPTIONS)),
-    "shift": Trainer("trainers.methods.shift:Shift"),
+    "shift": Trainer("trainers.methods.shift:Shift", tables=("shifts",)),
 }
 
 

@@ -4,8 +4,9 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -21,27 +22,26 @@ from utils.records.run import Run
 from utils.records.tensorboard import check_event_sizes
 from utils.text import shown
 
+T = TypeVar("T")
 Checkpoint = Mapping[str, Any]
 # Errors that torch, numpy or this program raise when they read a value of the wrong type or content.
 DAMAGE_ERRORS = (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, OverflowError)
 METRIC_NAMES = {*Metrics(0, 0, 0).as_dict()}
 
 
-def load_entries(path: Path | str, checkpoint: Checkpoint, **loaders: Callable[[Any], object]) -> None:
-    """Load entries of a checkpoint, each with the function given for its name.
+def load_entry(path: Path, checkpoint: Checkpoint, name: str, load: Callable[[Any], T]) -> T:
+    """Return `load(checkpoint[name])`, the result of loading one entry of a checkpoint.
 
-    `load_entries(path, checkpoint, model=f)` calls `f(checkpoint["model"])`. Raises UsageError, which names `path` and
-    the entry, if an entry is missing or no mapping, or if its function fails.
+    Raises UsageError, which names `path` and the entry, if the entry is missing or no mapping, or if `load` fails.
     """
-    for name, load in loaders.items():
-        try:
-            if not isinstance(checkpoint[name], Mapping):
-                raise TypeError(f"it is {shown(checkpoint[name])}")
-            load(checkpoint[name])
-        except DAMAGE_ERRORS as error:
-            lines = str(error).strip().splitlines() or [repr(error)]
-            reason = lines[-1].strip() if name in checkpoint else "it is missing"
-            raise UsageError(f"{path} is damaged or of another run: {name}: {reason}") from error
+    try:
+        if not isinstance(checkpoint[name], Mapping):
+            raise TypeError(f"it is {shown(checkpoint[name])}")
+        return load(checkpoint[name])
+    except DAMAGE_ERRORS as error:
+        lines = str(error).strip().splitlines() or [repr(error)]
+        reason = lines[-1].strip() if name in checkpoint else "it is missing"
+        raise UsageError(f"{path} is damaged or of another run: {name}: {reason}") from error
 
 
 def restore(setup: TrainingSetup, checkpoint: Checkpoint, path: Path, best_epoch: int | None) -> TrainingState:
@@ -55,14 +55,10 @@ def restore(setup: TrainingSetup, checkpoint: Checkpoint, path: Path, best_epoch
     has_trained = state.train_images > 0
     if has_trained:  # before the optimizer is loaded, because the method may freeze parameters, which have no state
         setup.method.before_epoch(setup.model, max(state.epoch - (state.step == 0), 0))
-    load_entries(
-        path,
-        checkpoint,
-        model=lambda saved: load_model(setup.model, saved),
-        optimizer=lambda saved: load_optimizer(setup.optimizer, saved, has_trained=has_trained),
-        method=setup.method.load_state_dict,
-        rng=load_generators,
-    )
+    load_entry(path, checkpoint, "model", partial(load_model, setup.model))
+    load_entry(path, checkpoint, "optimizer", partial(load_optimizer, setup.optimizer, has_trained=has_trained))
+    load_entry(path, checkpoint, "method", setup.method.load_state_dict)
+    load_entry(path, checkpoint, "rng", load_generators)
     if state.step and state.step >= len(setup.train):
         raise UsageError(f"{path} is damaged: it has {state.step} batches of an epoch of {len(setup.train)}")
     if state.best and best_epoch != state.best["epoch"] and not is_best(checkpoint):
@@ -150,17 +146,16 @@ def load_generators(saved: dict[str, Any]) -> None:
     set_rng_state(saved)
 
 
-def training_state(path: Path | str, checkpoint: Checkpoint) -> TrainingState:
+def training_state(path: Path, checkpoint: Checkpoint) -> TrainingState:
     """Return the progress of a run from its checkpoint.
 
     The checkpoint stores the progress in the entry `state`. Raises UsageError, which names `path`, if this entry or the
     entry `events` (sizes of the TensorBoard files) is damaged.
     """
-    states: list[TrainingState] = []
-    load_entries(path, checkpoint, state=lambda saved: states.append(_checked_state(saved, checkpoint)))
+    state = load_entry(path, checkpoint, "state", lambda saved: _checked_state(saved, checkpoint))
     if checkpoint.get("events") is not None:  # checkpoints of earlier versions have none
-        load_entries(path, checkpoint, events=check_event_sizes)
-    return states[0]
+        load_entry(path, checkpoint, "events", check_event_sizes)
+    return state
 
 
 def _checked_state(saved: dict[str, Any], checkpoint: Checkpoint) -> TrainingState:
@@ -214,7 +209,9 @@ def read_best_epoch(run: Run, checkpoint: Checkpoint) -> int | None:
     best = checkpoint["state"]["best"]
     try:
         content = checkpoints.load(run.best)
-        if not best or content["epoch"] > checkpoint["epoch"] or _recorded_best(content) == best:
+        state = content.get("state")
+        recorded = state.get("best") if isinstance(state, Mapping) else None
+        if not best or content["epoch"] > checkpoint["epoch"] or recorded == best:
             return int(content["epoch"])
         complaint = f"{run.best} is not from the best epoch of this run"
     except checkpoints.ReadFailed as error:
@@ -224,15 +221,6 @@ def read_best_epoch(run: Run, checkpoint: Checkpoint) -> int | None:
     first = f"epoch {checkpoint['epoch']} (saved as best.pt now) and" if is_best(checkpoint) else "the"
     warn(f"{complaint}: the best epoch is picked again, among {first} later epochs")
     return None
-
-
-def _recorded_best(checkpoint: Checkpoint) -> object:
-    """Return the metrics of the run's best epoch so far, from a checkpoint.
-
-    `checkpoint` stores them in its entry `state`. Return None for a checkpoint without this entry.
-    """
-    state = checkpoint.get("state")
-    return state.get("best") if isinstance(state, Mapping) else None
 
 
 def is_best(checkpoint: Checkpoint) -> bool:

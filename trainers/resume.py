@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from args import FIELDS, Options, from_flat, training_changes
+from trainers.registry import TRAINERS
 from trainers.restore import DAMAGE_ERRORS, training_state
 from utils.console import say, warn
 from utils.errors import UsageError
@@ -17,7 +18,6 @@ from utils.records.run import LockedRun, Run
 from utils.run_paths import locate_run
 from utils.text import shown
 
-EPOCH_TABLES = ("weight_sweep", "statistics", "shifts")  # CSV files that only some trainers write, with rows per epoch
 TEST_OPTIONS = ("precision", "batch_size", "test_batch_size")  # --evaluate may change these options of the run
 
 
@@ -90,7 +90,7 @@ def _check_tables(run: Run, start_epoch: int, epochs: int) -> None:
     wrote into its directory are read.
     """
     results.read(run.result, results.MOVE_AWAY)
-    for name in EPOCH_TABLES:
+    for name in (name for row in TRAINERS.values() for name in row.tables):
         earlier_rows(run.path / f"{name}.csv", 0)
     recorded = [int(row["epoch"]) for row in earlier_rows(run.metrics, epochs + 1)]
     if len({*recorded}) < len(recorded):

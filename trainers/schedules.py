@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+from models.constraints.registry import DENSITY_START
 from utils.registry import lookup
 
 Policy = Callable[[int, int, int, int, float], float]  # (epoch, epochs, warm-up epochs, step, gamma) -> factor of --lr
@@ -81,7 +82,7 @@ POLICIES: dict[str, Policy] = {
 }
 
 
-def schedule(name: str, *, epochs: int, warmup: int = 0, step: int = 20, gamma: float = 0.1) -> Callable[[int], float]:
+def schedule(name: str, *, epochs: int, warmup: int = 0, step: int = 1, gamma: float = 1.0) -> Callable[[int], float]:
     """Return the learning-rate schedule `name`, a function from epoch to factor.
 
     Epochs are counted from 0. The factor multiplies the base rate. `step` and `gamma` are for multistep_lr. Raises
@@ -89,9 +90,6 @@ def schedule(name: str, *, epochs: int, warmup: int = 0, step: int = 20, gamma: 
     """
     policy = lookup(POLICIES, name, "lr_policy")
     return lambda epoch: policy(epoch, epochs, warmup, step, gamma)
-
-
-DENSITY_START = 0.5
 
 
 def density(epoch: int, final: float, length: int) -> float:

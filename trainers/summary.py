@@ -6,12 +6,15 @@ import yaml
 from torch import nn
 
 from args import FIELDS, Options
+from models.constraints.attachment import constrained_layers
 from models.constraints.counts import layer_counts, parameter_counts
+from models.constraints.subnet import GlobalSubnetWeight
 from trainers.loop import TrainingSetup
 from trainers.metrics import Metrics
 from trainers.training_state import TrainingState
 from utils.records.result_row import FinishedRun
 from utils.records.run import LockedRun, Run
+from utils.run_paths import RunPaths
 
 
 def kept_in_words(model: nn.Module) -> str:
@@ -68,44 +71,28 @@ def opening(options: Options, setup: TrainingSetup, run: Run) -> str:
     )
 
 
-def summary(
-    options: Options, model: nn.Module, state: TrainingState, tests: tuple[Metrics, Metrics] | None, run: Run
-) -> str:
+def summary(finished: FinishedRun, model: nn.Module) -> str:
     """Return the last log lines of a run, with its test accuracies and training speed.
 
-    They also state the run directory. `tests` is (metrics of the last epoch, of the best epoch) on the test set, or
-    None if the run has no validation split. Without --val-split the best epoch is picked on the test set, and `state`
-    has its metrics.
+    They also state the run directory. `model` is the trained network.
     """
-    last, best = _test_accuracies(state, tests)
-    if tests is None:
-        accuracy = f"best {best:.2f} % (epoch {state.best['epoch']}, picked on the test set)"
+    options, (last, best) = finished.options, finished.test_accuracies
+    if finished.picked_on == "test":
+        accuracy = f"best {best:.2f} % (epoch {finished.best['epoch']}, picked on the test set)"
     else:
-        picked = f"picked on the validation share with {state.best['acc@1']:.2f} %"
-        accuracy = f"best {best:.2f} % (epoch {state.best['epoch']}, {picked})"
-    minimal = [c.name for c in layer_counts(model) if c.constraint == "GlobalSubnetWeight" and c.kept == 1]
+        picked = f"picked on the validation share with {finished.best['acc@1']:.2f} %"
+        accuracy = f"best {best:.2f} % (epoch {finished.best['epoch']}, {picked})"
+    layers = constrained_layers(model, GlobalSubnetWeight)
+    minimal = [name for name, layer in layers.items() if layer.constraint.count_kept(layer.weight) == 1]
     lines = ["", f"network        {options.model.arch}, {kept_in_words(model)}"]
     if minimal:
         lines.append(f"one weight     kept in {', '.join(minimal)}, the minimum per layer with GlobalSubnetConv")
-    speed = f"{_training_speed(state):,.0f} images/s in training, {state.seconds:.1f} s in all"
+    speed = f"{finished.images_per_second:,.0f} images/s in training, {finished.seconds:.1f} s in all"
     dry = " (dry run: no row added to the results)" if options.run.dry_run else ""
-    curves = f"tensorboard --logdir {shlex.quote(str(run.logs))}"
+    curves = f"tensorboard --logdir {shlex.quote(str(RunPaths(finished.path).logs))}"
     lines += [f"test accuracy  {accuracy}, last {last:.2f} %", f"speed          {speed}"]
-    lines += [f"run directory  {run.path}{dry}", f"curves         {curves}"]
+    lines += [f"run directory  {finished.path}{dry}", f"curves         {curves}"]
     return "\n".join(lines)
-
-
-def _training_speed(state: TrainingState) -> float:
-    """Return the mean number of training images per second over all epochs."""
-    return state.train_images / max(state.train_seconds, 1e-9)
-
-
-def _test_accuracies(state: TrainingState, tests: tuple[Metrics, Metrics] | None) -> tuple[float, float]:
-    """Return the top-1 test accuracies (%) of the last and of the best epoch.
-
-    They come from `tests`, or from `state` if `tests` is None, because the held-out split is then the test set.
-    """
-    return (tests[0].top1, tests[1].top1) if tests else (state.last["acc@1"], state.best["acc@1"])
 
 
 def hparams(options: Options) -> dict[str, object]:
@@ -119,23 +106,13 @@ def hparams(options: Options) -> dict[str, object]:
     return {name: flat[name] for name in (*always, *sorted(changed.difference(always)))}
 
 
-def final_metrics(state: TrainingState, tests: tuple[Metrics, Metrics] | None) -> dict[str, float]:
-    """Return the test accuracies (%) of the last and the best epoch, for TensorBoard's hparams page.
-
-    The keys are their names on this page. `tests` is (metrics of the last epoch, of the best epoch) on the test set, or
-    None if `state` has the test accuracies.
-    """
-    last, best = _test_accuracies(state, tests)
-    return {"test/acc@1": last, "test/best_acc@1": best}
-
-
 def finished_run(
     options: Options, setup: TrainingSetup, state: TrainingState, tests: tuple[Metrics, Metrics] | None, run: LockedRun
 ) -> FinishedRun:
-    """Collect the data of a finished run for its row of results.csv.
+    """Collect the data of a finished run for its summary and its row of results.csv.
 
-    `tests` is (metrics of the last epoch, of the best epoch) on the test set, or None if the run has no validation
-    split.
+    `tests` is (metrics of the last epoch, of the best epoch) on the test set. It is None if the run has no validation
+    split. The best epoch is then picked on the test set, and `state` has the test accuracies.
     """
     total, kept = parameter_counts(setup.model)
     kept_weights, weights = _weight_counts(setup.model)
@@ -152,8 +129,8 @@ def finished_run(
         last=state.last,
         best=state.best,
         best_train=state.best_train,
-        test_accuracies=_test_accuracies(state, tests),
+        test_accuracies=(tests[0].top1, tests[1].top1) if tests else (state.last["acc@1"], state.best["acc@1"]),
         picked_on="validation" if tests else "test",
-        images_per_second=_training_speed(state),
+        images_per_second=state.train_images / max(state.train_seconds, 1e-9),
         seconds=state.seconds,
     )

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from models.layers import SingleValueBatchNorm
+from utils.torch_compat import AnyShapeBatchNorm
 
 
 # torch.distributed.nn.functional.all_reduce does the same, but is deprecated.
@@ -45,7 +46,7 @@ class FusedSyncBatchNorm(SingleValueBatchNorm, nn.SyncBatchNorm):
         return nn.SyncBatchNorm.forward(self, input) if self.training else super().forward(input)
 
 
-class SyncBatchNorm(SingleValueBatchNorm):
+class SyncBatchNorm(SingleValueBatchNorm, AnyShapeBatchNorm):
     """Synchronised batch norm that works on any device.
 
     Mean and variance are differentiable sums over all ranks. Inputs are (B, C, …).
@@ -53,8 +54,6 @@ class SyncBatchNorm(SingleValueBatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         return self._normalise(input) if self.training else super().forward(input)
-
-    def _check_input_dim(self, input: Tensor) -> None: ...  # torch's hook, called in evaluation: any shape is accepted
 
     def _normalise(self, input: Tensor) -> Tensor:
         """Normalise `input` with the mean and variance of the global batch, and update the running statistics.

@@ -3,14 +3,27 @@
 import inspect
 from collections.abc import Callable
 from functools import cache
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 # The base class of all batch norms, which torch does not publish. A list of BatchNorm1d, 2d, 3d and SyncBatchNorm would
 # miss classes that are derived from the base class, as in this program.
 AnyBatchNorm = nn.modules.batchnorm._BatchNorm
+
+
+class AnyShapeBatchNorm(AnyBatchNorm):
+    """Batch norm that accepts inputs of any shape (B, C, …). The base class calls a private hook to check the shape."""
+
+    def _check_input_dim(self, input: torch.Tensor) -> None: ...
+
+
+# The option of DistributedDataParallel that switches off copying buffers between ranks. torch 2.13 renamed it.
+_RENAMED = "forward_sync_buffers" in signature(DistributedDataParallel).parameters
+NO_BUFFER_SYNC: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_buffers": False}
 
 
 @cache

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.readers.set_files import Location, check_labels, find_set_files, report_parse_errors, report_read_errors
+from data.registry import SETS
 from data.types import Split
 from utils.errors import UsageError
 from utils.python_compat import PythonUnpickler
@@ -31,7 +32,6 @@ class CifarSet:
     """
 
     name: str
-    classes: int
     train: tuple[str, ...]
     test: str
     folders: tuple[str, str]
@@ -57,8 +57,8 @@ class CifarSet:
 BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
 CIFAR10_FOLDERS = ("cifar-10-batches-bin", "cifar-10-batches-py")
 CIFAR100_FOLDERS = ("cifar-100-binary", "cifar-100-python")
-CIFAR10 = CifarSet("CIFAR10", 10, BATCHES, "test_batch", CIFAR10_FOLDERS, label_bytes=1, label_key="labels")
-CIFAR100 = CifarSet("CIFAR100", 100, ("train",), "test", CIFAR100_FOLDERS, label_bytes=2, label_key="fine_labels")
+CIFAR10 = CifarSet("CIFAR10", BATCHES, "test_batch", CIFAR10_FOLDERS, label_bytes=1, label_key="labels")
+CIFAR100 = CifarSet("CIFAR100", ("train",), "test", CIFAR100_FOLDERS, label_bytes=2, label_key="fine_labels")
 
 
 def read_cifar(cifar: CifarSet, root: Path, download: bool) -> tuple[Split, Split]:
@@ -85,7 +85,7 @@ def read_files(cifar: CifarSet, paths: list[Path], count: int) -> Split:
         for planes, chunk_labels in read(cifar, path, count // len(paths)):
             rows = slice(start, start + len(planes))
             start += len(planes)
-            labels[rows] = check_labels(path, chunk_labels, cifar.classes)
+            labels[rows] = check_labels(path, chunk_labels, SETS[cifar.name].num_classes)
             for channel, plane in enumerate(np.split(planes, 3, axis=1)):  # takes half the time of one transpose
                 images[rows, :, :, channel] = plane.reshape(-1, 32, 32)
     return Split(images, labels)

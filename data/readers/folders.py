@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from data.readers.set_files import Location, find_set_files, report_read_errors
+from data.registry import SETS
 from data.types import FileSplit
 from utils.errors import UsageError
 from utils.files import check_regular
@@ -18,7 +19,6 @@ FOLDERS = {  # sub-folders of --data, which are searched before --data itself
     "TinyImageNet": ("tinyimagenet", "tiny-imagenet-200"),
     "ImageFolder": (),
 }
-CLASS_COUNTS = {"ImageNet": 1000, "TinyImageNet": 200}
 # equals torchvision.datasets.folder.IMG_EXTENSIONS; importing torchvision would take a second
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 ANNOTATIONS = "val_annotations.txt"
@@ -31,10 +31,10 @@ def find_parts(name: str, root: Path) -> tuple[Path, Path]:
 
     Raises UsageError if they are missing.
     """
-    folders = [*(root / folder for folder in FOLDERS[name]), root]
+    folders = [*(root / folder for folder in FOLDERS.get(name, ())), root]
     evaluation_folders = ("val", "test") if name == "ImageFolder" else ("val",)
     locations = [Location(folder, ("train", other)) for folder in folders for other in evaluation_folders]
-    train, val = find_set_files(name, root, locations, download=False, downloadable=False)
+    train, val = find_set_files(name, root, locations, download=False)
     return train, val
 
 
@@ -55,9 +55,9 @@ def is_ignored(name: str) -> bool:
     return name.startswith(".") or name in SYSTEM_FOLDERS
 
 
-def count_classes(root: Path) -> int:
-    """Return the number of classes of an ImageFolder without opening an image."""
-    return len(class_folders(find_parts("ImageFolder", root)[0]))
+def count_classes(name: str, root: Path) -> int:
+    """Return the number of classes of a data set without opening an image."""
+    return len(class_folders(find_parts(name, root)[0]))
 
 
 def read_folders(name: str, root: Path, _download: bool) -> tuple[FileSplit, FileSplit]:
@@ -68,8 +68,8 @@ def read_folders(name: str, root: Path, _download: bool) -> tuple[FileSplit, Fil
     """
     train, val = find_parts(name, root)
     classes = class_folders(train)
-    expected = CLASS_COUNTS.get(name, len(classes))
-    if len(classes) != expected:
+    expected = SETS[name].num_classes
+    if expected not in (0, len(classes)):  # 0: any number
         found = f"{train}: {len(classes)} class folders found, {name} has {expected}"
         raise UsageError(f"{found}; set: ImageFolder takes any number")
     if (val / ANNOTATIONS).exists() and (val / "images").is_dir():

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.readers.set_files import Location, check_labels, find_set_files, report_read_errors
+from data.registry import SETS, SetSpec
 from data.types import Split
 from utils import declared_sizes
 from utils.errors import UsageError
@@ -30,8 +31,13 @@ def idx_locations(name: str, root: Path) -> list[Location]:
     parents = {part.lower().replace("-", "") for part in root.resolve().parts[-2:]}
     if not SAME_FILE_NAMES & parents - {name.lower()}:
         folders += [root / "raw", root]
-    # Both train-images-idx3-ubyte and train-images.idx3-ubyte are in use.
-    return [Location(path, FILES, ("", ".gz"), lambda name: (name, name.replace("-idx", ".idx"))) for path in folders]
+    return [Location(path, FILES, idx_spellings) for path in folders]
+
+
+def idx_spellings(name: str) -> tuple[str, ...]:
+    """Return the names that an idx file may have, such as train-images.idx3-ubyte for train-images-idx3-ubyte."""
+    dotted = name.replace("-idx", ".idx")
+    return name, f"{name}.gz", dotted, f"{dotted}.gz"
 
 
 def read_idx_set(name: str, root: Path, download: bool) -> tuple[Split, Split]:
@@ -40,21 +46,22 @@ def read_idx_set(name: str, root: Path, download: bool) -> tuple[Split, Split]:
     Raises UsageError for a missing or damaged file.
     """
     paths = find_set_files(name, root, idx_locations(name, root), download)
-    return read_idx_split(paths[0], paths[1]), read_idx_split(paths[2], paths[3])
+    return read_idx_split(SETS[name], *paths[:2]), read_idx_split(SETS[name], *paths[2:])
 
 
-def read_idx_split(image_path: Path, label_path: Path, size: tuple[int, int] = (28, 28), classes: int = 10) -> Split:
+def read_idx_split(spec: SetSpec, image_path: Path, label_path: Path) -> Split:
     """Read a split from an idx file of images and an idx file of labels.
 
-    Raises UsageError if the images are not `size` pixels large, the numbers of images and labels differ, or a label is
-    not below `classes`.
+    Raises UsageError if the image size or a label is not one of the data set `spec`, or if the numbers of images and
+    labels differ.
     """
+    size = spec.in_shape[1:]
     images, labels = read_idx(image_path, 3), read_idx(label_path, 1)
     if images.shape[1:] != size:
         raise UsageError(f"{image_path}: images of {images.shape[1]}x{images.shape[2]}, {size[0]}x{size[1]} expected")
     if len(images) != len(labels):
         raise UsageError(f"{image_path} holds {len(images)} images, but {label_path} holds {len(labels)} labels")
-    return Split(images[..., np.newaxis], check_labels(label_path, labels, classes))
+    return Split(images[..., np.newaxis], check_labels(label_path, labels, spec.num_classes))
 
 
 def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:

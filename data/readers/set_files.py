@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.readers import missing_hints
+from data.registry import SETS
 from utils.errors import UsageError
 from utils.files import check_regular
 from utils.text import escaped
@@ -26,12 +27,11 @@ class Location:
 
     All these files must be in the folder.
 
-    suffixes: endings that may follow each name, such as ".gz". spellings: function from a name to all its spellings.
+    spellings: function from a name to all file names that it may have.
     """
 
     folder: Path
     names: tuple[str, ...]
-    suffixes: tuple[str, ...] = ("",)
     spellings: Callable[[str], tuple[str, ...]] = lambda name: (name,)
 
     def find(self, name: str) -> Path | None:
@@ -40,8 +40,7 @@ class Location:
         A file in a folder of the same name, as in some archives, is found too. Raises UsageError for a FIFO, a device
         or a broken link.
         """
-        candidates = [self.folder / (spelling + end) for spelling in self.spellings(name) for end in self.suffixes]
-        existing = [path for path in candidates if path.exists()]
+        existing = [path for spelling in self.spellings(name) if (path := self.folder / spelling).exists()]
         nested = [path / path.name for path in existing if (path / path.name).is_file()]
         files = [path for path in [*existing, *nested] if not path.is_dir()]
         if files:
@@ -57,9 +56,7 @@ class Location:
         return [name for name in self.names if self.find(name) is None]
 
 
-def find_set_files(
-    name: str, root: Path, locations: Sequence[Location], download: bool, *, downloadable: bool = True
-) -> list[Path]:
+def find_set_files(name: str, root: Path, locations: Sequence[Location], download: bool) -> list[Path]:
     """Find the files of a data set, and return their paths.
 
     The files are those in the first of `locations` that has all files. If no location is complete and `download` is
@@ -67,12 +64,11 @@ def find_set_files(
     cannot be downloaded.
     """
     files = first_complete(locations)
-    if files is None and download and downloadable:
+    if files is None and download and SETS[name].downloads:
         download_set(name, root)
         files = first_complete(locations)
     if files is None:
-        advice = ", or add --download" if downloadable else "; it has no download"
-        raise UsageError(missing_message(name, root, locations, advice))
+        raise UsageError(missing_message(name, root, locations))
     return files
 
 
@@ -84,11 +80,8 @@ def first_complete(locations: Sequence[Location]) -> list[Path] | None:
     return next((location.existing_files() for location in locations if not location.missing_names()), None)
 
 
-def missing_message(name: str, root: Path, locations: Sequence[Location], advice: str) -> str:
-    """Return the error message for a data set of which no location has all files.
-
-    `advice` ends the message if no file was found.
-    """
+def missing_message(name: str, root: Path, locations: Sequence[Location]) -> str:
+    """Return the error message for a data set of which no location has all files."""
     incomplete = next((location for location in locations if location.existing_files()), None)
     if incomplete is not None:
         return f"{name} in {incomplete.folder} is not complete: {', '.join(incomplete.missing_names())} not found"
@@ -97,6 +90,7 @@ def missing_message(name: str, root: Path, locations: Sequence[Location], advice
         searched.setdefault(location.names, []).append(str(location.folder))
     if hint := missing_hints.find_hint(name, root, [*searched]):
         return f"{name} was not found under {root}; {hint}"
+    advice = ", or add --download" if SETS[name].downloads else "; it has no download"
     looked = "; or ".join(f"{', '.join(names)} in {' or '.join(folders)}" for names, folders in searched.items())
     return f"{name} was not found under {root}. Looked for {looked}. Pass its folder with --data{advice}"
 

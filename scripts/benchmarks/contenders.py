@@ -94,7 +94,7 @@ def parts(
     part = (runtime.process.rank, runtime.process.world)
     batches = partial(DeviceBatches, split, SPEC, device=runtime.device, batch_size=batch, seed=0, part=part)
     here = (runtime, batches(train=True, limit=STEPS), batches(train=False, limit=EVALUATED))
-    optimizer = make_optimizer(optimizer_name, method.parameter_groups(model), lr=RATE)
+    optimizer = make_optimizer(optimizer_name, method.parameter_groups(model), lr=RATE, momentum=0.9)
     return TrainingSetup(model, method, optimizer, *here, learning_rate=lambda _epoch: RATE, replicas=replicas)
 
 

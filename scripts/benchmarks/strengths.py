@@ -28,7 +28,7 @@ def samplers(runtime: Runtime, channels: int = CHANNELS, side: int = SIDE, batch
     model = constrain(nn.Sequential(layer), "SparseConv", density=0.1)
     sparse: Any = model.get_submodule("0")
     runtime.put(model)
-    optimizer = make_optimizer("sgd", [{"params": [*model.parameters()]}], lr=RATE)
+    optimizer = make_optimizer("sgd", [{"params": [*model.parameters()]}], lr=RATE, momentum=0.9)
     x = torch.randn(batch, channels, side, side).relu().to(runtime.device, memory_format=torch.channels_last)
     y = model(x).detach()
     inputs = x.clone().requires_grad_()  # the backward pass computes the gradient of the inputs, as in a deep network

@@ -61,7 +61,7 @@ def losses_of(name):
     true_loss = method.loss
     method.loss = lambda *inputs: losses.append(true_loss(*inputs)) or losses[-1]
     method.prepare(model)
-    optimizer = make_optimizer(optimizer, method.parameter_groups(model), lr=lr)
+    optimizer = make_optimizer(optimizer, method.parameter_groups(model), lr=lr, momentum=0.9)
     runtime = Runtime(torch.device("cpu"), torch.float32)
     setup = TrainingSetup(model, method, optimizer, runtime, batches, batches, lambda epoch: lr)
     threads = torch.get_num_threads()

@@ -107,7 +107,7 @@ def test_training_steps_of_the_reference_equal_ours(arch, optimizer):
     copied = reference.convert(model)
     theirs = reference.make_optimizer(optimizer, copied, 0.1)
     step = reference.ReferenceStep(copied, theirs, random_batches(3), random_batches(1), CPU)
-    ours = make_optimizer(optimizer, parameter_groups(model, weight_decay=1e-4), lr=0.1)
+    ours = make_optimizer(optimizer, parameter_groups(model, weight_decay=1e-4), lr=0.1, momentum=0.9)
     before = {name: value.clone() for name, value in model.named_parameters()}
     for images, labels in random_batches(3):
         loss = F.cross_entropy(model.train()(images), labels)

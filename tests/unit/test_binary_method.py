@@ -13,6 +13,7 @@ from trainers.loop import Callbacks, TrainingSetup, evaluate, fit, train_one_epo
 from trainers.methods import binary, network_stats
 from trainers.methods.network_stats import parameter_statistics
 from trainers.optimizers import make_optimizer
+from trainers.registry import TRAINERS
 from trainers.training_state import TrainingState
 from utils.distributed.runtime import Runtime
 from utils.steps import stepped
@@ -199,6 +200,7 @@ def test_weight_sweeps_run_every_sweep_every_epochs_and_after_the_last_epoch(eve
     fit(setup_of(make_method("binary", sweep_on="0.5:2:0.5", sweep_every=every)), TrainingState(), epochs, callbacks)
     assert [epoch for epoch, tables in callbacks.by_epoch.items() if "weight_sweep" in tables] == swept
     assert [epoch for epoch, tables in callbacks.by_epoch.items() if "statistics" in tables] == [epochs]
+    assert {*callbacks.by_epoch[epochs]} == {*TRAINERS["binary"].tables}
     table = callbacks.by_epoch[epochs]["weight_sweep"]
     assert [row["on"] for row in table.rows] == [0.5, 1.0, 1.5, 2.0]
     assert {*table.rows[0]} == {"on", "acc@1", "loss"} and (table.x, table.y) == ("on", "acc@1")

@@ -109,7 +109,7 @@ def test_an_empty_batch_passes_forward_and_backward(case, training):
 def test_a_step_changes_nothing_but_trainable_parameters_and_running_statistics(case):
     model = built(case)
     before = copy.deepcopy(model.state_dict())
-    optimizer = make_optimizer("sgd", parameter_groups(model, weight_decay=1e-4), lr=0.1)
+    optimizer = make_optimizer("sgd", parameter_groups(model, weight_decay=1e-4), lr=0.1, momentum=0.9)
     model(images(case, 3)).square().sum().backward()
     optimizer.step()
     changed = differences(model, before)
@@ -241,7 +241,7 @@ def test_every_choice_of_norm_nonlinearity_and_mode_is_accepted():
 
 def test_warmup_affects_exactly_the_policies_that_its_option_names():
     rates = {
-        name: [[schedule(name, epochs=90, warmup=warmup)(epoch) for epoch in range(90)] for warmup in (0, 4)]
+        name: [[*map(schedule(name, epochs=90, warmup=warmup, step=20, gamma=0.1), range(90))] for warmup in (0, 4)]
         for name in POLICIES
     }
     warmed = args.FIELDS["warmup_length"].metadata["needs"].values

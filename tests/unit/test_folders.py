@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ def test_classes_are_counted_without_any_image(tmp_path):
     ],
 )
 def test_a_published_set_is_found_in_each_of_its_usual_folders(tmp_path, monkeypatch, name, folder):
-    monkeypatch.setitem(folders.CLASS_COUNTS, name, 3)
+    monkeypatch.setitem(SETS, name, replace(SETS[name], num_classes=3))
     write_set(tmp_path / folder)
     assert len(load(name, tmp_path).train) == 12
 
@@ -106,7 +107,7 @@ def test_file_names_may_be_any_bytes(tmp_path):
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
     """Write Tiny ImageNet as published: train/<class>/images and all evaluation images in val/images."""
-    monkeypatch.setitem(folders.CLASS_COUNTS, "TinyImageNet", 3)
+    monkeypatch.setitem(SETS, "TinyImageNet", replace(SETS["TinyImageNet"], num_classes=3))
     root = tmp_path / "tiny-imagenet-200"
     write_split(root / "scratch", 2)
     for name in CLASSES:

@@ -159,7 +159,7 @@ RAW = {
     "torch's plain SGD": partial(torch.optim.SGD, lr=0.3, fused=False, foreach=False),
 }
 OURS = {
-    name: lambda p, name=name: make_optimizer(name, [{"params": list(p), "weight_decay": 0.0}], lr=0.3)
+    name: lambda p, name=name: make_optimizer(name, [{"params": list(p), "weight_decay": 0.0}], lr=0.3, momentum=0.9)
     for name in OPTIMIZERS
 }
 

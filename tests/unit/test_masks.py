@@ -29,7 +29,7 @@ def batch(count=4):
 
 
 def trained(net, steps=3, **options):
-    optimizer = make_optimizer("sgd", parameter_groups(net, weight_decay=1e-2), lr=0.1)
+    optimizer = make_optimizer("sgd", parameter_groups(net, weight_decay=1e-2), lr=0.1, momentum=0.9)
     for _ in range(steps):
         optimizer.zero_grad()
         net(batch()).square().sum().backward()

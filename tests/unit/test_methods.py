@@ -62,7 +62,7 @@ class EpochObserver(Callbacks):
 
 def setup_of(net, method, optimizer="sgd", lr=0.1):
     method.prepare(net)
-    made_optimizer = make_optimizer(optimizer, method.parameter_groups(net), lr=lr)
+    made_optimizer = make_optimizer(optimizer, method.parameter_groups(net), lr=lr, momentum=0.9)
     return TrainingSetup(net, method, made_optimizer, CPU, FixedBatches(), FixedBatches(), learning_rate=lambda _: lr)
 
 

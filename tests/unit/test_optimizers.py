@@ -190,7 +190,7 @@ def test_each_optimizer_equals_that_of_torch_before_and_after_loading_its_state(
     ours, theirs = (nn.Parameter(torch.linspace(-1, 1, 6).reshape(2, 3)) for _ in range(2))
 
     def make():
-        return make_optimizer(name, [{"params": [ours], "weight_decay": decay}], lr=0.1, nesterov=True)
+        return make_optimizer(name, [{"params": [ours], "weight_decay": decay}], lr=0.1, momentum=0.9, nesterov=True)
 
     optimizer, plain = make(), PLAIN[name]([theirs])
     for step in range(8):

@@ -133,7 +133,7 @@ def test_a_lottery_run_resumes_after_its_weight_phase_and_after_its_score_phase(
 def test_more_epochs_than_planned_are_reported_and_fewer_refused(made):
     theirs, _, whole = made("sgd")
     assert resume.check_same_run(whole, PATH, theirs.replace(epochs=2)) == 1
-    with pytest.raises(UsageError, match="its epoch, 9, is above its epochs, 1"):
+    with pytest.raises(UsageError, match="its epoch, 9, is above its number of epochs, 1"):
         resume.check_same_run(whole | {"epoch": 9}, PATH, theirs)
     with pytest.raises(UsageError, match=r"epochs: 1 in the checkpoint, 0 in config\.yaml"):
         resume.check_same_run(whole, PATH, theirs.replace(epochs=0))

@@ -46,7 +46,7 @@ def test_every_policy_has_a_formula_in_this_file():
 @pytest.mark.parametrize("name", POLICIES)
 @pytest.mark.parametrize("epochs, warmup", HORIZONS)
 def test_every_policy_equals_its_formula_in_every_epoch(name, epochs, warmup):
-    factor = schedule(name, epochs=epochs, warmup=warmup)
+    factor = schedule(name, epochs=epochs, warmup=warmup, step=20, gamma=0.1)
     for epoch in range(epochs):
         assert factor(epoch) == pytest.approx(FORMULAS[name](epoch, epochs, warmup), rel=1e-12, abs=1e-15), epoch
 

@@ -16,6 +16,7 @@ from trainers import load_trained
 from trainers.build import build
 from trainers.checkpoint_sources import read_network
 from trainers.methods.shift import Shift, exponent_counts
+from trainers.registry import TRAINERS
 from utils.errors import UsageError
 
 KINDS = pytest.mark.parametrize("kind", ["ShiftQ", "ShiftPS"])
@@ -188,7 +189,9 @@ def test_the_table_has_the_fraction_of_every_exponent(kind):
     counts = exponent_counts(net)
     assert list(counts) == list(range(-15 if kind == "ShiftQ" else -14, 1))
     assert all(count == int((weights.abs() == 2.0**p).sum()) for p, count in counts.items())
-    table = Shift().tables(net, None, None, 1, 1)["shifts"]
+    tables = Shift().tables(net, None, None, 1, 1)
+    assert {*tables} == {*TRAINERS["shift"].tables}
+    table = tables["shifts"]
     assert [row["exponent"] for row in table.rows] == list(counts) and (table.x, table.y) == ("exponent", "share")
     zero = float((weights == 0).double().mean())
     assert sum(row["share"] for row in table.rows) == pytest.approx(1 - zero)

@@ -82,7 +82,7 @@ class ObservedSparse(Sparse):
 def setup_of(net, kind=Sparse, optimizer="sgd", weight_decay=1e-2, **rules):
     method = make_method(kind, weight_decay=weight_decay, **rules)
     method.prepare(net)
-    made_optimizer = make_optimizer(optimizer, method.parameter_groups(net), lr=0.05)
+    made_optimizer = make_optimizer(optimizer, method.parameter_groups(net), lr=0.05, momentum=0.9)
     CPU.put(net)  # channels_last, as in every run
     return TrainingSetup(net, method, made_optimizer, CPU, Batches(), Batches(), learning_rate=lambda _: 0.05)
 

@@ -7,6 +7,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from trainers.methods.default import Default
+from trainers.registry import TRAINERS, Trainer
 from utils.records.epoch_tables import Table, record_table
 from utils.records.plots import Line, line_chart
 from utils.records.tensorboard import TensorBoard, event_sizes, truncate_events
@@ -151,6 +152,7 @@ def test_tables_of_a_training_method_are_recorded_by_the_run(program, config, tm
         begun.append((type(optimizer).__name__, steps, epochs))
 
     monkeypatch.setattr(Default, "tables", tables)
+    monkeypatch.setitem(TRAINERS, "default", Trainer("trainers.methods.default:Default", tables=("sweep",)))
     monkeypatch.setattr(Default, "before_fit", begin, raising=False)
     dense = config("dense.yml", conv_type=None, freeze_weights=None, prune_rate=None)
     assert program("--config", dense)[0] == 0

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from models.constraints.attachment import constrained_layers, weight_layers
+from models.constraints.registry import DENSITY_START
 from trainers import schedules
 from trainers.methods.base import Method
 from trainers.optimizers import Groups
@@ -38,12 +39,13 @@ class PruneScore(Method):
     @property
     def _falling_epochs(self) -> int:
         """Number of epochs in which the density is above its final value, or 0 if no density falls."""
-        falls = any(final < schedules.DENSITY_START for _, final in self._final_densities)
+        falls = any(final < DENSITY_START for _, final in self._final_densities)
         return self._schedule_epochs if falls else 0
 
     def density_note(self) -> str:
         epochs = self._falling_epochs
-        return f"the density of GlobalSubnetConv falls from 50 % to this value in {epochs} epochs" if epochs else ""
+        start = f"{100 * DENSITY_START:g} %"
+        return f"the density of GlobalSubnetConv falls from {start} to this value in {epochs} epochs" if epochs else ""
 
     def resets_best(self, epoch: int) -> bool:
         return 0 < epoch == self._falling_epochs

@@ -15,6 +15,7 @@ from data.device_batches import Batches
 from models.constraints.attachment import constrained_layers
 from models.constraints.binary import BinaryWeight
 from models.constraints.forward_order import layers_in_forward_order
+from trainers.loop import forward
 from trainers.methods.base import Method
 from trainers.metrics import add_batch, metrics_of
 from utils.distributed.runtime import Runtime
@@ -95,9 +96,7 @@ def weight_sweep(
         for images, labels in batches.epoch(0):
             sweep.first_output = None
             for row, sweep.on_value in zip(sums, values, strict=True):
-                with runtime.precision():
-                    logits = model(images)
-                logits = logits.float()
+                logits = forward(model, images, runtime)
                 add_batch(row, method.loss(logits, labels), logits, labels)
     scores = [metrics_of(row) for row in runtime.total(sums).tolist()]
     return [{"on": on, "acc@1": score.top1, "loss": score.loss} for on, score in zip(values, scores, strict=True)]
