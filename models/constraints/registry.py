@@ -12,9 +12,9 @@ from utils.registry import load_object
 DENSITY_START = 0.5  # initial density of the density schedules of GlobalSubnetConv and SparseConv
 LAYER_DENSITIES = ("uniform", "erdos_renyi_kernel")
 DENSITY_SCHEDULES = ("constant", "cubic")
-ROUNDINGS = ("deterministic", "stochastic")
-SHIFT_UPDATES = ("ste", "crude")
-SHIFT_INITS = ("uniform", "weights")
+ROUNDINGS = {"deterministic": False, "stochastic": True}  # name -> rounds stochastically in training
+SHIFT_UPDATES = {"ste": False, "crude": True}  # name -> overwrites the stored weights with their rounded values
+SHIFT_INITS = {"uniform": False, "weights": True}  # name -> starts from the layer's initial weight
 
 
 @dataclass(frozen=True)
