@@ -134,10 +134,9 @@ def bake(model: nn.Module) -> nn.Module:
     for name, layer in layers.items():
         weight, bias = layer.constraint.baked(layer.weight, layer.bias)
         new = _recast(layer, PLAIN[type(layer)])
-        del new._modules["constraint"]
-        new._parameters["weight"] = nn.Parameter(weight.detach().clone())
-        if bias is not None:
-            new._parameters["bias"] = nn.Parameter(bias.detach().clone())
+        del new.constraint
+        new.weight = nn.Parameter(weight.detach().clone())
+        new.bias = None if bias is None else nn.Parameter(bias.detach().clone())
         new.train(model.get_submodule(name).training)
         plain.set_submodule(name, new)
     return plain.requires_grad_(True)
