@@ -9,11 +9,8 @@ from typing import Any
 
 from utils.registry import load_object
 
-BN_TYPES = {
-    "LearnedBatchNorm": True,
-    "AffineBatchNorm": True,
-    "NonAffineBatchNorm": False,
-}  # name -> has weight and bias
+# name -> has weight and bias
+BN_TYPES = {"LearnedBatchNorm": True, "AffineBatchNorm": True, "NonAffineBatchNorm": False}
 READOUTS = ("pooled", "original40")
 GAINS = ("relu", "leaky_relu", "tanh", "sigmoid", "selu", "linear")  # of nn.init.calculate_gain
 ACTIVATIONS = {  # name -> constructor
@@ -281,7 +278,7 @@ def _own_options(name: str) -> tuple[str, ...]:
 
 
 ARCHS: dict[str, Arch] = {
-    "FC": Arch(MLP, {"hidden": (300, 100)}, has_batch_norm=False),
+    "FC": Arch(MLP, has_batch_norm=False),
     "MLP": Arch(MLP, options=MLP_OPTIONS),
     "CircuitMLP": Arch(MLP, CIRCUIT, MLP_OPTIONS),
     **{
