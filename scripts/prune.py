@@ -35,6 +35,7 @@ from utils.console import say
 from utils.distributed import runtime as runtimes
 from utils.errors import RunFailed, UsageError
 from utils.files import check_new, check_regular, writable, write_atomic, writing
+from utils.torch_compat import has_forward_pre_hooks
 
 PERCENT = [0.0, 25.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0, 97.0, 99.0]
 TOLERANCE = 1e-6  # largest difference in float64 between logits of the compact and of the zeroed network
@@ -133,8 +134,7 @@ def write_compact(options: argparse.Namespace, trained: Trained) -> None:
 
     Raises RunFailed if the logits differ by more than TOLERANCE.
     """
-    # A private attribute: torch has no public list of a module's hooks.
-    if any(module._forward_pre_hooks for module in trained.model.modules()):
+    if has_forward_pre_hooks(trained.model):
         raise UsageError(
             "--compact: the layers of this network round their inputs (fixed point), which the file format cannot store"
         )

@@ -21,9 +21,6 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
-
-# Private, because DDP's rule has no public name, and a copy of it would not notice a change.
-from torch._C._distributed_c10d import _DEFAULT_FIRST_BUCKET_BYTES, _compute_bucket_assignment_by_size
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -34,6 +31,7 @@ from models.layers import SingleValueBatchNorm
 from scripts.parts.pages import RECORDS, ROOT, update
 from utils.config.script_parser import Parser, command, limited
 from utils.console import say
+from utils.torch_compat import ddp_buckets
 
 PAGE = ROOT / "docs" / "scaling.md"
 GPUS = (8, 64, 512)
@@ -100,10 +98,8 @@ def buckets(weights: Sequence[torch.Tensor]) -> tuple[int, ...]:
     DDP fills a bucket of 1 MiB with the layers nearest to the input, which it sends last, and buckets of 25 MiB with
     the other layers.
     """
-    limits = [_DEFAULT_FIRST_BUCKET_BYTES, 25 << 20]
     scores = [torch.empty_like(weight, dtype=torch.float32) for weight in weights]
-    found, _ = _compute_bucket_assignment_by_size(scores, limits, [False] * len(scores))
-    return tuple(sum(scores[i].numel() for i in bucket) for bucket in reversed(found))
+    return tuple(sum(scores[i].numel() for i in bucket) for bucket in reversed(ddp_buckets(scores, 25 << 20)))
 
 
 def all_reduce_seconds(size: float, gpus: int, c: Cluster) -> float:

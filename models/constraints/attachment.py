@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from models.constraints.base import Constraint
 from models.constraints.between_signs import sign_layers
+from utils.torch_compat import conv2d_with
 
 MakeConstraint = Callable[..., Any]  # (weight, **options) -> Constraint
 
@@ -20,10 +21,11 @@ class ConstrainedConv2d(nn.Conv2d):
     """
 
     constraint: Constraint
+    convolve = conv2d_with
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve `input` (B, C, H, W) with the effective weight and add the effective bias."""
-        return self.constraint.product(self._conv_forward, input, self.weight, self.bias)
+        return self.constraint.product(self.convolve, input, self.weight, self.bias)
 
 
 class ConstrainedLinear(nn.Linear):

@@ -24,7 +24,6 @@ if __name__ == "__main__":  # one of the processes: before numpy and torch are l
     process_setup.tune(distributed=True)
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.constraints.attachment import constrained_layers
 from scripts.benchmarks.contenders import STEPS, network, our_samplers, parts
@@ -35,6 +34,7 @@ from utils.distributed import launcher_env, rendezvous
 from utils.distributed import runtime as runtimes
 from utils.distributed.runtime import Runtime
 from utils.timing import Sampler, Samples, measure, summary, timed
+from utils.torch_compat import TorchDispatchMode
 
 NET = "Conv4"
 TARGET = 0.9  # efficiency of two processes on two cores
