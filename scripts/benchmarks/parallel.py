@@ -26,6 +26,7 @@ if __name__ == "__main__":  # one of the processes: before numpy and torch are l
 import torch
 
 from models.constraints.attachment import constrained_layers
+from scripts import ROOT
 from scripts.benchmarks.contenders import STEPS, network, our_samplers, parts
 from trainers.loop import Callbacks, TrainingSetup, train_one_epoch
 from trainers.training_state import TrainingState
@@ -41,7 +42,6 @@ TARGET = 0.9  # efficiency of two processes on two cores
 # A sample is repeated up to TRIES times if a process waited for its core longer than MOST_WAITING of the time. The
 # threads of one process alone make each other wait for up to a tenth.
 TRIES, MOST_WAITING = 30, 0.15
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
