@@ -24,6 +24,7 @@ from utils.text import shown
 STATUSES = ("running", "done", "failed", "stopped")
 COUNTS = ("epoch", "epochs", "step")  # non-negative integers in status.json
 PROCESS_ID = uuid.uuid4().hex  # unlike a pid it is unique across machines
+DRY_RUN = ",dry-run"  # end of the name of a dry run's directory
 LOG_DIR_ADVICE = "pass another folder with --log-dir"
 
 
@@ -200,7 +201,7 @@ def exclusive_start(options: Options) -> Iterator[None]:
     A lock is held in the `with` block. If several processes start the same run at once, the first creates the run and
     the others find it. Raises UsageError if --log-dir cannot be written.
     """
-    root = _log_dir(options)
+    root = log_dir(options)
     try:
         root.mkdir(parents=True, exist_ok=True)
         (root / ".start.lock").touch()
@@ -210,7 +211,8 @@ def exclusive_start(options: Options) -> Iterator[None]:
         yield
 
 
-def _log_dir(options: Options) -> Path:
+def log_dir(options: Options) -> Path:
+    """Return the root of the run directories, which is the option log_dir or its default."""
     return Path(options.run.log_dir or "runs")
 
 
@@ -220,9 +222,9 @@ def base_directory(options: Options) -> Path:
     It is <log-dir>/<config stem>[/prune-rate=<k>]/<name>. For a dry run, ",dry-run" is appended. The runs are in this
     directory and in its numbered sub-directories.
     """
-    name = f"{options.run.name},dry-run" if options.run.dry_run else str(options.run.name)
+    name = f"{options.run.name}{DRY_RUN if options.run.dry_run else ''}"
     level = () if options.constraint.prune_rate is None else (f"prune-rate={options.constraint.prune_rate}",)
-    return _log_dir(options).joinpath(options.run.stem, *level, name)
+    return log_dir(options).joinpath(options.run.stem, *level, name)
 
 
 def lock_unfinished(options: Options, has_same_options: Callable[[Run], bool]) -> LockedRun | None:
