@@ -109,9 +109,10 @@ def prune_at_levels(options: argparse.Namespace, trained: Trained) -> None:
     folder = options.out or trained.path / "pruning"
     if not writable(str(folder)):
         raise UsageError(f"--out: {folder} cannot be written; pass a folder with write permission")
-    if (folder / "pruning.csv").exists() and not options.force:
-        raise UsageError(f"{folder / 'pruning.csv'} exists already; --force replaces it, --out DIR writes elsewhere")
-    for file in report.files(folder):
+    files = report.files(folder)
+    if files[0].exists() and not options.force:
+        raise UsageError(f"{files[0]} exists already; --force replaces it, --out DIR writes elsewhere")
+    for file in files:
         check_regular(file, "--out: ")
     wanted = pruners(options, trained)
     rows, networks = [levels.row(trained, report.UNPRUNED, 0.0, trained.model, trained.model)], [trained.model]
