@@ -5,9 +5,12 @@ To add an architecture, add a plan here, or a file with an nn.Module and a row i
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from utils.registry import load_object
+
+if TYPE_CHECKING:
+    from torch import nn
 
 # name -> has weight and bias
 BN_TYPES = {"LearnedBatchNorm": True, "AffineBatchNorm": True, "NonAffineBatchNorm": False}
@@ -250,9 +253,10 @@ class Arch:
     has_batch_norm: bool | None = None
     dense_head_bias: bool = False
 
-    def load(self) -> Any:
+    def load(self) -> "type[nn.Module]":
         """Import and return the nn.Module class of this architecture."""
-        return load_object(self.constructor)
+        module: type[nn.Module] = load_object(self.constructor)
+        return module
 
     def normalises(self, norm: str | None) -> bool:
         """Return True if the network has batch norm.

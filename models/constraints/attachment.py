@@ -11,7 +11,7 @@ from models.constraints.base import Constraint
 from models.constraints.between_signs import sign_layers
 from utils.torch_compat import conv2d_with
 
-MakeConstraint = Callable[..., Any]  # (weight, **options) -> Constraint
+MakeConstraint = Callable[[Tensor], Constraint]  # weight of a layer -> its constraint
 
 
 class ConstrainedConv2d(nn.Conv2d):
