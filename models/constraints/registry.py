@@ -135,21 +135,27 @@ class Criterion:
     Each row of DROP_CRITERIA and GROW_CRITERIA is a Criterion. Connections with the lowest values are dropped,
     connections with the highest values are grown.
 
+    function: name of the function in rewiring_rules.py that returns the measure of every connection.
     strengths: statistic of each connection that training must collect, "coactivation" or "correlation", or "".
     """
 
+    function: str
     strengths: str = ""
 
+    def load(self) -> Any:
+        """Import and return the function, which is called with (weight, strengths, gradient)."""
+        return load_object(f"models.constraints.rewiring_rules:{self.function}")
 
-HEBBIAN, PLAIN = Criterion("coactivation"), Criterion()
+
+HEBBIAN, RANDOM = Criterion("by_strength", "coactivation"), Criterion("by_chance")
 DROP_CRITERIA = {
     "hebbian": HEBBIAN,
-    "correlation": Criterion("correlation"),
-    "magnitude": PLAIN,
-    "magnitude_per_sign": PLAIN,
-    "random": PLAIN,
+    "correlation": Criterion("by_strength", "correlation"),
+    "magnitude": Criterion("by_magnitude"),
+    "magnitude_per_sign": Criterion("by_rank"),
+    "random": RANDOM,
 }
-GROW_CRITERIA = {"hebbian": HEBBIAN, "random": PLAIN, "gradient": PLAIN, "none": PLAIN}
+GROW_CRITERIA = {"hebbian": HEBBIAN, "random": RANDOM, "gradient": Criterion("by_gradient"), "none": Criterion("equal")}
 
 
 def is_fixed_point(bits: tuple[int, ...]) -> bool:
