@@ -37,10 +37,9 @@ def build(
     shared = {"num_classes": num_classes, "in_shape": in_shape, "bn_type": bn_type, "width_mult": width_mult}
     try:
         _check_options(arch, arch_options)
-        made: nn.Module = arch.load()(**shared, **{**arch.arguments, **arch_options})
+        return arch.load()(**shared, **{**arch.arguments, **arch_options})
     except ValueError as error:
         raise ValueError(f"arch {name}: {error}") from error
-    return made
 
 
 def _check_options(arch: Arch, options: Iterable[str]) -> None:

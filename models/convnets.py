@@ -5,9 +5,11 @@ parameters have the names of BIPROP's checkpoints, such as `convs.5.weight`. Sou
 ICLR 2019, fig. 2 (ConvN); Zhang et al., ECCV 2018 (VGG-Small).
 """
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
-from models.activations import Sign
+from models.activations import Sign, inplace_relu
 from models.layers import batch_norm, require_size, scaled
 from models.registry import ConvPlan
 
@@ -26,8 +28,8 @@ class ConvNet(nn.Module):
         plan: ConvPlan,
         num_classes: int,
         in_shape: tuple[int, int, int],
-        bn_type: str = "LearnedBatchNorm",
-        width_mult: float = 1.0,
+        bn_type: str,
+        width_mult: float,
     ) -> None:
         super().__init__()
         channels, height, width = in_shape
@@ -84,19 +86,13 @@ def _layer(plan: ConvPlan, letter: str, channels: int, width: int, bn_type: str,
 
     Convolutions and linear layers map `channels` to `width` channels.
     """
-    match letter:
-        case "C":
-            return nn.Conv2d(channels, width, plan.kernel, padding=plan.padding, bias=plan.bias)
-        case "L":
-            return nn.Linear(channels, width, bias=plan.bias)
-        case "B":
-            return batch_norm(bn_type, width, spatial=spatial)
-        case "R":
-            return nn.ReLU(inplace=True)
-        case "S":
-            return Sign()
-        case "P":
-            return nn.MaxPool2d(2)
-        case "D":
-            return nn.Dropout2d(plan.dropout[0]) if spatial else nn.Dropout(plan.dropout[1])
-    raise AssertionError(f"plan letter {letter!r}")
+    layers: dict[str, Callable[[], nn.Module]] = {
+        "C": lambda: nn.Conv2d(channels, width, plan.kernel, padding=plan.padding, bias=plan.bias),
+        "L": lambda: nn.Linear(channels, width, bias=plan.bias),
+        "B": lambda: batch_norm(bn_type, width, spatial=spatial),
+        "R": inplace_relu,
+        "S": Sign,
+        "P": lambda: nn.MaxPool2d(2),
+        "D": lambda: nn.Dropout2d(plan.dropout[0]) if spatial else nn.Dropout(plan.dropout[1]),
+    }
+    return layers[letter]()

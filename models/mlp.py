@@ -7,7 +7,7 @@ from math import prod
 from torch import Tensor, nn
 
 from models.activations import make_activation
-from models.registry import MLP_NORMS
+from models.registry import ACTIVATIONS, MLP_NORMS
 from utils.registry import load_object, lookup
 
 
@@ -27,8 +27,8 @@ class MLP(nn.Module):
         *,
         num_classes: int,
         in_shape: tuple[int, int, int],
-        bn_type: str = "LearnedBatchNorm",
-        width_mult: float = 1.0,
+        bn_type: str,
+        width_mult: float,
         hidden: Sequence[int] = (300, 100),
         bias: bool = False,
         activation: str = "relu",
@@ -38,6 +38,7 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         make_norm = lookup(MLP_NORMS, norm, "norm")
+        lookup(ACTIVATIONS, activation, "activation")  # a network without hidden layers would not notice a wrong name
         widths = [prod(in_shape), *(max(1, int(h * width_mult)) for h in hidden), num_classes]
         layers: list[nn.Module] = []
         for i, (width, units) in enumerate(pairwise(widths), 1):

@@ -5,15 +5,15 @@ To add an architecture, add a plan here, or a file with an nn.Module and a row i
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from utils.registry import load_object
 
-BN_TYPES = {
-    "LearnedBatchNorm": True,
-    "AffineBatchNorm": True,
-    "NonAffineBatchNorm": False,
-}  # name -> has weight and bias
+if TYPE_CHECKING:
+    from torch import nn
+
+# name -> has weight and bias
+BN_TYPES = {"LearnedBatchNorm": True, "AffineBatchNorm": True, "NonAffineBatchNorm": False}
 READOUTS = ("pooled", "original40")
 GAINS = ("relu", "leaky_relu", "tanh", "sigmoid", "selu", "linear")  # of nn.init.calculate_gain
 ACTIVATIONS = {  # name -> constructor
@@ -253,9 +253,10 @@ class Arch:
     has_batch_norm: bool | None = None
     dense_head_bias: bool = False
 
-    def load(self) -> Any:
+    def load(self) -> "type[nn.Module]":
         """Import and return the nn.Module class of this architecture."""
-        return load_object(self.constructor)
+        module: type[nn.Module] = load_object(self.constructor)
+        return module
 
     def normalises(self, norm: str | None) -> bool:
         """Return True if the network has batch norm.
@@ -281,7 +282,7 @@ def _own_options(name: str) -> tuple[str, ...]:
 
 
 ARCHS: dict[str, Arch] = {
-    "FC": Arch(MLP, {"hidden": (300, 100)}, has_batch_norm=False),
+    "FC": Arch(MLP, has_batch_norm=False),
     "MLP": Arch(MLP, options=MLP_OPTIONS),
     "CircuitMLP": Arch(MLP, CIRCUIT, MLP_OPTIONS),
     **{

@@ -24,7 +24,8 @@ from torch.nn import functional as F
 
 from models.activations import make_activation
 from models.layers import batch_norm, require_size, scaled
-from models.registry import ResNetPlan
+from models.registry import READOUTS, ResNetPlan
+from utils.registry import lookup
 
 Norm = Callable[[int], nn.Module]  # channels -> layer
 
@@ -133,8 +134,8 @@ class ResNet(nn.Module):
         plan: ResNetPlan,
         num_classes: int,
         in_shape: tuple[int, int, int],
-        bn_type: str = "LearnedBatchNorm",
-        width_mult: float = 1.0,
+        bn_type: str,
+        width_mult: float,
         readout: str = "pooled",
         head_bias: bool = False,
     ) -> None:
@@ -184,8 +185,7 @@ def _stage(
 
 
 def _check_readout(readout: str, plan: ResNetPlan, in_shape: tuple[int, int, int]) -> None:
-    if readout not in ("pooled", "original40"):
-        raise ValueError(f"readout: {readout!r} is unknown; one of pooled, original40")
+    lookup(dict.fromkeys(READOUTS), readout, "readout")
     if readout == "original40" and len(plan.widths) != 3:
         raise ValueError("readout: original40 is only for cResNet20, 32, 44, 56 and 110 and their _BinAct")
     if readout == "original40" and tuple(in_shape[1:]) != (32, 32):

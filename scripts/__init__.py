@@ -1,1 +1,8 @@
 """Commands that a user runs besides training, each as `python scripts/NAME.py`. Nothing imports a command."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]  # the project's folder
+RECORDS = ROOT / "scripts" / "records"  # measurements, from which tables are generated
+REPRODUCE = ROOT / "scripts" / "reproduce"  # published results
+CURVES = REPRODUCE / "pruning_curves.csv"  # published accuracies of pruned networks

@@ -52,12 +52,10 @@ def _comma(text: str) -> list[str]:
 def parser() -> Parser:
     """Return the parser of the command line."""
     top = Parser(__doc__)
-    nets, acts = list(networks.TARGETS), list(OPTIMIZER)
+    nets, acts, both = list(networks.TARGETS), list(OPTIMIZER), list(networks.PRECISIONS)
     top.add_argument("--nets", type=_comma, default=nets, help=f"architectures; default: {','.join(nets)}")
     top.add_argument("--acts", type=_comma, default=acts, help="bits of weights/activations; default: 1/32,1/1")
-    top.add_argument(
-        "--precision", type=_comma, default=["bf16", "fp32"], help="formats of ours and dense; default: bf16,fp32"
-    )
+    top.add_argument("--precision", type=_comma, default=both, help="formats of ours and dense; default: bf16,fp32")
     top.add_repeat(7)
     top.add_argument("--batch-size", type=count(10_000_000), default=128, help="images per step; default: 128")
     top.add_argument("--threads", type=count(1_024), help="CPU threads; default: torch's number")
@@ -84,7 +82,7 @@ def checked(argv: Sequence[str]) -> argparse.Namespace:
             top.error(f"--batch-size {options.batch_size} is not divisible by the {options.processes} processes")
     try:
         for precision in options.precision:
-            lookup({"bf16": None, "fp32": None}, precision, "--precision")
+            lookup(dict.fromkeys(networks.PRECISIONS), precision, "--precision")
         for act in options.acts:
             lookup(OPTIMIZER, act, "--acts")
             for net in options.nets:

@@ -34,6 +34,7 @@ from utils.config.script_parser import Parser, command, new_path, old_path
 from utils.console import say
 from utils.files import check_new, write_atomic, writing
 from utils.text import escaped
+from utils.torch_compat import OLD_FILE_FORMAT
 
 MEASURES = {  # BIPROP's key -> (group, name) in the `state` of this program's checkpoints
     "best_acc1": ("best", "acc@1"),
@@ -80,9 +81,9 @@ def convert(source: str, target: Path, *, force: bool) -> str:
     check_new(target, force=force)
     stored = read_network(source)
     content = biprop_checkpoint(stored) if stored.is_native else native_checkpoint(stored)
-    zipped = not stored.is_native  # BIPROP's torch 1.3 reads only the older format
+    file_format = OLD_FILE_FORMAT if stored.is_native else {}  # BIPROP's torch 1.3 reads only the old format
     with writing(target):
-        write_atomic(target, lambda file: torch.save(content, file, _use_new_zipfile_serialization=zipped))
+        write_atomic(target, lambda file: torch.save(content, file, **file_format))
     declared = ", ".join(f"{name} {escaped(value)}" for name, value in stored.declared.items())
     use = "in BIPROP, with --multigpu" if stored.is_native else "here; it cannot be resumed: it has no optimizer state"
     return f"{target}: {len(stored.state)} tensors, {declared or 'arch and conv_type unknown'}; for --pretrained {use}"

@@ -35,6 +35,7 @@ from utils.console import say
 from utils.distributed import runtime as runtimes
 from utils.errors import RunFailed, UsageError
 from utils.files import check_new, check_regular, writable, write_atomic, writing
+from utils.torch_compat import has_forward_pre_hooks
 
 PERCENT = [0.0, 25.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0, 97.0, 99.0]
 TOLERANCE = 1e-6  # largest difference in float64 between logits of the compact and of the zeroed network
@@ -109,9 +110,10 @@ def prune_at_levels(options: argparse.Namespace, trained: Trained) -> None:
     folder = options.out or trained.path / "pruning"
     if not writable(str(folder)):
         raise UsageError(f"--out: {folder} cannot be written; pass a folder with write permission")
-    if (folder / "pruning.csv").exists() and not options.force:
-        raise UsageError(f"{folder / 'pruning.csv'} exists already; --force replaces it, --out DIR writes elsewhere")
-    for file in report.files(folder):
+    files = report.files(folder)
+    if files[0].exists() and not options.force:
+        raise UsageError(f"{files[0]} exists already; --force replaces it, --out DIR writes elsewhere")
+    for file in files:
         check_regular(file, "--out: ")
     wanted = pruners(options, trained)
     rows, networks = [levels.row(trained, report.UNPRUNED, 0.0, trained.model, trained.model)], [trained.model]
@@ -134,8 +136,7 @@ def write_compact(options: argparse.Namespace, trained: Trained) -> None:
 
     Raises RunFailed if the logits differ by more than TOLERANCE.
     """
-    # A private attribute: torch has no public list of a module's hooks.
-    if any(module._forward_pre_hooks for module in trained.model.modules()):
+    if has_forward_pre_hooks(trained.model):
         raise UsageError(
             "--compact: the layers of this network round their inputs (fixed point), which the file format cannot store"
         )

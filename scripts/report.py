@@ -18,14 +18,14 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from args import FIELDS, from_flat
+from args import FIELDS
 from utils.config.script_parser import Parser, command
-from utils.config.yaml_loader import load_yaml
 from utils.console import say
 from utils.errors import UsageError
 from utils.files import check_new
 from utils.records.epoch_tables import earlier_rows
 from utils.records.plots import Line, line_chart
+from utils.records.run import Run
 from utils.tables import aligned, mean_of_runs
 from utils.text import escaped, nearest
 
@@ -39,9 +39,10 @@ def options_of(run: Path) -> dict[str, object]:
 
     Raises UsageError if `run` is not a run directory with at least one epoch.
     """
-    if not (run / "config.yaml").exists() or not (run / "metrics.csv").exists():
+    record = Run(run)
+    if not record.config.exists() or not record.metrics.exists():
         raise UsageError(f"{run} is not a run directory with a finished epoch: config.yaml or metrics.csv is missing")
-    values = from_flat(load_yaml(run / "config.yaml")).flat()
+    values = record.options().flat()
     names = {name for name, option in FIELDS.items() if option.metadata["maths"] and name != "seed"} | {"epochs"}
     return {name: value for name, value in values.items() if name in names}
 
@@ -60,7 +61,8 @@ def labels(runs: Mapping[Path, Mapping[str, object]]) -> list[str]:
 
 def curve(run: Path, measure: str) -> Curve:
     """Return the column `measure` of the run's metrics.csv by epoch. Raises UsageError if it is missing or damaged."""
-    rows = earlier_rows(run / "metrics.csv", sys.maxsize)
+    metrics = Run(run).metrics
+    rows = earlier_rows(metrics, sys.maxsize)
     if not rows or not rows[0].get(measure):
         names = list(rows[0]) if rows else []
         raise UsageError(
@@ -69,7 +71,7 @@ def curve(run: Path, measure: str) -> Curve:
     try:
         return {int(row["epoch"]): float(row[measure]) for row in rows}
     except ValueError:
-        raise UsageError(f"{run / 'metrics.csv'} is damaged: {measure} is not a number in every epoch") from None
+        raise UsageError(f"{metrics} is damaged: {measure} is not a number in every epoch") from None
 
 
 def gather(runs: Sequence[Path], measure: str) -> Curves:

@@ -23,9 +23,9 @@ from utils.console import say, warn
 from utils.errors import UsageError
 from utils.files import writing
 from utils.records import results
-from utils.records.result_row import DATE_FORMAT
+from utils.records.result_row import DATE_FORMAT, run_id
 from utils.records.results import ResultRow
-from utils.records.run import Run
+from utils.records.run import DRY_RUN, Run
 
 
 def finish_time(row: ResultRow) -> float:
@@ -45,11 +45,11 @@ def rows_below(directory: Path) -> list[ResultRow]:
     for path in sorted(directory.rglob(Run.RESULT)):
         try:
             sound, damaged = results.read(path, results.MOVE_AWAY)
-            run_id = Run(path.parent).status().get("id")
+            owner = Run(path.parent).status().get("id")
         except UsageError as error:
             warn(str(error))
             continue
-        own = [row for row in sound if run_id in (None, row["Run ID"].rpartition("-")[0])]
+        own = [row for row in sound if owner in (None, run_id(row))]
         if len(own) < len(sound):
             warn(f"{path}: rows of another run, left out: {len(sound) - len(own)}")
         for row in own:
@@ -69,7 +69,8 @@ def _lacks_row(run: Run) -> bool:
     except UsageError as error:
         warn(str(error))
         return False
-    return done and not run.path.name.endswith(",dry-run") and not run.result.exists()
+    is_dry = any(folder.name.endswith(DRY_RUN) for folder in (run.path, run.path.parent))  # or numbered in a dry one
+    return done and not is_dry and not run.result.exists()
 
 
 def rebuild(directory: Path, file: Path) -> str:

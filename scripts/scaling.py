@@ -14,6 +14,7 @@ if __name__ == "__main__":
 
     start.prepare(loads_torch=True)
 
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -21,9 +22,6 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
-
-# Private, because DDP's rule has no public name, and a copy of it would not notice a change.
-from torch._C._distributed_c10d import _DEFAULT_FIRST_BUCKET_BYTES, _compute_bucket_assignment_by_size
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -31,9 +29,11 @@ import models
 from data import SETS
 from models.constraints.attachment import weight_layers
 from models.layers import SingleValueBatchNorm
-from scripts.parts.pages import RECORDS, ROOT, update
+from scripts import RECORDS, ROOT
+from scripts.parts.pages import markdown, update
 from utils.config.script_parser import Parser, command, limited
 from utils.console import say
+from utils.torch_compat import ddp_buckets
 
 PAGE = ROOT / "docs" / "scaling.md"
 GPUS = (8, 64, 512)
@@ -100,10 +100,8 @@ def buckets(weights: Sequence[torch.Tensor]) -> tuple[int, ...]:
     DDP fills a bucket of 1 MiB with the layers nearest to the input, which it sends last, and buckets of 25 MiB with
     the other layers.
     """
-    limits = [_DEFAULT_FIRST_BUCKET_BYTES, 25 << 20]
     scores = [torch.empty_like(weight, dtype=torch.float32) for weight in weights]
-    found, _ = _compute_bucket_assignment_by_size(scores, limits, [False] * len(scores))
-    return tuple(sum(scores[i].numel() for i in bucket) for bucket in reversed(found))
+    return tuple(sum(scores[i].numel() for i in bucket) for bucket in reversed(ddp_buckets(scores, 25 << 20)))
 
 
 def all_reduce_seconds(size: float, gpus: int, c: Cluster) -> float:
@@ -159,26 +157,23 @@ def largest_efficient(net: Net, c: Cluster, least: float = 0.5) -> int:
 
 def messages(nets: dict[str, Net]) -> str:
     """Return a table of the message sizes per training step, one row per network."""
-    lines = [
-        "| network | scores | fp32 | bf16 | buckets, in the order of sending | operations per image |",
-        "|" + "---|" * 6,
-    ]
+    lines = []
     for name, net in nets.items():
         parts = " + ".join(f"{FP32 * bucket / 1e6:.2f}" for bucket in net.buckets)
         sizes = " | ".join(f"{number * net.trained / 1e6:.2f} MB" for number in (FP32, BF16))
-        lines.append(f"| {name} | {net.trained:,} | {sizes} | {parts} MB | {net.flops / 1e9:.2f}·10⁹ |")
-    return "\n".join(lines)
+        lines.append(f"{name} | {net.trained:,} | {sizes} | {parts} MB | {net.flops / 1e9:.2f}·10⁹")
+    head = "network | scores | fp32 | bf16 | buckets, in the order of sending | operations per image"
+    return "\n".join(markdown(head, lines))
 
 
 def predicted(nets: dict[str, Net], c: Cluster) -> str:
     """Return a table of the predicted strong and weak scaling, one row per network and number of GPUs."""
-    lines = [
-        "| network | GPUs | images per GPU | step, ms | waiting, ms | efficiency | bf16 sent "
-        "| batch | step, ms | waiting, ms | efficiency | bf16 sent | `--sync-bn` adds, ms |",
-        "|" + "---|" * 13,
-    ]
-    for name, net in nets.items():
-        lines += [f"| {name} | {n} | {_shared(net, n, c)} | {_grown(net, n, c)} |" for n in GPUS]
+    head = (
+        "network | GPUs | images per GPU | step, ms | waiting, ms | efficiency | bf16 sent "
+        "| batch | step, ms | waiting, ms | efficiency | bf16 sent | `--sync-bn` adds, ms"
+    )
+    pairs = itertools.product(nets.items(), GPUS)
+    lines = markdown(head, (f"{name} | {n} | {_shared(net, n, c)} | {_grown(net, n, c)}" for (name, net), n in pairs))
     limits = ", ".join(f"{name} {largest_efficient(net, c)}" for name, net in nets.items())
     return "\n".join(
         [*lines, "", f"Largest number of GPUs that share one batch with an efficiency of at least one half: {limits}."]
@@ -205,30 +200,29 @@ def _times(net: Net, images: float, n: int, c: Cluster) -> str:
 
 def evaluation(nets: dict[str, Net]) -> str:
     """Return a table of the efficiency of an evaluation on several processes, which share out whole batches."""
-    lines = ["| test set in batches | " + " | ".join(f"{n} processes" for n in GPUS) + " |", "|---" * 4 + "|"]
+    lines = []
     for name, net in nets.items():
         count = math.ceil(net.images / net.batch)
         shares = " | ".join(f"{count / n / math.ceil(count / n):.2f}" for n in GPUS)
-        lines.append(f"| {name}: {count} of {net.batch} | {shares} |")
-    return "\n".join(lines)
+        lines.append(f"{name}: {count} of {net.batch} | {shares}")
+    return "\n".join(markdown(" | ".join(["test set in batches", *(f"{n} processes" for n in GPUS)]), lines))
 
 
 def measured() -> str:
     """Return a table of the recorded benchmarks: ms per step, efficiency, and the factors of the efficiency."""
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RECORDS.glob("bench_parallel_*.json"))]
-    lines = [
-        _conditions(records),
-        "",
-        "| step | alone, ms | one batch shared, ms | efficiency | ≈ unshrunk · machine · together "
-        "| one batch each, ms | efficiency | ≈ machine · together |",
-        "|" + "---|" * 8,
-    ]
+    head = (
+        "step | alone, ms | one batch shared, ms | efficiency | ≈ unshrunk · machine · together "
+        "| one batch each, ms | efficiency | ≈ machine · together"
+    )
+    lines = []
     for record in records:
         found = record["parallel"]
         (precision,) = found["precisions"]
         for who, sent in (("ours", ""), ("ours", ", bf16 sent"), ("dense", "")):
             lines.append(_line(found, f"{who}/{precision}", sent))
-    return "\n".join([*lines, "", *(_unshrinking(record["parallel"]) for record in records)])
+    after = (_unshrinking(record["parallel"]) for record in records)
+    return "\n".join([_conditions(records), "", *markdown(head, lines), "", *after])
 
 
 def _conditions(records: Sequence[dict[str, Any]]) -> str:
@@ -253,7 +247,7 @@ def _line(found: dict[str, Any], contender: str, sent: str) -> str:
         return f"{_ms(seconds[name])} | {_ratio(efficiencies[name])} | {parts}"
 
     alone = _ms(seconds[f"{contender}/alone"])
-    return f"| {contender.replace('/', ', ')}{sent} | {alone} | {cells('strong')} | {cells('weak')} |"
+    return f"{contender.replace('/', ', ')}{sent} | {alone} | {cells('strong')} | {cells('weak')}"
 
 
 def _unshrinking(found: dict[str, Any]) -> str:

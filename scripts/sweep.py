@@ -38,6 +38,7 @@ from pathlib import Path
 from typing import Any
 
 from args import FIELDS, parse
+from scripts import ROOT
 from scripts.parts.sweep_cells import OTHER_RUNS, Cell, file_warnings, finished, table
 from scripts.parts.sweep_children import Stop, run
 from utils.config.fields import flags, help_lines, opt
@@ -47,7 +48,6 @@ from utils.console import say, warn
 from utils.errors import Stopped, UsageError
 from utils.text import combined_error, split_problems
 
-ROOT = Path(__file__).resolve().parents[1]
 MOST_CELLS = 10_000
 REFUSED = ("resume", "evaluate", "check", "start_epoch")
 OPTION_OF_FLAG = {flag: name for name, option in FIELDS.items() for flag in flags(name, option)}

@@ -7,8 +7,13 @@ from inspect import signature
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+# torch publishes these classes and functions in its notes only, under private module names.
+from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
+from torch.utils._pytree import tree_leaves as tree_leaves
+from torch.utils._pytree import tree_map as tree_map
 
 # The base class of all batch norms, which torch does not publish. A list of BatchNorm1d, 2d, 3d and SyncBatchNorm would
 # miss classes that are derived from the base class, as in this program.
@@ -21,9 +26,60 @@ class AnyShapeBatchNorm(AnyBatchNorm):
     def _check_input_dim(self, input: torch.Tensor) -> None: ...
 
 
+# The convolution of a Conv2d with another weight: (layer, input, weight, bias) -> output. It handles `padding_mode`.
+conv2d_with = nn.Conv2d._conv_forward
+
+# Options of torch.save for the file format of torch before 1.6.
+OLD_FILE_FORMAT: dict[str, Any] = {"_use_new_zipfile_serialization": False}
+
 # The option of DistributedDataParallel that switches off copying buffers between ranks. torch 2.13 renamed it.
 _RENAMED = "forward_sync_buffers" in signature(DistributedDataParallel).parameters
 NO_BUFFER_SYNC: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_buffers": False}
+
+
+def tensor_version(tensor: Tensor) -> tuple[int, int]:
+    """Return a pair of integers that changes when a tensor is written to.
+
+    The pair changes when `tensor` is written to in place or gets other storage. Two kinds of writes do not change it:
+    writes through `.data`, and the steps of torch's fused optimizers. torch has no public version of a tensor.
+    """
+    return tensor.data_ptr(), tensor._version
+
+
+def padding_per_side(conv: nn.Conv2d) -> list[int]:
+    """Return the padding of a convolution in pixels: left, right, top, bottom.
+
+    torch computes it for padding="same", which may pad one side more than the other.
+    """
+    return list(conv._reversed_padding_repeated_twice)
+
+
+def has_forward_pre_hooks(model: nn.Module) -> bool:
+    """Return True if a module of `model` has a hook that may change its input."""
+    return any(module._forward_pre_hooks for module in model.modules())
+
+
+def argument_names(operator: Any) -> list[str]:
+    """Return the names of the arguments of a torch operator, such as torch.ops.aten.mean.dim."""
+    return [argument.name for argument in operator._schema.arguments]
+
+
+def is_in_place(operator: Any) -> bool:
+    """Return True if a torch operator writes to one of its arguments."""
+    return bool(operator._schema.is_mutable)
+
+
+def ddp_buckets(gradients: list[Tensor], bucket_bytes: int) -> list[list[int]]:
+    """Return the indices of the gradients in each bucket of DistributedDataParallel, from the first layers on.
+
+    The first bucket is small. The others have up to `bucket_bytes` bytes. A copy of this rule would not notice a change
+    in torch.
+    """
+    from torch._C._distributed_c10d import _DEFAULT_FIRST_BUCKET_BYTES, _compute_bucket_assignment_by_size
+
+    limits = [_DEFAULT_FIRST_BUCKET_BYTES, bucket_bytes]
+    buckets, _ = _compute_bucket_assignment_by_size(gradients, limits, [False] * len(gradients))
+    return buckets
 
 
 @cache

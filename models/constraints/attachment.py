@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from models.constraints.base import Constraint
 from models.constraints.between_signs import sign_layers
+from utils.torch_compat import conv2d_with
 
-MakeConstraint = Callable[..., Any]  # (weight, **options) -> Constraint
+MakeConstraint = Callable[[Tensor], Constraint]  # weight of a layer -> its constraint
 
 
 class ConstrainedConv2d(nn.Conv2d):
@@ -20,10 +21,11 @@ class ConstrainedConv2d(nn.Conv2d):
     """
 
     constraint: Constraint
+    convolve = conv2d_with
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve `input` (B, C, H, W) with the effective weight and add the effective bias."""
-        return self.constraint.product(self._conv_forward, input, self.weight, self.bias)
+        return self.constraint.product(self.convolve, input, self.weight, self.bias)
 
 
 class ConstrainedLinear(nn.Linear):
@@ -134,10 +136,9 @@ def bake(model: nn.Module) -> nn.Module:
     for name, layer in layers.items():
         weight, bias = layer.constraint.baked(layer.weight, layer.bias)
         new = _recast(layer, PLAIN[type(layer)])
-        del new._modules["constraint"]
-        new._parameters["weight"] = nn.Parameter(weight.detach().clone())
-        if bias is not None:
-            new._parameters["bias"] = nn.Parameter(bias.detach().clone())
+        del new.constraint
+        new.weight = nn.Parameter(weight.detach().clone())
+        new.bias = None if bias is None else nn.Parameter(bias.detach().clone())
         new.train(model.get_submodule(name).training)
         plain.set_submodule(name, new)
     return plain.requires_grad_(True)

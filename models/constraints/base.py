@@ -41,17 +41,9 @@ from torch.nn import functional as F
 
 from models.constraints.between_signs import rounded_scale
 from models.constraints.gradients import ScaledGradient, ScaledSums
+from utils.torch_compat import tensor_version
 
 Value = TypeVar("Value")
-
-
-def tensor_version(tensor: Tensor) -> tuple[int, int]:
-    """Return a pair of integers that changes when a tensor is written to.
-
-    The pair changes when `tensor` is written to in place or gets other storage. Two kinds of writes do not change it:
-    writes through `.data`, and the steps of torch's fused optimizers.
-    """
-    return tensor.data_ptr(), tensor._version
 
 
 class Cache:
@@ -106,7 +98,7 @@ class Constraint(nn.Module):
         The default key depends on the layer's weight and on the constraint's own parameters and buffers. Override this
         method if the effective weight also depends on a plain attribute, such as a density.
         """
-        tensors = weight, *self._parameters.values(), *self._buffers.values()
+        tensors = weight, *self.parameters(recurse=False), *self.buffers(recurse=False)
         return [tensor_version(tensor) for tensor in tensors if tensor is not None]
 
     def cached(

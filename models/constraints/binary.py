@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.constraints.base import Constraint, tensor_version
+from models.constraints.base import Constraint
 from models.constraints.gradients import ThroughOnes, ThroughThreshold
 from models.constraints.sparse_matmul import NUMPY_DTYPES, OnesMatrix, find_ones
+from utils.torch_compat import tensor_version
 
 
 @torch.no_grad()

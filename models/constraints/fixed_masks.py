@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
-from models.constraints.base import Constraint, tensor_version
+from models.constraints.base import Constraint
 from models.constraints.subnet import checked_density
 from models.constraints.topk_mask import count_ones, keep_largest, kept_count
 from models.initial import initial_scores
+from utils.torch_compat import tensor_version
 
 
 class FixedSubnetWeight(Constraint):

@@ -35,7 +35,7 @@ def layers_in_forward_order(model: nn.Module, images: Tensor | None = None) -> d
     more than once.
     """
     layers = {name: module for name, module in model.named_modules() if isinstance(module, Layer)}
-    calls = _traced_calls(model) if images is None else _recorded_calls(model, images)
+    calls = _traced_calls(model) if images is None else recorded_calls(model, images)
     order = [name for name in calls if name in layers]
     if repeated := [name for name in order if order.count(name) > 1]:
         raise ValueError(f"the layers have no single order: {repeated[0]} is used {order.count(repeated[0])} times")
@@ -56,7 +56,7 @@ def _traced_calls(model: nn.Module) -> list[str]:
 
 
 @torch.no_grad()
-def _recorded_calls(model: nn.Module, images: Tensor) -> list[str]:
+def recorded_calls(model: nn.Module, images: Tensor) -> list[str]:
     """Return the names of the modules that a forward pass calls, in order.
 
     A copy of `model` runs on `images`.

@@ -17,12 +17,12 @@ from models.straight_through import StraightThrough
 class PassesGradient(StraightThrough):
     """Base class of autograd functions whose backward pass returns the incoming gradient unchanged.
 
-    The functions take two tensors. The first tensor gets the gradient.
+    The first argument of a function gets the gradient. Other arguments get none.
     """
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
-        return grad, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return grad, *[None] * (len(ctx.needs_input_grad) - 1)
 
 
 class ScoreThroughMask(StraightThrough):
@@ -89,7 +89,7 @@ class ScaledGradient(StraightThrough):
         return grad * ctx.scale, None
 
 
-class ThroughSampling(StraightThrough):
+class ThroughSampling(PassesGradient):
     """Autograd function that draws a random mask and has the gradient of its expectation.
 
     It is the mask of SampleSubnetConv in hidden-networks and BIPROP.
@@ -102,10 +102,6 @@ class ThroughSampling(StraightThrough):
     @staticmethod
     def forward(ctx: Any, probability: Tensor) -> Tensor:  # noqa: ARG004 (autograd's interface)
         return torch.rand_like(probability).lt(probability).to(probability.dtype)  # torch.bernoulli fails on NaN
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # noqa: ARG004
-        return grad
 
 
 class ThroughRounding(PassesGradient):

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from utils.torch_compat import padding_per_side
+
 MAX_EXACT = 2**24  # float32 represents all integers up to this number
 IMAGES = 16  # images per convolution: as fast as the whole batch, with a fraction of the memory
 Layer = nn.Conv2d | nn.Linear
@@ -76,7 +78,7 @@ def _padded(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, list[int]]:
     Returns (input, padding). The remaining padding is symmetric.
     """
     if isinstance(layer.padding, str):  # "same" may pad one side more than the other
-        return F.pad(x, layer._reversed_padding_repeated_twice), [0, 0]
+        return F.pad(x, padding_per_side(layer)), [0, 0]
     return x, list(layer.padding)
 
 

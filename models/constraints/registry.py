@@ -14,9 +14,9 @@ DENSITY_START = 0.5  # initial density of the density schedules of GlobalSubnetC
 REWIRE_EVERY, REWIRE_UNTIL = 100, 0.75  # steps between rewirings, fraction of training after which they stop
 LAYER_DENSITIES = ("uniform", "erdos_renyi_kernel")
 DENSITY_SCHEDULES = ("constant", "cubic")
-ROUNDINGS = ("deterministic", "stochastic")
-SHIFT_UPDATES = ("ste", "crude")
-SHIFT_INITS = ("uniform", "weights")
+ROUNDINGS = {"deterministic": False, "stochastic": True}  # name -> rounds stochastically in training
+SHIFT_UPDATES = {"ste": False, "crude": True}  # name -> overwrites the stored weights with their rounded values
+SHIFT_INITS = {"uniform": False, "weights": True}  # name -> starts from the layer's initial weight
 
 
 @dataclass(frozen=True)
@@ -137,21 +137,27 @@ class Criterion:
     Each row of DROP_CRITERIA and GROW_CRITERIA is a Criterion. Connections with the lowest values are dropped,
     connections with the highest values are grown.
 
+    function: name of the function in rewiring_rules.py that returns the measure of every connection.
     strengths: statistic of each connection that training must collect, "coactivation" or "correlation", or "".
     """
 
+    function: str
     strengths: str = ""
 
+    def load(self) -> Any:
+        """Import and return the function, which is called with (weight, strengths, gradient)."""
+        return load_object(f"models.constraints.rewiring_rules:{self.function}")
 
-HEBBIAN, PLAIN = Criterion("coactivation"), Criterion()
+
+HEBBIAN, RANDOM = Criterion("by_strength", "coactivation"), Criterion("by_chance")
 DROP_CRITERIA = {
     "hebbian": HEBBIAN,
-    "correlation": Criterion("correlation"),
-    "magnitude": PLAIN,
-    "magnitude_per_sign": PLAIN,
-    "random": PLAIN,
+    "correlation": Criterion("by_strength", "correlation"),
+    "magnitude": Criterion("by_magnitude"),
+    "magnitude_per_sign": Criterion("by_rank"),
+    "random": RANDOM,
 }
-GROW_CRITERIA = {"hebbian": HEBBIAN, "random": PLAIN, "gradient": PLAIN, "none": PLAIN}
+GROW_CRITERIA = {"hebbian": HEBBIAN, "random": RANDOM, "gradient": Criterion("by_gradient"), "none": Criterion("equal")}
 
 
 def is_fixed_point(bits: tuple[int, ...]) -> bool:

@@ -1,8 +1,7 @@
 """The rules of trainer `sparse` for dropping and growing connections, selected by its options."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,16 +17,40 @@ from models.constraints.connection_update import (
 from models.constraints.registry import DROP_CRITERIA, GROW_CRITERIA
 
 CRITERIA = DROP_CRITERIA | GROW_CRITERIA
-# Rule -> score of every connection. Connections with the lowest scores are dropped, those with the highest are grown.
-SCORES: dict[str, Callable[[Tensor, Any, Any], Tensor]] = {
-    "hebbian": lambda _weight, strengths, _gradient: strengths,
-    "correlation": lambda _weight, strengths, _gradient: strengths,
-    "gradient": lambda _weight, _strengths, gradient: gradient.abs(),
-    "magnitude": lambda weight, *_: weight.abs(),
-    "magnitude_per_sign": lambda weight, *_: rank_within_sign(weight),
-    "random": lambda weight, *_: torch.rand(weight.shape).to(weight.device),
-    "none": lambda weight, *_: torch.zeros_like(weight),
-}
+
+
+# Rows of DROP_CRITERIA and GROW_CRITERIA name these functions. Connections with the lowest scores are dropped, those
+# with the highest are grown. All arguments have the weight's shape.
+
+
+def by_strength(_weight: Tensor, strengths: Tensor, _gradient: Tensor | None) -> Tensor:
+    """Score connections by their recorded strengths."""
+    return strengths
+
+
+def by_gradient(_weight: Tensor, _strengths: Tensor | None, gradient: Tensor) -> Tensor:
+    """Score connections by the magnitude of their gradient."""
+    return gradient.abs()
+
+
+def by_magnitude(weight: Tensor, *_: Tensor | None) -> Tensor:
+    """Score connections by the magnitude of their weight."""
+    return weight.abs()
+
+
+def by_rank(weight: Tensor, *_: Tensor | None) -> Tensor:
+    """Score connections by their rank among the weights of the same sign, as in SET."""
+    return rank_within_sign(weight)
+
+
+def by_chance(weight: Tensor, *_: Tensor | None) -> Tensor:
+    """Score connections at random, from torch's generator of the CPU."""
+    return torch.rand(weight.shape).to(weight.device)
+
+
+def equal(weight: Tensor, *_: Tensor | None) -> Tensor:
+    """Give all connections the same score."""
+    return torch.zeros_like(weight)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,10 +127,10 @@ class RewiringRules:
         may be None if no criterion uses them. If the option `prune_rate` is set, the layer then has `target`
         connections, of which a `fraction` is new. Random scores come from torch's generator of the CPU.
         """
-        drop = SCORES[self.drop](weight, strengths, gradient)
+        drop: Tensor = CRITERIA[self.drop].load()(weight, strengths, gradient)
         if self.by_filter and self.drop == "random":
             return prune_randomly(weight, drop, self.live_share)
-        grow, grows = SCORES[self.grow](weight, strengths, gradient), self.grow != "none"
+        grow, grows = CRITERIA[self.grow].load()(weight, strengths, gradient), self.grow != "none"
         if self.by_filter:
             return rewire_filters(drop, grow, keep_share=self.keep_share, live_share=self.live_share, grows=grows)
         return replace_connections(mask, drop, grow, target=target, fraction=fraction, grows=grows)

@@ -19,12 +19,9 @@ from torch import Tensor, nn
 
 from models.constraints.base import Constraint
 from models.constraints.gradients import ThroughRounding, ThroughShiftAndSign
-from models.constraints.registry import FIXED_POINT, is_fixed_point
+from models.constraints.registry import FIXED_POINT, ROUNDINGS, SHIFT_INITS, SHIFT_UPDATES, is_fixed_point
 from utils.registry import lookup
 
-ROUNDINGS = {"deterministic": False, "stochastic": True}
-SHIFT_UPDATES = {"ste": False, "crude": True}
-SHIFT_INITS = {"uniform": False, "weights": True}
 CONV_SHIFTS = (-10.0, -1.0)  # range of a convolution's initial shifts in the paper's code, for any weight_bits
 
 

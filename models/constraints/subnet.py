@@ -12,10 +12,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from models.constraints.base import Cache, Constraint, tensor_version
+from models.constraints.base import Cache, Constraint
 from models.constraints.gradients import ScoreThroughMask
 from models.constraints.topk_mask import count_ones, keep_largest, keep_largest_of_all, kept_count
 from models.initial import initial_scores
+from utils.torch_compat import tensor_version
 
 ROW = 2**10  # number of products that are added in float32
 BLOCK = 2**18  # number of products computed at a time, so that they stay in the processor's cache

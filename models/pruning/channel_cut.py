@@ -77,17 +77,13 @@ def resize_and_load(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     The Conv2d, Linear and batch-norm layers change in place. Raises ValueError if `state` has missing, unexpected or
     unfit tensors.
     """
-    for key, tensor in state.items():
-        path, _, attribute = key.rpartition(".")
-        try:
-            layer = model.get_submodule(path)
-        except AttributeError:
-            continue  # load_state_dict reports the unexpected key
-        current = getattr(layer, attribute, None)
-        if isinstance(current, nn.Parameter):
-            setattr(layer, attribute, nn.Parameter(torch.empty_like(tensor)))
-        elif isinstance(current, Tensor):
-            setattr(layer, attribute, torch.empty_like(tensor))
+    for key, current in model.state_dict(keep_vars=True).items():
+        if key in state:  # load_state_dict reports missing and unexpected keys
+            path, _, attribute = key.rpartition(".")
+            new = torch.empty_like(state[key])
+            setattr(
+                model.get_submodule(path), attribute, nn.Parameter(new) if isinstance(current, nn.Parameter) else new
+            )
     for layer in model.modules():
         _set_widths(layer)
     try:

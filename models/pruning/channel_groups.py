@@ -15,12 +15,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from models.constraints.attachment import weight_layers
 from models.pruning.channel_cut import UnitGroup, channel_masks, compacted, zero_units
 from models.pruning.channel_rules import NO_UNIT
 from models.pruning.channel_trace import REFUSAL, SUPPORTED_LAYERS, UnitTrace
+from utils.torch_compat import tree_leaves
 
 SUPPORTED_TENSORS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
 TOLERANCE = 1e-6  # allowed relative difference of float64 activations with units zeroed and with units removed

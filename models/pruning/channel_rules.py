@@ -21,7 +21,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map  # torch has no public functions for nested structures
+
+from utils.torch_compat import argument_names, tree_leaves, tree_map
 
 NO_UNIT = -1
 Couple = Callable[[Tensor, Tensor], None]  # records units at the same position of two id tensors as coupled
@@ -108,8 +109,7 @@ def output_ids(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: A
     if not has_unit_ids(args[0]):
         raise MixesUnits("may mix or move")
     ids = unit_ids(args[0]).contiguous()
-    # An operator's schema is the only source of its argument names; torch gives it no public name.
-    named = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | dict(kwargs)
+    named = dict(zip(argument_names(func), args, strict=False)) | dict(kwargs)
     if operator in SPLITS:
         _couple_parts(lambda positions: func(positions, *args[1:], **kwargs), ids, named.get("dim", 0), couple)
         return func(ids, *args[1:], **kwargs)

@@ -21,8 +21,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode  # the documented name, in torch's notes on extending it
-from torch.utils._pytree import tree_leaves
 
 from models.pruning.channel_rules import (
     NO_UNIT,
@@ -35,7 +33,7 @@ from models.pruning.channel_rules import (
     set_unit_ids,
     unit_ids,
 )
-from utils.torch_compat import AnyBatchNorm
+from utils.torch_compat import AnyBatchNorm, TorchDispatchMode, is_in_place, tree_leaves
 
 SUPPORTED_LAYERS = (nn.Conv2d, nn.Linear, AnyBatchNorm)
 REFUSAL = "units cannot be pruned: "
@@ -153,8 +151,7 @@ class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         ids = self._output_ids(func, args, kwargs, out, inputs)
         if not any(isinstance(x, Tensor) for x in tree_leaves(out)):
             raise self._refusal(MixedUnits(self._location(func), "makes a Python value of", distinct_ids(ids)))
-        in_place = func._schema.is_mutable
-        if in_place and (not is_pointwise(func) or isinstance(ids, MixedUnits) or not has_unit_ids(args[0])):
+        if is_in_place(func) and (not is_pointwise(func) or isinstance(ids, MixedUnits) or not has_unit_ids(args[0])):
             raise self._refusal(MixedUnits(self._location(func), "overwrites another tensor with", distinct_ids(ids)))
         set_unit_ids(out, ids)
         return out

@@ -13,7 +13,6 @@ taylor is the first-order change of the loss without the weight (Molchanov et al
 of the square).
 """
 
-import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from models.constraints.attachment import weight_layers
+from models.constraints.forward_order import recorded_calls
 from models.pruning.channel_cut import UnitGroup
 from utils.registry import lookup
 
@@ -39,19 +39,14 @@ def layer_weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: layer.weight.detach() for name, layer in weight_layers(model).items()}
 
 
-@torch.no_grad()
 def hidden_weights(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """Return the weights of all layers except the output layer, by layer name.
 
     The layers are the Conv2d and Linear layers, in the order of the forward pass. The output layer is the last layer
     that a forward pass over `images` calls. Raises ValueError if the network has no other layer.
     """
-    calls: list[str] = []
-    traced = copy.deepcopy(model).eval()
-    for name, layer in weight_layers(traced).items():
-        layer.register_forward_hook(lambda _layer, _inputs, _out, name=name: calls.append(name))
-    traced(images)
     weights = layer_weights(model)
+    calls = [name for name in recorded_calls(model, images) if name in weights]
     hidden = {name: weights[name] for name in calls if name != calls[-1]}
     if not hidden:
         raise ValueError("nothing to prune: the network has only an output layer")
@@ -114,8 +109,7 @@ def keep_masks(scores: Sequence[Tensor], percent: float, scope: str = "layer") -
     """
     if not 0 <= percent <= 100:
         raise ValueError(f"percent: {percent:g} given, 0 to 100 expected")
-    if scope not in SCOPES:
-        raise ValueError(f"scope: {scope!r} is unknown; one of {', '.join(SCOPES)}")
+    lookup(dict.fromkeys(SCOPES), scope, "scope")
     arrays = [score.double().cpu().numpy() for score in scores]  # float32 would round the interpolated percentile
     if scope == "global":
         limit = np.percentile(np.concatenate([array.ravel() for array in arrays]), percent)

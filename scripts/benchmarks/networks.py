@@ -8,6 +8,7 @@ from utils.distributed.runtime import Runtime
 from utils.tables import aligned
 from utils.timing import Sampler, measure, summary
 
+PRECISIONS = ("bf16", "fp32")
 # Reference over ours for (training bf16, training fp32, evaluation), and ours over dense; for MPT-1/32, 2 cores with
 # avx512_bf16.
 TARGETS = {
@@ -68,7 +69,7 @@ def targets(net: str, act: str) -> dict[str, float]:
     if act != "1/32" or net not in TARGETS:
         return {}
     bf16, fp32, evaluation, dense = TARGETS[net]
-    over_dense = {f"train/{precision}/over_dense": dense for precision in ("bf16", "fp32")}
+    over_dense = {f"train/{precision}/over_dense": dense for precision in PRECISIONS}
     return {"train/bf16": bf16, "train/fp32": fp32, "eval/bf16": evaluation, **over_dense}
 
 

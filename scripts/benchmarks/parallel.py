@@ -24,9 +24,9 @@ if __name__ == "__main__":  # one of the processes: before numpy and torch are l
     process_setup.tune(distributed=True)
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.constraints.attachment import constrained_layers
+from scripts import ROOT
 from scripts.benchmarks.contenders import STEPS, network, our_samplers, parts
 from trainers.loop import Callbacks, TrainingSetup, train_one_epoch
 from trainers.training_state import TrainingState
@@ -35,13 +35,13 @@ from utils.distributed import launcher_env, rendezvous
 from utils.distributed import runtime as runtimes
 from utils.distributed.runtime import Runtime
 from utils.timing import Sampler, Samples, measure, summary, timed
+from utils.torch_compat import TorchDispatchMode
 
 NET = "Conv4"
 TARGET = 0.9  # efficiency of two processes on two cores
 # A sample is repeated up to TRIES times if a process waited for its core longer than MOST_WAITING of the time. The
 # threads of one process alone make each other wait for up to a tenth.
 TRIES, MOST_WAITING = 30, 0.15
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)

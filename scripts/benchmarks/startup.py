@@ -3,12 +3,11 @@
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 from typing import Any
 
+from scripts import ROOT
 from utils.timing import Sampler, measure, summary, timed
 
-ROOT = Path(__file__).resolve().parents[2]
 TARGET = 1.3
 
 # Each variant is a fresh interpreter. os._exit excludes the clean-up from its time.

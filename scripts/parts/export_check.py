@@ -160,8 +160,6 @@ def check(content: dict[str, Any], path: Path, data: str, images: int) -> tuple[
 
     Return True if all predictions agree, and the report to print. Raises UsageError if the file is damaged.
     """
-    if images < 1:
-        raise UsageError(f"images: {images} given, at least 1 expected")
     try:
         options = from_flat(content["options"])
         plain, fixed = float_network(content, options), FixedPoint(*content["activation_bits"])

@@ -1,11 +1,14 @@
 """Generated tables in Markdown pages: each stands between `<!-- NAME: python SCRIPT -->` and `<!-- end -->`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-RECORDS = ROOT / "scripts" / "records"
 Tables = Mapping[str, Callable[[], str]]  # name in the marker -> function that returns the table
+
+
+def markdown(head: str, rows: Iterable[str]) -> list[str]:
+    """Return the lines of a Markdown table. In `head` and `rows`, cells are separated by " | "."""
+    return [f"| {head} |", "|" + "---|" * (head.count(" | ") + 1), *(f"| {row} |" for row in rows)]
 
 
 def filled(text: str, tables: Tables, script: str) -> str:

@@ -9,11 +9,11 @@ from pathlib import Path
 from torch import nn
 
 from models.constraints.attachment import weight_layers
+from scripts import CURVES
 from utils.files import write_text
 from utils.records.plots import Line, line_chart, line_page
 from utils.tables import aligned
 
-CURVES = Path(__file__).resolve().parents[1] / "reproduce" / "pruning_curves.csv"
 AXES = ("removed (%)", "test accuracy (%)")
 UNPRUNED = "unpruned"  # `method` in the row of the trained network
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from args import FIELDS, Options, training_changes
 from utils.errors import UsageError
 from utils.records import results
+from utils.records.result_row import run_id
 from utils.records.results import ResultRow
 from utils.records.run import Run
 from utils.tables import mean_of_runs
@@ -85,18 +86,18 @@ def rows(path: Path) -> tuple[list[tuple[ResultRow, Options]], int]:
     The oldest row comes first. Only the first row of a run is returned: a run that was extended later had other
     learning rates than a run that was that long from the start. Raises UsageError for a file with other columns.
     """
-    first = {row["Run ID"].rpartition("-")[0]: row for row in reversed(results.read(path)[0])}
-    valid = [(run_id, row) for run_id, row in reversed(first.items()) if _has_accuracy(row)]
-    pairs = [(row, _options_of(row["Run Directory"], run_id)) for run_id, row in valid]
+    first = {run_id(row): row for row in reversed(results.read(path)[0])}
+    valid = [row for row in reversed(first.values()) if _has_accuracy(row)]
+    pairs = [(row, _options_of(row)) for row in valid]
     kept = [(row, options) for row, options in pairs if options is not None]
     return kept, len(pairs) - len(kept)
 
 
-def _options_of(directory: str, run_id: str) -> Options | None:
-    """Return the options of the run in `directory`, or None if the directory does not hold the run `run_id`."""
-    run = Run(Path(directory))
+def _options_of(row: ResultRow) -> Options | None:
+    """Return the options of the run of a row, or None if its run directory does not hold this run any more."""
+    run = Run(Path(row["Run Directory"]))
     try:
-        if run.status().get("id") != run_id or not run.exists:
+        if run.status().get("id") != run_id(row) or not run.exists:
             return None
     except UsageError:  # a damaged status.json
         return None

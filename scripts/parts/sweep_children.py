@@ -13,14 +13,14 @@ from types import FrameType
 
 from scripts.parts.sweep_cells import Cell, accuracy, finished
 from utils.console import say
-from utils.errors import RunInUse, Stopped
+from utils.errors import RunInUse, Stopped, UsageError
 from utils.files import try_lock
 from utils.processor import usable_cores
+from utils.stop_signal import INTERRUPT_EXIT_CODE
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
-# 130 and the negative codes: a signal ended the child before training began, with nothing to save.
-STOPPED = (Stopped.exit_code, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT, -signal.SIGUSR2, -signal.SIGHUP)
-BAD_INPUT = 2  # exit code, for example of a missing data set
+# INTERRUPT_EXIT_CODE and the negative codes: a signal ended the child before training began, with nothing to save.
+STOPPED = (Stopped.exit_code, INTERRUPT_EXIT_CODE, -signal.SIGTERM, -signal.SIGINT, -signal.SIGUSR2, -signal.SIGHUP)
 POLL_SECONDS = 0.1
 
 
@@ -96,7 +96,7 @@ def run(cells: Sequence[Cell], jobs: int, stop: Stop, program: Path) -> list[tup
                 remaining = (time.monotonic() - started) / ended * left
                 if reason := end(child, f"; {left} left, about {duration(remaining)}" if left else "", stop):
                     failed.append((child.cell, reason))
-                if child.process.returncode == BAD_INPUT and queue:
+                if child.process.returncode == UsageError.exit_code and queue:  # such as a missing data set
                     say(f"{len(queue)} cells are not started, because they are likely to fail for the same reason")
                     queue.clear()
     finally:

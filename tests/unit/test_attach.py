@@ -69,6 +69,7 @@ def test_fractional_widths_are_truncated():
         ({"arch": "Conv3"}, r"arch: 'Conv3' is unknown .*'Conv\d'"),
         ({"bn_type": "Batchnorm", "arch": "Conv2_BinAct"}, "bn_type: 'Batchnorm' is unknown"),
         ({"arch": "MLP", "activation": "rleu"}, "activation: 'rleu' is unknown .*'relu'"),
+        ({"arch": "MLP", "activation": "rleu", "hidden": ()}, "activation: 'rleu' is unknown .*'relu'"),
         ({"arch": "MLP", "norm": "layer"}, "norm: 'layer' is unknown; one of none, batch_norm"),
     ],
 )

@@ -87,6 +87,11 @@ FORBIDDEN = [  # (files, pattern, why)
     ),
     ("trainers/loop.py", r"prune_score|SubnetConv|Shift|print\(", "the loop knows no method and prints nothing"),
     ("trainers/*.py", r"conv_type ==|\"bn\" in|\.anomaly", "types come from the tables"),
+    (
+        "{models,data,trainers,scripts}/**/*.py",
+        r"\btorch(\.\w+)*\._\w|\._(conv_|forward_pre|reversed_|schema\b|version\b|modules\b|parameters\b)|_use_new_zip",
+        "private names of torch stand in utils/torch_compat.py, each with its reason",
+    ),
     ("**/*.py", r"except:|except Exception: *pass|FIXME|TODO", "nothing is swallowed or left"),
     ("**/*.py", r"/(root|home|mnt|work)/\w", "no machine's paths"),
 ]

@@ -197,6 +197,7 @@ def test_rebuild_restores_a_lost_results_file_with_current_run_directories(progr
     program("--config", path)
     program("--resume", tmp_path / "runs/ticket/prune-rate=0.5/ticket", "--epochs", 2)
     program("--config", path, "--dry-run", 1)
+    program("--config", path, "--dry-run", 1)  # in the numbered sub-directory of the first
     file = tmp_path / "runs/results.csv"
     before = [row | {"Run Directory": str(tmp_path / row["Run Directory"])} for row in results.read(file)[0]]
     file.unlink()

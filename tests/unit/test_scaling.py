@@ -5,8 +5,7 @@ import re
 
 import pytest
 
-from scripts import scaling
-from scripts.parts.pages import RECORDS
+from scripts import RECORDS, scaling
 from scripts.scaling import (
     BF16,
     Cluster,

@@ -60,7 +60,7 @@ class DataOptions:
     pixels: str = opt("standard", PIXEL_TEXT, PIXELS)
     workers: int = opt(
         4,
-        "processes that load images, for augmix and sets with image_size; 0: the main process",
+        "processes that load images, for augmix and sets with image_size; 0: none",
         ">= 0 and <= 256",
         "-j",
         maths=False,
@@ -82,9 +82,7 @@ class DataOptions:
         -1, "operations per AugMix chain; 0 and -1: 1 to 3 at random", ">= -1 and <= 100", needs="augmix"
     )
     aug_severity: int = opt(3, "strength of the AugMix operations", ">= 1 and <= 10", needs="augmix")
-    jsd: bool = opt(
-        False, "add the Jensen-Shannon loss over one clean and two augmented views; needs augmix or gaussian_aug"
-    )
+    jsd: bool = opt(False, "add the Jensen-Shannon loss over three views; needs augmix or gaussian_aug")
 
 
 @dataclass(frozen=True)
@@ -127,15 +125,11 @@ class ConstraintOptions:
 
     conv_type: str = opt("DenseConv", "constraint on the weights of the layers, explained in README.md", CONV_TYPES)
     prune_rate: float | None = opt(
-        None,
-        "fraction of the weights that is KEPT, > 0 and <= 1 (the name is historic)",
-        "",
-        "--density",
-        warn_in_files=True,
+        None, "fraction of the weights KEPT, > 0 and <= 1 (the name is historic)", "", "--density", warn_in_files=True
     )
     prune_rate_epoch: int = opt(
         10,
-        f"epochs until the density of {FALLING} has fallen from {DENSITY_START} to prune_rate; 0: constant density",
+        f"epochs in which the density of {FALLING} falls from {DENSITY_START} to prune_rate; 0: none",
         ">= 0 and <= 1e6",
     )
     score_init_constant: float | None = opt(
@@ -155,9 +149,7 @@ class ConstraintOptions:
         "connections with the highest score are grown; hebbian: co-activation, none: no connection grows",
         GROW_CRITERIA,
     )
-    update_interval: int = opt(
-        20, "steps between updates of the statistics that hebbian and correlation use", ">= 1 and <= 1e9"
-    )
+    update_interval: int = opt(20, "steps between updates of the hebbian and correlation statistics", ">= 1 and <= 1e9")
     progress_interval: int | None = opt(
         None, "steps between rewirings", ">= 1 and <= 1e9", unset=f"{REWIRE_EVERY} with a prune_rate, else one epoch"
     )
@@ -171,9 +163,7 @@ class ConstraintOptions:
         0.3, "fraction of connections that the first rewiring replaces; decays to 0 by a cosine", "> 0 and <= 1"
     )
     keep_share: float = opt(
-        0.1,
-        "without prune_rate: fraction of each filter's weights that a rewiring does not drop",
-        "> 0 and <= 1",
+        0.1, "without prune_rate: fraction of each filter's weights that a rewiring does not drop", "> 0 and <= 1"
     )
     live_share: float = opt(
         0.15,
@@ -182,9 +172,7 @@ class ConstraintOptions:
         "> 0 and <= 1",
     )
     layer_density: str = opt(
-        "uniform",
-        "density of the layers: prune_rate in each, or higher in small layers (erdos_renyi_kernel)",
-        LAYER_DENSITIES,
+        "uniform", "uniform: prune_rate in each layer; erdos_renyi_kernel: more in small layers", LAYER_DENSITIES
     )
     density_schedule: str = opt(
         "constant", f"schedule of the density; cubic falls from {DENSITY_START} to prune_rate", DENSITY_SCHEDULES
@@ -202,13 +190,13 @@ class ConstraintOptions:
     rounding: str = opt("deterministic", "rounding of shifts in training", ROUNDINGS)
     activation_bits: tuple[int, ...] | None = opt(
         None,
-        "fixed-point bits of inputs and biases, before and after the binary point, such as 16,16",
+        "fixed-point bits of inputs and biases before and after the point, as in 16,16",
         ">= 0 and <= 64",
         unset="16,16 in most layers",
     )
     shift_depth: int | None = opt(
         None,
-        "constrain only so many layers, counted from the output; the others stay dense",
+        "constrain only so many layers, counted from the output",
         ">= 1 and <= 1000",
         needs=f"conv_type {SHIFT_TYPES}",
         unset="all",
@@ -219,10 +207,7 @@ class ConstraintOptions:
 
     @property
     def density(self) -> float:
-        """Fraction of the weights that pruning keeps.
-
-        This is the option prune_rate, or 1.0 if it is not set.
-        """
+        """Fraction of the weights that pruning keeps: prune_rate, or 1.0 without it."""
         return 1.0 if self.prune_rate is None else self.prune_rate
 
     @property
@@ -238,18 +223,12 @@ class ConstraintOptions:
 
     @property
     def trainers(self) -> set[str]:
-        """Names of the training methods that the constraints need.
-
-        The set is empty if ordinary training will do.
-        """
+        """Names of the training methods that the constraints need, besides the default one."""
         return {row.trainer for row in self.rows} - {"default"}
 
     @property
     def is_pruned(self) -> bool:
-        """True if a constraint prunes weights.
-
-        The option prune_rate then has an effect.
-        """
+        """True if a constraint prunes weights, so that the option prune_rate has an effect."""
         return any(row.density != "unused" for row in self.rows)
 
     @property
@@ -287,12 +266,10 @@ class OptimOptions:
     score_l1: float = opt(1e-8, "factor of the penalty sum(sigmoid(scores)) in the loss", ">= 0 and <= 1e6")
     epsilon: float = opt(1.0, "probability that random_mag applies in a training step", ">= 0 and <= 1")
     random_mag: float = opt(
-        0.0, "weights of 1 get a random value from 1 to 1 + random_mag in a training step; 0: never", ">= 0 and <= 1e6"
+        0.0, "in training weights of 1 are drawn from 1 to 1 + random_mag; 0: never", ">= 0 and <= 1e6"
     )
     sweep_on: str = opt("0:4:0.1", f"values that replace the weights of 1 in extra evaluations: {STEPS}", maths=False)
-    sweep_every: int = opt(
-        10, "epochs between these evaluations; the last epoch has them too", ">= 1 and <= 1e6", maths=False
-    )
+    sweep_every: int = opt(10, "epochs between these evaluations; also after the last", ">= 1 and <= 1e6", maths=False)
     optimizer: str = opt("sgd", "optimizer", OPTIMIZERS)
     lr: float = opt(0.1, "learning rate", "> 0 and <= 1e6", "--learning-rate")
     lr_policy: str = opt("constant_lr", "learning-rate schedule", POLICIES)
@@ -333,9 +310,7 @@ class RunOptions:
     resume: str | None = opt(
         None, "run directory or checkpoint to resume, or auto for the newest unfinished run", maths=False, path="old"
     )
-    evaluate: bool = opt(
-        False, "evaluate the network of --resume or --pretrained; write nothing", "", "-e", maths=False
-    )
+    evaluate: bool = opt(False, "evaluate the network of --resume or --pretrained and exit", "", "-e", maths=False)
     pretrained: str | None = opt(None, "checkpoint or run directory whose network is loaded", maths=False, path="old")
     save_minutes: float = opt(
         10.0, "minutes between checkpoints within an epoch; 0: only at its end", ">= 0 and <= 1e6", maths=False
@@ -346,19 +321,13 @@ class RunOptions:
     histograms: bool = opt(False, "log histograms of weights, scores and gradients to TensorBoard", maths=False)
     detect_anomaly: bool = opt(False, "let autograd report the operation that produced a NaN; slow", maths=False)
     print_freq: int = opt(
-        10,
-        "batches between updates of the progress bar and checks for divergence",
-        ">= 1 and <= 1e9",
-        "-p",
-        maths=False,
+        10, "batches between updates of the bar and checks for divergence", ">= 1 and <= 1e9", "-p", maths=False
     )
     dry_run: int | None = opt(
         None, "test run: one epoch of this many batches, with evaluation; it adds no row to results", ">= 1 and <= 1e9"
     )
     check: bool = opt(False, "validate the options, print them and the layers, and exit", maths=False)
-    precision: str = opt(
-        "auto", f"number format; auto: bf16 if supported, but fp32 for {FP32_TYPES}", PRECISIONS
-    )
+    precision: str = opt("auto", f"number format; auto: bf16 if supported, but fp32 for {FP32_TYPES}", PRECISIONS)
     device: str = opt("auto", "device to compute on", DEVICES, maths=False)
     multigpu: tuple[int, ...] | None = opt(
         None, "numbers of the GPUs to use, such as 0,1; one process each", ">= 0 and <= 1023", maths=False

@@ -82,6 +82,11 @@ VALUES: dict[str, Callable[[FinishedRun], object]] = {
 }
 
 
+def run_id(row: Mapping[str, str]) -> str:
+    """Return the id of the run that a row of results.csv belongs to."""
+    return row["Run ID"].rpartition("-")[0]
+
+
 def result_row(run: FinishedRun) -> dict[str, object]:
     """Return the row of results.csv for a finished run, by column name."""
     return {name: value(run) for name, value in VALUES.items()}

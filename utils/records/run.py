@@ -24,6 +24,7 @@ from utils.text import shown
 STATUSES = ("running", "done", "failed", "stopped")
 COUNTS = ("epoch", "epochs", "step")  # non-negative integers in status.json
 PROCESS_ID = uuid.uuid4().hex  # unlike a pid it is unique across machines
+DRY_RUN = ",dry-run"  # end of the name of a dry run's directory
 LOG_DIR_ADVICE = "pass another folder with --log-dir"
 
 
@@ -212,7 +213,7 @@ def base_directory(options: Options) -> Path:
     It is <log-dir>/<config stem>[/prune-rate=<k>]/<name>. For a dry run, ",dry-run" is appended. The runs are in this
     directory and in its numbered sub-directories.
     """
-    name = f"{options.run.name},dry-run" if options.run.dry_run else str(options.run.name)
+    name = f"{options.run.name}{DRY_RUN if options.run.dry_run else ''}"
     level = () if options.constraint.prune_rate is None else (f"prune-rate={options.constraint.prune_rate}",)
     return options.run.root.joinpath(options.run.stem, *level, name)
 
