@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.figure
@@ -11,6 +12,7 @@ import pytest
 
 from scripts import report
 from trainers.methods.default import Default
+from trainers.registry import TRAINERS
 from utils.records import plots
 from utils.records.epoch_tables import Table
 from utils.records.plots import Line, line_chart, line_page
@@ -134,17 +136,24 @@ def test_the_users_environment_does_not_affect_charts(tmp_path, env):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "") and (tmp_path / "a.png").exists()
 
 
-@pytest.mark.parametrize("name", [r"a$\bad{$b", "_实验 $5_$", "=1+1"])
-def test_runs_with_special_characters_in_their_name_draw_charts(program, config, tmp_path, monkeypatch, name):
+@pytest.fixture
+def writes_curve(monkeypatch):
+    """Make the trainer `default` write a table that is drawn as a curve."""
+    monkeypatch.setitem(TRAINERS, "default", replace(TRAINERS["default"], tables=("sweep",)))
     monkeypatch.setattr(Default, "tables", lambda *_: {"sweep": CURVE})
+
+
+@pytest.mark.usefixtures("writes_curve")
+@pytest.mark.parametrize("name", [r"a$\bad{$b", "_实验 $5_$", "=1+1"])
+def test_runs_with_special_characters_in_their_name_draw_charts(program, config, tmp_path, name):
     dense = config("dense.yml", conv_type=None, freeze_weights=None, prune_rate=None, epochs=1)
     code, _, err = program("--config", dense, f"--name={name}", "--log-dir", tmp_path / "cost $5_$")
     assert (code, err) == (0, "")
     assert (tmp_path / "cost $5_$/dense" / name / "sweep.png").read_bytes().startswith(PNG)
 
 
+@pytest.mark.usefixtures("writes_curve")
 def test_a_run_completes_if_its_charts_fail(program, config, tmp_path, monkeypatch):
-    monkeypatch.setattr(Default, "tables", lambda *_: {"sweep": CURVE})
     monkeypatch.setattr(plots, "_png", lambda *_: 1 / 0)
     dense = config("dense.yml", conv_type=None, freeze_weights=None, prune_rate=None, epochs=2)
     code, out, err = program("--config", dense)

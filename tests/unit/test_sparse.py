@@ -204,7 +204,7 @@ def test_without_a_density_connections_move_at_the_end_of_every_epoch(capsys):
 
 def test_a_run_without_moves_causes_a_warning(capsys):
     assert moves(1, DENSITY) == []
-    told = "no rewiring will take place: the first is due at step 100, the last at 4"
+    told = "no rewiring takes place: the first is due at step 100, the last at 4"
     assert f"{told}\n" in capsys.readouterr().err
     assert moves(1, 0.1, density_schedule="cubic") == []
     assert f"{told}; the density stays at 50 %\n" in capsys.readouterr().err

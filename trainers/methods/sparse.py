@@ -60,9 +60,7 @@ class Sparse(Method):
         self._end = int((rules.progress_until or (1.0 if rules.by_filter else REWIRE_UNTIL)) * steps_per_epoch * epochs)
         if self._interval > self._end:
             stays = f"; the density stays at {100 * DENSITY_START:g} %" if rules.density_schedule == "cubic" else ""
-            warn(
-                f"no rewiring will take place: the first is due at step {self._interval}, the last at {self._end}{stays}"
-            )
+            warn(f"no rewiring takes place: the first is due at step {self._interval}, the last at {self._end}{stays}")
         with torch.no_grad():
             for layer in self._layers.values():
                 layer.weight.mul_(layer.constraint.mask)
