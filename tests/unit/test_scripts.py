@@ -3,6 +3,8 @@
 import ast
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,13 @@ def test_a_command_starts_through_start_py(path):
     first = ast.parse(path.read_text()).body[2]
     assert ast.unparse(first).startswith("if __name__ == '__main__':\n    import start\n    start.prepare(loads_torch=")
     assert "sys.path" not in path.read_text()
+
+
+@pytest.mark.parametrize("words", [["scripts/sweep.py"], ["-m", "scripts.sweep"]], ids=["file", "module"])
+def test_a_command_runs_as_a_file_and_as_a_module(words):
+    line = [sys.executable, *words, "--help"]
+    done = subprocess.run(line, cwd=SCRIPTS.parent, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("Run main.py once"), done.stderr
 
 
 def test_ctrl_c_ends_a_command_with_one_line(capsys):
