@@ -2,22 +2,26 @@
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+from utils import process_setup
 from utils.config.biprop import ALIASES, DEAD, FOLDERS, RENAMED, is_foreign_folder
 from utils.config.checks import Given, failures
 from utils.config.contradictions import ERRORS
 from utils.config.effects import MISSING_EFFECTS, needs, row_checks
-from utils.config.fields import help_lines
-from utils.config.option_groups import RUNS
-from utils.config.options import FIELDS, GROUPS, Options
-from utils.config.reader import BUT, TYPED, Reader
+from utils.config.fields import cast, help_lines
+from utils.config.options import ADDED, FIELDS, GROUPS, Options
+from utils.config.reader import BUT, TYPED, Reader, typed_values
+from utils.config.run_option_groups import RUNS
 from utils.config.yaml_loader import read
 from utils.errors import RunFailed, RunInUse, Stopped, UsageError
 from utils.paths import expanded, stem
+from utils.plugin_files import DEBUG, check_loaded
+from utils.plugin_files import load as load_plugins
 from utils.run_paths import locate_run
 from utils.stop_signal import INTERRUPT_EXIT_CODE
 from utils.text import combined_error, shown
@@ -28,9 +32,14 @@ __all__ = ["FIELDS", "Options", "from_flat", "help_text", "parse", "training_cha
 def parse(argv: Sequence[str]) -> Options:
     """Return the checked options of a run, from the command line and a YAML file.
 
-    `argv` is the command line. --config names the file, or --resume names a run with its config.yaml. With -h or
-    --help, the help is printed and the process exits. Raises UsageError with one line per problem.
+    `argv` is the command line. --config names the file, or --resume names a run with its config.yaml. The plug-ins that
+    they name are executed first, because they may add options. With -h or --help, the help is printed and the process
+    exits. Raises UsageError with one line per problem.
     """
+    argv = [word for word in argv if word != DEBUG]
+    typed = typed_values({name: FIELDS[name] for name in ("config", "resume", "plugins")}, argv)
+    file = _config_file(typed)
+    plugins = _load_plugins([file.values.get("plugins"), *typed.get("plugins", [])])
     if {"-h", "--help"} & {*argv}:
         with contextlib.suppress(OSError):  # `--help | head`, a full disk
             print(help_text(), flush=True)
@@ -38,16 +47,17 @@ def parse(argv: Sequence[str]) -> Options:
         os._exit(0)  # a regular exit would flush the broken stream again and print an error
     reader = Reader(FIELDS, DEAD, RENAMED)
     reader.command_line(argv)
-    try:
-        path = _config_path(reader.typed)
-        reader.take("config", path, TYPED)  # a run's config.yaml replaces this by the original file
-        _read_file(reader, path)
-    except UsageError as error:
-        reader.problems.append(str(error))
+    if file.error:
+        reader.problems.append(file.error)
         reader.bad |= FIELDS.keys() - reader.typed.keys()  # no check reads them: the file may set them
+    else:
+        reader.take("config", file.path, TYPED)  # a run's config.yaml replaces this by the original file
+        _take_file(reader, file)
     for name, values in reader.typed.items():
         for value in values if name != "config" else []:
             reader.take(name, value, TYPED)
+    if "plugins" not in reader.bad:
+        reader.values.plugins = plugins
     _replace_foreign_folders(reader)
     return _checked(reader)
 
@@ -55,13 +65,48 @@ def parse(argv: Sequence[str]) -> Options:
 def from_flat(values: Mapping[str, object]) -> Options:
     """Return the Options for a dict from option name to value.
 
-    A run stored the dict, which `Options.flat` made. The values are checked like those of a YAML file. Raises
-    UsageError with one line per problem.
+    A run stored the dict, which `Options.flat` made. The values are checked like those of a YAML file. The plug-ins of
+    the run must be loaded already. Raises UsageError with one line per problem.
     """
+    plugins = values.get("plugins")
+    check_loaded(text for text in (plugins if isinstance(plugins, list) else []) if isinstance(text, str))
     reader = Reader(FIELDS, DEAD, RENAMED)
     for name, value in values.items():
         reader.take(name, value, "in the stored configuration")
     return _checked(reader)
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """YAML file of options, with the values and line numbers by option name, or the error of reading it."""
+
+    path: str = ""
+    values: dict[str, Any] = field(default_factory=dict)
+    lines: dict[str, int] = field(default_factory=dict)
+    error: str = ""
+
+
+def _config_file(typed: Mapping[str, list[str]]) -> ConfigFile:
+    """Read the YAML file that the command line names. `typed` is explained in `_config_path`."""
+    try:
+        path = _config_path(typed)
+        return ConfigFile(path, *read(path))
+    except UsageError as error:
+        return ConfigFile(error=str(error))
+
+
+def _load_plugins(values: Iterable[object]) -> tuple[str, ...]:
+    """Execute the plug-ins that some values of the option `plugins` name, and return their names with digests.
+
+    Invalid values are skipped, because a `Reader` reports them. Raises UsageError if a plug-in cannot be loaded.
+    """
+    named: list[str] = []
+    for value in values:
+        with contextlib.suppress(ValueError, TypeError):
+            named += cast(FIELDS["plugins"], value)
+    if named:
+        process_setup.tune()  # plug-ins import torch
+    return load_plugins(named)
 
 
 def _config_path(typed: Mapping[str, list[str]]) -> str:
@@ -87,24 +132,26 @@ def _expanded(name: str, text: str) -> str:
         raise UsageError(f"{name}: {shown(text)} {TYPED}{BUT}{error}; pass another path") from error
 
 
-def _read_file(reader: Reader, path: str) -> None:
-    """Read the options of a YAML file into `reader`.
+def _take_file(reader: Reader, file: ConfigFile) -> None:
+    """Add the options of a YAML file to `reader`.
 
     `reader` collects the values and problems. If the file is the config.yaml of the run to resume, `pretrained` is
     skipped: the run's checkpoint replaces it.
     """
-    values, lines = read(path)
+    values, lines = dict(file.values), dict(file.lines)
     for alias in ALIASES.keys() & values.keys():
         if ALIASES[alias] in values:
-            raise UsageError(
-                f"{alias}: {path} has {ALIASES[alias]} too, which is the same option; leave out one of the two"
+            reader.problems.append(
+                f"{alias}: {file.path} has {ALIASES[alias]} too, which is the same option; leave out one of the two"
             )
+            reader.bad |= FIELDS.keys() - reader.typed.keys()
+            return
         values[ALIASES[alias]], lines[ALIASES[alias]] = values.pop(alias), lines[alias]
     resumed = "config" not in reader.typed
     for name, value in values.items():
         if (name == "config" and value is None) or (name == "pretrained" and resumed):
             continue
-        reader.take(name, value, f"in {path}", lines.get(name))
+        reader.take(name, value, f"in {file.path}", lines.get(name))
     if not resumed:
         reader.chosen |= values.keys()
 
@@ -171,15 +218,19 @@ def training_changes(old: Options, new: Options) -> list[str]:
     A training option affects training, and a run cannot be resumed with another value of it. `epochs` is left out,
     because a longer run continues a shorter one. `old` and `new` are the options of the runs.
     """
-    before, after = old.flat(), new.flat()
-    names = [name for name, option in FIELDS.items() if option.metadata["maths"] and before[name] != after[name]]
-    return [f"{name}: {shown(before[name])} in the run, {shown(after[name])} now" for name in names]
+    pairs = {name: (old.value(name), new.value(name)) for name, option in FIELDS.items() if option.metadata["maths"]}
+    return [
+        f"{name}: {shown(before)} in the run, {shown(after)} now"
+        for name, (before, after) in pairs.items()
+        if before != after
+    ]
 
 
 HELP = f"""usage: python main.py --config FILE [options]
 
 Train a network with constrained weights. Each option is also a key of the YAML file: --prune-rate is prune_rate there.
 The command line overrides the file, and the file overrides the default. ~, ~user and $NAME in paths are expanded.
+With {DEBUG}, an error prints its traceback too.
 {{}}
 Exit codes:
   0    success
@@ -196,8 +247,9 @@ Example: python main.py --config configs/quickstart.yml --prune-rate 0.3 --seed 
 def help_text() -> str:
     """Return the text that --help prints."""
     needed = needs()
+    declared = {group: fields(kind) for group, kind in GROUPS.items()} | ({"plug-in": ADDED.values()} if ADDED else {})
     groups = (
-        f"\n{group.capitalize()} options:\n" + "\n".join(help_lines(fields(kind), needed))
-        for group, kind in GROUPS.items()
+        f"\n{group.capitalize()} options:\n" + "\n".join(help_lines(options, needed))
+        for group, options in declared.items()
     )
     return HELP.format("\n".join(groups) + "\n")

@@ -5,6 +5,7 @@ To add a data set, add a reader in data/readers, a row in SETS and a case in tes
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,13 +26,15 @@ class SetSpec:
 
     in_shape: shape of an input image, (channels, height, width).
     num_classes: number of classes; 0 if the reader counts the folders of the set.
-    mean, std: of each channel, for pixels in [0, 1].
+    mean, std: of each channel, for pixels in [0, 1]; empty if they are measured on the training images.
     augment: training images are randomly cropped and flipped.
-    reader: path "package.module:function" of a function (root, download) -> (training split, test split).
+    reader: path "package.module:function" of a function (root, download) -> (training split, test split), or the
+        function of a plug-in.
     margin: None if all images have the size in_shape. Otherwise images have any size: training resizes a random part
         of each to in_shape, and evaluation resizes the shorter side to `margin` times in_shape and crops the centre.
     downloads: --download can download the set.
     binary: before mean and std are applied, pixels become 1 from half of full brightness on, else 0.
+    classes: names of the classes; empty if data/readers/class_names.py has them.
     """
 
     in_shape: tuple[int, int, int]
@@ -39,10 +42,11 @@ class SetSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augment: bool
-    reader: str
+    reader: str | Callable[..., Any]
     margin: float | None = None
     downloads: bool = True
     binary: bool = False
+    classes: tuple[str, ...] = ()
 
     def load(self) -> Any:
         """Import and return the reader."""

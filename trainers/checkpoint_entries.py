@@ -30,7 +30,7 @@ def description(options: Options, spec: data.SetSpec) -> dict[str, dict[str, Any
         margin: evaluation resizes the shorter side to margin * image_size and crops the centre. None if all images have
             the same size.
     """
-    classes = class_names(options.data.set, Path(options.data.data))
+    classes = spec.classes or class_names(options.data.set, Path(options.data.data))
     return {
         "network": network_options(options, spec),
         "data": {

@@ -152,13 +152,13 @@ def check_same_run(checkpoint: Mapping[str, Any], path: Path, run_options: Optio
     except (UsageError, *DAMAGE_ERRORS) as error:
         raise UsageError(f"{path} is damaged: options: {'; '.join(str(error).splitlines())}") from error
     epochs = checkpoint_options.optim.epochs
-    before, after = checkpoint_options.flat(), run_options.flat()
+    before, after = checkpoint_options.value, run_options.value
     names = [name for name, option in FIELDS.items() if option.metadata["maths"] or name == "pretrained"]
-    differing = [name for name in names if before[name] != after[name]]
+    differing = [name for name in names if before(name) != after(name)]
     if epochs > run_options.optim.epochs:
         differing.append("epochs")
     if differing:
-        changes = [f"{n}: {shown(before[n])} in the checkpoint, {shown(after[n])} in config.yaml" for n in differing]
+        changes = [f"{n}: {shown(before(n))} in the checkpoint, {shown(after(n))} in config.yaml" for n in differing]
         raise UsageError(f"resume: {path} is of another run than the config.yaml beside it: {'; '.join(changes)}")
     if checkpoint["epoch"] > epochs:
         raise UsageError(

@@ -111,6 +111,11 @@ def batch_norm(o: Options, _given: Given) -> str:
     return "" if o.has_batch_norm else f"batch norm, which arch {o.model.arch} does not have"
 
 
+@MISSING_EFFECTS.add("bn_type", "arch")
+def bn_type(o: Options, _given: Given) -> str:
+    return "" if o.arch_row.takes_bn_type else f"an arch that takes bn_type, and {o.model.arch} does not"
+
+
 @MISSING_EFFECTS.add("learn_batchnorm tune_batchnorm bn_bias_only", "arch norm bn_type")
 def trained_batch_norm(o: Options, given: Given) -> str:
     return batch_norm(o, given) or ("" if BN_TYPES[o.model.bn_type] else "a bn_type with weight and bias")
