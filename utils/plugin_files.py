@@ -20,6 +20,7 @@ LARGEST = 10_000_000  # bytes
 DEBUG = "--debug"  # flag that prints the traceback of an error
 DEBUG_ADVICE = f"{DEBUG} prints the traceback"
 _loaded: dict[str, "PluginFile"] = {}  # path of each plug-in -> the version that was loaded last
+_names: dict[str, str] = {}  # path of each plug-in whose code was executed, perhaps with an error -> its name
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,16 @@ class PluginFile:
 
         A module that is imported already is not executed again. Raises the error of the code.
         """
-        _loaded[self.path] = self  # also after an error, so that `place` finds the line
-        if not self.name.endswith(".py"):
+        _names[self.path] = self.name
+        if self.name.endswith(".py"):
+            name = f"plugin_{self.digest}_{Path(self.path).stem}"
+            spec = importlib.util.spec_from_file_location(name, self.path)
+            assert spec is not None
+            sys.modules[name] = module = importlib.util.module_from_spec(spec)
+            exec(compile(self.source, self.path, "exec"), module.__dict__)
+        else:
             importlib.import_module(self.name)
-            return
-        name = f"plugin_{self.digest}_{Path(self.path).stem}"
-        spec = importlib.util.spec_from_file_location(name, self.path)
-        assert spec is not None
-        sys.modules[name] = module = importlib.util.module_from_spec(spec)
-        exec(compile(self.source, self.path, "exec"), module.__dict__)
+        _loaded[self.path] = self
 
 
 def find(text: str) -> PluginFile:
@@ -100,7 +102,7 @@ def load(texts: Iterable[str]) -> tuple[str, ...]:
     stored = {text.partition(MARK)[2]: text for text in values if MARK in text}
     files |= {digest: find(text) for digest, text in stored.items() if digest not in files}
     for file in files.values():
-        if _loaded.get(file.path) != file:
+        if file.digest not in {loaded.digest for loaded in _loaded.values()}:
             try:
                 file.execute()
             except UsageError as error:
@@ -143,10 +145,10 @@ def place(error: BaseException) -> str:
 
     If several lines of plug-ins were active, the innermost one counts.
     """
-    if isinstance(error, SyntaxError) and error.filename in _loaded:
-        return f"{_loaded[error.filename].name}, line {error.lineno}"
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in _loaded]
-    return f"{_loaded[frames[-1].filename].name}, line {frames[-1].lineno}" if frames else ""
+    if isinstance(error, SyntaxError) and error.filename in _names:
+        return f"{_names[error.filename]}, line {error.lineno}"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in _names]
+    return f"{_names[frames[-1].filename]}, line {frames[-1].lineno}" if frames else ""
 
 
 def one_line(error: BaseException) -> str:

@@ -43,6 +43,7 @@ def register_arch(name: str, *, has_batch_norm: bool = True, dense_head_bias: bo
     """
 
     def register(constructor: Part) -> Part:
+        _check_name("arch", name, constructor)
         arguments = _arguments(constructor, f"arch {name}")
         if "num_classes" not in arguments:
             raise UsageError(f"arch {name}: its constructor must take num_classes, the number of outputs")
@@ -79,6 +80,7 @@ def register_constraint(
     """
 
     def register(constraint: Part) -> Part:
+        _check_name("conv_type", name, constraint)
         arguments = _arguments(constraint, f"conv_type {name}")
         density = "unused"
         if "density" in arguments:
@@ -111,6 +113,7 @@ def register_trainer(name: str, *, variant_of: str = "default", tables: Collecti
     """
 
     def register(method: Part) -> Part:
+        _check_name("trainer", name, method)
         own = _add_options(method, f"trainer {name}", _arguments(method, f"trainer {name}"), METHOD_ARGUMENTS)
         _add_row("trainer", name, Trainer(method, own, variant_of, tuple(tables)), method)
         return method
@@ -145,6 +148,7 @@ def register_set(
     names = () if isinstance(classes, int) else tuple(classes)
 
     def register(reader: Part) -> Part:
+        _check_name("set", name, reader)
         row = SetSpec(
             in_shape,
             classes if isinstance(classes, int) else len(names),
@@ -172,19 +176,27 @@ def _arguments(part: Callable[..., Any], title: str) -> dict[str, inspect.Parame
     return {name: parameter for name, parameter in parameters.items() if parameter.kind in named}
 
 
+def _origin(part: Any) -> str:
+    """Return the file that defines a part, or the name of its module."""
+    return getattr(sys.modules.get(part.__module__), "__file__", None) or str(part.__module__)
+
+
+def _check_name(table: str, name: str, part: Any) -> None:
+    """Raise UsageError if a registry cannot have a row called `name`, or has one that another file defines."""
+    if not re.fullmatch(r"\w[\w.+-]*", name):
+        raise UsageError(f"{table}: {shown(name)} is no name; it must have only letters, digits, and _ . + -")
+    if name in TABLES[table] and _origins.get((table, name)) != _origin(part):
+        where = _origins.get((table, name), "this program")
+        raise UsageError(f"{table}: {name} exists already, in {where}; choose another name")
+
+
 def _add_row(table: str, name: str, row: Any, part: Any) -> None:
     """Add a row to a registry, or replace the row that an earlier version of the same file has registered.
 
     Options of plug-ins that no row has any more are removed.
     """
-    if not re.fullmatch(r"\w[\w.+-]*", name):
-        raise UsageError(f"{table}: {shown(name)} is no name; it must have only letters, digits, and _ . + -")
-    origin = getattr(sys.modules.get(part.__module__), "__file__", None) or part.__module__
-    if name in TABLES[table] and _origins.get((table, name)) != origin:
-        where = _origins.get((table, name), "this program")
-        raise UsageError(f"{table}: {name} exists already, in {where}; choose another name")
     TABLES[table][name] = row
-    _origins[table, name] = origin
+    _origins[table, name] = _origin(part)
     used = {option for rows in TABLES.values() for other in rows.values() for option in getattr(other, "options", ())}
     for option in ADDED.keys() - used:
         del ADDED[option], FIELDS[option]
@@ -198,18 +210,21 @@ def _add_options(
     They are its `arguments` without the `shared` ones, which are not options of this part alone.
     """
     own = {name: parameter for name, parameter in arguments.items() if name not in shared}
+    new = {}
     for name, parameter in own.items():
         option = _option(name, parameter, f"{title}: {name}", _help_text(part, name) or f"option of {title}")
         known = FIELDS.get(name)
         if known is None or (name in ADDED and _users(name) <= {title}):
-            FIELDS[name] = ADDED[name] = option
+            new[name] = option
         elif name not in ADDED and not _users(name):
-            raise UsageError(f"{title}: {name} is an option of every run; give the argument another name")
+            raise UsageError(f"{title}: {name} is already an option with another use; give the argument another name")
         elif (known.type, known.default) != (option.type, option.default):
             raise UsageError(
                 f"{title}: {name} is already an option: {wanted(known)}, default {shown(known.default)}; "
                 "use the same type and default, or another name"
             )
+    ADDED.update(new)
+    FIELDS.update(new)
     return tuple(own)
 
 
