@@ -4,8 +4,9 @@ import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import SimpleNamespace
+from typing import Any
 
 from utils.config.biprop import ALIASES, DEAD, FOLDERS, RENAMED, is_foreign_folder
 from utils.config.checks import Given, failures
@@ -14,7 +15,7 @@ from utils.config.effects import MISSING_EFFECTS, needs, row_checks
 from utils.config.fields import help_lines
 from utils.config.option_groups import RUNS
 from utils.config.options import FIELDS, GROUPS, Options
-from utils.config.reader import BUT, TYPED, Reader
+from utils.config.reader import BUT, IN_CALL, TYPED, Reader
 from utils.config.yaml_loader import read
 from utils.errors import RunFailed, RunInUse, Stopped, UsageError
 from utils.paths import expanded, stem
@@ -22,7 +23,7 @@ from utils.run_paths import locate_run
 from utils.stop_signal import INTERRUPT_EXIT_CODE
 from utils.text import combined_error, shown
 
-__all__ = ["FIELDS", "Options", "from_flat", "help_text", "parse", "training_changes"]
+__all__ = ["FIELDS", "Options", "from_call", "from_flat", "help_text", "parse", "training_changes"]
 
 
 def parse(argv: Sequence[str]) -> Options:
@@ -38,18 +39,42 @@ def parse(argv: Sequence[str]) -> Options:
         os._exit(0)  # a regular exit would flush the broken stream again and print an error
     reader = Reader(FIELDS, DEAD, RENAMED)
     reader.command_line(argv)
+    return _with_file(reader, TYPED)
+
+
+def from_call(config: str | Path | None, values: Mapping[str, object]) -> Options:
+    """Return the checked options of a run that is started in Python.
+
+    config: a YAML file of options, or None. values: options by name, as Python values, which override the file. Without
+    a file, and without `resume` of a run, they are all options of the run. It is then named by its arch and set. Raises
+    UsageError with one line per problem.
+    """
+    reader = Reader(FIELDS, DEAD, RENAMED)
+    given = {"config": config, **values} if config is not None else values
+    reader.typed = {name: [str(v) if isinstance(v, PurePath) else v] for name, v in given.items()}
+    reader.chosen |= reader.typed.keys()
+    options = _with_file(reader, IN_CALL)
+    return options.replace(name=options.run.name or f"{options.model.arch}-{options.data.set}")
+
+
+def _with_file(reader: Reader, source: str) -> Options:
+    """Return the checked options of `reader.typed` and of the YAML file that these name.
+
+    `source`, such as "on the command line", says in messages where the options of `reader.typed` come from.
+    """
     try:
-        path = _config_path(reader.typed)
-        reader.take("config", path, TYPED)  # a run's config.yaml replaces this by the original file
-        _read_file(reader, path)
+        if source == TYPED or {"config", "resume"} & reader.typed.keys():
+            path = _config_path(reader.typed, source)
+            reader.take("config", path, source)  # a run's config.yaml replaces this by the original file
+            _read_file(reader, path)
     except UsageError as error:
         reader.problems.append(str(error))
         reader.bad |= FIELDS.keys() - reader.typed.keys()  # no check reads them: the file may set them
     for name, values in reader.typed.items():
         for value in values if name != "config" else []:
-            reader.take(name, value, TYPED)
+            reader.take(name, value, source)
     _replace_foreign_folders(reader)
-    return _checked(reader)
+    return _checked(reader, source)
 
 
 def from_flat(values: Mapping[str, object]) -> Options:
@@ -64,27 +89,27 @@ def from_flat(values: Mapping[str, object]) -> Options:
     return _checked(reader)
 
 
-def _config_path(typed: Mapping[str, list[str]]) -> str:
+def _config_path(typed: Mapping[str, list[Any]], source: str) -> str:
     """Return the path of the YAML file of options.
 
     It is the file after --config, else config.yaml of the run to resume. `typed` maps each option on the command line
     to the list of texts given for it. Raises UsageError if the command line names no file.
     """
     if config := typed.get("config", [""])[-1]:
-        return _expanded("config", config)
+        return _expanded("config", config, source)
     if (resumed := typed.get("resume", ["auto"])[-1] or "auto") == "auto":
         raise UsageError(f"config: no YAML file {TYPED}; pass --config FILE, or --resume with a run's directory")
     try:
-        return str(locate_run(Path(_expanded("resume", resumed)), "resume: ")[0].config)
+        return str(locate_run(Path(_expanded("resume", resumed, source)), "resume: ")[0].config)
     except UsageError as error:
         raise UsageError(f"{error}; --pretrained takes any checkpoint file") from error
 
 
-def _expanded(name: str, text: str) -> str:
+def _expanded(name: str, text: str, source: str) -> str:
     try:
         return expanded(text, existing=True)
     except UsageError as error:
-        raise UsageError(f"{name}: {shown(text)} {TYPED}{BUT}{error}; pass another path") from error
+        raise UsageError(f"{name}: {shown(text)} {source}{BUT}{error}; pass another path") from error
 
 
 def _read_file(reader: Reader, path: str) -> None:
@@ -121,15 +146,16 @@ def _replace_foreign_folders(reader: Reader) -> None:
             setattr(reader.values, name, default)
 
 
-def _checked(reader: Reader) -> Options:
+def _checked(reader: Reader, source: str = TYPED) -> Options:
     """Check the collected option values and return them as Options.
 
-    `reader` has collected the values. They are checked alone and together. Raises UsageError with one line per problem.
+    `reader` has collected the values. They are checked alone and together. `source` is a source of options besides the
+    YAML file, for messages. Raises UsageError with one line per problem.
     """
     values = reader.values
     for name in FIELDS:
         if getattr(values, name) is MISSING and name not in reader.bad:
-            reader.take(name, "", "in the YAML file and on the command line")
+            reader.take(name, "", f"in the YAML file and {source}")
     for name in reader.bad:  # no check reads these, but Options needs values of the right types
         option = FIELDS[name]
         setattr(values, name, next(iter(option.metadata["allowed"])) if option.default is MISSING else option.default)

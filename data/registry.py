@@ -72,6 +72,7 @@ IMAGENET = SetSpec(
     margin=256 / 224,
     downloads=False,
 )
+IN_MEMORY = "in_memory"  # the set of a run whose data sets are passed to featherweight.train
 SETS: dict[str, SetSpec] = {
     # Mean and std of digits are computed over all pixels of the training split.
     "digits": SetSpec((1, 8, 8), 10, (0.30588,), (0.37622,), False, "data.readers.digits:read_digits", downloads=False),
@@ -93,4 +94,8 @@ SETS: dict[str, SetSpec] = {
         IMAGENET, in_shape=(3, 64, 64), num_classes=200, reader="data.readers.folders:read_tiny_imagenet"
     ),
     "ImageFolder": replace(IMAGENET, num_classes=0, reader="data.readers.folders:read_image_folder"),
+    # Shape, classes, mean and std are those of the images passed. This row has the values of images without statistics.
+    IN_MEMORY: replace(
+        IMAGENET, num_classes=0, augment=False, reader="data.readers.in_memory:read_in_memory", margin=None
+    ),
 }

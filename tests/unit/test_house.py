@@ -31,6 +31,8 @@ FLOORS = {  # layer of the longest prefix of a module's name; docs/architecture.
     "trainers.checkpoint_sources": 6,
     "trainers.checkpoint_entries": 6,
     "trainers.experiment": 6,
+    "trainers.trained_run": 6,
+    "featherweight": 7,
     "main": 7,
     "parallel_main": 7,
     "scripts": 8,

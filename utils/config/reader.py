@@ -14,6 +14,7 @@ from utils.errors import UsageError
 from utils.text import MOST_PROBLEMS, nearest, option_text, shown
 
 TYPED = "on the command line"
+IN_CALL = "in the call"
 BUT = ", but "  # in a message, between the value given and what would be right
 Renamed = Mapping[tuple[str, str], Mapping[str, object]]  # (option, value) of BIPROP -> options and values here
 
