@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from utils.registry import load_object, lookup
+from utils.registry import accepted, load_object, lookup
 
 # Scaling -> (mean, std) of pixels in [0, 1]; None stands for mean and std of the set
 PIXELS: dict[str, tuple[float, float] | None] = {
@@ -48,9 +49,12 @@ class SetSpec:
     binary: bool = False
     classes: tuple[str, ...] = ()
 
-    def load(self) -> Any:
-        """Import and return the reader."""
-        return load_object(self.reader)
+    def read(self, root: Path, download: bool) -> Any:
+        """Read the data set below `root`, and return its training and test part."""
+        reader = load_object(self.reader)
+        if isinstance(self.reader, str):
+            return reader(root, download)
+        return reader(**accepted(reader, {"root": root, "download": download}))
 
     def pixels(self, kind: str) -> SetSpec:
         """Return a copy of this description with another scaling of the pixel values.
@@ -76,6 +80,7 @@ IMAGENET = SetSpec(
     margin=256 / 224,
     downloads=False,
 )
+IN_MEMORY = "in_memory"  # the set of a run whose data sets are passed to featherweight.train
 SETS: dict[str, SetSpec] = {
     # Mean and std of digits are computed over all pixels of the training split.
     "digits": SetSpec((1, 8, 8), 10, (0.30588,), (0.37622,), False, "data.readers.digits:read_digits", downloads=False),
@@ -97,4 +102,8 @@ SETS: dict[str, SetSpec] = {
         IMAGENET, in_shape=(3, 64, 64), num_classes=200, reader="data.readers.folders:read_tiny_imagenet"
     ),
     "ImageFolder": replace(IMAGENET, num_classes=0, reader="data.readers.folders:read_image_folder"),
+    # Shape, classes, mean and std are those of the images passed. This row has the values of images without statistics.
+    IN_MEMORY: replace(
+        IMAGENET, num_classes=0, augment=False, reader="data.readers.in_memory:read_in_memory", margin=None
+    ),
 }

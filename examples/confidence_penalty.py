@@ -4,6 +4,8 @@ python main.py --config configs/quickstart.yml --plugin examples/confidence_pena
     --conv-type DenseConv --no-freeze-weights
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -17,7 +19,7 @@ class ConfidencePenalty(fw.Method):
     entropy_weight: factor of the entropy in the loss
     """
 
-    def __init__(self, *, entropy_weight: float = 0.1, **usual: float) -> None:
+    def __init__(self, *, entropy_weight: float = 0.1, **usual: Any) -> None:
         super().__init__(**usual)
         self.entropy_weight = entropy_weight
 

@@ -17,7 +17,7 @@ class Ternary(fw.Constraint):
     """
 
     def __init__(self, weight: Tensor, *, threshold: float = 0.7) -> None:
-        super().__init__()
+        super().__init__(weight)
         self.threshold = threshold
 
     def forward(self, weight: Tensor) -> Tensor:

@@ -58,6 +58,15 @@ def find_resume_point(options: Options) -> ResumePoint:
     if run is None:
         say(f"no unfinished run in {runs.base_directory(options)}: a new run starts")
         return ResumePoint(options)
+    try:
+        return _point_in(run, options)
+    except BaseException:
+        run.close()  # in a notebook the exception may live on, and the lock with it
+        raise
+
+
+def _point_in(run: LockedRun, options: Options) -> ResumePoint:
+    """Find the checkpoint of an existing run from which to resume. The rest is as in `find_resume_point`."""
     run_options = run.options()
     options = _resumed_options(options, run_options, run)
     status = run.status()

@@ -8,7 +8,7 @@ the options.
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from data.registry import SETS
+from data.registry import IN_MEMORY, SETS
 from models.constraints.registry import CONV_TYPES, DENSITY_START, DROP_CRITERIA, GROW_CRITERIA
 from models.registry import ARCHS, BN_TYPES, INITS
 from trainers.registry import OPTIMIZERS, TRAINERS
@@ -152,7 +152,7 @@ def download(o: Options, _given: Given) -> str:
 @MISSING_EFFECTS.add("workers", "set augmix")
 def workers(o: Options, _given: Given) -> str:
     names = [name for name, row in SETS.items() if row.margin is not None]
-    one_by_one = SETS[o.data.set].margin is not None or o.data.augmix
+    one_by_one = SETS[o.data.set].margin is not None or o.data.augmix or o.data.set == IN_MEMORY
     return "" if one_by_one else f"augmix or set {either(names)}"
 
 

@@ -8,20 +8,19 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import Field
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar
 
 from data.registry import SETS, SetSpec
 from models.constraints.registry import CONV_TYPES, ConvType
 from models.registry import ARCHS, Arch
 from trainers.registry import TRAINERS, Trainer
-from utils.config.fields import Ints, Texts, cast, opt, wanted
+from utils.config.fields import wanted
 from utils.config.options import ADDED, FIELDS
+from utils.config.signatures import arguments_of, declared, help_text
 from utils.errors import UsageError
 from utils.text import shown
 
 Part = TypeVar("Part", bound=Callable[..., Any])
-KINDS = (bool, int, float, str, Ints, Texts)
 ARCH_ARGUMENTS = ("num_classes", "in_shape", "bn_type", "width_mult")  # arguments that every architecture may take
 CONSTRAINT_ARGUMENTS = ("weight", "generator", "density")
 METHOD_ARGUMENTS = ("label_smoothing", "weight_decay", "no_bn_decay", "histograms")
@@ -44,7 +43,7 @@ def register_arch(name: str, *, has_batch_norm: bool = True, dense_head_bias: bo
 
     def register(constructor: Part) -> Part:
         _check_name("arch", name, constructor)
-        arguments = _arguments(constructor, f"arch {name}")
+        arguments = arguments_of(constructor, f"arch {name}")
         if "num_classes" not in arguments:
             raise UsageError(f"arch {name}: its constructor must take num_classes, the number of outputs")
         own = _add_options(constructor, f"arch {name}", arguments, {*ARCH_ARGUMENTS, "head_bias"})
@@ -81,7 +80,7 @@ def register_constraint(
 
     def register(constraint: Part) -> Part:
         _check_name("conv_type", name, constraint)
-        arguments = _arguments(constraint, f"conv_type {name}")
+        arguments = arguments_of(constraint, f"conv_type {name}")
         density = "unused"
         if "density" in arguments:
             density = "required" if arguments["density"].default is inspect.Parameter.empty else "optional"
@@ -114,7 +113,7 @@ def register_trainer(name: str, *, variant_of: str = "default", tables: Collecti
 
     def register(method: Part) -> Part:
         _check_name("trainer", name, method)
-        own = _add_options(method, f"trainer {name}", _arguments(method, f"trainer {name}"), METHOD_ARGUMENTS)
+        own = _add_options(method, f"trainer {name}", arguments_of(method, f"trainer {name}"), METHOD_ARGUMENTS)
         _add_row("trainer", name, Trainer(method, own, variant_of, tuple(tables)), method)
         return method
 
@@ -157,23 +156,13 @@ def register_set(
             augment,
             reader,
             margin,
-            downloads="download" in _arguments(reader, f"set {name}"),
+            downloads="download" in arguments_of(reader, f"set {name}"),
             classes=names,
         )
         _add_row("set", name, row, reader)
         return reader
 
     return register
-
-
-def _arguments(part: Callable[..., Any], title: str) -> dict[str, inspect.Parameter]:
-    """Return the named arguments of a part's constructor, without `self`, *args and **kwargs."""
-    try:
-        parameters = inspect.signature(part, eval_str=True).parameters
-    except (TypeError, ValueError, NameError) as error:
-        raise UsageError(f"{title}: its signature cannot be read: {error}") from error
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {name: parameter for name, parameter in parameters.items() if parameter.kind in named}
 
 
 def _origin(part: Any) -> str:
@@ -212,7 +201,7 @@ def _add_options(
     own = {name: parameter for name, parameter in arguments.items() if name not in shared}
     new = {}
     for name, parameter in own.items():
-        option = _option(name, parameter, f"{title}: {name}", _help_text(part, name) or f"option of {title}")
+        option = declared(name, parameter, f"{title}: {name}", help_text(part, name) or f"option of {title}")
         known = FIELDS.get(name)
         if known is None or (name in ADDED and _users(name) <= {title}):
             new[name] = option
@@ -236,46 +225,3 @@ def _users(option: str) -> set[str]:
         for name, row in rows.items()
         if option in getattr(row, "options", ())
     }
-
-
-def _option(name: str, parameter: inspect.Parameter, title: str, text: str) -> Field[Any]:
-    """Declare an option for an argument.
-
-    `title` starts the messages of errors, and `text` is for --help. Raises UsageError if the argument has no default,
-    or its values cannot be written in YAML.
-    """
-    default, kind = parameter.default, parameter.annotation
-    if default is parameter.empty:
-        raise UsageError(f"{title} has no default; it must have one to be an option")
-    if kind is parameter.empty:
-        kind = type(default)
-    members = [m for m in (get_args(kind) if _is_union(kind) else [kind]) if m is not type(None)]
-    allowed: str | tuple[str, ...] = ""
-    if get_origin(members[0]) is Literal:
-        allowed, members = get_args(members[0]), [str]
-    plain = {list[int]: Ints, list[str]: Texts}.get(members[0], members[0])
-    if len(members) > 1 or plain not in KINDS:
-        choices = "bool, int, float, str, tuple[int, ...], tuple[str, ...] or a Literal, or one of them | None"
-        raise UsageError(f"{title} has the type {getattr(kind, '__name__', kind)}; annotate it as {choices}")
-    option: Field[Any] = opt(default, text, allowed)
-    option.name, option.type = name, plain | None if _is_union(kind) or default is None else plain
-    try:
-        if default is not None:
-            cast(option, list(default) if isinstance(default, tuple) else default)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise UsageError(f"{title} has the default {shown(default)}, but it must be {wanted(option)}") from error
-    return option
-
-
-def _is_union(kind: Any) -> bool:
-    return get_origin(kind) is Union or type(kind).__name__ == "UnionType"
-
-
-def _help_text(part: Callable[..., Any], name: str) -> str:
-    """Return what a docstring says about an argument, or "".
-
-    The docstring of the part or of its constructor describes it in a line "name: text".
-    """
-    texts = (inspect.getdoc(part), inspect.getdoc(getattr(part, "__init__", None)))
-    found = (re.search(rf"^\s*{name}(?: \(.*\))?: (.+(?:\n\s+.+)*)", text or "", re.MULTILINE) for text in texts)
-    return next((" ".join(match[1].split()).removesuffix(".") for match in found if match), "")

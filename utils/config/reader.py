@@ -14,6 +14,7 @@ from utils.errors import UsageError
 from utils.text import MOST_PROBLEMS, nearest, option_text, shown
 
 TYPED = "on the command line"
+IN_CALL = "in the call"
 BUT = ", but "  # in a message, between the value given and what would be right
 Renamed = Mapping[tuple[str, str], Mapping[str, object]]  # (option, value) of BIPROP -> options and values here
 
@@ -70,7 +71,10 @@ class Reader:
             self.origins[name], self.lines[name] = f"{name}: {shown(value)} {source}", place
             try:
                 converted = cast(self.declared[name], value)
-                if kind_of(self.declared[name])[0] == Texts and source == TYPED:  # repeated flags add to the list
+                if kind_of(self.declared[name])[0] == Texts and source in (
+                    TYPED,
+                    IN_CALL,
+                ):  # repeated flags add to the list
                     converted = (*getattr(self.values, name), *converted)
                 setattr(self.values, name, converted)
             except (ValueError, TypeError, OverflowError) as error:

@@ -111,5 +111,5 @@ class RunOptions:
 
     @property
     def stem(self) -> str:
-        """Name of the YAML file given with --config, without folder and suffix."""
-        return stem(self.config or "")
+        """Name of the YAML file given with --config, without folder and suffix, or the name of a run without a file."""
+        return stem(self.config or "") or self.name or ""
