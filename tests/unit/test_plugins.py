@@ -1,6 +1,5 @@
 """Plug-ins: what a file may register, the options that it adds, its digest, and the messages about its errors."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from models.constraints import CONV_TYPES, Constraint, constrain, layer_counts
 from models.registry import ARCHS
 from utils import exit_codes, plugin_files
 from utils.config import plugins
-from utils.config.options import ADDED, FIELDS
+from utils.config.options import FIELDS
 from utils.errors import UsageError
 
 NET = '''
@@ -30,26 +29,8 @@ def my_net(*, num_classes, in_shape, width: int = 64, kind: "str" = "plain", dep
     channels, height, side = in_shape
     return nn.Sequential(nn.Conv2d(channels, width, 1), nn.Flatten(), nn.Linear(width * height * side, num_classes))
 '''
+pytestmark = pytest.mark.usefixtures("registries")
 DENSE = {"arch": "MyNet", "set": "digits"}
-
-
-@pytest.fixture(autouse=True)
-def registries(monkeypatch: pytest.MonkeyPatch):
-    """Restore the registries after each test."""
-    tables = [
-        *plugins.TABLES.values(),
-        FIELDS,
-        ADDED,
-        plugins._origins,
-        plugin_files._loaded,
-        plugin_files._names,
-        sys.modules,
-    ]
-    before = [dict(table) for table in tables]
-    yield
-    for table, content in zip(tables, before, strict=True):
-        table.clear()
-        table.update(content)
 
 
 @pytest.fixture
