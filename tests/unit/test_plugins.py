@@ -229,6 +229,23 @@ def test_a_folder_in_place_of_a_plug_in_is_an_error(program, tmp_path) -> None:
     assert code == 2 and "is a directory" in error
 
 
+FAULTS = {  # faulty line of the network -> message
+    "nn.Linear(width * height * side, 4)": "arch MyNet: its output for 2 images has the shape (2, 4); (2, 10) expected",
+    "nn.Linear(5, num_classes)": "arch MyNet: it fails for images of shape (2, 1, 8, 8): mat1 and mat2",
+    "too_small()": "my_ideas.py, line 13: NameError: name 'too_small' is not defined",
+    "nn.Linear(0, 1 / 0)": "my_ideas.py, line 13: ZeroDivisionError: division by zero",
+}
+LINEAR = "nn.Linear(width * height * side, num_classes)"
+
+
+@pytest.mark.parametrize("line", FAULTS)
+def test_a_network_that_cannot_be_trained_is_an_error_before_training(plugin, program, config, line) -> None:
+    ticket = config(conv_type=None, freeze_weights=None, prune_rate=None)
+    path = plugin(NET.replace(LINEAR, line))
+    code, _, error = program("--config", ticket, "--plugin", path, "--arch", "MyNet")
+    assert code == 2 and FAULTS[line] in error and error.count("\n") == 1
+
+
 # digests
 
 
