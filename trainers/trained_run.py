@@ -136,7 +136,7 @@ class TrainedRun:
     @cached_property
     def metrics(self) -> Rows:
         """Rows of the run's metrics.csv, one per epoch, with numbers as values. Outside a run directory it is empty."""
-        return metric_rows(Run(self.path))
+        return metric_rows(Run(self.path)) if self.path.is_dir() else Rows()
 
     def __repr__(self) -> str:
         options, model = self._options, summary.kept_in_words(self.model)
