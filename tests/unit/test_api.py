@@ -48,11 +48,9 @@ def same(first, second):
 
 
 def test_importing_the_api_imports_neither_torch_nor_numpy():
-    code = (
-        "import sys, featherweight as fw; print([m for m in ('torch', 'numpy', 'yaml') if m in sys.modules], fw.Rows)"
-    )
+    code = "import sys, featherweight; print([m for m in ('torch', 'numpy', 'yaml') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("[] ")
+    assert done.stdout == "[]\n"
 
 
 def test_every_published_name_exists():
@@ -134,7 +132,9 @@ def test_wrong_options_are_usage_errors_of_one_line(folder, options, message):
 
 
 def test_missing_options_are_named(folder, config):
-    with pytest.raises(fw.UsageError, match=r"^2 problems:\nset: no value given in the call, .*\narch: no value given"):
+    with pytest.raises(
+        fw.UsageError, match=r"^2 problems:\nset: no value in the call, but .*\narch: no value in the c"
+    ):
         fw.train(**QUIET)
     with pytest.raises(fw.UsageError, match=r"^arch: no value .* in the YAML file and in the call, but"):
         fw.train(config(arch=None), **QUIET)
@@ -163,7 +163,7 @@ def test_the_data_folder_may_be_given_by_a_path(folder):
 
 
 def test_a_failed_call_leaves_the_run_free_to_resume(run):
-    with pytest.raises(fw.UsageError, match="resume: .* has other options: lr: 0.1 in the run, 0.2 now") as kept:
+    with pytest.raises(fw.UsageError, match=r"resume: .* has other options: lr: 0.1 in the run, 0.2 now") as kept:
         fw.train(resume=run.path, lr=0.2, **QUIET)
     longer = fw.train(resume=str(run.path), epochs=3, **QUIET)
     assert (longer.epoch, longer.path) == (3, run.path) and kept.traceback
