@@ -124,9 +124,7 @@ class TrainedRun:
         if data is not None:
             return self._test_on(data[1] if isinstance(data, tuple) else data)
         if self._options.data.set == IN_MEMORY:
-            raise UsageError(
-                "data: the run was trained on images passed in Python; pass the test Dataset: test(data=…)"
-            )
+            raise UsageError("data: the images of the run were passed in Python; pass the test Dataset: test(data)")
         options = self._options.replace(dry_run=None, val_split=0.0, low_data=1.0, seed=0)
         image_set = load_set(options)
         check_classes(self._trained, image_set.spec)
