@@ -3,8 +3,11 @@
     import featherweight as fw
 
     run = fw.train("configs/quickstart.yml", prune_rate=0.2, seed=3)
-    run = fw.load("runs/quickstart/prune-rate=0.2/quickstart")
+    print(run.test(), run.metrics, fw.runs("runs"))
+
+    run = fw.load(run.path)  # in another program: fw.load("runs/quickstart/prune-rate=0.2/quickstart")
     labels, probabilities = run.predict("digit.png")
+    print(f"{labels[0]} {100 * probabilities.max():.1f} %")
 
 Importing this module imports neither torch nor numpy. Errors are exceptions: `UsageError` for wrong input, `RunFailed`
 if a run cannot continue, `RunInUse` if another process trains it, `Stopped` after Ctrl-C or another signal.
