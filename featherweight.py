@@ -115,7 +115,8 @@ def train(
     time. Ctrl-C stops the run after it has saved a checkpoint, except in threads, where Python handles no signals.
 
     Raises UsageError with one line per problem, RunFailed if the run cannot continue, RunInUse if another process
-    trains it, and Stopped after Ctrl-C or another signal; train(resume=PATH) then continues the run.
+    trains it, and Stopped, with the directory as its attribute `run`, after Ctrl-C or another signal;
+    train(resume=PATH) then continues the run. Before the first batch, Ctrl-C raises KeyboardInterrupt.
     """
     from args import from_call
 
@@ -130,7 +131,7 @@ def train(
         result = _trained(parsed, pair)
     if isinstance(result, Stopped):
         resumed = f"resume={result.run!r}" + (", data=…" if pair else "")
-        raise Stopped(f"{result.reason}; resume with: featherweight.train({resumed})")
+        raise Stopped(f"{result.reason}; resume with: featherweight.train({resumed})", run=result.run)
     return result
 
 

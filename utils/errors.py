@@ -37,7 +37,7 @@ class RunInUse(RuntimeError):
 class Stopped(Exception):
     """Raised after a signal stopped the run and a checkpoint was saved.
 
-    The message is `reason` and the command that resumes the run: `program` with the directory `run`.
+    The message is `reason` and, with `program`, the command that resumes the run. `run` is the run directory.
     """
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again later

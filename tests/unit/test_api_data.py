@@ -83,7 +83,7 @@ def test_ctrl_c_saves_and_a_call_resumes_to_the_same_bits(capfd):
         fw.train(**FC, data=(interrupted, DATA[1]), workers=0)
     path = "runs/FC-in_memory/FC-in_memory/0"
     advice = f"stopped by SIGINT and saved; resume with: featherweight.train(resume='{path}', data=…)"
-    assert str(kept.value) == advice and len(kept.traceback) == 2
+    assert (str(kept.value), kept.value.run) == (advice, path) and len(kept.traceback) == 2
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     assert fw.runs()[1]["status"] == "stopped"
     resumed = fw.train(resume=path, data=(Shifted(TRAIN), DATA[1]), workers=0, verbose=False)
