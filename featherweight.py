@@ -158,8 +158,9 @@ def _trained(options: "Options", pair: tuple[Any, Any] | None) -> "TrainedRun | 
     from trainers import experiment
     from utils.distributed import runtime
     from utils.random_state import preserved_generators
+    from utils.torch_compat import restored_torch_settings
 
-    with preserved_generators(), runtime.restored_settings(), stop_signal.restored_handlers():
+    with preserved_generators(), restored_torch_settings(), stop_signal.restored_handlers():
         here = runtime.from_options(options)
         image_set = None if pair is None else _image_set(options, pair)
         if pair is not None:

@@ -15,8 +15,8 @@ from args import FIELDS
 from data.device_batches import DeviceBatches
 from data.readers.class_names import CLASS_NAMES
 from data.registry import IN_MEMORY
-from data.user_datasets import Source
 from data.user_images import Pixels, prepare, single_images, to_pixels
+from data.user_items import Source
 from models.constraints.attachment import bake
 from trainers import summary
 from trainers.build import batches, load_set, set_spec

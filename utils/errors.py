@@ -47,9 +47,8 @@ class Stopped(Exception):
         self.reason, self.program, self.run = reason, program, run
 
     def __str__(self) -> str:
-        return (
-            f"{self.reason}; resume with: {self.program} --resume {shlex.quote(self.run)}" if self.run else self.reason
-        )
+        command = f"; resume with: {self.program} --resume {shlex.quote(self.run)}" if self.program else ""
+        return f"{self.reason}{command}"
 
 
 class SilentExit(Exception):

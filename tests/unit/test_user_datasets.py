@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset, Subset
 
 import data
-from data import user_datasets
+from data import user_datasets, user_items
 from data.types import DatasetSplit, Split
 from data.user_datasets import read_datasets
 from utils.errors import RunFailed, UsageError
@@ -143,7 +143,7 @@ def test_images_of_different_sizes_need_an_image_size():
 
 
 def test_an_odd_size_is_found_beyond_the_probes(monkeypatch):
-    monkeypatch.setattr(user_datasets, "PROBES", 2)
+    monkeypatch.setattr(user_items, "PROBES", 2)
     mixed = [PAIRS[0], (IMAGES[1][:4], 1), PAIRS[2]]
     with pytest.raises(UsageError, match="different sizes"):
         read_datasets(mixed, PAIRS)
