@@ -38,6 +38,9 @@ class SignalCallbacks(Callbacks):
         """Name of the signal that requested the stop, or None."""
         return self._stop.reason
 
+    def start(self) -> None:
+        """Called before training. RunRecorder overrides this method to start the recorders."""
+
     def save_initial(self, state: TrainingState) -> None:
         """Called before the first epoch of a new run. RunRecorder overrides this method to write initial.pt."""
 
@@ -57,10 +60,10 @@ class RunRecorder(SignalCallbacks):
         checkpoint: Mapping[str, Any] | None,
         description: Mapping[str, Any],
     ) -> None:
-        """Start the recorders of a run.
+        """Choose the recorders of a run, which `start` starts.
 
         When resuming, they drop the records that are newer than `checkpoint`. `description` holds entries to add to
-        every checkpoint. Raises UsageError if a recorder cannot start.
+        every checkpoint.
         """
         super().__init__()
         self._description = description
@@ -74,7 +77,11 @@ class RunRecorder(SignalCallbacks):
         self._recorders = RecorderList([TableFiles(), MetricsCsv(), TensorBoard(events)], chosen)
         root, project, name = place_of(run.path, options)
         hparams = summary.hparams(options)
-        self._recorders.start(RecordedRun(run.path, root, project, name, run.id, hparams, self._held_out, state.epoch))
+        self._recorded = RecordedRun(run.path, root, project, name, run.id, hparams, self._held_out, state.epoch)
+
+    def start(self) -> None:
+        """Start the recorders. Raises UsageError if one of them cannot start."""
+        self._recorders.start(self._recorded)
 
     def save_due(self) -> bool:
         """Return True if the last checkpoint is at least --save-minutes old. With --save-minutes 0, return False."""

@@ -122,6 +122,7 @@ def _train_with_status(
         else:
             recorder = SignalCallbacks()
         try:
+            setup.runtime.run_on_first(recorder.start)
             run.set_status("running", epoch=state.epoch, epochs=epochs)
             setup.train.prepare()
             setup.held_out.prepare()

@@ -35,6 +35,7 @@ FLOORS = {  # layer of the longest prefix of a module's name; docs/architecture.
     "main": 7,
     "parallel_main": 7,
     "scripts": 8,
+    "examples": 8,
 }
 EMPTY = {"utils", "utils.records", "trainers"}  # packages whose __init__ imports nothing
 SEPARATE = {("models", "data"), ("data", "models")}

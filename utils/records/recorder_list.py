@@ -24,22 +24,23 @@ class RecorderList:
     """
 
     def __init__(self, files: Iterable[Recorder], chosen: Iterable[str] = ()) -> None:
-        self._entries = [("", recorder) for recorder in files]
-        self._entries += [(name, RECORDERS[name].load()()) for name in dict.fromkeys(chosen)]
+        self._files, self._chosen = [*files], dict.fromkeys(chosen)
+        self._started: list[tuple[str, Recorder]] = []  # the name is "" for a recorder of the program
 
     def start(self, run: RecordedRun) -> None:
         """Start all recorders. Raises UsageError if one of the chosen recorders cannot start."""
-        entries, self._entries = self._entries, []
-        for name, recorder in entries:
+        for recorder in self._files:
+            recorder.start(run)
+            self._started.append(("", recorder))
+        for name in self._chosen:
             try:
                 with _preserved_generators():
-                    recorder.start(run)
+                    chosen: Recorder = RECORDERS[name].load()()
+                    chosen.start(run)
             except Exception as error:
                 self.close({})
-                if not name:
-                    raise
                 raise UsageError(f"tracker: {name} cannot start: {_reason(error)}") from error
-            self._entries.append((name, recorder))
+            self._started.append((name, chosen))
 
     def table(self, name: str, epoch: int, table: Table) -> None:
         """Tell the recorders a table of the training method."""
@@ -63,14 +64,14 @@ class RecorderList:
         self._tell(lambda recorder: recorder.close(dict(final)))
 
     def _tell(self, hook: Callable[[Recorder], None]) -> None:
-        for name, recorder in [*self._entries]:
+        for name, recorder in [*self._started]:
             try:
                 with _preserved_generators():
                     hook(recorder)
             except Exception as error:
                 if not name:
                     raise
-                self._entries.remove((name, recorder))
+                self._started.remove((name, recorder))
                 warn(f"tracker: {name} records no longer: {_reason(error)}; the training continues without it")
 
 
@@ -86,6 +87,6 @@ def _preserved_generators() -> Iterator[None]:
 def _reason(error: Exception) -> str:
     """Return one line of text that explains an error of a recorder."""
     if plugin_files.place(error):
-        return plugin_files.one_line(error)
+        return plugin_files.one_line(error).removesuffix(f"; {plugin_files.DEBUG_ADVICE}")
     reason = str(error).strip().partition("\n")[0]
     return reason if reason and isinstance(error, UsageError) else f"{type(error).__name__}: {reason}"
