@@ -91,16 +91,17 @@ def test_a_recorder_is_told_the_numbers_of_metrics_csv_the_tables_and_the_event_
 def test_a_resumed_run_has_the_records_of_an_uninterrupted_run(program, config, tmp_path, monkeypatch):
     path = config(epochs=3)
     assert program("--config", path, *JSON, "--log-dir", "whole", "--results", "whole.csv")[0] == 0
-    save = checkpoints.save
+    save, on_disk = checkpoints.save, []
 
     def full(content, *paths):
+        on_disk.append((content["epoch"], [record["epoch"] for record in records(tmp_path / TICKET)]))
         if content["epoch"] == 2:
             raise OSError("No space left on device")
         save(content, *paths)
 
     monkeypatch.setattr(checkpoints, "save", full)
     assert program("--config", path, *JSON)[0] == 1
-    assert [record["epoch"] for record in records(tmp_path / TICKET)] == [1, 2]
+    assert on_disk == [(0, []), (1, [1]), (2, [1, 2])]  # a checkpoint follows the records of its epoch
     monkeypatch.setattr(checkpoints, "save", save)
     assert program("--config", path, *JSON, "--resume", "auto")[0] == 0
     assert records(tmp_path / TICKET) == records(tmp_path / "whole/ticket/prune-rate=0.5/ticket")

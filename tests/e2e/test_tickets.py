@@ -219,10 +219,10 @@ def test_histograms_have_the_names_of_their_parameters(trained, monkeypatch):
     gradients = {f"{name}.grad" for name in ("linear.0.scores", "linear.3.scores", "linear.1.weight", "linear.1.bias")}
     assert recorded.keys() == values | gradients
     for layer in layers:
-        assert recorded[f"{layer}.weight"] is parameters[f"{layer}.weight"]
-        assert recorded[f"{layer}.scores"] is parameters[f"{layer}.constraint.scores"]
-        assert recorded[f"{layer}.scores.grad"] is parameters[f"{layer}.constraint.scores"].grad
-    assert recorded["linear.1.weight.grad"] is parameters["linear.1.weight"].grad
+        assert torch.equal(recorded[f"{layer}.weight"], parameters[f"{layer}.weight"])
+        assert torch.equal(recorded[f"{layer}.scores"], parameters[f"{layer}.constraint.scores"])
+        assert torch.equal(recorded[f"{layer}.scores.grad"], parameters[f"{layer}.constraint.scores"].grad)
+    assert torch.equal(recorded["linear.1.weight.grad"], parameters["linear.1.weight"].grad)
 
 
 def test_anomaly_detection_lasts_for_one_run_only(program, config, monkeypatch):

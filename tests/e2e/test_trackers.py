@@ -144,7 +144,7 @@ def test_wandb_without_an_account_ends_the_run_in_one_line(config, tmp_path):
     assert done.returncode == 2 and "epoch 1" not in done.stdout
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: tracker: wandb cannot start: No API key")
-    assert line.endswith("WANDB_MODE=offline needs neither an account nor a network")
+    assert line.endswith("; WANDB_MODE=offline needs neither an account nor a network")
 
 
 def test_trackio_stores_every_epoch_of_a_resumed_run_once(config, tmp_path):

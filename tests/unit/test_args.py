@@ -68,7 +68,7 @@ def test_options_that_do_not_affect_training_are_marked() -> None:
         *("data", "download", "workers", "epochs", "config", "name", "log_dir", "results", "resume", "evaluate"),
         *("pretrained", "save_every", "histograms", "print_freq", "check", "device", "multigpu", "deterministic"),
         *("save_minutes", "init_timeout"),
-        *("detect_anomaly", "sweep_on", "sweep_every"),
+        *("detect_anomaly", "sweep_on", "sweep_every", "tracker"),
     }
 
 

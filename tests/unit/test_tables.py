@@ -27,35 +27,44 @@ def rows(path):
 
 
 def test_a_table_has_the_epoch_as_first_column(tmp_path):
-    assert (
-        record_table(tmp_path, "statistics", 3, Table([{"tensor": "a", "mean": 0.5}, {"tensor": "b", "mean": 1}])) == []
-    )
+    record_table(tmp_path, "statistics", 3, Table([{"tensor": "a", "mean": 0.5}, {"tensor": "b", "mean": 1}]))
     assert rows(tmp_path / "statistics.csv") == [["epoch", "tensor", "mean"], ["3", "a", "0.5"], ["3", "b", "1"]]
     assert [p.name for p in tmp_path.iterdir()] == ["statistics.csv"]
 
 
-def test_a_curve_has_one_line_per_epoch_and_a_chart(tmp_path):
+@pytest.fixture
+def drawn(monkeypatch):
+    """Return the lists of lines that are drawn, one per chart."""
+    charts = []
+
+    def draw(path, lines, *titles, **more):
+        charts.append(lines)
+        line_chart(path, lines, *titles, **more)
+
+    monkeypatch.setattr("utils.records.epoch_tables.line_chart", draw)
+    return charts
+
+
+def test_a_curve_has_a_chart_with_one_line_per_epoch(tmp_path, drawn):
     record_table(tmp_path, "sweep", 10, curve(50, 60))
-    lines = record_table(tmp_path, "sweep", 20, curve(70, 80))
-    assert lines == [Line("epoch 10", [0, 0.1], [50, 60]), Line("epoch 20", [0, 0.1], [70, 80])]
+    record_table(tmp_path, "sweep", 20, curve(70, 80))
+    assert drawn[1] == [Line("epoch 10", [0, 0.1], [50, 60]), Line("epoch 20", [0, 0.1], [70, 80])]
     assert (tmp_path / "sweep.png").read_bytes().startswith(PNG)
 
 
-def test_a_chart_of_many_epochs_shows_ten_including_first_and_last(tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr("utils.records.epoch_tables.line_chart", lambda _path, lines, *_, **__: drawn.append([*lines]))
+def test_a_chart_of_many_epochs_shows_ten_including_first_and_last(tmp_path, drawn):
     for epoch in range(1, 41):
-        lines = record_table(tmp_path, "shifts", epoch, curve(epoch))
-    assert len(lines) == 40
+        record_table(tmp_path, "shifts", epoch, curve(epoch))
+    assert len(rows(tmp_path / "shifts.csv")) == 41
     assert [len(these) for these in drawn] == [*range(1, 11), *[10] * 30]
     assert all((these[0].label, these[-1].label) == ("epoch 1", f"epoch {i}") for i, these in enumerate(drawn, 1))
 
 
-def test_rows_of_later_epochs_from_an_interrupted_process_are_replaced(tmp_path):
+def test_rows_of_later_epochs_from_an_interrupted_process_are_replaced(tmp_path, drawn):
     for epoch in (10, 20, 30):
         record_table(tmp_path, "sweep", epoch, curve(epoch))
-    lines = record_table(tmp_path, "sweep", 20, curve(99))
-    assert [(line.label, line.ys) for line in lines] == [("epoch 10", [10]), ("epoch 20", [99])]
+    record_table(tmp_path, "sweep", 20, curve(99))
+    assert [(line.label, line.ys) for line in drawn[-1]] == [("epoch 10", [10]), ("epoch 20", [99])]
 
 
 @pytest.mark.parametrize(
@@ -70,17 +79,17 @@ def test_rows_of_later_epochs_from_an_interrupted_process_are_replaced(tmp_path)
     ],
     ids=range(6),
 )
-def test_a_file_that_is_not_a_valid_table_is_renamed_with_a_warning(tmp_path, capsys, content):
+def test_a_file_that_is_not_a_valid_table_is_renamed_with_a_warning(tmp_path, capsys, drawn, content):
     (tmp_path / "sweep.csv").write_bytes(content)
-    lines = record_table(tmp_path, "sweep", 3, curve(1))
+    record_table(tmp_path, "sweep", 3, curve(1))
     err = capsys.readouterr().err
     assert err.startswith(f"warning: {tmp_path / 'sweep.csv'} is damaged: it was renamed to sweep.csv.damaged")
     assert err.count("\n") == 1 and (tmp_path / "sweep.csv.damaged").read_bytes() == content
-    assert [line.label for line in lines] == ["epoch 3"] and rows(tmp_path / "sweep.csv")[1:] == [["3", "0.0", "1"]]
+    assert [line.label for line in drawn[-1]] == ["epoch 3"] and rows(tmp_path / "sweep.csv")[1:] == [["3", "0.0", "1"]]
 
 
 def test_a_table_that_cannot_be_written_causes_a_warning(tmp_path, capsys):
-    assert record_table(tmp_path / "gone", "sweep", 3, curve(1)) == []
+    record_table(tmp_path / "gone", "sweep", 3, curve(1))
     message = "No such file or directory; the table of epoch 3 is left out"
     assert capsys.readouterr().err == f"warning: cannot write {tmp_path / 'gone/sweep.csv'}: {message}\n"
 

@@ -28,12 +28,12 @@ class Table:
     y: str = ""
 
 
-def record_table(directory: Path, name: str, epoch: int, table: Table) -> list[Line]:
+def record_table(directory: Path, name: str, epoch: int, table: Table) -> None:
     """Add the rows of a table to its CSV file, with the epoch as the first column.
 
     The file is <name>.csv in `directory`. `epoch` counts from 1. Rows of earlier epochs are kept, rows of this and
-    later epochs are replaced. If the table is a curve, also draw <name>.png and return one line per epoch in the file,
-    else return no lines. The chart shows at most MOST_DRAWN of the epochs, including the first and the last.
+    later epochs are replaced. If the table is a curve, also draw <name>.png with one line per epoch in the file. The
+    chart shows at most MOST_DRAWN of the epochs, including the first and the last.
 
     If the table cannot be written, a warning is printed. A damaged file is renamed with a warning.
     """
@@ -43,9 +43,9 @@ def record_table(directory: Path, name: str, epoch: int, table: Table) -> list[L
         write_text(path, as_csv(rows, columns=list(rows[-1])))
     except OSError as error:
         warn(f"cannot write {path}: {error.strerror}; the table of epoch {epoch} is left out")
-        return []
+        return
     if not table.x:
-        return []
+        return
     lines: dict[str, Line] = {}
     for row in rows:
         line = lines.setdefault(str(row["epoch"]), Line(f"epoch {row['epoch']}", [], []))
@@ -54,7 +54,6 @@ def record_table(directory: Path, name: str, epoch: int, table: Table) -> list[L
     every = [*lines.values()]
     drawn = sorted({round(i * (len(every) - 1) / (MOST_DRAWN - 1)) for i in range(MOST_DRAWN)})
     line_chart(directory / f"{name}.png", [every[i] for i in drawn], table.x, table.y, title=str(directory))
-    return every
 
 
 def as_csv(rows: list[TableRow], columns: list[str]) -> str:

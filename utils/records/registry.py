@@ -5,7 +5,6 @@ To add a recorder, add a subclass of utils.records.recorder.Recorder, a row in R
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any
 
 from utils.errors import UsageError
@@ -40,6 +39,8 @@ def check_installed(names: Iterable[str]) -> None:
 
     `names` are keys of RECORDERS.
     """
+    from importlib import metadata  # imported late: --help does not need it
+
     for name in names:
         package = RECORDERS[name].package
         try:
