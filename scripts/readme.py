@@ -19,10 +19,11 @@ from scripts import ROOT
 from scripts.parts import readme_options as options
 from scripts.parts import readme_pictures as pictures
 from scripts.parts import readme_records as records
-from scripts.parts.pages import Tables, update
+from scripts.parts.pages import Tables, code, update
 from utils.config.options import GROUPS
 from utils.config.script_parser import Parser, command
 
+EXAMPLES = ("own_network", "ternary_constraint", "shapes_set", "confidence_penalty")
 SUBNETS = ("SubnetConv", "GlobalSubnetConv")
 PAGES: dict[Path, Tables] = {
     ROOT / "README.md": {"reasons": records.reasons, "systems": records.systems("docs/")},
@@ -46,6 +47,7 @@ PAGES: dict[Path, Tables] = {
         "published": records.published("DeepShift"),
         "measured": records.measured("ShiftQ", "ShiftPS"),
     },
+    ROOT / "docs/extending.md": {name: partial(code, ROOT / f"examples/{name}.py") for name in EXAMPLES},
     ROOT / "docs/pruning.md": {"pruning": records.pruning, "savings": records.savings},
     ROOT / "docs/results.md": {
         "published": records.published(),

@@ -82,7 +82,7 @@ def write_images(folder):
 
 def prepare(folder):
     """Make `folder` look like the project's folder to a reader, with data sets and without runs."""
-    for name in ("main.py", "parallel_main.py", "scripts", "configs", "Makefile", ".venv", ".ci"):
+    for name in ("main.py", "parallel_main.py", "featherweight.py", "examples", "scripts", "configs", "Makefile", ".venv", ".ci"):
         (folder / name).symlink_to(ROOT / name)
     write_images(folder)
 
