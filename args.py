@@ -2,35 +2,44 @@
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field
+from pathlib import Path, PurePath
 from types import SimpleNamespace
+from typing import Any
 
+from utils import process_setup
 from utils.config.biprop import ALIASES, DEAD, FOLDERS, RENAMED, is_foreign_folder
 from utils.config.checks import Given, failures
 from utils.config.contradictions import ERRORS
-from utils.config.effects import MISSING_EFFECTS, needs, row_checks
-from utils.config.fields import help_lines
-from utils.config.option_groups import RUNS
-from utils.config.options import FIELDS, GROUPS, Options
-from utils.config.reader import BUT, TYPED, Reader
+from utils.config.effects import MISSING_EFFECTS, row_checks
+from utils.config.fields import cast
+from utils.config.help_text import help_text
+from utils.config.options import FIELDS, Options
+from utils.config.reader import BUT, IN_CALL, TYPED, Reader, typed_values
+from utils.config.run_option_groups import RUNS
 from utils.config.yaml_loader import read
-from utils.errors import RunFailed, RunInUse, Stopped, UsageError
+from utils.errors import UsageError
 from utils.paths import expanded, stem
+from utils.plugin_files import DEBUG, check_loaded
+from utils.plugin_files import load as load_plugins
 from utils.run_paths import locate_run
-from utils.stop_signal import INTERRUPT_EXIT_CODE
 from utils.text import combined_error, shown
 
-__all__ = ["FIELDS", "Options", "from_flat", "help_text", "parse", "training_changes"]
+__all__ = ["FIELDS", "Options", "from_call", "from_flat", "help_text", "parse", "training_changes"]
 
 
 def parse(argv: Sequence[str]) -> Options:
     """Return the checked options of a run, from the command line and a YAML file.
 
-    `argv` is the command line. --config names the file, or --resume names a run with its config.yaml. With -h or
-    --help, the help is printed and the process exits. Raises UsageError with one line per problem.
+    `argv` is the command line. --config names the file, or --resume names a run with its config.yaml. The plug-ins that
+    they name are executed first, because they may add options. With -h or --help, the help is printed and the process
+    exits. Raises UsageError with one line per problem.
     """
+    argv = [word for word in argv if word != DEBUG]
+    typed = typed_values({name: FIELDS[name] for name in ("config", "resume", "plugins")}, argv)
+    file = _config_file(typed, TYPED)
+    plugins = _load_plugins([file.values.get("plugins"), *typed.get("plugins", [])])
     if {"-h", "--help"} & {*argv}:
         with contextlib.suppress(OSError):  # `--help | head`, a full disk
             print(help_text(), flush=True)
@@ -38,73 +47,144 @@ def parse(argv: Sequence[str]) -> Options:
         os._exit(0)  # a regular exit would flush the broken stream again and print an error
     reader = Reader(FIELDS, DEAD, RENAMED)
     reader.command_line(argv)
-    try:
-        path = _config_path(reader.typed)
-        reader.take("config", path, TYPED)  # a run's config.yaml replaces this by the original file
-        _read_file(reader, path)
-    except UsageError as error:
-        reader.problems.append(str(error))
+    return _with_file(reader, file, plugins, TYPED)
+
+
+def from_call(config: str | Path | None, values: Mapping[str, object]) -> Options:
+    """Return the checked options of a run that is started in Python.
+
+    config: a YAML file of options, or None. values: options by name, as Python values, which override the file. Without
+    a file, and without `resume` of a run, they are all options of the run. It is then named by its arch and set. Raises
+    UsageError with one line per problem.
+    """
+    given = {"config": config, **values} if config is not None else values
+    typed = {name: [_without_paths(value)] for name, value in given.items()}
+    file = _config_file(typed, IN_CALL) if {"config", "resume"} & typed.keys() else ConfigFile()
+    plugins = _load_plugins([file.values.get("plugins"), *typed.get("plugins", [])])
+    reader = Reader(FIELDS, DEAD, RENAMED)
+    reader.typed, reader.chosen = typed, {*typed}
+    options = _with_file(reader, file, plugins, IN_CALL)
+    return options.replace(name=options.run.name or f"{options.model.arch}-{options.data.set}")
+
+
+def _without_paths(value: object) -> object:
+    """Return a value in which every path, also in a list, is text."""
+    if isinstance(value, list | tuple):
+        return [_without_paths(item) for item in value]
+    return str(value) if isinstance(value, PurePath) else value
+
+
+def _with_file(reader: Reader, file: "ConfigFile", plugins: tuple[str, ...], source: str) -> Options:
+    """Return the checked options of a YAML file and of `reader.typed`, which overrides the file.
+
+    `plugins` are the loaded plug-ins. `source`, such as "on the command line", says in messages where the options of
+    `reader.typed` come from.
+    """
+    if file.error:
+        reader.problems.append(file.error)
         reader.bad |= FIELDS.keys() - reader.typed.keys()  # no check reads them: the file may set them
+    elif file.path:
+        reader.take("config", file.path, source)  # a run's config.yaml replaces this by the original file
+        _take_file(reader, file)
     for name, values in reader.typed.items():
         for value in values if name != "config" else []:
-            reader.take(name, value, TYPED)
+            reader.take(name, value, source)
+    if "plugins" not in reader.bad:
+        reader.values.plugins = plugins
     _replace_foreign_folders(reader)
-    return _checked(reader)
+    return _checked(reader, source)
 
 
 def from_flat(values: Mapping[str, object]) -> Options:
     """Return the Options for a dict from option name to value.
 
-    A run stored the dict, which `Options.flat` made. The values are checked like those of a YAML file. Raises
-    UsageError with one line per problem.
+    A run stored the dict, which `Options.flat` made. The values are checked like those of a YAML file. The plug-ins of
+    the run must be loaded already. Raises UsageError with one line per problem.
     """
+    plugins = values.get("plugins")
+    check_loaded(text for text in (plugins if isinstance(plugins, list) else []) if isinstance(text, str))
     reader = Reader(FIELDS, DEAD, RENAMED)
     for name, value in values.items():
         reader.take(name, value, "in the stored configuration")
     return _checked(reader)
 
 
-def _config_path(typed: Mapping[str, list[str]]) -> str:
+@dataclass(frozen=True)
+class ConfigFile:
+    """YAML file of options, with the values and line numbers by option name, or the error of reading it."""
+
+    path: str = ""
+    values: dict[str, Any] = field(default_factory=dict)
+    lines: dict[str, int] = field(default_factory=dict)
+    error: str = ""
+
+
+def _config_file(typed: Mapping[str, list[Any]], source: str) -> ConfigFile:
+    """Read the YAML file that the command line or a call names. The arguments are those of `_config_path`."""
+    try:
+        path = _config_path(typed, source)
+        return ConfigFile(path, *read(path))
+    except UsageError as error:
+        return ConfigFile(error=str(error))
+
+
+def _load_plugins(values: Iterable[object]) -> tuple[str, ...]:
+    """Execute the plug-ins that some values of the option `plugins` name, and return their names with digests.
+
+    Invalid values are skipped, because a `Reader` reports them. Raises UsageError if a plug-in cannot be loaded.
+    """
+    named: list[str] = []
+    for value in values:
+        with contextlib.suppress(ValueError, TypeError):
+            named += cast(FIELDS["plugins"], value)
+    if named:
+        process_setup.tune()  # plug-ins import torch
+    return load_plugins(named)
+
+
+def _config_path(typed: Mapping[str, list[Any]], source: str) -> str:
     """Return the path of the YAML file of options.
 
     It is the file after --config, else config.yaml of the run to resume. `typed` maps each option on the command line
     to the list of texts given for it. Raises UsageError if the command line names no file.
     """
     if config := typed.get("config", [""])[-1]:
-        return _expanded("config", config)
+        return _expanded("config", config, source)
     if (resumed := typed.get("resume", ["auto"])[-1] or "auto") == "auto":
         raise UsageError(f"config: no YAML file {TYPED}; pass --config FILE, or --resume with a run's directory")
     try:
-        return str(locate_run(Path(_expanded("resume", resumed)), "resume: ")[0].config)
+        return str(locate_run(Path(_expanded("resume", resumed, source)), "resume: ")[0].config)
     except UsageError as error:
         raise UsageError(f"{error}; --pretrained takes any checkpoint file") from error
 
 
-def _expanded(name: str, text: str) -> str:
+def _expanded(name: str, text: str, source: str) -> str:
     try:
         return expanded(text, existing=True)
     except UsageError as error:
-        raise UsageError(f"{name}: {shown(text)} {TYPED}{BUT}{error}; pass another path") from error
+        raise UsageError(f"{name}: {shown(text)} {source}{BUT}{error}; pass another path") from error
 
 
-def _read_file(reader: Reader, path: str) -> None:
-    """Read the options of a YAML file into `reader`.
+def _take_file(reader: Reader, file: ConfigFile) -> None:
+    """Add the options of a YAML file to `reader`.
 
     `reader` collects the values and problems. If the file is the config.yaml of the run to resume, `pretrained` is
     skipped: the run's checkpoint replaces it.
     """
-    values, lines = read(path)
+    values, lines = dict(file.values), dict(file.lines)
     for alias in ALIASES.keys() & values.keys():
         if ALIASES[alias] in values:
-            raise UsageError(
-                f"{alias}: {path} has {ALIASES[alias]} too, which is the same option; leave out one of the two"
+            reader.problems.append(
+                f"{alias}: {file.path} has {ALIASES[alias]} too, which is the same option; leave out one of the two"
             )
+            reader.bad |= FIELDS.keys() - reader.typed.keys()
+            return
         values[ALIASES[alias]], lines[ALIASES[alias]] = values.pop(alias), lines[alias]
     resumed = "config" not in reader.typed
     for name, value in values.items():
         if (name == "config" and value is None) or (name == "pretrained" and resumed):
             continue
-        reader.take(name, value, f"in {path}", lines.get(name))
+        reader.take(name, value, f"in {file.path}", lines.get(name))
     if not resumed:
         reader.chosen |= values.keys()
 
@@ -121,15 +201,16 @@ def _replace_foreign_folders(reader: Reader) -> None:
             setattr(reader.values, name, default)
 
 
-def _checked(reader: Reader) -> Options:
+def _checked(reader: Reader, source: str = TYPED) -> Options:
     """Check the collected option values and return them as Options.
 
-    `reader` has collected the values. They are checked alone and together. Raises UsageError with one line per problem.
+    `reader` has collected the values. They are checked alone and together. `source` is a source of options besides the
+    YAML file, for messages. Raises UsageError with one line per problem.
     """
     values = reader.values
     for name in FIELDS:
         if getattr(values, name) is MISSING and name not in reader.bad:
-            reader.take(name, "", "in the YAML file and on the command line")
+            reader.take(name, "", f"in the YAML file and {source}")
     for name in reader.bad:  # no check reads these, but Options needs values of the right types
         option = FIELDS[name]
         setattr(values, name, next(iter(option.metadata["allowed"])) if option.default is MISSING else option.default)
@@ -171,33 +252,9 @@ def training_changes(old: Options, new: Options) -> list[str]:
     A training option affects training, and a run cannot be resumed with another value of it. `epochs` is left out,
     because a longer run continues a shorter one. `old` and `new` are the options of the runs.
     """
-    before, after = old.flat(), new.flat()
-    names = [name for name, option in FIELDS.items() if option.metadata["maths"] and before[name] != after[name]]
-    return [f"{name}: {shown(before[name])} in the run, {shown(after[name])} now" for name in names]
-
-
-HELP = f"""usage: python main.py --config FILE [options]
-
-Train a network with constrained weights. Each option is also a key of the YAML file: --prune-rate is prune_rate there.
-The command line overrides the file, and the file overrides the default. ~, ~user and $NAME in paths are expanded.
-{{}}
-Exit codes:
-  0    success
-  {RunFailed.exit_code:<3}  the run failed
-  {UsageError.exit_code:<3}  bad input
-  {RunInUse.exit_code:<3}  another process is training this run (only with --resume auto)
-  {Stopped.exit_code:<3}  stopped by SIGTERM, SIGUSR2, SIGHUP or Ctrl-C after saving a checkpoint; \
---resume continues the run
-  {INTERRUPT_EXIT_CODE:<3}  ended by Ctrl-C before there was anything to save, or by a second Ctrl-C
-
-Example: python main.py --config configs/quickstart.yml --prune-rate 0.3 --seed 1"""
-
-
-def help_text() -> str:
-    """Return the text that --help prints."""
-    needed = needs()
-    groups = (
-        f"\n{group.capitalize()} options:\n" + "\n".join(help_lines(fields(kind), needed))
-        for group, kind in GROUPS.items()
-    )
-    return HELP.format("\n".join(groups) + "\n")
+    pairs = {name: (old.value(name), new.value(name)) for name, option in FIELDS.items() if option.metadata["maths"]}
+    return [
+        f"{name}: {shown(before)} in the run, {shown(after)} now"
+        for name, (before, after) in pairs.items()
+        if before != after
+    ]

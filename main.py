@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from utils import exit_codes, stop_signal
+from utils.plugin_files import DEBUG
 
 
 def main(argv: Sequence[str]) -> int:
@@ -11,7 +12,7 @@ def main(argv: Sequence[str]) -> int:
 
     `argv` has the options. --help explains the exit codes.
     """
-    return exit_codes.run_program(lambda: run(argv))
+    return exit_codes.run_program(lambda: run(argv), debug=DEBUG in argv)
 
 
 def run(argv: Sequence[str]) -> None:

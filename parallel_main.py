@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from utils import exit_codes, stop_signal
+from utils.plugin_files import DEBUG
 
 
 def main(argv: Sequence[str]) -> int:
@@ -15,7 +16,7 @@ def main(argv: Sequence[str]) -> int:
 
     `argv` is the command line. `python main.py --help` explains the exit codes.
     """
-    return exit_codes.run_program(lambda: run(argv))
+    return exit_codes.run_program(lambda: run(argv), debug=DEBUG in argv)
 
 
 def run(argv: Sequence[str]) -> None:
@@ -30,8 +31,8 @@ def run(argv: Sequence[str]) -> None:
 
     process = launcher_env.detect_process(os.environ)
     with launcher_env.report_once(process):
+        process_setup.tune(distributed=process.world > 1)  # before numpy and torch are loaded, as plug-ins do
         options = args.parse(argv)
-        process_setup.tune(distributed=process.world > 1)  # before numpy and torch are loaded
         from trainers import experiment
         from utils.distributed import rendezvous, runtime
 

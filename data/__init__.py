@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from data.registry import PIXELS, SETS, SetSpec
-from data.types import NO_AUGMENTATION, AnySplit, Augmentation, BatchOptions, FileSplit, ImageSet, Split
+from data.registry import IN_MEMORY, PIXELS, SETS, SetSpec
+from data.types import NO_AUGMENTATION, AnySplit, Augmentation, BatchOptions, DatasetSplit, FileSplit, ImageSet, Split
 from utils.errors import UsageError
 from utils.paths import expanded
 from utils.registry import lookup
@@ -32,6 +32,8 @@ def spec(name: str, root: str | Path, *, image_size: int | None = None, pixels: 
     ImageFolder without classes, ValueError for an unknown name.
     """
     found = lookup(SETS, name, "set").pixels(pixels)
+    if name == IN_MEMORY:
+        found.read(Path(root), False)  # raises UsageError
     channels, height, _ = found.in_shape
     if image_size not in (None, height):
         if found.margin is None:
@@ -65,13 +67,27 @@ def load(
     """
     description = spec(name, root, image_size=image_size, pixels=pixels)
     with _data_folder(name, root) as folder:
-        train, test = description.load()(folder, download)
+        parts = description.read(folder, download)
+    if isinstance(description.reader, str):
+        image_set = ImageSet(description, *parts)
+    else:
+        from data.plugin_sets import fitted  # only here: it imports torch
+
+        image_set = fitted(parts, name, description)
+    return divided(image_set, val_split=val_split, low_data=low_data)
+
+
+def divided(image_set: ImageSet, *, val_split: float = 0.0, low_data: float = 1.0) -> ImageSet:
+    """Return a data set with a validation split and fewer training images.
+
+    The arguments are those of `load`. The arrays of `image_set` are reused, so it must not be used afterwards.
+    """
     from data.splits import hold_out, reduced  # only here: they import numpy
 
-    val = None
+    train, val = image_set.train, None
     if val_split:
         train, val = hold_out(train, val_split)
-    return ImageSet(description, reduced(train, low_data), test, val)
+    return replace(image_set, train=reduced(train, low_data), val=val)
 
 
 @contextmanager
@@ -98,7 +114,7 @@ def make_batches(split: AnySplit, spec: SetSpec, *, workers: int = 0, **options:
     from data.device_batches import DeviceBatches
 
     mixes = options["train"] and options.get("augmentation", NO_AUGMENTATION).augmix
-    if isinstance(split, FileSplit) or spec.margin is not None or mixes:
+    if isinstance(split, FileSplit | DatasetSplit) or spec.margin is not None or mixes:
         from data.worker_batches import WorkerBatches  # only here: it imports PIL, which is slow to import
 
         return WorkerBatches(split, spec, workers=workers, **options)

@@ -35,13 +35,7 @@ def decode(path: str) -> Image:
         # Up to twice MAX_IMAGE_PIXELS, Pillow itself only warns of a decompression bomb.
         bombs = warnings.catch_warnings(action="error", category=PIL.Image.DecompressionBombWarning)
         with bombs, PIL.Image.open(path) as image:
-            if image.mode.startswith("I;16"):  # Pillow's own conversion makes every value above 255 white
-                return PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-            if image.mode in ("I", "F"):
-                raise ValueError(f"pixels of mode {image.mode}; 8 or 16 bits per channel expected")
-            if "transparency" in image.info:  # Pillow warns when such an image is converted to RGB directly
-                return image.convert("RGBA").convert("RGB")
-            return image.convert("RGB")
+            return as_rgb(image)
     except PIL.UnidentifiedImageError:
         reason = "not an image of a known format"
     except Exception as error:  # parsers raise OSError, SyntaxError, struct.error and others
@@ -49,6 +43,20 @@ def decode(path: str) -> Image:
             raise
         reason = escaped(str(error).split("\n")[0], 300) or type(error).__name__
     raise RunFailed(f"{escaped(path, 1000)}: cannot be decoded: {reason}")
+
+
+def as_rgb(image: Image) -> Image:
+    """Return an image in RGB.
+
+    Alpha is dropped, and 16-bit values are reduced to their upper 8 bits. Raises ValueError for pixels of other types.
+    """
+    if image.mode.startswith("I;16"):  # Pillow's own conversion makes every value above 255 white
+        return PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode}; 8 or 16 bits per channel expected")
+    if "transparency" in image.info:  # Pillow warns when such an image is converted to RGB directly
+        return image.convert("RGBA").convert("RGB")
+    return image.convert("RGB")
 
 
 def crop_transform(spec: SetSpec, *, train: bool) -> Callable[[Image], Tensor]:

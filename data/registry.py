@@ -5,10 +5,12 @@ To add a data set, add a reader in data/readers, a row in SETS and a case in tes
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from utils.registry import load_object, lookup
+from utils.registry import accepted, load_object, lookup
 
 # Scaling -> (mean, std) of pixels in [0, 1]; None stands for mean and std of the set
 PIXELS: dict[str, tuple[float, float] | None] = {
@@ -25,13 +27,15 @@ class SetSpec:
 
     in_shape: shape of an input image, (channels, height, width).
     num_classes: number of classes; 0 if the reader counts the folders of the set.
-    mean, std: of each channel, for pixels in [0, 1].
+    mean, std: of each channel, for pixels in [0, 1]; empty if they are measured on the training images.
     augment: training images are randomly cropped and flipped.
-    reader: path "package.module:function" of a function (root, download) -> (training split, test split).
+    reader: path "package.module:function" of a function (root, download) -> (training split, test split), or the
+        function of a plug-in.
     margin: None if all images have the size in_shape. Otherwise images have any size: training resizes a random part
         of each to in_shape, and evaluation resizes the shorter side to `margin` times in_shape and crops the centre.
     downloads: --download can download the set.
     binary: before mean and std are applied, pixels become 1 from half of full brightness on, else 0.
+    classes: names of the classes; empty if data/readers/class_names.py has them.
     """
 
     in_shape: tuple[int, int, int]
@@ -39,14 +43,18 @@ class SetSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augment: bool
-    reader: str
+    reader: str | Callable[..., Any]
     margin: float | None = None
     downloads: bool = True
     binary: bool = False
+    classes: tuple[str, ...] = ()
 
-    def load(self) -> Any:
-        """Import and return the reader."""
-        return load_object(self.reader)
+    def read(self, root: Path, download: bool) -> Any:
+        """Read the data set below `root`, and return its training and test part."""
+        reader = load_object(self.reader)
+        if isinstance(self.reader, str):
+            return reader(root, download)
+        return reader(**accepted(reader, {"root": root, "download": download}))
 
     def pixels(self, kind: str) -> SetSpec:
         """Return a copy of this description with another scaling of the pixel values.
@@ -72,6 +80,7 @@ IMAGENET = SetSpec(
     margin=256 / 224,
     downloads=False,
 )
+IN_MEMORY = "in_memory"  # the set of a run whose data sets are passed to featherweight.train
 SETS: dict[str, SetSpec] = {
     # Mean and std of digits are computed over all pixels of the training split.
     "digits": SetSpec((1, 8, 8), 10, (0.30588,), (0.37622,), False, "data.readers.digits:read_digits", downloads=False),
@@ -93,4 +102,8 @@ SETS: dict[str, SetSpec] = {
         IMAGENET, in_shape=(3, 64, 64), num_classes=200, reader="data.readers.folders:read_tiny_imagenet"
     ),
     "ImageFolder": replace(IMAGENET, num_classes=0, reader="data.readers.folders:read_image_folder"),
+    # Shape, classes, mean and std are those of the images passed. This row has the values of images without statistics.
+    IN_MEMORY: replace(
+        IMAGENET, num_classes=0, augment=False, reader="data.readers.in_memory:read_in_memory", margin=None
+    ),
 }

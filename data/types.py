@@ -65,7 +65,28 @@ class FileSplit:
     kept = copied
 
 
-AnySplit = Split | FileSplit
+@dataclass(frozen=True)
+class DatasetSplit:
+    """Rows and labels of a part of a torch Dataset, whose images are read anew in every epoch.
+
+    dataset: map-style Dataset of items (image, label). rows: int64 (n,), indices of its items. labels: int64 (n,).
+    """
+
+    dataset: Any
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def copied(self, rows: NDArray[np.intp]) -> DatasetSplit:
+        """Return a split with a copy of the given rows."""
+        return DatasetSplit(self.dataset, self.rows[rows], self.labels[rows])
+
+    kept = copied
+
+
+AnySplit = Split | FileSplit | DatasetSplit
 
 
 def compact(array: NDArray[Any], rows: NDArray[np.intp], chunk: int = 4096) -> NDArray[Any]:

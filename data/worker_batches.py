@@ -13,8 +13,10 @@ from torch import Tensor
 from data.device_batches import Batches, derived_seed
 from data.image_views import Image, decode, views_transform
 from data.registry import SetSpec
-from data.types import AnySplit, Augmentation, BatchOptions, FileSplit
+from data.types import AnySplit, Augmentation, BatchOptions, DatasetSplit, FileSplit
+from data.user_datasets import read_image
 from data.workers import Workers
+from utils.random_state import preserved_generators, seed_everything
 
 BatchKey = tuple[int, NDArray[np.intp]]  # (epoch, rows of the split)
 
@@ -53,6 +55,10 @@ class ViewBatches:
         The shape is uint8 (views, height, width, channels). Training views are random, with a seed that depends on
         `epoch` and `row`.
         """
+        if isinstance(self.split, DatasetSplit):  # its own random transforms may use any generator
+            with preserved_generators():
+                seed_everything(derived_seed(self.seed or 0, epoch, row))
+                return self.transform(self.image(row))
         image = self.image(row)
         if self.seed is None:
             return self.transform(image)
@@ -67,6 +73,8 @@ class ViewBatches:
         """
         if isinstance(self.split, FileSplit):
             return decode(self.split.path(row))
+        if isinstance(self.split, DatasetSplit):
+            return read_image(self.split, row, self.spec)
         pixels = self.split.images[row]
         return PIL.Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 

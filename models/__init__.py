@@ -7,7 +7,7 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from models.registry import ARCHS, Arch
-from utils.registry import lookup
+from utils.registry import accepted, lookup
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,8 +36,10 @@ def build(
     arch = lookup(ARCHS, name, "arch")
     shared = {"num_classes": num_classes, "in_shape": in_shape, "bn_type": bn_type, "width_mult": width_mult}
     try:
+        constructor = arch.load()
         _check_options(arch, arch_options)
-        return arch.load()(**shared, **{**arch.arguments, **arch_options})
+        taken = accepted(constructor, shared)
+        return constructor(**taken, **{**arch.arguments, **arch_options})
     except ValueError as error:
         raise ValueError(f"arch {name}: {error}") from error
 

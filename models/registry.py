@@ -3,7 +3,7 @@
 To add an architecture, add a plan here, or a file with an nn.Module and a row in ARCHS. Add a case to tests/cases.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -240,23 +240,26 @@ RESNET_PLANS: dict[str, ResNetPlan] = {
 class Arch:
     """Constructor and command-line options of an architecture, a row of the registry ARCHS.
 
-    constructor: path "package.module:name" of the nn.Module. It is called with num_classes, in_shape, bn_type,
-        width_mult, `arguments` and the command-line options in `options`.
+    constructor: path "package.module:name" of the nn.Module, or a function that returns an nn.Module. It is called with
+        `arguments`, the command-line options in `options`, and those of num_classes, in_shape, bn_type and width_mult
+        that it takes.
     options: names of the command-line options that this architecture has and others do not.
     has_batch_norm: the network has batch norm; None if the option `norm` decides.
     dense_head_bias: an unconstrained last layer has a bias, as in BIPROP.
+    takes_bn_type: the constructor takes bn_type.
     """
 
-    constructor: str
+    constructor: "str | Callable[..., nn.Module]"
     arguments: Mapping[str, Any] = field(default_factory=dict)
     options: tuple[str, ...] = ()
     has_batch_norm: bool | None = None
     dense_head_bias: bool = False
+    takes_bn_type: bool = True
 
-    def load(self) -> "type[nn.Module]":
-        """Import and return the nn.Module class of this architecture."""
-        module: type[nn.Module] = load_object(self.constructor)
-        return module
+    def load(self) -> "Callable[..., nn.Module]":
+        """Import and return the nn.Module class of this architecture, or a function that returns the network."""
+        constructor: Callable[..., nn.Module] = load_object(self.constructor)
+        return constructor
 
     def normalises(self, norm: str | None) -> bool:
         """Return True if the network has batch norm.

@@ -87,7 +87,7 @@ def split(argv: Sequence[str]) -> tuple[list[str], dict[str, list[list[str]]]]:
     if unexpected:
         axes[""] = [unexpected]
     for flag, *values in groups:
-        name = OPTION_OF_FLAG.get(flag, flag)
+        name = OPTION_OF_FLAG.get(flag) or flag.lstrip("-").replace("-", "_")  # else an option of a plug-in
         if flag in OWN_FLAGS:
             own += [flag, *values]
         elif not values:

@@ -116,7 +116,7 @@ METHOD_CASES = {  # trainer -> a conv_type that it can train
 # data set -> an architecture that fits
 SET_CASES = {"digits": "Conv2", "MNIST": "FC", "FashionMNIST": "Conv4", "CIFAR10": "VGG_Small"}
 SET_CASES |= {"CIFAR100": "Conv6", "SVHN": "Conv4", "BigCIFAR10": "Conv8", "TinyImageNet": "Conv8"}
-SET_CASES |= {"ImageNet": "Conv8", "ImageFolder": "Conv8"}
+SET_CASES |= {"ImageNet": "Conv8", "ImageFolder": "Conv8", "in_memory": "Conv8"}
 
 SPARSE_DENSITY = 0.3
 COUNTED, GROWTHS = ("hebbian", "correlation", "magnitude"), ("hebbian", "random", "gradient")

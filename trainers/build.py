@@ -26,6 +26,7 @@ from utils.distributed.batch_slice import check_batch
 from utils.distributed.runtime import Runtime
 from utils.errors import RunFailed, UsageError
 from utils.random_state import seed_everything
+from utils.registry import accepted
 
 SYNC_EVERY = 10  # batches after which all processes know at the latest that one of them was asked to stop
 
@@ -68,7 +69,7 @@ def build(options: Options, spec: data.SetSpec | None = None) -> tuple[nn.Module
             first_layer_type=None if c.first_layer_dense else c.first_layer_type,
             dense=dense_layers(options, model),
             generator=generator,
-            **{name: getattr(c, name) for row in c.rows for name in row.options},
+            **{name: options.value(name) for row in c.rows for name in row.options},
         )
         if c.freeze_weights:
             freeze_weights(
@@ -123,8 +124,10 @@ def arch_options(options: Options) -> dict[str, object]:
 def make_method(options: Options) -> Method:
     """Create the training method that the options select, such as Default or Sparse."""
     row = TRAINERS[options.trainer]
-    values = {name: options.value(name) for name in ("weight_decay", "no_bn_decay", "histograms", *row.options)}
-    method: Method = row.load()(label_smoothing=options.optim.label_smoothing or 0.0, **values)
+    usual = {name: options.value(name) for name in ("weight_decay", "no_bn_decay", "histograms")}
+    usual["label_smoothing"] = options.optim.label_smoothing or 0.0
+    constructor = row.load()
+    method: Method = constructor(**accepted(constructor, usual), **{name: options.value(name) for name in row.options})
     return method
 
 

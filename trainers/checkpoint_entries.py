@@ -30,7 +30,7 @@ def description(options: Options, spec: data.SetSpec) -> dict[str, dict[str, Any
         margin: evaluation resizes the shorter side to margin * image_size and crops the centre. None if all images have
             the same size.
     """
-    classes = class_names(options.data.set, Path(options.data.data))
+    classes = spec.classes or class_names(options.data.set, Path(options.data.data))
     return {
         "network": network_options(options, spec),
         "data": {
@@ -67,3 +67,16 @@ def described_spec(checkpoint: Mapping[str, Any], path: str) -> data.SetSpec | N
         )
     except (KeyError, TypeError) as error:
         raise UsageError(f"{path} is damaged: its entries network and data do not describe a network") from error
+
+
+def check_same_data(checkpoint: Mapping[str, Any], path: Path, spec: data.SetSpec) -> None:
+    """Raise UsageError if a run is resumed with images of another description.
+
+    `spec` describes the images passed to featherweight.train. `checkpoint`, read from `path`, describes those of the
+    run.
+    """
+    described = described_spec(checkpoint, str(path))
+    for name in ("in_shape", "num_classes", "mean", "std", "margin"):
+        if described is not None and getattr(described, name) != getattr(spec, name):
+            change = f"{name}: {getattr(described, name)} in the run, {getattr(spec, name)} now"
+            raise UsageError(f"data: the images differ from those of the run: {change}; pass the same data and set")

@@ -1,7 +1,7 @@
 """One run from its options to its results: build everything in order, then check, test or train."""
 
 import secrets
-import shlex
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,11 @@ import torch
 
 import data
 from args import Options
+from data.registry import IN_MEMORY
 from trainers import load_trained, resume, summary
 from trainers.build import assemble, batches, build, load_set
 from trainers.callbacks import RunRecorder, SignalCallbacks
-from trainers.checkpoint_entries import description
+from trainers.checkpoint_entries import check_same_data, description
 from trainers.checkpoint_sources import StoredNetwork, network_in, read_network
 from trainers.loop import TrainingSetup, evaluate, fit
 from trainers.restore import is_best, read_best_epoch, restore
@@ -42,36 +43,52 @@ def run(options: Options, runtime: Runtime) -> None:
         train(options, runtime)
 
 
-def train(options: Options, runtime: Runtime) -> None:
+def train(options: Options, runtime: Runtime, image_set: data.ImageSet | None = None) -> Path:
     """Train a new run or resume one, then record and print the results.
+
+    `image_set` holds the images, by default those of the option `set`. Return the run directory.
 
     Raises UsageError for wrong input, RunFailed if the run cannot continue, Stopped after a signal.
     """
     if options.run.dry_run:
         options = options.replace(epochs=(options.optim.start_epoch or 0) + 1)
     point = runtime.run_on_first(lambda: resume.find_resume_point(options))
+    with ExitStack() as stack:
+        if point.run:
+            stack.callback(point.run.close)
+            if point.finished:
+                say(f"{point.run.path} is finished already; a larger number of --epochs continues it")
+                return point.run.path
+        return _train_from(point, runtime, image_set, stack)
+
+
+def _train_from(point: resume.ResumePoint, runtime: Runtime, image_set: data.ImageSet | None, stack: ExitStack) -> Path:
+    """Train from a point of an existing run or of a new one, and return the run directory.
+
+    The end of `stack` releases the lock of the run. The other arguments are those of `train`.
+    """
     options = runtime.run_on_first(lambda: _with_seed_and_precision(point.options, runtime))
-    if point.finished and point.run:
-        say(f"{point.run.path} is finished already; a larger number of --epochs continues it")
-        return
     runtime = runtime.at(options.run.precision)
     stored = None
     if point.checkpoint is None and options.run.pretrained is not None:
         stored = runtime.run_on_first(lambda: read_network(str(options.run.pretrained)))
         load_trained.check_declared(stored, options)
-    model, method = build(options)
+    model, method = build(options, None if image_set is None else image_set.spec)
     if stored is not None:
         say(f"{stored.path}: {load_trained.load_weights(stored, model, whole=False)}")
     with runtime.local_first():  # so that one process per machine downloads a missing data set
-        image_set = load_set(options)
+        image_set = image_set or load_set(options)
     setup = assemble(options, runtime, model, method, image_set)
     if runtime.first and not options.run.dry_run:
         results.check(Path(options.run.results))
     environment = {"device": runtime.device_name, "precision": runtime.precision_name, "seed": options.run.seed}
     run = point.run or runtime.run_on_first(lambda: resume.create_run(point.options, options, environment))
+    stack.callback(run.close)
     state = TrainingState(epoch=options.optim.start_epoch or 0)
     if point.checkpoint is not None and point.path is not None:
         checkpoint = point.checkpoint
+        if options.data.set == IN_MEMORY:
+            check_same_data(checkpoint, point.path, image_set.spec)
         best_epoch = runtime.run_on_first(lambda: read_best_epoch(run, checkpoint))
         state = restore(setup, checkpoint, point.path, best_epoch)
         if runtime.first and best_epoch is None and is_best(checkpoint):
@@ -80,6 +97,7 @@ def train(options: Options, runtime: Runtime) -> None:
         run.describe(options, environment)
     with torch.autograd.set_detect_anomaly(options.run.detect_anomaly):
         _train_with_status(options, setup, run, state, point.checkpoint, image_set)
+    return run.path
 
 
 def _with_seed_and_precision(options: Options, runtime: Runtime) -> Options:
@@ -132,7 +150,7 @@ def _train_with_status(
             fit(setup, state, epochs, recorder)
             if state.epoch < epochs:
                 reason = recorder.stop_reason or "a signal to another process of the run"
-                raise Stopped(f"stopped by {reason} and saved; {_resume_advice(setup.runtime, run)}")
+                raise Stopped(f"stopped by {reason} and saved", _program(setup.runtime), str(run.path))
             final = _finish(options, setup, run, state, image_set)
         finally:
             recorder.close(final)
@@ -142,7 +160,7 @@ def _train_with_status(
         # Of several processes none stops here, because the others could wait for it in a collective operation for ever.
         if isinstance(error, StoppedWaiting) and setup.runtime.alone:
             run.set_status("stopped", epoch=state.epoch, epochs=epochs)
-            raise Stopped(f"{error}; {_resume_advice(setup.runtime, run)}") from error
+            raise Stopped(str(error), _program(setup.runtime), str(run.path)) from error
         is_lost = isinstance(error, Exception) and rendezvous.is_connection_loss(error)
         reason = "another process is gone" if is_lost else (str(error) or type(error).__name__).split("\n")[0]
         run.set_status("failed", epoch=state.epoch, epochs=epochs, reason=reason)
@@ -150,10 +168,9 @@ def _train_with_status(
     run.set_status("done", epoch=state.epoch, epochs=epochs)
 
 
-def _resume_advice(runtime: Runtime, run: LockedRun) -> str:
-    """Return "resume with: " and the command that resumes `run`."""
-    program = "python main.py" if runtime.alone else "the launcher and parallel_main.py"
-    return f"resume with: {program} --resume {shlex.quote(str(run.path))}"
+def _program(runtime: Runtime) -> str:
+    """Return the command, without options, that resumes a run."""
+    return "python main.py" if runtime.alone else "the launcher and parallel_main.py"
 
 
 def _finish(

@@ -4,6 +4,7 @@ To add a training method, add a file with a subclass of trainers.methods.base.Me
 tests/cases.py.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +17,13 @@ GRAD_COMPRESSIONS = {"none": None, "bf16": "trainers.ddp:bf16"}  # name -> commu
 class Trainer:
     """Registry entry that describes a training method without importing it.
 
-    method: path "package.module:class" of the Method.
+    method: path "package.module:class" of the Method, or the class.
     options: names of the command-line options that the constructor takes.
     variant_of: for a method that no conv_type selects by default: the method whose conv_types it can train.
     tables: names of the tables that its hook `tables` returns.
     """
 
-    method: str
+    method: str | Callable[..., Any]
     options: tuple[str, ...] = ()
     variant_of: str = ""
     tables: tuple[str, ...] = ()

@@ -58,6 +58,15 @@ def find_resume_point(options: Options) -> ResumePoint:
     if run is None:
         say(f"no unfinished run in {runs.base_directory(options)}: a new run starts")
         return ResumePoint(options)
+    try:
+        return _point_in(run, options)
+    except BaseException:
+        run.close()  # in a notebook the exception may live on, and the lock with it
+        raise
+
+
+def _point_in(run: LockedRun, options: Options) -> ResumePoint:
+    """Find the checkpoint of an existing run from which to resume. The rest is as in `find_resume_point`."""
     run_options = run.options()
     options = _resumed_options(options, run_options, run)
     status = run.status()
@@ -152,13 +161,13 @@ def check_same_run(checkpoint: Mapping[str, Any], path: Path, run_options: Optio
     except (UsageError, *DAMAGE_ERRORS) as error:
         raise UsageError(f"{path} is damaged: options: {'; '.join(str(error).splitlines())}") from error
     epochs = checkpoint_options.optim.epochs
-    before, after = checkpoint_options.flat(), run_options.flat()
+    before, after = checkpoint_options.value, run_options.value
     names = [name for name, option in FIELDS.items() if option.metadata["maths"] or name == "pretrained"]
-    differing = [name for name in names if before[name] != after[name]]
+    differing = [name for name in names if before(name) != after(name)]
     if epochs > run_options.optim.epochs:
         differing.append("epochs")
     if differing:
-        changes = [f"{n}: {shown(before[n])} in the checkpoint, {shown(after[n])} in config.yaml" for n in differing]
+        changes = [f"{n}: {shown(before(n))} in the checkpoint, {shown(after(n))} in config.yaml" for n in differing]
         raise UsageError(f"resume: {path} is of another run than the config.yaml beside it: {'; '.join(changes)}")
     if checkpoint["epoch"] > epochs:
         raise UsageError(

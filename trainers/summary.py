@@ -102,7 +102,7 @@ def hparams(options: Options) -> dict[str, object]:
     """
     flat = options.flat()
     always = ("arch", "set", "conv_type", "prune_rate", "optimizer", "lr", "batch_size", "epochs", "seed")
-    changed = {name for name, option in FIELDS.items() if option.metadata["maths"] and flat[name] != option.default}
+    changed = {n for n in flat if FIELDS[n].metadata["maths"] and options.value(n) != FIELDS[n].default}
     return {name: flat[name] for name in (*always, *sorted(changed.difference(always)))}
 
 

@@ -4,9 +4,33 @@ import io
 import os
 import sys
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
+from typing import Any
 
 from utils.text import visible
+
+_QUIET = ContextVar("quiet", default=False)  # of this thread
+
+
+@contextmanager
+def quiet(silent: bool = True) -> Iterator[None]:
+    """Context manager in which this thread prints no line, warning or progress bar.
+
+    Python warnings of libraries are silent too. With `silent` False, nothing changes.
+    """
+    if not silent:
+        yield
+        return
+    token = _QUIET.set(True)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        _QUIET.reset(token)
 
 
 def prepare_streams() -> None:
@@ -34,6 +58,8 @@ def write(name: str, line: str) -> None:
     `name` is "stdout" or "stderr". Control characters are escaped. Text and line end are one write, because torchrun's
     processes share unbuffered streams: with two writes, another process could print between them.
     """
+    if _QUIET.get():
+        return
     text = f"{visible(line)}\n"
     try:
         try:
@@ -79,7 +105,7 @@ LOG_SECONDS = 30.0  # between progress lines where stderr is not a terminal and 
 
 
 class Progress:
-    """Progress display of one epoch, a bar on a terminal and lines of text elsewhere.
+    """Progress display of one epoch, a bar on a terminal or in a notebook and lines of text elsewhere.
 
     The lines come at regular intervals. `total` is the number of batches of the epoch and `start` the number that are
     already done. Use the object as a context manager, which closes the bar.
@@ -88,11 +114,9 @@ class Progress:
     def __init__(self, title: str, total: int, start: int = 0) -> None:
         self._title = title
         self._total = total
-        from tqdm import tqdm  # imported late: --help and bad input end before a bar is needed
-
-        self._bar = (
-            tqdm(total=total, initial=start, desc=title, leave=False, unit="batch") if sys.stderr.isatty() else None
-        )
+        self._bar = None
+        if not _QUIET.get() and (in_notebook() or sys.stderr.isatty()):
+            self._bar = bar_class()(total=total, initial=start, desc=title, leave=False, unit="batch")
         self._last_line = time.monotonic()
 
     def advance(self) -> None:
@@ -120,6 +144,27 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def in_notebook() -> bool:
+    """Return True if this process is the kernel of a notebook."""
+    ipython: Any = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return shell is not None and "IPKernelApp" in shell.config
+
+
+def bar_class() -> Any:
+    """Import and return the progress bar of tqdm that suits this process.
+
+    It is a widget in a notebook with ipywidgets, and text elsewhere.
+    """
+    if in_notebook():
+        with warnings.catch_warnings(action="ignore"):  # of a missing ipywidgets, without which bars are text
+            from tqdm.auto import tqdm as notebook_tqdm
+        return notebook_tqdm
+    from tqdm import tqdm  # imported late: --help and bad input end before a bar is needed
+
+    return tqdm
 
 
 def say(line: str) -> None:

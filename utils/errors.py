@@ -1,5 +1,7 @@
 """Exceptions that end a program with a message of one line and an exit code, see `utils.exit_codes`."""
 
+import shlex
+
 
 class UsageError(ValueError):
     """Raised when the user's input is wrong, such as an option or a file.
@@ -35,10 +37,19 @@ class RunInUse(RuntimeError):
 class Stopped(Exception):
     """Raised after a signal stopped the run and a checkpoint was saved.
 
-    The run can be resumed.
+    The message is `reason` and the command that resumes the run: `program` with the directory `run`.
     """
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again later
+
+    def __init__(self, reason: str, program: str = "", run: str = "") -> None:
+        super().__init__(reason, program, run)
+        self.reason, self.program, self.run = reason, program, run
+
+    def __str__(self) -> str:
+        return (
+            f"{self.reason}; resume with: {self.program} --resume {shlex.quote(self.run)}" if self.run else self.reason
+        )
 
 
 class SilentExit(Exception):

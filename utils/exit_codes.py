@@ -1,24 +1,29 @@
 """Run a program, and turn each failure into a message of one line and an exit code."""
 
 import re
+import traceback
 from collections.abc import Callable
 
-from utils import console, out_of_memory, stop_signal
+from utils import console, out_of_memory, plugin_files, stop_signal
 from utils.errors import RunFailed, RunInUse, SilentExit, Stopped, UsageError, exit_code
 
 INTERRUPTED = "interrupted; no file is half-written"
 
 
 def run_program(
-    work: Callable[[], int | None], interrupted: str = "interrupted before training began; nothing was saved"
+    work: Callable[[], int | None],
+    interrupted: str = "interrupted before training began; nothing was saved",
+    *,
+    debug: bool = False,
 ) -> int:
     """Run the whole program and return its exit code.
 
     The program is `work()`. An exception in it becomes one line of text on standard error. After Ctrl-C, the line is
     `interrupted`.
 
-    An exception that is not expected, see `is_expected`, points to a fault of this program and is raised again. `work`
-    returns its exit code, or None for 0.
+    An exception that is not expected, see `is_expected`, points to a fault of this program and is raised again, unless
+    a plug-in raised it. With `debug`, the traceback of every exception is printed. `work` returns its exit code, or
+    None for 0.
     """
     console.prepare_streams()
     stop_signal.raise_on_interrupt()
@@ -32,6 +37,8 @@ def run_program(
     except Exception as error:
         if not isinstance(error, UsageError | RunInUse | Stopped) and not is_expected(error):
             raise
+        if debug:
+            console.write_error("".join(traceback.format_exception(error)).rstrip())
         console.write_error(_message(error))
         return exit_code(error)
     finally:
@@ -59,13 +66,16 @@ def is_expected(error: Exception) -> bool:
 
     Such an error, for example of a full disk, needs no traceback.
     """
-    return isinstance(error, OSError | RunFailed | ModuleNotFoundError) or out_of_memory.is_out_of_memory(error)
+    external = OSError | RunFailed | ModuleNotFoundError
+    return isinstance(error, external) or out_of_memory.is_out_of_memory(error) or bool(plugin_files.place(error))
 
 
 def one_line(error: Exception) -> str:
     """Return one line of text that explains an error with a cause outside this program."""
     if out_of_memory.is_out_of_memory(error):
         return out_of_memory.message(error)
+    if plugin_files.place(error) and not isinstance(error, RunFailed):
+        return plugin_files.one_line(error)
     if isinstance(error, ModuleNotFoundError):
         return f"{error.name} is not installed; pip install -r requirements.txt"
     return str(error).strip().partition("\n")[0] or type(error).__name__

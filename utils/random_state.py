@@ -1,6 +1,8 @@
 """Seed, save and restore the random number generators of Python, numpy and torch."""
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -41,3 +43,13 @@ def set_rng_state(state: dict[str, Any]) -> None:
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
+
+
+@contextmanager
+def preserved_generators() -> Iterator[None]:
+    """Context manager that restores the states of all random number generators at its end."""
+    state = rng_state()
+    try:
+        yield
+    finally:
+        set_rng_state(state)

@@ -1,7 +1,8 @@
 """Functions for registries, which map names to rows of plain data and can be imported without torch."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
+from inspect import Parameter, signature
 from typing import Any, TypeVar
 
 from utils.text import nearest
@@ -21,10 +22,25 @@ def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
         raise ValueError(f"{kind}: {name!r} is unknown{nearest(name, table)}; one of {', '.join(table)}") from None
 
 
-def load_object(path: str) -> Any:
-    """Import and return the object at `path`, which has the form "package.module:name"."""
+def load_object(path: Any) -> Any:
+    """Import and return the object at `path`, which has the form "package.module:name".
+
+    The rows of plug-ins have the object itself in place of a path. It is returned unchanged.
+    """
+    if not isinstance(path, str):
+        return path
     module, _, name = path.partition(":")
     return getattr(import_module(module), name)
+
+
+def accepted(function: Callable[..., object], arguments: Mapping[str, T]) -> dict[str, T]:
+    """Return those of the keyword arguments that a function takes.
+
+    All are returned if it takes **kwargs. `arguments` maps their names to their values.
+    """
+    parameters = signature(function).parameters
+    takes_all = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values())
+    return {name: value for name, value in arguments.items() if takes_all or name in parameters}
 
 
 def either(names: Iterable[str]) -> str:

@@ -2,9 +2,13 @@
 
 import os
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
+SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)  # they ask a run to save and stop
 INTERRUPT_EXIT_CODE = 130  # exit code of a program that Ctrl-C ends: 128 + SIGINT, as shells report it
 
 
@@ -57,11 +61,13 @@ class StopRequest:
     """Handler of the signals that ask a run to save and stop.
 
     The signals are SIGTERM, SIGUSR2, SIGINT and SIGHUP. The object is true once a signal has arrived. `reason` is the
-    name of the latest signal, or None. Ctrl-C after another signal ends the process immediately.
+    name of the latest signal, or None. Ctrl-C after another signal ends the program immediately. If another program,
+    such as a notebook, handled Ctrl-C before, its handler is called instead.
     """
 
     def __init__(self) -> None:
         self.reason: str | None = None
+        self._earlier: Any = None
 
     def __bool__(self) -> bool:
         return self.reason is not None
@@ -69,20 +75,25 @@ class StopRequest:
     def listen(self) -> "StopRequest":
         """Start to handle the signals that ask a run to stop.
 
-        Returns this object. Under nohup SIGHUP stays ignored. Raises KeyboardInterrupt if Ctrl-C was pressed before and
-        its exception was lost.
+        Returns this object. Under nohup SIGHUP stays ignored. Outside the main thread no signal is handled, because
+        Python allows handlers in the main thread only. Raises KeyboardInterrupt if Ctrl-C was pressed before and its
+        exception was lost.
         """
-        earlier = signal.getsignal(signal.SIGINT)
-        for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP):
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        self._earlier = earlier = signal.getsignal(signal.SIGINT)
+        for number in SIGNALS:
             if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self)
         if isinstance(earlier, _InterruptHandler) and earlier.interrupted:
             raise KeyboardInterrupt
         return self
 
-    def __call__(self, number: int, _frame: FrameType | None) -> None:
+    def __call__(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.reason is not None:
-            os._exit(INTERRUPT_EXIT_CODE)
+            if not callable(self._earlier) or isinstance(self._earlier, _InterruptHandler | StopRequest):
+                os._exit(INTERRUPT_EXIT_CODE)
+            self._earlier(number, frame)
         self.reason = signal.Signals(number).name
 
 
@@ -90,3 +101,21 @@ def stop_reason() -> str | None:
     """Return the name of the signal that asked this process to stop, or None."""
     handler = signal.getsignal(signal.SIGTERM)
     return handler.reason if isinstance(handler, StopRequest) else None
+
+
+@contextmanager
+def restored_handlers() -> Iterator[None]:
+    """Context manager that restores the handlers of the signals at its end.
+
+    Outside the main thread it does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            if handler is not None:  # None: not set from Python, and signal.signal cannot set it
+                signal.signal(number, handler)

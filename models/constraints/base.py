@@ -17,7 +17,7 @@ the constraint computes from the weight that the layer stores and from its own p
     member                                  meaning                                             default
     learns_weight                           True if the layer's weight trains                   True
     owns_weight, shape, from_dense(weight)  True if own parameters replace the layer's weight   False
-    kept (property) or count_kept(weight)   number of weights that are not 0                    all
+    kept (property) or count_kept(weight)   number of weights that are not 0                    they are counted
     effective_bias(bias)                    the bias that the layer adds                        the layer's bias
     input_quantiser()                       a hook that changes the layer's input               no hook
     cache_key(weight)                       key that changes with the effective weight          tensor versions
@@ -32,7 +32,6 @@ A new constraint is one file with its class, one row in registry.py and one case
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Self, TypeVar
 
 import torch
@@ -41,6 +40,7 @@ from torch.nn import functional as F
 
 from models.constraints.between_signs import rounded_scale
 from models.constraints.gradients import ScaledGradient, ScaledSums
+from utils.registry import accepted
 from utils.torch_compat import tensor_version
 
 Value = TypeVar("Value")
@@ -88,7 +88,7 @@ class Constraint(nn.Module):
     between_signs = False
     shape: torch.Size
 
-    def __init__(self) -> None:
+    def __init__(self, weight: Tensor | None = None) -> None:  # noqa: ARG002 (for subclasses without an __init__)
         super().__init__()
         self._cache = Cache()
 
@@ -134,9 +134,14 @@ class Constraint(nn.Module):
     def maker(cls, **settings: Any) -> Callable[..., "Constraint"]:
         """Return a function that makes the constraint for each layer of one network.
 
-        The function is make(weight, generator=…). `settings` are keyword arguments of the constructor.
+        The function is make(weight, generator=…). `settings` are keyword arguments of the constructor. A constructor
+        that draws no random numbers need not take `generator`.
         """
-        return partial(cls, **settings)
+
+        def make(weight: Tensor, generator: torch.Generator | None = None) -> Constraint:
+            return cls(weight, **settings, **accepted(cls, {"generator": generator}))
+
+        return make
 
     def effective_bias(self, bias: Tensor) -> Tensor:
         """Return the bias that the layer adds, computed from its stored bias.
@@ -203,10 +208,18 @@ class Constraint(nn.Module):
     def count_kept(self, weight: Tensor | None) -> int:
         """Return the number of nonzero effective weights.
 
-        By default this is the attribute `kept`, or the size of the weight if the constraint has no such attribute.
+        By default this is the attribute `kept`. Without such an attribute, the effective weight is computed as in
+        evaluation mode, and its nonzero values are counted.
         """
         kept: Any = getattr(self, "kept", None)
-        return (self.shape if weight is None else weight.shape).numel() if kept is None else int(kept)
+        if kept is not None:
+            return int(kept)
+        training = self.training
+        self.eval()
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):  # counting must not change what training draws
+            count = int(torch.count_nonzero(self(weight)))
+        self.train(training)
+        return count
 
     def from_dense(self, weight: Tensor) -> dict[str, Tensor]:
         """Return the parameters with which the effective weight approximates a given weight.

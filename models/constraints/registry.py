@@ -4,6 +4,7 @@ To add a constraint, add a file with a subclass of models.constraints.base.Const
 tests/cases.py.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,7 @@ class ConvType:
     A conv_type is the name of a constraint. Its row states the class, its options and its needs.
 
     weights: description of the effective weights, for the table in docs/concepts.md.
-    constraint: path "package.module:class" of the Constraint; None for unconstrained layers.
+    constraint: path "package.module:class" of the Constraint, or the class; None for unconstrained layers.
     trainer: training method of networks with this constraint, a key of trainers.registry.TRAINERS.
     density: the option prune_rate is "unused", "optional" (1 by default) or "required".
     density_falls: the density falls from DENSITY_START to prune_rate over the first prune_rate_epoch epochs.
@@ -40,7 +41,7 @@ class ConvType:
     """
 
     weights: str
-    constraint: str | None = None
+    constraint: str | Callable[..., Any] | None = None
     trainer: str = "default"
     density: str = "unused"
     density_falls: bool = False

@@ -36,7 +36,7 @@ class Cell:
     def key(self) -> str:
         """Hash of the options that determine the result. Cells with equal results have equal keys in all sweeps."""
         flat = self.options.flat()
-        values = [flat[name] for name, option in FIELDS.items() if option.metadata["maths"] or name in OTHER_RUNS]
+        values = [flat[name] for name in flat if FIELDS[name].metadata["maths"] or name in OTHER_RUNS]
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:12]
 
     @property

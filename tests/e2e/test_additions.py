@@ -92,7 +92,7 @@ CASES = {  # of tests/cases.py
     "METHOD_CASES = {": '"halving": "DenseConv",',
 }
 FIELD = (
-    "utils/config/option_groups.py",
+    "utils/config/run_option_groups.py",
     "class OptimOptions:\n",
     '    loss_divisor: float = opt(2.0, "trainer halving: divisor of the loss", "> 0 and <= 10")\n',
 )

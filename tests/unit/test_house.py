@@ -31,9 +31,12 @@ FLOORS = {  # layer of the longest prefix of a module's name; docs/architecture.
     "trainers.checkpoint_sources": 6,
     "trainers.checkpoint_entries": 6,
     "trainers.experiment": 6,
+    "trainers.trained_run": 6,
+    "featherweight": 7,
     "main": 7,
     "parallel_main": 7,
     "scripts": 8,
+    "examples": 8,
 }
 EMPTY = {"utils", "trainers"}  # packages whose __init__ imports nothing
 SEPARATE = {("models", "data"), ("data", "models")}

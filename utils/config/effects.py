@@ -8,7 +8,7 @@ the options.
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from data.registry import SETS
+from data.registry import IN_MEMORY, SETS
 from models.constraints.registry import CONV_TYPES, DENSITY_START, DROP_CRITERIA, GROW_CRITERIA
 from models.registry import ARCHS, BN_TYPES, INITS
 from trainers.registry import OPTIMIZERS, TRAINERS
@@ -111,6 +111,11 @@ def batch_norm(o: Options, _given: Given) -> str:
     return "" if o.has_batch_norm else f"batch norm, which arch {o.model.arch} does not have"
 
 
+@MISSING_EFFECTS.add("bn_type", "arch")
+def bn_type(o: Options, _given: Given) -> str:
+    return "" if o.arch_row.takes_bn_type else f"an arch that takes bn_type, and {o.model.arch} does not"
+
+
 @MISSING_EFFECTS.add("learn_batchnorm tune_batchnorm bn_bias_only", "arch norm bn_type")
 def trained_batch_norm(o: Options, given: Given) -> str:
     return batch_norm(o, given) or ("" if BN_TYPES[o.model.bn_type] else "a bn_type with weight and bias")
@@ -147,7 +152,7 @@ def download(o: Options, _given: Given) -> str:
 @MISSING_EFFECTS.add("workers", "set augmix")
 def workers(o: Options, _given: Given) -> str:
     names = [name for name, row in SETS.items() if row.margin is not None]
-    one_by_one = SETS[o.data.set].margin is not None or o.data.augmix
+    one_by_one = SETS[o.data.set].margin is not None or o.data.augmix or o.data.set == IN_MEMORY
     return "" if one_by_one else f"augmix or set {either(names)}"
 
 

@@ -6,6 +6,7 @@ import shutil
 import textwrap
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field
+from types import NoneType, UnionType
 from typing import Any, get_args
 
 from utils.config.yaml_loader import NULLS, Bare
@@ -15,12 +16,14 @@ from utils.registry import either
 from utils.text import shown
 
 Ints = tuple[int, ...]
-NOUNS = {
+Texts = tuple[str, ...]
+NOUNS: dict[Any, str] = {
     int: "an int",
     float: "a float",
     str: "text",
     bool: "true or false; as a flag it takes no value, and --no-… switches it off",
     Ints: "a list of ints",
+    Texts: "text, or a list of texts in a file",
 }
 COMPARE = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
 SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}  # the words of YAML
@@ -99,9 +102,15 @@ def opt(
     )
 
 
+def kind_of(option: Field[Any]) -> tuple[Any, bool]:
+    """Return the type of an option's values, and True if the value may also be None."""
+    members = get_args(option.type) if isinstance(option.type, UnionType) else (option.type,)
+    return members[0], NoneType in members
+
+
 def wanted(option: Field[Any]) -> str:
     """Return text that describes an option's allowed values, such as "an int >= 1"."""
-    kind, allowed = (get_args(option.type) or (option.type,))[0], option.metadata["allowed"]
+    kind, allowed = kind_of(option)[0], option.metadata["allowed"]
     if not isinstance(allowed, str):
         return f"one of {', '.join(allowed)}"
     described = "a path" if option.metadata["path"] else f"{NOUNS[kind]} {allowed}".rstrip()
@@ -138,7 +147,7 @@ def cast(option: Field[Any], value: Any) -> Any:
     `value` comes from YAML or the command line. Raises ValueError, TypeError or OverflowError if the value does not
     fit, or UsageError with an explanation.
     """
-    kind, *nullable = get_args(option.type) or (option.type,)
+    kind, nullable = kind_of(option)
     path = option.metadata["path"]
     if path and value == "~" and isinstance(value, Bare):
         nothing = "write null, or" if nullable else "leave it out, or write"
@@ -151,11 +160,24 @@ def cast(option: Field[Any], value: Any) -> Any:
         value = SWITCHES.get(value.lower())
     if path and isinstance(value, str):
         return expanded(str(value), existing=path == "old")
-    listed = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
-    items = tuple(plain(int, item) for item in listed) if kind == Ints else (plain(kind, value),)
-    if not 0 < len(items) <= LONGEST_LIST or not all(fits(item, option.metadata["allowed"]) for item in items):
+    items = _items(kind, value)
+    if len(items) > LONGEST_LIST or not all(fits(item, option.metadata["allowed"]) for item in items):
         raise ValueError
-    return items if kind == Ints else items[0]
+    return items if kind in (Ints, Texts) else items[0]
+
+
+def _items(kind: Any, value: Any) -> tuple[Any, ...]:
+    """Convert a value to `kind`, and return the items of a list, or a tuple of the one value.
+
+    Ints are also read from text with commas. Raises ValueError or TypeError if the value does not fit.
+    """
+    if kind not in (Ints, Texts):
+        return (plain(kind, value),)
+    split = value.split(",") if isinstance(value, str) and kind == Ints else value
+    items = tuple(plain(get_args(kind)[0], item) for item in (split if isinstance(split, list | tuple) else [split]))
+    if not items and kind == Ints:
+        raise ValueError
+    return items
 
 
 def flags(name: str, option: Field[Any] | None = None) -> list[str]:

@@ -1,11 +1,13 @@
 """The dataclass `Options`, which holds the values of all options in groups."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
 from models.registry import ARCHS, Arch
-from utils.config.option_groups import ConstraintOptions, DataOptions, ModelOptions, OptimOptions, RunOptions
+from trainers.registry import TRAINERS
+from utils.config.option_groups import ConstraintOptions, DataOptions, ModelOptions
+from utils.config.run_option_groups import OptimOptions, RunOptions
 
 GROUPS = {
     "data": DataOptions,
@@ -16,13 +18,15 @@ GROUPS = {
 }
 FIELDS = {option.name: option for kind in GROUPS.values() for option in fields(kind)}
 GROUP_OF = {option.name: group for group, kind in GROUPS.items() for option in fields(kind)}
+ADDED: dict[str, Field[Any]] = {}  # options of plug-ins, which FIELDS has too
 
 
 @dataclass(frozen=True)
 class Options:
     """Values of all options of a run, in groups.
 
-    `warnings` are messages about the options, to print at the start.
+    added: values of the options that plug-ins added, as far as they belong to the parts that this run selects.
+    warnings: messages about the options, to print at the start.
     """
 
     data: DataOptions
@@ -30,6 +34,7 @@ class Options:
     constraint: ConstraintOptions
     optim: OptimOptions
     run: RunOptions
+    added: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     @classmethod
@@ -42,18 +47,28 @@ class Options:
             group: kind(**{option.name: getattr(values, option.name) for option in fields(kind)})
             for group, kind in GROUPS.items()
         }
-        return cls(**groups, warnings=tuple(dict.fromkeys(warnings)))
+        options = cls(**groups, warnings=tuple(dict.fromkeys(warnings)))
+        added = {name: getattr(values, name) for name in ADDED if name in options.row_options}
+        return replace(options, added=added)
+
+    @property
+    def row_options(self) -> set[str]:
+        """Names of the options that the selected architecture, constraints and trainer have."""
+        rows = (self.arch_row.options, TRAINERS[self.trainer].options, *(row.options for row in self.constraint.rows))
+        return {name for options in rows for name in options}
 
     def value(self, name: str) -> Any:
         """Return the value of the option `name`."""
+        if name in ADDED:
+            return self.added.get(name, ADDED[name].default)
         return getattr(getattr(self, GROUP_OF[name]), name)
 
     def flat(self) -> dict[str, object]:
         """Return a dict from option name to value, for YAML.
 
-        It has lists instead of tuples.
+        It has lists instead of tuples. Options of plug-ins are left out if no part that this run selects has them.
         """
-        values = {name: self.value(name) for name in FIELDS}
+        values = {name: self.value(name) for name in GROUP_OF} | dict(self.added)
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def replace(self, **values: Any) -> "Options":
@@ -63,10 +78,13 @@ class Options:
         """
         if unknown := values.keys() - FIELDS.keys():
             raise TypeError(f"no such option: {sorted(unknown)}")
-        changed: dict[str, dict[str, Any]] = {GROUP_OF[name]: {} for name in values}
+        changed: dict[str, dict[str, Any]] = {GROUP_OF[name]: {} for name in values if name in GROUP_OF}
         for name, value in values.items():
-            changed[GROUP_OF[name]][name] = value
-        return replace(self, **{group: replace(getattr(self, group), **own) for group, own in changed.items()})
+            if name in GROUP_OF:
+                changed[GROUP_OF[name]][name] = value
+        groups: dict[str, Any] = {group: replace(getattr(self, group), **own) for group, own in changed.items()}
+        added = {name: values.get(name, value) for name, value in self.added.items()}
+        return replace(self, **groups, added=added)
 
     @property
     def trainer(self) -> str:

@@ -9,11 +9,12 @@ from dataclasses import MISSING, Field
 from types import SimpleNamespace
 from typing import Any
 
-from utils.config.fields import cast, flags, wanted
+from utils.config.fields import Texts, cast, flags, kind_of, wanted
 from utils.errors import UsageError
 from utils.text import MOST_PROBLEMS, nearest, option_text, shown
 
 TYPED = "on the command line"
+IN_CALL = "in the call"
 BUT = ", but "  # in a message, between the value given and what would be right
 Renamed = Mapping[tuple[str, str], Mapping[str, object]]  # (option, value) of BIPROP -> options and values here
 
@@ -69,7 +70,13 @@ class Reader:
         else:
             self.origins[name], self.lines[name] = f"{name}: {shown(value)} {source}", place
             try:
-                setattr(self.values, name, cast(self.declared[name], value))
+                converted = cast(self.declared[name], value)
+                if kind_of(self.declared[name])[0] == Texts and source in (
+                    TYPED,
+                    IN_CALL,
+                ):  # repeated flags add to the list
+                    converted = (*getattr(self.values, name), *converted)
+                setattr(self.values, name, converted)
             except (ValueError, TypeError, OverflowError) as error:
                 allowed = self.declared[name].metadata["allowed"]
                 hint = "" if isinstance(allowed, str) else self._hint(value if isinstance(value, str) else "", allowed)
@@ -91,15 +98,9 @@ class Reader:
         The result is stored in `typed`, which maps an option to the list of its values. An option without a value gets
         "", and a boolean flag gets True or False.
         """
-        parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False, argument_default=argparse.SUPPRESS)
+        tokens = _tokens(argv)
         spellings = {name: flags(name, self.declared.get(name)) for name in [*self.declared, *self.dead]}
-        for name, spelled in spellings.items():
-            switch = name in self.declared and self.declared[name].type is bool
-            for flag in spelled:
-                alone = flag != spelled[-1] if switch else ""
-                parser.add_argument(flag, dest=name, nargs="?", action="append", const=alone)
-        tokens = [re.sub("^--[^=]+", lambda long: long[0].replace("_", "-"), token) for token in argv]
-        parsed, unknown = parser.parse_known_args(_with_negative_numbers_joined(tokens))
+        parsed, unknown = _parser(self.declared, spellings).parse_known_args(_with_negative_numbers_joined(tokens))
         self.typed = vars(parsed)
         self.chosen |= self.typed.keys()
         pairs = set(itertools.pairwise(tokens))
@@ -112,6 +113,28 @@ class Reader:
                 config = f"; did you mean --config {shlex.quote(token)}?" if token.endswith((".yml", ".yaml")) else ""
                 given = shown(token) if token else repr(token)
                 self.problems.append(f"{given}: unexpected argument {TYPED}; an option starts with --{config}")
+
+
+def typed_values(declared: Mapping[str, Field[Any]], argv: Sequence[str]) -> dict[str, list[Any]]:
+    """Return the values that a command line gives to some options, as text. All other words are ignored."""
+    spellings = {name: flags(name, option) for name, option in declared.items()}
+    return vars(_parser(declared, spellings).parse_known_args(_with_negative_numbers_joined(_tokens(argv)))[0])
+
+
+def _parser(declared: Mapping[str, Field[Any]], spellings: Mapping[str, Sequence[str]]) -> argparse.ArgumentParser:
+    """Return a parser that appends each value to a list. An option without a value gets "", or True or False."""
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False, argument_default=argparse.SUPPRESS)
+    for name, spelled in spellings.items():
+        switch = name in declared and declared[name].type is bool
+        for flag in spelled:
+            alone = flag != spelled[-1] if switch else ""
+            parser.add_argument(flag, dest=name, nargs="?", action="append", const=alone)
+    return parser
+
+
+def _tokens(argv: Sequence[str]) -> list[str]:
+    """Return the words of a command line, with hyphens for the underscores in flags."""
+    return [re.sub("^--[^=]+", lambda long: long[0].replace("_", "-"), token) for token in argv]
 
 
 def _with_negative_numbers_joined(tokens: Sequence[str]) -> list[str]:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from utils import exit_codes
+from utils import exit_codes, plugin_files
 from utils.config.fields import NOUNS, fits, plain
-from utils.config.option_groups import DEVICES
+from utils.config.run_option_groups import DEVICES
 from utils.errors import UsageError
 from utils.paths import expanded
+from utils.plugin_files import DEBUG
 from utils.text import shown
 
 Main = Callable[[Sequence[str]], int]
@@ -25,7 +26,8 @@ def command(work: Callable[[Sequence[str]], int | None], interrupted: str = exit
 
     @functools.wraps(work)
     def main(argv: Sequence[str]) -> int:
-        return exit_codes.run_program(lambda: work(argv), interrupted=interrupted)
+        debug, words = DEBUG in argv, [word for word in argv if word != DEBUG]
+        return exit_codes.run_program(lambda: work(words), interrupted=interrupted, debug=debug)
 
     return main
 
@@ -46,8 +48,19 @@ class Parser(argparse.ArgumentParser):
     def add_run(
         self, name: str = "run", text: str = "directory of a run, or one of its checkpoints", **more: Any
     ) -> None:
-        """Add the positional argument RUN, the path of a run directory or checkpoint."""
+        """Add the positional argument RUN, the path of a run directory or checkpoint, and --plugin.
+
+        The plug-ins are executed when the command line is parsed.
+        """
         self.add_argument(name, metavar="RUN", type=old_path, help=text, **more)
+        plugin = "Python file or module of the run's plug-ins, which is executed first; repeatable"
+        self.add_argument("--plugin", metavar="FILE", action="append", default=[], help=plugin)
+
+    def parse_args(self, args: Sequence[str], namespace: None = None) -> argparse.Namespace:  # type: ignore[override]
+        """Parse the command line and execute its plug-ins. Raises UsageError for bad input."""
+        options = super().parse_args(args, namespace)
+        plugin_files.load(getattr(options, "plugin", []))
+        return options
 
     def add_out(self, default: str) -> None:
         """Add --out, the path of the file to write."""

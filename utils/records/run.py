@@ -109,6 +109,12 @@ class LockedRun(Run):
             for temporary in folder.glob(".*.tmp"):  # left by a process that was killed during a write
                 temporary.unlink(missing_ok=True)
 
+    def close(self) -> None:
+        """Release the lock. This process then writes nothing more into the run directory."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes to pickle, without the open lock file, which only this process may hold."""
         return self.__dict__ | {"_lock": None}
