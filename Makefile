@@ -21,7 +21,7 @@ lint: .venv/.dev
 
 docs: .venv-docs/.done
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
-	@echo "written: site/index.html"
+	@echo "written: site/index.html; for its search: python3 -m http.server --directory site"
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, e.g.: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
-from data.registry import SETS
+from data.registry import IN_MEMORY, SETS
 from models.constraints.registry import CONV_TYPES
 from models.registry import ARCHS
 from scripts.parts.pages import markdown
@@ -87,6 +87,8 @@ def sets() -> str:
     """Return a table of the data sets, one line per row of the registry."""
     lines = []
     for name, row in SETS.items():
+        if name == IN_MEMORY:  # the images of fw.train(data=…)
+            continue
         shape = "×".join(map(str, row.in_shape))
         size = f"{shape}, cropped to `image_size`" if row.margin else shape
         cells = (f"`{name}`", size, row.num_classes or "one per folder", *map(_yes, (row.augment, row.downloads)))

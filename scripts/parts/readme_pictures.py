@@ -23,7 +23,8 @@ def points(conv_type: str) -> Points:
     found = []
     for density, rows in sweep_rows(conv_type).items():
         values = [float(row["Last Epoch Test Top 1"]) for row in rows]
-        found.append((100 * density, statistics.mean(values), statistics.stdev(values)))
+        deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+        found.append((100 * density, statistics.mean(values), deviation))
     return found
 
 
