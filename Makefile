@@ -16,7 +16,7 @@ test: .venv/.dev
 lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy main.py parallel_main.py featherweight.py args.py data models trainers utils scripts .ci/house.py
+	$(BIN)/mypy main.py parallel_main.py featherweight.py args.py data models trainers utils scripts examples .ci/house.py
 	$(BIN)/python .ci/sizes.py
 
 docs: .venv-docs/.done

@@ -96,8 +96,9 @@ def load(
         its data set, such as set="CIFAR10".
 
     No code in a file is executed, and no plug-in that is not named. The data set is not needed. The states of
-    the random number generators are restored. Raises UsageError if there is no such network, the file is damaged, or the
-    options do not fit the network.
+    the random number generators are restored.
+
+    Raises UsageError if there is no such network, the file is damaged, or the options do not fit the network.
     """
     from trainers.trained_run import open_run
 

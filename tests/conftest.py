@@ -1,6 +1,7 @@
 """Shared fixtures: one torch thread (the suite runs in several processes) and small configs on the digits."""
 
 import os
+import sys
 
 os.environ["OMP_NUM_THREADS"] = "1"  # set before torch is imported, here and in the programs that tests start
 
@@ -76,3 +77,18 @@ def program(tmp_path, monkeypatch, capsys):
     yield run
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def registries():
+    """Restore the registries and the options after a test that loads plug-ins in this process."""
+    from utils import plugin_files
+    from utils.config import options, plugins
+
+    tables = [*plugins.TABLES.values(), options.FIELDS, options.ADDED, plugins._origins]
+    tables += [plugin_files._loaded, plugin_files._names, sys.modules]
+    before = [dict(table) for table in tables]
+    yield
+    for table, content in zip(tables, before, strict=True):
+        table.clear()
+        table.update(content)

@@ -143,12 +143,14 @@ def _module_path(name: str) -> str:
 def place(error: BaseException) -> str:
     """Return the line of a plug-in that raised an error, such as "my_ideas.py, line 12", or "".
 
-    If several lines of plug-ins were active, the innermost one counts.
+    If several lines of plug-ins were active, the innermost one counts. The cause of an error counts too.
     """
     if isinstance(error, SyntaxError) and error.filename in _names:
         return f"{_names[error.filename]}, line {error.lineno}"
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in _names]
-    return f"{_names[frames[-1].filename]}, line {frames[-1].lineno}" if frames else ""
+    if not frames:
+        return place(error.__cause__) if error.__cause__ else ""
+    return f"{_names[frames[-1].filename]}, line {frames[-1].lineno}"
 
 
 def one_line(error: BaseException) -> str:

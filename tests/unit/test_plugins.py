@@ -1,6 +1,5 @@
 """Plug-ins: what a file may register, the options that it adds, its digest, and the messages about its errors."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from models.constraints import CONV_TYPES, Constraint, constrain, layer_counts
 from models.registry import ARCHS
 from utils import exit_codes, plugin_files
 from utils.config import plugins
-from utils.config.options import ADDED, FIELDS
+from utils.config.options import FIELDS
 from utils.errors import UsageError
 
 NET = '''
@@ -30,26 +29,8 @@ def my_net(*, num_classes, in_shape, width: int = 64, kind: "str" = "plain", dep
     channels, height, side = in_shape
     return nn.Sequential(nn.Conv2d(channels, width, 1), nn.Flatten(), nn.Linear(width * height * side, num_classes))
 '''
+pytestmark = pytest.mark.usefixtures("registries")
 DENSE = {"arch": "MyNet", "set": "digits"}
-
-
-@pytest.fixture(autouse=True)
-def registries(monkeypatch: pytest.MonkeyPatch):
-    """Restore the registries after each test."""
-    tables = [
-        *plugins.TABLES.values(),
-        FIELDS,
-        ADDED,
-        plugins._origins,
-        plugin_files._loaded,
-        plugin_files._names,
-        sys.modules,
-    ]
-    before = [dict(table) for table in tables]
-    yield
-    for table, content in zip(tables, before, strict=True):
-        table.clear()
-        table.update(content)
 
 
 @pytest.fixture
@@ -246,6 +227,23 @@ def test_a_folder_in_place_of_a_plug_in_is_an_error(program, tmp_path) -> None:
     (tmp_path / "folder.py").mkdir()
     code, _, error = program("--plugin", tmp_path / "folder.py")
     assert code == 2 and "is a directory" in error
+
+
+FAULTS = {  # faulty line of the network -> message
+    "nn.Linear(width * height * side, 4)": "arch MyNet: its output for 2 images has the shape (2, 4); (2, 10) expected",
+    "nn.Linear(5, num_classes)": "arch MyNet: it fails for images of shape (2, 1, 8, 8): mat1 and mat2",
+    "too_small()": "my_ideas.py, line 13: NameError: name 'too_small' is not defined",
+    "nn.Linear(0, 1 / 0)": "my_ideas.py, line 13: ZeroDivisionError: division by zero",
+}
+LINEAR = "nn.Linear(width * height * side, num_classes)"
+
+
+@pytest.mark.parametrize("line", FAULTS)
+def test_a_network_that_cannot_be_trained_is_an_error_before_training(plugin, program, config, line) -> None:
+    ticket = config(conv_type=None, freeze_weights=None, prune_rate=None)
+    path = plugin(NET.replace(LINEAR, line))
+    code, _, error = program("--config", ticket, "--plugin", path, "--arch", "MyNet")
+    assert code == 2 and FAULTS[line] in error and error.count("\n") == 1
 
 
 # digests
