@@ -27,7 +27,7 @@ EXCEPTIONS = {
     r"--multigpu": ("{} --check", "it needs two GPUs"),
     r"^tensorboard": ("{} --inspect", "it is a server that does not end"),
     r"--pretrained model_best\.pth": ("true", "10,000 images; test_the_pretrained_command_loads_the_same_network"),
-    r"sweep\.py .*fashionmnist": ("{} --dry-run", "30 runs; scripts/records has their results"),
+    r"sweep\.py .*fashionmnist": ("{} --dry-run", "45 runs; scripts/records has their results"),
 }
 UNTRAINED = ("--check", "--dry-run", "--evaluate", "--help", "--epochs", "--table", "--resume runs/")
 
@@ -39,8 +39,13 @@ def blocks(page):
 
 def commands(page):
     """Return the commands of the page's bash blocks in order, without comments."""
-    lines = [line for kind, text in blocks(page) if kind == "bash" for line in text.splitlines()]
-    return [command for line in lines if (command := re.sub(r"\s+#.*", "", line).strip())]
+    return [command for kind, text in blocks(page) if kind == "bash" for command in lines(text)]
+
+
+def lines(text):
+    """Return the commands of a bash block, without comments. A line that ends with a backslash goes on in the next."""
+    found = (re.sub(r"\s+#.*", "", line).strip() for line in re.sub(r"\s*\\\n\s*", " ", text).splitlines())
+    return [command for command in found if command]
 
 
 def inline_commands(page):
@@ -77,12 +82,23 @@ def write_images(folder):
     images[:, 0] = np.arange(10_000) % 10
     for name in CIFAR_NAMES:
         images.tofile(cifar / f"{name}.bin")
-    write_set(folder / "pictures")
+    write_set(folder / "pictures", classes=("cat", "dog", "owl"))
+    (folder / "pictures/val/cat/000.png").rename(folder / "pictures/val/cat/one.png")
 
 
 def prepare(folder):
     """Make `folder` look like the project's folder to a reader, with data sets and without runs."""
-    for name in ("main.py", "parallel_main.py", "featherweight.py", "examples", "scripts", "configs", "Makefile", ".venv", ".ci"):
+    for name in (
+        "main.py",
+        "parallel_main.py",
+        "featherweight.py",
+        "examples",
+        "scripts",
+        "configs",
+        "Makefile",
+        ".venv",
+        ".ci",
+    ):
         (folder / name).symlink_to(ROOT / name)
     write_images(folder)
 
