@@ -88,18 +88,9 @@ def write_images(folder):
 
 def prepare(folder):
     """Make `folder` look like the project's folder to a reader, with data sets and without runs."""
-    for name in (
-        "main.py",
-        "parallel_main.py",
-        "featherweight.py",
-        "examples",
-        "scripts",
-        "configs",
-        "Makefile",
-        ".venv",
-        ".ci",
-    ):
-        (folder / name).symlink_to(ROOT / name)
+    for entry in ROOT.iterdir():
+        if entry.name not in ("runs", "datasets", "site", ".git"):
+            (folder / entry.name).symlink_to(entry)
     write_images(folder)
 
 
