@@ -287,7 +287,7 @@ def test_a_constraint_needs_only_forward_and_its_kept_weights_are_counted() -> N
     torch.manual_seed(0)
     state = torch.get_rng_state()
     assert [(c.kept, c.total) for c in layer_counts(net)][-1] == (200, 400)
-    assert torch.equal(torch.get_rng_state(), state) and net.training
+    assert torch.equal(torch.get_rng_state(), state) and all(module.training for module in net.modules())
 
 
 def test_the_density_of_a_constraint_follows_from_its_signature() -> None:
