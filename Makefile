@@ -20,7 +20,7 @@ lint: .venv/.dev
 	$(BIN)/python .ci/sizes.py
 
 docs: .venv-docs/.done
-	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
 	@echo "written: site/index.html; for its search: python3 -m http.server --directory site"
 
 .venv/bin/python:
