@@ -92,7 +92,7 @@ def _with_file(reader: Reader, file: "ConfigFile", plugins: tuple[str, ...], sou
     if "plugins" not in reader.bad:
         reader.values.plugins = plugins
     _replace_foreign_folders(reader)
-    return _checked(reader, source)
+    return _checked(reader, f"in the YAML file and {source}" if "config" in reader.lines else source)
 
 
 def from_flat(values: Mapping[str, object]) -> Options:
@@ -201,16 +201,16 @@ def _replace_foreign_folders(reader: Reader) -> None:
             setattr(reader.values, name, default)
 
 
-def _checked(reader: Reader, source: str = TYPED) -> Options:
+def _checked(reader: Reader, sources: str = f"in the YAML file and {TYPED}") -> Options:
     """Check the collected option values and return them as Options.
 
-    `reader` has collected the values. They are checked alone and together. `source` is a source of options besides the
-    YAML file, for messages. Raises UsageError with one line per problem.
+    `reader` has collected the values. They are checked alone and together. `sources` says in messages where an option
+    could have been given. Raises UsageError with one line per problem.
     """
     values = reader.values
     for name in FIELDS:
         if getattr(values, name) is MISSING and name not in reader.bad:
-            reader.take(name, "", f"in the YAML file and {source}")
+            reader.take(name, "", sources)
     for name in reader.bad:  # no check reads these, but Options needs values of the right types
         option = FIELDS[name]
         setattr(values, name, next(iter(option.metadata["allowed"])) if option.default is MISSING else option.default)

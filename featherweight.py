@@ -3,8 +3,11 @@
     import featherweight as fw
 
     run = fw.train("configs/quickstart.yml", prune_rate=0.2, seed=3)
-    run = fw.load("runs/quickstart/prune-rate=0.2/quickstart")
+    print(run.test(), run.metrics, fw.runs("runs"))
+
+    run = fw.load(run.path)  # in another program: fw.load("runs/quickstart/prune-rate=0.2/quickstart")
     labels, probabilities = run.predict("digit.png")
+    print(f"{labels[0]} {100 * probabilities.max():.1f} %")
 
 Importing this module imports neither torch nor numpy. Errors are exceptions: `UsageError` for wrong input, `RunFailed`
 if a run cannot continue, `RunInUse` if another process trains it, `Stopped` after Ctrl-C or another signal.
@@ -132,7 +135,8 @@ def train(
     time. Ctrl-C stops the run after it has saved a checkpoint, except in threads, where Python handles no signals.
 
     Raises UsageError with one line per problem, RunFailed if the run cannot continue, RunInUse if another process
-    trains it, and Stopped after Ctrl-C or another signal; train(resume=PATH) then continues the run.
+    trains it, and Stopped, with the directory as its attribute `run`, after Ctrl-C or another signal;
+    train(resume=PATH) then continues the run. Before the first batch, Ctrl-C raises KeyboardInterrupt.
     """
     from args import from_call
 
@@ -147,7 +151,7 @@ def train(
         result = _trained(parsed, pair)
     if isinstance(result, Stopped):
         resumed = f"resume={result.run!r}" + (", data=…" if pair else "")
-        raise Stopped(f"{result.reason}; resume with: featherweight.train({resumed})")
+        raise Stopped(f"{result.reason}; resume with: featherweight.train({resumed})", run=result.run)
     return result
 
 
@@ -174,8 +178,9 @@ def _trained(options: "Options", pair: tuple[Any, Any] | None) -> "TrainedRun | 
     from trainers import experiment
     from utils.distributed import runtime
     from utils.random_state import preserved_generators
+    from utils.torch_compat import restored_torch_settings
 
-    with preserved_generators(), runtime.restored_settings(), stop_signal.restored_handlers():
+    with preserved_generators(), restored_torch_settings(), stop_signal.restored_handlers():
         here = runtime.from_options(options)
         image_set = None if pair is None else _image_set(options, pair)
         if pair is not None:

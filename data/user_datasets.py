@@ -2,76 +2,23 @@
 
 import pickle
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from data.image_views import Image
 from data.readers.class_names import CLASS_NAMES
 from data.registry import IN_MEMORY, SETS, SetSpec
 from data.types import AnySplit, DatasetSplit, ImageSet, Split
-from data.user_images import Pixels, pil_image, prepare, to_pixels
+from data.user_images import pil_image, prepare, to_pixels
+from data.user_items import Source, class_names, declared_labels, probe
 from data.workers import START_METHOD
 from utils.errors import RunFailed, UsageError
 from utils.registry import lookup
 from utils.text import escaped
 
 MOST_BYTES = 2 * 10**9  # of images in memory per Dataset; larger Datasets are read in every epoch
-PROBES = 512  # items that are read twice, to see whether the Dataset transforms its images at random
-
-
-@dataclass
-class Source:
-    """One Dataset of the pair, with what is known of its images.
-
-    name: "training" or "test", for messages. sizes: (height, width) of the images read. channels: their numbers of
-    channels. is_random: two readings of an item differ.
-    """
-
-    name: str
-    dataset: Any
-    sizes: set[tuple[int, int]] = field(default_factory=set)
-    channels: set[int] = field(default_factory=set)
-    is_random: bool = False
-
-    def item(self, row: int) -> tuple[Pixels, int]:
-        """Read the item `row`, and return its pixels, uint8 (height, width, channels), and its label.
-
-        Raises UsageError if it is no pair of an image and a label.
-        """
-        item = self.dataset[row]
-        where = f"data: item {row} of the {self.name} Dataset"
-        if not isinstance(item, Sequence) or len(item) != 2:
-            raise UsageError(f"{where} is a {type(item).__name__}; an (image, label) pair expected")
-        try:
-            pixels = to_pixels(item[0])
-        except UsageError as error:
-            raise UsageError(f"{where}: {error}") from error
-        self.sizes.add((pixels.shape[0], pixels.shape[1]))
-        self.channels.add(pixels.shape[2])
-        return pixels, as_label(item[1], where)
-
-    def __len__(self) -> int:
-        try:
-            count = len(self.dataset)
-        except TypeError:
-            kind = type(self.dataset).__name__
-            raise UsageError(
-                f"data: the {self.name} Dataset is a {kind} without a length; a map-style Dataset expected"
-            ) from None
-        if not count:
-            raise UsageError(f"data: the {self.name} Dataset has no items")
-        return count
-
-
-def as_label(label: Any, where: str) -> int:
-    """Return a label as an int. Raises UsageError, which begins with `where`, for anything but an int >= 0."""
-    value = label.item() if getattr(label, "ndim", None) == 0 else label
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise UsageError(f"{where}: its label is {escaped(value)}; an int from 0 on expected")
-    return value
 
 
 def read_datasets(
@@ -114,19 +61,6 @@ def read_datasets(
     known = CLASS_NAMES.get(described_as, ())
     spec = replace(spec.pixels(pixels), classes=names or (known if len(known) == count else ()))
     return ImageSet(spec, train_split, test_split)
-
-
-def probe_rows(count: int) -> list[int]:
-    """Return up to PROBES indices of items, evenly spaced."""
-    rows: list[int] = np.unique(np.linspace(0, count - 1, PROBES, dtype=np.int64)).tolist()
-    return rows
-
-
-def probe(source: Source) -> None:
-    """Read up to PROBES items of a Dataset twice, and set `is_random` if a reading differs."""
-    for row in probe_rows(len(source)):
-        first, second = source.item(row), source.item(row)
-        source.is_random = source.is_random or first[1] != second[1] or not np.array_equal(first[0], second[0])
 
 
 def in_memory(source: Source, channels: int) -> Split | None:
@@ -187,18 +121,6 @@ def read_anew(source: Source, workers: int) -> DatasetSplit:
     return DatasetSplit(source.dataset, np.arange(count), labels)
 
 
-def declared_labels(source: Source) -> NDArray[np.int64] | None:
-    """Return `dataset.targets`, or None if there are none or they are not the labels of the items."""
-    try:
-        labels = np.asarray(source.dataset.targets)
-    except (AttributeError, TypeError, ValueError):
-        return None
-    if labels.shape != (len(source),) or labels.dtype.kind not in "iu":
-        return None
-    agree = all(source.item(row)[1] == labels[row] for row in probe_rows(len(source)))
-    return labels.astype(np.int64) if agree else None
-
-
 def common_channels(sources: Sequence[Source]) -> int:
     """Return the number of channels of all images, 3 if grey and coloured images are mixed."""
     found = {channels for source in sources for channels in source.channels}
@@ -219,16 +141,6 @@ def check_channels(spec: SetSpec, described_as: str, *, resized: bool) -> None:
     if channels not in (1, 3) and resized:
         found = f"images of {channels} channels must have one size, stay the same in every epoch and fit into memory"
         raise UsageError(f"data: {found}")
-
-
-def class_names(dataset: Any) -> tuple[str, ...]:
-    """Return the class names that a Dataset, or the one that a Subset wraps, lists as `classes`, or ()."""
-    while dataset is not None:
-        names = getattr(dataset, "classes", None)
-        if isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names):
-            return tuple(names)
-        dataset = getattr(dataset, "dataset", None)
-    return ()
 
 
 def count_classes(sources: Sequence[Source], splits: Sequence[AnySplit], names: Sequence[str]) -> int:

@@ -15,8 +15,8 @@ from args import FIELDS
 from data.device_batches import DeviceBatches
 from data.readers.class_names import CLASS_NAMES
 from data.registry import IN_MEMORY
-from data.user_datasets import Source
 from data.user_images import Pixels, prepare, single_images, to_pixels
+from data.user_items import Source
 from models.constraints.attachment import bake
 from trainers import summary
 from trainers.build import batches, load_set, set_spec
@@ -124,9 +124,7 @@ class TrainedRun:
         if data is not None:
             return self._test_on(data[1] if isinstance(data, tuple) else data)
         if self._options.data.set == IN_MEMORY:
-            raise UsageError(
-                "data: the run was trained on images passed in Python; pass the test Dataset: test(data=…)"
-            )
+            raise UsageError("data: the images of the run were passed in Python; pass the test Dataset: test(data)")
         options = self._options.replace(dry_run=None, val_split=0.0, low_data=1.0, seed=0)
         image_set = load_set(options)
         check_classes(self._trained, image_set.spec)
@@ -136,7 +134,7 @@ class TrainedRun:
     @cached_property
     def metrics(self) -> Rows:
         """Rows of the run's metrics.csv, one per epoch, with numbers as values. Outside a run directory it is empty."""
-        return metric_rows(Run(self.path))
+        return metric_rows(Run(self.path)) if self.path.is_dir() else Rows()
 
     def __repr__(self) -> str:
         options, model = self._options, summary.kept_in_words(self.model)

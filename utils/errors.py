@@ -37,7 +37,7 @@ class RunInUse(RuntimeError):
 class Stopped(Exception):
     """Raised after a signal stopped the run and a checkpoint was saved.
 
-    The message is `reason` and the command that resumes the run: `program` with the directory `run`.
+    The message is `reason` and, with `program`, the command that resumes the run. `run` is the run directory.
     """
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again later
@@ -47,9 +47,8 @@ class Stopped(Exception):
         self.reason, self.program, self.run = reason, program, run
 
     def __str__(self) -> str:
-        return (
-            f"{self.reason}; resume with: {self.program} --resume {shlex.quote(self.run)}" if self.run else self.reason
-        )
+        command = f"; resume with: {self.program} --resume {shlex.quote(self.run)}" if self.program else ""
+        return f"{self.reason}{command}"
 
 
 class SilentExit(Exception):

@@ -91,9 +91,10 @@ class StopRequest:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.reason is not None:
-            if not callable(self._earlier) or isinstance(self._earlier, _InterruptHandler | StopRequest):
+            if callable(self._earlier) and not isinstance(self._earlier, _InterruptHandler | StopRequest):
+                self._earlier(number, frame)
+            else:
                 os._exit(INTERRUPT_EXIT_CODE)
-            self._earlier(number, frame)
         self.reason = signal.Signals(number).name
 
 

@@ -1,7 +1,8 @@
-"""Private names of torch and work-arounds for torch and torchvision, each with the reason."""
+"""Private names and global settings of torch, and work-arounds for torch and torchvision, each with the reason."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from inspect import signature
 from typing import Any
@@ -139,3 +140,20 @@ def register_missing_operators() -> torch.library.Library:
         if not hasattr(torch.ops.torchvision, name):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     return library
+
+
+@contextmanager
+def restored_torch_settings() -> Iterator[None]:
+    """Context manager that restores the settings of torch that a run changes."""
+    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    kernels = torch.backends.cudnn.deterministic
+    strict, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    gpu = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
+        torch.backends.cudnn.deterministic = kernels
+        torch.use_deterministic_algorithms(strict, warn_only=warns)
+        if gpu is not None:
+            torch.cuda.set_device(gpu)

@@ -16,7 +16,7 @@ from utils.records import results
 from utils.records.checkpoints import load, newest, save
 from utils.records.metrics_log import MetricsCsv
 from utils.run_paths import RunPaths
-from utils.stop_signal import StopRequest
+from utils.stop_signal import StopRequest, raise_on_interrupt, restored_handlers
 
 
 def row(number):
@@ -213,8 +213,8 @@ def test_metrics_drop_rows_after_the_resumed_checkpoint(tmp_path):
 def test_a_second_ctrl_c_exits_immediately(monkeypatch):
     left = []
     monkeypatch.setattr(os, "_exit", left.append)
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
-    try:
+    with restored_handlers():
+        raise_on_interrupt()  # as main.py does
         stop = StopRequest().listen()
         assert not stop
         os.kill(os.getpid(), signal.SIGINT)
@@ -223,9 +223,25 @@ def test_a_second_ctrl_c_exits_immediately(monkeypatch):
         assert left == []
         os.kill(os.getpid(), signal.SIGINT)
         assert left == [130]
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+
+
+def test_a_second_ctrl_c_reaches_the_handler_of_a_notebook():
+    with restored_handlers():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        stop = StopRequest().listen()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.reason == "SIGINT"
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_handlers_are_restored():
+    with restored_handlers():
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        with restored_handlers():
+            StopRequest().listen()
+            assert signal.getsignal(signal.SIGUSR2) is not signal.SIG_IGN
+        assert signal.getsignal(signal.SIGUSR2) is signal.SIG_IGN
 
 
 def as_excel_saves_it(path):

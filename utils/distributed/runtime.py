@@ -195,23 +195,6 @@ def choose(
     return Runtime(chosen, torch.float32, process).at("bf16" if bf16 else "fp32")
 
 
-@contextmanager
-def restored_settings() -> Iterator[None]:
-    """Context manager that restores the settings of torch that `choose` changes, for a caller of the Python API."""
-    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    kernels = torch.backends.cudnn.deterministic
-    strict, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    gpu = torch.cuda.current_device() if torch.cuda.is_initialized() else None
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
-        torch.backends.cudnn.deterministic = kernels
-        torch.use_deterministic_algorithms(strict, warn_only=warns)
-        if gpu is not None:
-            torch.cuda.set_device(gpu)
-
-
 def _device(device: str, gpus: tuple[int, ...] | None, process: ProcessInfo) -> torch.device:
     """Return the torch device of this process.
 
