@@ -32,6 +32,7 @@ from utils.records import checkpoints
 
 SHOWN = {command: page for page in PAGES for command in commands(page)}
 TRAINED = [command for command in SHOWN if re.match(r"python main.py --config (?!.*(runs/|pictures|plugin))", command)]
+RUN = {"bash", "python", "yaml"}  # kinds of blocks
 INLINE = {command: page for page in PAGES for command in inline_commands(page)}
 
 
@@ -103,7 +104,7 @@ def biprop_network(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [page for page in PAGES if {kind for kind, _ in blocks(page)} & RUN])
 def test_commands_and_code_of_a_page_run_in_order(page, tmp_path, biprop_network):
     """Type what a reader would type, from the top of the page to its end, in one folder."""
     prepare(tmp_path)
