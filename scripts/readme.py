@@ -19,6 +19,8 @@ from scripts import ROOT
 from scripts.parts import readme_options as options
 from scripts.parts import readme_pictures as pictures
 from scripts.parts import readme_records as records
+from scripts.parts import readme_speed as speed
+from scripts.parts import readme_systems as systems
 from scripts.parts.pages import Tables, code, update
 from utils.config.options import GROUPS
 from utils.config.script_parser import Parser, command
@@ -26,8 +28,8 @@ from utils.config.script_parser import Parser, command
 EXAMPLES = ("own_network", "ternary_constraint", "shapes_set", "confidence_penalty")
 SUBNETS = ("SubnetConv", "GlobalSubnetConv")
 PAGES: dict[Path, Tables] = {
-    ROOT / "README.md": {"reasons": records.reasons, "systems": records.systems("docs/")},
-    ROOT / "docs/index.md": {"systems": records.systems("")},
+    ROOT / "README.md": {"reasons": speed.reasons, "systems": systems.systems("docs/")},
+    ROOT / "docs/index.md": {"systems": systems.systems("")},
     ROOT / "docs/concepts.md": {"constraints": options.constraints, "architectures": options.architectures},
     ROOT / "docs/configuration.md": {group: partial(options.options, group) for group in GROUPS},
     ROOT / "docs/data.md": {"sets": options.sets},
@@ -35,12 +37,12 @@ PAGES: dict[Path, Tables] = {
         "tickets": records.tickets,
         "measured": records.measured(*SUBNETS, of="^configs/(?!fashion)"),
     },
-    ROOT / "docs/binary.md": {"measured": records.measured("BinaryConv"), "speed": records.binary_speed},
+    ROOT / "docs/binary.md": {"measured": records.measured("BinaryConv"), "speed": speed.binary_speed},
     ROOT / "docs/sparse.md": {
         "lenet5": records.rules("lenet5", "low-data=0.2"),
         "conv4": records.rules("conv4", ""),
         "conv4-part": records.rules("conv4", "low-data=0.4"),
-        "counting": records.counting,
+        "counting": speed.counting,
         "notebook": records.measured("SparseConv", of="cifar10_lenet_hebbian"),
     },
     ROOT / "docs/shift.md": {
@@ -48,11 +50,11 @@ PAGES: dict[Path, Tables] = {
         "measured": records.measured("ShiftQ", "ShiftPS"),
     },
     ROOT / "docs/extending.md": {name: partial(code, ROOT / f"examples/{name}.py") for name in EXAMPLES},
-    ROOT / "docs/pruning.md": {"pruning": records.pruning, "savings": records.savings},
+    ROOT / "docs/pruning.md": {"pruning": systems.pruning, "savings": systems.savings},
     ROOT / "docs/results.md": {
         "published": records.published(),
-        "conditions": records.conditions,
-        "speed": records.speed,
+        "conditions": speed.conditions,
+        "speed": speed.speed,
         "accuracy": records.accuracy,
     },
 }
