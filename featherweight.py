@@ -33,12 +33,20 @@ if TYPE_CHECKING:
     from models.constraints.base import Constraint
     from trainers.methods.base import Method
     from trainers.trained_run import Prediction, TrainedRun
-    from utils.config.plugins import register_arch, register_constraint, register_set, register_trainer
+    from utils.config.plugins import (
+        register_arch,
+        register_constraint,
+        register_recorder,
+        register_set,
+        register_trainer,
+    )
+    from utils.records.recorder import Recorder
 
 __all__ = [
     "Constraint",
     "Method",
     "Prediction",
+    "Recorder",
     "Rows",
     "RunFailed",
     "RunInUse",
@@ -51,6 +59,7 @@ __all__ = [
     "load",
     "register_arch",
     "register_constraint",
+    "register_recorder",
     "register_set",
     "register_trainer",
     "runs",
@@ -61,12 +70,14 @@ _IMPORTED_LATE = {  # name -> module; most of them import torch
     "Constraint": "models.constraints.base",
     "Method": "trainers.methods.base",
     "Prediction": "trainers.trained_run",
+    "Recorder": "utils.records.recorder",
     "TrainedRun": "trainers.trained_run",
     "bake": "models.constraints.attachment",
     "build": "models",
     "constrain": "models.constraints.apply",
     **dict.fromkeys(
-        ("register_arch", "register_constraint", "register_set", "register_trainer"), "utils.config.plugins"
+        ("register_arch", "register_constraint", "register_recorder", "register_set", "register_trainer"),
+        "utils.config.plugins",
     ),
 }
 

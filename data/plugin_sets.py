@@ -6,7 +6,8 @@ import numpy as np
 
 from data.registry import SetSpec
 from data.types import AnySplit, ImageSet, Split
-from data.user_datasets import Source, in_memory, probe, read_anew, with_statistics
+from data.user_datasets import in_memory, read_anew, with_statistics
+from data.user_items import Source, probe
 from utils.errors import UsageError
 
 

@@ -18,6 +18,7 @@ from trainers.ddp import Replicas
 from trainers.loop import TrainingSetup
 from trainers.methods.base import Method
 from trainers.optimizers import freeze_weights, make_optimizer
+from trainers.plugin_network import check_output, is_from_plugin
 from trainers.registry import TRAINERS
 from trainers.schedules import schedule
 from utils import out_of_memory, plugin_files
@@ -89,33 +90,6 @@ def build(options: Options, spec: data.SetSpec | None = None) -> tuple[nn.Module
             raise
         raise UsageError((str(error).splitlines() or [type(error).__name__])[0]) from error
     return model, method
-
-
-def is_from_plugin(options: Options) -> bool:
-    """Return True if a plug-in defines the network or a constraint on its layers."""
-    parts = options.arch_row.constructor, *(row.constraint for row in options.constraint.rows)
-    return any(part is not None and not isinstance(part, str) for part in parts)
-
-
-@torch.no_grad()
-def check_output(model: nn.Module, name: str, spec: data.SetSpec) -> None:
-    """Raise UsageError if `model` does not map a batch of images to one logit per class.
-
-    `name` is that of the architecture. The random number generator of torch is left unchanged.
-    """
-    images, expected = torch.zeros(2, *spec.in_shape), (2, spec.num_classes)
-    model.eval()
-    with torch.random.fork_rng(devices=[]):
-        try:
-            found = tuple(model(images).shape)
-        except Exception as error:  # the code is the user's: it can raise any type
-            if plugin_files.place(error):
-                raise UsageError(plugin_files.one_line(error)) from error
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            raise UsageError(f"arch {name}: it fails for images of shape {tuple(images.shape)}: {reason}") from error
-    model.train()
-    if found != expected:
-        raise UsageError(f"arch {name}: its output for 2 images has the shape {found}; {expected} expected")
 
 
 def network_options(options: Options, spec: data.SetSpec) -> dict[str, Any]:

@@ -14,10 +14,12 @@ from trainers.training_state import TrainingState
 from utils.console import say
 from utils.random_state import rng_state
 from utils.records import checkpoints
-from utils.records.epoch_tables import Table, record_table
-from utils.records.metrics_log import MetricsCsv
-from utils.records.run import LockedRun
-from utils.records.tensorboard import TensorBoard, event_sizes, truncate_events
+from utils.records.epoch_tables import Table
+from utils.records.metrics_log import MetricsCsv, TableFiles
+from utils.records.recorder import RecordedRun
+from utils.records.recorder_list import RecorderList
+from utils.records.run import LockedRun, place_of
+from utils.records.tensorboard import TensorBoard, event_sizes
 from utils.stop_signal import StopRequest
 
 
@@ -35,6 +37,9 @@ class SignalCallbacks(Callbacks):
     def stop_reason(self) -> str | None:
         """Name of the signal that requested the stop, or None."""
         return self._stop.reason
+
+    def start(self) -> None:
+        """Called before training. RunRecorder overrides this method to start the recorders."""
 
     def save_initial(self, state: TrainingState) -> None:
         """Called before the first epoch of a new run. RunRecorder overrides this method to write initial.pt."""
@@ -55,10 +60,10 @@ class RunRecorder(SignalCallbacks):
         checkpoint: Mapping[str, Any] | None,
         description: Mapping[str, Any],
     ) -> None:
-        """Open the files of a run for recording.
+        """Choose the recorders of a run, which `start` starts.
 
-        When resuming, delete the metrics that are newer than `checkpoint`. `description` holds entries to add to every
-        checkpoint.
+        When resuming, they drop the records that are newer than `checkpoint`. `description` holds entries to add to
+        every checkpoint.
         """
         super().__init__()
         self._description = description
@@ -66,13 +71,17 @@ class RunRecorder(SignalCallbacks):
         self._saved = time.monotonic()
         self._held_out = "val" if options.data.val_split else "test"
         self._trained = (state.train_images, state.train_seconds)
-        self._metrics = MetricsCsv(run.metrics, 0 if checkpoint is None else state.epoch)
-        self._epoch = state.epoch
+        # Checkpoints of earlier versions lack the sizes of the event files.
         events = {} if checkpoint is None else checkpoint.get("events")
-        # Checkpoints of earlier versions lack the sizes of the event files: TensorBoard then hides later events.
-        self._purge_step = state.epoch + 1 if events is None else None
-        truncate_events(run.logs, events)
-        self._board: TensorBoard | None = None
+        chosen = () if options.run.dry_run else options.run.tracker
+        self._recorders = RecorderList([TableFiles(), MetricsCsv(), TensorBoard(events)], chosen)
+        root, project, name = place_of(run.path, options)
+        hparams = summary.hparams(options)
+        self._recorded = RecordedRun(run.path, root, project, name, run.id, hparams, self._held_out, state.epoch)
+
+    def start(self) -> None:
+        """Start the recorders. Raises UsageError if one of them cannot start."""
+        self._recorders.start(self._recorded)
 
     def save_due(self) -> bool:
         """Return True if the last checkpoint is at least --save-minutes old. With --save-minutes 0, return False."""
@@ -80,15 +89,11 @@ class RunRecorder(SignalCallbacks):
         return minutes > 0 and time.monotonic() - self._saved >= 60 * minutes
 
     def tables(self, epoch: int, tables: dict[str, Table]) -> None:
-        """Append the tables of an epoch to their CSV files and draw curves in TensorBoard.
-
-        `tables` maps file name to table. Only tables that are curves are drawn.
-        """
+        """Record the tables of an epoch. `tables` maps file name to table."""
         self._run.check_held()
         assert tables.keys() <= {*TRAINERS[self._options.trainer].tables}, "a table is missing in the trainer's row"
         for name, table in tables.items():
-            for line in record_table(self._run.path, name, epoch, table)[-1:]:  # earlier epochs are recorded already
-                self._tensorboard().curve(name, line)
+            self._recorders.table(name, epoch, table)
 
     def epoch_done(
         self, state: TrainingState, train: Metrics, held_out: Metrics, learning_rate: float, *, is_best: bool
@@ -108,11 +113,9 @@ class RunRecorder(SignalCallbacks):
         method = self._setup.method
         for group, values in method.metrics(self._setup.model).items():
             metrics[group] = metrics.get(group, {}) | values
-        self._metrics.record(state.epoch, metrics)
-        board = self._tensorboard()
-        board.record(state.epoch, metrics)
+        self._recorders.metrics(state.epoch, metrics)
         if self._options.run.histograms:
-            board.histograms(state.epoch, [*self._histogram_tensors(), *method.histograms()])
+            self._recorders.histograms(state.epoch, [*self._histogram_tensors(), *method.histograms()])
         self.save(state, is_best=is_best)
         self._run.set_status("running", epoch=state.epoch, epochs=epochs)
         # A constant density is printed once, before the first epoch.
@@ -154,8 +157,7 @@ class RunRecorder(SignalCallbacks):
     def _checkpoint(self, state: TrainingState) -> dict[str, Any]:
         """Return the entries of a checkpoint, such as weights, optimizer state and options."""
         setup = self._setup
-        if self._board is not None:
-            self._board.flush()  # so that the event files have their final sizes
+        self._recorders.flush()  # so that the event files have their final sizes
         return {
             "epoch": state.epoch,
             "step": state.step,
@@ -170,22 +172,11 @@ class RunRecorder(SignalCallbacks):
         }
 
     def close(self, final: dict[str, float]) -> None:
-        """Write the `final` metrics to TensorBoard's hparams page and close the event files.
+        """Tell the recorders the final metrics, and end the recording.
 
-        `final` is empty if the run did not finish. The hparams page does not show such a run.
+        `final` is empty if the run did not finish.
         """
-        if self._board is not None or final:
-            self._tensorboard().close(final)
-
-    def _tensorboard(self) -> TensorBoard:
-        """Return the TensorBoard writer, which is created on first use.
-
-        Creating it earlier would delay the first batch by the import of tensorboard.
-        """
-        if self._board is None:
-            hparams = summary.hparams(self._options)
-            self._board = TensorBoard(self._run.logs, self._epoch, hparams, self._held_out, self._purge_step)
-        return self._board
+        self._recorders.close(final)
 
     def _histogram_tensors(self) -> list[tuple[str, Any]]:
         """Return (name, tensor) pairs of all parameters and of their gradients in the last batch."""

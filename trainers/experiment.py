@@ -23,6 +23,7 @@ from utils.distributed import rendezvous
 from utils.distributed.runtime import Runtime
 from utils.errors import Stopped, StoppedWaiting
 from utils.records import checkpoints, results
+from utils.records.registry import check_installed
 from utils.records.result_row import result_row
 from utils.records.run import LockedRun
 from utils.text import escaped
@@ -34,6 +35,8 @@ def run(options: Options, runtime: Runtime) -> None:
     With --check, only build the network and print its layers and options. With --evaluate, only test a stored network.
     Raises UsageError for wrong input, RunFailed if the run cannot continue, Stopped after a signal.
     """
+    if not options.run.evaluate:
+        runtime.run_on_first(lambda: check_installed(options.run.tracker))
     if options.run.check:
         model, _ = build(options.replace(seed=options.run.seed or 0))
         say(summary.layer_table(model) + "\n\n" + summary.resolved(options))
@@ -137,6 +140,7 @@ def _train_with_status(
         else:
             recorder = SignalCallbacks()
         try:
+            setup.runtime.run_on_first(recorder.start)
             run.set_status("running", epoch=state.epoch, epochs=epochs)
             setup.train.prepare()
             setup.held_out.prepare()

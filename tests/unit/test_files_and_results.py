@@ -10,6 +10,7 @@ import time
 import pytest
 
 from scripts.parts.sweep_cells import rows
+from tests.recorded import started
 from utils.errors import RunFailed, UsageError
 from utils.files import locked, try_lock, write_atomic, write_text
 from utils.records import results
@@ -199,14 +200,14 @@ def test_a_malicious_or_foreign_checkpoint_is_refused_without_running_its_code(t
 
 def test_metrics_drop_rows_after_the_resumed_checkpoint(tmp_path):
     path = tmp_path / "metrics.csv"
-    first = MetricsCsv(path, 0)
+    first = started(MetricsCsv(), tmp_path)
     for epoch in (1, 2, 3):
-        first.record(epoch, {"train": {"loss": epoch / 4}, "weights": {"density_conv1": 0.5}})
-    again = MetricsCsv(path, 2)
-    again.record(3, {"train": {"loss": 9.0}})
+        first.metrics(epoch, {"train": {"loss": epoch / 4}, "weights": {"density_conv1": 0.5}})
+    again = started(MetricsCsv(), tmp_path, 2)
+    again.metrics(3, {"train": {"loss": 9.0}})
     assert [(r["epoch"], r["train/loss"]) for r in read(path)] == [("1", "0.25"), ("2", "0.5"), ("3", "9")]
     assert list(read(path)[0]) == ["epoch", "train/loss"]
-    MetricsCsv(path, 0).record(1, {"train": {"loss": 0.0}})
+    started(MetricsCsv(), tmp_path).metrics(1, {"train": {"loss": 0.0}})
     assert len(read(path)) == 1
 
 

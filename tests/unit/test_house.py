@@ -18,6 +18,7 @@ FLOORS = {  # layer of the longest prefix of a module's name; docs/architecture.
     "trainers.registry": 1,
     "trainers.schedules": 1,
     "data.registry": 1,
+    "utils.records.registry": 1,
     "args": 2,
     "utils.distributed": 3,
     "utils.records": 3,
@@ -38,7 +39,7 @@ FLOORS = {  # layer of the longest prefix of a module's name; docs/architecture.
     "scripts": 8,
     "examples": 8,
 }
-EMPTY = {"utils", "trainers"}  # packages whose __init__ imports nothing
+EMPTY = {"utils", "utils.records", "trainers"}  # packages whose __init__ imports nothing
 SEPARATE = {("models", "data"), ("data", "models")}
 
 

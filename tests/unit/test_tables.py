@@ -6,12 +6,14 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.recorded import started
 from trainers.methods.default import Default
 from trainers.registry import TRAINERS, Trainer
 from utils.records.epoch_tables import Table, record_table
 from utils.records.plots import Line, line_chart
-from utils.records.tensorboard import TensorBoard, event_sizes, truncate_events
+from utils.records.tensorboard import TensorBoard, event_sizes
 
+CURVES = ([-0.5, 0, 2.5], [5, 10, 20]), ([-0.5, 0, 9], [6, 11, 21])
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -90,25 +92,25 @@ def scalars(directory):
 
 def test_event_files_are_truncated_to_their_sizes_at_the_checkpoint(tmp_path):
     """This covers negative steps, step 0 and steps above any epoch, which purging by step would miss."""
-    first, later = Line("epoch 1", [-0.5, 0, 2.5], [5, 10, 20]), Line("epoch 2", [-0.5, 0, 9], [6, 11, 21])
-    board = TensorBoard(tmp_path, 0, {}, "test")
-    board.curve("sweep", first)
-    board.record(1, {"test": {"loss": 1.0}})
+    first, later = ([{"x": x, "y": y} for x, y in zip(xs, ys, strict=True)] for xs, ys in CURVES)
+    board = started(TensorBoard({}), tmp_path)
+    board.table("sweep", 1, Table(first, "x", "y"))
+    board.metrics(1, {"test": {"loss": 1.0}})
     board.flush()
-    sizes = event_sizes(tmp_path)
-    board.curve("sweep", later)
-    board.record(2, {"test": {"loss": 9.0}})
+    sizes = event_sizes(tmp_path / "logs")
+    board.table("sweep", 2, Table(later, "x", "y"))
+    board.metrics(2, {"test": {"loss": 9.0}})
     board.close({"test/acc@1": 50.0})
-    interrupted = TensorBoard(tmp_path, 1, {}, "test")
-    interrupted.record(2, {"test": {"loss": 8.0}})
+    interrupted = started(TensorBoard(None), tmp_path, 1)
+    interrupted.metrics(2, {"test": {"loss": 8.0}})
     interrupted.close({})
-    truncate_events(tmp_path, sizes)
-    assert event_sizes(tmp_path) == sizes
-    board = TensorBoard(tmp_path, 1, {}, "test")
-    board.curve("sweep", later)
-    board.record(2, {"test": {"loss": 2.0}})
+    board = started(TensorBoard(sizes), tmp_path, 1)
+    assert event_sizes(tmp_path / "logs") == sizes
+    board.table("sweep", 2, Table(later, "x", "y"))
+    board.table("statistics", 2, Table(later))
+    board.metrics(2, {"test": {"loss": 2.0}})
     board.close({})
-    assert scalars(tmp_path) == {
+    assert scalars(tmp_path / "logs") == {
         "sweep/epoch_1": [(-50, 5), (0, 10), (250, 20)],
         "sweep/epoch_2": [(-50, 6), (0, 11), (900, 21)],
         "test/loss": [(1, 1.0), (2, 2.0)],
@@ -116,20 +118,19 @@ def test_event_files_are_truncated_to_their_sizes_at_the_checkpoint(tmp_path):
 
 
 def test_event_files_of_unknown_size_are_kept_and_later_steps_purged_by_the_reader(tmp_path):
-    board = TensorBoard(tmp_path, 0, {}, "test")
+    board = started(TensorBoard({}), tmp_path)
     for epoch in (1, 2, 3):
-        board.record(epoch, {"test": {"loss": epoch}})
+        board.metrics(epoch, {"test": {"loss": epoch}})
     board.close({})
-    (first,) = tmp_path.iterdir()
+    (first,) = (tmp_path / "logs").iterdir()
     # TensorBoard orders event files by the time in their names
-    first.rename(tmp_path / "events.out.tfevents.1.name.1.0")
-    sizes = event_sizes(tmp_path)
-    truncate_events(tmp_path, None)
-    assert event_sizes(tmp_path) == sizes
-    board = TensorBoard(tmp_path, 1, {}, "test", purge=2)
-    board.record(2, {"test": {"loss": 9.0}})
+    first.rename(tmp_path / "logs/events.out.tfevents.1.name.1.0")
+    sizes = event_sizes(tmp_path / "logs")
+    board = started(TensorBoard(None), tmp_path, 1)
+    assert event_sizes(tmp_path / "logs") == sizes
+    board.metrics(2, {"test": {"loss": 9.0}})
     board.close({})
-    assert scalars(tmp_path) == {"test/loss": [(1, 1.0), (2, 9.0)]}
+    assert scalars(tmp_path / "logs") == {"test/loss": [(1, 1.0), (2, 9.0)]}
 
 
 def test_a_chart_can_have_one_line_or_several(tmp_path):

@@ -18,13 +18,20 @@ from utils.config.fields import wanted
 from utils.config.options import ADDED, FIELDS
 from utils.config.signatures import arguments_of, declared, help_text
 from utils.errors import UsageError
+from utils.records.registry import RECORDERS, RecorderRow
 from utils.text import shown
 
 Part = TypeVar("Part", bound=Callable[..., Any])
 ARCH_ARGUMENTS = ("num_classes", "in_shape", "bn_type", "width_mult")  # arguments that every architecture may take
 CONSTRAINT_ARGUMENTS = ("weight", "generator", "density")
 METHOD_ARGUMENTS = ("label_smoothing", "weight_decay", "no_bn_decay", "histograms")
-TABLES: Mapping[str, dict[str, Any]] = {"arch": ARCHS, "conv_type": CONV_TYPES, "trainer": TRAINERS, "set": SETS}
+TABLES: Mapping[str, dict[str, Any]] = {
+    "arch": ARCHS,
+    "conv_type": CONV_TYPES,
+    "trainer": TRAINERS,
+    "set": SETS,
+    "tracker": RECORDERS,
+}
 _origins: dict[tuple[str, str], str] = {}  # (table, name) -> file of the plug-in that registered the row
 
 
@@ -161,6 +168,25 @@ def register_set(
         )
         _add_row("set", name, row, reader)
         return reader
+
+    return register
+
+
+def register_recorder(name: str, *, package: str = "") -> Callable[[Part], Part]:
+    """Return a decorator that registers a recorder, which `tracker: NAME` then selects.
+
+    It decorates a subclass of `Recorder`, whose constructor takes no arguments.
+
+    package: name of the package that the recorder imports, as pip spells it. Without the package a run with this
+        recorder ends before it reads any data.
+
+    Raises UsageError if the name belongs to another recorder.
+    """
+
+    def register(recorder: Part) -> Part:
+        _check_name("tracker", name, recorder)
+        _add_row("tracker", name, RecorderRow(recorder, package), recorder)
+        return recorder
 
     return register
 

@@ -8,6 +8,7 @@ from trainers.registry import GRAD_COMPRESSIONS, OPTIMIZERS, TRAINERS
 from trainers.schedules import POLICIES
 from utils.config.fields import opt
 from utils.paths import stem
+from utils.records.registry import RECORDERS
 from utils.steps import STEPS
 
 TRAINER_TEXT = """training method; default: that of conv_type, lottery: dense training before that of scores, ss: with a
@@ -84,6 +85,9 @@ class RunOptions:
         -1, "epochs between checkpoints kept besides last and best; 0 and -1: none", ">= -1 and <= 1e6", maths=False
     )
     histograms: bool = opt(False, "log histograms of weights, scores and gradients to TensorBoard", maths=False)
+    tracker: tuple[str, ...] = opt(
+        (), "also record metrics, tables and histograms with this package; repeatable", RECORDERS, maths=False
+    )
     detect_anomaly: bool = opt(False, "let autograd report the operation that produced a NaN; slow", maths=False)
     print_freq: int = opt(
         10, "batches between updates of the bar and checks for divergence", ">= 1 and <= 1e9", "-p", maths=False

@@ -224,6 +224,19 @@ def base_directory(options: Options) -> Path:
     return options.run.root.joinpath(options.run.stem, *level, name)
 
 
+def place_of(path: Path, options: Options) -> tuple[Path, str, str]:
+    """Return the names by which the run in directory `path` differs from others.
+
+    They are the root of all run directories, the name of the YAML file, and the rest of the path. `options` are those
+    of the run.
+    """
+    expected = base_directory(options).relative_to(options.run.root).parts
+    parts = path.absolute().parts
+    depth = len(expected) + (parts[-len(expected) :] != expected)  # a numbered directory is one level deeper
+    root, project, *name = Path(*parts[:-depth]), *parts[-depth:]
+    return root, project, "/".join(name)
+
+
 def lock_unfinished(options: Options, has_same_options: Callable[[Run], bool]) -> LockedRun | None:
     """Lock and return the newest unfinished run with these options, or None.
 

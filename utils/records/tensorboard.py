@@ -11,38 +11,49 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.console import warn
-from utils.records.metrics_log import MetricsBySplit
-from utils.records.plots import Line
+from utils.records.epoch_tables import Table
+from utils.records.recorder import MetricsBySplit, RecordedRun, Recorder
+from utils.run_paths import RunPaths
 from utils.text import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class TensorBoard:
-    """Writer of TensorBoard event files, with metrics, histograms and hyperparameters.
+class TensorBoard(Recorder):
+    """Recorder of TensorBoard event files, with metrics, curves, histograms and hyperparameters.
 
-    directory: folder of the event files.
-    epoch: the last epoch that earlier event files contain.
-    held_out: the split whose metrics are recorded in every epoch, "test" or "val".
-    purge: TensorBoard ignores events of earlier files from this step on.
+    sizes: bytes per event file that the checkpoint has recorded from which the run is resumed, {} for a new run. With
+        None, as in older checkpoints, TensorBoard ignores the events of repeated epochs.
 
-    Only the constructor imports tensorboard. The import takes half a second, by which the first batch of a run would
-    otherwise be delayed.
+    tensorboard is imported for the first record. The import takes half a second, by which the first batch of a run
+    would otherwise be delayed.
     """
 
-    def __init__(
-        self, directory: Path, epoch: int, hparams: Mapping[str, Any], held_out: str, purge: int | None = None
-    ) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+    def __init__(self, sizes: Mapping[str, int] | None) -> None:
+        self._sizes = sizes
+        self._opened: Any = None  # torch's annotations of SummaryWriter are incomplete
 
-        self._writer: Any = SummaryWriter(str(directory), purge_step=purge)  # torch's annotations are incomplete
+    def start(self, run: RecordedRun) -> None:
+        """Truncate the event files to the epochs that are done."""
+        self._directory = RunPaths(run.path).logs
+        self._purge = run.epoch + 1 if self._sizes is None else None
+        truncate_events(self._directory, self._sizes)
         kinds = bool | int | float | str  # the types that TensorBoard accepts
-        self._hparams = {key: value if isinstance(value, kinds) else str(value) for key, value in hparams.items()}
-        self._epoch = epoch
-        self._held_out_prefix = f"{held_out}/"
+        self._hparams = {key: value if isinstance(value, kinds) else str(value) for key, value in run.hparams.items()}
+        self._epoch = run.epoch
+        self._held_out_prefix = f"{run.held_out}/"
 
-    def record(self, epoch: int, metrics: MetricsBySplit) -> None:
+    @property
+    def _writer(self) -> Any:
+        """SummaryWriter, which is created on first use."""
+        if self._opened is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._opened = SummaryWriter(str(self._directory), purge_step=self._purge)
+        return self._opened
+
+    def metrics(self, epoch: int, metrics: MetricsBySplit) -> None:
         """Write the metrics of an epoch to TensorBoard as scalars.
 
         The scalar of a metric is <split>/<name>, its step `epoch`.
@@ -58,25 +69,28 @@ class TensorBoard:
         `tensors` has pairs of (name, tensor).
         """
         for name, tensor in tensors:
-            self._writer.add_histogram(name, tensor.detach().float(), epoch)
+            self._writer.add_histogram(name, tensor.float(), epoch)
 
-    def curve(self, name: str, line: Line) -> None:
-        """Write the points of a chart's line to TensorBoard as scalars.
+    def table(self, name: str, epoch: int, table: Table) -> None:
+        """Write the points of a table that is a curve to TensorBoard as scalars.
 
-        The tag is <name>/<label of the line>. A step must be an integer, so the step of a point is 100 x, rounded.
+        The tag is <name>/epoch_<epoch>. A step must be an integer, so the step of a point is 100 x, rounded.
         """
-        for x, y in zip(line.xs, line.ys, strict=True):
-            self._writer.add_scalar(f"{name}/{line.label.replace(' ', '_')}", y, round(100 * x))
+        for row in table.rows if table.x else []:
+            self._writer.add_scalar(f"{name}/epoch_{epoch}", float(row[table.y]), round(100 * float(row[table.x])))
 
     def flush(self) -> None:
-        """Write all buffered events to the event files on disk."""
-        self._writer.flush()
+        """Write all buffered events to the event files on disk, which then have their final sizes."""
+        if self._opened is not None:
+            self._opened.flush()
 
     def close(self, final: Mapping[str, float]) -> None:
         """Write the final metrics to TensorBoard's hparams page, and close the event files.
 
-        final: metric values by tag, empty if the run did not finish.
+        The hparams page does not show a run that did not finish.
         """
+        if self._opened is None and not final:
+            return
         from torch.utils.tensorboard import summary
 
         if final:
