@@ -25,7 +25,7 @@ from scripts.parts.pages import Tables, code, update
 from utils.config.options import GROUPS
 from utils.config.script_parser import Parser, command
 
-EXAMPLES = ("own_network", "ternary_constraint", "shapes_set", "confidence_penalty")
+EXAMPLES = ("own_network", "ternary_constraint", "shapes_set", "confidence_penalty", "json_recorder")
 SUBNETS = ("SubnetConv", "GlobalSubnetConv")
 PAGES: dict[Path, Tables] = {
     ROOT / "README.md": {"reasons": speed.reasons, "systems": systems.systems("docs/")},

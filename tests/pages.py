@@ -26,6 +26,10 @@ EXCEPTIONS = {
     r"^mpirun": ("python main.py {program} --check", "MPI is not installed"),
     r"--multigpu": ("{} --check", "it needs two GPUs"),
     r"^tensorboard": ("{} --inspect", "it is a server that does not end"),
+    r"--tracker mlflow": (
+        "{} 2>&1 | grep -E 'not installed|^network'",
+        "a package of others; test_trackers.py runs it",
+    ),
     r"--pretrained model_best\.pth": ("true", "10,000 images; test_the_pretrained_command_loads_the_same_network"),
     r"sweep\.py .*fashionmnist": ("{} --dry-run", "45 runs; scripts/records has their results"),
 }

@@ -14,7 +14,8 @@ ENTRY = re.compile(r"(\w+(?:, \w+)*): (.+)", re.S)
 
 def sections(text: str, parameters: set[str]) -> str:
     """Return a docstring with its paragraphs of arguments as Google's sections Args and Attributes."""
-    paragraphs = re.split(r"\n\s*\n", inspect.cleandoc(text))
+    text = inspect.cleandoc(text).replace("][", "]\\[")  # an index of an index is no link
+    paragraphs = re.split(r"\n\s*\n", text)
     return "\n\n".join(_section(paragraph, parameters) for paragraph in paragraphs)
 
 

@@ -20,7 +20,10 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def _prepared(text: str) -> str:
     text = re.sub(r"`[^`\n]+`", lambda code: code[0] + "{.long}" * (len(code[0]) > LONG), text)
-    rows = (re.sub(r" ± |(?<=\d) (?=%)", _joined, line) if line.startswith("|") else line for line in text.split("\n"))
+    rows = (
+        re.sub(r"(?<=\d) ± |(?<=\d) (?=%)", _joined, line) if line.startswith("|") else line
+        for line in text.split("\n")
+    )
     return "\n".join(rows)
 
 

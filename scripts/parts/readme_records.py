@@ -94,18 +94,19 @@ def accuracy() -> str:
 def measured(*conv_types: str, of: str = "") -> Table:
     """Return a function that returns a table of the test accuracies with some constraints.
 
-    `of` is a regular expression that the configs' paths match.
+    `of` is a regular expression that the configs' paths match. A column of equal constraints or precisions is left out.
     """
-    head = "config | `conv_type` | kept | epochs | precision | test accuracy (%) | seeds"
+    head = ["config", "`conv_type`", "kept", "epochs", "precision", "test accuracy (%)", "seeds"]
 
     def table() -> str:
         lines = [
-            f"{_recipe(row)} | `{row['Conv Type']}` | {_kept(rows)} | {epochs} | {row['Precision']} | {last(rows)} "
-            f"| {len(rows)}"
+            (_recipe(row), f"`{row['Conv Type']}`", _kept(rows), epochs, row["Precision"], last(rows), str(len(rows)))
             for row, epochs, rows in _groups(conv_types)
             if re.search(of, row["Base Config"])
         ]
-        return "\n".join(markdown(head, lines))
+        told = [i for i, column in enumerate(zip(*lines, strict=True)) if len(set(column)) > 1 or i not in (1, 4)]
+        shown, *rows = (" | ".join(line[i] for i in told) for line in [head, *lines])
+        return "\n".join(markdown(shown, rows))
 
     return table
 

@@ -31,7 +31,9 @@ from trainers.checkpoint_sources import read_network
 from utils.records import checkpoints
 
 SHOWN = {command: page for page in PAGES for command in commands(page)}
-TRAINED = [command for command in SHOWN if re.match(r"python main.py --config (?!.*(runs/|pictures|plugin))", command)]
+TRAINED = [
+    command for command in SHOWN if re.match(r"python main.py --config (?!.*(runs/|pictures|plugin|tracker))", command)
+]
 RUN = {"bash", "python", "yaml"}  # kinds of blocks
 INLINE = {command: page for page in PAGES for command in inline_commands(page)}
 
