@@ -1,11 +1,11 @@
 # make quickstart: train a first network. make test: run the test suite; TESTS=tests/unit runs a part, FLAGS adds options
-# of pytest. make lint: check style, types, sizes.
+# of pytest. make lint: check style, types, sizes. make docs: build the pages as a site in site/.
 PYTHON ?= python3
 TESTS ?= tests
 FLAGS ?=
 BIN := .venv/bin
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test lint docs clean
 
 quickstart: .venv/.run
 	$(BIN)/python main.py --config configs/quickstart.yml
@@ -18,6 +18,10 @@ lint: .venv/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy main.py parallel_main.py featherweight.py args.py data models trainers utils scripts examples .ci/house.py
 	$(BIN)/python .ci/sizes.py
+
+docs: .venv-docs/.done
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+	@echo "written: site/index.html; for its search: python3 -m http.server --directory site"
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, e.g.: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
@@ -34,5 +38,12 @@ lint: .venv/.dev
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch .venv/.run $@
 
+# The tools of the pages have an environment of their own: a run needs none of them.
+.venv-docs/.done: requirements-docs.txt
+	@echo "installing requirements-docs.txt into .venv-docs: a minute, once"
+	$(PYTHON) -m venv .venv-docs
+	@.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	@touch $@
+
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv .venv-docs site .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

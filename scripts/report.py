@@ -1,10 +1,10 @@
 """Draw the curves of several runs in one picture and print a table of their last and largest values.
 
-    python scripts/report.py RUN [RUN ...] [--measure test/acc@1] [--out report.png]
+    python scripts/report.py RUN [RUN ...] [--measure test/acc@1] [--each] [--out report.png]
 
 RUN is the directory of a run, finished or not. A measure is a column of metrics.csv. A curve is labelled with the
 options in which the runs differ, or with the run's directory if these are many. Runs that differ only in their seeds
-share one curve, their mean.
+share one curve, their mean. With --each, every run has a curve of its own.
 """
 
 import sys
@@ -34,8 +34,8 @@ Curve = dict[int, float]  # epoch -> value
 Curves = dict[str, list[Curve]]  # label -> one curve per run
 
 
-def options_of(run: Path) -> dict[str, object]:
-    """Return the values of the options that determine the result of `run`, without the seed.
+def options_of(run: Path, *, with_seed: bool = False) -> dict[str, object]:
+    """Return the values of the options that determine the result of `run`, by default without the seed.
 
     Raises UsageError if `run` is not a run directory with at least one epoch.
     """
@@ -43,7 +43,8 @@ def options_of(run: Path) -> dict[str, object]:
     if not record.config.exists() or not record.metrics.exists():
         raise UsageError(f"{run} is not a run directory with a finished epoch: config.yaml or metrics.csv is missing")
     values = record.options().flat()
-    names = {name for name, option in FIELDS.items() if option.metadata["maths"] and name != "seed"} | {"epochs"}
+    names = {name for name, option in FIELDS.items() if option.metadata["maths"]} | {"epochs"}
+    names -= set() if with_seed else {"seed"}
     return {name: value for name, value in values.items() if name in names}
 
 
@@ -74,10 +75,14 @@ def curve(run: Path, measure: str) -> Curve:
         raise UsageError(f"{metrics} is damaged: {measure} is not a number in every epoch") from None
 
 
-def gather(runs: Sequence[Path], measure: str) -> Curves:
-    """Read the curve of `measure` from every run. Return the curves by label, in the order of the runs."""
+def gather(runs: Sequence[Path], measure: str, *, each: bool = False) -> Curves:
+    """Read the curve of `measure` from every run. Return the curves by label, in the order of the runs.
+
+    Runs that differ only in their seeds have the same label, unless `each` is True.
+    """
     curves: Curves = {}
-    for label, run in zip(labels({run: options_of(run) for run in runs}), dict.fromkeys(runs), strict=True):
+    options = {run: options_of(run, with_seed=each) for run in runs}
+    for label, run in zip(labels(options), options, strict=True):
         curves.setdefault(label, []).append(curve(run, measure))
     return curves
 
@@ -112,6 +117,7 @@ def parser() -> Parser:
     top = Parser(__doc__)
     top.add_run("runs", "directory of a run", nargs="+")
     top.add_argument("--measure", default="test/acc@1", help="column of metrics.csv; default: test/acc@1")
+    top.add_argument("--each", action="store_true", help="draw one curve per seed instead of their mean")
     top.add_argument("--title", default="", help="title of the picture")
     top.add_out("report.png")
     return top
@@ -124,7 +130,7 @@ def main(argv: Sequence[str]) -> int:
     check_new(options.out, force=True, option="--out: ")
     if options.out.suffix.lower() not in ("", ".png"):
         raise UsageError(f"--out: {options.out}: the picture is a PNG file; its name must end in .png")
-    curves = gather(options.runs, options.measure)
+    curves = gather(options.runs, options.measure, each=options.each)
     say(table(curves))
     lines = [mean_line(label, of_runs) for label, of_runs in curves.items()]
     if not line_chart(options.out, lines, "epoch", options.measure, options.title):

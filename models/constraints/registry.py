@@ -26,7 +26,7 @@ class ConvType:
 
     A conv_type is the name of a constraint. Its row states the class, its options and its needs.
 
-    weights: description of the effective weights, for the README's table.
+    weights: description of the effective weights, for the table in docs/concepts.md.
     constraint: path "package.module:class" of the Constraint, or the class; None for unconstrained layers.
     trainer: training method of networks with this constraint, a key of trainers.registry.TRAINERS.
     density: the option prune_rate is "unused", "optional" (1 by default) or "required".

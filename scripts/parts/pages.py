@@ -1,5 +1,6 @@
-"""Generated tables in Markdown pages: each stands between `<!-- NAME: python SCRIPT -->` and `<!-- end -->`."""
+"""Generated parts of Markdown pages: each stands between `<!-- NAME: python SCRIPT -->` and `<!-- end -->`."""
 
+import ast
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -9,6 +10,13 @@ Tables = Mapping[str, Callable[[], str]]  # name in the marker -> function that 
 def markdown(head: str, rows: Iterable[str]) -> list[str]:
     """Return the lines of a Markdown table. In `head` and `rows`, cells are separated by " | "."""
     return [f"| {head} |", "|" + "---|" * (head.count(" | ") + 1), *(f"| {row} |" for row in rows)]
+
+
+def code(path: Path) -> str:
+    """Return the code of a Python file, without its docstring, as a block of Markdown."""
+    text = path.read_text(encoding="utf-8")
+    lines = text.splitlines()[ast.parse(text).body[0].end_lineno :]
+    return "\n".join(["```python", "\n".join(lines).strip(), "```"])
 
 
 def filled(text: str, tables: Tables, script: str) -> str:

@@ -134,10 +134,10 @@ def test_a_damaged_lock_file_names_no_owner(tmp_path, text):
     assert Run(tmp_path).lock_owner() == "another process"
 
 
-def test_help_and_readme_list_exit_code_69():
+def test_help_and_the_page_of_runs_list_exit_code_69():
     help_text = subprocess.run([sys.executable, ROOT / "main.py", "--help"], capture_output=True, text=True).stdout
     assert re.search(r"^ +69 +another process is training this run", help_text, re.M)
-    assert re.search(r"^\| 69 \|", (ROOT / "README.md").read_text(), re.M)
+    assert re.search(r"^\| 69 \|", (ROOT / "docs/runs.md").read_text(), re.M)
 
 
 def test_a_lock_of_another_machine_is_reported_with_its_host(tmp_path, config):

@@ -211,8 +211,8 @@ def test_on_one_process_parallel_main_equals_main(tmp_path):
     assert equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
 
 
-def test_the_command_of_the_readme_runs(tmp_path):
-    (line,) = re.findall(r"^torchrun (.*)$", (ROOT / "README.md").read_text(), flags=re.M)
+def test_the_command_of_the_page_runs(tmp_path):
+    (line,) = re.findall(r"^torchrun (.*)$", (ROOT / "docs/gpus.md").read_text(), flags=re.M)
     words = line.replace("parallel_main.py", str(ROOT / "parallel_main.py")).replace("configs/", f"{ROOT}/configs/")
     whole = [sys.executable, "-m", "torch.distributed.run", "--standalone", *words.split(), "--epochs", "1"]
     done = subprocess.run(whole, cwd=tmp_path, env=ENV, capture_output=True, text=True, timeout=100, check=False)

@@ -44,6 +44,13 @@ def test_labels_hold_the_differing_options_and_seeds_are_averaged(runs, tmp_path
     assert line.label == "arch FC (2 runs)" and line.xs == [1, 2] and line.ys == pytest.approx(means)
 
 
+def test_each_seed_has_a_curve_of_its_own_if_asked(runs, tmp_path, capsys):
+    of_seeds = [run for run in runs if "0.5" in run]
+    assert report.main([*of_seeds, "--each", "--out", str(tmp_path / "seeds.png")]) == 0
+    lines = sorted(capsys.readouterr().out.splitlines()[1:3])
+    assert [line.split()[:2] for line in lines] == [["seed", "1"], ["seed", "2"]]
+
+
 def test_runs_of_different_lengths_have_separate_curves(program, config, tmp_path):
     for seed, epochs in ((1, 2), (2, 2), (3, 3)):
         program("--config", config(epochs=epochs), "--seed", seed)

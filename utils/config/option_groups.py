@@ -113,7 +113,7 @@ class ModelOptions:
 class ConstraintOptions:
     """Options of pruning, rewiring, freezing and quantization of the weights."""
 
-    conv_type: str = opt("DenseConv", "constraint on the weights of the layers, explained in README.md", CONV_TYPES)
+    conv_type: str = opt("DenseConv", "constraint on the weights of the layers, see docs/concepts.md", CONV_TYPES)
     prune_rate: float | None = opt(
         None, "fraction of the weights that is KEPT, > 0 and <= 1 (historic name)", "", "--density", warn_in_files=True
     )
