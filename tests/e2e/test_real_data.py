@@ -81,7 +81,7 @@ def test_an_exported_shift_network_predicts_mnist_with_integer_arithmetic(tmp_pa
     row = train(tmp_path, "--config", config, "--data", DATA, "--epochs", 1, "--low-data", 0.2)
     script("export.py", "shift", row["Run Directory"], "packed.pt", cwd=tmp_path)
     output = script("export.py", "check", "packed.pt", "--data", DATA, "--images", 1000, cwd=tmp_path)
-    assert "as in float64 on 1000, all logits equal on 1000" in output
+    assert "predictions equal those in float64 on 1000 images, all logits on 1000" in output
 
 
 @needs_data
