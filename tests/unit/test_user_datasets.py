@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 import data
 from data import user_datasets, user_items
@@ -187,7 +187,8 @@ class Endless(Dataset):
     ("dataset", "message"),
     [
         ([], "data: the training Dataset has no items"),
-        (Endless(), "data: the training Dataset is a Endless without a length; a map-style Dataset expected"),
+        (Endless(), "data: the training Dataset is a Endless, which lacks __len__ or __getitem__; a map-style "),
+        (DataLoader(PAIRS), "data: the training Dataset is a DataLoader, which lacks __len__ or __getitem__"),
         ([IMAGES[0]], "data: item 0 of the training Dataset is a ndarray; an (image, label) pair expected"),
         ([(IMAGES[0], 0, 1)], "data: item 0 of the training Dataset is a tuple; an (image, label) pair"),
         ([(torch.rand(3, 4, 4) * 2, 0)], "data: item 0 of the training Dataset: a float tensor has values from "),
