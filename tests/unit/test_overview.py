@@ -20,6 +20,7 @@ def folder(program, config, tmp_path):
 
 
 def test_every_run_below_a_folder_is_a_row(folder):
+    (folder / "ticket/prune-rate=0.5/ticket/checkpoints/config.yaml").write_text("a copy")
     rows = fw.runs(folder)
     assert [row["path"].removeprefix(f"{folder}/") for row in rows] == [
         "ticket/prune-rate=0.3/ticket",
