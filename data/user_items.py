@@ -46,13 +46,10 @@ class Source:
         return pixels, as_label(item[1], where)
 
     def __len__(self) -> int:
-        try:
-            count = len(self.dataset)
-        except TypeError:
-            kind = type(self.dataset).__name__
-            raise UsageError(
-                f"data: the {self.name} Dataset is a {kind} without a length; a map-style Dataset expected"
-            ) from None
+        if not all(hasattr(self.dataset, method) for method in ("__len__", "__getitem__")):
+            kind = f"a {type(self.dataset).__name__}, which lacks __len__ or __getitem__"
+            raise UsageError(f"data: the {self.name} Dataset is {kind}; a map-style Dataset expected")
+        count = len(self.dataset)
         if not count:
             raise UsageError(f"data: the {self.name} Dataset has no items")
         return count

@@ -1,6 +1,7 @@
 """Batches of images that worker processes decode, resize or augment one by one, ahead of use."""
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Unpack
 
@@ -16,7 +17,7 @@ from data.registry import SetSpec
 from data.types import AnySplit, Augmentation, BatchOptions, DatasetSplit, FileSplit
 from data.user_datasets import read_image
 from data.workers import Workers
-from utils.random_state import preserved_generators, seed_everything
+from utils.random_state import preserved_generators, seed_on_cpu
 
 BatchKey = tuple[int, NDArray[np.intp]]  # (epoch, rows of the split)
 
@@ -47,7 +48,8 @@ class ViewBatches:
         height, width, channels). Raises RunFailed if a file cannot be decoded.
         """
         epoch, rows = key
-        return torch.stack([self.views(epoch, int(row)) for row in rows], dim=1).flatten(0, 1)
+        with preserved_generators() if isinstance(self.split, DatasetSplit) else nullcontext():
+            return torch.stack([self.views(epoch, int(row)) for row in rows], dim=1).flatten(0, 1)
 
     def views(self, epoch: int, row: int) -> Tensor:
         """Return the views (augmented versions) of the image in `row` of the split.
@@ -56,9 +58,8 @@ class ViewBatches:
         `epoch` and `row`.
         """
         if isinstance(self.split, DatasetSplit):  # its own random transforms may use any generator
-            with preserved_generators():
-                seed_everything(derived_seed(self.seed or 0, epoch, row))
-                return self.transform(self.image(row))
+            seed_on_cpu(derived_seed(self.seed or 0, epoch, row))
+            return self.transform(self.image(row))
         image = self.image(row)
         if self.seed is None:
             return self.transform(image)

@@ -19,13 +19,15 @@ def folder(program, config, tmp_path):
     return tmp_path / "runs"
 
 
-def test_every_run_below_a_folder_is_a_row(folder):
+def test_every_run_below_a_folder_is_a_row(folder, capsys):
+    (folder / "ticket/prune-rate=0.5/ticket/checkpoints/config.yaml").write_text("a copy")
     rows = fw.runs(folder)
     assert [row["path"].removeprefix(f"{folder}/") for row in rows] == [
         "ticket/prune-rate=0.3/ticket",
         "ticket/prune-rate=0.5/ticket",
         "ticket/prune-rate=0.5/ticket,dry-run",
     ]
+    assert capsys.readouterr() == ("", "")
     with_val, plain, dry = rows
     assert (plain["status"], plain["epoch"], plain["epochs"], plain["seed"]) == ("done", 2, 2, 1)
     assert (plain["arch"], plain["set"], plain["conv_type"], plain["prune_rate"]) == ("FC", "digits", "SubnetConv", 0.5)

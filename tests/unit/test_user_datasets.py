@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 import data
 from data import user_datasets, user_items
@@ -147,6 +147,7 @@ def test_an_odd_size_is_found_beyond_the_probes(monkeypatch):
     mixed = [PAIRS[0], (IMAGES[1][:4], 1), PAIRS[2]]
     with pytest.raises(UsageError, match="different sizes"):
         read_datasets(mixed, PAIRS)
+    assert isinstance(read_datasets(mixed, PAIRS, image_size=8).train, DatasetSplit)
 
 
 def test_grey_and_coloured_images_together_are_rgb():
@@ -154,6 +155,8 @@ def test_grey_and_coloured_images_together_are_rgb():
     found = read_datasets(mixed, mixed[1:])
     assert np.array_equal(found.train.images[1], np.dstack([IMAGES[1][:, :, 0]] * 3))
     assert found.test.images.shape == (1, 6, 5, 3) and len(found.spec.mean) == 3
+    with_alpha = [(np.dstack([IMAGES[0], IMAGES[0][:, :, 0]]), 0), mixed[1]]
+    assert np.array_equal(read_datasets(with_alpha, with_alpha).train.images[0], IMAGES[0])
 
 
 def test_images_may_have_any_number_of_channels_in_memory(monkeypatch):
@@ -187,7 +190,8 @@ class Endless(Dataset):
     ("dataset", "message"),
     [
         ([], "data: the training Dataset has no items"),
-        (Endless(), "data: the training Dataset is a Endless without a length; a map-style Dataset expected"),
+        (Endless(), "data: the training Dataset is a Endless, which lacks __len__ or __getitem__; a map-style "),
+        (DataLoader(PAIRS), "data: the training Dataset is a DataLoader, which lacks __len__ or __getitem__"),
         ([IMAGES[0]], "data: item 0 of the training Dataset is a ndarray; an (image, label) pair expected"),
         ([(IMAGES[0], 0, 1)], "data: item 0 of the training Dataset is a tuple; an (image, label) pair"),
         ([(torch.rand(3, 4, 4) * 2, 0)], "data: item 0 of the training Dataset: a float tensor has values from "),

@@ -43,6 +43,11 @@ def test_grey_images_get_one_channel(image):
     assert np.array_equal(to_pixels(image), GREY[:, :, None])
 
 
+def test_float_values_are_rounded_to_the_nearest_of_256():
+    values = torch.tensor([[0.0, 0.499 / 255, 0.501 / 255, 254.6 / 255, 1.0]])
+    assert to_pixels(values)[0, :, 0].tolist() == [0, 0, 1, 255, 255]
+
+
 def test_a_path_is_decoded_as_an_image_of_a_folder_is(tmp_path):
     for name, pixels in (("rgb.png", RGB), ("grey.png", GREY), ("photo.jpg", RGB)):
         PIL.Image.fromarray(pixels).save(tmp_path / name)
