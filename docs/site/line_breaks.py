@@ -1,7 +1,7 @@
 """Hook of mkdocs.yml: where lines of the site may break.
 
 Numbers in tables keep their unit and their deviation on one line. Code within sentences and tables breaks only if it
-is long.
+is long. The meanings of options get a wide column.
 """
 
 import re
@@ -19,6 +19,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def _prepared(text: str) -> str:
+    text = text.replace("| option | meaning |", '| option | <span class="wide">meaning</span> |')
     text = re.sub(r"`[^`\n]+`", lambda code: code[0] + "{.long}" * (len(code[0]) > LONG), text)
     rows = (
         re.sub(r"(?<=\d) ± |(?<=\d) (?=%)", _joined, line) if line.startswith("|") else line
