@@ -41,6 +41,18 @@ SPATIAL |= {aten.constant_pad_nd, aten.reflection_pad2d, aten.replication_pad2d}
 REDUCTIONS = {aten.mean, aten.sum, aten.amax, aten.amin, aten.max, aten.min}
 
 
+def changes_only_strides(func: Any, args: Any) -> bool:
+    """Return True if an operator changes nothing but the strides of dimensions of size 1.
+
+    `nn.AdaptiveAvgPool2d(1)` of a channels_last tensor calls such an operator.
+    """
+    if func.overloadpacket is not aten.as_strided_ or len(args) != 3:
+        return False
+    tensor, size, stride = args
+    same = (length == 1 or old == new for length, old, new in zip(size, tensor.stride(), stride, strict=True))
+    return list(size) == list(tensor.shape) and all(same)
+
+
 class MixesUnits(Exception):
     """Raised if units (output channels) cannot be pruned because an operator combines them.
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from models.pruning.channel_rules import (
     NO_UNIT,
     MixesUnits,
+    changes_only_strides,
     has_unit_ids,
     is_from_images_alone,
     is_pointwise,
@@ -136,6 +137,8 @@ class UnitTrace(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         kwargs = kwargs or {}
         inputs = [unit_ids(x) for x in tree_leaves((args, kwargs)) if has_unit_ids(x)]
         in_layer = any(isinstance(module, SUPPORTED_LAYERS) for _, module in self._active)
+        if changes_only_strides(func, args):
+            return func(*args, **kwargs)  # the tensor keeps its ids
         if not inputs or in_layer:
             out = func(*args, **kwargs)
             if any(map(is_from_images_alone, tree_leaves((args, kwargs)))):

@@ -231,6 +231,16 @@ def test_removing_units_gives_the_same_outputs_as_zeroing_them(name):
     assert sum(p.numel() for p in smaller.parameters()) < 0.85 * sum(p.numel() for p in model.parameters())
 
 
+def test_units_before_an_adaptive_pool_of_channels_last_images_can_be_removed():
+    torch.manual_seed(1)
+    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    layers = {"a": conv(IMAGE[0], 8), "b": conv(8, 8), "pool": pool, "out": nn.Linear(8, 4)}
+    model = Net(lambda n, x: n.out(n.pool(n.b(n.a(x).relu()).relu())), **layers).double().eval()
+    images = torch.randn(16, *IMAGE, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    before, zeros, after, _ = remove_half(model, images)
+    assert torch.allclose(zeros, after, rtol=0, atol=1e-9) and not torch.allclose(before, zeros, atol=1e-3)
+
+
 def test_a_layer_that_writes_two_groups_keeps_units_of_both():
     model, images = (
         randomize_norms(REMOVABLE["depthwise after a concat"]()),
