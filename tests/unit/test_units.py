@@ -235,7 +235,8 @@ def test_units_before_an_adaptive_pool_of_channels_last_images_can_be_removed():
     torch.manual_seed(1)
     pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     layers = {"a": conv(IMAGE[0], 8), "b": conv(8, 8), "pool": pool, "out": nn.Linear(8, 4)}
-    model = Net(lambda n, x: n.out(n.pool(n.b(n.a(x).relu()).relu())), **layers).double().eval()
+    model = Net(lambda n, x: n.out(n.pool(n.b(n.a(x).relu()).relu())), **layers)
+    model = model.to(torch.float64, memory_format=torch.channels_last).eval()
     images = torch.randn(16, *IMAGE, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
     before, zeros, after, _ = remove_half(model, images)
     assert torch.allclose(zeros, after, rtol=0, atol=1e-9) and not torch.allclose(before, zeros, atol=1e-3)
