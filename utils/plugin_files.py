@@ -5,7 +5,6 @@ import importlib
 import importlib.util
 import os
 import sys
-import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,10 +146,12 @@ def place(error: BaseException) -> str:
     """
     if isinstance(error, SyntaxError) and error.filename in _names:
         return f"{_names[error.filename]}, line {error.lineno}"
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in _names]
-    if not frames:
-        return place(error.__cause__) if error.__cause__ else ""
-    return f"{_names[frames[-1].filename]}, line {frames[-1].lineno}"
+    found, trace = "", error.__traceback__
+    while trace is not None:
+        if (path := trace.tb_frame.f_code.co_filename) in _names:
+            found = f"{_names[path]}, line {trace.tb_lineno}"
+        trace = trace.tb_next
+    return found or (place(error.__cause__) if error.__cause__ else "")
 
 
 def one_line(error: BaseException) -> str:
