@@ -24,4 +24,5 @@ class Ternary(fw.Constraint):
         magnitude = weight.abs()
         kept = magnitude > self.threshold * magnitude.mean()
         alpha = (magnitude * kept).sum() / kept.sum().clamp(min=1)
-        return weight + (alpha * weight.sign() * kept - weight).detach()  # straight-through gradient
+        ternary = (alpha * weight.sign() * kept).detach()
+        return ternary + (weight - weight.detach())  # exactly ternary, because the difference is 0; gradient: identity
