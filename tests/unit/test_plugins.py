@@ -320,7 +320,7 @@ def test_the_effective_weights_of_the_ternary_example_are_exactly_ternary() -> N
     constrain(network, "Ternary", threshold=0.7)
     layer: Any = network[0]
     with torch.no_grad():
-        layer.weight.normal_(generator=torch.Generator().manual_seed(1))
+        layer.weight.normal_(std=0.05, generator=torch.Generator().manual_seed(1))
     effective = layer.constraint(layer.weight)
     effective.sum().backward()
     low, zero, high = effective.unique().tolist()
