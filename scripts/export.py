@@ -3,8 +3,8 @@
     python scripts/export.py shift RUN OUT [--force]
     python scripts/export.py check OUT --data DIR [--images 1000]
 
-`shift` writes the network of RUN, the directory of a run (its newest checkpoint) or one of its checkpoints. OUT is a
-file for torch.load(..., weights_only=True). It holds a dict:
+`shift` writes the network of RUN, the directory of a run (its newest checkpoint) or a checkpoint. OUT is a file for
+torch.load(..., weights_only=True). It holds a dict:
 
     format           "featherweight shift 1"
     options          name -> plain value: the options of the network and of the preparation of its inputs
@@ -60,7 +60,6 @@ from utils.config.script_parser import Parser, command, count, new_path, old_pat
 from utils.console import say
 from utils.errors import UsageError
 from utils.files import check_new, write_atomic, writing
-from utils.run_paths import locate_run
 
 # Options that define the network.
 STORED = (
@@ -110,7 +109,6 @@ def trained(run: str) -> tuple[nn.Module, Options]:
 
     Raises UsageError if `run` is neither, or if its network has no shift weights.
     """
-    locate_run(Path(run))
     network = load_trained(run)
     if not shift_layers(network.model):
         conv_type = network.options.constraint.conv_type

@@ -29,7 +29,7 @@ from utils.console import warn
 from utils.errors import UsageError
 from utils.records.run import Run
 from utils.run_paths import locate
-from utils.text import escaped, nearest, split_problems
+from utils.text import combined_error, escaped, nearest, split_problems
 
 DECLARED = ("arch", "conv_type", "prune_rate")  # options whose absence in a network file causes a warning
 CONVERTIBLE = (  # (conv_type of the file, other conv_type to which its weights can be converted)
@@ -83,9 +83,17 @@ def load_trained(path: str | Path, *, best: bool = False, **changes: object) -> 
     else:
         stored = read_network(str(path))
         declared = stored.content.get("options") if stored.is_native else stored.declared
-        options = from_flat({**(declared if isinstance(declared, Mapping) else {}), **changes})
+        options = _options_in(declared if isinstance(declared, Mapping) else {}, changes, stored.path)
     spec = None if "set" in changes else described_spec(stored.content, stored.path)
     return rebuild(stored, options, spec)
+
+
+def _options_in(declared: Mapping[str, object], changes: Mapping[str, object], path: str) -> Options:
+    """Return the options that the file `path` declares, with `changes`. Raises UsageError, which names the file."""
+    try:
+        return from_flat({**declared, **changes})
+    except UsageError as error:
+        raise combined_error(f"{path}: {line}" for line in split_problems(error)) from error
 
 
 def rebuild(stored: StoredNetwork, options: Options, spec: data.SetSpec | None = None) -> TrainedNetwork:
