@@ -37,7 +37,7 @@ from utils.config.script_parser import Parser, command, count
 from utils.console import say
 from utils.distributed import runtime as runtimes
 from utils.errors import UsageError
-from utils.files import check_new, write_text
+from utils.files import check_new, make_folder, write_text, writing
 from utils.records.environment import environment
 from utils.registry import lookup
 from utils.timing import measure, summary
@@ -134,13 +134,14 @@ def conditions(options: argparse.Namespace) -> dict[str, Any]:
 def main(argv: Sequence[str]) -> None:
     """Run a benchmark, print its table and write its record to the JSON file."""
     options = checked(argv)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(options.out.parent, "--out: ")
     check_new(options.out, force=True, option="--out: ")
     if options.threads:
         torch.set_num_threads(options.threads)
     record, table = run(options)
     say(table)
-    write_text(options.out, json.dumps(conditions(options) | record, indent=1) + "\n")
+    with writing(options.out):
+        write_text(options.out, json.dumps(conditions(options) | record, indent=1) + "\n")
     say(f"every sample: {options.out}")
 
 
