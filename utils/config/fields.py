@@ -21,7 +21,7 @@ NOUNS: dict[Any, str] = {
     int: "an int",
     float: "a float",
     str: "text",
-    bool: "true or false; as a flag it takes no value, and --no-… switches it off",
+    bool: "true or false",
     Ints: "a list of ints",
     Texts: "text, or a list of texts in a file",
 }
@@ -113,6 +113,9 @@ def wanted(option: Field[Any]) -> str:
     kind, allowed = kind_of(option)[0], option.metadata["allowed"]
     if not isinstance(allowed, str):
         return f"one of {', '.join(allowed)}"
+    if kind is bool:
+        on, off = flags(option.name, option)[-2:]
+        return f"{NOUNS[bool]}; on the command line: {on}, {on} false or {off}"
     described = "a path" if option.metadata["path"] else f"{NOUNS[kind]} {allowed}".rstrip()
     return f"{described}; at most {LONGEST_LIST} of them" if kind == Ints else described
 
@@ -139,6 +142,11 @@ def plain(kind: Any, value: Any) -> Any:
     if kind is float and not math.isfinite(float(value)):
         raise ValueError
     return kind(value)
+
+
+def switch(text: str) -> bool | str:
+    """Convert a value of a boolean flag, such as "true" or "no". Another text is returned unchanged."""
+    return SWITCHES.get(text.lower(), text)
 
 
 def cast(option: Field[Any], value: Any) -> Any:
