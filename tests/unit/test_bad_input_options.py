@@ -124,6 +124,8 @@ TABLE = [
     (DENSE + "nesterov: maybe\n", "", ["nesterov", "'maybe'", FILE, "true or false"]),
     (DENSE + "nesterov: 'False'\n", "", ["nesterov", "'False'", FILE, "true or false"]),
     (DENSE + "nesterov: 1\n", "", ["nesterov", "1", FILE, "true or false"]),
+    (SUBNET, "--prune-rate inf", ["prune_rate: 'inf'", HERE, "a float > 0 and <= 1"]),
+    (DENSE + "conv_type: SubnetConv\nprune_rate: .nan\n", "", ["prune_rate: ", FILE, "a float > 0 and <= 1"]),
     (DENSE, "--nesterov maybe", ["nesterov: 'maybe'", HERE, "true or false; on the command line: --nesterov, "]),
     (DENSE, "--no-nesterov true", ["nesterov: '--no-nesterov true'", HERE, "--nesterov false or --no-nesterov"]),
     (DENSE, "--no-nesterov=", ["nesterov: '--no-nesterov '", HERE, "--nesterov false or --no-nesterov"]),

@@ -115,7 +115,12 @@ class ConstraintOptions:
 
     conv_type: str = opt("DenseConv", "constraint on the weights of the layers, explained in README.md", CONV_TYPES)
     prune_rate: float | None = opt(
-        None, "fraction of the weights that is KEPT, > 0 and <= 1 (historic name)", "", "--density", warn_in_files=True
+        None,
+        "fraction of the weights that is KEPT (historic name)",
+        "",
+        "--density",
+        warn_in_files=True,
+        wanted="a float > 0 and <= 1",
     )
     prune_rate_epoch: int = opt(
         10,
