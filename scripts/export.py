@@ -143,12 +143,12 @@ def export(run: str, target: Path, *, force: bool) -> str:
 def parser() -> Parser:
     """Return the parser of the command line."""
     top = Parser(__doc__)
-    programs = top.add_subparsers(dest="program", required=True)
-    shift = programs.add_parser("shift", help="write a run's network as packed integers")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    shift = commands.add_parser("shift", help="write a run's network as packed integers")
     shift.add_run()
     shift.add_argument("out", metavar="OUT", type=new_path, help="file to write")
     shift.add_force()
-    checker = programs.add_parser("check", help="run such a file on integers alone and compare its predictions")
+    checker = commands.add_parser("check", help="run such a file on integers alone and compare its predictions")
     checker.add_argument("out", metavar="OUT", type=old_path, help="exported file")
     checker.add_argument("--data", type=new_path, default="./datasets", help="folder of the data sets")
     checker.add_argument("--images", type=count(1_000_000), default=1000, help="number of test images; default: 1000")
@@ -162,7 +162,7 @@ def main(argv: Sequence[str]) -> int:
     Return 0, 2 for bad input, 1 if OUT cannot be written or a prediction differs.
     """
     options = parser().parse_args(argv)
-    if options.program == "shift":
+    if options.command == "shift":
         say(export(str(options.run), options.out, force=options.force))
         return 0
     same, report = check(read(options.out), options.out, str(options.data), options.images)
