@@ -32,7 +32,7 @@ import torch
 import models
 from scripts.benchmarks import binary, networks, parallel, startup, strengths
 from scripts.benchmarks.contenders import DENSITY, EVALUATED, OPTIMIZER, STEPS
-from utils import console
+from scripts.benchmarks.progress import progress
 from utils.config.script_parser import Parser, command, count
 from utils.console import say
 from utils.distributed import runtime as runtimes
@@ -106,14 +106,13 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     for name, module in FP32_BENCHMARKS.items():
         if getattr(options, name):
             runtime = runtimes.choose(options.device, "fp32", None, deterministic=False)
-            samples = measure(module.samplers(runtime), options.repeat)
+            samples = measure(module.samplers(runtime), options.repeat, progress(name))
             summaries = {contender: summary(values) for contender, values in samples.items()}
             record = {"summary": summaries, "samples": samples, **module.CONDITIONS}
             return {name: record}, module.table(summaries)
     rows = []
     for net, act in itertools.product(options.nets, options.acts):
         rows.append(networks.bench(net, act, options.runtimes, options.batch_size, options.repeat))
-        console.write("stderr", f"measured {net} {act}")
     return {"rows": rows}, networks.table(rows, options.precision)
 
 
