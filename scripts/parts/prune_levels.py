@@ -85,6 +85,8 @@ def opened(run: str, data_folder: Path | None, runtime: Runtime) -> Trained:
     if record and record.status().get("status") != "done":
         status = f"{record.path} is not finished, says its status.json"
         warn(f"{status}: {trained.path} is from epoch {trained.epoch} of {options.optim.epochs}")
+    if data_folder and data.SETS[options.data.set].bundled:
+        warn(f"--data: {data_folder} has no effect, because the images of {options.data.set} are bundled")
     plain, image_set = bake(trained.model), load_set(options)
     check_classes(trained, image_set.spec)
     runtime.put(plain)

@@ -304,6 +304,13 @@ def test_a_checkpoint_outside_of_a_run_is_pruned_like_the_one_in_the_run(runs, r
     assert found["weight", 50]["accuracy"] == table(tmp_path / "same")["weight", 50]["accuracy"]
 
 
+def test_a_folder_of_data_has_no_effect_on_a_bundled_set(runs, run, tmp_path):
+    words = ("--percent", 50, "--repeat", 1, "--out", tmp_path / "out", "--data", tmp_path)
+    code, _, err = run(runs("mlp"), *words)
+    told = f"warning: --data: {tmp_path} has no effect, because the images of digits are bundled\n"
+    assert (code, err) == (0, told)
+
+
 def test_an_unwritable_report_folder_is_refused_before_the_network_is_read(runs, run, monkeypatch):
     monkeypatch.setattr(prune_levels, "load_trained", lambda *_, **_more: pytest.fail("the network was read"))
     code, out, err = run(runs("mlp"), "--percent", 50, "--out", "/proc/report")
