@@ -29,7 +29,7 @@ from utils.console import warn
 from utils.errors import UsageError
 from utils.records.run import Run
 from utils.run_paths import locate
-from utils.text import combined_error, escaped, nearest, split_problems
+from utils.text import combined_error, escaped, nearest, shown, split_problems
 
 DECLARED = ("arch", "conv_type", "prune_rate")  # options whose absence in a network file causes a warning
 CONVERTIBLE = (  # (conv_type of the file, other conv_type to which its weights can be converted)
@@ -202,7 +202,7 @@ def check_declared(stored: StoredNetwork, options: Options) -> None:
     given = {"arch": m.arch, "conv_type": c.conv_type, "prune_rate": c.prune_rate, "readout": m.readout}
     differing = {name: value for name, value in stored.declared.items() if not _can_load(value, given[name])}
     if differing:
-        faults = [f"{name}: {escaped(value)} in {stored.path}, {given[name]} here" for name, value in differing.items()]
+        faults = [f"{n}: {shown(value)} in {stored.path}, {shown(given[n])} here" for n, value in differing.items()]
         raise UsageError(f"{'; '.join(faults)}; {_advice(differing, options)}")
     undeclared = [name for name in DECLARED if name not in stored.declared and given[name] is not None]
     if undeclared:
