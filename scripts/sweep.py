@@ -170,10 +170,9 @@ def checked(argv: Sequence[str]) -> tuple[SweepOptions, list[Cell]]:
 def _split_with_plugins(argv: Sequence[str]) -> Words:
     """Split a command line. If it has options that main.py lacks, load the plug-ins first, which may declare them."""
     words = split(argv)
-    if words.axes.keys() <= FIELDS.keys():
-        return words
-    with contextlib.suppress(UsageError):  # it is reported when the cells are parsed
-        parse(main_argv({name: alternatives[0] for name, alternatives in words.axes.items()}))
+    if words.axes.keys() - FIELDS.keys():
+        with contextlib.suppress(UsageError):  # it is reported when the cells are parsed
+            parse(main_argv({name: alternatives[0] for name, alternatives in words.axes.items()}))
     return split(argv)
 
 
@@ -184,8 +183,8 @@ def _cell(chosen: dict[str, list[str]], several: set[str]) -> Cell:
     varied = {}
     for name, words in chosen.items():
         if name in several:
-            is_switch = name in FIELDS and kind_of(FIELDS[name])[0] is bool
             typed = " ".join(words[1:]) or words[0].partition("=")[2]
+            is_switch = name in FIELDS and kind_of(FIELDS[name])[0] is bool
             varied[name] = shown(options.value(name)) if is_switch else typed
     return Cell(argv, varied, options)
 

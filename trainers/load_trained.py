@@ -22,14 +22,14 @@ from models.biprop_keys import BipropMatch, match_biprop
 from models.constraints.attachment import constrained_layers
 from trainers.build import build
 from trainers.checkpoint_entries import described_spec
-from trainers.checkpoint_sources import LONGEST_KEY, StoredNetwork, network_in, read_network
+from trainers.checkpoint_sources import LONGEST_KEY, StoredNetwork, network_in, options_in, read_network
 from trainers.methods.base import Method
 from trainers.resume import read_requested
 from utils.console import warn
 from utils.errors import UsageError
 from utils.records.run import Run
 from utils.run_paths import locate
-from utils.text import combined_error, escaped, nearest, shown, split_problems
+from utils.text import escaped, nearest, shown, split_problems
 
 DECLARED = ("arch", "conv_type", "prune_rate")  # options whose absence in a network file causes a warning
 CONVERTIBLE = (  # (conv_type of the file, other conv_type to which its weights can be converted)
@@ -82,18 +82,9 @@ def load_trained(path: str | Path, *, best: bool = False, **changes: object) -> 
         stored = network_in(content, str(file))
     else:
         stored = read_network(str(path))
-        declared = stored.content.get("options") if stored.is_native else stored.declared
-        options = _options_in(declared if isinstance(declared, Mapping) else {}, changes, stored.path)
+        options = options_in(stored, changes)
     spec = None if "set" in changes else described_spec(stored.content, stored.path)
     return rebuild(stored, options, spec)
-
-
-def _options_in(declared: Mapping[str, object], changes: Mapping[str, object], path: str) -> Options:
-    """Return the options that the file `path` declares, with `changes`. Raises UsageError, which names the file."""
-    try:
-        return from_flat({**declared, **changes})
-    except UsageError as error:
-        raise combined_error(f"{path}: {line}" for line in split_problems(error)) from error
 
 
 def rebuild(stored: StoredNetwork, options: Options, spec: data.SetSpec | None = None) -> TrainedNetwork:

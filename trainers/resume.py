@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from args import FIELDS, Options, from_flat, training_changes
-from models.constraints.registry import REWIRE_UNTIL
+from trainers.extension import warn_if_extended
 from trainers.registry import TRAINERS
 from trainers.restore import DAMAGE_ERRORS, training_state
-from trainers.schedules import schedule
 from utils.console import say, warn
 from utils.errors import UsageError
 from utils.records import checkpoints, results
@@ -86,32 +85,10 @@ def _point_in(run: LockedRun, options: Options) -> ResumePoint:
         say(f"{run.path} has no checkpoint yet: it starts from the beginning")
         return ResumePoint(options, run)
     _check_tables(run, options.optim.start_epoch or 0, checkpoint["epoch"])
-    if differing := _differing_schedules(options, epochs, checkpoint["epoch"] + (checkpoint["step"] > 0)):
-        change = f"epochs: {epochs} in the run, {options.optim.epochs} now"
-        longer = f"a run that was started with {options.optim.epochs} epochs has other {' and '.join(differing)}"
-        warn(f"{change}: {longer} in the epochs trained so far")
+    warn_if_extended(options, epochs, checkpoint["epoch"] + (checkpoint["step"] > 0))
     batches = f" and {checkpoint['step']} batches" if checkpoint["step"] else ""
     say(f"resuming from {path}: {checkpoint['epoch']} epochs{batches} done")
     return ResumePoint(options, run, checkpoint, path, extended=options.optim.epochs > run_options.optim.epochs)
-
-
-def _differing_schedules(options: Options, epochs: int, trained: int) -> list[str]:
-    """Return what would have differed in the trained epochs if the run had been started with `options`.
-
-    The run was started with `epochs` epochs. `trained` is the number of epochs that it has begun.
-    """
-    o, c = options.optim, options.constraint
-    before, now = (
-        schedule(o.lr_policy, epochs=number, warmup=o.warmup_length, step=o.lr_adjust, gamma=o.lr_gamma)
-        for number in (epochs, o.epochs)
-    )
-    until = c.progress_until or (1.0 if c.rewires_filters else REWIRE_UNTIL)
-    has_stopped_rewiring = c.density_schedule == "cubic" or trained > until * epochs
-    differ = {
-        "learning rates": any(before(epoch) != now(epoch) for epoch in range(trained)),
-        "rewirings": epochs != o.epochs and c.is_rewired and has_stopped_rewiring,
-    }
-    return [name for name, differs in differ.items() if differs]
 
 
 def _check_tables(run: Run, start_epoch: int, epochs: int) -> None:
