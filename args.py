@@ -106,7 +106,7 @@ def from_flat(values: Mapping[str, object]) -> Options:
     reader = Reader(FIELDS, DEAD, RENAMED)
     for name, value in values.items():
         reader.take(name, value, "in the stored configuration")
-    return _checked(reader)
+    return _checked(reader, "in the stored configuration")
 
 
 @dataclass(frozen=True)
@@ -201,16 +201,16 @@ def _replace_foreign_folders(reader: Reader) -> None:
             setattr(reader.values, name, default)
 
 
-def _checked(reader: Reader, sources: str = f"in the YAML file and {TYPED}") -> Options:
+def _checked(reader: Reader, source: str) -> Options:
     """Check the collected option values and return them as Options.
 
-    `reader` has collected the values. They are checked alone and together. `sources` says in messages where an option
-    could have been given. Raises UsageError with one line per problem.
+    `reader` has collected the values. They are checked alone and together. `source`, such as "in the
+    stored configuration", says in messages where the values come from. Raises UsageError with one line per problem.
     """
     values = reader.values
     for name in FIELDS:
         if getattr(values, name) is MISSING and name not in reader.bad:
-            reader.take(name, "", sources)
+            reader.take(name, "", source)
     for name in reader.bad:  # no check reads these, but Options needs values of the right types
         option = FIELDS[name]
         setattr(values, name, next(iter(option.metadata["allowed"])) if option.default is MISSING else option.default)

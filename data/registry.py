@@ -35,6 +35,7 @@ class SetSpec:
         of each to in_shape, and evaluation resizes the shorter side to `margin` times in_shape and crops the centre.
     downloads: --download can download the set.
     binary: before mean and std are applied, pixels become 1 from half of full brightness on, else 0.
+    bundled: the project contains the images, so that the option `data` has no effect.
     classes: names of the classes; empty if data/readers/class_names.py has them.
     """
 
@@ -47,6 +48,7 @@ class SetSpec:
     margin: float | None = None
     downloads: bool = True
     binary: bool = False
+    bundled: bool = False
     classes: tuple[str, ...] = ()
 
     def read(self, root: Path, download: bool) -> Any:
@@ -83,7 +85,16 @@ IMAGENET = SetSpec(
 IN_MEMORY = "in_memory"  # the set of a run whose data sets are passed to featherweight.train
 SETS: dict[str, SetSpec] = {
     # Mean and std of digits are computed over all pixels of the training split.
-    "digits": SetSpec((1, 8, 8), 10, (0.30588,), (0.37622,), False, "data.readers.digits:read_digits", downloads=False),
+    "digits": SetSpec(
+        (1, 8, 8),
+        10,
+        (0.30588,),
+        (0.37622,),
+        False,
+        "data.readers.digits:read_digits",
+        downloads=False,
+        bundled=True,
+    ),
     "MNIST": SetSpec((1, 28, 28), 10, (0.1307,), (0.3081,), False, "data.readers.idx:read_mnist"),
     "FashionMNIST": SetSpec((1, 28, 28), 10, (0.2860,), (0.3530,), False, "data.readers.idx:read_fashion_mnist"),
     "CIFAR10": CIFAR,

@@ -32,12 +32,12 @@ import torch
 import models
 from scripts.benchmarks import binary, networks, parallel, startup, strengths
 from scripts.benchmarks.contenders import DENSITY, EVALUATED, OPTIMIZER, STEPS
-from utils import console
+from scripts.benchmarks.progress import progress
 from utils.config.script_parser import Parser, command, count
 from utils.console import say
 from utils.distributed import runtime as runtimes
 from utils.errors import UsageError
-from utils.files import check_new, write_text
+from utils.files import check_new, make_folder, write_text, writing
 from utils.records.environment import environment
 from utils.registry import lookup
 from utils.timing import measure, summary
@@ -106,14 +106,13 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     for name, module in FP32_BENCHMARKS.items():
         if getattr(options, name):
             runtime = runtimes.choose(options.device, "fp32", None, deterministic=False)
-            samples = measure(module.samplers(runtime), options.repeat)
+            samples = measure(module.samplers(runtime), options.repeat, progress(name))
             summaries = {contender: summary(values) for contender, values in samples.items()}
             record = {"summary": summaries, "samples": samples, **module.CONDITIONS}
             return {name: record}, module.table(summaries)
     rows = []
     for net, act in itertools.product(options.nets, options.acts):
         rows.append(networks.bench(net, act, options.runtimes, options.batch_size, options.repeat))
-        console.write("stderr", f"measured {net} {act}")
     return {"rows": rows}, networks.table(rows, options.precision)
 
 
@@ -134,13 +133,14 @@ def conditions(options: argparse.Namespace) -> dict[str, Any]:
 def main(argv: Sequence[str]) -> None:
     """Run a benchmark, print its table and write its record to the JSON file."""
     options = checked(argv)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(options.out.parent, "--out: ")
     check_new(options.out, force=True, option="--out: ")
     if options.threads:
         torch.set_num_threads(options.threads)
     record, table = run(options)
     say(table)
-    write_text(options.out, json.dumps(conditions(options) | record, indent=1) + "\n")
+    with writing(options.out):
+        write_text(options.out, json.dumps(conditions(options) | record, indent=1) + "\n")
     say(f"every sample: {options.out}")
 
 

@@ -32,6 +32,7 @@ from trainers.checkpoint_sources import StoredNetwork, read_network
 from trainers.load_trained import DECLARED
 from utils.config.script_parser import Parser, command, new_path, old_path
 from utils.console import say
+from utils.errors import UsageError
 from utils.files import check_new, write_atomic, writing
 from utils.text import escaped
 from utils.torch_compat import OLD_FILE_FORMAT
@@ -75,11 +76,14 @@ def biprop_checkpoint(stored: StoredNetwork) -> dict[str, Any]:
 def convert(source: str, target: Path, *, force: bool) -> str:
     """Convert the checkpoint `source` to the other program's format in `target`, atomically. Return a summary line.
 
-    Raises UsageError if the source holds no network, or if the target exists and `force` is False; RunFailed if the
-    target cannot be written.
+    Raises UsageError if the source holds no network, if a value in it is not finite, or if the target exists and
+    `force` is False; RunFailed if the target cannot be written.
     """
     check_new(target, force=force)
     stored = read_network(source)
+    for key, tensor in stored.state.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise UsageError(f"{source} cannot be used: {escaped(key)} is not finite")
     content = biprop_checkpoint(stored) if stored.is_native else native_checkpoint(stored)
     file_format = OLD_FILE_FORMAT if stored.is_native else {}  # BIPROP's torch 1.3 reads only the old format
     with writing(target):
@@ -92,7 +96,7 @@ def convert(source: str, target: Path, *, force: bool) -> str:
 def parser() -> Parser:
     """Return the parser of the command line."""
     top = Parser(__doc__)
-    top.add_argument("program", choices=["biprop"], help="the other program, BIPROP")
+    top.add_argument("command", metavar="COMMAND", choices=["biprop"], help="biprop: from or to BIPROP")
     top.add_argument("file", metavar="FILE", type=old_path, help="checkpoint to convert")
     top.add_argument("out", metavar="OUT", type=new_path, help="file to write")
     top.add_force()

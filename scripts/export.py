@@ -3,8 +3,8 @@
     python scripts/export.py shift RUN OUT [--force]
     python scripts/export.py check OUT --data DIR [--images 1000]
 
-`shift` writes the network of RUN, the directory of a run (its newest checkpoint) or one of its checkpoints. OUT is a
-file for torch.load(..., weights_only=True). It holds a dict:
+`shift` writes the network of RUN, the directory of a run (its newest checkpoint) or a checkpoint. OUT is a file for
+torch.load(..., weights_only=True). It holds a dict:
 
     format           "featherweight shift 1"
     options          name -> plain value: the options of the network and of the preparation of its inputs
@@ -60,7 +60,6 @@ from utils.config.script_parser import Parser, command, count, new_path, old_pat
 from utils.console import say
 from utils.errors import UsageError
 from utils.files import check_new, write_atomic, writing
-from utils.run_paths import locate_run
 
 # Options that define the network.
 STORED = (
@@ -110,7 +109,6 @@ def trained(run: str) -> tuple[nn.Module, Options]:
 
     Raises UsageError if `run` is neither, or if its network has no shift weights.
     """
-    locate_run(Path(run))
     network = load_trained(run)
     if not shift_layers(network.model):
         conv_type = network.options.constraint.conv_type
@@ -145,12 +143,12 @@ def export(run: str, target: Path, *, force: bool) -> str:
 def parser() -> Parser:
     """Return the parser of the command line."""
     top = Parser(__doc__)
-    programs = top.add_subparsers(dest="program", required=True)
-    shift = programs.add_parser("shift", help="write a run's network as packed integers")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    shift = commands.add_parser("shift", help="write a run's network as packed integers")
     shift.add_run()
     shift.add_argument("out", metavar="OUT", type=new_path, help="file to write")
     shift.add_force()
-    checker = programs.add_parser("check", help="run such a file on integers alone and compare its predictions")
+    checker = commands.add_parser("check", help="run such a file on integers alone and compare its predictions")
     checker.add_argument("out", metavar="OUT", type=old_path, help="exported file")
     checker.add_argument("--data", type=new_path, default="./datasets", help="folder of the data sets")
     checker.add_argument("--images", type=count(1_000_000), default=1000, help="number of test images; default: 1000")
@@ -164,7 +162,7 @@ def main(argv: Sequence[str]) -> int:
     Return 0, 2 for bad input, 1 if OUT cannot be written or a prediction differs.
     """
     options = parser().parse_args(argv)
-    if options.program == "shift":
+    if options.command == "shift":
         say(export(str(options.run), options.out, force=options.force))
         return 0
     same, report = check(read(options.out), options.out, str(options.data), options.images)

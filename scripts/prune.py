@@ -3,10 +3,12 @@
     python scripts/prune.py RUN [--method weight unit] [--percent 0 25 50 60 70 80 90 95 97 99] [--out DIR]
     python scripts/prune.py RUN --method unit --percent 50 --compact OUT.pt
 
-RUN is the directory of a run or one of its checkpoints. The command does not change the run.
+RUN is the directory of a run (its newest checkpoint) or a checkpoint. The command does not change the run.
 
-The first form prints a table and writes pruning.csv, pruning.png and the interactive page pruning.html to DIR (default:
-RUN/pruning). The second form removes the pruned units from the network and writes it to OUT.pt;
+The first form prints a table and writes pruning.csv, pruning.png and the interactive page pruning.html to DIR. The
+default is the folder `pruning` in the run directory, or beside a checkpoint that is in no run directory.
+
+The second form removes the pruned units from the network and writes it to OUT.pt;
 models.compact.load_compact(OUT.pt) returns it.
 """
 
@@ -21,6 +23,7 @@ import argparse
 import copy
 from collections.abc import Sequence
 from itertools import islice
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -35,6 +38,7 @@ from utils.console import say
 from utils.distributed import runtime as runtimes
 from utils.errors import RunFailed, UsageError
 from utils.files import check_new, check_regular, writable, write_atomic, writing
+from utils.run_paths import locate
 from utils.torch_compat import has_forward_pre_hooks
 
 PERCENT = [0.0, 25.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0, 97.0, 99.0]
@@ -61,7 +65,7 @@ def parser() -> Parser:
     top.add_device("auto")
     top.add_argument("--seed", type=count(2**63 - 1, least=0), default=0, help="seed of --criterion random")
     top.add_repeat(21)
-    top.add_argument("--out", type=new_path, metavar="DIR", help="folder of the report; default: RUN/pruning")
+    top.add_argument("--out", type=new_path, metavar="DIR", help="folder of the report; default: pruning, in the run")
     top.add_argument("--compact", type=new_path, metavar="OUT", help="write the network without the pruned units")
     top.add_force()
     return top
@@ -105,16 +109,22 @@ def prune_at(
     return model, model if pruner.cut is None else pruner.cut(model, kept)
 
 
-def prune_at_levels(options: argparse.Namespace, trained: Trained) -> None:
-    """Prune by every method at every percentage, print a table of the pruned networks and write the report files."""
-    folder = options.out or trained.path / "pruning"
-    if not writable(str(folder)):
+def report_folder(options: argparse.Namespace) -> Path:
+    """Return the folder of the report. Raises UsageError if the report cannot be written there."""
+    run, _ = locate(options.run)
+    folder: Path = options.out or (options.run.parent if run is None else run.path) / "pruning"
+    if not writable(folder):
         raise UsageError(f"--out: {folder} cannot be written; pass a folder with write permission")
     files = report.files(folder)
     if files[0].exists() and not options.force:
         raise UsageError(f"{files[0]} exists already; --force replaces it, --out DIR writes elsewhere")
     for file in files:
         check_regular(file, "--out: ")
+    return folder
+
+
+def prune_at_levels(options: argparse.Namespace, trained: Trained, folder: Path) -> None:
+    """Prune by every method at every percentage, print a table of the networks and write the report to `folder`."""
     wanted = pruners(options, trained)
     rows, networks = [levels.row(trained, report.UNPRUNED, 0.0, trained.model, trained.model)], [trained.model]
     for pruner in wanted:
@@ -178,12 +188,13 @@ def main(argv: Sequence[str]) -> None:
     Return 0, 2 for bad input, 1 if the fine-tuning diverges or a file cannot be written.
     """
     options = checked(argv)
+    folder = None if options.compact else report_folder(options)
     runtime = runtimes.choose(options.device, "fp32", None, deterministic=False)
     trained = levels.opened(str(options.run), options.data, runtime)
-    if options.compact is None:
-        prune_at_levels(options, trained)
-    else:
+    if folder is None:
         write_compact(options, trained)
+    else:
+        prune_at_levels(options, trained, folder)
 
 
 if __name__ == "__main__":

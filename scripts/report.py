@@ -24,7 +24,7 @@ from utils.console import say
 from utils.errors import UsageError
 from utils.files import check_new
 from utils.records.epoch_tables import earlier_rows
-from utils.records.plots import Line, line_chart
+from utils.records.plots import Line, write_line_chart
 from utils.records.run import Run
 from utils.tables import aligned, mean_of_runs
 from utils.text import escaped, nearest
@@ -101,9 +101,18 @@ def mean_line(label: str, curves: Sequence[Curve]) -> Line:
     return Line(f"{label} ({len(curves)} runs)" if len(curves) > 1 else label, [*map(float, epochs)], means)
 
 
-def table(curves_by_label: Curves) -> str:
-    """Return a table of the last and the largest value per label, as mean ± standard deviation (number of runs)."""
-    rows = [("", "epochs", "last", "largest")]
+def with_unit(measure: str) -> str:
+    """Return the name of a column of metrics.csv with its unit."""
+    units = {"acc@": "%", "elapsed_seconds": "s"}
+    return next((f"{measure} ({unit})" for part, unit in units.items() if part in measure), measure)
+
+
+def table(curves_by_label: Curves, measure: str) -> str:
+    """Return a table of the last and the largest value per label, as mean ± standard deviation (number of runs).
+
+    `measure` is the column of metrics.csv that the values are from.
+    """
+    rows = [("", "epochs", f"last {with_unit(measure)}", f"largest {with_unit(measure)}")]
     for label, curves in curves_by_label.items():
         epochs = common_epochs(curves)
         last = mean_of_runs([curve[epochs[-1]] for curve in curves])
@@ -124,19 +133,17 @@ def parser() -> Parser:
 
 
 @command
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> None:
     """Draw the curves of runs and print their table. Return 0, 2 for bad input, 1 if the picture cannot be written."""
     options = parser().parse_args(argv)
     check_new(options.out, force=True, option="--out: ")
     if options.out.suffix.lower() not in ("", ".png"):
         raise UsageError(f"--out: {options.out}: the picture is a PNG file; its name must end in .png")
     curves = gather(options.runs, options.measure, each=options.each)
-    say(table(curves))
+    say(table(curves, options.measure))
     lines = [mean_line(label, of_runs) for label, of_runs in curves.items()]
-    if not line_chart(options.out, lines, "epoch", options.measure, options.title):
-        return 1
+    write_line_chart(options.out, lines, "epoch", with_unit(options.measure), options.title)
     say(f"written: {options.out}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def rebuild(directory: Path, file: Path) -> str:
 def main(argv: Sequence[str]) -> None:
     """Append the missing rows to a results file and print their number."""
     top = Parser(__doc__)
-    top.add_argument("program", choices=["rebuild"])
+    top.add_argument("command", metavar="COMMAND", choices=["rebuild"], help="rebuild: the only command")
     top.add_argument("directory", metavar="DIR", type=old_path, help="folder of the runs, such as runs")
     top.add_argument("--results", metavar="FILE", type=new_path, help="results file; default: DIR/results.csv")
     given = top.parse_args(argv)

@@ -17,7 +17,7 @@ if __name__ == "__main__":
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -31,7 +31,7 @@ from models.constraints.attachment import weight_layers
 from models.layers import SingleValueBatchNorm
 from scripts import RECORDS, ROOT
 from scripts.parts.pages import markdown, update
-from utils.config.script_parser import Parser, command, limited
+from utils.config.script_parser import Parser, command, count, limited
 from utils.console import say
 from utils.torch_compat import ddp_buckets
 
@@ -44,24 +44,27 @@ NETS = {  # name -> (arch, data set, images per batch and in the test set, as in
     "ResNet-50": ("ResNet50", "ImageNet", 256, 50_000),
 }
 
-LIMITS = {float: limited(float, ">= 0 and <= 1e30"), int: limited(int, ">= 1 and <= 1e6")}  # of the fields of Cluster
+RATE, DURATION, NUMBER = limited(float, ">= 1 and <= 1e30"), limited(float, ">= 0 and <= 1e30"), count(1_000_000)
 
 
-def _assumed(default: Any, meaning: str) -> Any:
-    return field(default=default, metadata={"help": meaning})
+def _assumed(default: Any, kind: Callable[[str], Any], meaning: str) -> Any:
+    """Declare a field of `Cluster`. `kind` is the argparse type of its option; a `RATE` is divided by."""
+    return field(default=default, metadata={"help": meaning, "kind": kind})
 
 
 @dataclass(frozen=True)
 class Cluster:
     """Assumptions about a cluster of GPUs."""
 
-    flops: float = _assumed(5e13, "operations per second that one GPU sustains in a training step")
-    layer: float = _assumed(1.5e-4, "seconds per layer and step for launches, mask and optimizer, whatever the batch")
-    node: int = _assumed(8, "GPUs per node")
-    inside: float = _assumed(2e11, "bytes per second of each GPU within a node")
-    between: float = _assumed(2.5e10, "bytes per second of a whole node to other nodes: 200 Gb/s")
-    latency_inside: float = _assumed(5e-6, "seconds per message within a node")
-    latency_between: float = _assumed(1.5e-5, "seconds per message between nodes")
+    flops: float = _assumed(5e13, RATE, "operations per second that one GPU sustains in a training step")
+    layer: float = _assumed(
+        1.5e-4, DURATION, "seconds per layer and step for launches, mask and optimizer, whatever the batch"
+    )
+    node: int = _assumed(8, NUMBER, "GPUs per node")
+    inside: float = _assumed(2e11, RATE, "bytes per second of each GPU within a node")
+    between: float = _assumed(2.5e10, RATE, "bytes per second of a whole node to other nodes: 200 Gb/s")
+    latency_inside: float = _assumed(5e-6, DURATION, "seconds per message within a node")
+    latency_between: float = _assumed(1.5e-5, DURATION, "seconds per message between nodes")
 
 
 @dataclass(frozen=True)
@@ -202,9 +205,9 @@ def evaluation(nets: dict[str, Net]) -> str:
     """Return a table of the efficiency of an evaluation on several processes, which share out whole batches."""
     lines = []
     for name, net in nets.items():
-        count = math.ceil(net.images / net.batch)
-        shares = " | ".join(f"{count / n / math.ceil(count / n):.2f}" for n in GPUS)
-        lines.append(f"{name}: {count} of {net.batch} | {shares}")
+        batches = math.ceil(net.images / net.batch)
+        shares = " | ".join(f"{batches / n / math.ceil(batches / n):.2f}" for n in GPUS)
+        lines.append(f"{name}: {batches} of {net.batch} | {shares}")
     return "\n".join(markdown(" | ".join(["test set in batches", *(f"{n} processes" for n in GPUS)]), lines))
 
 
@@ -289,7 +292,7 @@ def parser() -> Parser:
     top.add_check()
     for entry in fields(Cluster):
         meaning = f"{entry.metadata['help']}; default: {entry.default:g}"
-        top.add_argument(f"--{entry.name.replace('_', '-')}", type=LIMITS[type(entry.default)], help=meaning)
+        top.add_argument(f"--{entry.name.replace('_', '-')}", type=entry.metadata["kind"], help=meaning)
     return top
 
 

@@ -4,9 +4,11 @@
     python scripts/sweep.py --config configs/quickstart.yml --prune-rate 0.8 0.5 0.2 --seed 1 2 3 --jobs 2
 
 Every option of `python main.py --help` is accepted. An option with one value is fixed; an option with several values is
-an axis of the grid. One combination is a cell. The first axis varies slowest. If an option is given twice, the second
-one counts. The table has one row per density (kept %) and one column per config, with the mean ± standard deviation of
-the accuracy over the seeds.
+an axis of the grid. One combination is a cell. The first axis varies slowest. `--nesterov true false` and `--nesterov
+--no-nesterov` are the same axis. If another option is given twice, the second one counts, with a warning.
+
+The table has one row per density (kept %) and one column per config, with the mean ± standard deviation of the accuracy
+over the seeds.
 
 A finished cell is skipped. A cell is finished if the results file (--results) has its row and the config.yaml in the
 run directory of that row has the same configuration and seed. A cell that was stopped or killed is resumed. A cell that
@@ -28,12 +30,13 @@ if __name__ == "__main__":
 
     start.prepare(loads_torch=False)
 
+import contextlib
 import itertools
 import math
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +44,15 @@ from args import FIELDS, parse
 from scripts import ROOT
 from scripts.parts.sweep_cells import OTHER_RUNS, Cell, file_warnings, finished, table
 from scripts.parts.sweep_children import Stop, run
-from utils.config.fields import flags, help_lines, opt
+from utils.config.fields import Texts, flags, help_lines, kind_of, opt
 from utils.config.reader import TYPED, Reader
 from utils.config.script_parser import command
 from utils.console import say, warn
 from utils.errors import Stopped, UsageError
-from utils.text import combined_error, split_problems
+from utils.text import combined_error, shown, split_problems
 
 MOST_CELLS = 10_000
 REFUSED = ("resume", "evaluate", "check", "start_epoch")
-OPTION_OF_FLAG = {flag: name for name, option in FIELDS.items() for flag in flags(name, option)}
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,36 @@ OWN: dict[str, Any] = {option.name: option for option in fields(SweepOptions)}
 OWN_FLAGS = {flag for name, option in OWN.items() for flag in flags(name, option)}
 
 
-def split(argv: Sequence[str]) -> tuple[list[str], dict[str, list[list[str]]]]:
-    """Split a command line into the sweep's own arguments and main.py's options with their alternative values.
+@dataclass
+class Words:
+    """Parts of a command line of sweep.py.
 
-    The options are the axes of the grid. Each maps to its alternatives, which are lists of arguments for main.py.
+    own: the sweep's own arguments.
+    axes: option of main.py -> its alternatives, which are lists of arguments for main.py.
+    replaced: options that were given twice, so that only the second one counts.
     """
-    own: list[str] = []
-    axes: dict[str, list[list[str]]] = {}
+
+    own: list[str] = field(default_factory=list)
+    axes: dict[str, list[list[str]]] = field(default_factory=dict)
+    replaced: list[str] = field(default_factory=list)
+
+    def add(self, name: str, alternatives: list[list[str]]) -> None:
+        """Add the alternatives of an option. If it was given before, those of a boolean option are united."""
+        earlier = self.axes.get(name)
+        kind = kind_of(FIELDS[name])[0] if name in FIELDS else None
+        if earlier and kind is bool:
+            alternatives = earlier + alternatives
+        elif earlier and kind == Texts:  # each value of a repeatable option counts
+            alternatives = [[*before, *after] for before in earlier for after in alternatives]
+        elif earlier:
+            self.replaced.append(name)
+        self.axes[name] = alternatives
+
+
+def split(argv: Sequence[str]) -> Words:
+    """Split a command line into the sweep's own arguments and main.py's options with their alternative values."""
+    option_of_flag = {flag: name for name, option in FIELDS.items() for flag in flags(name, option)}
+    words = Words()
     groups: list[list[str]] = [[]]
     for token in argv:
         if token[:1] == "-" and not re.match(r"-\.?\d", token):
@@ -85,21 +110,21 @@ def split(argv: Sequence[str]) -> tuple[list[str], dict[str, list[list[str]]]]:
             groups[-1].append(token)
     unexpected, *groups = groups
     if unexpected:
-        axes[""] = [unexpected]
+        words.axes[""] = [unexpected]
     for flag, *values in groups:
-        name = OPTION_OF_FLAG.get(flag) or flag.lstrip("-").replace("-", "_")  # else an option of a plug-in
+        name = option_of_flag.get(flag) or flag.lstrip("-").replace("-", "_")  # else an option of a plug-in
         if flag in OWN_FLAGS:
-            own += [flag, *values]
+            words.own += [flag, *values]
         elif not values:
-            axes[name] = [[flag]]
+            words.add(name, [[flag]])
         else:
-            axes[name] = [[f"{flag}={value}"] if value[:1] == "-" else [flag, value] for value in values]
-    return own, axes
+            words.add(name, [[f"{flag}={value}"] if value[:1] == "-" else [flag, value] for value in values])
+    return words
 
 
 def combinations(argv: Sequence[str]) -> list[dict[str, list[str]]]:
     """Return one dict per run of the sweep, from option to command-line arguments. The first option varies slowest."""
-    _, axes = split(argv)
+    axes = split(argv).axes
     return [dict(zip(axes, chosen, strict=True)) for chosen in itertools.product(*axes.values())]
 
 
@@ -110,9 +135,9 @@ def main_argv(chosen: dict[str, list[str]]) -> list[str]:
 
 def checked(argv: Sequence[str]) -> tuple[SweepOptions, list[Cell]]:
     """Parse a command line into the sweep's own options and cells. Raises UsageError with all problems of all cells."""
-    own, axes = split(argv)
-    reader = Reader(OWN, [], {})
-    reader.command_line(own)
+    words = _split_with_plugins(argv)
+    axes, reader = words.axes, Reader(OWN, [], {})
+    reader.command_line(words.own)
     for name, values in reader.typed.items():
         for value in values:
             reader.take(name, value, TYPED)
@@ -127,12 +152,8 @@ def checked(argv: Sequence[str]) -> tuple[SweepOptions, list[Cell]]:
         raise UsageError(f"a grid of {count:,} cells; at most {MOST_CELLS:,}")
     grid = []
     for chosen in combinations(argv):
-        varied = {
-            name: " ".join(chosen[name][1:]) or chosen[name][0].partition("=")[2] for name in several - {"config"}
-        }
         try:
-            cell = main_argv(chosen)
-            grid.append(Cell(cell, {name: varied[name] for name in chosen if name in varied}, parse(cell)))
+            grid.append(_cell(chosen, several - {"config"}))
         except UsageError as error:
             problems += split_problems(error)
     only = None if "only" in reader.bad else reader.values.only
@@ -140,8 +161,32 @@ def checked(argv: Sequence[str]) -> tuple[SweepOptions, list[Cell]]:
         problems.append(f"{reader.origins['only']}, but the cells of this grid are 0 to {len(grid) - 1}")
     if problems:
         raise combined_error(problems)
+    for name in dict.fromkeys(words.replaced):
+        warn(f"{name} is given twice: only {' '.join(itertools.chain(*axes[name]))} counts")
     options = SweepOptions(**{name: getattr(reader.values, name) for name in OWN})
     return options, grid if only is None else grid[only : only + 1]
+
+
+def _split_with_plugins(argv: Sequence[str]) -> Words:
+    """Split a command line. If it has options that main.py lacks, load the plug-ins first, which may declare them."""
+    words = split(argv)
+    if words.axes.keys() - FIELDS.keys():
+        with contextlib.suppress(UsageError):  # it is reported when the cells are parsed
+            parse(main_argv({name: alternatives[0] for name, alternatives in words.axes.items()}))
+    return split(argv)
+
+
+def _cell(chosen: dict[str, list[str]], several: set[str]) -> Cell:
+    """Return the cell with the given arguments of its options. The options `several` vary in the sweep."""
+    argv = main_argv(chosen)
+    options = parse(argv)
+    varied = {}
+    for name, words in chosen.items():
+        if name in several:
+            typed = " ".join(words[1:]) or words[0].partition("=")[2]
+            is_switch = name in FIELDS and kind_of(FIELDS[name])[0] is bool
+            varied[name] = shown(options.value(name)) if is_switch else typed
+    return Cell(argv, varied, options)
 
 
 def shell_command(argv: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from args import Options
 from data.readers.class_names import class_names
 from trainers.build import network_options
 from utils.errors import UsageError
+from utils.text import shown
 
 
 def description(options: Options, spec: data.SetSpec) -> dict[str, dict[str, Any]]:
@@ -78,5 +79,5 @@ def check_same_data(checkpoint: Mapping[str, Any], path: Path, spec: data.SetSpe
     described = described_spec(checkpoint, str(path))
     for name in ("in_shape", "num_classes", "mean", "std", "margin"):
         if described is not None and getattr(described, name) != getattr(spec, name):
-            change = f"{name}: {getattr(described, name)} in the run, {getattr(spec, name)} now"
+            change = f"{name}: {shown(getattr(described, name))} in the run, {shown(getattr(spec, name))} now"
             raise UsageError(f"data: the images differ from those of the run: {change}; pass the same data and set")

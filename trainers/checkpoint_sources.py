@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from args import Options, from_flat
 from models.biprop_keys import to_biprop
 from models.constraints.registry import CONV_TYPES
 from models.registry import ARCHS
@@ -17,7 +18,7 @@ from utils.errors import UsageError
 from utils.records import checkpoints
 from utils.records.run import Run
 from utils.run_paths import locate
-from utils.text import escaped
+from utils.text import combined_error, escaped, split_problems
 
 STATE_KEYS = (  # keys of a state dict in the file of another program; if a file has several, the first one counts
     *("model", "state_dict", "model_state_dict", "net", "network", "weights"),
@@ -65,6 +66,15 @@ def read_network(path: str) -> StoredNetwork:
     if run.exists:
         check_same_run(content, file, run.options())
     return network_in(content, str(file))
+
+
+def options_in(stored: StoredNetwork, changes: Mapping[str, object]) -> Options:
+    """Return the options that a network file declares, with `changes`. Raises UsageError, which names the file."""
+    declared = stored.content.get("options") if stored.is_native else stored.declared
+    try:
+        return from_flat({**(declared if isinstance(declared, Mapping) else {}), **changes})
+    except UsageError as error:
+        raise combined_error(f"{stored.path}: {line}" for line in split_problems(error)) from error
 
 
 def network_in(content: Any, path: str) -> StoredNetwork:

@@ -22,14 +22,14 @@ from models.biprop_keys import BipropMatch, match_biprop
 from models.constraints.attachment import constrained_layers
 from trainers.build import build
 from trainers.checkpoint_entries import described_spec
-from trainers.checkpoint_sources import LONGEST_KEY, StoredNetwork, network_in, read_network
+from trainers.checkpoint_sources import LONGEST_KEY, StoredNetwork, network_in, options_in, read_network
 from trainers.methods.base import Method
 from trainers.resume import read_requested
 from utils.console import warn
 from utils.errors import UsageError
 from utils.records.run import Run
 from utils.run_paths import locate
-from utils.text import escaped, nearest, split_problems
+from utils.text import escaped, nearest, shown, split_problems
 
 DECLARED = ("arch", "conv_type", "prune_rate")  # options whose absence in a network file causes a warning
 CONVERTIBLE = (  # (conv_type of the file, other conv_type to which its weights can be converted)
@@ -82,8 +82,7 @@ def load_trained(path: str | Path, *, best: bool = False, **changes: object) -> 
         stored = network_in(content, str(file))
     else:
         stored = read_network(str(path))
-        declared = stored.content.get("options") if stored.is_native else stored.declared
-        options = from_flat({**(declared if isinstance(declared, Mapping) else {}), **changes})
+        options = options_in(stored, changes)
     spec = None if "set" in changes else described_spec(stored.content, stored.path)
     return rebuild(stored, options, spec)
 
@@ -194,7 +193,7 @@ def check_declared(stored: StoredNetwork, options: Options) -> None:
     given = {"arch": m.arch, "conv_type": c.conv_type, "prune_rate": c.prune_rate, "readout": m.readout}
     differing = {name: value for name, value in stored.declared.items() if not _can_load(value, given[name])}
     if differing:
-        faults = [f"{name}: {escaped(value)} in {stored.path}, {given[name]} here" for name, value in differing.items()]
+        faults = [f"{n}: {shown(value)} in {stored.path}, {shown(given[n])} here" for n, value in differing.items()]
         raise UsageError(f"{'; '.join(faults)}; {_advice(differing, options)}")
     undeclared = [name for name in DECLARED if name not in stored.declared and given[name] is not None]
     if undeclared:

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
@@ -207,6 +208,8 @@ def read_best_epoch(run: Run, checkpoint: Checkpoint) -> int | None:
     overwrite a file that may be sound.
     """
     best = checkpoint["state"]["best"]
+    if not best and not os.path.lexists(run.best):  # the run was stopped in its first epoch, or a warning was given
+        return None
     try:
         content = checkpoints.load(run.best)
         state = content.get("state")

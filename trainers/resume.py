@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from args import FIELDS, Options, from_flat, training_changes
+from trainers.extension import warn_if_extended
 from trainers.registry import TRAINERS
 from trainers.restore import DAMAGE_ERRORS, training_state
 from utils.console import say, warn
@@ -16,7 +17,7 @@ from utils.records import run as runs
 from utils.records.epoch_tables import earlier_rows
 from utils.records.run import LockedRun, Run
 from utils.run_paths import locate_run
-from utils.text import shown
+from utils.text import combined_error, shown
 
 TEST_OPTIONS = ("precision", "batch_size", "test_batch_size")  # --evaluate may change these options of the run
 
@@ -84,9 +85,7 @@ def _point_in(run: LockedRun, options: Options) -> ResumePoint:
         say(f"{run.path} has no checkpoint yet: it starts from the beginning")
         return ResumePoint(options, run)
     _check_tables(run, options.optim.start_epoch or 0, checkpoint["epoch"])
-    if options.optim.epochs > epochs:
-        change = f"epochs: {epochs} in the run, {options.optim.epochs} now"
-        warn(f"{change}: a run that was started with {options.optim.epochs} epochs may have had other learning rates")
+    warn_if_extended(options, epochs, checkpoint["epoch"] + (checkpoint["step"] > 0))
     batches = f" and {checkpoint['step']} batches" if checkpoint["step"] else ""
     say(f"resuming from {path}: {checkpoint['epoch']} epochs{batches} done")
     return ResumePoint(options, run, checkpoint, path, extended=options.optim.epochs > run_options.optim.epochs)
@@ -168,7 +167,7 @@ def check_same_run(checkpoint: Mapping[str, Any], path: Path, run_options: Optio
         differing.append("epochs")
     if differing:
         changes = [f"{n}: {shown(before(n))} in the checkpoint, {shown(after(n))} in config.yaml" for n in differing]
-        raise UsageError(f"resume: {path} is of another run than the config.yaml beside it: {'; '.join(changes)}")
+        raise combined_error(f"resume: {path} is of another run than the config.yaml beside it: {c}" for c in changes)
     if checkpoint["epoch"] > epochs:
         raise UsageError(
             f"{path} is damaged: its epoch, {checkpoint['epoch']}, is above its number of epochs, {epochs}"
@@ -184,7 +183,7 @@ def _is_requested(options: Options, run: Run) -> bool:
     """
     changes = _changes(options, run)
     if changes:
-        say(f"--resume auto does not resume {run.path}: {'; '.join(changes)}")
+        say("\n".join(f"--resume auto does not resume {run.path}: {change}" for change in changes))
     return not changes
 
 
@@ -230,8 +229,8 @@ def _resumed_options(options: Options, run_options: Options, run: Run) -> Option
     """
     options = _with_run_options(options, run_options)
     if changes := training_changes(run_options, options):
-        raise UsageError(
-            f"resume: {run.path} has other options: {'; '.join(changes)}; start a new one without --resume"
+        raise combined_error(
+            f"resume: {run.path} has other options: {change}; start a new one without --resume" for change in changes
         )
     if options.optim.epochs < run_options.optim.epochs and not options.run.evaluate:
         change = f"epochs: {run_options.optim.epochs} in the run, {options.optim.epochs} now"

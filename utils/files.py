@@ -82,7 +82,7 @@ def check_new(path: Path, *, force: bool, option: str = "") -> None:
         raise UsageError(f"{option}{path.parent} is not a directory")
     if path.exists() and not force:
         raise UsageError(f"{option}{path} already exists; --force replaces it")
-    if not os.access(path.parent, os.W_OK):
+    if not writable(path.parent):
         raise UsageError(f"{option}{path.parent} cannot be written to")
 
 
@@ -141,10 +141,27 @@ def try_lock(path: Path) -> IO[str] | None:
     return file
 
 
-def writable(folder: str) -> bool:
-    """Return True if the user can write into a folder.
+def make_folder(folder: Path, option: str = "") -> None:
+    """Create a folder and its parents, if it does not exist.
 
-    If `folder` does not exist, its nearest existing parent decides.
+    Raises UsageError if that fails. The message starts with `option`, such as "--out: ".
     """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{option}cannot make {folder}: {mkdir_failure(folder, error)}") from error
+
+
+def writable(folder: str | Path) -> bool:
+    """Return True if the user can create files in a folder.
+
+    A temporary file is created and removed. If `folder` does not exist, its nearest existing parent decides.
+    """
+    import tempfile  # imported late: --help does not need it
+
     nearest = next(path for path in (Path(folder), *Path(folder).parents) if os.path.lexists(path))
-    return os.access(nearest, os.W_OK | os.X_OK) and nearest.is_dir()
+    try:  # os.access is True for root even in /proc, where nobody can create a file
+        tempfile.TemporaryFile(dir=nearest).close()
+    except OSError:
+        return False
+    return True

@@ -115,8 +115,8 @@ def combined_error(problems: Iterable[str]) -> UsageError:
     return UsageError("\n".join([*head, *lines[:MOST_PROBLEMS], *rest]))
 
 
-def split_problems(error: UsageError) -> list[str]:
-    """Return the messages of the problems that a UsageError lists.
+def split_problems(error: Exception) -> list[str]:
+    """Return the messages of the problems that an error lists.
 
     This function is the inverse of `combined_error`.
     """

@@ -26,18 +26,22 @@ def timed(work: Callable[[], object], batches: int = 1, wait: Callable[[], None]
     return sample
 
 
-def measure(samplers: Mapping[Key, Sampler], repeat: int) -> dict[Key, list[float]]:
+def measure(
+    samplers: Mapping[Key, Sampler], repeat: int, report: Callable[[str], object] = lambda _: None
+) -> dict[Key, list[float]]:
     """Time several functions in turn, `repeat` times each, and return their timings.
 
     The timing functions `samplers` return seconds per batch. The result is the list of timings of each. One more call
     of each warms up and is not recorded. Each round starts with another sampler, so that caches and clock rates favour
-    none.
+    none. `report` gets a line of text before the warm-up and before each round.
     """
     samples: dict[Key, list[float]] = {key: [] for key in samplers}
     order = list(samplers)
+    report(f"warm-up of {len(order)} functions")
     for sampler in samplers.values():
         sampler()
     for i in range(repeat):
+        report(f"round {i + 1} of {repeat}")
         first = i % len(order)
         for key in order[first:] + order[:first]:
             samples[key].append(samplers[key]())

@@ -26,7 +26,9 @@ the constraint computes from the weight that the layer stores and from its own p
 
 If the gradient is not the derivative of the forward pass, define a `StraightThrough` function in gradients.py that
 takes the effective weight as an argument. Compute this argument with `self.cached(compute, weight)`, which computes it
-in every training pass, and only once in evaluation mode. `SubnetWeight` is an example.
+in every training pass, and only once in evaluation mode. `SubnetWeight` is an example. If the gradient is the
+identity, `forward` may return `effective.detach() + (weight - weight.detach())`, whose value is exactly `effective`.
+The common form `weight + (effective - weight).detach()` rounds: its values are not exactly −α, 0 and α.
 
 A new constraint is one file with its class, one row in registry.py and one case in tests/cases.py.
 """

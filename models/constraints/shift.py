@@ -150,11 +150,6 @@ class ShiftQWeight(ShiftWeight):
         self.lowest = 1 - 2 ** (weight_bits - 1)
         self.crude = lookup(SHIFT_UPDATES, shift_update, "shift_update")
 
-    def count_kept(self, weight: Tensor | None) -> int:
-        """Return the number of weights, because rounding to a power of two prunes none."""
-        assert weight is not None
-        return weight.numel()
-
     def forward(self, weight: Tensor) -> Tensor:
         """Return `weight` rounded to signed powers of two.
 

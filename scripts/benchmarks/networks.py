@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from scripts.benchmarks.contenders import OPTIMIZER, network, our_samplers, parts, reference_samplers
+from scripts.benchmarks.progress import progress
 from utils.distributed.runtime import Runtime
 from utils.tables import aligned
 from utils.timing import Sampler, measure, summary
@@ -46,7 +47,7 @@ def contenders(arch: str, act: str, runtimes: dict[str, Runtime], batch: int) ->
 def bench(net: str, act: str, runtimes: dict[str, Runtime], batch: int, repeat: int) -> dict[str, Any]:
     """Measure one network. Return its row of the report: all samples, their summaries, the ratios and the targets."""
     arch = arch_of(net, act)
-    samples = measure(contenders(arch, act, runtimes, batch), repeat)
+    samples = measure(contenders(arch, act, runtimes, batch), repeat, progress(f"{net} {act}"))
     summaries = {name: summary(values) for name, values in samples.items()}
     medians = {name: s["median"] for name, s in summaries.items()}
     row = {"net": net, "act": act, "arch": arch, "targets": targets(net, act)}

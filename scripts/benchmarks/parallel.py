@@ -28,6 +28,7 @@ import torch
 from models.constraints.attachment import constrained_layers
 from scripts import ROOT
 from scripts.benchmarks.contenders import STEPS, network, our_samplers, parts
+from scripts.benchmarks.progress import progress
 from trainers.loop import Callbacks, TrainingSetup, train_one_epoch
 from trainers.training_state import TrainingState
 from utils.config.script_parser import command
@@ -112,7 +113,8 @@ def main(argv: Sequence[str]) -> None:
     here = runtimes.choose(job.device, "fp32", None, deterministic=False, process=process)
     with rendezvous.process_group(here, 60):
         sent = {who: sent_by(job, here, who) for who in ("ours", "dense", "ours, bf16 sent")}
-        samples = measure(samplers(job, here), job.repeat)
+        shown = progress("parallel") if here.first else (lambda _: None)
+        samples = measure(samplers(job, here), job.repeat, shown)
         if here.first:
             out.write_text(json.dumps({"sent": sent, "samples": samples}))
 

@@ -6,6 +6,7 @@ import tempfile
 from typing import Any
 
 from scripts import ROOT
+from scripts.benchmarks.progress import progress
 from utils.timing import Sampler, measure, summary, timed
 
 TARGET = 1.3
@@ -46,7 +47,7 @@ def bench(repeat: int) -> dict[str, Any]:
     """Measure the seconds from the start of Python to the end of `import torch`, and to the first training batch."""
     codes = {"import torch": IMPORT_TORCH, "first batch": FIRST_BATCH, "main.py to first batch": WHOLE_PROGRAM}
     with tempfile.TemporaryDirectory() as scratch:
-        samples = measure({name: _sampler(code, scratch) for name, code in codes.items()}, repeat)
+        samples = measure({name: _sampler(code, scratch) for name, code in codes.items()}, repeat, progress("start"))
     summaries = {name: summary(values) for name, values in samples.items()}
     ratios = {name: s["median"] / summaries["import torch"]["median"] for name, s in summaries.items()}
     return {"samples": samples, "summary": summaries, "over_import_torch": ratios, "target": TARGET}

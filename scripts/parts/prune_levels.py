@@ -26,7 +26,7 @@ from trainers.training_state import TrainingState
 from utils.console import say, warn
 from utils.distributed.runtime import Runtime
 from utils.records.run import Run
-from utils.run_paths import locate_run
+from utils.run_paths import locate
 from utils.timing import measure, timed
 from utils.torch_compat import AnyBatchNorm
 
@@ -51,7 +51,7 @@ class PrunedTraining(Method):
 class Trained:
     """Trained network of a run, as a plain network in evaluation mode, with the run's options and data set.
 
-    The network is on the device of `runtime`. `path` is the run directory.
+    The network is on the device of `runtime`.
     """
 
     options: Options
@@ -59,7 +59,6 @@ class Trained:
     method: Method
     runtime: Runtime
     image_set: data.ImageSet
-    path: Path
 
     @property
     def test(self) -> Batches:
@@ -77,20 +76,23 @@ def opened(run: str, data_folder: Path | None, runtime: Runtime) -> Trained:
 
     data_folder: Folder of the data set; None for the folder in the run's options.
 
-    Raises UsageError if `run` is neither, if the checkpoint is damaged, or if the data set has other classes.
+    The checkpoint may be outside of a run. Raises UsageError if `run` is neither, if the checkpoint is damaged, or if
+    the data set has other classes.
     """
-    record = Run(locate_run(Path(run))[0].path)
     trained = load_trained(run, data=str(data_folder)) if data_folder else load_trained(run)
-    options = trained.options
-    if record.status().get("status") != "done":
+    options, paths = trained.options, locate(Path(run))[0]
+    record = Run(paths.path) if paths is not None and paths.exists else None
+    if record and record.status().get("status") != "done":
         status = f"{record.path} is not finished, says its status.json"
         warn(f"{status}: {trained.path} is from epoch {trained.epoch} of {options.optim.epochs}")
+    if data_folder and data.SETS[options.data.set].bundled:
+        warn(f"--data: {data_folder} has no effect, because the images of {options.data.set} are bundled")
     plain, image_set = bake(trained.model), load_set(options)
     check_classes(trained, image_set.spec)
     runtime.put(plain)
     kept = kept_in_words(trained.model)
     say(f"{trained.path} (epoch {trained.epoch}): {options.model.arch} on {options.data.set}, {kept}")
-    return Trained(options, plain, trained.method, runtime, image_set, record.path)
+    return Trained(options, plain, trained.method, runtime, image_set)
 
 
 @dataclass

@@ -27,7 +27,7 @@ class TernaryWeight(Constraint):
 
     def forward(self, weight):
         ternary = weight.sign() * keep_largest(weight.detach().abs(), self.kept)
-        return weight + (ternary - weight).detach()
+        return ternary.detach() + (weight - weight.detach())
 '''
 TINY = """
 from torch import nn

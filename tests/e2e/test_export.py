@@ -1,6 +1,7 @@
 """scripts/export.py stores a network in a few bits per weight, and integer arithmetic gives its predictions."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -138,16 +139,27 @@ def test_a_differing_prediction_causes_exit_code_1(trained, run, tmp_path, monke
     assert (code, err) == (1, "") and not re.search("float64 on 50,", told)
 
 
+def test_a_checkpoint_outside_of_a_run_is_exported_like_the_one_in_the_run(trained, run, tmp_path):
+    directory = trained()
+    alone, out, same = (tmp_path / name for name in ("alone.pt", "out.pt", "same.pt"))
+    shutil.copy(directory / "checkpoints/last.pt", alone)
+    assert run("shift", alone, out)[0] == run("shift", directory, same)[0] == 0
+    first, second = (torch.load(path, weights_only=True)["layers"]["linear.0"]["codes"] for path in (out, same))
+    assert torch.equal(first, second)
+
+
 def test_bad_input_is_reported_in_one_line(program, config, trained, run, tmp_path):
     dense = trained(conv_type="DenseConv")
-    out, gone = tmp_path / "out.pt", tmp_path / "gone"
-    wanted = "pass a directory with config.yaml, or a checkpoint of a run"
+    out, gone, text = tmp_path / "out.pt", tmp_path / "gone", tmp_path / "text.pt"
+    text.write_text("a network")
     for words, told in (
         (("shift", dense, out), "no layer has shift weights: conv_type DenseConv; ShiftQ or ShiftPS has"),
-        (("shift", gone, out), f"{gone} does not exist; {wanted}"),
-        (("shift", tmp_path, out), f"{tmp_path} is neither a run directory nor a checkpoint in one; {wanted}"),
+        (("shift", gone, out), f"{gone} does not exist"),
+        (("shift", tmp_path, out), f"{tmp_path} is not a run: it has no readable checkpoint"),
         (("shift", dense, tmp_path), f"{tmp_path} is a directory; a regular file is needed"),
         (("shift", dense, gone / "out.pt"), f"{gone} is not a directory"),
+        (("shift", dense, "/proc/out.pt"), "/proc cannot be written to"),
+        (("shift", text, out), f"{text} is not a checkpoint: torch.save did not write it"),
         (("check", gone), f"{gone} does not exist"),
         (("check", dense / "checkpoints/last.pt"), f"{dense}/checkpoints/last.pt was not written by `export.py shift`"),
     ):

@@ -101,12 +101,33 @@ def test_options_that_do_not_affect_the_result_may_differ(program, run):
     assert program("--resume", run)[0] == 0
 
 
-def test_an_extended_configuration_warns_of_other_learning_rates(program, run):
+def test_an_extended_run_warns_of_other_learning_rates_only_where_they_differ(program, run):
     edit(run, epochs=3)
-    code, _, err = program("--resume", run)
-    assert code == 0 and err.startswith("warning: epochs: 2 in the run, 3 now")
+    assert program("--resume", run)[::2] == (0, "")  # the learning rate of the first epoch is the same for 2 and 3
     code, _, err = program("--resume", run, "--epochs", 4)
-    assert code == 0 and err.startswith("warning: epochs: 3 in the run, 4 now") and err.count("\n") == 1
+    differs = "a run that was started with 4 epochs has other learning rates in the epochs trained so far"
+    assert (code, err) == (0, f"warning: epochs: 3 in the run, 4 now: {differs}\n")
+
+
+def test_a_run_with_a_constant_learning_rate_is_extended_without_a_warning(program, config, tmp_path):
+    assert program("--config", config(lr_policy="constant_lr"))[0] == 0
+    run = tmp_path / "runs/ticket/prune-rate=0.5/ticket"
+    assert program("--resume", run, "--epochs", 3)[::2] == (0, "")
+
+
+def test_each_option_that_differs_has_a_line(program, config, run):
+    code, _, err = program("--resume", run, "--lr", 0.2, "--seed", 3)
+    head, *lines = err.splitlines()
+    start, end = f"resume: {run} has other options: ", "; start a new one without --resume"
+    assert (code, head) == (2, "error: 2 problems:")
+    assert {*lines} == {
+        f"{start}{change}{end}" for change in ("lr: 0.1 in the run, 0.2 now", "seed: 1 in the run, 3 now")
+    }
+    edit(run, lr=0.3, momentum=0.5)
+    code, _, err = program("--resume", run)
+    assert code == 2 and err.startswith("error: 2 problems:\n") and err.count("is of another run than") == 2
+    code, out, err = program("--config", config(), "--resume", "auto")
+    assert code == 0 and out.count("--resume auto does not resume ") == 2
 
 
 def test_a_checkpoint_without_valid_options_is_refused(program, run):

@@ -131,3 +131,13 @@ def test_rebuild_ignores_copies_of_a_run_and_rows_of_another_run(program, config
         "rows added: 1, there before: 0" in output.out
         and "0/result.csv: rows of another run, left out: 1" in output.err
     )
+
+
+def test_a_run_that_was_stopped_in_its_first_epoch_is_resumed_without_a_warning(program, config, tmp_path):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("trainers.callbacks.RunRecorder.stop_asked", lambda self: True)
+        assert program("--config", config())[0] == 75
+    last = torch.load(next((tmp_path / "runs").rglob("last.pt")), weights_only=True)
+    assert last["epoch"] == 0 and last["step"] > 0
+    code, out, err = program("--config", config(), "--resume", "auto")
+    assert (code, err) == (0, "") and "resuming from " in out

@@ -271,13 +271,16 @@ def test_a_path_that_is_not_a_run_is_refused(runs, run, tmp_path):
     empty, text, foreign, other = (tmp_path / name for name in ("empty", "text.pt", "foreign.pt", "no_checkpoint"))
     empty.mkdir()
     text.write_text("a network")
-    torch.save({"state_dict": {"a": torch.rand(2)}}, foreign)
+    torch.save({"state_dict": {"a": torch.rand(2)}, "arch": "MLP"}, foreign)
     shutil.copytree(runs("mlp"), other, ignore=shutil.ignore_patterns("*.pt"))
+    cut = tmp_path / "cut.pt"
+    cut.write_bytes((runs("mlp") / "checkpoints/last.pt").read_bytes()[:5000])
     for path, told in (
-        (empty, "is neither a run directory nor a checkpoint in one"),
-        (text, "is neither a run directory nor a checkpoint in one"),
-        (foreign, "is neither a run directory nor a checkpoint in one"),
-        (tmp_path / "gone", "does not exist; pass a directory with config.yaml"),
+        (empty, f"{empty} is not a run: it has no readable checkpoint"),
+        (text, f"{text} is not a checkpoint: torch.save did not write it"),
+        (foreign, f"{foreign}: set: no value in the stored configuration"),
+        (cut, f"{cut} cannot be read: damaged or cut short"),
+        (tmp_path / "gone", f"{tmp_path / 'gone'} does not exist"),
         (other, "has no readable checkpoint"),
     ):
         code, out, err = run(path, "--repeat", 1)
@@ -286,6 +289,33 @@ def test_a_path_that_is_not_a_run_is_refused(runs, run, tmp_path):
     torch.save({"state_dict": {"a": torch.rand(2)}}, inside)
     code, _, err = run(inside)
     assert code == 2 and "is not a checkpoint of this program" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [(), ("--out", "report")])
+def test_a_checkpoint_outside_of_a_run_is_pruned_like_the_one_in_the_run(runs, run, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    alone = tmp_path / "alone.pt"
+    shutil.copy(runs("mlp") / "checkpoints/last.pt", alone)
+    levels = ("--method", "weight", "--percent", 50, "--repeat", 1)
+    code, _, err = run(alone, *levels, *words)
+    assert (code, err) == (0, "")
+    assert run(runs("mlp"), *levels, "--out", tmp_path / "same")[0] == 0
+    found = table(tmp_path / (words[1] if words else "pruning"))
+    assert found["weight", 50]["accuracy"] == table(tmp_path / "same")["weight", 50]["accuracy"]
+
+
+def test_a_folder_of_data_has_no_effect_on_a_bundled_set(runs, run, tmp_path):
+    words = ("--percent", 50, "--repeat", 1, "--out", tmp_path / "out", "--data", tmp_path)
+    code, _, err = run(runs("mlp"), *words)
+    told = f"warning: --data: {tmp_path} has no effect, because the images of digits are bundled\n"
+    assert (code, err) == (0, told)
+
+
+def test_an_unwritable_report_folder_is_refused_before_the_network_is_read(runs, run, monkeypatch):
+    monkeypatch.setattr(prune_levels, "load_trained", lambda *_, **_more: pytest.fail("the network was read"))
+    code, out, err = run(runs("mlp"), "--percent", 50, "--out", "/proc/report")
+    assert (code, out) == (2, "")
+    assert err == "error: --out: /proc/report cannot be written; pass a folder with write permission\n"
 
 
 def test_a_missing_data_set_is_reported_in_one_line(runs, run, tmp_path):

@@ -26,7 +26,7 @@ def test_labels_hold_the_differing_options_and_seeds_are_averaged(runs, tmp_path
     sparse, second, first = sorted(runs, key=lambda run: ("0.5" in run, run.endswith("ticket")))
     assert report.main([*runs, "--out", str(tmp_path / "curves.png")]) == 0
     out = capsys.readouterr().out.splitlines()
-    assert out[0].split() == ["epochs", "last", "largest"]
+    assert out[0].split() == ["epochs", "last", "test/acc@1", "(%)", "largest", "test/acc@1", "(%)"]
     assert any(line.startswith("prune_rate 0.5") and line.endswith("(2)") and "±" in line for line in out)
     (alone,) = (line for line in out if line.startswith("prune_rate 0.2"))
     last = column(sparse, "test/acc@1")
@@ -61,7 +61,7 @@ def test_runs_of_different_lengths_have_separate_curves(program, config, tmp_pat
     (paths[1] / "metrics.csv").write_text("".join(text[:2]))  # not yet done
     curves = report.gather(paths[:2], "test/acc@1")
     (of,) = curves.values()
-    assert report.table(curves).splitlines()[1].split()[2:4] == ["1", f"{(of[0][1] + of[1][1]) / 2:.2f}"]
+    assert report.table(curves, "test/acc@1").splitlines()[1].split()[2:4] == ["1", f"{(of[0][1] + of[1][1]) / 2:.2f}"]
 
 
 def test_runs_that_differ_in_many_options_are_labelled_with_their_directories(program, config, tmp_path):
@@ -82,11 +82,18 @@ def test_bad_input_is_reported_in_one_line(runs, tmp_path, capsys):
         assert err.count("\n") == 1 and all(part in err for part in parts), err
     assert report.main([runs[0], "--out", str(tmp_path / "nowhere" / "a.png")]) == 2
     assert "nowhere is not a directory" in capsys.readouterr().err
+    assert report.main([runs[0], "--out", "/proc/a.png"]) == 2
+    assert capsys.readouterr() == ("", "error: --out: /proc cannot be written to\n")
     for name in ("a.svg", "a.html", "a.pdf"):
         assert report.main([runs[0], "--out", str(tmp_path / name)]) == 2
         assert "the picture is a PNG file; its name must end in .png" in capsys.readouterr().err
         assert not (tmp_path / name).exists()
     assert not (tmp_path / "curves.png").exists()
+
+
+def test_a_measure_has_its_unit():
+    names = ["test/acc@1", "test/loss", "train/elapsed_seconds"]
+    assert [*map(report.with_unit, names)] == ["test/acc@1 (%)", "test/loss", "train/elapsed_seconds (s)"]
 
 
 def test_curves_have_the_epochs_of_metrics_csv(program, config, tmp_path):

@@ -128,3 +128,11 @@ def test_epoch_lines_state_the_density_if_it_falls(program, sparse, words, comin
 def test_bad_input_is_refused_in_one_line_with_exit_code_2(program, sparse, words, part):
     code, out, err = program("--config", sparse(), *words)
     assert code == 2 and part in err and err.count("\n") == 1 and not out
+
+
+@pytest.mark.parametrize(("until", "warns"), [(0.5, True), (1.0, False)])
+def test_a_longer_run_has_other_rewirings_if_those_of_the_run_have_ended(program, sparse, tmp_path, until, warns):
+    assert program("--config", sparse(prune_rate=0.2, progress_interval=4, progress_until=until))[0] == 0
+    code, _, err = program("--resume", directory(tmp_path, 0.2), "--epochs", 4)
+    differs = "a run that was started with 4 epochs has other rewirings in the epochs trained so far"
+    assert (code, err) == (0, f"warning: epochs: 3 in the run, 4 now: {differs}\n" if warns else "")

@@ -53,7 +53,7 @@ def check_equal_in_file_and_on_command_line(text: str) -> None:
             return
     for name, option in FIELDS.items():
         kind = (get_args(option.type) or (option.type,))[0]
-        if kind is bool:  # a boolean flag has no value on the command line
+        if kind is bool:  # on the command line the parser converts the text
             continue
         typed, filed = result(option, text), result(option, read)
         if kind in (int, float):
@@ -61,6 +61,19 @@ def check_equal_in_file_and_on_command_line(text: str) -> None:
         assert filed in (typed, REFUSED), name
         if typed != REFUSED and filed == REFUSED:
             assert text == "~" or not isinstance(read, str), name
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        *((words, True) for words in ("--nesterov", "--nesterov true", "--nesterov=On", "--no-nesterov --nesterov")),
+        *((words, False) for words in ("--nesterov no", "--nesterov=FALSE", "--no-nesterov")),
+    ],
+)
+def test_a_boolean_flag_may_have_a_value(tmp_path: Path, words: str, expected: bool) -> None:
+    file = tmp_path / "c.yml"
+    file.write_text(f"arch: FC\nset: digits\nnesterov: {not expected}\n")
+    assert args.parse(["--config", str(file), *words.split()]).optim.nesterov is expected
 
 
 @pytest.mark.parametrize(

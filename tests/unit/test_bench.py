@@ -239,6 +239,8 @@ def test_the_table_shows_targets_next_to_their_ratios():
         (["--precision", "fp16"], "bf16"),
         (["--repeat", "0"], ">= 1"),
         (["--threads", "-1"], ">= 1"),
+        (["--out", "/proc/new/bench.json"], "--out: cannot make /proc/new"),
+        (["--out", "/proc/bench.json"], "--out: /proc cannot be written to"),
     ],
 )
 def test_bad_input_is_reported_before_anything_is_measured(argv, said, capsys):
@@ -253,13 +255,16 @@ def test_the_report_has_every_sample(tmp_path, monkeypatch, capsys):
     out = tmp_path / "new" / "bench.json"
     argv = ["--nets", "Wide_VGG_Small", "--acts", "1/32", "--batch-size", "2", "--repeat", "3", "--out", str(out)]
     assert bench.main(argv) == 0
+    lines = ["warm-up of 8 functions", *(f"round {i} of 3" for i in (1, 2, 3))]
+    printed = capsys.readouterr()
+    assert printed.err.splitlines() == [f"Wide_VGG_Small 1/32: {line}" for line in lines]
     report = json.loads(out.read_text())
     (row,) = report["rows"]
     both = {f"{who}/{what}" for who in ("reference/fp32", "ours/bf16", "ours/fp32") for what in ("train", "eval")}
     assert set(row["samples"]) == set(row["summary"]) == both | {"dense/bf16/train", "dense/fp32/train"}
     assert all(len(values) == 3 and min(values) > 0 for values in row["samples"].values())
     assert {"command", "date", "device", "threads", "torch", "commit"} <= set(report)
-    assert "Wide_VGG_Small" in capsys.readouterr().out
+    assert "Wide_VGG_Small" in printed.out
 
 
 def test_the_script_runs_as_a_file(tmp_path):

@@ -46,6 +46,16 @@ def equal(a, b):
     return list(a) == list(b) and all(torch.equal(a[key], b[key]) and a[key].dtype == b[key].dtype for key in a)
 
 
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_a_network_with_a_value_that_is_not_finite_is_refused(run, tmp_path, is_ours):
+    model = small_net()
+    next(model.parameters()).data.view(-1)[3] = float("nan")
+    path = write(ours(model) if is_ours else original(model), tmp_path / "net.pth")
+    code, out, err = run(path, tmp_path / "out.pt")
+    assert (code, out) == (2, "") and not (tmp_path / "out.pt").exists()
+    assert err.startswith(f"error: {path} cannot be used: ") and err.endswith(" is not finite\n")
+
+
 # the key map, without a model
 
 

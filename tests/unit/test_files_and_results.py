@@ -68,7 +68,7 @@ def test_a_results_file_of_another_program_is_refused(tmp_path, content):
     path.write_text(content)
     with pytest.raises(UsageError, match="other columns"):
         results.check(path)
-    assert path.read_text() == content
+    assert path.read_text() == content and [file.name for file in tmp_path.iterdir()] == ["other.csv"]
 
 
 def test_checking_a_results_path_creates_its_folder_but_no_results_file(tmp_path):

@@ -174,6 +174,17 @@ def test_an_irregular_file_of_a_data_set_is_refused(program, config, tmp_path, i
     assert code == 2 and err.count("\n") == 1 and ("train-images" in err)
 
 
+@pytest.mark.parametrize("folder", ["/proc", "/proc/a/b", "/proc/version", "/proc/version/a"])
+def test_a_folder_in_which_no_file_can_be_created_is_not_writable(folder):
+    assert not writable(folder)
+    with pytest.raises(UsageError, match=r"--out: /proc\S* (cannot be written to|is not a directory)"):
+        check_new(Path(folder) / "out.pt", force=True, option="--out: ")
+
+
+def test_the_check_whether_a_folder_is_writable_leaves_no_file(tmp_path):
+    assert writable(tmp_path) and writable(str(tmp_path / "new/er")) and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("inside", ["", "sub"])
 def test_a_dangling_link_as_output_folder_is_refused(program, config, tmp_path, inside):
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")

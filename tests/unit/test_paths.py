@@ -193,7 +193,9 @@ def test_a_run_named_checkpoints_is_found(parse: Any, path: str) -> None:
 
 def test_folders_of_the_command_line_are_used_without_a_warning_about_the_file(parse: Any, tmp_path: Path) -> None:
     options = parse(
-        {**DENSE, "data": "/mnt/nowhere", "log_dir": "/dev/null/x"}, "--data=/no/where", f"--log-dir={tmp_path}/a/b"
+        {**DENSE, "set": "MNIST", "data": "/mnt/nowhere", "log_dir": "/dev/null/x"},
+        "--data=/no/where",
+        f"--log-dir={tmp_path}/a/b",
     )
     assert (options.data.data, options.run.log_dir, options.warnings) == ("/no/where", f"{tmp_path}/a/b", ())
 

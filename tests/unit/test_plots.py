@@ -174,4 +174,4 @@ def test_a_report_prints_its_table_even_if_the_chart_fails(program, config, tmp_
     monkeypatch.setattr(plots, "_png", lambda *_: 1 / 0)
     assert report.main([*runs, "--out", str(tmp_path / "b.png")]) == 1
     output = capsys.readouterr()
-    assert output.out == "\n".join(table.splitlines()[:-1]) + "\n" and output.err.startswith("warning: cannot write ")
+    assert output.out == "\n".join(table.splitlines()[:-1]) + "\n" and output.err.startswith("failed: cannot write ")

@@ -309,3 +309,19 @@ def test_an_error_outside_plug_ins_is_still_raised() -> None:
 
     with pytest.raises(KeyError):
         exit_codes.run_program(fail)
+
+
+# the examples
+
+
+def test_the_effective_weights_of_the_ternary_example_are_exactly_ternary() -> None:
+    plugin_files.load([str(Path(__file__).parents[2] / "examples/ternary_constraint.py")])
+    network = torch.nn.Sequential(torch.nn.Linear(100, 50))
+    constrain(network, "Ternary", threshold=0.7)
+    layer: Any = network[0]
+    with torch.no_grad():
+        layer.weight.normal_(std=0.05, generator=torch.Generator().manual_seed(1))
+    effective = layer.constraint(layer.weight)
+    effective.sum().backward()
+    low, zero, high = effective.unique().tolist()
+    assert (low, zero) == (-high, 0) and torch.equal(layer.weight.grad, torch.ones(50, 100))

@@ -288,22 +288,26 @@ def test_a_file_with_no_matching_tensor_but_a_counter_is_refused(tmp_path, optio
 @pytest.mark.parametrize(
     ("theirs", "ours", "wanted"),
     [
-        ({"conv_type": "DenseConv"}, {}, ["conv_type: DenseConv in ", ", SubnetConv here", "--conv-type DenseConv"]),
-        ({}, {"arch": "Conv2"}, ["arch: Conv2_BinAct in ", "Conv2 here; pass --arch Conv2_BinAct to"]),
+        (
+            {"conv_type": "DenseConv"},
+            {},
+            ["conv_type: 'DenseConv' in ", ", 'SubnetConv' here", "--conv-type DenseConv"],
+        ),
+        ({}, {"arch": "Conv2"}, ["arch: 'Conv2_BinAct' in ", "'Conv2' here; pass --arch Conv2_BinAct to"]),
         (
             {"prune_rate": 0.300001},
             {},
             ["prune_rate: 0.300001 in", "0.3 here; pass --prune-rate"],
         ),
-        ({"conv_type": "GlobalSubnetConv"}, {}, ["GlobalSubnetConv in", "pass --conv-type GlobalSubnetConv to use"]),
-        ({}, {"conv_type": "GlobalSubnetConv"}, ["conv_type: SubnetConv in", "GlobalSubnetConv here"]),
-        ({"conv_type": "SampleSubnetConv"}, {"conv_type": "FixedSubnetConv"}, ["FixedSubnetConv here"]),
-        ({"conv_type": "GlobalSubnetConv"}, {"conv_type": "FixedSubnetConv"}, ["FixedSubnetConv here"]),
+        ({"conv_type": "GlobalSubnetConv"}, {}, ["'GlobalSubnetConv' in", "pass --conv-type GlobalSubnetConv to use"]),
+        ({}, {"conv_type": "GlobalSubnetConv"}, ["conv_type: 'SubnetConv' in", "'GlobalSubnetConv' here"]),
+        ({"conv_type": "SampleSubnetConv"}, {"conv_type": "FixedSubnetConv"}, ["'FixedSubnetConv' here"]),
+        ({"conv_type": "GlobalSubnetConv"}, {"conv_type": "FixedSubnetConv"}, ["'FixedSubnetConv' here"]),
         ({}, {"conv_type": "FixedSubnetConv", "prune_rate": 0.7}, ["pass --prune-rate 0.3 to"]),
         (
             {},
             {"conv_type": "DenseConv", "prune_rate": None},
-            ["None here", "pass --conv-type SubnetConv --prune-rate 0.3 to use"],
+            ["null here", "pass --conv-type SubnetConv --prune-rate 0.3 to use"],
         ),
     ],
 )
@@ -345,7 +349,7 @@ def test_the_same_network_loads_without_a_warning(tmp_path, options, capsys, the
 def test_biprops_small_resnets_need_the_readout_original40(tmp_path, options):
     model = constrain(models.build("cResNet20", num_classes=3, in_shape=(3, 32, 32)), "SubnetConv", density=0.3)
     path = write(original(model, arch="cResNet20"), tmp_path / "net.pth")
-    with pytest.raises(UsageError, match=r"readout: original40 in .*, pooled here; pass --readout"):
+    with pytest.raises(UsageError, match=r"readout: 'original40' in .*, 'pooled' here; pass --readout"):
         into(path, options.replace(arch="cResNet20"), model)
     into(path, options.replace(arch="cResNet20", readout="original40"), model)
 

@@ -114,6 +114,7 @@ PRUNE_RATE = "prune_rate: '0.5' {} conv_type SubnetConv, GlobalSubnetConv, Fixed
         (DENSE, "--first-layer-dense", "first_layer_dense: true {} a conv_type other than DenseConv"),
         (DENSE, "--last-layer-dense", "last_layer_dense: true {} a conv_type other than DenseConv"),
         (DENSE, "--workers 2", "workers: '2' {} augmix or set BigCIFAR10, ImageNet, TinyImageNet or ImageFolder"),
+        (DENSE, "--data /nowhere", "data: '/nowhere' {} a set other than digits, whose images are bundled"),
         (DENSE, "--download", "download: true {} set MNIST, FashionMNIST, CIFAR10, CIFAR100, SVHN or BigCIFAR10"),
         (DENSE, "--width-mult 2", "width_mult: '2' {} arch Conv4Wide, Conv4Wide_BinAct, Conv6Wide or 27 others"),
         (DENSE, "--std-gauss 1", "std_gauss: '1' {} gaussian_aug"),

@@ -42,6 +42,18 @@ def test_options_of_other_machines_print_a_table_and_leave_the_page_unchanged(ca
     assert "| Conv4 | 512 |" in output and output.strip() not in before and scaling.PAGE.read_text() == before
 
 
+@pytest.mark.parametrize("option", ["--flops", "--inside", "--between", "--node"])
+def test_an_option_that_is_divided_by_must_not_be_0(option, capsys):
+    assert scaling.main([option, "0"]) == 2
+    assert capsys.readouterr().err.count(f"argument {option}: '0' given, ") == 1
+    assert scaling.main([option, "1"]) == 0
+
+
+@pytest.mark.parametrize("option", ["--layer", "--latency-inside", "--latency-between"])
+def test_a_duration_may_be_0(option):
+    assert scaling.main([option, "0"]) == 0
+
+
 @pytest.mark.parametrize(
     ("gpus", "seconds"),
     [(1, 0.0), (2, 1e-3 + 2e-5), (4, 1e-3 + 2e-5 + 1e-2 + 2e-4), (6, 1e-3 + 2e-5 + 4 / 3 * 1e-2 + 4e-4)],

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts import convert, export, results
 from utils import stop_signal
 from utils.config.script_parser import command
 from utils.errors import UsageError
@@ -77,3 +78,12 @@ def test_a_command_returns_its_exit_code_or_that_of_its_failure(capsys):
     main = command(work)
     assert [main([]), main(["one"]), main(["bad"])] == [0, 1, 2]
     assert capsys.readouterr().err == "error: bad: it is bad\n"
+
+
+@pytest.mark.parametrize("module", [convert, export, results])
+def test_a_missing_command_is_called_a_command(module, capsys):
+    assert module.main([]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: the following arguments are required: COMMAND") and "program" not in err
+    assert module.main(["nothing"]) == 2
+    assert capsys.readouterr().err.startswith("error: argument COMMAND: invalid choice: 'nothing'")

@@ -63,7 +63,10 @@ def one_cell(config, tmp_path, monkeypatch):
         ("--seed 1 2 --lr .1 .2", [f"--seed {s} --lr {r}" for s in (1, 2) for r in (".1", ".2")]),
         ("--prune_rate 0.5 -b 8 16", ["--prune-rate 0.5 -b 8", "--prune-rate 0.5 -b 16"]),
         ("--seed 1 2 --wd 0 --seed 3 --weight-decay 1e-4", ["--seed 3 --weight-decay 1e-4"]),
-        ("--nesterov --no-nesterov --seed=4", ["--no-nesterov --seed 4"]),
+        ("--nesterov --no-nesterov --seed=4", ["--nesterov --seed 4", "--no-nesterov --seed 4"]),
+        ("--nesterov true false", ["--nesterov true", "--nesterov false"]),
+        ("--plugin a --plugin b", ["--plugin a --plugin b"]),
+        ("--plugin a b --plugin c", ["--plugin a --plugin c", "--plugin b --plugin c"]),
         ("--bn-bias-init -1 -.5", ["--bn-bias-init=-1", "--bn-bias-init=-.5"]),
         ("--name=-odd --hidden 30,10 20", ["--name=-odd --hidden 30,10", "--name=-odd --hidden 20"]),
         ("--jobs 3 --seed 1 --only 0 --dry-run --table", ["--seed 1"]),
@@ -108,6 +111,35 @@ def test_a_bad_grid_is_refused_before_anything_starts(config, tmp_path, monkeypa
     assert sweep.main(["--config", config(), *typed.split()]) == 2
     assert told in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["ticket.yml"]
+
+
+@pytest.mark.parametrize("words", [["--nesterov", "true", "NO"], ["--nesterov", "--no-nesterov"]])
+def test_a_boolean_option_is_an_axis(config, words, capsys):
+    cells = grid("--config", config(), *words)
+    assert [cell.options.optim.nesterov for cell in cells] == [True, False] and capsys.readouterr().err == ""
+    assert [cell.varied for cell in cells] == [{"nesterov": "true"}, {"nesterov": "false"}]
+
+
+def test_an_option_that_is_given_twice_causes_a_warning(config, capsys):
+    (cell,) = grid("--config", config(), "--lr", 0.1, 0.2, "--learning-rate", 0.3)
+    assert cell.options.optim.lr == 0.3
+    assert capsys.readouterr().err == "warning: lr is given twice: only --learning-rate 0.3 counts\n"
+
+
+@pytest.mark.usefixtures("registries")
+def test_a_boolean_option_of_a_plug_in_is_an_axis(config, tmp_path):
+    plugin = tmp_path / "mine.py"
+    plugin.write_text("""
+import featherweight as fw
+
+@fw.register_constraint("Halved")
+class Halved(fw.Constraint):
+    def __init__(self, weight, *, twice: bool = False):
+        super().__init__()
+""")
+    dense = config(conv_type="Halved", prune_rate=None, freeze_weights=None, plugins=[str(plugin)])
+    cells = grid("--config", dense, "--twice", "--no-twice")
+    assert [cell.varied for cell in cells] == [{"twice": "true"}, {"twice": "false"}]
 
 
 def test_all_problems_are_reported_together_and_each_once(config, capsys):

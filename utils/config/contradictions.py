@@ -7,14 +7,15 @@ from models.constraints.registry import CONV_TYPES, DENSITY_START, FIXED_POINT, 
 from models.registry import BN_TYPES, INITS
 from trainers.registry import TRAINERS
 from utils.config.checks import LAYER_TYPES, Checks, Function, Given
-from utils.config.options import Options
+from utils.config.fields import wanted
+from utils.config.options import FIELDS, Options
 from utils.files import writable
 from utils.paths import LONGEST_NAME
 from utils.registry import either
 from utils.steps import LARGEST_STEP, MOST_STEPS, STEPS, stepped
 
 ERRORS = Checks()
-FRACTION_KEPT = "it must be a float > 0 and <= 1: the fraction of weights kept"
+FRACTION_KEPT = f"it must be {wanted(FIELDS['prune_rate'])}: the fraction of weights kept"
 
 
 def _needs_affine(name: str) -> Function:

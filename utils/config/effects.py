@@ -143,6 +143,11 @@ def gaussian_aug(o: Options, _given: Given) -> str:
     return "p_clean < 1 (at 1 no image gets noise)" if o.data.p_clean == 1 else ""
 
 
+@MISSING_EFFECTS.add("data", "set")
+def data(o: Options, _given: Given) -> str:
+    return f"a set other than {o.data.set}, whose images are bundled" if SETS[o.data.set].bundled else ""
+
+
 @MISSING_EFFECTS.add("download", "set")
 def download(o: Options, _given: Given) -> str:
     names = [name for name, row in SETS.items() if row.downloads]

@@ -21,7 +21,7 @@ NOUNS: dict[Any, str] = {
     int: "an int",
     float: "a float",
     str: "text",
-    bool: "true or false; as a flag it takes no value, and --no-… switches it off",
+    bool: "true or false",
     Ints: "a list of ints",
     Texts: "text, or a list of texts in a file",
 }
@@ -70,6 +70,7 @@ def opt(
     strict: bool = False,
     warn_in_files: bool = False,
     off: object = MISSING,
+    wanted: str = "",
 ) -> Any:
     """Declare an option as a dataclass field with its default, help text and allowed values.
 
@@ -84,6 +85,7 @@ def opt(
     strict: setting the option where it has no effect is an error instead of a warning.
     warn_in_files: warn about a missing effect also if the option is set in a YAML file, not only on the command line.
     off: value for which a missing effect causes no warning.
+    wanted: description of the allowed values, if a check and not `allowed` limits them.
     """
     return field(
         default=default,
@@ -97,6 +99,7 @@ def opt(
             "unset": unset,
             "strict": strict,
             "warn_in_files": warn_in_files,
+            "wanted": wanted,
             "off": default if off is MISSING and (strict or warn_in_files) else off,
         },
     )
@@ -113,6 +116,11 @@ def wanted(option: Field[Any]) -> str:
     kind, allowed = kind_of(option)[0], option.metadata["allowed"]
     if not isinstance(allowed, str):
         return f"one of {', '.join(allowed)}"
+    if text := option.metadata["wanted"]:
+        return str(text)
+    if kind is bool:
+        on, off = flags(option.name, option)[-2:]
+        return f"{NOUNS[bool]}; on the command line: {on}, {on} false or {off}"
     described = "a path" if option.metadata["path"] else f"{NOUNS[kind]} {allowed}".rstrip()
     return f"{described}; at most {LONGEST_LIST} of them" if kind == Ints else described
 
@@ -139,6 +147,11 @@ def plain(kind: Any, value: Any) -> Any:
     if kind is float and not math.isfinite(float(value)):
         raise ValueError
     return kind(value)
+
+
+def switch(text: str) -> bool | str:
+    """Convert a value of a boolean flag, such as "true" or "no". Another text is returned unchanged."""
+    return SWITCHES.get(text.lower(), text)
 
 
 def cast(option: Field[Any], value: Any) -> Any:

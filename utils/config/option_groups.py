@@ -34,6 +34,7 @@ SHIFT_UPDATE_TEXT = "ste: each forward pass rounds a copy of the weights; crude:
 # Names of the registry rows with a property, for help texts.
 SIZED_SETS = ", ".join(name for name, row in SETS.items() if row.margin is not None)
 SHIFT_TYPES = either(name for name, row in CONV_TYPES.items() if row.trainer == "shift")
+KEPT = "a float > 0 and <= 1"  # values of prune_rate; files of BIPROP also have -1 and 0
 FALLING = either(name for name, row in CONV_TYPES.items() if row.density_falls)
 
 
@@ -115,7 +116,7 @@ class ConstraintOptions:
 
     conv_type: str = opt("DenseConv", "constraint on the weights of the layers, see docs/concepts.md", CONV_TYPES)
     prune_rate: float | None = opt(
-        None, "fraction of the weights that is KEPT, > 0 and <= 1 (historic name)", "", "--density", warn_in_files=True
+        None, "fraction of the weights that is KEPT (historic name)", "", "--density", warn_in_files=True, wanted=KEPT
     )
     prune_rate_epoch: int = opt(
         10,

@@ -25,13 +25,8 @@ Part = TypeVar("Part", bound=Callable[..., Any])
 ARCH_ARGUMENTS = ("num_classes", "in_shape", "bn_type", "width_mult")  # arguments that every architecture may take
 CONSTRAINT_ARGUMENTS = ("weight", "generator", "density")
 METHOD_ARGUMENTS = ("label_smoothing", "weight_decay", "no_bn_decay", "histograms")
-TABLES: Mapping[str, dict[str, Any]] = {
-    "arch": ARCHS,
-    "conv_type": CONV_TYPES,
-    "trainer": TRAINERS,
-    "set": SETS,
-    "tracker": RECORDERS,
-}
+TABLES: Mapping[str, dict[str, Any]]
+TABLES = {"arch": ARCHS, "conv_type": CONV_TYPES, "trainer": TRAINERS, "set": SETS, "tracker": RECORDERS}
 _origins: dict[tuple[str, str], str] = {}  # (table, name) -> file of the plug-in that registered the row
 
 

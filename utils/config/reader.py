@@ -9,7 +9,7 @@ from dataclasses import MISSING, Field
 from types import SimpleNamespace
 from typing import Any
 
-from utils.config.fields import Texts, cast, flags, kind_of, wanted
+from utils.config.fields import Texts, cast, flags, kind_of, switch, wanted
 from utils.errors import UsageError
 from utils.text import MOST_PROBLEMS, nearest, option_text, shown
 
@@ -122,13 +122,19 @@ def typed_values(declared: Mapping[str, Field[Any]], argv: Sequence[str]) -> dic
 
 
 def _parser(declared: Mapping[str, Field[Any]], spellings: Mapping[str, Sequence[str]]) -> argparse.ArgumentParser:
-    """Return a parser that appends each value to a list. An option without a value gets "", or True or False."""
+    """Return a parser that appends each value to a list.
+
+    An option without a value gets "". A boolean flag gets True or False, also from a value such as "true" or "no".
+    """
     parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False, argument_default=argparse.SUPPRESS)
     for name, spelled in spellings.items():
-        switch = name in declared and declared[name].type is bool
+        is_switch = name in declared and declared[name].type is bool
         for flag in spelled:
-            alone = flag != spelled[-1] if switch else ""
-            parser.add_argument(flag, dest=name, nargs="?", action="append", const=alone)
+            is_off = is_switch and flag == spelled[-1]
+            alone = not is_off if is_switch else ""
+            # A value after --no-… is kept with the flag, so that `cast` refuses it and the message shows both.
+            convert = f"{flag} {{}}".format if is_off else switch if is_switch else str
+            parser.add_argument(flag, dest=name, nargs="?", action="append", const=alone, type=convert)
     return parser
 
 

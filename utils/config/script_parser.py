@@ -45,9 +45,7 @@ class Parser(argparse.ArgumentParser):
         """Raise UsageError with `message`. argparse calls this method for bad input."""
         raise UsageError(f"{message}; see --help")
 
-    def add_run(
-        self, name: str = "run", text: str = "directory of a run, or one of its checkpoints", **more: Any
-    ) -> None:
+    def add_run(self, name: str = "run", text: str = "directory of a run, or a checkpoint", **more: Any) -> None:
         """Add the positional argument RUN, the path of a run directory or checkpoint, and --plugin.
 
         The plug-ins are executed when the command line is parsed.

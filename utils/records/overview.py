@@ -13,6 +13,7 @@ from utils.records import results
 from utils.records.epoch_tables import earlier_rows
 from utils.records.run import Run
 from utils.tables import Rows
+from utils.text import split_problems
 
 
 def all_runs(folder: Path) -> Rows:
@@ -27,7 +28,8 @@ def all_runs(folder: Path) -> Rows:
         try:
             rows.append(overview(run))
         except (UsageError, RunFailed) as error:
-            warn(f"{run.path} is left out: {'; '.join(str(error).splitlines())}")
+            for problem in split_problems(error):
+                warn(f"{run.path} is left out: {problem}")
     return rows
 
 

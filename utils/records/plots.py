@@ -1,6 +1,6 @@
 """Line charts as PNG files and as HTML pages. matplotlib and plotly are imported when the first chart is drawn.
 
-A chart shows the values of a table that is also on disk. A failure to draw is therefore a warning, not an error.
+A chart of a run shows the values of a table that is also on disk. A failure to draw it is therefore a warning.
 """
 
 import functools
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.console import warn
+from utils.errors import RunFailed
 from utils.files import write_atomic
 from utils.text import escaped, visible
 
@@ -46,6 +47,11 @@ def line_chart(path: Path, lines: Sequence[Line], x_label: str, y_label: str, ti
     return _try_write(path, lambda: _png(lines, x_label, y_label, title))
 
 
+def write_line_chart(path: Path, lines: Sequence[Line], x_label: str, y_label: str, title: str = "") -> None:
+    """Draw a chart like `line_chart`, but raise RunFailed on failure."""
+    _write(path, lambda: _png(lines, x_label, y_label, title))
+
+
 def line_page(path: Path, lines: Sequence[Line], x_label: str, y_label: str, title: str = "") -> bool:
     """Draw `lines` as a chart and write the chart to an interactive HTML file.
 
@@ -60,13 +66,22 @@ def _try_write(path: Path, draw: Callable[[], bytes]) -> bool:
     `draw` returns the bytes. On failure, print a warning and return False.
     """
     try:
+        _write(path, draw)
+    except RunFailed as error:  # a failure of a library, its fonts or the disk must not end a run
+        _warn_once(str(error))
+        return False
+    return True
+
+
+def _write(path: Path, draw: Callable[[], bytes]) -> None:
+    """Write the bytes that `draw` returns to a file. Raises RunFailed, whatever the cause of a failure."""
+    try:
         with warnings.catch_warnings(action="ignore"):
             content = draw()
         write_atomic(path, lambda file: file.write(content))
-    except Exception as error:  # a failure of a library, its fonts or the disk must not end a run
-        _warn_once(f"cannot write {path}: {escaped(getattr(error, 'strerror', None) or error) or type(error).__name__}")
-        return False
-    return True
+    except Exception as error:
+        reason = escaped(getattr(error, "strerror", None) or error) or type(error).__name__
+        raise RunFailed(f"cannot write {path}: {reason}") from error
 
 
 @functools.cache

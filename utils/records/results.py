@@ -28,6 +28,8 @@ def check(path: Path) -> None:
     This check runs before training.
     """
     check_regular(path, "results: ")
+    if path.exists():
+        read(path)  # refuses a file of another program before a lock file is created beside it
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(_lock_path(path)):
