@@ -255,5 +255,5 @@ def test_error_names_a_dense_layer_of_another_shape(config, tmp_path):
 def test_a_shift_checkpoint_is_refused_for_a_dense_network(config, tmp_path):
     options = args.parse(["--config", config(arch="Conv2", conv_type="DenseConv", freeze_weights=None)])
     content = {"model": small("ShiftQ").state_dict(), "options": {"arch": "Conv2", "conv_type": "ShiftQ"}}
-    with pytest.raises(UsageError, match=r"conv_type: ShiftQ in .*, DenseConv here"):
+    with pytest.raises(UsageError, match=r"conv_type: 'ShiftQ' in .*, 'DenseConv' here"):
         load_trained.check_declared(read_network(str(write(content, tmp_path / "q.pt"))), options)
