@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path, PurePath
 from types import SimpleNamespace
@@ -21,12 +21,12 @@ from utils.config.run_option_groups import RUNS
 from utils.config.yaml_loader import read
 from utils.errors import UsageError
 from utils.paths import expanded, stem
-from utils.plugin_files import DEBUG, check_loaded
+from utils.plugin_files import DEBUG, check_loaded, digests_of
 from utils.plugin_files import load as load_plugins
 from utils.run_paths import locate_run
 from utils.text import combined_error, shown
 
-__all__ = ["FIELDS", "Options", "from_call", "from_flat", "help_text", "parse", "training_changes"]
+__all__ = ["FIELDS", "Options", "differs", "from_call", "from_flat", "help_text", "parse", "training_changes"]
 
 
 def parse(argv: Sequence[str]) -> Options:
@@ -39,7 +39,7 @@ def parse(argv: Sequence[str]) -> Options:
     argv = [word for word in argv if word != DEBUG]
     typed = typed_values({name: FIELDS[name] for name in ("config", "resume", "plugins")}, argv)
     file = _config_file(typed, TYPED)
-    plugins = _load_plugins([file.values.get("plugins"), *typed.get("plugins", [])])
+    plugins = _load_plugins(file, typed)
     if {"-h", "--help"} & {*argv}:
         with contextlib.suppress(OSError):  # `--help | head`, a full disk
             print(help_text(), flush=True)
@@ -60,7 +60,7 @@ def from_call(config: str | Path | None, values: Mapping[str, object]) -> Option
     given = {"config": config, **values} if config is not None else values
     typed = {name: [_without_paths(value)] for name, value in given.items()}
     file = _config_file(typed, IN_CALL) if {"config", "resume"} & typed.keys() else ConfigFile()
-    plugins = _load_plugins([file.values.get("plugins"), *typed.get("plugins", [])])
+    plugins = _load_plugins(file, typed)
     reader = Reader(FIELDS, DEAD, RENAMED)
     reader.typed, reader.chosen = typed, {*typed}
     options = _with_file(reader, file, plugins, IN_CALL)
@@ -101,8 +101,7 @@ def from_flat(values: Mapping[str, object]) -> Options:
     A run stored the dict, which `Options.flat` made. The values are checked like those of a YAML file. The plug-ins of
     the run must be loaded already. Raises UsageError with one line per problem.
     """
-    plugins = values.get("plugins")
-    check_loaded(text for text in (plugins if isinstance(plugins, list) else []) if isinstance(text, str))
+    check_loaded(_plugins_in(values.get("plugins")))
     reader = Reader(FIELDS, DEAD, RENAMED)
     for name, value in values.items():
         reader.take(name, value, "in the stored configuration")
@@ -128,18 +127,29 @@ def _config_file(typed: Mapping[str, list[Any]], source: str) -> ConfigFile:
         return ConfigFile(error=str(error))
 
 
-def _load_plugins(values: Iterable[object]) -> tuple[str, ...]:
-    """Execute the plug-ins that some values of the option `plugins` name, and return their names with digests.
+def _load_plugins(file: ConfigFile, typed: Mapping[str, list[Any]]) -> tuple[str, ...]:
+    """Execute the plug-ins of a YAML file and of the command line, and return their names with digests.
 
-    Invalid values are skipped, because a `Reader` reports them. Raises UsageError if a plug-in cannot be loaded.
+    The plug-ins that the config.yaml of a run to resume names are executed only if the command line names them too.
+    Raises UsageError if a plug-in cannot be loaded.
     """
-    named: list[str] = []
-    for value in values:
-        with contextlib.suppress(ValueError, TypeError):
-            named += cast(FIELDS["plugins"], value)
+    in_file = _plugins_in(file.values.get("plugins"))
+    named = [text for value in typed.get("plugins", []) for text in _plugins_in(value)]
+    if "config" in typed:
+        named = [*in_file, *named]
     if named:
         process_setup.tune()  # plug-ins import torch
-    return load_plugins(named)
+    loaded = load_plugins(named)
+    check_loaded(in_file)
+    return loaded
+
+
+def _plugins_in(value: object) -> tuple[str, ...]:
+    """Return the plug-ins that a value of the option names. An invalid value names none: a `Reader` reports it."""
+    try:
+        return tuple(cast(FIELDS["plugins"], value))
+    except (ValueError, TypeError):
+        return ()
 
 
 def _config_path(typed: Mapping[str, list[Any]], source: str) -> str:
@@ -252,9 +262,11 @@ def training_changes(old: Options, new: Options) -> list[str]:
     A training option affects training, and a run cannot be resumed with another value of it. `epochs` is left out,
     because a longer run continues a shorter one. `old` and `new` are the options of the runs.
     """
-    pairs = {name: (old.value(name), new.value(name)) for name, option in FIELDS.items() if option.metadata["maths"]}
-    return [
-        f"{name}: {shown(before)} in the run, {shown(after)} now"
-        for name, (before, after) in pairs.items()
-        if before != after
-    ]
+    names = [name for name, option in FIELDS.items() if option.metadata["maths"] and differs(old, new, name)]
+    return [f"{name}: {shown(old.value(name))} in the run, {shown(new.value(name))} now" for name in names]
+
+
+def differs(old: Options, new: Options, name: str) -> bool:
+    """Return True if two runs have different values of the option `name`. Of plug-ins only the digests count."""
+    before, after = old.value(name), new.value(name)
+    return digests_of(before) != digests_of(after) if name == "plugins" else before != after

@@ -161,7 +161,8 @@ def train(
             console.warn(line)
         result = _trained(parsed, pair)
     if isinstance(result, Stopped):
-        resumed = f"resume={result.run!r}" + (", data=…" if pair else "")
+        plugins = [text.partition(plugin_files.MARK)[0] for text in parsed.run.plugins]
+        resumed = f"resume={result.run!r}" + (f", plugins={plugins}" if plugins else "") + (", data=…" if pair else "")
         raise Stopped(f"{result.reason}; resume with: featherweight.train({resumed})", run=result.run)
     return result
 

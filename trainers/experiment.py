@@ -22,6 +22,7 @@ from utils.console import say, warn
 from utils.distributed import rendezvous
 from utils.distributed.runtime import Runtime
 from utils.errors import Stopped, StoppedWaiting
+from utils.plugin_files import flags_of
 from utils.records import checkpoints, results
 from utils.records.registry import check_installed
 from utils.records.result_row import result_row
@@ -154,7 +155,7 @@ def _train_with_status(
             fit(setup, state, epochs, recorder)
             if state.epoch < epochs:
                 reason = recorder.stop_reason or "a signal to another process of the run"
-                raise Stopped(f"stopped by {reason} and saved", _program(setup.runtime), str(run.path))
+                raise Stopped(f"stopped by {reason} and saved", _program(setup.runtime, options), str(run.path))
             final = _finish(options, setup, run, state, image_set)
         finally:
             recorder.close(final)
@@ -164,7 +165,7 @@ def _train_with_status(
         # Of several processes none stops here, because the others could wait for it in a collective operation for ever.
         if isinstance(error, StoppedWaiting) and setup.runtime.alone:
             run.set_status("stopped", epoch=state.epoch, epochs=epochs)
-            raise Stopped(str(error), _program(setup.runtime), str(run.path)) from error
+            raise Stopped(str(error), _program(setup.runtime, options), str(run.path)) from error
         is_lost = isinstance(error, Exception) and rendezvous.is_connection_loss(error)
         reason = "another process is gone" if is_lost else (str(error) or type(error).__name__).split("\n")[0]
         run.set_status("failed", epoch=state.epoch, epochs=epochs, reason=reason)
@@ -172,9 +173,10 @@ def _train_with_status(
     run.set_status("done", epoch=state.epoch, epochs=epochs)
 
 
-def _program(runtime: Runtime) -> str:
-    """Return the command, without options, that resumes a run."""
-    return "python main.py" if runtime.alone else "the launcher and parallel_main.py"
+def _program(runtime: Runtime, options: Options) -> str:
+    """Return the command that resumes a run, with the flags of its plug-ins, without --resume."""
+    program = "python main.py" if runtime.alone else "the launcher and parallel_main.py"
+    return program + flags_of(options.run.plugins)
 
 
 def _finish(

@@ -27,6 +27,7 @@ from trainers.methods.base import Method
 from trainers.resume import read_requested
 from utils.console import warn
 from utils.errors import UsageError
+from utils.plugin_files import other_versions
 from utils.records.run import Run
 from utils.run_paths import locate
 from utils.text import escaped, nearest, shown, split_problems
@@ -95,6 +96,10 @@ def rebuild(stored: StoredNetwork, options: Options, spec: data.SetSpec | None =
     fit.
     """
     check_declared(stored, options)
+    trained_with = stored.content.get("options")
+    plugins = trained_with.get("plugins") if isinstance(trained_with, Mapping) else None
+    for name in other_versions(text for text in plugins if isinstance(text, str)) if isinstance(plugins, list) else ():
+        warn(f"{stored.path} was trained with another version of {name}")
     model, method = build(options.replace(seed=options.run.seed or 0), spec)
     report = load_weights(stored, model, whole=True)
     epoch, step = stored.content.get("epoch"), stored.content.get("step")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from args import FIELDS, Options, from_flat, training_changes
+from args import FIELDS, Options, differs, from_flat, training_changes
 from trainers.extension import warn_if_extended
 from trainers.registry import TRAINERS
 from trainers.restore import DAMAGE_ERRORS, training_state
@@ -162,7 +162,7 @@ def check_same_run(checkpoint: Mapping[str, Any], path: Path, run_options: Optio
     epochs = checkpoint_options.optim.epochs
     before, after = checkpoint_options.value, run_options.value
     names = [name for name, option in FIELDS.items() if option.metadata["maths"] or name == "pretrained"]
-    differing = [name for name in names if before(name) != after(name)]
+    differing = [name for name in names if differs(checkpoint_options, run_options, name)]
     if epochs > run_options.optim.epochs:
         differing.append("epochs")
     if differing:
@@ -228,7 +228,8 @@ def _resumed_options(options: Options, run_options: Options, run: Run) -> Option
     change the results of the run.
     """
     options = _with_run_options(options, run_options)
-    if changes := training_changes(run_options, options):
+    same_plugins = options.replace(plugins=run_options.run.plugins)  # another version may be tested, but not trained
+    if changes := training_changes(run_options, same_plugins if options.run.evaluate else options):
         raise combined_error(
             f"resume: {run.path} has other options: {change}; start a new one without --resume" for change in changes
         )

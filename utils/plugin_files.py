@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import importlib.util
 import os
+import shlex
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -112,7 +113,7 @@ def load(texts: Iterable[str]) -> tuple[str, ...]:
 
 
 def check_loaded(texts: Iterable[str]) -> None:
-    """Raise UsageError if a plug-in that a run used is not loaded.
+    """Raise UsageError if a plug-in that a run used is not loaded, in whatever version.
 
     `texts` are the values of the option `plugins` that the run stored. Files that another person wrote must not be
     executed just because a run names them.
@@ -120,13 +121,34 @@ def check_loaded(texts: Iterable[str]) -> None:
     digests = {file.digest for file in _loaded.values()}
     for text in texts:
         given, _, digest = text.partition(MARK)
-        if digest not in digests:
-            named = [file.path for file in _loaded.values() if Path(file.path).name == Path(given).name]
-            if named:
-                raise UsageError(f"plugins: {named[0]} is not the version with which the run was made ({MARK}{digest})")
+        if digest not in digests and _loaded_as(given) is None:
             raise UsageError(
                 f"plugins: the run needs {given}, which is not executed unless you name it: --plugin {given}"
             )
+
+
+def other_versions(texts: Iterable[str]) -> list[str]:
+    """Return the names of the plug-ins that a run used in another version than the one that is loaded.
+
+    `texts` are the values of the option `plugins` that the run stored.
+    """
+    digests = {file.digest for file in _loaded.values()}
+    return [given for given, _, digest in (text.partition(MARK) for text in texts) if digest not in digests]
+
+
+def _loaded_as(given: str) -> PluginFile | None:
+    """Return the loaded plug-in that is called like another one: the file name counts, or the name of the module."""
+    return next((file for file in _loaded.values() if Path(file.name).name == Path(given).name), None)
+
+
+def digests_of(texts: Iterable[str]) -> list[str]:
+    """Return the digests in stored values of the option `plugins`."""
+    return sorted(text.partition(MARK)[2] for text in texts)
+
+
+def flags_of(texts: Iterable[str]) -> str:
+    """Return the flags that name plug-ins on a command line, such as " --plugin my_ideas.py"."""
+    return "".join(f" --plugin {shlex.quote(text.partition(MARK)[0])}" for text in texts)
 
 
 def _module_path(name: str) -> str:

@@ -79,13 +79,21 @@ def test_a_run_stores_its_plug_ins_and_counts_kept_weights(own, program, tmp_pat
     assert float(row["Kept"]) == 1.0
 
 
-def test_a_run_with_a_changed_plug_in_is_not_resumed(own, mine, tmp_path):
-    assert python(ROOT / "main.py", "--config", own, cwd=tmp_path).returncode == 0
-    resumed = python(ROOT / "main.py", "--resume", "runs/own/own", "--epochs", 3, cwd=tmp_path)
+def test_a_run_is_resumed_only_with_its_plug_in_which_must_be_named(own, mine, tmp_path):
+    def main(*words):
+        return python(ROOT / "main.py", *words, cwd=tmp_path)
+
+    run = ["--resume", "runs/own/own"]
+    assert main("--config", own).returncode == 0
+    unnamed = main(*run, "--epochs", 3)
+    assert unnamed.returncode == 2 and f"unless you name it: --plugin {mine}" in unnamed.stderr
+    resumed = main(*run, "--epochs", 3, "--plugin", mine)
     assert resumed.returncode == 0 and "epoch 3/3" in resumed.stdout, resumed.stderr
     mine.write_text(MINE.replace("weight / 2", "weight / 3"))
-    refused = python(ROOT / "main.py", "--resume", "runs/own/own", "--epochs", 4, cwd=tmp_path)
-    assert refused.returncode == 2 and refused.stderr.startswith(f"error: plugins: {mine} has changed: ")
+    refused = main(*run, "--epochs", 4, "--plugin", mine)
+    assert refused.returncode == 2 and f"resume: runs/own/own has other options: plugins: ('{mine}#" in refused.stderr
+    tested = main(*run, "--evaluate", "--plugin", mine)
+    assert tested.returncode == 0 and f"last.pt was trained with another version of {mine}" in tested.stderr
 
 
 @pytest.mark.slow

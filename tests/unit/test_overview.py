@@ -51,7 +51,7 @@ def test_an_unfinished_run_has_the_accuracies_so_far(folder):
 
 @pytest.mark.parametrize(
     ("file", "content"),
-    [("status.json", "{"), ("metrics.csv", "epoch,test/acc@1\n1,abc\n"), ("config.yaml", "arch: no\n")],
+    [("status.json", "{"), ("metrics.csv", "epoch,test/acc@1\n1,abc\n"), ("config.yaml", "arch: [\n")],
 )
 def test_a_damaged_run_is_left_out_with_a_warning(folder, capsys, file, content):
     run = folder / "ticket/prune-rate=0.5/ticket,dry-run"

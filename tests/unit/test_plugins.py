@@ -72,7 +72,7 @@ def test_keyword_arguments_become_options_with_type_default_and_help(plugin, par
     assert parse(DENSE, "--plugin", path).value("width") == 64
     options = parse({**DENSE, "width": 8, "plugins": f"[{path}]"}, "--kind", "other", "--depths", "3,4")
     assert (options.value("width"), options.value("kind"), options.value("depths")) == (8, "other", (3, 4))
-    lines = args.help_text()
+    lines = " ".join(args.help_text().split())
     assert (
         "Plug-in options:" in lines and "channels of the first layer [an int; default: 64; needs arch MyNet]" in lines
     )
@@ -268,7 +268,15 @@ def test_stored_options_do_not_execute_a_plug_in(plugin, parse) -> None:
     message = problem(args.from_flat, flat)
     assert message == f"plugins: the run needs {path}, which is not executed unless you name it: --plugin {path}"
     plugin_files.load([plugin(NET + "# changed\n")])
-    assert problem(args.from_flat, flat).startswith(f"plugins: {path} is not the version with which the run was made")
+    assert args.from_flat(flat).value("width") == 64 and plugin_files.other_versions(flat["plugins"]) == [path]
+
+
+def test_runs_are_compared_by_the_digests_of_their_plug_ins(plugin, parse) -> None:
+    options = parse(DENSE, "--plugin", path := plugin())
+    moved = options.replace(plugins=tuple(text.replace("my_ideas", "moved") for text in options.run.plugins))
+    assert args.training_changes(options, moved) == []
+    (change,) = args.training_changes(options, parse(DENSE, "--plugin", plugin(NET + "# changed\n")))
+    assert change.startswith(f"plugins: ('{path}#sha256:")
 
 
 # constraints of plug-ins

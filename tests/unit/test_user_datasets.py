@@ -55,7 +55,7 @@ def epoch_of(split, spec, epoch, **changed):
 
 def test_images_of_one_size_are_held_in_memory():
     found = read_datasets(PAIRS, PAIRS[:5])
-    assert isinstance(found.train, Split) and isinstance(found.test, Split) and found.classes is None
+    assert isinstance(found.train, Split) and isinstance(found.test, Split) and found.spec.classes == ()
     assert np.array_equal(found.train.images, IMAGES) and found.train.labels.tolist() == LABELS
     assert np.array_equal(found.test.images, IMAGES[:5])
     assert (found.spec.in_shape, found.spec.num_classes, found.spec.margin) == ((3, 6, 5), 3, None)
@@ -122,8 +122,8 @@ def test_declared_targets_spare_a_reading_if_they_are_the_labels():
 
 def test_class_names_come_from_the_training_dataset():
     noisy = Noisy(lambda: 0)
-    assert read_datasets(noisy, PAIRS).classes == ("ant", "bee", "cow")
-    assert read_datasets(Subset(noisy, [0, 1]), PAIRS).classes == ("ant", "bee", "cow")
+    assert read_datasets(noisy, PAIRS).spec.classes == ("ant", "bee", "cow")
+    assert read_datasets(Subset(noisy, [0, 1]), PAIRS).spec.classes == ("ant", "bee", "cow")
     assert read_datasets(Subset(noisy, [0]), PAIRS[:1]).spec.num_classes == 3
 
 
@@ -172,9 +172,9 @@ def test_a_registered_set_lends_its_statistics_and_augmentation():
     found = read_datasets(PAIRS, PAIRS, described_as="CIFAR10")
     cifar = data.SETS["CIFAR10"]
     assert (found.spec.mean, found.spec.std, found.spec.augment) == (cifar.mean, cifar.std, True)
-    assert (found.spec.in_shape, found.spec.num_classes, found.classes) == ((3, 6, 5), 3, None)
+    assert (found.spec.in_shape, found.spec.num_classes, found.spec.classes) == ((3, 6, 5), 3, ())
     ten = [(image, row % 10) for row, image in enumerate(IMAGES)]
-    assert read_datasets(ten, ten, described_as="CIFAR10").classes[0] == "airplane"
+    assert read_datasets(ten, ten, described_as="CIFAR10").spec.classes[0] == "airplane"
     with pytest.raises(UsageError, match="set: MNIST has 1 channels, the images passed have 3; leave out set"):
         read_datasets(PAIRS, PAIRS, described_as="MNIST")
     sized = read_datasets(PAIRS, PAIRS, described_as="TinyImageNet").spec
