@@ -24,14 +24,18 @@ if TYPE_CHECKING:
 __all__ = ["PIXELS", "SETS", "AnySplit", "Augmentation", "FileSplit", "ImageSet", "SetSpec", "Split"]
 
 
-def spec(name: str, root: str | Path, *, image_size: int | None = None, pixels: str = "standard") -> SetSpec:
+def spec(
+    name: str, root: str | Path, *, image_size: int | None = None, pixels: str = "standard", augment: bool = True
+) -> SetSpec:
     """Return the description of the data set `name`, without reading any images.
 
     image_size: height and width of the images, or None for the data set's own size. pixels: scaling
-    of the pixel values, a key of PIXELS. Raises UsageError for a size that the data set cannot have and for an
-    ImageFolder without classes, ValueError for an unknown name.
+    of the pixel values, a key of PIXELS. augment: False if training images are not to be cropped and flipped at random.
+    Raises UsageError for a size that the data set cannot have and for an ImageFolder without classes, ValueError for an
+    unknown name.
     """
     found = lookup(SETS, name, "set").pixels(pixels)
+    found = replace(found, augment=found.augment and augment)
     if name == IN_MEMORY:
         found.read(Path(root), False)  # raises UsageError
     channels, height, _ = found.in_shape
@@ -58,6 +62,7 @@ def load(
     low_data: float = 1.0,
     image_size: int | None = None,
     pixels: str = "standard",
+    augment: bool = True,
 ) -> ImageSet:
     """Read and verify the files of a data set, and return its splits.
 
@@ -65,7 +70,7 @@ def load(
     val_split: share of the training images that is held out for validation. low_data: share of the remaining training
     images that is kept. Raises UsageError for a missing or damaged file, ValueError for an unknown name.
     """
-    description = spec(name, root, image_size=image_size, pixels=pixels)
+    description = spec(name, root, image_size=image_size, pixels=pixels, augment=augment)
     with _data_folder(name, root) as folder:
         parts = description.read(folder, download)
     if isinstance(description.reader, str):

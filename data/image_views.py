@@ -70,7 +70,7 @@ def crop_transform(spec: SetSpec, *, train: bool) -> Callable[[Image], Tensor]:
     v2 = import_transforms()
     size = list(spec.in_shape[1:])
     steps = []
-    if train and spec.margin is not None:
+    if train and spec.augment and spec.margin is not None:
         steps.append(v2.RandomResizedCrop(size))
     elif train and spec.augment:
         steps.append(v2.RandomCrop(size, padding=CROP_PAD))

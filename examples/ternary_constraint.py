@@ -1,7 +1,6 @@
 """A constraint of one's own: ternary weights (Li & Liu 2016, arXiv:1605.04711).
 
-python main.py --config configs/mnist/fc_kn_unsigned.yml --plugin examples/ternary_constraint.py --conv-type Ternary \
-    --no-freeze-weights --set digits
+python main.py --config configs/prune/quick.yml --plugin examples/ternary_constraint.py --conv-type Ternary
 """
 
 from torch import Tensor

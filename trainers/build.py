@@ -141,7 +141,7 @@ def make_method(options: Options) -> Method:
 def set_spec(options: Options) -> data.SetSpec:
     """Return the description of the data set (image shape, classes, normalisation). No image is read."""
     d = options.data
-    return data.spec(d.set, d.data, image_size=d.image_size, pixels=d.pixels)
+    return data.spec(d.set, d.data, image_size=d.image_size, pixels=d.pixels, augment=d.augment)
 
 
 def load_set(options: Options) -> data.ImageSet:
@@ -158,6 +158,7 @@ def load_set(options: Options) -> data.ImageSet:
         low_data=d.low_data,
         image_size=d.image_size,
         pixels=d.pixels,
+        augment=d.augment,
     )
 
 

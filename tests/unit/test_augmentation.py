@@ -1,11 +1,14 @@
 """Gaussian noise, AugMix and the three views for the Jensen-Shannon loss."""
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
+import data
 from data import SETS, Augmentation, Split, make_batches
 from data.device_batches import DeviceBatches, epoch_generator
+from data.image_views import crop_transform
 from data.transforms import add_noise, crop_flip, draw_crops
 from tests.folders import pictures
 from utils.errors import UsageError
@@ -229,3 +232,11 @@ def normalised(images):
 def test_one_batch_does_not_limit_evaluation():
     plain = {"device": "cpu", "batch_size": 7, "seed": 0, "train": False, "one_batch": True}
     assert make_batches(Split(pictures(), np.arange(30)), CIFAR, **plain).samples == 30
+
+
+@pytest.mark.parametrize("name", ["CIFAR10", "ImageNet"])
+def test_without_augment_training_images_are_prepared_as_in_evaluation(name):
+    spec = data.spec(name, "", image_size=32, augment=False)
+    image = PIL.Image.fromarray(np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8))
+    train, test = (crop_transform(spec, train=mode)(image) for mode in (True, False))
+    assert torch.equal(train, test) and data.spec(name, "", image_size=32).augment

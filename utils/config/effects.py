@@ -148,6 +148,12 @@ def data(o: Options, _given: Given) -> str:
     return f"a set other than {o.data.set}, whose images are bundled" if SETS[o.data.set].bundled else ""
 
 
+@MISSING_EFFECTS.add("augment", "set")
+def augment(o: Options, _given: Given) -> str:
+    names = [name for name, row in SETS.items() if row.augment]
+    return "" if SETS[o.data.set].augment else f"set {either(names)}"
+
+
 @MISSING_EFFECTS.add("download", "set")
 def download(o: Options, _given: Given) -> str:
     names = [name for name, row in SETS.items() if row.downloads]

@@ -61,6 +61,7 @@ class DataOptions:
     )
     low_data: float = opt(1.0, "share of the training images that is used", "> 0 and <= 1")
     one_batch: bool = opt(False, "train on a single batch, one step per epoch, to test whether the network fits it")
+    augment: bool = opt(True, "crop and flip training images at random, where the set does so", off=True)
     gaussian_aug: bool = opt(False, "add Gaussian noise to training images", warn_in_files=True)
     std_gauss: float = opt(
         0.1, "standard deviation of the noise for pixels in [0, 1]", "> 0 and <= 1000", needs="gaussian_aug"
