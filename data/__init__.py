@@ -35,7 +35,8 @@ def spec(
     unknown name.
     """
     found = lookup(SETS, name, "set").pixels(pixels)
-    found = replace(found, augment=found.augment and augment)
+    if not augment:
+        found = replace(found, augment=False)
     if name == IN_MEMORY:
         found.read(Path(root), False)  # raises UsageError
     channels, height, _ = found.in_shape
