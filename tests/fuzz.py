@@ -34,6 +34,7 @@ import main  # noqa: E402
 from args import FIELDS  # noqa: E402
 from utils.config.fields import Ints, flags  # noqa: E402
 from utils.errors import UsageError  # noqa: E402
+from utils.stop_signal import restored_handlers  # noqa: E402
 
 LIMIT, BUILDS = 2.0, 30.0  # seconds of CPU time
 HANGS = 120  # seconds of wall-clock time
@@ -265,7 +266,8 @@ def run(case: Case, name: str, report: Report) -> None:
         Path("c.yml").write_bytes(case.text)
         try:
             _, reading, _ = timed(lambda: read(words))
-            code, seconds, stderr = timed(lambda: main.main(words))
+            with restored_handlers():
+                code, seconds, stderr = timed(lambda: main.main(words))
         except Exception:
             report.faults.append(f"{case_text}\n{traceback.format_exc()}")
             return
