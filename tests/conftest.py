@@ -86,9 +86,11 @@ def registries():
     from utils.config import options, plugins
 
     tables = [*plugins.TABLES.values(), options.FIELDS, options.ADDED, plugins._origins]
-    tables += [plugin_files._loaded, plugin_files._names, sys.modules]
+    tables += [plugin_files._loaded, plugin_files._names]
     before = [dict(table) for table in tables]
     yield
+    for name in [name for name in sys.modules if name.startswith("plugin_") or name in plugin_files._names.values()]:
+        del sys.modules[name]
     for table, content in zip(tables, before, strict=True):
         table.clear()
         table.update(content)

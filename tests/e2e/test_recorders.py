@@ -11,27 +11,16 @@ import pytest
 import torch
 
 from tests import events
+from tests.recorded import CIRCUIT
 from utils.records import checkpoints
 from utils.records.registry import RECORDERS, RecorderRow
 
+pytestmark = pytest.mark.usefixtures("registries")
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples/json_recorder.py"
 JSON = ("--plugin", EXAMPLE, "--tracker", "json")
 TICKET = Path("runs/ticket/prune-rate=0.5/ticket")
 CLOCKS = {"images_per_second", "elapsed_seconds"}
-CIRCUIT = {
-    "arch": "CircuitMLP",
-    "hidden": [40, 30],
-    "conv_type": "BinaryConv",
-    "init": "binary",
-    "freeze_weights": None,
-    "prune_rate": None,
-    "lr": 0.01,
-    "random_mag": 1.0,
-    "sweep_on": "0:2:1",
-    "sweep_every": 2,
-    "histograms": True,
-}
 
 
 def records(run):

@@ -13,24 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.recorded import CIRCUIT
+
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 RUN = Path("runs/ticket/ticket")
 BLOCK, HEADER = 32768, 7  # bytes of a block of a .wandb file and of the header of its records
-CIRCUIT = {
-    "arch": "CircuitMLP",
-    "hidden": [40, 30],
-    "conv_type": "BinaryConv",
-    "init": "binary",
-    "freeze_weights": None,
-    "prune_rate": None,
-    "lr": 0.01,
-    "random_mag": 1.0,
-    "sweep_on": "0:2:1",
-    "sweep_every": 2,
-    "histograms": True,
-    "epochs": 3,
-}
 
 
 def train(folder, *argv, **env):
@@ -130,7 +118,7 @@ def words(done):
 
 def test_wandb_stores_every_epoch_of_a_resumed_run_once(config, tmp_path):
     pytest.importorskip("wandb", reason="wandb is not installed; see requirements-trackers.txt")
-    stopped_and_resumed(tmp_path, config(**CIRCUIT), "wandb")
+    stopped_and_resumed(tmp_path, config(**CIRCUIT, epochs=3), "wandb")
     run, project, name, rows = wandb_rows(tmp_path)
     assert (run, project, name) == (json.loads((tmp_path / RUN / "status.json").read_text())["id"], "ticket", "ticket")
     assert_equal_to_metrics_csv(tmp_path, rows)
@@ -149,7 +137,7 @@ def test_wandb_without_an_account_ends_the_run_in_one_line(config, tmp_path):
 
 def test_trackio_stores_every_epoch_of_a_resumed_run_once(config, tmp_path):
     pytest.importorskip("trackio", reason="trackio is not installed; see requirements-trackers.txt")
-    stopped_and_resumed(tmp_path, config(**CIRCUIT), "trackio")
+    stopped_and_resumed(tmp_path, config(**CIRCUIT, epochs=3), "trackio")
     name, rows = trackio_rows(tmp_path)
     assert name == "ticket"
     assert_equal_to_metrics_csv(tmp_path, rows)
@@ -159,7 +147,7 @@ def test_trackio_stores_every_epoch_of_a_resumed_run_once(config, tmp_path):
 
 def test_mlflow_stores_every_epoch_of_a_resumed_run_once(config, tmp_path):
     pytest.importorskip("mlflow", reason="mlflow is not installed; see requirements-trackers.txt")
-    stopped_and_resumed(tmp_path, config(**CIRCUIT), "mlflow")
+    stopped_and_resumed(tmp_path, config(**CIRCUIT, epochs=3), "mlflow")
     client, (run,) = mlflow_runs(tmp_path)
     assert (run.info.run_name, run.info.status, run.data.params["arch"]) == ("ticket", "FINISHED", "CircuitMLP")
     stored = {}

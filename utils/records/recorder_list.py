@@ -1,14 +1,13 @@
 """The recorders of a run, which are told of each event in one place."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 
 from torch import Tensor
 
 from utils import plugin_files
 from utils.console import warn
 from utils.errors import UsageError
-from utils.random_state import rng_state, set_rng_state
+from utils.random_state import preserved_generators
 from utils.records.epoch_tables import Table
 from utils.records.recorder import MetricsBySplit, RecordedRun, Recorder
 from utils.records.registry import RECORDERS
@@ -34,7 +33,7 @@ class RecorderList:
             self._started.append(("", recorder))
         for name in self._chosen:
             try:
-                with _preserved_generators():
+                with preserved_generators():
                     chosen: Recorder = RECORDERS[name].load()()
                     chosen.start(run)
             except Exception as error:
@@ -66,22 +65,13 @@ class RecorderList:
     def _tell(self, hook: Callable[[Recorder], None]) -> None:
         for name, recorder in [*self._started]:
             try:
-                with _preserved_generators():
+                with preserved_generators():
                     hook(recorder)
             except Exception as error:
                 if not name:
                     raise
                 self._started.remove((name, recorder))
                 warn(f"tracker: {name} records no longer: {_reason(error)}; the training continues without it")
-
-
-@contextmanager
-def _preserved_generators() -> Iterator[None]:
-    state = rng_state()
-    try:
-        yield
-    finally:
-        set_rng_state(state)
 
 
 def _reason(error: Exception) -> str:

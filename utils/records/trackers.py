@@ -18,6 +18,7 @@ import logging
 import os
 import re
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -50,7 +51,7 @@ class EpochRecords:
     histograms: dict[str, Any] = field(default_factory=dict)
 
 
-class Tracker(Recorder):
+class Tracker(Recorder, ABC):
     """Base class of recorders that send all records of an epoch together, and no epoch twice.
 
     The file logs/<name>.json of the run directory has the last epoch that was sent, and the id that the package has
@@ -109,17 +110,27 @@ class Tracker(Recorder):
         self._stored |= values
         write_text(self._file, json.dumps(self._stored) + "\n")
 
+    @abstractmethod
     def open(self, run: RecordedRun, stored: str | None) -> str:
         """Begin a run in the package, or continue the one with the id `stored`, and return its id."""
-        raise NotImplementedError
 
+    @abstractmethod
     def send(self, records: EpochRecords) -> None:
         """Send the records of an epoch, with the epoch as step."""
-        raise NotImplementedError
 
+    @abstractmethod
     def end(self, *, finished: bool) -> None:
         """End the run in the package."""
-        raise NotImplementedError
+
+
+def _values(records: EpochRecords, package: Any) -> dict[str, Any]:
+    """Return the records of an epoch by name, as objects of wandb, or of trackio, which has the same classes."""
+    values: dict[str, Any] = dict(records.metrics)
+    for name, table in records.tables.items():
+        values[name] = package.Table([*table.rows[0]], [[*row.values()] for row in table.rows])
+    for name, counts in records.histograms.items():
+        values[name] = package.Histogram(np_histogram=counts)
+    return values
 
 
 class Wandb(Tracker):
@@ -146,12 +157,7 @@ class Wandb(Tracker):
 
     def send(self, records: EpochRecords) -> None:
         """Log all records of an epoch at once."""
-        values: dict[str, Any] = dict(records.metrics)
-        for name, table in records.tables.items():
-            values[name] = self._wandb.Table([*table.rows[0]], [[*row.values()] for row in table.rows])
-        for name, counts in records.histograms.items():
-            values[name] = self._wandb.Histogram(np_histogram=counts)
-        self._run.log(values, step=records.epoch, commit=True)
+        self._run.log(_values(records, self._wandb), step=records.epoch, commit=True)
 
     def end(self, *, finished: bool) -> None:
         """Wait until all is written or sent."""
@@ -183,12 +189,7 @@ class Trackio(Tracker):
 
     def send(self, records: EpochRecords) -> None:
         """Log all records of an epoch at once."""
-        values: dict[str, Any] = dict(records.metrics)
-        for name, table in records.tables.items():
-            values[name] = self._trackio.Table([*table.rows[0]], [[*row.values()] for row in table.rows])
-        for name, counts in records.histograms.items():
-            values[name] = self._trackio.Histogram(np_histogram=counts)
-        self._run.log(values, step=records.epoch)
+        self._run.log(_values(records, self._trackio), step=records.epoch)
 
     def end(self, *, finished: bool) -> None:
         """Wait until all is written."""
